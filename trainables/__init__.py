@@ -1,0 +1,1 @@
+"""What one trial does: its spec, its training loop, its checkpoints and its records."""
