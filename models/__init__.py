@@ -1,0 +1,90 @@
+"""The language models under comparison, all as Hugging Face causal LMs.
+
+Importing this package makes every architecture known to `AutoConfig` and
+`AutoModelForCausalLM`. Hidden states after the final norm come from
+`model.base_model(input_ids=..., use_cache=False).last_hidden_state` (batch, time, dim), the head
+is `model.get_output_embeddings()`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from models import registry
+from models import sizes as _sizes  # before `def sizes`, which takes over the name
+from models.registry import ParamCount, TextShape
+
+# isort: off
+# Importing registers, in the order of `architectures()`.
+from models import transformer as _transformer  # noqa: F401
+from models.lstm import LSTMConfig, LSTMForCausalLM
+# isort: on
+
+# Small models load and save at once; a bar per file would only disturb the commands' own output.
+disable_progress_bar()
+
+AutoConfig.register(LSTMConfig.model_type, LSTMConfig, exist_ok=True)
+AutoModelForCausalLM.register(LSTMConfig, LSTMForCausalLM, exist_ok=True)
+
+__all__ = [
+    "ParamCount",
+    "architectures",
+    "build_config",
+    "build_model",
+    "flops_per_token",
+    "load",
+    "num_params",
+    "sizes",
+]
+
+
+def architectures() -> tuple[str, ...]:
+    """Names of the architectures."""
+    return registry.names()
+
+
+def sizes() -> tuple[str, ...]:
+    """Names of the sizes, from the smallest."""
+    return tuple(_sizes.PRESETS)
+
+
+def build_config(
+    arch: str,
+    size: str,
+    *,
+    vocab_size: int,
+    context: int,
+    bos_token_id: int | None = None,
+    eos_token_id: int | None = None,
+    pad_token_id: int | None = None,
+) -> PreTrainedConfig:
+    """The config of `arch` at `size` for a vocabulary and a context length in tokens.
+
+    Raises ValueError, with the valid names, for an unknown architecture or size.
+    """
+    architecture = registry.get(arch)
+    text = TextShape(vocab_size, context, bos_token_id, eos_token_id, pad_token_id)
+    return architecture.build_config(text, **_sizes.shape(arch, size))
+
+
+def build_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """A new float32 model, initialised from torch's global random state, which the caller seeds."""
+    return AutoModelForCausalLM.from_config(config)
+
+
+def num_params(config: PreTrainedConfig) -> ParamCount:
+    """Number of parameters of the model that `config` builds, without building it."""
+    return registry.of_config(config).num_params(config)
+
+
+def flops_per_token(config: PreTrainedConfig, context: int) -> float:
+    """FLOPs of one token's forward pass in a sequence of `context` tokens; training takes 3x."""
+    return registry.of_config(config).flops_per_token(config, context)
+
+
+def load(path: str | Path) -> PreTrainedModel:
+    """The model saved in the directory `path`."""
+    return AutoModelForCausalLM.from_pretrained(path)
