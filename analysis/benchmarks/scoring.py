@@ -1,0 +1,183 @@
+"""One log-probability engine for every zero-shot benchmark.
+
+A benchmark turns its items into `Span`s (token ids, and which of them count), hands all of them over
+in one call, and gets one log-probability per span. Batching, padding and precision live here only, so
+that no score can depend on them.
+
+Right padding needs no attention mask: in a causal or recurrent model the hidden state at a position
+is a function of the tokens up to it, so what stands behind the last real token reaches no scored one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Progress = Callable[[int, int], None]
+
+# Most tokens of a batch: on a CPU what fits its caches is fastest, an accelerator wants large batches.
+_CPU_TOKEN_BUDGET = 2048
+_ACCELERATOR_TOKEN_BUDGET = 32768
+# Logits are made in slices of at most this many numbers (64 MiB in float32), whatever the vocabulary.
+_MAX_LOGITS = 2**24
+
+
+@dataclass(frozen=True)
+class Span:
+    """Token ids of which those in [start, end) are scored, each given all ids before it.
+
+    Attributes:
+        ids: token ids, context first.
+        start: first scored position; at least 1, for nothing predicts the first token.
+        end: position after the last scored one; None for the end of `ids`.
+        name: where the text comes from, for error messages; not part of the span's identity.
+    """
+
+    ids: tuple[int, ...]
+    start: int = 1
+    end: int | None = None
+    name: str = field(default="", compare=False)
+
+    @property
+    def stop(self) -> int:
+        """Position after the last scored one."""
+        return len(self.ids) if self.end is None else self.end
+
+    @property
+    def num_inputs(self) -> int:
+        """Tokens the model has to read: the last scored one is only predicted, never read."""
+        return self.stop - 1
+
+
+def sequence_log_probs(
+    model: Any,
+    sequences: Sequence[Span],
+    *,
+    token_budget: int | None = None,
+    progress: Progress | None = None,
+) -> list[float]:
+    """Sum of the log-probabilities (nats) of each span's scored tokens; see `token_log_probs`."""
+    scored = token_log_probs(model, sequences, token_budget=token_budget, progress=progress)
+    return [float(values.sum(dtype=np.float64)) for values in scored]
+
+
+def token_log_probs(
+    model: Any,
+    sequences: Sequence[Span],
+    *,
+    token_budget: int | None = None,
+    progress: Progress | None = None,
+) -> list[np.ndarray]:
+    """Log-probability (nats) of every scored token, one float32 array per span.
+
+    Equal spans are scored once, so they get bitwise equal values; other results depend on batch size
+    and order by rounding only (below 1e-4 a sequence in float32). The model runs on its own device
+    in its own precision (autocast is switched off), the softmax in float32. Training mode is restored.
+
+    Args:
+        model: a transformers causal LM whose logits are `get_output_embeddings()` applied to
+            `base_model(...).last_hidden_state`, without a transform after the head.
+        sequences: the spans.
+        token_budget: most tokens of one batch, padding included (a longer span is a batch alone); it
+            bounds the memory. None for 2,048 on a CPU, 32,768 on an accelerator.
+        progress: called after each batch with (distinct spans done, distinct spans in all).
+
+    Raises:
+        ValueError: a span has nothing to score, or is longer than the model's context.
+    """
+    if token_budget is None:
+        on_cpu = _device(model).type == "cpu"
+        token_budget = _CPU_TOKEN_BUDGET if on_cpu else _ACCELERATOR_TOKEN_BUDGET
+    if token_budget < 1:
+        raise ValueError(f"token_budget must be at least 1 token, not {token_budget}")
+    context = getattr(model.config, "max_position_embeddings", None)
+    for index, span in enumerate(sequences):
+        _check(span, index, context)
+
+    distinct = sorted(dict.fromkeys(sequences), key=lambda span: span.num_inputs)
+    per_batch: list[Tensor] = []
+    done = 0
+    with _scoring(model):
+        for batch in _batches(distinct, token_budget):
+            per_batch.append(_score_batch(model, batch))
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(distinct))
+    # One copy at the end: a copy per batch would make an accelerator wait every time.
+    flat = torch.cat(per_batch).cpu().numpy() if per_batch else np.empty(0, np.float32)
+    ends = np.cumsum([span.stop - span.start for span in distinct])[:-1]
+    by_span = dict(zip(distinct, np.split(flat, ends), strict=True)) if distinct else {}
+    return [by_span[span] for span in sequences]
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _check(span: Span, index: int, context: int | None) -> None:
+    which = f"sequence {index}" + (f" ({span.name})" if span.name else "")
+    if not 1 <= span.start < span.stop <= len(span.ids):
+        raise ValueError(
+            f"{which}: nothing to score in positions [{span.start}, {span.stop}) of {len(span.ids)} "
+            "tokens: scored positions start at 1 (nothing predicts the first token) and there must be "
+            "at least one; without a BOS token a text needs two tokens"
+        )
+    if context is not None and span.num_inputs > context:
+        raise ValueError(
+            f"{which}: the model would read {span.num_inputs} tokens, its context is {context} "
+            "(config.max_position_embeddings): leave the item out or use a model with a longer context"
+        )
+
+
+@contextmanager
+def _scoring(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients or autocast; every module's own mode comes back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        # no_grad, not inference_mode: what a module caches on its first call (rotary tables, masks)
+        # would otherwise be an inference tensor, and the next training step would fail on it.
+        with torch.no_grad(), torch.autocast(_device(model).type, enabled=False):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _batches(spans: Sequence[Span], token_budget: int) -> Iterator[list[Span]]:
+    """Consecutive spans, sorted by length, whose padded size fits the budget."""
+    batch: list[Span] = []
+    for span in spans:
+        if batch and (len(batch) + 1) * span.num_inputs > token_budget:
+            yield batch
+            batch = []
+        batch.append(span)
+    if batch:
+        yield batch
+
+
+def _score_batch(model: Any, batch: Sequence[Span]) -> Tensor:
+    """Log-probabilities of the scored tokens of all spans, one after the other: (scored,)."""
+    device = _device(model)
+    width = batch[-1].num_inputs
+    # Id 0 is the padding: any id of the vocabulary would do.
+    ids = np.zeros((len(batch), width + 1), dtype=np.int64)
+    scored = np.zeros((len(batch), width), dtype=bool)
+    for row, span in enumerate(batch):
+        ids[row, : span.stop] = span.ids[: span.stop]
+        scored[row, span.start - 1 : span.stop - 1] = True  # position t predicts token t + 1
+    inputs = torch.from_numpy(ids[:, :-1].copy()).to(device)  # (batch, time)
+    targets = torch.from_numpy(ids[:, 1:][scored]).to(device)  # (scored,)
+    hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
+    hidden = hidden[torch.from_numpy(scored).to(device)]  # (batch, time, dim) -> (scored, dim)
+    head = model.get_output_embeddings()
+    rows = max(1, _MAX_LOGITS // head.weight.shape[0])
+    slices = zip(hidden.split(rows), targets.split(rows), strict=True)
+    return torch.cat([-F.cross_entropy(head(h).float(), t, reduction="none") for h, t in slices])
