@@ -1,0 +1,50 @@
+"""Defaults of a sweep by what the machine has. Every value can be overridden by its flag."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A sensible sweep: a model size with the data, the schedule and the grid that suit it."""
+
+    size: str
+    corpus: str
+    vocab_size: int
+    context: int
+    batch_size: int
+    epochs: int
+    lrs: tuple[float, ...]
+    cpus_per_trial: int
+    gpus_per_trial: float
+
+
+PRESETS = {
+    # Minutes on a laptop: two trials at once on two CPU cores.
+    "mini": Preset("mini", "mini", 2048, 64, 32, 3, (1e-3, 3e-3, 1e-2, 3e-2), 1, 0),
+    # One small GPU, or a patient CPU.
+    "small": Preset(
+        "small", "babylm-strict-small", 8192, 256, 32, 5, (3e-4, 1e-3, 3e-3, 1e-2), 2, 0.5
+    ),
+    "base": Preset(
+        "base", "babylm-strict-small", 16000, 512, 64, 5, (1e-4, 3e-4, 1e-3, 3e-3), 4, 1
+    ),
+    # BabyHGRN's sweep (Haller et al. 2024, arXiv 2412.15978): 330-360M parameters, 10M words.
+    "paper": Preset(
+        "paper", "babylm-strict-small", 16000, 512, 64, 5, (1e-6, 1e-5, 1e-4, 1e-3), 8, 1
+    ),
+}
+
+
+def choose(name: str, gpus: float) -> Preset:
+    """The preset by name; "auto" is mini, on a quarter of a GPU for each trial if there is one.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name == "auto":
+        return replace(PRESETS["mini"], gpus_per_trial=0.25 if gpus else 0)
+    if name not in PRESETS:
+        raise ValueError(f"--preset must be one of auto, {', '.join(PRESETS)}, not {name!r}")
+    return PRESETS[name]

@@ -1,0 +1,213 @@
+"""What a person sees while trials run: a live table, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlflow.entities import Run
+from ray import tune
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from trainables.spec import TrialSpec, format_lr
+from trainables.tracking import Tracker
+
+REFRESH_SECONDS = 1.0
+_STYLES = {"running": "bold", "finished": "green", "diverged": "yellow", "failed": "red"}
+
+
+@dataclass
+class Row:
+    """One trial as the table shows it; the numbers are the newest that MLflow holds."""
+
+    spec: TrialSpec
+    state: str = "waiting"
+    started: float = field(default_factory=time.monotonic)
+    metrics: dict[str, float] = field(default_factory=dict)
+    total_steps: int | None = None
+
+    @property
+    def epoch(self) -> float:
+        """Epochs trained, with the fraction of the current one."""
+        return self.metrics.get("train/epoch", 0.0)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated seconds to the trial's end, None while nothing was measured."""
+        if self.state not in ("running", "waiting"):
+            return 0.0
+        left = self.spec.epochs - self.epoch
+        if (seconds := self.metrics.get("epoch/seconds")) is not None:
+            return left * seconds
+        speed = self.metrics.get("train/tokens_per_second")
+        if not speed or self.total_steps is None:
+            return None
+        tokens = self.total_steps * self.spec.batch_size * self.spec.context
+        return left / self.spec.epochs * tokens / speed
+
+    def update(self, run: Run) -> None:
+        """Take over what the trial's MLflow run holds."""
+        self.metrics = dict(run.data.metrics)
+        if (steps := run.data.params.get("total_steps")) is not None:
+            self.total_steps = int(steps)
+
+    def cells(self) -> list[str]:
+        """The row's columns."""
+        spec, seen = self.spec, self.metrics
+        speed = seen.get("train/tokens_per_second")
+        return [
+            spec.arch,
+            format_lr(spec.lr),
+            str(spec.seed),
+            f"{self.epoch:.1f}/{spec.epochs}",
+            "" if speed is None or self.state != "running" else f"{speed:,.0f}",
+            _number(seen.get("train/loss"), 3),
+            _number(seen.get("val/bits_per_byte"), 4),
+            _number(seen.get("zero_shot/macro"), 1),
+            format_seconds(self.seconds_left) if self.state == "running" else self.state,
+        ]
+
+
+class ProgressDisplay(tune.Callback):
+    """Follows a Tune run: a live table on a terminal, else one line an event.
+
+    Args:
+        tracker: the numbers come from its MLflow store, wherever the trials run.
+        search: asked for the number of trials still to come.
+        at_once: trials that run together, for the estimate of the time left.
+    """
+
+    def __init__(self, tracker: Tracker, search: Any, at_once: int, console: Console) -> None:
+        self._tracker, self._search, self._at_once = tracker, search, at_once
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._refreshed = 0.0
+        self.rows: dict[str, Row] = {}
+
+    def setup(self, **info: Any) -> None:
+        """Begin to show."""
+        if self._live:
+            self._live.start()
+
+    def close(self) -> None:
+        """Show the last state and stop."""
+        self._refresh()
+        if self._live:
+            self._live.stop()
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Refresh, at most once a second."""
+        if time.monotonic() - self._refreshed > REFRESH_SECONDS:
+            for trial in trials:
+                self._row(trial)
+            self._refresh()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's process started, perhaps again."""
+        row = self._row(trial)
+        row.state = "running"
+        self._event(row, "started" if trial.num_failures == 0 else "started again")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """An epoch ended."""
+        row = self._row(trial)
+        if result.get("diverged"):
+            row.state = "diverged"
+        elif result.get("ended"):
+            row.state = "finished"
+        elif "bits_per_byte" in result:
+            scores = f"{result['bits_per_byte']:.4f} bits/byte"
+            if result["macro"] >= 0:
+                scores += f", macro {result['macro']:.1f}"
+            self._event(row, f"epoch {result['epoch']}/{row.spec.epochs}: {scores}")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial ended, by itself or by the scheduler."""
+        row = self._row(trial)
+        if row.state == "running":
+            row.state = "stopped"
+        self._pull()
+        left = format_seconds(self._seconds_left())
+        self._event(row, f"{row.state}; {self._search.remaining()} trials left, about {left}")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial failed for good."""
+        row = self._row(trial)
+        row.state = "failed"
+        self._event(row, "failed")
+
+    def _row(self, trial: Any) -> Row:
+        spec = TrialSpec.from_dict(trial.config["spec"])
+        return self.rows.setdefault(spec.hash, Row(spec))
+
+    def _event(self, row: Row, text: str) -> None:
+        if not self._live:
+            clock = time.strftime("%H:%M:%S")
+            self._console.print(f"{clock}  {row.spec.name}: {text}", highlight=False)
+
+    def _refresh(self) -> None:
+        self._refreshed = time.monotonic()
+        if self._live:
+            self._pull()
+            self._live.update(self._table(), refresh=True)
+
+    def _pull(self) -> None:
+        for run in self._tracker.trial_runs():
+            row = self.rows.get(run.data.tags["babysweep.spec_hash"])
+            if row is not None:
+                row.update(run)
+
+    def _table(self) -> Table:
+        done = sum(row.state in ("finished", "diverged", "stopped") for row in self.rows.values())
+        left = format_seconds(self._seconds_left())
+        table = Table(
+            caption=f"{done} trials done, {self._search.remaining()} left, about {left}",
+            header_style="bold",
+        )
+        for name in (
+            "arch",
+            "LR",
+            "seed",
+            "epoch",
+            "tokens/s",
+            "loss",
+            "bits/byte",
+            "macro",
+            "ETA",
+        ):
+            table.add_column(name, justify="left" if name == "arch" else "right")
+        for row in sorted(self.rows.values(), key=lambda row: (row.spec.arch, row.spec.lr)):
+            table.add_row(*row.cells(), style=_STYLES.get(row.state, "dim"))
+        return table
+
+    def _seconds_left(self) -> float | None:
+        """Work left, shared among the trials that run together."""
+        known = [row.seconds_left for row in self.rows.values() if row.state == "running"]
+        left = [seconds for seconds in known if seconds is not None]
+        whole = [
+            row.spec.epochs * row.metrics["epoch/seconds"]
+            for row in self.rows.values()
+            if "epoch/seconds" in row.metrics
+        ]
+        waiting = max(0, self._search.remaining() - len(known))
+        if not whole:
+            return None if waiting or not left else max(left)
+        return max([*left, (sum(left) + waiting * sum(whole) / len(whole)) / self._at_once])
+
+
+def format_seconds(seconds: float | None) -> str:
+    """A duration as h:mm:ss or m:ss; "?" when unknown."""
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

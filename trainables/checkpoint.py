@@ -1,0 +1,245 @@
+"""Checkpoints of a trial: safetensors and JSON, written aside and renamed, never changed in place.
+
+    <trial>/spec.json
+    <trial>/checkpoints/step-00000500/   model.safetensors, config.json, the tokenizer, spec.json,
+                                         trainer.json, optimizer.safetensors
+    <trial>/outcome.json                 once the trial is over
+
+A checkpoint folder opens with `AutoModelForCausalLM.from_pretrained` after `import models`. A kill
+at any moment leaves complete checkpoints and at most one folder with a temporary name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from trainables.spec import TrialSpec
+
+_TEMPORARY = ".partial-"
+_OPTIMIZER = "optimizer.safetensors"
+_TRAINER = "trainer.json"
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one finished epoch measured.
+
+    Attributes:
+        epoch: 1-based.
+        step: optimizer steps taken so far.
+        tokens: training tokens seen so far.
+        train_loss: mean cross-entropy over the epoch, nats a token.
+        val_loss: mean cross-entropy on the validation text, nats a token.
+        bits_per_byte: validation nats / (ln 2 x UTF-8 bytes): comparable between tokenizers.
+        seconds: training and evaluation time of this epoch.
+        train_seconds: of it, the time spent in optimizer steps.
+        scores: zero-shot scores (`SuiteScores.to_dict()`), or None without benchmarks.
+    """
+
+    epoch: int
+    step: int
+    tokens: int
+    train_loss: float
+    val_loss: float
+    bits_per_byte: float
+    seconds: float
+    train_seconds: float
+    scores: dict[str, Any] | None = None
+
+    @property
+    def macro(self) -> float | None:
+        """Mean of the zero-shot benchmarks in percent, or None without benchmarks."""
+        return None if self.scores is None else float(self.scores["macro"])
+
+
+@dataclass
+class Progress:
+    """Where a trial stands: its position, and what its finished epochs measured.
+
+    Attributes:
+        step: optimizer steps taken.
+        epoch_nats: training nats summed over the epoch so far (float64).
+        epoch_tokens: training tokens in `epoch_nats`.
+        epoch_seconds, epoch_train_seconds: wall time of the epoch so far.
+        history: one report for each finished epoch.
+    """
+
+    step: int = 0
+    epoch_nats: float = 0.0
+    epoch_tokens: int = 0
+    epoch_seconds: float = 0.0
+    epoch_train_seconds: float = 0.0
+    history: list[EpochReport] = field(default_factory=list)
+
+    @property
+    def best(self) -> EpochReport | None:
+        """The epoch with the lowest validation loss, the earliest of equals."""
+        return min(self.history, key=lambda report: report.val_loss, default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Progress:
+        """The inverse of `to_dict`."""
+        reports = [EpochReport(**report) for report in values["history"]]
+        return cls(**{**values, "history": reports})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: "finished", "diverged" or "stopped" (by the scheduler)."""
+
+    kind: str
+    history: tuple[EpochReport, ...]
+    checkpoint: str | None
+    """Name of the best epoch's checkpoint folder, None when no epoch was finished."""
+    reason: str = ""
+
+
+class TrialFolder:
+    """The folder of one trial: its spec, its checkpoints, its outcome."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def of(cls, study: Path, spec: TrialSpec) -> TrialFolder:
+        """The folder of `spec` in the study folder, created with its spec.json if new."""
+        folder = cls(study / "trials" / spec.hash)
+        folder._checkpoints.mkdir(parents=True, exist_ok=True)
+        spec_file = folder.path / "spec.json"
+        if not spec_file.exists():
+            write_json(spec_file, spec.to_dict())
+        return folder
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def spec(self) -> TrialSpec:
+        """The spec this folder was made for."""
+        return TrialSpec.from_dict(read_json(self.path / "spec.json"))
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the trial ended, or None while it has not."""
+        path = self.path / "outcome.json"
+        if not path.exists():
+            return None
+        values = read_json(path)
+        reports = tuple(EpochReport(**report) for report in values["history"])
+        return Outcome(**{**values, "history": reports})
+
+    def finish(self, outcome: Outcome) -> None:
+        """Record that the trial is over."""
+        write_json(self.path / "outcome.json", dataclasses.asdict(outcome))
+
+    def checkpoint_at(self, step: int) -> Path:
+        """Folder of the checkpoint taken after `step` optimizer steps."""
+        return self._checkpoints / f"step-{step:08d}"
+
+    def newest(self) -> tuple[Path, Progress] | None:
+        """The newest checkpoint that can be continued from, with its progress."""
+        for path in sorted(self._checkpoints.glob("step-*"), reverse=True):
+            if (path / _OPTIMIZER).exists():
+                return path, Progress.from_dict(read_json(path / _TRAINER))
+        return None
+
+    def save(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        optimizer: torch.optim.Optimizer,
+        spec: TrialSpec,
+        progress: Progress,
+    ) -> Path:
+        """Write a checkpoint of this moment; keep it, the best one, and no other."""
+        target = self.checkpoint_at(progress.step)
+        partial = self._checkpoints / f"{_TEMPORARY}{os.getpid()}"
+        shutil.rmtree(partial, ignore_errors=True)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        write_json(partial / "spec.json", spec.to_dict())
+        write_json(partial / _TRAINER, progress.to_dict())
+        save_file(_optimizer_tensors(model, optimizer), partial / _OPTIMIZER)
+        _sync(partial)
+        if target.exists():  # an earlier process wrote the same moment
+            shutil.rmtree(target)
+        partial.rename(target)
+        self._prune(keep=target, best=progress.best)
+        return target
+
+    def load_into(
+        self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None
+    ) -> None:
+        """Load a checkpoint's parameters, and the optimizer's moments when one is given."""
+        model.load_state_dict(load_file(path / "model.safetensors"))
+        if optimizer is not None:
+            _load_optimizer(model, optimizer, load_file(path / _OPTIMIZER))
+
+    def clean(self) -> None:
+        """Remove what a killed process left half written. Call it only under the trial's lock."""
+        for path in self._checkpoints.glob(f"{_TEMPORARY}*"):
+            shutil.rmtree(path)
+
+    def _prune(self, keep: Path, best: EpochReport | None) -> None:
+        best_path = None if best is None else self.checkpoint_at(best.step)
+        for path in self._checkpoints.glob("step-*"):
+            if path not in (keep, best_path):
+                shutil.rmtree(path)
+            elif path != keep:  # only the newest is continued from
+                (path / _OPTIMIZER).unlink(missing_ok=True)
+
+
+def _optimizer_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        for moment, value in optimizer.state.get(parameter, {}).items():
+            assert moment in _MOMENTS, moment
+            tensors[f"{moment}/{name}"] = value.contiguous()
+    return tensors
+
+
+def _load_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
+) -> None:
+    for name, parameter in model.named_parameters():
+        if f"step/{name}" in tensors:
+            optimizer.state[parameter] = {
+                moment: tensors[f"{moment}/{name}"].to(parameter.device) for moment in _MOMENTS
+            }
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON aside and rename it, so that a reader never sees half a file."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _sync(folder: Path) -> None:
+    """Flush the files of a folder to disk, so that a rename never outlives its content."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

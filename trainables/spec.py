@@ -1,0 +1,159 @@
+"""What determines a trial: the frozen spec, its canonical form and its hash.
+
+A trial's identity is the hash of its spec. Its storage folder, MLflow run and lock carry that hash,
+so that running a command again finds what it already did.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEDULES = ("linear", "cosine", "wsd")
+PRECISIONS = ("fp32", "bf16")
+PROTOCOLS = ("2024", "2025")
+
+_NOT_IDENTITY = {"identity": False}
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """Everything that changes the result of one training run, and nothing else.
+
+    Where it runs (devices, workers, storage, micro-batch) is in `trainables.trial.Workplace`.
+
+    Attributes:
+        arch: architecture, one of `models.architectures()`.
+        size: preset, one of `models.sizes()`.
+        corpus: readable name of the corpus; its content counts (`corpus_hash`), not its name.
+        corpus_hash: hash of text, tokenizer and splits, from `trainables.corpus`.
+        benchmarks_hash: hash of the zero-shot items scored each epoch, or "" for none.
+        protocol: zero-shot protocol, "2024" (leading space, BOS) or "2025" (text as it is).
+        context: tokens in one block.
+        batch_size: blocks in one optimizer step, over all workers together.
+        lr: peak learning rate.
+        epochs: passes over the training blocks; the schedule spans them all.
+        seed: of the initial weights, the order of blocks, and dropout.
+        schedule: "linear" or "cosine" decay to zero, or "wsd" (warm-up, stable, linear decay).
+        warmup: fraction of all steps with linearly rising learning rate.
+        decay: fraction of all steps in the final decay of "wsd".
+        weight_decay: decoupled, on matrices only (Loshchilov & Hutter 2019, arXiv 1711.05101).
+        beta1, beta2, eps: of AdamW.
+        grad_clip: maximum global L2 norm of the gradient.
+        precision: "fp32", or "bf16" autocast with float32 weights.
+    """
+
+    arch: str
+    size: str
+    corpus: str = field(metadata=_NOT_IDENTITY)
+    corpus_hash: str
+    context: int
+    batch_size: int
+    lr: float
+    epochs: int
+    seed: int
+    benchmarks_hash: str = ""
+    protocol: str = "2024"
+    schedule: str = "linear"
+    warmup: float = 0.05
+    decay: float = 0.2
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    grad_clip: float = 1.0
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        for name in ("context", "batch_size", "epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.context < 2:
+            raise ValueError(f"context must be at least 2 tokens, not {self.context}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, not {self.seed}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"lr must be a positive finite number, not {self.lr}")
+        for name in ("warmup", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name} is a fraction of all steps, 0 to 1, not {getattr(self, name)}"
+                )
+        if self.warmup + self.decay > 1 and self.schedule == "wsd":
+            raise ValueError(f"warmup + decay must not exceed 1, not {self.warmup} + {self.decay}")
+        for name in ("weight_decay", "grad_clip", "eps"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        _check_choice("schedule", self.schedule, SCHEDULES)
+        _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("protocol", self.protocol, PROTOCOLS)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, by name."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrialSpec:
+        """The spec with these fields.
+
+        Raises:
+            ValueError: a field is unknown or missing.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        required = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"unknown field(s) in a trial's spec: {', '.join(unknown)}")
+        if missing := sorted(required - set(values)):
+            raise ValueError(f"missing field(s) in a trial's spec: {', '.join(missing)}")
+        return cls(**values)
+
+    @property
+    def canonical(self) -> str:
+        """Canonical JSON of what identifies the trial.
+
+        Fields at their default are left out, so that a field added later, whose default means
+        "as before", leaves the identity of earlier trials as it was.
+        """
+        identity = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.metadata.get("identity", True) and getattr(self, f.name) != f.default
+        }
+        return json.dumps(identity, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hex digits that identify the trial."""
+        return hashlib.sha256(self.canonical.encode()).hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """A readable name, e.g. `hgrn2 lr=1e-3 seed=0`."""
+        return f"{self.arch} lr={format_lr(self.lr)} seed={self.seed}"
+
+    def replace(self, **changes: Any) -> TrialSpec:
+        """A copy with these fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def setting(self) -> TrialSpec:
+        """The spec without what a sweep varies: equal for trials that belong on one curve."""
+        return self.replace(lr=1.0, seed=0, corpus="")
+
+
+def format_lr(lr: float) -> str:
+    """A learning rate as people write it: 1e-3, 3.3e-4."""
+    mantissa, exponent = f"{lr:.3e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")

@@ -1,0 +1,266 @@
+"""MLflow: one run per trial identity under one parent run per sweep, whatever is killed in between.
+
+experiment = study, parent run = sweep, child run = trial. Parameters are the spec; metrics come by
+optimizer step (`train/*`) and by epoch (`val/*`, `zero_shot/*`, step = epoch, 1-based).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before the first import of mlflow
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+
+from trainables.checkpoint import EpochReport, Outcome
+from trainables.spec import TrialSpec
+
+FLUSH_SECONDS = 2.0
+_PROGRESS_METRIC = "train/loss"
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """Where a study's results are recorded: an MLflow experiment with a parent run per sweep.
+
+    A sweep is what varies only the learning rate and the seed of one setting
+    (`TrialSpec.setting`), so each architecture has its own parent run.
+
+    Attributes:
+        uri: MLflow tracking URI.
+        experiment_id: of the study.
+        parents: parent run id by the hash of the sweep's setting.
+        commit: git commit of the code that runs.
+    """
+
+    uri: str
+    experiment_id: str
+    parents: dict[str, str]
+    commit: str = ""
+
+    @property
+    def client(self) -> MlflowClient:
+        """A client of the store."""
+        return MlflowClient(self.uri)
+
+    @classmethod
+    def open(cls, uri: str, artifacts: Path, study: str, bases: list[TrialSpec]) -> Tracker:
+        """Find or create the study's experiment and the parent runs, set to running.
+
+        Call it in the sweep's process before any trial starts: the first access creates the
+        tables of a new SQLite store, and processes racing for that crash.
+
+        Args:
+            uri: MLflow tracking URI.
+            artifacts: folder of the artifacts of a SQLite store; a server has its own place.
+            study: name of the experiment.
+            bases: one spec of each sweep, whatever its learning rate and seed.
+
+        Raises:
+            ValueError: the experiment was deleted in the MLflow UI.
+        """
+        client = MlflowClient(uri)
+        commit = _git_commit()
+        experiment = client.get_experiment_by_name(study)
+        if experiment is None:
+            location = artifacts.as_uri() if uri.startswith("sqlite:") else None
+            experiment_id = client.create_experiment(study, artifact_location=location)
+        elif experiment.lifecycle_stage == "deleted":
+            raise ValueError(
+                f"the MLflow experiment {study!r} was deleted; restore it "
+                f"(mlflow experiments restore -x {experiment.experiment_id}) or choose "
+                "another --study"
+            )
+        else:
+            experiment_id = experiment.experiment_id
+        parents = {}
+        for base in bases:
+            setting = base.setting.hash
+            tags = {"babysweep.kind": "sweep", "babysweep.setting": setting}
+            run = _find_run(client, experiment_id, tags)
+            if run is None:
+                tags |= {
+                    "mlflow.runName": f"lr sweep {base.arch} {base.size}",
+                    "mlflow.source.git.commit": commit,
+                    "babysweep.arch": base.arch,
+                    "babysweep.size": base.size,
+                }
+                run = client.create_run(experiment_id, tags=tags)
+                fixed = {k: v for k, v in base.to_dict().items() if k not in ("lr", "seed")}
+                client.log_batch(run.info.run_id, params=_params(fixed))
+            client.update_run(run.info.run_id, status="RUNNING")
+            parents[setting] = run.info.run_id
+        return cls(uri, experiment_id, parents, commit)
+
+    def trial(self, spec: TrialSpec, facts: dict[str, Any]) -> TrialRun:
+        """Find or create the run of `spec`, set to running.
+
+        Args:
+            spec: its fields become parameters of a new run.
+            facts: further parameters of a new run, e.g. the number of model parameters.
+        """
+        client = self.client
+        tags = {"babysweep.kind": "trial", "babysweep.spec_hash": spec.hash}
+        run = _find_run(client, self.experiment_id, tags)
+        if run is None:
+            tags |= {
+                "mlflow.runName": spec.name,
+                "mlflow.parentRunId": self.parents[spec.setting.hash],
+                "babysweep.arch": spec.arch,
+                "babysweep.size": spec.size,
+                "babysweep.seed": str(spec.seed),
+                "mlflow.source.git.commit": self.commit,
+            }
+            run = client.create_run(self.experiment_id, tags=tags)
+            client.log_batch(run.info.run_id, params=_params({**spec.to_dict(), **facts}))
+        elif run.info.status != "RUNNING":
+            client.update_run(run.info.run_id, status="RUNNING")
+        return TrialRun(client, run)
+
+    def trial_runs(self) -> list[Run]:
+        """All trial runs of the study."""
+        runs: list[Run] = []
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id],
+                "tags.`babysweep.kind` = 'trial'",
+                page_token=token,
+            )
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+    def close(self, status: str) -> None:
+        """End the parent runs, and mark the trial runs that nobody continues as killed.
+
+        Args:
+            status: MLflow's "FINISHED", "FAILED" or "KILLED".
+        """
+        self.close_trials()
+        for run_id in self.parents.values():
+            self.client.set_terminated(run_id, status)
+
+    def close_trials(self) -> None:
+        """Mark the trial runs of these sweeps that are left running as killed; they can go on."""
+        for run in self.trial_runs():
+            mine = run.data.tags.get("mlflow.parentRunId") in self.parents.values()
+            if mine and run.info.status in ("RUNNING", "SCHEDULED"):
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
+
+class TrialRun:
+    """The MLflow run of one trial. Points are buffered and sent in batches."""
+
+    def __init__(self, client: MlflowClient, run: Run) -> None:
+        self._client = client
+        self.run_id: str = run.info.run_id
+        self._points: list[Metric] = []
+        self._flushed = time.monotonic()
+        self._last = {
+            "step": _last_step(client, run, _PROGRESS_METRIC),
+            "epoch": _last_step(client, run, "val/loss"),
+        }
+
+    def log_step(self, step: int, values: dict[str, float]) -> None:
+        """Record values of an optimizer step, unless an earlier process recorded it."""
+        self._add("step", step, {f"train/{name}": value for name, value in values.items()})
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def log_epoch(self, report: EpochReport) -> None:
+        """Record a finished epoch, once."""
+        values = {
+            "val/loss": report.val_loss,
+            "val/perplexity": math.exp(report.val_loss),
+            "val/bits_per_byte": report.bits_per_byte,
+            "epoch/train_loss": report.train_loss,
+            "epoch/seconds": report.seconds,
+            "epoch/tokens_per_second": report.tokens / report.epoch / report.train_seconds,
+        }
+        if report.scores is not None:
+            values["zero_shot/macro"] = report.scores["macro"]
+            for benchmark, score in report.scores["benchmarks"].items():
+                values[f"zero_shot/{benchmark}"] = score
+        self._add("epoch", report.epoch, values)
+        self.flush()
+        if report.scores is not None:
+            self._client.log_dict(
+                self.run_id, report.scores, f"scores/epoch-{report.epoch:03d}.json"
+            )
+
+    def flush(self) -> None:
+        """Send the buffered points."""
+        for start in range(0, len(self._points), 1000):
+            self._client.log_batch(self.run_id, metrics=self._points[start : start + 1000])
+        self._points.clear()
+        self._flushed = time.monotonic()
+
+    def finish(self, outcome: Outcome, checkpoint: Path | None) -> None:
+        """Record how the trial ended, with its best checkpoint as the artifact `model`."""
+        self.flush()
+        best = min(outcome.history, key=lambda report: report.val_loss, default=None)
+        if best is not None:
+            values = {"epoch": best.epoch, "bits_per_byte": best.bits_per_byte}
+            if best.macro is not None:
+                values["macro"] = best.macro
+            now = int(time.time() * 1000)
+            metrics = [Metric(f"best/{k}", float(v), now, 0) for k, v in values.items()]
+            if not self._client.get_metric_history(self.run_id, "best/epoch"):
+                self._client.log_batch(self.run_id, metrics=metrics)
+        if checkpoint is not None:
+            for file in checkpoint.iterdir():
+                if file.name != "optimizer.safetensors":
+                    self._client.log_artifact(self.run_id, str(file), "model")
+        tags = {"babysweep.outcome": outcome.kind, "babysweep.reason": outcome.reason}
+        self._client.log_batch(
+            self.run_id, tags=[RunTag(name, value) for name, value in tags.items() if value]
+        )
+        self._client.set_terminated(self.run_id, "FINISHED")
+
+    def _add(self, axis: str, step: int, values: dict[str, float]) -> None:
+        if step <= self._last[axis]:
+            return
+        self._last[axis] = step
+        now = int(time.time() * 1000)
+        self._points += [Metric(name, float(value), now, step) for name, value in values.items()]
+
+
+def tracking_uri(storage: Path) -> str:
+    """The MLflow store: `MLFLOW_TRACKING_URI` when set, else a SQLite file in the storage."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage / 'mlflow.db'}"
+
+
+def _find_run(client: MlflowClient, experiment_id: str, tags: dict[str, str]) -> Run | None:
+    condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    runs = client.search_runs([experiment_id], condition, order_by=["attributes.start_time ASC"])
+    return runs[0] if runs else None
+
+
+def _params(values: dict[str, Any]) -> list[Param]:
+    return [Param(name, str(value)) for name, value in values.items()]
+
+
+def _last_step(client: MlflowClient, run: Run, metric: str) -> int:
+    if metric not in run.data.metrics:
+        return -1
+    history = client.get_metric_history(run.info.run_id, metric)
+    return max(point.step for point in history)
+
+
+def _git_commit() -> str:
+    """The commit of the code that runs, or "" where it is not a git checkout."""
+    root = Path(__file__).resolve().parent.parent
+    git = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or an installed package
+        return ""
