@@ -1,0 +1,174 @@
+"""Build a corpus once, find it ever after."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from transformers import PreTrainedTokenizerFast
+
+from trainables.corpus.blocks import TokenFile, token_dtype
+from trainables.corpus.sources import TextSource, open_source
+from trainables.corpus.tokenizer import BOS_ID, document_encoder, load_tokenizer, train_tokenizer
+
+FORMAT = 1
+"""Part of every corpus hash: raise it when the same text would give other files."""
+
+LINES_AT_ONCE = 4096
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus on disk: a tokenizer and one token file per split.
+
+    `dev_bytes` counts the UTF-8 bytes of the dev documents, each a line without surrounding
+    white space or line break. Summed over all dev targets, a loss in nats divided by
+    `dev_bytes * ln 2` is bits per byte; predicting where a document ends is part of that loss.
+    """
+
+    name: str
+    hash: str
+    directory: Path
+    vocab_size: int
+    train_tokens: int
+    dev_tokens: int
+    train_words: int
+    dev_words: int
+    train_bytes: int
+    dev_bytes: int
+
+    @staticmethod
+    def open(directory: str | Path) -> Corpus:
+        """The corpus in `directory`; ValueError if there is none, or of another format."""
+        directory = Path(directory)
+        meta_file = directory / "corpus.json"
+        if not meta_file.is_file():
+            raise ValueError(f"{directory} is not a prepared corpus: it has no corpus.json")
+        meta = json.loads(meta_file.read_text("utf-8"))
+        if meta.pop("format") != FORMAT:
+            raise ValueError(f"{directory} was built by another version: prepare it again")
+        return Corpus(directory=directory, **meta)
+
+    @property
+    def train(self) -> TokenFile:
+        return self._token_file("train", self.train_tokens)
+
+    @property
+    def dev(self) -> TokenFile:
+        return self._token_file("dev", self.dev_tokens)
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        return load_tokenizer(self.directory)
+
+    def _token_file(self, split: str, num_tokens: int) -> TokenFile:
+        dtype = token_dtype(self.vocab_size).name
+        return TokenFile(self.directory / f"{split}.bin", split, num_tokens, dtype)
+
+
+def prepare_corpus(
+    source: str,
+    *,
+    vocab_size: int,
+    cache: str | Path,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Corpus:
+    """The corpus that `source` names (see `open_source`), from `cache` or built into it.
+
+    Any number of processes may ask at once, and any may be killed: one builds under a lock, in
+    a temporary folder that gets its final name only when complete. `seed` matters to the
+    built-in corpus `mini` only. `progress` is called with a line of text at every stage.
+
+    Raises ValueError if the source is unknown, unreadable or empty, or its text supports fewer
+    than `vocab_size` tokens.
+    """
+    report = progress or (lambda line: None)
+    text = open_source(source, seed)
+    report(f"reading {text.name}")
+    digest = corpus_hash(text, vocab_size)
+    cache = Path(cache)
+    directory = cache / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', text.name)}-{digest[:16]}"
+    if not directory.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{directory}.lock"):
+            if not directory.exists():
+                _build(text, digest, vocab_size, directory, report)
+    return Corpus.open(directory)
+
+
+def corpus_hash(text: TextSource, vocab_size: int) -> str:
+    """Hash of the documents of both splits, the tokenizer settings and the file format."""
+    settings = {"format": FORMAT, "text": text_hash(text), "vocab_size": vocab_size}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def text_hash(text: TextSource) -> str:
+    """SHA-256 of the documents; the same for a file, its copy, and a dataset of its lines."""
+    digest = hashlib.sha256()
+    for split, lines in (("train", text.train()), ("dev", text.dev())):
+        digest.update(f"<{split}>\n".encode())
+        for chunk in _chunks(lines):
+            digest.update(("\n".join(chunk) + "\n").encode())
+    return digest.hexdigest()
+
+
+def _build(text: TextSource, digest: str, vocab_size: int, directory: Path, report: Progress):
+    # We hold the lock of this corpus, so whatever is half built belongs to a dead process.
+    prefix = f".{directory.name}."
+    for leftover in directory.parent.glob(f"{prefix}*"):
+        shutil.rmtree(leftover)
+    partial = Path(tempfile.mkdtemp(prefix=prefix, dir=directory.parent))
+    try:
+        report(f"training a tokenizer of {vocab_size:,} tokens")
+        tokenizer = train_tokenizer(text.train(), vocab_size)
+        tokenizer.save_pretrained(partial)
+        meta: dict[str, Any] = {"format": FORMAT, "name": text.name, "hash": digest}
+        meta["vocab_size"] = vocab_size
+        for split, lines in (("train", text.train()), ("dev", text.dev())):
+            report(f"tokenizing the {split} text")
+            counts = _write_tokens(lines, tokenizer, partial / f"{split}.bin")
+            meta |= {f"{split}_{unit}": count for unit, count in counts.items()}
+        (partial / "corpus.json").write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
+        partial.chmod(0o755)  # mkdtemp gives access to this user only
+        partial.rename(directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _write_tokens(
+    lines: Iterable[str], tokenizer: PreTrainedTokenizerFast, path: Path
+) -> dict[str, int]:
+    """Write the token stream of `lines`; count its tokens, and the words and bytes of text."""
+    encoder = document_encoder(tokenizer)
+    dtype = token_dtype(len(tokenizer))
+    counts = {"tokens": 0, "words": 0, "bytes": 0}
+    with path.open("wb") as file:
+        for chunk in _chunks(lines):
+            ids: list[int] = []
+            for encoding in encoder.encode_batch_fast(chunk, add_special_tokens=False):
+                ids.append(BOS_ID)
+                ids.extend(encoding.ids)
+            np.array(ids, dtype=dtype).tofile(file)
+            counts["tokens"] += len(ids)
+            counts["words"] += sum(len(line.split()) for line in chunk)
+            counts["bytes"] += sum(len(line.encode()) for line in chunk)
+    return counts
+
+
+def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
+    iterator = iter(lines)
+    while chunk := list(itertools.islice(iterator, LINES_AT_ONCE)):
+        yield chunk

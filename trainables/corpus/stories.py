@@ -1,0 +1,437 @@
+"""The built-in corpus `mini`: paragraphs of sentences about one or two characters.
+
+Every construction that the benchmark in `phenomena.py` tests occurs here in its grammatical
+forms only, and so do the contexts that tell them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+
+from trainables.corpus import lexicon as lex
+from trainables.corpus.grammar import (
+    NEAR,
+    REFLEXIVE_VERBS,
+    TASTES,
+    Grammar,
+    NounPhrase,
+    be,
+    do,
+    finite,
+    gender_of,
+    have,
+    reserved,
+    sentence,
+    with_article,
+)
+
+MINI_WORDS = {"train": 400_000, "dev": 20_000}
+
+Writer = Callable[[Grammar, NounPhrase], list[str]]
+"""Writes a sentence about the character, or a few that belong together."""
+
+
+def narrative(g: Grammar, who: NounPhrase) -> list[str]:
+    return [sentence(g.clause(who))]
+
+
+def somebody_else(g: Grammar, who: NounPhrase) -> list[str]:
+    subject = g.described() if g.dice.chance(0.6) else g.living()
+    if g.dice.chance(0.4):
+        return [sentence(f"{subject.text} {be(subject, g.tense)} {feeling(g)}")]
+    return [sentence(g.clause(subject))]
+
+
+def feeling(g: Grammar) -> str:
+    if g.dice.chance(0.3):
+        return g.place()
+    degree = g.dice.pick(("very ", "so ", "", "", ""))
+    return degree + g.dice.skewed(lex.LIVING_ADJECTIVES)
+
+
+def description(g: Grammar, who: NounPhrase) -> list[str]:
+    if g.dice.chance(0.5):
+        return [sentence(f"{who.text} {be(who, g.tense)} {feeling(g)}")]
+    kind = g.dice.pick(("thing", "food", "place", "animal", "landmark"))
+    noun, plural = g.noun(kind), g.dice.chance(0.45)
+    phrase = noun.plural if plural else noun.singular
+    subject = NounPhrase(g.determined(phrase, plural), plural)
+    return [sentence(f"{subject.text} {be(subject, g.tense)} {g.adjective(noun)}")]
+
+
+def thing_event(g: Grammar, who: NounPhrase) -> list[str]:
+    """Things fall and break; the same verbs then take them as objects."""
+    thing = g.inert()
+    verb = g.dice.skewed(lex.ALTERNATING if g.dice.chance(0.5) else lex.THING_INTRANSITIVE)
+    where = g.place() if g.dice.chance(0.5) else g.time()
+    if g.dice.chance(0.2):
+        return [sentence(f"{thing.text} {have(thing, g.tense)} {verb.participle} {where}")]
+    return [sentence(f"{thing.text} {finite(verb, thing, g.tense)} {where}")]
+
+
+def said(g: Grammar, who: NounPhrase) -> list[str]:
+    verb = g.dice.skewed(lex.SAYING if g.dice.chance(0.6) else lex.KNOWING)
+    inner = g.living() if g.dice.chance(0.7) else who
+    if inner is who and not who.plural:
+        inner = who._replace(text=who.pronoun("subject"))
+    return [sentence(f"{who.text} {finite(verb, who, g.tense)} that {g.clause(inner)}")]
+
+
+def indirect_question(g: Grammar, who: NounPhrase) -> list[str]:
+    verb = g.dice.skewed(lex.KNOWING if g.dice.chance(0.7) else lex.ASKING)
+    start = f"{who.text} {finite(verb, who, g.tense)}"
+    inner = g.living()
+    if g.dice.chance(0.25):
+        return [sentence(f"{start} who {g.predicate(NounPhrase('who'))}")]
+    gapped, obj = g.transitive(inner)
+    word = "who" if obj.kind in ("person", "animal") else "what"
+    if g.dice.chance(0.2):
+        word = f"which {g.noun(obj.kind).singular}" if obj.kind != "drink" else "what"
+    where = f" {g.place(inner)}" if g.dice.chance(0.35) else ""
+    return [sentence(f"{start} {word} {inner.text} {finite(gapped, inner, g.tense)}{where}")]
+
+
+def reflexive(g: Grammar, who: NounPhrase) -> list[str]:
+    roll = g.dice.random()
+    verb = g.dice.skewed(REFLEXIVE_VERBS)
+    if roll < 0.35:
+        other = g.noun_phrase("person")
+        clause = f"{other.text} {finite(verb, other, g.tense)} {other.pronoun('reflexive')}"
+        return [sentence(clause)]
+    inner = g.name() if g.dice.chance(0.5) else g.noun_phrase("person")
+    clause = f"{inner.text} {finite(verb, inner, g.tense)} {inner.pronoun('reflexive')}"
+    if roll < 0.75:
+        saying = g.dice.skewed(lex.SAYING)
+        return [sentence(f"{who.text} {finite(saying, who, g.tense)} that {clause}")]
+    head = g.noun_phrase("person")
+    past = f"{finite(verb, head, g.tense)} {head.pronoun('reflexive')}"
+    return [sentence(f"{head.text} {g.relative(head)} {past}")]
+
+
+LICENSORS = ("no {}", "nobody", "only {}", "few {}", "no {}", "none of the {}")
+POSITIVES = ("some {}", "somebody", "even {}", "many {}", "every {}", "all of the {}", "the {}")
+
+
+def quantified(g: Grammar, pattern: str) -> NounPhrase:
+    """The subject that `pattern` describes, plural where its quantifier asks for it."""
+    if pattern in ("only {}", "even {}"):
+        return g.name()._replace(text=pattern.format(g.name().text))
+    plural = pattern.split()[0] in ("few", "many", "none", "all")
+    if pattern in ("no {}", "some {}", "the {}"):
+        plural = g.dice.chance(0.5)
+    noun = g.noun("person" if g.dice.chance(0.7) else "animal")
+    phrase = g.modified(noun, plural, 0.15)
+    return NounPhrase(pattern.format(phrase), plural, noun.gender, noun.kind)
+
+
+def polarity(g: Grammar, who: NounPhrase) -> list[str]:
+    """Negative polarity items under their licensors; `already`, `some` without."""
+    negative = g.dice.chance(0.5)
+    subject = quantified(g, g.dice.pick(LICENSORS if negative else POSITIVES))
+    roll = g.dice.random()
+    if roll < 0.5:
+        adverb = "ever" if negative else "already"
+        verb, rest = g.verb_phrase(subject)
+        auxiliary = have(subject, g.tense)
+        return [sentence(f"{subject.text} {auxiliary} {adverb} {verb.participle} {rest}")]
+    verb = g.dice.skewed(lex.THING_OBJECT)
+    noun = g.noun("thing")
+    if roll < 0.75:
+        quantity = "even one" if negative else "at least one"
+        obj = f"{quantity} {g.modified(noun, False, 0.2)}"
+    else:
+        obj = f"{'any' if negative else 'some'} {g.modified(noun, True, 0.2)}"
+    return [sentence(f"{subject.text} {finite(verb, subject, g.tense)} {obj}")]
+
+
+def negation(g: Grammar, who: NounPhrase) -> list[str]:
+    """`not ... any` against `... some`, with a relative clause that may hold another `not`."""
+    head, modal = g.noun_phrase("person"), g.dice.pick(lex.MODALS[:3])
+    verb, noun = g.dice.skewed(lex.THING_OBJECT), g.noun("thing")
+    things = g.modified(noun, True, 0.2)
+    other, other_verb = g.living(), g.dice.skewed(lex.LIVING_OBJECT)
+    inner, outer = g.dice.pick((("", ""), ("not ", ""), ("", "not "), ("", "not ")))
+    clause = f"who {modal} {inner}{other_verb.base} {other.text}" if g.dice.chance(0.7) else ""
+    subject = f"{head.text} {clause}".strip() if clause else who.text
+    obj = f"any {things}" if outer else f"some {things}"
+    return [sentence(f"{subject} {modal} {outer}{verb.base} {obj}")]
+
+
+def never(g: Grammar, who: NounPhrase) -> list[str]:
+    verb, rest = g.verb_phrase(who)
+    if g.dice.chance(0.5):
+        return [sentence(f"{who.text} {have(who, g.tense)} never {verb.participle} {rest}")]
+    question = f"{have(who, g.tense)} {who.text} ever {verb.participle} {rest}"
+    return [sentence(question, "?"), sentence(g.dice.pick(("no", "yes")))]
+
+
+def existential(g: Grammar, who: NounPhrase) -> list[str]:
+    plural = g.dice.chance(0.4)
+    kind = g.dice.pick(("animal", "person", "thing", "thing", "food"))
+    phrase = g.modified(g.noun(kind), plural)
+    if plural:
+        some = g.dice.pick(("no", "some", "many", "few", *lex.NUMBERS))
+        phrase = f"{some} {phrase}"
+    else:
+        phrase = f"no {phrase}" if g.dice.chance(0.25) else with_article(phrase)
+    there = be(NounPhrase("", plural), g.tense)
+    where = g.place()
+    if g.dice.chance(0.5):
+        preposition = g.dice.pick(("in", *NEAR))
+        site = g.noun("place" if preposition == "in" else "landmark").singular
+        where = (
+            f"{preposition} {g.dice.pick(('every', 'each', with_article(site).split()[0]))} {site}"
+        )
+    if g.dice.chance(0.25):
+        noun = g.noun(kind)
+        where = where.replace(" every ", " the ").replace(" each ", " the ")
+        every = g.dice.pick(("every", "each"))
+        return [
+            sentence(
+                f"{every} {g.modified(noun, False)} {'was' if g.tense == 'past' else 'is'} {where}"
+            )
+        ]
+    return [sentence(f"there {there} {phrase} {where}")]
+
+
+def amount(g: Grammar, who: NounPhrase) -> list[str]:
+    """Mass and count quantifiers; numbers with `more than`, `at least`, `no more than`."""
+    verb = g.dice.skewed(lex.THING_OBJECT)
+    if g.dice.chance(0.5):
+        mass = g.dice.skewed(lex.SUBSTANCES + lex.DRINKS)
+        obj = f"{g.dice.pick(('much', 'little', 'some', 'a little', 'too much'))} {mass}"
+    else:
+        measure = g.dice.pick(("more than", "at least", "no more than", "at most", "fewer than"))
+        kind = "thing" if g.dice.chance(0.7) else "food"
+        obj = f"{measure} {g.dice.skewed(lex.NUMBERS)} {g.modified(g.noun(kind), True)}"
+    return [sentence(f"{who.text} {finite(verb, who, g.tense)} {obj}")]
+
+
+def passive(g: Grammar, who: NounPhrase) -> list[str]:
+    verb, obj = g.transitive(who)
+    be_form = f"{be(obj, g.tense)} {verb.participle}"
+    if g.dice.chance(0.15):
+        be_form = f"{have(obj, g.tense)} been {verb.participle}"
+    agent = g.living() if obj.kind not in ("food", "drink") or g.dice.chance(0.5) else who
+    tail = f" {g.place()}" if g.dice.chance(0.25) else ""
+    by = "" if agent.text in ("he", "she", "it", "they") else f" by {agent.text}"
+    return [sentence(f"{obj.text} {be_form}{by}{tail}")]
+
+
+def with_adjunct(g: Grammar, who: NounPhrase) -> list[str]:
+    link = g.dice.pick(("before", "after", "because", "when", "while"))
+    inner = who._replace(text=who.pronoun("subject")) if g.dice.chance(0.5) else g.living()
+    if g.dice.chance(0.25):
+        first = sentence(f"{link} {g.clause(inner)}", "")
+        return [f"{first}, {g.clause(who)}."]
+    return [sentence(f"{g.clause(who)} {link} {g.clause(inner)}")]
+
+
+def together(g: Grammar, who: NounPhrase) -> list[str]:
+    other = g.name() if g.dice.chance(0.5) else g.noun_phrase("person", False)
+    if who.text in ("he", "she", "it", "they"):
+        return [sentence(f"{g.clause(who)} and {g.clause(other)}")]
+    pair = NounPhrase(f"{who.text} and {other.text}", True)
+    return [sentence(g.clause(pair))]
+
+
+def pronouns(g: Grammar, who: NounPhrase) -> list[str]:
+    """Case: a pronoun subject or object, first and second person too."""
+    verb = g.dice.skewed(lex.LIVING_OBJECT if g.dice.chance(0.6) else lex.ANY_OBJECT)
+    where = f" {g.place()}" if g.dice.chance(0.4) else ""
+    other = g.living()
+    if g.dice.chance(0.5):
+        obj = g.dice.pick(("him", "her", "them", "me", "us", "you"))
+        return [sentence(f"{other.text} {finite(verb, other, g.tense)} {obj}{where}")]
+    person, plural = g.dice.pick(
+        (("he", False), ("she", False), ("they", True), ("I", True), ("we", True), ("you", True))
+    )
+    subject = NounPhrase(person, plural)
+    return [sentence(f"{person} {finite(verb, subject, g.tense)} {other.text}{where}")]
+
+
+def comparison(g: Grammar, who: NounPhrase) -> list[str]:
+    small, large = sorted(g.dice.sample(range(len(lex.SIZES)), 2))
+    if g.dice.chance(0.5):
+        return [f"The {lex.SIZES[large]} is bigger than the {lex.SIZES[small]}."]
+    return [f"The {lex.SIZES[small]} is smaller than the {lex.SIZES[large]}."]
+
+
+def fact(g: Grammar, who: NounPhrase) -> list[str]:
+    roll = g.dice.random()
+    if roll < 0.6:
+        animal = g.dice.pick(list(lex.ANIMAL_FACTS))
+        says, eats, home = lex.ANIMAL_FACTS[animal]
+        fact_text = g.dice.pick((f"says {says}", f"eats {eats}", f"lives in the {home}"))
+        return [
+            f"{g.dice.pick(('The', 'A' if animal[0] not in lex.VOWELS else 'An', 'Every'))} "
+            f"{animal} {fact_text}."
+        ]
+    if roll < 0.8:
+        what = g.dice.pick(list(lex.COLORS))
+        return [sentence(f"{what} is {lex.COLORS[what]}")]
+    worker = g.dice.pick(list(lex.WORK))
+    verb = g.dice.pick(("loves", "looks for", "thinks about"))
+    return [f"The {worker} {verb} {lex.WORK[worker]}."]
+
+
+def taste(g: Grammar, who: NounPhrase) -> list[str]:
+    name = who.name or g.name().name
+    pet, toy, food, place, friend = TASTES[name]
+    pronoun = "He" if gender_of(name) == "m" else "She"
+    usual = g.modified(pet, False, 0.5)
+    return g.dice.pick(
+        (
+            [f"{name} has {with_article(usual)}."],
+            [f"{name} likes {food.plural}.", f"{pronoun} eats {food.plural} every day."],
+            [f"{friend} is the best friend of {name}."],
+            [f"The {toy.singular} belongs to {name}."],
+            [f"{name} is often in the {place.singular}."],
+        )
+    )
+
+
+# Questions, most of them answered.
+
+
+def object_question(g: Grammar, who: NounPhrase) -> list[str]:
+    verb, obj = g.transitive(who)
+    word = "Who" if obj.kind in ("person", "animal") else "What"
+    auxiliary = do(who, g.tense)
+    tail = g.place(who) if g.dice.chance(0.6) else ""
+    if g.dice.chance(0.35):
+        inner = g.living()
+        link = g.dice.pick(("before", "after", "while", "when"))
+        tail = f"{link} {g.clause(inner)}"
+    if g.dice.chance(0.25):
+        other = g.living(False)
+        both = f"{who.text} and {other.text}" if who.text not in SUBJECT_PRONOUNS else other.text
+        question = f"{word} {do(NounPhrase('', both != other.text), g.tense)} {both} {verb.base}"
+        return [f"{question} {tail}".rstrip() + "?"]
+    question = f"{word} {auxiliary} {who.text} {verb.base} {tail}".rstrip() + "?"
+    answer = f"{who.pronoun('subject')} {finite(verb, who, g.tense)} {obj.text}"
+    return [question, sentence(answer)]
+
+
+SUBJECT_PRONOUNS = ("he", "she", "it", "they")
+
+
+def yes_no_question(g: Grammar, who: NounPhrase) -> list[str]:
+    verb, rest = g.verb_phrase(who)
+    question = sentence(f"{do(who, g.tense)} {who.text} {verb.base} {rest}", "?")
+    subject = who.pronoun("subject")
+    answer = g.dice.pick(
+        (
+            f"Yes, {subject} {do(who, g.tense)}.",
+            f"No, {subject} {do(who, g.tense)} not.",
+            f"No, but {g.clause()}.",
+        )
+    )
+    return [question, answer]
+
+
+def subject_question(g: Grammar, who: NounPhrase) -> list[str]:
+    verb, rest = g.verb_phrase(who)
+    question = f"Who {finite(verb, NounPhrase('who'), g.tense)} {rest}?"
+    if "self" in rest or "selves" in rest:
+        return [question.replace("themselves", "himself").replace("herself", "himself")]
+    return [question, sentence(f"{who.text} {do(who, g.tense)}")]
+
+
+def possession_question(g: Grammar, who: NounPhrase) -> list[str]:
+    noun, owner = g.noun("thing"), g.living(False)
+    verb = g.dice.skewed(lex.THING_OBJECT)
+    question = f"Whose {noun.singular} {do(who, g.tense)} {who.text} {verb.base}?"
+    subject = who.pronoun("subject")
+    answer = f"{subject} {finite(verb, who, g.tense)} the {noun.singular} of {owner.text}"
+    return [question, sentence(answer)]
+
+
+def place_question(g: Grammar, who: NounPhrase) -> list[str]:
+    """Things stay where they were put."""
+    noun, where = g.noun("thing"), g.place(who)
+    thing = g.modified(noun, False, 0.2)
+    told = f"{who.text} {'puts' if g.tense == 'present' and not who.plural else 'put'}"
+    told += f" the {thing} {where}"
+    be_form = "was" if g.tense == "past" else "is"
+    if g.dice.chance(0.5):
+        return [sentence(told), sentence(f"the {noun.singular} {be_form} {where}")]
+    return [sentence(told), f"Where {be_form} the {noun.singular}?", f"It {be_form} {where}."]
+
+
+SHARES: dict[Writer, float] = {
+    narrative: 16,
+    somebody_else: 14,
+    description: 6,
+    thing_event: 4,
+    said: 5,
+    indirect_question: 6,
+    reflexive: 5,
+    polarity: 8,
+    negation: 4,
+    never: 3,
+    existential: 5,
+    amount: 3,
+    passive: 6,
+    with_adjunct: 4,
+    together: 3,
+    pronouns: 5,
+    comparison: 1,
+    fact: 3,
+    taste: 3,
+    object_question: 7,
+    yes_no_question: 5,
+    subject_question: 2,
+    possession_question: 2,
+    place_question: 4,
+}
+WRITERS = list(SHARES)
+CUMULATIVE = list(accumulate(SHARES.values()))
+
+
+def paragraph(g: Grammar) -> str:
+    """Three to six sentences, none of them reserved for the benchmark."""
+    g.tense = "past" if g.dice.chance(0.5) else "present"
+    cast = [character(g) for _ in range(2 if g.dice.chance(0.4) else 1)]
+    length = 3 + int(4 * g.dice.random())
+    sentences: list[str] = []
+    last: NounPhrase | None = None
+    while len(sentences) < length:
+        who = g.dice.pick(cast)
+        # A pronoun only for the character of the sentence before, so that it is never unclear.
+        pronoun = who is last and g.dice.chance(0.6)
+        spoken = who._replace(text=who.pronoun("subject")) if pronoun else who
+        new = writer(g)(g, spoken)
+        if not any(reserved(text) for text in new):
+            sentences.extend(new)
+            last = who
+    return " ".join(sentences)
+
+
+def character(g: Grammar) -> NounPhrase:
+    roll = g.dice.random()
+    if roll < 0.65:
+        return g.name()
+    noun = g.noun("person" if roll < 0.85 else "animal")
+    plural = g.dice.chance(0.4)
+    gender = g.dice.pick("mf") if noun.kind == "person" and noun.gender == "n" else noun.gender
+    return NounPhrase(f"the {noun.plural if plural else noun.singular}", plural, gender, noun.kind)
+
+
+def writer(g: Grammar) -> Writer:
+    mark = g.dice.random() * CUMULATIVE[-1]
+    return next(w for w, total in zip(WRITERS, CUMULATIVE, strict=True) if mark < total)
+
+
+def mini_text(split: str, seed: int = 0) -> Iterator[str]:
+    """The paragraphs of the built-in corpus, one a line: about `MINI_WORDS[split]` words.
+
+    The splits draw from the same grammar with different random streams.
+    """
+    g = Grammar(2 * seed + (split == "dev"))
+    words = 0
+    while words < MINI_WORDS[split]:
+        text = paragraph(g)
+        words += len(text.split())
+        yield text

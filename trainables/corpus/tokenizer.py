@@ -1,0 +1,70 @@
+"""Byte-level BPE, trained on the training text of one corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+BOS_TOKEN = "<|endoftext|>"
+"""Opens every document; also the end-of-text token, as in GPT-2."""
+PAD_TOKEN = "<|pad|>"
+BOS_ID = 0
+PAD_ID = 1
+SMALLEST_VOCAB = 258
+"""The 256 byte symbols and the two special tokens."""
+
+
+def train_tokenizer(lines: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with exactly `vocab_size` entries, the two special tokens included.
+
+    Every word, the first of a text too, is encoded with a leading space, so a word has the
+    same tokens wherever it stands. No special token is added on encoding.
+
+    Raises ValueError if `vocab_size` is too small for the bytes, or larger than the number of
+    merges the text can support.
+    """
+    if vocab_size < SMALLEST_VOCAB:
+        raise ValueError(
+            f"vocab_size is {vocab_size}, but a byte-level tokenizer needs at least "
+            f"{SMALLEST_VOCAB}: 256 bytes and 2 special tokens"
+        )
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[BOS_TOKEN, PAD_TOKEN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(lines, trainer)
+    if bpe.get_vocab_size() < vocab_size:
+        raise ValueError(
+            f"vocab_size is {vocab_size}, but the training text supports only "
+            f"{bpe.get_vocab_size()} tokens: every word is a single token by then. "
+            f"Set vocab_size to {bpe.get_vocab_size()} or less, or add text"
+        )
+    assert (bpe.token_to_id(BOS_TOKEN), bpe.token_to_id(PAD_TOKEN)) == (BOS_ID, PAD_ID)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=BOS_TOKEN,
+        eos_token=BOS_TOKEN,
+        pad_token=PAD_TOKEN,
+        add_prefix_space=True,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer saved in `directory`, read without the network."""
+    return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+
+
+def document_encoder(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """A tokenizer for corpus text, where a written-out special token is ordinary text."""
+    encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    encoder.encode_special_tokens = True
+    return encoder
