@@ -1,0 +1,148 @@
+"""Every kernel against its float64 reference, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.kernels import gated_linear_attention as gla
+from models.kernels import mlstm, selective_scan, slstm
+
+LENGTHS = [1, 3, 8, 63, 64, 65, 130]
+
+
+def assert_matches(
+    kernel: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    inputs: tuple[Tensor, ...],
+    tolerance: float = 2e-6,
+) -> None:
+    """Outputs and gradients agree, relative to the largest entry of each (at least 1)."""
+    fast = [x.detach().clone().requires_grad_() for x in inputs]
+    slow = [x.detach().double().requires_grad_() for x in inputs]
+    output, expected = kernel(*fast), reference(*slow)
+    weight = torch.randn(expected.shape, dtype=torch.float64)
+    (output.double() * weight).sum().backward()
+    (expected * weight).sum().backward()
+    pairs = [(output, expected), *((x.grad, y.grad) for x, y in zip(fast, slow, strict=True))]
+    for index, (got, want) in enumerate(pairs):
+        error = (got.double() - want).abs().max() / want.abs().max().clamp(min=1)
+        assert error < tolerance, f"tensor {index} (0 is the output): relative error {error:.1e}"
+
+
+def gates(kind: str, shape: tuple[int, ...]) -> Tensor:
+    """Log forget gates from harmless to extreme."""
+    wide = F.logsigmoid(3 * torch.randn(shape))
+    if kind == "open":
+        return -1e-4 * torch.rand(shape)
+    if kind == "closed":
+        return torch.full(shape, -20.0)
+    if kind == "rare":
+        return torch.where(torch.rand(shape) < 0.02, -100.0, wide)
+    return wide
+
+
+@pytest.mark.parametrize("time", LENGTHS)
+@pytest.mark.parametrize("kind", ["open", "wide", "closed", "rare"])
+def test_gated_linear_attention_is_the_recurrence(time: int, kind: str) -> None:
+    """Chunked GLA equals the step-by-step recurrence for any length and any gates."""
+    torch.manual_seed(time)
+    q, k = torch.randn(2, 2, time, 3, 16)
+    v = torch.randn(2, time, 3, 8)
+    g = gates(kind, (2, time, 3, 16))
+    assert_matches(
+        lambda *x: gla.gated_linear_attention(*x)[0],
+        lambda *x: gla.gated_linear_attention_reference(*x)[0],
+        (q, k, v, g),
+        5e-6,
+    )
+
+
+def test_gated_linear_attention_continues_from_a_state() -> None:
+    """Two halves, the second started from the first one's state, equal the whole."""
+    torch.manual_seed(0)
+    q, k, g = torch.randn(3, 2, 100, 3, 16)
+    v, g = torch.randn(2, 100, 3, 8), F.logsigmoid(g)
+    whole, last = gla.gated_linear_attention(q, k, v, g)
+    first, state = gla.gated_linear_attention(*(x[:, :37] for x in (q, k, v, g)))
+    second, end = gla.gated_linear_attention(
+        *(x[:, 37:] for x in (q, k, v, g)), initial_state=state
+    )
+    torch.testing.assert_close(torch.cat([first, second], 1), whole, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(end, last, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="initial_state"):
+        gla.gated_linear_attention(q, k, v, g, initial_state=state.requires_grad_())
+
+
+def scan_inputs(time: int, delta_scale: float) -> tuple[Tensor, ...]:
+    torch.manual_seed(time)
+    delta = delta_scale * F.softplus(torch.randn(time, 2, 12))
+    drive = torch.randn(time, 2, 12)
+    a = -torch.arange(1.0, 6.0)[:, None].expand(5, 12).contiguous()
+    b, c = torch.randn(2, time, 2, 5)
+    return delta, drive, a, b, c
+
+
+@pytest.mark.parametrize("time", LENGTHS)
+@pytest.mark.parametrize("delta_scale", [1e-3, 1.0, 100.0])
+def test_selective_scan_is_the_recurrence(time: int, delta_scale: float) -> None:
+    """The chunked scan equals the step-by-step recurrence, from no decay to total decay."""
+    assert_matches(
+        lambda *x: selective_scan._SelectiveScan.apply(*x)[0],
+        lambda *x: selective_scan.selective_scan_reference(*x)[0],
+        scan_inputs(time, delta_scale),
+    )
+
+
+@pytest.mark.parametrize("time", LENGTHS)
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
+def test_mlstm_is_the_recurrence(time: int, scale: float) -> None:
+    """The parallel mLSTM equals the recurrent form of the paper, for gates up to +-100.
+
+    In float64, where it must be exact; in float32 wide gates cost any formula some digits.
+    """
+    torch.manual_seed(time)
+    q, k, v = torch.randn(3, 2, 3, time, 8)
+    igate, fgate = scale * torch.randn(2, 2, 3, time)
+    inputs = (q, k, v, igate, fgate + 2)
+    assert_matches(mlstm.mlstm, mlstm.mlstm_reference, tuple(x.double() for x in inputs), 1e-11)
+    if scale < 1:
+        assert_matches(mlstm.mlstm, mlstm.mlstm_reference, inputs, 2e-5)
+
+
+@pytest.mark.parametrize("time", LENGTHS)
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
+def test_slstm_is_the_recurrence(time: int, scale: float) -> None:
+    """The fused sLSTM equals its equations step by step, for gates up to +-100."""
+    torch.manual_seed(time)
+    x = torch.randn(2, time, 4, 3, 8)
+    x[:, :, :2] *= scale
+    recurrent = torch.randn(3, 32, 8) / 8
+    assert_matches(slstm.slstm, slstm.slstm_reference, (x, recurrent), 2e-5)
+
+
+def all_kernels() -> dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]]:
+    torch.manual_seed(0)
+    q, k, v, g = torch.randn(4, 2, 20, 3, 8)
+    heads_first = torch.randn(3, 2, 3, 20, 8)
+    return {
+        "gla": (lambda *x: gla.gated_linear_attention(*x)[0], (q, k, v, -g.abs())),
+        "scan": (lambda *x: selective_scan._SelectiveScan.apply(*x)[0], scan_inputs(20, 1.0)),
+        "mlstm": (mlstm.mlstm, (*heads_first, *torch.randn(2, 2, 3, 20))),
+        "slstm": (slstm.slstm, (torch.randn(2, 20, 4, 3, 8), torch.randn(3, 32, 8) / 8)),
+    }
+
+
+@pytest.mark.parametrize("name", ["gla", "scan", "mlstm", "slstm"])
+def test_a_nan_never_turns_into_a_number(name: str) -> None:
+    """One NaN in any input makes the output NaN somewhere: a diverged run cannot hide."""
+    kernel, inputs = all_kernels()[name]
+    for index, tensor in enumerate(inputs):
+        poisoned = tensor.clone()
+        poisoned.view(-1)[0] = torch.nan
+        changed = [poisoned if i == index else x for i, x in enumerate(inputs)]
+        assert kernel(*changed).isnan().any(), f"input {index}"
