@@ -21,6 +21,7 @@ from models.registry import ParamCount, TextShape
 # Importing registers, in the order of `architectures()`.
 from models import transformer as _transformer  # noqa: F401
 from models.lstm import LSTMConfig, LSTMForCausalLM
+from models import mamba as _mamba  # noqa: F401
 # isort: on
 
 # Small models load and save at once; a bar per file would only disturb the commands' own output.

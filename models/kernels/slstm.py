@@ -61,6 +61,7 @@ class _SLSTM(torch.autograd.Function):
         transposed = recurrent.mT.contiguous()
         # All that the backward reads, one slice per step.
         h, c, n, keep, forget, forget_slope, z, o = x.new_empty(8, time, heads, batch, dim)
+        m = x[0, :, :, 0]  # m_1 = i
         for t in range(time):
             raw = x[t]
             if t:
@@ -78,7 +79,6 @@ class _SLSTM(torch.autograd.Function):
                 torch.addcmul(keep[t] * z[t], forget[t], c[t - 1], out=c[t])
                 torch.addcmul(keep[t], forget[t], n[t - 1], out=n[t])
             else:  # no past: the forget gate has nothing to act on, and may overflow
-                m = raw_i
                 torch.exp(raw_i - m, out=keep[t])  # 1, or NaN where the input is
                 forget[t] = forget_slope[t] = 0
                 torch.mul(keep[t], z[t], out=c[t])

@@ -23,6 +23,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "num_heads": 4,
         },
         "lstm": {"embedding_size": 128, "hidden_size": 172, "num_layers": 2},
+        "mamba": {"hidden_size": 128, "num_layers": 4, "state_size": 8},
     },
     "small": {
         "transformer": {
@@ -32,6 +33,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "num_heads": 6,
         },
         "lstm": {"embedding_size": 384, "hidden_size": 920, "num_layers": 2},
+        "mamba": {"hidden_size": 384, "num_layers": 12, "state_size": 16},
     },
     "base": {
         "transformer": {
@@ -41,6 +43,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "num_heads": 12,
         },
         "lstm": {"embedding_size": 768, "hidden_size": 2944, "num_layers": 2},
+        "mamba": {"hidden_size": 768, "num_layers": 30, "state_size": 16},
     },
     "paper": {
         "transformer": {
@@ -51,6 +54,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "num_kv_heads": 4,
         },
         "lstm": {"embedding_size": 512, "hidden_size": 4096, "num_layers": 2, "dropout": 0.1},
+        "mamba": {"hidden_size": 1024, "num_layers": 48, "state_size": 8},
     },
 }
 
