@@ -22,6 +22,7 @@ from models.registry import ParamCount, TextShape
 from models import transformer as _transformer  # noqa: F401
 from models.lstm import LSTMConfig, LSTMForCausalLM
 from models import mamba as _mamba  # noqa: F401
+from models.hgrn2 import HGRN2Config, HGRN2ForCausalLM
 # isort: on
 
 # Small models load and save at once; a bar per file would only disturb the commands' own output.
@@ -29,6 +30,7 @@ disable_progress_bar()
 
 AutoConfig.register(LSTMConfig.model_type, LSTMConfig, exist_ok=True)
 AutoModelForCausalLM.register(LSTMConfig, LSTMForCausalLM, exist_ok=True)
+AutoModelForCausalLM.register(HGRN2Config, HGRN2ForCausalLM, exist_ok=True)  # in place of fla's
 
 __all__ = [
     "ParamCount",

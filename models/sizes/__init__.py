@@ -24,6 +24,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "lstm": {"embedding_size": 128, "hidden_size": 172, "num_layers": 2},
         "mamba": {"hidden_size": 128, "num_layers": 4, "state_size": 8},
+        "hgrn2": {
+            "hidden_size": 128,
+            "intermediate_size": 216,
+            "num_layers": 3,
+            "expand_ratio": 32,
+        },
     },
     "small": {
         "transformer": {
@@ -34,6 +40,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "lstm": {"embedding_size": 384, "hidden_size": 920, "num_layers": 2},
         "mamba": {"hidden_size": 384, "num_layers": 12, "state_size": 16},
+        "hgrn2": {
+            "hidden_size": 384,
+            "intermediate_size": 752,
+            "num_layers": 8,
+            "expand_ratio": 128,
+        },
     },
     "base": {
         "transformer": {
@@ -44,6 +56,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "lstm": {"embedding_size": 768, "hidden_size": 2944, "num_layers": 2},
         "mamba": {"hidden_size": 768, "num_layers": 30, "state_size": 16},
+        "hgrn2": {
+            "hidden_size": 768,
+            "intermediate_size": 2048,
+            "num_layers": 16,
+            "expand_ratio": 128,
+        },
     },
     "paper": {
         "transformer": {
@@ -55,6 +73,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "lstm": {"embedding_size": 512, "hidden_size": 4096, "num_layers": 2, "dropout": 0.1},
         "mamba": {"hidden_size": 1024, "num_layers": 48, "state_size": 8},
+        "hgrn2": {
+            "hidden_size": 1024,
+            "intermediate_size": 2816,
+            "num_layers": 26,
+            "expand_ratio": 128,
+        },
     },
 }
 

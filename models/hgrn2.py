@@ -1,0 +1,193 @@
+"""HGRN2 (Qin et al. 2024): fla's `HGRN2ForCausalLM`, which also runs on the CPU.
+
+fla's layers call Triton kernels and fail on CPU tensors. The classes below are fla's own with a
+second path: on CUDA they call fla, on the CPU they compute the same from the same parameters in
+plain PyTorch. So there is one set of weights and one checkpoint format, that of fla, and nothing
+of the library is patched. (An independent module with fla's parameter names would be a little
+faster, but it would repeat fla's cache, masks and generation.)
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+with warnings.catch_warnings():
+    # fla tells that Triton finds no device; that is what this module is for.
+    warnings.filterwarnings("ignore", message="Triton is not supported")
+    from fla.layers import hgrn2 as fla_layer
+    from fla.layers.utils import get_layer_cache, update_layer_cache
+    from fla.models import hgrn2 as fla_hgrn2
+    from fla.models.hgrn2 import HGRN2Config
+    from fla.modules import GatedMLP, RMSNorm
+
+from models.kernels.gated_linear_attention import gated_linear_attention
+from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
+
+# fla normalises the output of the recurrence without handing the config's eps to its kernel.
+OUTPUT_NORM_EPS = 1e-5
+
+
+class AnyDeviceRMSNorm(RMSNorm):
+    """fla's RMSNorm; the CPU path serves the ways in which HGRN2 calls it."""
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, **kwargs: Any
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        if x.device.type != "cpu":
+            return super().forward(x, residual, prenorm, **kwargs)
+        total = x if residual is None else x + residual
+        normed = F.rms_norm(total, (self.hidden_size,), self.weight, self.eps)
+        return (normed, total) if prenorm else normed
+
+
+class AnyDeviceGatedMLP(GatedMLP):
+    """fla's SwiGLU feed-forward layer."""
+
+    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x, **kwargs)
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class AnyDeviceHGRN2Attention(fla_layer.HGRN2Attention):
+    """fla's HGRN2 layer. The CPU path has no short convolution, which no preset uses."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = False,
+        lower_bound: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None, Any]:
+        """hidden_states (batch, time, dim); attention_mask (batch, time), 0 for padding.
+
+        On the CPU padding may stand on either side: it leaves the state as it is, which is what
+        fla does by cutting it out.
+        """
+        if hidden_states.device.type != "cpu":
+            return super().forward(
+                hidden_states,
+                attention_mask,
+                past_key_values,
+                use_cache,
+                lower_bound=lower_bound,
+                **kwargs,
+            )
+        if self.use_short_conv or kwargs.get("cu_seqlens") is not None:
+            raise ValueError(
+                "HGRN2 on a CPU takes neither use_short_conv=True nor cu_seqlens; "
+                "use a GPU, or a model without short convolution and a padded batch"
+            )
+        query = F.silu(self.q_proj(hidden_states))
+        log_forget = self._log_forget(self.f_proj(hidden_states), lower_bound)
+        value = self.i_proj(hidden_states)
+        key = 1 - log_forget.exp()
+        if attention_mask is not None:
+            real = attention_mask[:, -hidden_states.shape[1] :, None].to(key)
+            key, log_forget = key * real, log_forget * real
+
+        layer_cache = get_layer_cache(self, past_key_values)
+        past = None if layer_cache is None else layer_cache["recurrent_state"]
+        heads = (self.num_heads, -1)
+        out, state = gated_linear_attention(
+            *(x.unflatten(-1, heads) for x in (query, key, value, log_forget)),
+            initial_state=None if past is None else past.mT,  # fla keeps it as (value, key)
+        )
+        update_layer_cache(
+            self,
+            past_key_values,
+            recurrent_state=state.mT if use_cache else None,
+            conv_state=None,
+            offset=hidden_states.shape[1],
+        )
+        out = out.flatten(-2)
+        normed = F.rms_norm(out, (self.hidden_size,), self.g_norm.weight, OUTPUT_NORM_EPS)
+        return self.o_proj(normed), None, past_key_values
+
+    def _log_forget(self, preactivation: Tensor, lower_bound: Tensor | None) -> Tensor:
+        """log(bound + (1 - bound) * sigmoid(x)), in float32; the first layer has no bound."""
+        log_gate = F.logsigmoid(preactivation.float())
+        if lower_bound is None or self.layer_idx == 0:
+            return log_gate
+        return torch.logaddexp(lower_bound.log(), torch.log1p(-lower_bound) + log_gate)
+
+
+_ANY_DEVICE: dict[type[nn.Module], type[nn.Module]] = {
+    RMSNorm: AnyDeviceRMSNorm,
+    GatedMLP: AnyDeviceGatedMLP,
+    fla_layer.HGRN2Attention: AnyDeviceHGRN2Attention,
+}
+
+
+class HGRN2ForCausalLM(fla_hgrn2.HGRN2ForCausalLM):
+    """fla's model with layers that also run on the CPU; checkpoints are interchangeable."""
+
+    def __init__(self, config: HGRN2Config) -> None:
+        super().__init__(config)
+        for module in self.modules():
+            # Same parameters and attributes, one more path in `forward`.
+            module.__class__ = _ANY_DEVICE.get(type(module), type(module))
+
+
+def build_config(
+    text: TextShape,
+    *,
+    hidden_size: int,
+    intermediate_size: int,
+    num_layers: int,
+    expand_ratio: int,
+) -> HGRN2Config:
+    return HGRN2Config(
+        vocab_size=text.vocab_size,
+        max_position_embeddings=text.context,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=num_layers,
+        expand_ratio=expand_ratio,
+        use_lower_bound=True,
+        use_short_conv=False,
+        norm_eps=1e-6,
+        fuse_cross_entropy=False,  # fla's fused loss exists on GPUs only
+        initializer_range=small_init_std(hidden_size),
+        tie_word_embeddings=False,
+        **text.special_tokens(),
+    )
+
+
+def num_params(config: HGRN2Config) -> ParamCount:
+    vectors = 4 * config.hidden_size  # two norms, the output norm, one row of lower bounds
+    per_layer = _matrix_params(config) + vectors
+    return ParamCount(
+        embedding=2 * config.vocab_size * config.hidden_size,
+        non_embedding=config.num_hidden_layers * per_layer + config.hidden_size,
+    )
+
+
+def flops_per_token(config: HGRN2Config, context: int) -> float:
+    """The recurrence counts 5 per number of state: decay (1), update (2), readout (2)."""
+    state = config.hidden_size * config.expand_ratio
+    per_layer = 2 * _matrix_params(config) + 5 * state
+    return config.num_hidden_layers * per_layer + 2 * config.vocab_size * config.hidden_size
+
+
+def _matrix_params(config: HGRN2Config) -> int:
+    """Weights of one layer that multiply every token."""
+    return 4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
+
+
+register(
+    Architecture(
+        name="hgrn2",
+        model_type=HGRN2Config.model_type,
+        build_config=build_config,
+        num_params=num_params,
+        flops_per_token=flops_per_token,
+    )
+)
