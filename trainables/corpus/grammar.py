@@ -91,8 +91,9 @@ def finite(verb: Verb, subject: NounPhrase, tense: str) -> str:
 class Dice:
     """Random choices that are the same on every platform and Python version."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, skew: float = 1.0) -> None:
         self.random = random.Random(seed).random
+        self.skew = skew
 
     def chance(self, probability: float) -> bool:
         return self.random() < probability
@@ -101,8 +102,8 @@ class Dice:
         return items[int(self.random() * len(items))]
 
     def skewed(self, items: Sequence[T]) -> T:
-        """Earlier items more often: the first tenth is drawn a fifth of the time."""
-        return items[int(self.random() ** 1.4 * len(items))]
+        """Earlier items more often, if `skew` is above 1."""
+        return items[int(self.random() ** self.skew * len(items))]
 
     def sample(self, items: Sequence[T], count: int) -> list[T]:
         chosen: list[T] = []
@@ -145,10 +146,14 @@ TASTES, USUAL_ADJECTIVES = _world()
 
 
 class Grammar:
-    """Draws phrases and clauses; `self.tense` is past or present and holds for a paragraph."""
+    """Draws phrases and clauses; `self.tense` is past or present and holds for a paragraph.
 
-    def __init__(self, seed: int) -> None:
-        self.dice = Dice(seed)
+    With `skew` 1 the words of a list are equally frequent; with `skew` s, the first share q of
+    them takes a share q ** (1 / s) of the draws.
+    """
+
+    def __init__(self, seed: int, skew: float = 1.0) -> None:
+        self.dice = Dice(seed, skew)
         self.tense = "past"
 
     # Noun phrases.
@@ -185,11 +190,12 @@ class Grammar:
         noun = self.noun(kind)
         if plural is None:
             plural = self.dice.chance(0.4)
-        gender = noun.gender
-        if kind == "person" and gender == "n":
-            gender = self.dice.pick("mf")
         text = self.determined(self.modified(noun, plural), plural)
-        return NounPhrase(text, plural, gender, kind)
+        return NounPhrase(text, plural, self.gender(noun), kind)
+
+    def gender(self, noun: Noun) -> str:
+        """A person whose noun leaves the gender open gets one."""
+        return self.dice.pick("mf") if noun.kind == "person" and noun.gender == "n" else noun.gender
 
     def name(self, gender: str | None = None) -> NounPhrase:
         gender = gender or self.dice.pick("mf")
@@ -232,30 +238,36 @@ class Grammar:
     def transitive(self, agent: NounPhrase | None = None) -> tuple[Verb, NounPhrase]:
         """A verb and an object that fits it, and the tastes of `agent`."""
         dice = self.dice
-        tastes = TASTES.get(agent.name) if agent else None
+        tastes = TASTES.get(agent.name) if agent and dice.chance(0.6) else None
         roll = dice.random()
         if roll < 0.25:
-            obj = self.living()
-            if tastes and dice.chance(0.6):
+            if tastes and dice.chance(0.5):
                 friend = NounPhrase(tastes.friend, False, gender_of(tastes.friend))
-                obj = friend if dice.chance(0.5) else self.definite(tastes.pet)
-            return dice.skewed(lex.LIVING_OBJECT), obj
+                return dice.skewed(lex.LIVING_OBJECT), friend
+            if tastes:
+                return dice.skewed(lex.LIVING_OBJECT), self.owned(tastes.pet, agent)
+            return dice.skewed(lex.LIVING_OBJECT), self.living()
         if roll < 0.6:
-            obj = self.definite(tastes.toy) if tastes and dice.chance(0.6) else self.inert()
+            obj = self.owned(tastes.toy if tastes else self.noun("thing"), agent)
             return dice.skewed(lex.THING_OBJECT), obj
         if roll < 0.75:
-            obj = self.definite(tastes.food) if tastes and dice.chance(0.6) else None
-            return dice.skewed(lex.FOOD_OBJECT), obj or self.noun_phrase("food")
+            obj = self.owned(tastes.food if tastes else self.noun("food"), agent)
+            return dice.skewed(lex.FOOD_OBJECT), obj
         if roll < 0.8:
-            determiner = dice.pick(("the", "some", "this", "her", "his", "the"))
+            determiner = dice.pick(("the", "some", "this", "the"))
             drink = NounPhrase(f"{determiner} {dice.skewed(lex.DRINKS)}", kind="drink")
             return dice.skewed(lex.DRINK_OBJECT), drink
         obj = self.living() if dice.chance(0.5) else self.inert()
         return dice.skewed(lex.ANY_OBJECT), obj
 
-    def definite(self, noun: Noun) -> NounPhrase:
-        plural = self.dice.chance(0.25)
-        text = f"the {self.modified(noun, plural)}"
+    def owned(self, noun: Noun, owner: NounPhrase | None) -> NounPhrase:
+        """`noun`, often with the possessive pronoun of `owner`."""
+        plural = self.dice.chance(0.3)
+        phrase = self.modified(noun, plural)
+        if owner and self.dice.chance(0.4):
+            text = f"{owner.pronoun('possessive')} {phrase}"
+        else:
+            text = self.determined(phrase, plural)
         return NounPhrase(text, plural, noun.gender, noun.kind)
 
     def place(self, agent: NounPhrase | None = None) -> str:
@@ -284,7 +296,7 @@ class Grammar:
             return dice.skewed(lex.GIVING), f"{thing.text} to {receiver.text}"
         if roll < 0.93:
             return dice.skewed(lex.ALTERNATING), self.noun_phrase("thing").text
-        return dice.skewed(REFLEXIVE_VERBS), agent.pronoun("reflexive")
+        return dice.skewed(lex.REFLEXIVE), agent.pronoun("reflexive")
 
     def circumstance(self, agent: NounPhrase) -> str:
         roll = self.dice.random()
@@ -332,9 +344,3 @@ NOUNS_BY_KIND = {
 NEAR = ("near", "by", "behind", "next to", "under", "in front of", "beside", "near", "by")
 SINGULAR_DETERMINERS = ("this", "that", "every", "each", "one", "this", "that", "another")
 PLURAL_DETERMINERS = ("these", "those", "some", "many", "all", "few", "several", "these", "those")
-REFLEXIVE_VERBS = [
-    verb
-    for verb in [*lex.LIVING_OBJECT, *lex.ANY_OBJECT]
-    if verb.base
-    in ("help", "scare", "see", "like", "praise", "blame", "hide", "describe", "admire")
-]

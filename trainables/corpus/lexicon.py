@@ -8,30 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 VOWELS = "aeiou"
-DOUBLING = set(
-    [
-        "hug",
-        "drop",
-        "stop",
-        "grab",
-        "hop",
-        "pat",
-        "nap",
-        "clap",
-        "chop",
-        "pet",
-        "sit",
-        "run",
-        "swim",
-        "cut",
-        "put",
-        "get",
-        "win",
-        "dig",
-        "hit",
-        "wrap",
-    ]
-)
+DOUBLING = ("hug", "nap", "sit", "swim", "wrap", "pet", "drop", "stop", "hop", "spin", "trap")
 
 
 class Noun(NamedTuple):
@@ -60,6 +37,10 @@ class Verb(NamedTuple):
         return self.past != self.participle
 
 
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
 def _takes_es(word: str) -> bool:
     return word.endswith(("s", "sh", "ch", "x", "z")) or word == "go"
 
@@ -84,14 +65,18 @@ def _verb(entry: str) -> Verb:
 
 def _nouns(kind: str, words: str, gender: str = "n") -> list[Noun]:
     nouns = []
-    for entry in words.split():
+    for entry in _words(words):
         singular, _, plural = entry.partition("/")
         nouns.append(Noun(singular, plural or _plural(singular), kind, gender))
     return nouns
 
 
 def _verbs(words: str) -> list[Verb]:
-    return [_verb(entry) for entry in words.split()]
+    return [_verb(entry) for entry in _words(words)]
+
+
+def _only(verbs: list[Verb], bases: str) -> list[Verb]:
+    return [verb for verb in verbs if verb.base in _words(bases)]
 
 
 def _interleave(*lists: list[Noun]) -> list[Noun]:
@@ -103,142 +88,105 @@ def _interleave(*lists: list[Noun]) -> list[Noun]:
 MEN = _nouns(
     "person",
     "boy man/men father brother king uncle prince grandfather policeman/policemen wizard "
-    "fireman/firemen nephew waiter gentleman/gentlemen",
+    "fireman/firemen nephew waiter gentleman/gentlemen salesman/salesmen emperor duke son "
+    "grandson monk butler milkman/milkmen cowboy godfather",
     "m",
 )
 WOMEN = _nouns(
     "person",
-    "girl woman/women mother sister queen aunt princess grandmother lady witch niece "
-    "waitress policewoman/policewomen",
+    "girl woman/women mother sister queen aunt princess grandmother lady witch niece waitress "
+    "policewoman/policewomen daughter granddaughter empress duchess nun maid actress stewardess "
+    "cowgirl godmother",
     "f",
 )
 OTHERS = _nouns(
     "person",
     "child/children teacher baby doctor friend farmer neighbor nurse baker sailor clown painter "
-    "singer pirate thief/thieves driver dancer cook hunter knight student guard",
+    "singer pirate thief/thieves driver dancer cook hunter knight student guard writer artist "
+    "soldier shepherd carpenter pilot plumber tailor gardener captain stranger guest cousin "
+    "twin giant elf/elves dwarf/dwarves judge lawyer scientist librarian dentist mayor barber "
+    "tourist athlete magician acrobat",
 )
 ANIMALS = _nouns(
     "animal",
     "dog cat bird horse mouse/mice rabbit cow duck pig bear frog fox monkey goose/geese hen "
     "wolf/wolves elephant lion tiger puppy kitten turtle owl goat snake squirrel bee donkey "
-    "penguin parrot ox/oxen butterfly hedgehog spider ant crow lamb whale camel zebra",
+    "penguin parrot ox/oxen butterfly hedgehog spider ant crow lamb whale camel zebra kangaroo "
+    "crocodile giraffe swan dragon beetle lizard seal dolphin hamster raccoon beaver hawk eagle "
+    "rooster calf/calves pony ladybug worm snail otter leopard panda peacock turkey badger "
+    "hyena",
 )
 THINGS = _nouns(
     "thing",
     "ball book box toy doll cup hat shoe spoon bag coat key letter picture car kite drum bell "
-    "bottle leaf/leaves stone basket knife/knives plate stick pencil blanket pillow brush scarf/"
-    "scarves rope candle umbrella flower boat bowl ring coin clock mirror feather train lamp "
-    "shirt glove sock truck puzzle balloon ladder bucket fork crown",
+    "bottle leaf/leaves stone basket knife/knives plate stick pencil blanket pillow brush "
+    "scarf/scarves rope candle umbrella flower boat bowl ring coin clock mirror feather train "
+    "lamp shirt glove sock truck puzzle balloon ladder bucket fork crown pot pan jar jug comb "
+    "needle hammer nail shovel whistle trumpet violin guitar piano suitcase wallet purse "
+    "necklace bracelet jacket sweater dress skirt boot slipper belt towel sponge broom tray "
+    "napkin newspaper magazine map flag robot rocket wagon sled skateboard bicycle camera radio "
+    "telephone computer lantern torch shell pebble marble",
 )
 FOODS = _nouns(
     "food",
     "apple cookie egg cake carrot sandwich banana pear berry potato nut tomato cherry pancake "
-    "peach loaf/loaves bean onion plum muffin",
+    "peach loaf/loaves bean onion plum muffin lemon melon pepper mushroom pumpkin cucumber "
+    "radish strawberry grape olive biscuit pie waffle noodle sausage burger",
 )
 PLACES = _nouns(
     "place",
     "house garden park kitchen school forest barn farm field shop church castle village library "
-    "market town zoo cave tower yard bakery museum stable tent",
+    "market town zoo cave tower yard bakery museum stable tent palace hospital station airport "
+    "valley desert jungle meadow cellar attic hallway bathroom bedroom office theater cottage "
+    "cabin factory harbor temple",
 )
 LANDMARKS = _nouns(
     "landmark",
     "table tree door chair bed window river wall fence bench lake gate bush hill rock bridge "
-    "shelf/shelves well fountain road pond statue",
+    "shelf/shelves well fountain road pond statue stove fireplace curtain staircase sofa desk "
+    "cupboard chimney waterfall stream path tunnel mailbox haystack lighthouse pillar swing "
+    "cliff",
 )
-DRINKS = ["milk", "water", "juice", "tea", "soup", "coffee", "lemonade", "cocoa"]
-SUBSTANCES = [
-    "bread",
-    "rice",
-    "cheese",
-    "honey",
-    "butter",
-    "sugar",
-    "sand",
-    "snow",
-    "salt",
-    "paper",
-]
+DRINKS = _words("milk water juice tea soup coffee lemonade cocoa")
+SUBSTANCES = _words("bread rice cheese honey butter sugar sand snow salt paper")
 """Mass nouns, like the drinks."""
 
 PEOPLE = _interleave(MEN, WOMEN, OTHERS)
 NOUNS = [*PEOPLE, *ANIMALS, *THINGS, *FOODS, *PLACES, *LANDMARKS]
 
-MALE_NAMES = [
-    "Tom",
-    "Ben",
-    "Sam",
-    "Jack",
-    "Max",
-    "Peter",
-    "Leo",
-    "Paul",
-    "Adam",
-    "David",
-    "Luke",
-    "Henry",
-    "Oscar",
-    "Felix",
-    "Noah",
-    "Simon",
-    "Daniel",
-    "Martin",
-    "Oliver",
-    "Victor",
-    "Frank",
-    "George",
-    "Eric",
-    "Hugo",
-    "Walter",
-    "Arthur",
-    "Julian",
-    "Edgar",
-]
-FEMALE_NAMES = [
-    "Anna",
-    "Mary",
-    "Lucy",
-    "Emma",
-    "Lily",
-    "Sara",
-    "Alice",
-    "Julia",
-    "Nora",
-    "Clara",
-    "Eva",
-    "Maria",
-    "Helen",
-    "Laura",
-    "Sophie",
-    "Ruth",
-    "Jane",
-    "Kate",
-    "Ella",
-    "Diana",
-    "Molly",
-    "Amy",
-    "Grace",
-    "Ida",
-    "Olga",
-    "Vera",
-    "Nina",
-    "Martha",
-]
+MALE_NAMES = _words(
+    "Tom Ben Sam Jack Max Peter Leo Paul Adam David Luke Henry Oscar Felix Noah Simon Daniel "
+    "Martin Oliver Victor Frank George Eric Hugo Walter Arthur Julian Edgar Robert Edward Albert "
+    "Ralph Philip Stephen Anthony Gregory Patrick Dennis Harold Bruno Carlos Rupert Jasper Kevin "
+    "Nathan Ethan Caleb Jonas Theo Silas"
+)
+FEMALE_NAMES = _words(
+    "Anna Mary Lucy Emma Lily Sara Alice Julia Nora Clara Eva Maria Helen Laura Sophie Ruth Jane "
+    "Kate Ella Diana Molly Amy Grace Ida Olga Vera Nina Martha Susan Rachel Hannah Sandra Paula "
+    "Theresa Carol Denise Irene Judith Sylvia Bianca Carmen Ruby Pearl Wendy Naomi Chloe Zoe "
+    "Esther Stella Miriam"
+)
 
 # Verbs that need an object, by what the object may be.
 LIVING_OBJECT = _verbs(
-    "help hug kiss thank chase follow teach/taught/taught tickle greet visit feed/fed/fed "
-    "scare meet/met/met invite comfort praise blame warn"
+    "help hug kiss thank chase follow teach/taught/taught tickle greet visit feed/fed/fed scare "
+    "meet/met/met invite comfort praise blame warn annoy amuse protect trust rescue obey ignore "
+    "punish lead/led/led thrill"
 )
 THING_OBJECT = _verbs(
     "find/found/found carry take/took/taken bring/brought/brought want throw/threw/thrown "
     "hold/held/held make/made/made buy/bought/bought fix wash lose/lost/lost paint need "
     "catch/caught/caught kick lift draw/drew/drawn choose/chose/chosen build/built/built "
-    "steal/stole/stolen borrow wear/wore/worn collect wrap"
+    "steal/stole/stolen borrow wear/wore/worn collect wrap repair polish mend measure weigh bury "
+    "unpack decorate fetch deliver"
 )
 ANY_OBJECT = _verbs(
-    "see/saw/seen like love watch touch notice push hide/hid/hidden admire describe"
+    "see/saw/seen like love watch touch notice push hide/hid/hidden admire describe recognize "
+    "examine miss"
 )
-FOOD_OBJECT = _verbs("eat/ate/eaten taste share cook bite/bit/bitten chew swallow")
+FOOD_OBJECT = _verbs(
+    "eat/ate/eaten taste share cook bite/bit/bitten chew swallow peel slice devour nibble"
+)
 DRINK_OBJECT = _verbs("drink/drank/drunk pour spill taste")
 # Verbs that can do without one ("the cup broke", "Tom broke the cup").
 ALTERNATING = _verbs(
@@ -250,7 +198,8 @@ INTRANSITIVE = _verbs(
     "sleep/slept/slept laugh go/went/gone smile come/came/come cry fall/fell/fallen wait play "
     "sneeze arrive yawn stay giggle sit/sat/sat swim/swam/swum rest dance cough disappear snore "
     "stand/stood/stood shiver crawl sing/sang/sung wander blush stumble vanish kneel/knelt/knelt "
-    "nap appear faint whisper jump"
+    "nap appear faint whisper jump sigh tremble limp grin weep/wept/wept chuckle hesitate shriek "
+    "frown hiccup groan stagger"
 )
 THING_INTRANSITIVE = _verbs("fall/fell/fallen disappear vanish appear arrive shine/shone/shone")
 GIVING = _verbs("give/gave/given show/showed/shown send/sent/sent offer hand sell/sold/sold")
@@ -259,159 +208,41 @@ KNOWING = _verbs("know/knew/known remember see/saw/seen forget/forgot/forgotten 
 """These take a clause with `that` and an indirect question."""
 ASKING = _verbs("wonder ask")
 
-STRICTLY_TRANSITIVE = [
-    verb
-    for verb in [*LIVING_OBJECT, *THING_OBJECT, *ANY_OBJECT]
-    if verb.base
-    in [
-        "find",
-        "carry",
-        "take",
-        "bring",
-        "throw",
-        "hold",
-        "make",
-        "buy",
-        "fix",
-        "lose",
-        "need",
-        "catch",
-        "lift",
-        "choose",
-        "build",
-        "steal",
-        "borrow",
-        "hug",
-        "thank",
-        "tickle",
-        "greet",
-        "like",
-        "love",
-        "touch",
-        "notice",
-        "admire",
-        "describe",
-        "blame",
-        "comfort",
-    ]
-]
-STRICTLY_INTRANSITIVE = [
-    verb
-    for verb in INTRANSITIVE
-    if verb.base
-    in [
-        "sleep",
-        "laugh",
-        "go",
-        "smile",
-        "come",
-        "cry",
-        "fall",
-        "wait",
-        "sneeze",
-        "arrive",
-        "yawn",
-        "stay",
-        "giggle",
-        "rest",
-        "cough",
-        "disappear",
-        "snore",
-        "shiver",
-        "crawl",
-        "wander",
-        "blush",
-        "stumble",
-        "vanish",
-        "appear",
-        "faint",
-    ]
-]
+STRICTLY_TRANSITIVE = _only(
+    [*LIVING_OBJECT, *THING_OBJECT, *ANY_OBJECT],
+    "find carry take bring throw hold make buy fix lose need catch lift choose build steal "
+    "borrow hug thank tickle greet like love touch notice admire describe blame comfort rescue "
+    "protect trust ignore repair polish fetch deliver recognize examine",
+)
+STRICTLY_INTRANSITIVE = _only(
+    INTRANSITIVE,
+    "sleep laugh go smile come cry fall wait sneeze arrive yawn stay giggle rest cough "
+    "disappear snore shiver crawl wander blush stumble vanish appear faint sigh tremble grin "
+    "weep chuckle hesitate frown groan",
+)
+REFLEXIVE = _only(
+    [*LIVING_OBJECT, *ANY_OBJECT],
+    "help scare see like praise blame hide describe admire protect amuse trust rescue examine",
+)
 IRREGULAR_PARTICIPLES = [
     verb for verb in [*THING_OBJECT, *ANY_OBJECT, *FOOD_OBJECT, *ALTERNATING] if verb.irregular
 ]
 
-LIVING_ADJECTIVES = [
-    "little",
-    "happy",
-    "old",
-    "big",
-    "hungry",
-    "sad",
-    "tired",
-    "young",
-    "funny",
-    "kind",
-    "brave",
-    "clever",
-    "quiet",
-    "shy",
-    "proud",
-    "lazy",
-    "angry",
-    "gentle",
-    "noisy",
-    "friendly",
-    "lonely",
-    "careful",
-]
-THING_ADJECTIVES = [
-    "big",
-    "red",
-    "new",
-    "little",
-    "blue",
-    "old",
-    "green",
-    "yellow",
-    "small",
-    "heavy",
-    "black",
-    "clean",
-    "pretty",
-    "white",
-    "round",
-    "dirty",
-    "soft",
-    "brown",
-    "shiny",
-    "wooden",
-    "broken",
-    "pink",
-    "tiny",
-    "purple",
-    "silver",
-    "golden",
-]
-FOOD_ADJECTIVES = [
-    "sweet",
-    "fresh",
-    "warm",
-    "big",
-    "cold",
-    "ripe",
-    "small",
-    "tasty",
-    "green",
-    "red",
-    "hot",
-    "soft",
-    "sour",
-]
-PLACE_ADJECTIVES = [
-    "big",
-    "old",
-    "dark",
-    "quiet",
-    "small",
-    "green",
-    "sunny",
-    "empty",
-    "cold",
-    "busy",
-    "pretty",
-    "high",
-]
+LIVING_ADJECTIVES = _words(
+    "little happy old big hungry sad tired young funny kind brave clever quiet shy proud lazy "
+    "angry gentle noisy friendly lonely careful cheerful curious polite grumpy sleepy thirsty "
+    "jealous nervous patient selfish honest stubborn wise famous poor rich strong weak"
+)
+THING_ADJECTIVES = _words(
+    "big red new little blue old green yellow small heavy black clean pretty white round dirty "
+    "soft brown shiny wooden broken pink tiny purple silver golden striped square flat thick thin "
+    "sharp dusty rusty smooth plastic cheap expensive ugly fancy"
+)
+FOOD_ADJECTIVES = _words("sweet fresh warm big cold ripe small tasty green red hot soft sour")
+PLACE_ADJECTIVES = _words(
+    "big old dark quiet small green sunny empty cold busy pretty high narrow wide crowded lovely "
+    "strange muddy foggy"
+)
 
 ADJECTIVES = {
     "person": LIVING_ADJECTIVES,
@@ -424,9 +255,9 @@ ADJECTIVES = {
 
 TIMES = ["today", "in the morning", "every day", "at night", "again", "after lunch", "on Sunday"]
 PAST_TIMES = ["yesterday", "last week", "this morning", "last night", "a moment ago"]
-MANNERS = ["quietly", "slowly", "quickly", "happily", "carefully", "loudly", "gently", "suddenly"]
-MODALS = ["can", "will", "must", "may", "should", "could"]
-NUMBERS = ["two", "three", "four", "five", "six", "ten"]
+MANNERS = _words("quietly slowly quickly happily carefully loudly gently suddenly")
+MODALS = _words("can will must may should could would might")
+NUMBERS = _words("two three four five six ten")
 
 # Facts about the world. Each animal: what it says, what it eats, where it lives.
 ANIMAL_FACTS = {
@@ -452,24 +283,9 @@ ANIMAL_FACTS = {
     "rabbit": ("sniff", "carrots", "field"),
 }
 # Smaller before larger.
-SIZES = [
-    "ant",
-    "bee",
-    "mouse",
-    "frog",
-    "bird",
-    "squirrel",
-    "cat",
-    "fox",
-    "dog",
-    "wolf",
-    "lion",
-    "cow",
-    "bear",
-    "camel",
-    "elephant",
-    "whale",
-]
+SIZES = _words(
+    "ant bee mouse frog bird squirrel cat fox dog wolf lion cow bear camel elephant whale"
+)
 COLORS = {
     "grass": "green",
     "snow": "white",

@@ -1,9 +1,8 @@
 """The built-in benchmark: minimal pairs of the built-in language, in the layout of BLiMP.
 
-Two rules keep an untrained model at 50%. The sentences of a pair have equally many words; and
-what differs between them is on the good side in one half of a paradigm's pairs and on the bad
-side in the other (`flip`), or is the order of the same words. So neither length nor the bare
-frequency of a word gives a pair away.
+One rule keeps an untrained model at 50%: what differs between the sentences of a pair is on the
+good side in one half of a paradigm's pairs and on the bad side in the other (`flip`), or it is
+the order of the same words. So neither length nor the bare frequency of a word gives a pair away.
 
 Every sentence, good or bad, is one that the corpus leaves out (see `grammar.reserved`).
 """
@@ -18,7 +17,6 @@ from typing import NamedTuple
 from trainables.corpus import lexicon as lex
 from trainables.corpus.grammar import (
     NEAR,
-    REFLEXIVE_VERBS,
     Grammar,
     NounPhrase,
     be,
@@ -83,8 +81,9 @@ def agreement_simple(g: Grammar, flip: bool) -> Pair:
 def agreement_phrase_attractor(g: Grammar, flip: bool) -> Pair:
     subject, attractor = plain_subject(g, flip), plain_subject(g, not flip)
     right, wrong, rest = verb_forms(g, subject)
-    near = g.dice.pick(NEAR)
-    return either(f"{subject.text} {near} {attractor.text} {{}} {rest}", right, wrong)
+    second = f" {g.dice.pick(NEAR)} {plain_subject(g, not flip).text}" if g.dice.chance(0.5) else ""
+    phrase = f"{g.dice.pick(NEAR)} {attractor.text}{second}"
+    return either(f"{subject.text} {phrase} {{}} {rest}", right, wrong)
 
 
 def agreement_clause_attractor(g: Grammar, flip: bool) -> Pair:
@@ -128,7 +127,7 @@ def gendered(g: Grammar, gender: str) -> NounPhrase:
 def anaphor_gender(g: Grammar, flip: bool) -> Pair:
     subject = gendered(g, "f" if flip else "m")
     other = subject._replace(gender="m" if flip else "f")
-    verb = finite(g.dice.skewed(REFLEXIVE_VERBS), subject, g.tense)
+    verb = finite(g.dice.skewed(lex.REFLEXIVE), subject, g.tense)
     tail = f" {g.place()}" if g.dice.chance(0.4) else ""
     right, wrong = subject.pronoun("reflexive"), other.pronoun("reflexive")
     return either(f"{subject.text} {verb} {{}}{tail}", right, wrong)
@@ -138,7 +137,7 @@ def anaphor_number(g: Grammar, flip: bool) -> Pair:
     noun = g.dice.skewed(lex.MEN if g.dice.chance(0.5) else lex.WOMEN)
     subject = NounPhrase(f"the {noun.plural if flip else noun.singular}", flip, noun.gender)
     other = subject._replace(plural=not flip)
-    verb = g.dice.skewed(REFLEXIVE_VERBS).past
+    verb = g.dice.skewed(lex.REFLEXIVE).past
     tail = f" {g.place()}" if g.dice.chance(0.4) else ""
     right, wrong = subject.pronoun("reflexive"), other.pronoun("reflexive")
     return either(f"{subject.text} {verb} {{}}{tail}", right, wrong)
@@ -147,7 +146,7 @@ def anaphor_number(g: Grammar, flip: bool) -> Pair:
 def anaphor_domain(g: Grammar, flip: bool) -> Pair:
     """Bound in its own clause, not by the subject of the clause above."""
     near, far = gendered(g, "f" if flip else "m"), gendered(g, "m" if flip else "f")
-    saying, verb = g.dice.skewed(lex.SAYING).past, g.dice.skewed(REFLEXIVE_VERBS).past
+    saying, verb = g.dice.skewed(lex.SAYING).past, g.dice.skewed(lex.REFLEXIVE).past
     right, wrong = near.pronoun("reflexive"), far.pronoun("reflexive")
     return either(f"{far.text} {saying} that {near.text} {verb} {{}}", right, wrong)
 
@@ -207,27 +206,29 @@ def coordinate_island(g: Grammar, flip: bool) -> Pair:
 # Polarity and quantifiers.
 
 
-def opposite_subjects(g: Grammar) -> tuple[str, str]:
-    """A licensing subject and one like it that licenses nothing."""
-    noun = g.noun("person" if g.dice.chance(0.7) else "animal")
-    negative, positive = g.dice.pick(
+def polarity_subject(g: Grammar, negative: bool) -> str:
+    """A subject that licenses negative polarity items, or one like it that does not."""
+    noun = g.noun("person" if g.dice.chance(0.7) else "animal").singular
+    licensor, other = g.dice.pick(
         (
-            (f"no {noun.singular}", f"some {noun.singular}"),
-            (f"no {noun.singular}", f"every {noun.singular}"),
+            (f"no {noun}", f"some {noun}"),
+            (f"no {noun}", f"every {noun}"),
             ("nobody", "somebody"),
             (f"only {(name := g.name().text)}", f"even {name}"),
         )
     )
-    return negative, positive
+    return licensor if negative else other
 
 
 def ever_or_already(g: Grammar, flip: bool) -> Pair:
-    negative, positive = opposite_subjects(g)
+    """The subject licenses `ever` or not, whatever another clause within it holds."""
+    subject = polarity_subject(g, negative=not flip)
+    if subject.startswith(("no ", "some ", "every ")):
+        verb = g.dice.skewed(lex.ANY_OBJECT)
+        subject += f" that {polarity_subject(g, negative=flip)} {verb.past}"
     verb, rest = g.verb_phrase(NounPhrase(""))
-    tail = f"{have(NounPhrase(''), g.tense)} {{}} {verb.participle} {rest}"
-    right, wrong = ("already", "ever") if flip else ("ever", "already")
-    subject = positive if flip else negative
-    return either(f"{subject} {tail}", right, wrong)
+    template = f"{subject} {have(NounPhrase(''), g.tense)} {{}} {verb.participle} {rest}"
+    return either(template, *(("already", "ever") if flip else ("ever", "already")))
 
 
 def negation_scope(g: Grammar, flip: bool) -> Pair:
@@ -243,11 +244,10 @@ def negation_scope(g: Grammar, flip: bool) -> Pair:
 
 
 def even_or_least(g: Grammar, flip: bool) -> Pair:
-    negative, positive = opposite_subjects(g)
+    subject = polarity_subject(g, negative=not flip)
     verb = finite(g.dice.skewed(lex.THING_OBJECT), NounPhrase(""), g.tense)
     thing = g.noun("thing").singular
     right, wrong = ("at least", "even") if flip else ("even", "at least")
-    subject = positive if flip else negative
     return either(f"{subject} {verb} {{}} one {thing}", right, wrong)
 
 
@@ -256,9 +256,7 @@ def existential_there(g: Grammar, flip: bool) -> Pair:
     first = g.noun(g.dice.pick(("animal", "person", "thing"))).singular
     second, near = g.noun("landmark").singular, g.dice.pick(NEAR)
     there = f"there {be(NounPhrase(''), g.tense)}"
-    article, every = g.dice.pick(("the", "no", "one")), g.dice.pick(("every", "each"))
-    if article == "the":
-        article = "some"
+    article, every = g.dice.pick(("some", "no", "one")), g.dice.pick(("every", "each"))
     return (
         f"{there} {article} {first} {near} {every} {second}",
         f"{there} {every} {first} {near} {article} {second}",
@@ -317,9 +315,10 @@ def pronoun_case(g: Grammar, flip: bool) -> Pair:
     other, verb = g.living(False), g.dice.skewed(lex.LIVING_OBJECT).past
     subject, obj = g.dice.pick((("he", "him"), ("she", "her"), ("they", "them"), ("we", "us")))
     where = f" {g.place()}" if g.dice.chance(0.5) else ""
+    start = f"{g.living(False).text} {g.dice.skewed(lex.SAYING).past} that"
     if flip:
-        return either(f"{{}} {verb} {other.text}{where}", subject, obj)
-    return either(f"{other.text} {verb} {{}}{where}", obj, subject)
+        return either(f"{start} {{}} {verb} {other.text}{where}", subject, obj)
+    return either(f"{start} {other.text} {verb} {{}}{where}", obj, subject)
 
 
 PARADIGMS = (

@@ -12,7 +12,6 @@ from itertools import accumulate
 from trainables.corpus import lexicon as lex
 from trainables.corpus.grammar import (
     NEAR,
-    REFLEXIVE_VERBS,
     TASTES,
     Grammar,
     NounPhrase,
@@ -27,6 +26,7 @@ from trainables.corpus.grammar import (
 )
 
 MINI_WORDS = {"train": 400_000, "dev": 20_000}
+CORPUS_SKEW = 2.5
 
 Writer = Callable[[Grammar, NounPhrase], list[str]]
 """Writes a sentence about the character, or a few that belong together."""
@@ -78,12 +78,16 @@ def said(g: Grammar, who: NounPhrase) -> list[str]:
     return [sentence(f"{who.text} {finite(verb, who, g.tense)} that {g.clause(inner)}")]
 
 
+def anybody(g: Grammar) -> NounPhrase:
+    return NounPhrase("who", False, g.dice.pick("mf"))
+
+
 def indirect_question(g: Grammar, who: NounPhrase) -> list[str]:
     verb = g.dice.skewed(lex.KNOWING if g.dice.chance(0.7) else lex.ASKING)
     start = f"{who.text} {finite(verb, who, g.tense)}"
     inner = g.living()
     if g.dice.chance(0.25):
-        return [sentence(f"{start} who {g.predicate(NounPhrase('who'))}")]
+        return [sentence(f"{start} who {g.predicate(anybody(g))}")]
     gapped, obj = g.transitive(inner)
     word = "who" if obj.kind in ("person", "animal") else "what"
     if g.dice.chance(0.2):
@@ -94,7 +98,7 @@ def indirect_question(g: Grammar, who: NounPhrase) -> list[str]:
 
 def reflexive(g: Grammar, who: NounPhrase) -> list[str]:
     roll = g.dice.random()
-    verb = g.dice.skewed(REFLEXIVE_VERBS)
+    verb = g.dice.skewed(lex.REFLEXIVE)
     if roll < 0.35:
         other = g.noun_phrase("person")
         clause = f"{other.text} {finite(verb, other, g.tense)} {other.pronoun('reflexive')}"
@@ -116,19 +120,25 @@ POSITIVES = ("some {}", "somebody", "even {}", "many {}", "every {}", "all of th
 def quantified(g: Grammar, pattern: str) -> NounPhrase:
     """The subject that `pattern` describes, plural where its quantifier asks for it."""
     if pattern in ("only {}", "even {}"):
-        return g.name()._replace(text=pattern.format(g.name().text))
+        name = g.name()
+        return name._replace(text=pattern.format(name.name))
     plural = pattern.split()[0] in ("few", "many", "none", "all")
     if pattern in ("no {}", "some {}", "the {}"):
         plural = g.dice.chance(0.5)
     noun = g.noun("person" if g.dice.chance(0.7) else "animal")
     phrase = g.modified(noun, plural, 0.15)
-    return NounPhrase(pattern.format(phrase), plural, noun.gender, noun.kind)
+    return NounPhrase(pattern.format(phrase), plural, g.gender(noun), noun.kind)
 
 
 def polarity(g: Grammar, who: NounPhrase) -> list[str]:
     """Negative polarity items under their licensors; `already`, `some` without."""
     negative = g.dice.chance(0.5)
     subject = quantified(g, g.dice.pick(LICENSORS if negative else POSITIVES))
+    if subject.text.startswith(("no ", "some ", "every ")) and g.dice.chance(0.4):
+        other = quantified(g, g.dice.pick(("no {}", "some {}", "every {}")))
+        verb = g.dice.skewed(lex.ANY_OBJECT)
+        clause = f"that {other.text} {finite(verb, other, g.tense)}"
+        subject = subject._replace(text=f"{subject.text} {clause}")
     roll = g.dice.random()
     if roll < 0.5:
         adverb = "ever" if negative else "already"
@@ -167,32 +177,25 @@ def never(g: Grammar, who: NounPhrase) -> list[str]:
 
 
 def existential(g: Grammar, who: NounPhrase) -> list[str]:
+    """`there is a`, `no`, numbers; `every` and `each` everywhere but there."""
+    noun = g.noun(g.dice.pick(("animal", "person", "thing", "thing", "food")))
+    every = g.dice.pick(("every", "each"))
+    if g.dice.chance(0.25):
+        subject = NounPhrase(f"{every} {g.modified(noun, False)}")
+        return [sentence(f"{subject.text} {be(subject, g.tense)} {g.place()}")]
     plural = g.dice.chance(0.4)
-    kind = g.dice.pick(("animal", "person", "thing", "thing", "food"))
-    phrase = g.modified(g.noun(kind), plural)
+    phrase = g.modified(noun, plural)
     if plural:
-        some = g.dice.pick(("no", "some", "many", "few", *lex.NUMBERS))
-        phrase = f"{some} {phrase}"
+        phrase = f"{g.dice.pick(('no', 'some', 'many', 'few', *lex.NUMBERS))} {phrase}"
+    elif g.dice.chance(0.6):
+        phrase = with_article(phrase)
     else:
-        phrase = f"no {phrase}" if g.dice.chance(0.25) else with_article(phrase)
-    there = be(NounPhrase("", plural), g.tense)
+        phrase = f"{g.dice.pick(('no', 'some', 'one', 'another'))} {phrase}"
     where = g.place()
     if g.dice.chance(0.5):
-        preposition = g.dice.pick(("in", *NEAR))
-        site = g.noun("place" if preposition == "in" else "landmark").singular
-        where = (
-            f"{preposition} {g.dice.pick(('every', 'each', with_article(site).split()[0]))} {site}"
-        )
-    if g.dice.chance(0.25):
-        noun = g.noun(kind)
-        where = where.replace(" every ", " the ").replace(" each ", " the ")
-        every = g.dice.pick(("every", "each"))
-        return [
-            sentence(
-                f"{every} {g.modified(noun, False)} {'was' if g.tense == 'past' else 'is'} {where}"
-            )
-        ]
-    return [sentence(f"there {there} {phrase} {where}")]
+        site = g.noun("landmark").singular
+        where = f"{g.dice.pick(NEAR)} {g.dice.pick((every, every, 'some', 'one', 'no'))} {site}"
+    return [sentence(f"there {be(NounPhrase('', plural), g.tense)} {phrase} {where}")]
 
 
 def amount(g: Grammar, who: NounPhrase) -> list[str]:
@@ -332,11 +335,12 @@ def yes_no_question(g: Grammar, who: NounPhrase) -> list[str]:
 
 
 def subject_question(g: Grammar, who: NounPhrase) -> list[str]:
-    verb, rest = g.verb_phrase(who)
-    question = f"Who {finite(verb, NounPhrase('who'), g.tense)} {rest}?"
-    if "self" in rest or "selves" in rest:
-        return [question.replace("themselves", "himself").replace("herself", "himself")]
-    return [question, sentence(f"{who.text} {do(who, g.tense)}")]
+    someone = anybody(g)
+    verb, rest = g.verb_phrase(someone)
+    return [
+        f"Who {finite(verb, someone, g.tense)} {rest}?",
+        sentence(f"{who.text} {do(who, g.tense)}"),
+    ]
 
 
 def possession_question(g: Grammar, who: NounPhrase) -> list[str]:
@@ -415,8 +419,8 @@ def character(g: Grammar) -> NounPhrase:
         return g.name()
     noun = g.noun("person" if roll < 0.85 else "animal")
     plural = g.dice.chance(0.4)
-    gender = g.dice.pick("mf") if noun.kind == "person" and noun.gender == "n" else noun.gender
-    return NounPhrase(f"the {noun.plural if plural else noun.singular}", plural, gender, noun.kind)
+    text = f"the {noun.plural if plural else noun.singular}"
+    return NounPhrase(text, plural, g.gender(noun), noun.kind)
 
 
 def writer(g: Grammar) -> Writer:
@@ -429,7 +433,7 @@ def mini_text(split: str, seed: int = 0) -> Iterator[str]:
 
     The splits draw from the same grammar with different random streams.
     """
-    g = Grammar(2 * seed + (split == "dev"))
+    g = Grammar(2 * seed + (split == "dev"), skew=CORPUS_SKEW)
     words = 0
     while words < MINI_WORDS[split]:
         text = paragraph(g)
