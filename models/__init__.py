@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    MambaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from models import registry
@@ -21,6 +27,7 @@ from models.registry import ParamCount, TextShape
 # Importing registers, in the order of `architectures()`.
 from models import transformer as _transformer  # noqa: F401
 from models.lstm import LSTMConfig, LSTMForCausalLM
+from models.xlstm import XLSTMConfig, XLSTMForCausalLM
 from models import mamba as _mamba  # noqa: F401
 from models.hgrn2 import HGRN2Config, HGRN2ForCausalLM
 # isort: on
@@ -29,8 +36,12 @@ from models.hgrn2 import HGRN2Config, HGRN2ForCausalLM
 disable_progress_bar()
 
 AutoConfig.register(LSTMConfig.model_type, LSTMConfig, exist_ok=True)
+AutoConfig.register(XLSTMConfig.model_type, XLSTMConfig, exist_ok=True)
 AutoModelForCausalLM.register(LSTMConfig, LSTMForCausalLM, exist_ok=True)
+AutoModelForCausalLM.register(XLSTMConfig, XLSTMForCausalLM, exist_ok=True)
 AutoModelForCausalLM.register(HGRN2Config, HGRN2ForCausalLM, exist_ok=True)  # in place of fla's
+# Importing fla put its own GPU-only Mamba in the place of transformers': put it back.
+AutoConfig.register(MambaConfig.model_type, MambaConfig, exist_ok=True)
 
 __all__ = [
     "ParamCount",

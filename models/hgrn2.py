@@ -32,6 +32,11 @@ from models.registry import Architecture, ParamCount, TextShape, register, small
 OUTPUT_NORM_EPS = 1e-5
 
 
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMS norm over the last dimension, computed in the weight's type and returned in x's."""
+    return F.rms_norm(x.to(weight.dtype), weight.shape, weight, eps).to(x.dtype)
+
+
 class AnyDeviceRMSNorm(RMSNorm):
     """fla's RMSNorm; the CPU path serves the ways in which HGRN2 calls it."""
 
@@ -41,7 +46,7 @@ class AnyDeviceRMSNorm(RMSNorm):
         if x.device.type != "cpu":
             return super().forward(x, residual, prenorm, **kwargs)
         total = x if residual is None else x + residual
-        normed = F.rms_norm(total, (self.hidden_size,), self.weight, self.eps)
+        normed = _rms_norm(total, self.weight, self.eps)
         return (normed, total) if prenorm else normed
 
 
@@ -108,7 +113,7 @@ class AnyDeviceHGRN2Attention(fla_layer.HGRN2Attention):
             offset=hidden_states.shape[1],
         )
         out = out.flatten(-2)
-        normed = F.rms_norm(out, (self.hidden_size,), self.g_norm.weight, OUTPUT_NORM_EPS)
+        normed = _rms_norm(out, self.g_norm.weight, OUTPUT_NORM_EPS)
         return self.o_proj(normed), None, past_key_values
 
     def _log_forget(self, preactivation: Tensor, lower_bound: Tensor | None) -> Tensor:

@@ -23,6 +23,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "num_heads": 4,
         },
         "lstm": {"embedding_size": 128, "hidden_size": 172, "num_layers": 2},
+        "xlstm": {
+            "hidden_size": 128,
+            "inner_size": 256,
+            "ffn_size": 208,
+            "num_layers": 4,
+            "num_heads": 4,
+            "slstm_at": (1,),
+        },
         "mamba": {"hidden_size": 128, "num_layers": 4, "state_size": 8},
         "hgrn2": {
             "hidden_size": 128,
@@ -39,6 +47,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "num_heads": 6,
         },
         "lstm": {"embedding_size": 384, "hidden_size": 920, "num_layers": 2},
+        "xlstm": {
+            "hidden_size": 384,
+            "inner_size": 832,
+            "ffn_size": 512,
+            "num_layers": 12,
+            "num_heads": 4,
+            "slstm_at": (1, 7),
+        },
         "mamba": {"hidden_size": 384, "num_layers": 12, "state_size": 16},
         "hgrn2": {
             "hidden_size": 384,
@@ -55,6 +71,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "num_heads": 12,
         },
         "lstm": {"embedding_size": 768, "hidden_size": 2944, "num_layers": 2},
+        "xlstm": {
+            "hidden_size": 768,
+            "inner_size": 1616,
+            "ffn_size": 1024,
+            "num_layers": 30,
+            "num_heads": 4,
+            "slstm_at": (1, 11, 21),
+        },
         "mamba": {"hidden_size": 768, "num_layers": 30, "state_size": 16},
         "hgrn2": {
             "hidden_size": 768,
@@ -72,6 +96,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "num_kv_heads": 4,
         },
         "lstm": {"embedding_size": 512, "hidden_size": 4096, "num_layers": 2, "dropout": 0.1},
+        "xlstm": {
+            "hidden_size": 1024,
+            "inner_size": 2048,
+            "ffn_size": 1344,
+            "num_layers": 48,
+            "num_heads": 4,
+            "slstm_at": (3, 5, 7, 40, 42, 44),
+        },
         "mamba": {"hidden_size": 1024, "num_layers": 48, "state_size": 8},
         "hgrn2": {
             "hidden_size": 1024,
