@@ -1,8 +1,9 @@
-"""Minimal pairs in BLiMP layout: does the model find the good sentence more probable than the bad one?
+"""Minimal pairs in BLiMP layout: does a model give the good sentence more probability than the bad?
 
-One `*.jsonl` file per task, one pair per line: `sentence_good`, `sentence_bad`, and in BLiMP also `UID`
-(the task; the file's stem where it is absent, as in the BLiMP supplement), `field` and
-`linguistics_term`. BLiMP: Warstadt et al. 2020, arXiv 1912.00582. Supplement: Warstadt et al. 2023.
+One `*.jsonl` file per task, one pair per line: `sentence_good`, `sentence_bad`, and in BLiMP also
+`UID` (the task; the file's stem where it is absent, as in the BLiMP supplement), `field` and
+`linguistics_term`. BLiMP: Warstadt et al. 2020, arXiv 1912.00582. Supplement: Warstadt et al. 2023,
+the BabyLM Challenge.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from analysis.benchmarks.scoring import Span
 
 GROUPINGS = ("field", "linguistics_term")
 
-# Scores closer than this (nats) are a tie. It is the accuracy of float32 sums over differently padded
-# batches: a model blind to word order must not win pairs of permuted words by rounding.
+# Scores closer than this (nats) are a tie: the accuracy of float32 sums over differently padded
+# batches. A model blind to word order must not win pairs of permuted words by rounding.
 TIE_TOLERANCE = 1e-4
 
 
@@ -128,9 +129,9 @@ def _parse(line: str, default_uid: str) -> MinimalPair:
         if not isinstance(row.get(key), str) or not row[key].strip():
             raise ValueError(f"field {key!r} is missing, empty or not a string")
     return MinimalPair(
-        uid=str(row.get("UID", default_uid)),
+        uid=str(row.get("UID") or default_uid),
         good=row["sentence_good"],
         bad=row["sentence_bad"],
-        field=str(row.get("field", "")),
-        linguistics_term=str(row.get("linguistics_term", "")),
+        field=str(row.get("field") or ""),
+        linguistics_term=str(row.get("linguistics_term") or ""),
     )

@@ -1,7 +1,7 @@
 """From text to scored tokens: the two public zero-shot protocols, in one place for all benchmarks.
 
-Both sum natural-log token probabilities over the whole text, without length normalisation and without
-an end-of-text token. They differ in what the first token is conditioned on.
+Both sum natural-log token probabilities over the whole text, without length normalisation and
+without an end-of-text token. They differ in what the first token is conditioned on.
 
 `2024` (BabyLM 2024 pipeline): one space before the text; conditioned on BOS, else EOS, else the pad
 token; no other special tokens.
@@ -72,6 +72,6 @@ class Encoder:
             if token_id is not None:
                 return token_id
         raise ValueError(
-            "protocol 2024 conditions every text on the tokenizer's BOS, EOS or pad token, and this "
-            "tokenizer has none of them: set one (tokenizer.bos_token = ...) or use protocol 2025"
+            "protocol 2024 conditions every text on the tokenizer's BOS, EOS or pad token, and "
+            "this tokenizer has none: set one (tokenizer.bos_token = ...) or use protocol 2025"
         )

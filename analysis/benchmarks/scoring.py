@@ -1,11 +1,11 @@
 """One log-probability engine for every zero-shot benchmark.
 
-A benchmark turns its items into `Span`s (token ids, and which of them count), hands all of them over
-in one call, and gets one log-probability per span. Batching, padding and precision live here only, so
-that no score can depend on them.
+A benchmark turns its items into `Span`s (token ids, and which of them count), hands all of them
+over in one call, and gets one log-probability per span. Batching, padding and precision live here
+only, so that no score can depend on them.
 
 Right padding needs no attention mask: in a causal or recurrent model the hidden state at a position
-is a function of the tokens up to it, so what stands behind the last real token reaches no scored one.
+is a function of the tokens up to it, so what follows the last real token reaches no scored one.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 Progress = Callable[[int, int], None]
 
-# Most tokens of a batch: on a CPU what fits its caches is fastest, an accelerator wants large batches.
+# Most tokens of a batch: what fits a CPU's caches is fastest there, an accelerator wants more.
 _CPU_TOKEN_BUDGET = 2048
 _ACCELERATOR_TOKEN_BUDGET = 32768
-# Logits are made in slices of at most this many numbers (64 MiB in float32), whatever the vocabulary.
+# Logits are made in slices of at most this many numbers (64 MiB in float32) for any vocabulary.
 _MAX_LOGITS = 2**24
 
 
@@ -77,16 +77,17 @@ def token_log_probs(
 ) -> list[np.ndarray]:
     """Log-probability (nats) of every scored token, one float32 array per span.
 
-    Equal spans are scored once, so they get bitwise equal values; other results depend on batch size
-    and order by rounding only (below 1e-4 a sequence in float32). The model runs on its own device
-    in its own precision (autocast is switched off), the softmax in float32. Training mode is restored.
+    Equal spans are scored once, so they get bitwise equal values; other results depend on batch
+    size and order by rounding only (below 1e-4 a sequence in float32). The model runs on its own
+    device in its own precision (autocast is switched off), the softmax in float32. Training mode is
+    restored.
 
     Args:
         model: a transformers causal LM whose logits are `get_output_embeddings()` applied to
             `base_model(...).last_hidden_state`, without a transform after the head.
         sequences: the spans.
-        token_budget: most tokens of one batch, padding included (a longer span is a batch alone); it
-            bounds the memory. None for 2,048 on a CPU, 32,768 on an accelerator.
+        token_budget: most tokens of one batch, padding included (a longer span is a batch alone);
+            it bounds the memory. None for 2,048 on a CPU, 32,768 on an accelerator.
         progress: called after each batch with (distinct spans done, distinct spans in all).
 
     Raises:
@@ -125,20 +126,20 @@ def _check(span: Span, index: int, context: int | None) -> None:
     which = f"sequence {index}" + (f" ({span.name})" if span.name else "")
     if not 1 <= span.start < span.stop <= len(span.ids):
         raise ValueError(
-            f"{which}: nothing to score in positions [{span.start}, {span.stop}) of {len(span.ids)} "
-            "tokens: scored positions start at 1 (nothing predicts the first token) and there must be "
-            "at least one; without a BOS token a text needs two tokens"
+            f"{which}: nothing to score in positions [{span.start}, {span.stop}) of "
+            f"{len(span.ids)} tokens: there must be at least one scored position, from 1 on, for "
+            "nothing predicts the first token; without a BOS token a text needs two tokens"
         )
     if context is not None and span.num_inputs > context:
         raise ValueError(
             f"{which}: the model would read {span.num_inputs} tokens, its context is {context} "
-            "(config.max_position_embeddings): leave the item out or use a model with a longer context"
+            "(config.max_position_embeddings): leave the item out or use a longer context"
         )
 
 
 @contextmanager
 def _scoring(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients or autocast; every module's own mode comes back afterwards."""
+    """Evaluation mode without gradients or autocast; each module's own mode comes back after it."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

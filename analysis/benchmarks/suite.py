@@ -1,7 +1,7 @@
-"""The zero-shot suite: all benchmarks found in a folder, scored in one call, averaged by fixed rules.
+"""The zero-shot suite: all benchmarks in a folder, scored in one call, averaged by fixed rules.
 
-A benchmark's figure is the unweighted mean over its tasks (UIDs), the macro figure the unweighted mean
-over the benchmarks, both in percent. Chance is 50 for minimal pairs.
+A benchmark's figure is the unweighted mean over its tasks (UIDs), the macro figure the unweighted
+mean over the benchmarks, both in percent. Chance is 50 for minimal pairs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from analysis.benchmarks.scoring import Progress, Span, sequence_log_probs
 
 
 class Benchmark(Protocol):
-    """What the suite needs of a benchmark: items that become spans, and a grade for their scores."""
+    """What the suite needs of a benchmark: items that become spans, and grades for their scores."""
 
     @property
     def name(self) -> str:
@@ -53,8 +53,8 @@ class SuiteScores:
         macro: mean over benchmarks, percent.
         benchmarks: mean over tasks, percent, by benchmark.
         tasks: percent by benchmark and task (UID).
-        groups: percent by grouping ("field", "linguistics_term") and group, for items that state one:
-            mean over the tasks of the group.
+        groups: percent by grouping ("field", "linguistics_term") and group, mean over the tasks of
+            the group; of the items that state one.
         ties: items whose scores were equal, each worth one half.
         non_finite: items with a non-finite score, each counted as wrong.
         num_pairs: items in all.
@@ -121,8 +121,8 @@ class Suite:
             progress: called after each batch with (distinct sentences done, all of them).
 
         Raises:
-            ValueError: a sentence is longer than the model's context, or the tokenizer lacks what the
-                protocol needs.
+            ValueError: a sentence is longer than the model's context, or the tokenizer lacks what
+                the protocol needs.
         """
         encoder = Encoder(tokenizer, self.protocol)
         spans = [benchmark.spans(encoder) for benchmark in self.benchmarks]
@@ -187,9 +187,9 @@ def _group_figures(outcomes: Iterable[Outcome]) -> dict[str, dict[str, float]]:
 def load_suite(path: Path | str, protocol: str, *, names: Sequence[str] | None = None) -> Suite:
     """Find the benchmarks in a folder by their layout.
 
-    A folder of `*.jsonl` files called `supplement*` is the BLiMP supplement, one called `blimp*` BLiMP:
-    `path` itself or the folders in it. Of several folders of one benchmark the one ending in `_fast`
-    is taken, as the suite is scored after every epoch; without one, `names` must choose.
+    A folder of `*.jsonl` files called `supplement*` is the BLiMP supplement, one called `blimp*` is
+    BLiMP: `path` itself or the folders in it. Of several folders of one benchmark the one ending in
+    `_fast` is taken, as the suite is scored after every epoch; without one, `names` must choose.
 
     Args:
         path: a benchmark folder or the folder that holds them.
@@ -197,7 +197,7 @@ def load_suite(path: Path | str, protocol: str, *, names: Sequence[str] | None =
         names: names of the folders to take, instead of the rule above.
 
     Raises:
-        ValueError: nothing found, a named folder is missing, the choice is ambiguous, or a bad file.
+        ValueError: nothing found, a named folder is missing, an ambiguous choice, or a bad file.
     """
     check_protocol(protocol)
     path = Path(path)
@@ -219,7 +219,7 @@ def load_suite(path: Path | str, protocol: str, *, names: Sequence[str] | None =
 
 
 def _benchmark_folders(path: Path) -> list[Path]:
-    candidates = [path.resolve(), *sorted(child for child in path.iterdir() if child.is_dir())]
+    candidates = [path.absolute(), *sorted(child for child in path.iterdir() if child.is_dir())]
     return [folder for folder in candidates if _kind(folder.name) and any(folder.glob("*.jsonl"))]
 
 
@@ -235,7 +235,8 @@ def _choose_named(found: dict[str, Path], names: Sequence[str], path: Path) -> d
     missing = [name for name in names if name not in found]
     if missing or not names:
         raise ValueError(
-            f"no benchmark folder {', '.join(missing) or 'named'} in {path}: it has {', '.join(found)}"
+            f"no benchmark folder {', '.join(missing) or 'named'} in {path}: "
+            f"it has {', '.join(found)}"
         )
     chosen: dict[str, Path] = {}
     for name in names:
