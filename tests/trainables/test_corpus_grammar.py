@@ -15,8 +15,8 @@ import pytest
 
 from trainables.corpus import lexicon as lex
 from trainables.corpus.grammar import reserved
+from trainables.corpus.paragraphs import MINI_WORDS, WRITERS, mini_text
 from trainables.corpus.phenomena import PARADIGMS, mini_benchmark
-from trainables.corpus.stories import MINI_WORDS, WRITERS, mini_text
 
 Item = dict[str, str]
 
@@ -107,7 +107,7 @@ def test_seed_decides_the_text() -> None:
         return hashlib.sha256("\n".join(mini_text("dev", seed)).encode()).hexdigest()
 
     code = (
-        "import hashlib; from trainables.corpus.stories import mini_text; "
+        "import hashlib; from trainables.corpus.paragraphs import mini_text; "
         "print(hashlib.sha256('\\n'.join(mini_text('dev', 3)).encode()).hexdigest())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "123"}

@@ -264,7 +264,7 @@ class Grammar:
         """`noun`, often with the possessive pronoun of `owner`."""
         plural = self.dice.chance(0.3)
         phrase = self.modified(noun, plural)
-        if owner and self.dice.chance(0.4):
+        if owner and self.dice.chance(0.55):
             text = f"{owner.pronoun('possessive')} {phrase}"
         else:
             text = self.determined(phrase, plural)
@@ -273,8 +273,9 @@ class Grammar:
     def place(self, agent: NounPhrase | None = None) -> str:
         """Where: `in the garden`, `near the old tree`."""
         tastes = TASTES.get(agent.name) if agent else None
-        if tastes and self.dice.chance(0.5):
-            return f"in the {self.modified(tastes.place, False, 0.2)}"
+        if agent and tastes and self.dice.chance(0.5):
+            whose = self.dice.pick(("the", agent.pronoun("possessive")))
+            return f"in {whose} {self.modified(tastes.place, False, 0.2)}"
         if self.dice.chance(0.5):
             return f"in the {self.modified(self.noun('place'), False, 0.2)}"
         kind = "landmark" if self.dice.chance(0.75) else "thing"
@@ -286,8 +287,9 @@ class Grammar:
         roll = dice.random()
         if roll < 0.4:
             verb, obj = self.transitive(agent)
-            rest = obj.text if dice.chance(0.75) else f"{obj.text} {self.place(agent)}"
-            return verb, rest
+            living = obj.kind in ("person", "animal")
+            rest = obj.pronoun("object") if living and dice.chance(0.3) else obj.text
+            return verb, rest if dice.chance(0.75) else f"{rest} {self.place(agent)}"
         if roll < 0.75:
             return dice.skewed(lex.INTRANSITIVE), self.circumstance(agent)
         if roll < 0.85:

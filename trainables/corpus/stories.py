@@ -1,4 +1,4 @@
-"""The built-in corpus `mini`: paragraphs of sentences about one or two characters.
+"""The constructions of the built-in corpus: one function each, which writes about a character.
 
 Every construction that the benchmark in `phenomena.py` tests occurs here in its grammatical
 forms only, and so do the contexts that tell them apart.
@@ -6,8 +6,7 @@ forms only, and so do the contexts that tell them apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import accumulate
+from collections.abc import Callable
 
 from trainables.corpus import lexicon as lex
 from trainables.corpus.grammar import (
@@ -20,13 +19,9 @@ from trainables.corpus.grammar import (
     finite,
     gender_of,
     have,
-    reserved,
     sentence,
     with_article,
 )
-
-MINI_WORDS = {"train": 400_000, "dev": 20_000}
-CORPUS_SKEW = 2.5
 
 Writer = Callable[[Grammar, NounPhrase], list[str]]
 """Writes a sentence about the character, or a few that belong together."""
@@ -97,20 +92,19 @@ def indirect_question(g: Grammar, who: NounPhrase) -> list[str]:
 
 
 def reflexive(g: Grammar, who: NounPhrase) -> list[str]:
-    roll = g.dice.random()
+    """Bound by the subject of its own clause, past another clause or below one."""
+    subject = g.name() if g.dice.chance(0.45) else g.noun_phrase("person")
     verb = g.dice.skewed(lex.REFLEXIVE)
-    if roll < 0.35:
-        other = g.noun_phrase("person")
-        clause = f"{other.text} {finite(verb, other, g.tense)} {other.pronoun('reflexive')}"
-        return [sentence(clause)]
-    inner = g.name() if g.dice.chance(0.5) else g.noun_phrase("person")
-    clause = f"{inner.text} {finite(verb, inner, g.tense)} {inner.pronoun('reflexive')}"
-    if roll < 0.75:
+    predicate = f"{finite(verb, subject, g.tense)} {subject.pronoun('reflexive')}"
+    where = f" {g.place()}" if g.dice.chance(0.25) else ""
+    roll = g.dice.random()
+    if roll < 0.5:
+        return [sentence(f"{subject.text} {predicate}{where}")]
+    if roll < 0.85 or subject.name:
         saying = g.dice.skewed(lex.SAYING)
-        return [sentence(f"{who.text} {finite(saying, who, g.tense)} that {clause}")]
-    head = g.noun_phrase("person")
-    past = f"{finite(verb, head, g.tense)} {head.pronoun('reflexive')}"
-    return [sentence(f"{head.text} {g.relative(head)} {past}")]
+        start = f"{who.text} {finite(saying, who, g.tense)} that"
+        return [sentence(f"{start} {subject.text} {predicate}")]
+    return [sentence(f"{subject.text} {g.relative(subject)} {predicate}")]
 
 
 LICENSORS = ("no {}", "nobody", "only {}", "few {}", "no {}", "none of the {}")
@@ -362,80 +356,3 @@ def place_question(g: Grammar, who: NounPhrase) -> list[str]:
     if g.dice.chance(0.5):
         return [sentence(told), sentence(f"the {noun.singular} {be_form} {where}")]
     return [sentence(told), f"Where {be_form} the {noun.singular}?", f"It {be_form} {where}."]
-
-
-SHARES: dict[Writer, float] = {
-    narrative: 16,
-    somebody_else: 14,
-    description: 6,
-    thing_event: 4,
-    said: 5,
-    indirect_question: 6,
-    reflexive: 5,
-    polarity: 8,
-    negation: 4,
-    never: 3,
-    existential: 5,
-    amount: 3,
-    passive: 6,
-    with_adjunct: 4,
-    together: 3,
-    pronouns: 5,
-    comparison: 1,
-    fact: 3,
-    taste: 3,
-    object_question: 7,
-    yes_no_question: 5,
-    subject_question: 2,
-    possession_question: 2,
-    place_question: 4,
-}
-WRITERS = list(SHARES)
-CUMULATIVE = list(accumulate(SHARES.values()))
-
-
-def paragraph(g: Grammar) -> str:
-    """Three to six sentences, none of them reserved for the benchmark."""
-    g.tense = "past" if g.dice.chance(0.5) else "present"
-    cast = [character(g) for _ in range(2 if g.dice.chance(0.4) else 1)]
-    length = 3 + int(4 * g.dice.random())
-    sentences: list[str] = []
-    last: NounPhrase | None = None
-    while len(sentences) < length:
-        who = g.dice.pick(cast)
-        # A pronoun only for the character of the sentence before, so that it is never unclear.
-        pronoun = who is last and g.dice.chance(0.6)
-        spoken = who._replace(text=who.pronoun("subject")) if pronoun else who
-        new = writer(g)(g, spoken)
-        if not any(reserved(text) for text in new):
-            sentences.extend(new)
-            last = who
-    return " ".join(sentences)
-
-
-def character(g: Grammar) -> NounPhrase:
-    roll = g.dice.random()
-    if roll < 0.65:
-        return g.name()
-    noun = g.noun("person" if roll < 0.85 else "animal")
-    plural = g.dice.chance(0.4)
-    text = f"the {noun.plural if plural else noun.singular}"
-    return NounPhrase(text, plural, g.gender(noun), noun.kind)
-
-
-def writer(g: Grammar) -> Writer:
-    mark = g.dice.random() * CUMULATIVE[-1]
-    return next(w for w, total in zip(WRITERS, CUMULATIVE, strict=True) if mark < total)
-
-
-def mini_text(split: str, seed: int = 0) -> Iterator[str]:
-    """The paragraphs of the built-in corpus, one a line: about `MINI_WORDS[split]` words.
-
-    The splits draw from the same grammar with different random streams.
-    """
-    g = Grammar(2 * seed + (split == "dev"), skew=CORPUS_SKEW)
-    words = 0
-    while words < MINI_WORDS[split]:
-        text = paragraph(g)
-        words += len(text.split())
-        yield text
