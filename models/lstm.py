@@ -50,8 +50,9 @@ class LSTMPreTrainedModel(RecurrentPreTrainedModel):
     config_class = LSTMConfig
 
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, nn.LSTM):
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight)  # no norm follows, and the gates need inputs of size 1
+        elif isinstance(module, nn.LSTM):
             _init_lstm(module)
 
 

@@ -1,10 +1,64 @@
-"""Transformer: the LLaMA architecture of the transformers library, with its SDPA attention."""
+"""Transformer: the LLaMA architecture of the transformers library, with its SDPA attention.
+
+Importing this module gives transformers' `sdpa` attention a faster path for short sequences
+without padding mask on the CPU; everything else goes on to the library.
+"""
 
 from __future__ import annotations
 
-from transformers import LlamaConfig
+from typing import Any
 
+from torch import Tensor, nn
+from transformers import AttentionInterface, LlamaConfig
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+
+from models.kernels.attention import causal_attention
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
+
+# Beyond this the (time x time) scores outgrow the caches and the fused kernel wins.
+LONGEST_SHORT_SEQUENCE = 256
+
+
+# Arguments of the library that change the result.
+SPECIAL = ("softcap", "position_bias", "cache", "s_aux")
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """query (batch, heads, time, dim) -> (batch, time, heads, dim), as transformers wants it."""
+    time = query.shape[2]
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    whole_sequence = attention_mask is None and causal and 1 < time == key.shape[2]
+    short = query.device.type == "cpu" and time <= LONGEST_SHORT_SEQUENCE
+    special = dropout or any(kwargs.get(name) is not None for name in SPECIAL)
+    if special or not (whole_sequence and short):
+        return sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            is_causal=is_causal,
+            **kwargs,
+        )
+    groups = getattr(module, "num_key_value_groups", 1)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out = causal_attention(query, repeat_kv(key, groups), repeat_kv(value, groups), scale)
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("sdpa", _attention)
 
 
 def build_config(

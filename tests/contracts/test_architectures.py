@@ -91,13 +91,14 @@ def test_every_parameter_gets_a_finite_gradient(arch: str) -> None:
 
 
 def test_the_future_does_not_reach_the_past(arch: str) -> None:
-    """Changing the token at t leaves all logits before t as they were, and changes those at t."""
+    """Changing the token at t leaves all logits before t as they were, to rounding, and changes
+    those from t on."""
     model, ids = build(arch).eval(), random_ids(2, 24)
     changed = ids.clone()
     changed[:, 13] = (ids[:, 13] + 1) % VOCAB
     with torch.no_grad():
         before, after = model(input_ids=ids).logits, model(input_ids=changed).logits
-    torch.testing.assert_close(after[:, :13], before[:, :13], rtol=0, atol=1e-6)
+    torch.testing.assert_close(after[:, :13], before[:, :13], rtol=0, atol=1e-5)
     assert (after[:, 13:] - before[:, 13:]).abs().max() > 1e-4
 
 
@@ -174,7 +175,7 @@ def test_it_learns_a_repeating_sequence(arch: str) -> None:
 
 
 def test_bfloat16_autocast_is_close(arch: str) -> None:
-    """Mixed precision on the CPU trains: finite loss and gradients, logits near those of float32."""
+    """Mixed precision trains on the CPU: finite loss and gradients, logits near the float32 ones."""
     model, ids = build(arch), random_ids(4, CONTEXT)
     exact = model(input_ids=ids).logits
     with torch.autocast("cpu", torch.bfloat16):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.kernels import attention, block_diagonal, mlstm, selective_scan, slstm
 from models.kernels import gated_linear_attention as gla
-from models.kernels import mlstm, selective_scan, slstm
 
 LENGTHS = [1, 3, 8, 63, 64, 65, 130]
 
@@ -125,6 +125,31 @@ def test_slstm_is_the_recurrence(time: int, scale: float) -> None:
     assert_matches(slstm.slstm, slstm.slstm_reference, (x, recurrent), 2e-5)
 
 
+@pytest.mark.parametrize("time", LENGTHS)
+def test_attention_is_softmax_over_the_past(time: int) -> None:
+    """Causal attention equals one query at a time, for scores up to about 100."""
+    torch.manual_seed(time)
+    q, k, v = torch.randn(3, 2, 3, time, 8)
+    assert_matches(
+        lambda *x: attention.causal_attention(*x, 3.0),
+        lambda *x: attention.causal_attention_reference(*x, 3.0),
+        (q, k, v),
+        2e-5,
+    )
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 7, 16, 50])
+def test_block_diagonal_linear_is_a_dense_layer(blocks: int) -> None:
+    """Grouping blocks changes nothing: the product is that with the whole block-diagonal matrix."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 5, blocks * 4), torch.randn(blocks, 6, 4)
+    assert_matches(
+        block_diagonal.block_diagonal_linear,
+        lambda x, weight: x @ torch.block_diag(*weight).mT,
+        (x, weight),
+    )
+
+
 def all_kernels() -> dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]]:
     torch.manual_seed(0)
     q, k, v, g = torch.randn(4, 2, 20, 3, 8)
@@ -133,11 +158,12 @@ def all_kernels() -> dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]]
         "gla": (lambda *x: gla.gated_linear_attention(*x)[0], (q, k, v, -g.abs())),
         "scan": (lambda *x: selective_scan._SelectiveScan.apply(*x)[0], scan_inputs(20, 1.0)),
         "mlstm": (mlstm.mlstm, (*heads_first, *torch.randn(2, 2, 3, 20))),
+        "attention": (lambda *x: attention.causal_attention(*x, 0.3), tuple(heads_first)),
         "slstm": (slstm.slstm, (torch.randn(2, 20, 4, 3, 8), torch.randn(3, 32, 8) / 8)),
     }
 
 
-@pytest.mark.parametrize("name", ["gla", "scan", "mlstm", "slstm"])
+@pytest.mark.parametrize("name", ["gla", "scan", "mlstm", "attention", "slstm"])
 def test_a_nan_never_turns_into_a_number(name: str) -> None:
     """One NaN in any input makes the output NaN somewhere: a diverged run cannot hide."""
     kernel, inputs = all_kernels()[name]
