@@ -1,0 +1,115 @@
+"""What MLflow holds of a study, as data frames: one row per trial, or one per trial and epoch.
+
+An experiment is a study; a run tagged `babysweep.kind` = "trial" is a trial, with the trial's spec
+as parameters, `val/*` and `zero_shot/*` by epoch (step = epoch, from 1) and `best/*` at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+_SPEC = ("arch", "size", "lr", "seed", "epochs")
+_COUNTS = ("seed", "epochs", "context", "batch_size", "best_epoch")
+_NUMBERS = (
+    *("lr", "warmup", "decay", "weight_decay", "beta1", "beta2", "eps", "grad_clip"),
+    *("bits_per_byte", "macro"),
+)
+_BEST = {"best_epoch": "best/epoch", "bits_per_byte": "best/bits_per_byte", "macro": "best/macro"}
+_COLUMNS = ("run_id", "spec_hash", *_SPEC, "outcome", "status", *_BEST)
+_BY_EPOCH = ("val/", "zero_shot/")
+_PAGE = 500
+
+
+def trials(store: MlflowClient | str, study: str) -> pd.DataFrame:
+    """One row per trial of a study, in the order of architecture, learning rate and seed.
+
+    Columns: `run_id`, `spec_hash`, all logged parameters under their own names (those of the spec
+    that are numbers as numbers, the rest as text), `outcome` ("finished", "diverged", "stopped";
+    missing while unfinished), `status` (MLflow's), and at the epoch of least validation loss
+    `best_epoch`, `bits_per_byte` and `macro` (percent), missing where the trial has none.
+
+    Args:
+        store: an MLflow client, or the tracking URI.
+        study: name of the experiment.
+
+    Raises:
+        ValueError: the store has no such study; the message lists those it has.
+    """
+    frame = pd.DataFrame([_trial_row(run) for run in _trial_runs(_client(store), study)])
+    frame = frame.reindex(columns=[*_COLUMNS, *frame.columns.difference(_COLUMNS)])
+    for column in frame.columns.intersection(_NUMBERS):
+        frame[column] = pd.to_numeric(frame[column])
+    for column in frame.columns.intersection(_COUNTS):
+        frame[column] = pd.to_numeric(frame[column]).astype("Int64")
+    return frame.sort_values(["arch", "lr", "seed"], ignore_index=True)
+
+
+def epochs(store: MlflowClient | str, study: str) -> pd.DataFrame:
+    """One row per trial and epoch: how validation and zero-shot figures went along.
+
+    Columns: `run_id`, `spec_hash`, `arch`, `size`, `lr`, `seed`, `outcome`, `epoch`, and the
+    metrics by epoch without their prefix: `bits_per_byte`, `loss`, `perplexity`, `macro`, and each
+    benchmark.
+    Arguments and errors as for `trials`.
+    """
+    client = _client(store)
+    keys = ["run_id", "spec_hash", "arch", "size", "lr", "seed", "outcome"]
+    # A study without a finished epoch keeps these columns.
+    columns = [*keys, "epoch", "bits_per_byte"]
+    rows = []
+    for row in trials(client, study)[keys].to_dict("records"):
+        for epoch, values in sorted(_values_by_epoch(client, str(row["run_id"])).items()):
+            rows.append({**row, "epoch": epoch, **values})
+    frame = pd.DataFrame(rows)
+    return frame.reindex(columns=[*columns, *frame.columns.difference(columns)])
+
+
+def _client(store: MlflowClient | str) -> MlflowClient:
+    return MlflowClient(store) if isinstance(store, str) else store
+
+
+def _trial_runs(client: MlflowClient, study: str) -> Iterator[Run]:
+    experiment = client.get_experiment_by_name(study)
+    if experiment is None:
+        existing = ", ".join(sorted(found.name for found in client.search_experiments()))
+        raise ValueError(
+            f"no study {study!r} in {client.tracking_uri}: it has {existing or 'none'}"
+        )
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment.experiment_id],
+            "tags.`babysweep.kind` = 'trial'",
+            max_results=_PAGE,
+            page_token=token,
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _trial_row(run: Run) -> dict[str, object]:
+    tags, metrics = run.data.tags, run.data.metrics
+    return {
+        **run.data.params,
+        "run_id": run.info.run_id,
+        "spec_hash": tags.get("babysweep.spec_hash"),
+        "outcome": tags.get("babysweep.outcome"),
+        "status": run.info.status,
+        **{column: metrics.get(metric) for column, metric in _BEST.items()},
+    }
+
+
+def _values_by_epoch(client: MlflowClient, run_id: str) -> dict[int, dict[str, float]]:
+    values: dict[int, dict[str, float]] = {}
+    for metric in client.get_run(run_id).data.metrics:
+        if metric.startswith(_BY_EPOCH):
+            name = metric.split("/", 1)[1]
+            for point in client.get_metric_history(run_id, metric):
+                values.setdefault(point.step, {})[name] = point.value
+    return values
