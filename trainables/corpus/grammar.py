@@ -35,15 +35,20 @@ class NounPhrase(NamedTuple):
 
     def pronoun(self, case: str) -> str:
         """`case` is subject, object, possessive or reflexive."""
-        key = "p" if self.plural else self.gender
-        return PRONOUNS[case][key]
+        if self.text in PRONOUNS[case]:  # we, you
+            return PRONOUNS[case][self.text]
+        return PRONOUNS[case]["p" if self.plural else self.gender]
+
+
+def _pronouns(m: str, f: str, n: str, p: str, we: str, you: str) -> dict[str, str]:
+    return {"m": m, "f": f, "n": n, "p": p, "we": we, "you": you}
 
 
 PRONOUNS = {
-    "subject": {"m": "he", "f": "she", "n": "it", "p": "they"},
-    "object": {"m": "him", "f": "her", "n": "it", "p": "them"},
-    "possessive": {"m": "his", "f": "her", "n": "its", "p": "their"},
-    "reflexive": {"m": "himself", "f": "herself", "n": "itself", "p": "themselves"},
+    "subject": _pronouns("he", "she", "it", "they", "we", "you"),
+    "object": _pronouns("him", "her", "it", "them", "us", "you"),
+    "possessive": _pronouns("his", "her", "its", "their", "our", "your"),
+    "reflexive": _pronouns("himself", "herself", "itself", "themselves", "ourselves", "yourselves"),
 }
 
 

@@ -70,6 +70,8 @@ def said(g: Grammar, who: NounPhrase) -> list[str]:
     inner = g.living() if g.dice.chance(0.7) else who
     if inner is who and not who.plural:
         inner = who._replace(text=who.pronoun("subject"))
+    elif g.dice.chance(0.15):
+        inner = NounPhrase(g.dice.pick(("we", "you", "they")), True)
     return [sentence(f"{who.text} {finite(verb, who, g.tense)} that {g.clause(inner)}")]
 
 
