@@ -1,0 +1,112 @@
+"""Reading a study back from a real MLflow store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from analysis import runs
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
+    """A SQLite store with the studies `empty` and `lrs`: a parent run and three trials."""
+    folder: Path = tmp_path_factory.mktemp("store")
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    client.create_experiment("empty", artifact_location=folder.as_uri())
+    study = client.create_experiment("lrs", artifact_location=folder.as_uri())
+    parent = client.create_run(study, tags={"babysweep.kind": "sweep"}).info.run_id
+    add_trial(client, study, parent, arch="mamba", lr=3e-3, outcome="diverged", bits=[4.0])
+    add_trial(client, study, parent, arch="mamba", lr=1e-3, outcome="finished", bits=[2.0, 1.5])
+    add_trial(client, study, parent, arch="lstm", lr=1e-3, outcome=None, bits=[])
+    return client
+
+
+def add_trial(
+    client: MlflowClient,
+    study: str,
+    parent: str,
+    *,
+    arch: str,
+    lr: float,
+    outcome: str | None,
+    bits: list[float],
+) -> None:
+    tags = {
+        "babysweep.kind": "trial",
+        "mlflow.parentRunId": parent,
+        "babysweep.spec_hash": f"{arch}-{lr}",
+    }
+    run_id = client.create_run(study, tags=tags).info.run_id
+    parameters = {"arch": arch, "size": "mini", "lr": lr, "seed": 0, "epochs": 2}
+    # A hash of digits and a protocol are names, not numbers.
+    for name, value in {**parameters, "corpus_hash": "12e4", "protocol": "2024"}.items():
+        client.log_param(run_id, name, value)
+    for epoch, value in enumerate(bits, start=1):
+        client.log_metric(run_id, "val/bits_per_byte", value, step=epoch)
+        client.log_metric(run_id, "val/loss", value * 2, step=epoch)
+        client.log_metric(run_id, "zero_shot/macro", 50 + epoch, step=epoch)
+        client.log_metric(run_id, "zero_shot/blimp", 60 + epoch, step=epoch)
+        client.log_metric(run_id, "train/loss", 9.0, step=17 * epoch)
+    if outcome == "finished":
+        client.log_metric(run_id, "best/epoch", bits.index(min(bits)) + 1)
+        client.log_metric(run_id, "best/bits_per_byte", min(bits))
+        client.log_metric(run_id, "best/macro", 52.0)
+    if outcome is not None:
+        client.set_tag(run_id, "babysweep.outcome", outcome)
+        client.set_terminated(run_id)
+
+
+def test_one_row_per_trial(client: MlflowClient) -> None:
+    """Trials only, sorted, numbers as numbers and names as text; what is missing is missing."""
+    frame = runs.trials(client, "lrs")
+    assert frame[["arch", "lr"]].to_numpy().tolist() == [
+        ["lstm", 1e-3],
+        ["mamba", 1e-3],
+        ["mamba", 3e-3],
+    ]
+    running, finished, diverged = (row for _, row in frame.iterrows())
+    assert pd.isna(running["outcome"])
+    assert pd.isna(running["bits_per_byte"])
+    assert running["status"] == "RUNNING"
+    assert (finished["outcome"], finished["status"]) == ("finished", "FINISHED")
+    assert (finished["best_epoch"], finished["bits_per_byte"], finished["macro"]) == (2, 1.5, 52.0)
+    assert (finished["seed"], finished["epochs"], finished["size"]) == (0, 2, "mini")
+    assert (finished["corpus_hash"], finished["protocol"]) == ("12e4", "2024")
+    assert finished["spec_hash"] == "mamba-0.001"
+    assert diverged["outcome"] == "diverged"
+
+
+def test_one_row_per_trial_and_epoch(client: MlflowClient) -> None:
+    """Metrics by epoch side by side; those by optimizer step stay out."""
+    frame = runs.epochs(client, "lrs")
+    mine = frame[(frame["arch"] == "mamba") & (frame["lr"] == 1e-3)]
+    assert len(frame) == 3
+    assert mine["epoch"].tolist() == [1, 2]
+    assert mine["bits_per_byte"].tolist() == [2.0, 1.5]
+    assert mine["loss"].tolist() == [4.0, 3.0]
+    assert mine["blimp"].tolist() == [61.0, 62.0]
+    assert mine["macro"].tolist() == [51.0, 52.0]
+
+
+def test_all_pages_are_read(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that answers one run at a time gives the same frame; the URI works as well."""
+    whole = runs.trials(client, "lrs")
+    monkeypatch.setattr(runs, "_PAGE", 1)
+    pd.testing.assert_frame_equal(runs.trials(client.tracking_uri, "lrs"), whole)
+
+
+def test_a_study_without_trials_is_an_empty_frame(client: MlflowClient) -> None:
+    """No trial yet: the columns are there, the rows are not."""
+    assert runs.trials(client, "empty").empty
+    assert "bits_per_byte" in runs.trials(client, "empty")
+    assert runs.epochs(client, "empty").empty
+
+
+def test_an_unknown_study_lists_the_known_ones(client: MlflowClient) -> None:
+    """A misspelt study is answered with those there are."""
+    with pytest.raises(ValueError, match="no study 'lr' in sqlite.*: it has .*empty, lrs"):
+        runs.trials(client, "lr")
