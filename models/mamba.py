@@ -13,8 +13,10 @@ from typing import Any
 
 from torch import Tensor
 from transformers import MambaConfig
+from transformers.activations import ACT2FN
 from transformers.models.mamba import modeling_mamba
 
+from models.kernels.depthwise_conv import causal_depthwise_conv
 from models.kernels.selective_scan import selective_scan
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
 
@@ -47,6 +49,22 @@ def _scan_on_cpu(
     return (y, last_state) if return_last_state else y
 
 
+def _conv_on_cpu(
+    hidden_states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    **_: Any,
+) -> Tensor:
+    """`causal_depthwise_conv` under the signature of transformers' `causal_conv1d_fn`.
+
+    hidden_states (batch, dim, time), weight (dim, width) -> (batch, dim, time).
+    """
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    y = causal_depthwise_conv(hidden_states.mT, weight, bias)
+    return (y if activation is None else ACT2FN[activation](y)).mT
+
+
 def _by_device(library: Callable[..., Any], on_cpu: Callable[..., Any]) -> Callable[..., Any]:
     """`on_cpu` if the first argument lies on the CPU, else `library`."""
 
@@ -62,8 +80,9 @@ def _route_by_device() -> None:
     """Give transformers' Mamba a CPU path for every kernel that it may have bound.
 
     `__wrapped__` is the library's plain-torch version behind its dispatcher: fast enough for
-    the convolution and the single steps of `generate`, and silent.
+    the single steps of `generate`, and silent.
     """
+    own = {"mamba_selective_scan": _scan_on_cpu, "causal_conv1d_fn": _conv_on_cpu}
     for name in (
         "mamba_inner_fn",
         "mamba_selective_scan",
@@ -72,8 +91,7 @@ def _route_by_device() -> None:
         "causal_conv1d_update",
     ):
         library = getattr(modeling_mamba, name)
-        on_cpu = _scan_on_cpu if name == "mamba_selective_scan" else library.__wrapped__
-        setattr(modeling_mamba, name, _by_device(library, on_cpu))
+        setattr(modeling_mamba, name, _by_device(library, own.get(name, library.__wrapped__)))
 
 
 _route_by_device()

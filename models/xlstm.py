@@ -1,6 +1,6 @@
 """xLSTM (Beck et al. 2024): the block stack of the `xlstm` package as a Hugging Face model.
 
-The package's layers stay as they are; their two cells compute through `models.kernels`, on any
+The package's layers stay as they are; their inner parts compute through `models.kernels`, on any
 device, because the package's sLSTM is a Python loop over time (or a CUDA extension with another
 weight layout) and its mLSTM builds several (time x time) matrices. Parameters keep the package's
 names and its "vanilla" layout.
@@ -25,6 +25,7 @@ from xlstm import (
 )
 from xlstm.blocks.mlstm.cell import mLSTMCell
 from xlstm.blocks.slstm.cell import sLSTMCell_vanilla
+from xlstm.components.conv import CausalConv1d
 from xlstm.components.linear_headwise import LinearHeadwiseExpand
 from xlstm.components.ln import MultiHeadLayerNorm
 
@@ -34,6 +35,7 @@ from models.causal_lm import (
     require_right_padding,
 )
 from models.kernels.block_diagonal import block_diagonal_linear
+from models.kernels.depthwise_conv import causal_depthwise_conv
 from models.kernels.mlstm import mlstm
 from models.kernels.slstm import slstm
 from models.registry import Architecture, ParamCount, TextShape, register
@@ -81,12 +83,15 @@ class MLSTMCell(mLSTMCell):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> Tensor:
         """q, k, v (batch, time, inner) -> (batch, time, inner)."""
-        gate_input = torch.cat([q, k, v], dim=-1)
-        gates = (self.igate(gate_input), self.fgate(gate_input))  # (batch, time, heads)
+        # Both gates read q, k and v side by side: one sum of three products for the two.
+        weights = torch.cat([self.igate.weight, self.fgate.weight]).chunk(3, dim=1)
+        gates = torch.cat([self.igate.bias, self.fgate.bias])
+        for x, weight in zip((q, k, v), weights, strict=True):
+            gates = gates + nn.functional.linear(x, weight)
         heads = (self.config.num_heads, -1)
         hidden = mlstm(
             *(x.unflatten(-1, heads).transpose(1, 2) for x in (q, k, v)),
-            *(gate.transpose(1, 2) for gate in gates),
+            *gates.transpose(1, 2).chunk(2, dim=1),  # (batch, heads, time)
         )
         return self.outnorm(hidden).transpose(1, 2).flatten(2)
 
@@ -105,6 +110,18 @@ class SLSTMCell(sLSTMCell_vanilla):
         bias = self._bias.view(gates)
         hidden = slstm(input.unflatten(-1, gates) + bias, self._recurrent_kernel)
         return hidden.transpose(1, 2), None
+
+
+class ChannelsLastConv(CausalConv1d):
+    """The package's causal convolution without its transposes."""
+
+    def forward(
+        self, x: Tensor, conv_state: None = None, return_last_state: bool = False
+    ) -> Tensor:
+        """(batch, time, dim) -> the same."""
+        if conv_state is not None or return_last_state:
+            raise ValueError("this convolution runs whole sequences from a zero state only")
+        return causal_depthwise_conv(x, self.conv.weight[:, 0], self.conv.bias)
 
 
 class HeadwiseLinear(LinearHeadwiseExpand):
@@ -128,6 +145,7 @@ class PerHeadLayerNorm(MultiHeadLayerNorm):
 _FAST: dict[type[nn.Module], type[nn.Module]] = {
     mLSTMCell: MLSTMCell,
     sLSTMCell_vanilla: SLSTMCell,
+    CausalConv1d: ChannelsLastConv,
     LinearHeadwiseExpand: HeadwiseLinear,
     MultiHeadLayerNorm: PerHeadLayerNorm,
 }

@@ -8,6 +8,8 @@ Legend for shapes: T time, B batch, D channels ("intermediate size"), N state.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +17,8 @@ from torch import Tensor
 # Steps whose states are held at once. A chunk of 4 steps stays in the cache of one core for the
 # usual widths; the backward recomputes the states chunk by chunk from the chunk borders.
 CHUNK = 4
+
+LOG2_E = math.log2(math.e)
 
 
 def selective_scan(
@@ -125,7 +129,8 @@ def _chunk_states(
     delta: Tensor, drive: Tensor, a: Tensor, b: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Decays exp(delta a) and states of a few steps, both (steps, B, N, D)."""
-    decay = torch.exp_(delta[:, :, None] * a)
+    # PyTorch's exp2 is several times faster on CPUs than its exp, and as exact.
+    decay = torch.exp2_(delta[:, :, None] * (a * LOG2_E))
     states = drive[:, :, None] * b[:, :, :, None]
     for t in range(len(states)):
         state = states[t].addcmul_(decay[t], state)

@@ -26,8 +26,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "xlstm": {
             "hidden_size": 128,
             "inner_size": 256,
-            "ffn_size": 208,
-            "num_layers": 4,
+            "ffn_size": 496,
+            "num_layers": 3,
             "num_heads": 4,
             "slstm_at": (1,),
         },

@@ -175,7 +175,7 @@ def test_it_learns_a_repeating_sequence(arch: str) -> None:
 
 
 def test_bfloat16_autocast_is_close(arch: str) -> None:
-    """Mixed precision trains on the CPU: finite loss and gradients, logits near the float32 ones."""
+    """Mixed precision trains on the CPU: finite loss and gradients, logits near float32 ones."""
     model, ids = build(arch), random_ids(4, CONTEXT)
     exact = model(input_ids=ids).logits
     with torch.autocast("cpu", torch.bfloat16):

@@ -9,7 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.kernels import attention, block_diagonal, mlstm, selective_scan, slstm
+from models.kernels import (
+    attention,
+    block_diagonal,
+    depthwise_conv,
+    mlstm,
+    selective_scan,
+    slstm,
+)
 from models.kernels import gated_linear_attention as gla
 
 LENGTHS = [1, 3, 8, 63, 64, 65, 130]
@@ -138,6 +145,18 @@ def test_attention_is_softmax_over_the_past(time: int) -> None:
     )
 
 
+@pytest.mark.parametrize("time", [1, 2, 3, 4, 5, 64])
+def test_depthwise_conv_is_conv1d(time: int) -> None:
+    """The shifted sums equal a grouped convolution, also for sequences shorter than the kernel."""
+    torch.manual_seed(time)
+    inputs = (torch.randn(2, time, 8), torch.randn(8, 4), torch.randn(8))
+    assert_matches(
+        depthwise_conv.causal_depthwise_conv,
+        depthwise_conv.causal_depthwise_conv_reference,
+        inputs,
+    )
+
+
 @pytest.mark.parametrize("blocks", [1, 2, 7, 16, 50])
 def test_block_diagonal_linear_is_a_dense_layer(blocks: int) -> None:
     """Grouping blocks changes nothing: the product is that with the whole block-diagonal matrix."""
@@ -159,11 +178,15 @@ def all_kernels() -> dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]]
         "scan": (lambda *x: selective_scan._SelectiveScan.apply(*x)[0], scan_inputs(20, 1.0)),
         "mlstm": (mlstm.mlstm, (*heads_first, *torch.randn(2, 2, 3, 20))),
         "attention": (lambda *x: attention.causal_attention(*x, 0.3), tuple(heads_first)),
+        "conv": (
+            depthwise_conv.causal_depthwise_conv,
+            (torch.randn(2, 20, 8), torch.randn(8, 4), torch.randn(8)),
+        ),
         "slstm": (slstm.slstm, (torch.randn(2, 20, 4, 3, 8), torch.randn(3, 32, 8) / 8)),
     }
 
 
-@pytest.mark.parametrize("name", ["gla", "scan", "mlstm", "attention", "slstm"])
+@pytest.mark.parametrize("name", ["gla", "scan", "mlstm", "attention", "conv", "slstm"])
 def test_a_nan_never_turns_into_a_number(name: str) -> None:
     """One NaN in any input makes the output NaN somewhere: a diverged run cannot hide."""
     kernel, inputs = all_kernels()[name]
