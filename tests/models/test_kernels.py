@@ -35,8 +35,11 @@ def assert_matches(
     weight = torch.randn(expected.shape, dtype=torch.float64)
     (output.double() * weight).sum().backward()
     (expected * weight).sum().backward()
-    pairs = [(output, expected), *((x.grad, y.grad) for x, y in zip(fast, slow, strict=True))]
-    for index, (got, want) in enumerate(pairs):
+    results = [output, *(x.grad for x in fast)]
+    expectations = [expected, *(x.grad for x in slow)]
+    for index, (got, want) in enumerate(zip(results, expectations, strict=True)):
+        assert got is not None
+        assert want is not None
         error = (got.double() - want).abs().max() / want.abs().max().clamp(min=1)
         assert error < tolerance, f"tensor {index} (0 is the output): relative error {error:.1e}"
 
@@ -138,8 +141,8 @@ def test_attention_is_softmax_over_the_past(time: int) -> None:
     torch.manual_seed(time)
     q, k, v = torch.randn(3, 2, 3, time, 8)
     assert_matches(
-        lambda *x: attention.causal_attention(*x, 3.0),
-        lambda *x: attention.causal_attention_reference(*x, 3.0),
+        lambda q, k, v: attention.causal_attention(q, k, v, 3.0),
+        lambda q, k, v: attention.causal_attention_reference(q, k, v, 3.0),
         (q, k, v),
         2e-5,
     )
@@ -177,7 +180,10 @@ def all_kernels() -> dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]]
         "gla": (lambda *x: gla.gated_linear_attention(*x)[0], (q, k, v, -g.abs())),
         "scan": (lambda *x: selective_scan._SelectiveScan.apply(*x)[0], scan_inputs(20, 1.0)),
         "mlstm": (mlstm.mlstm, (*heads_first, *torch.randn(2, 2, 3, 20))),
-        "attention": (lambda *x: attention.causal_attention(*x, 0.3), tuple(heads_first)),
+        "attention": (
+            lambda q, k, v: attention.causal_attention(q, k, v, 0.3),
+            tuple(heads_first),
+        ),
         "conv": (
             depthwise_conv.causal_depthwise_conv,
             (torch.randn(2, 20, 8), torch.randn(8, 4), torch.randn(8)),
