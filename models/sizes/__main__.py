@@ -18,10 +18,10 @@ def table(size: str) -> Table:
     vocab_size, context = TYPICAL[size]
     result = Table(
         title=f"{size}: vocabulary {vocab_size:,}, context {context}",
-        caption="deviation: non-embedding parameters against the mean of the size",
+        caption="parameters in millions; deviation: non-embedding against the mean of the size",
     )
-    result.add_column("architecture")
-    for column in ("non-embedding", "deviation", "embedding", "total", "MFLOP / token"):
+    result.add_column("arch")
+    for column in ("non-embedding", "deviation", "embedding", "total", "MFLOP/token"):
         result.add_column(column, justify="right")
     configs = {
         arch: models.build_config(arch, size, vocab_size=vocab_size, context=context)
@@ -32,10 +32,10 @@ def table(size: str) -> Table:
     for arch, count in counts.items():
         result.add_row(
             arch,
-            f"{count.non_embedding:,}",
+            f"{count.non_embedding / 1e6:.3f}",
             f"{count.non_embedding / average - 1:+.2%}",
-            f"{count.embedding:,}",
-            f"{count.total:,}",
+            f"{count.embedding / 1e6:.3f}",
+            f"{count.total / 1e6:.3f}",
             f"{models.flops_per_token(configs[arch], context) / 1e6:,.2f}",
         )
     return result

@@ -36,6 +36,7 @@ def test_paper_size_is_that_of_the_paper(arch: str, millions: float) -> None:
     assert models.num_params(config).total / 1e6 == pytest.approx(millions, rel=5e-3)
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # from switching oneDNN off
 @pytest.mark.parametrize("arch", models.architectures())
 def test_flops_formula_agrees_with_counted_products(
     arch: str, monkeypatch: pytest.MonkeyPatch
