@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow.entities import Run
-from ray import tune
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from sweeps.tuning import DriverCallback
 from trainables.spec import TrialSpec, format_lr
 from trainables.tracking import Tracker
 
@@ -71,7 +71,7 @@ class Row:
         ]
 
 
-class ProgressDisplay(tune.Callback):
+class ProgressDisplay(DriverCallback):
     """Follows a Tune run: a live table on a terminal, else one line an event.
 
     Args:

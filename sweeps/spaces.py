@@ -1,4 +1,4 @@
-"""Which learning rates to try: a grid that extends itself, or Optuna; and the Tune searcher over them.
+"""Which learning rates to try: a grid that extends itself, or Optuna; and a Tune searcher.
 
 A plan belongs to one architecture. It hands out (lr, seed) pairs and is told their scores; it keeps
 no state on disk: told the finished trials of an interrupted sweep, it goes on where that stood.
@@ -7,13 +7,14 @@ no state on disk: told the finished trials of an interrupted sweep, it goes on w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any, Protocol
 
 import optuna
 from ray.tune.search import Searcher
 
+from analysis.statistics import edge_of_grid
 from trainables.spec import TrialSpec
 
 MAX_EXTENSIONS = 3
@@ -42,13 +43,15 @@ class GridPlan:
     """A grid of learning rates, extended while the best one lies on its edge.
 
     The optimum of a grid is trustworthy only when both neighbours were tried and are worse. A new
-    point continues the grid's spacing; there are at most `MAX_EXTENSIONS` of them.
+    point continues the grid's spacing; there are at most `MAX_EXTENSIONS` of them. They depend on
+    scores alone, so an interrupted sweep arrives at the same ones.
 
     Args:
         lrs: the grid, at least one.
         seeds: every learning rate is tried with each of them.
         extend: whether to add points beyond the edge.
-        known: further learning rates that the study already holds results for.
+        known: scores that the study already holds, by (lr, seed). A learning rate that has one for
+            each seed counts when the edge is judged, and as an extension if beyond the grid.
     """
 
     def __init__(
@@ -57,47 +60,45 @@ class GridPlan:
         seeds: Iterable[int],
         *,
         extend: bool = True,
-        known: Iterable[float] = (),
+        known: Mapping[tuple[float, int], float] | None = None,
     ) -> None:
-        self.requested = sorted(set(lrs))
+        requested = sorted(set(lrs))
         self.seeds = list(dict.fromkeys(seeds))
-        self.lrs = sorted({*self.requested, *known})
-        self._extensions = 0
-        self._extend = extend and len(self.requested) > 1
-        self._queue = [(lr, seed) for seed in self.seeds for lr in self.requested]
-        self._asked: set[tuple[float, int]] = set()
-        self._scores: dict[tuple[float, int], float] = {}
+        known = known or {}
+        complete = {lr for lr, _ in known if all((lr, seed) in known for seed in self.seeds)}
+        self._scores = {pair: score for pair, score in known.items() if pair[0] in complete}
+        self.lrs = sorted({*requested, *complete})
+        self._extensions = sum(not requested[0] <= lr <= requested[-1] for lr in complete)
+        self._extend = extend and len(requested) > 1
+        self._queue = [(lr, seed) for seed in self.seeds for lr in requested]
+        self._open: set[tuple[float, int]] = set()
 
     @property
     def finished(self) -> bool:
         self._grow()
-        return not self._queue and self._complete
-
-    @property
-    def _complete(self) -> bool:
-        return all(pair in self._scores for pair in self._asked)
+        return not self._queue and not self._open
 
     def ask(self) -> tuple[float, int] | None:
         self._grow()
         if not self._queue:
             return None
         pair = self._queue.pop(0)
-        self._asked.add(pair)
+        self._open.add(pair)
         return pair
 
     def tell(self, lr: float, seed: int, score: float) -> None:
+        self._open.discard((lr, seed))
         self._scores[lr, seed] = score
 
     def remaining(self) -> int:
-        return len(self._queue) + sum(pair not in self._scores for pair in self._asked)
+        return len(self._queue) + len(self._open)
 
     def edge(self) -> str | None:
         """ "low" or "high" when the best learning rate so far is the grid's end, else None."""
         means = self._means()
-        if len(means) < 2 or math.isinf(min(means.values())):
+        if not means or math.isinf(min(means.values())):
             return None
-        best = min(means, key=lambda lr: means[lr])
-        return {min(means): "low", max(means): "high"}.get(best)
+        return edge_of_grid(list(means), min(means, key=lambda lr: means[lr]))
 
     def _means(self) -> dict[float, float]:
         scored = {lr for lr, _ in self._scores}
@@ -108,10 +109,10 @@ class GridPlan:
 
     def _grow(self) -> None:
         """Queue the next point beyond the edge, once every result is in."""
-        if self._queue or not self._complete or not self._extend:
+        if self._queue or self._open or not self._extend:
             return
         edge = self.edge()
-        if edge is None or self._extensions == MAX_EXTENSIONS:
+        if edge is None or self._extensions >= MAX_EXTENSIONS:
             return
         lr = next_on_grid(self.lrs, edge)
         self._extensions += 1
@@ -125,7 +126,8 @@ def next_on_grid(lrs: list[float], edge: str) -> float:
     Half-decade grids (1, 3, 10, ...) go on as such; others with the ratio of their last two points.
     Three significant digits, so that the same grid gives the same number on every machine.
     """
-    if all(_is_half_decade(lr) for lr in lrs):
+    steps = [high / low for low, high in zip(lrs, lrs[1:], strict=False)]
+    if all(_is_half_decade(lr) for lr in lrs) and min(steps) < 5:
         mantissa, exponent = _mantissa(lrs[-1] if edge == "high" else lrs[0])
         if edge == "high":
             return float(f"3e{exponent}") if mantissa == 1 else float(f"1e{exponent + 1}")

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
-import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Ray looks for these while it is imported.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banner ignores verbose=0
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
@@ -137,6 +137,16 @@ def ray_cluster(address: str | None, *, dashboard: bool) -> Iterator[dict[str, f
         ray.shutdown()
 
 
+class DriverCallback(tune.Callback):
+    """A callback that lives in the sweep's process only.
+
+    Tune stores a copy of its callbacks beside its own state; nothing is resumed from that.
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
 def inline_trial(config: dict[str, Any], place: Workplace) -> None:
     """A trial in the Tune function itself."""
     run_trial(TrialSpec.from_dict(config["spec"]), place, tune.report)
@@ -187,7 +197,7 @@ def train_worker(config: dict[str, Any]) -> None:
 def build_scheduler(name: str, epochs: int) -> TrialScheduler:
     """The trial scheduler: "none", or "asha" (Li et al. 2020, arXiv 1810.05934).
 
-    ASHA compares validation bits per byte after 1, 3, 9, ... epochs and goes on with the best third.
+    ASHA compares validation bits per byte after 1, 3, 9, ... epochs; the best third goes on.
     """
     if name not in SCHEDULERS:
         raise ValueError(f"--scheduler must be one of {', '.join(SCHEDULERS)}, not {name!r}")
@@ -223,28 +233,29 @@ def run_tune(
         function = tune.with_parameters(train_trial, place=place, resources=resources)
         # The driver of a trial only waits: a whole CPU for it would starve its own workers.
         needs = {"cpu": 0.01}
-    scratch = place.study / "ray"
-    shutil.rmtree(scratch, ignore_errors=True)  # Tune's own state: nothing is resumed from it
-    tuner = tune.Tuner(
-        tune.with_resources(function, needs),
-        tune_config=tune.TuneConfig(
-            search_alg=search,
-            scheduler=scheduler,
-            num_samples=-1,
-            max_concurrent_trials=max_concurrent,
-            reuse_actors=resources.runner == "inline",
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str(scratch),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=callbacks,
-        ),
-    )
-    tuner.fit()
+    # Tune's own state: nothing is resumed from it.
+    with tempfile.TemporaryDirectory(
+        prefix="tune-", dir=place.study, ignore_cleanup_errors=True
+    ) as scratch:
+        tune.Tuner(
+            tune.with_resources(function, needs),
+            tune_config=tune.TuneConfig(
+                search_alg=search,
+                scheduler=scheduler,
+                num_samples=-1,
+                max_concurrent_trials=max_concurrent,
+                reuse_actors=resources.runner == "inline",
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=scratch,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                callbacks=callbacks,
+            ),
+        ).fit()
 
 
 def _trial_name(trial: Any) -> str:
@@ -255,8 +266,3 @@ def _trial_name(trial: Any) -> str:
 def local_gpus() -> int:
     """GPUs that this process sees."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def rounds(trials: int, at_once: int) -> int:
-    """Rounds that `trials` need when `at_once` run together."""
-    return math.ceil(trials / at_once)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -107,6 +108,13 @@ class Outcome:
     checkpoint: str | None
     """Name of the best epoch's checkpoint folder, None when no epoch was finished."""
     reason: str = ""
+
+    @property
+    def score(self) -> float:
+        """Lowest validation bits per byte of all epochs; infinite for a diverged trial."""
+        if self.kind == "diverged":
+            return math.inf
+        return min(report.bits_per_byte for report in self.history)
 
 
 class TrialFolder:

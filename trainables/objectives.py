@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-IGNORE = -100
-"""Target of a position without a next token (padding at the end of the validation text)."""
+from trainables.corpus import IGNORED
 
 CHUNK = 1024
 
@@ -43,13 +42,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden_c, target_c = hidden[rows].to(dtype), targets[rows]
             logits = F.linear(hidden_c, weight_c, bias_c).float()  # (chunk, vocab)
             log_probs = torch.log_softmax(logits, dim=-1)
-            total += F.nll_loss(log_probs, target_c, ignore_index=IGNORE, reduction="sum")
+            total += F.nll_loss(log_probs, target_c, ignore_index=IGNORED, reduction="sum")
             if d_hidden is None and d_weight is None:
                 continue
             minus_one = torch.full_like(log_probs[:, :1], -1.0)
             d_logits = log_probs.exp_()
             d_logits.scatter_add_(1, target_c.clamp_min(0)[:, None], minus_one)
-            d_logits = d_logits.masked_fill_((target_c == IGNORE)[:, None], 0.0).to(dtype)
+            d_logits = d_logits.masked_fill_((target_c == IGNORED)[:, None], 0.0).to(dtype)
             if d_hidden is not None:
                 d_hidden[rows] = d_logits @ weight_c
             if d_weight is not None:
@@ -79,7 +78,7 @@ def linear_cross_entropy(
         hidden: (tokens, dim), after the final norm.
         weight: (vocab, dim) of the output head.
         bias: (vocab,) or None.
-        targets: (tokens,), `IGNORE` where there is nothing to predict.
+        targets: (tokens,), `IGNORED` where there is nothing to predict.
         chunk: tokens whose logits exist at once.
 
     Returns:

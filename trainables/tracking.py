@@ -6,6 +6,7 @@ optimizer step (`train/*`) and by epoch (`val/*`, `zero_shot/*`, step = epoch, 1
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import subprocess
@@ -21,6 +22,9 @@ from mlflow.entities import Metric, Param, Run, RunTag
 
 from trainables.checkpoint import EpochReport, Outcome
 from trainables.spec import TrialSpec
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 FLUSH_SECONDS = 2.0
 _PROGRESS_METRIC = "train/loss"
@@ -225,6 +229,11 @@ class TrialRun:
             self.run_id, tags=[RunTag(name, value) for name, value in tags.items() if value]
         )
         self._client.set_terminated(self.run_id, "FINISHED")
+
+    def fail(self, reason: str) -> None:
+        """Mark the run as failed, with the end of the error. A later process may go on with it."""
+        self._client.set_tag(self.run_id, "babysweep.reason", reason[-4000:])
+        self._client.set_terminated(self.run_id, "FAILED")
 
     def _add(self, axis: str, step: int, values: dict[str, float]) -> None:
         if step <= self._last[axis]:

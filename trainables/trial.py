@@ -212,7 +212,7 @@ class Trainer:
         self.progress.step += 1
         return nats, norm
 
-    @torch.inference_mode()
+    @torch.no_grad()  # in inference mode, buffers cached by a module could not be trained with
     def validate(self) -> tuple[float, float]:
         """Validation loss in nats a token, and bits per byte, in float32."""
         self.objective.eval()

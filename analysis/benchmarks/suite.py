@@ -104,6 +104,21 @@ class Suite:
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
+    def check_fits(self, tokenizer: Any, context: int) -> None:
+        """Check before any training that a model with this context can read every text.
+
+        Raises:
+            ValueError: it cannot; the message names the longest text and the context it needs.
+        """
+        encoder = Encoder(tokenizer, self.protocol)
+        spans = [span for benchmark in self.benchmarks for span in benchmark.spans(encoder)]
+        longest = max(spans, key=lambda span: span.num_inputs)
+        if longest.num_inputs > context:
+            raise ValueError(
+                f"{longest.name} is {longest.num_inputs} tokens long, more than the context of "
+                f"{context}: choose a context of at least {longest.num_inputs} tokens"
+            )
+
     def evaluate(
         self,
         model: Any,

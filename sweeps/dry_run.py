@@ -1,0 +1,68 @@
+"""What a sweep would take: parameters, FLOPs, steps, devices, and time from measured steps."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from sweeps.lr_sweep import LrSweepArgs
+from sweeps.planning import SweepPlan, measured_step_seconds, model_counts
+from sweeps.progress import format_seconds
+from sweeps.tuning import local_gpus
+from trainables.spec import format_lr
+from trainables.trial import steps_per_epoch
+
+
+def print_dry_run(plan: SweepPlan, args: LrSweepArgs, console: Console) -> None:
+    """Print the cost of each architecture's sweep and of all together."""
+    resources = plan.resources
+    available = {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(local_gpus())}
+    at_once = resources.trials_at_once(available, args.max_concurrent)
+    base = next(iter(plan.bases.values()))
+    steps = steps_per_epoch(base, plan.num_blocks) * base.epochs
+    tokens = steps * base.batch_size * base.context
+    table = Table(header_style="bold")
+    for name in ("arch", "params", "non-emb.", "FLOPs/token", "trials", "FLOPs", "s/step", "time"):
+        table.add_column(name, justify="left" if name == "arch" else "right")
+    total_seconds, total_flops = 0.0, 0.0
+    for arch in plan.bases:
+        params, non_embedding, flops = model_counts(plan, arch)
+        trials = plan.plans[arch].remaining()
+        step_seconds = measured_step_seconds(plan, arch)
+        seconds = math.ceil(trials / at_once) * steps * step_seconds
+        total_seconds += seconds
+        total_flops += trials * 3 * flops * tokens
+        table.add_row(
+            arch,
+            f"{params:,}",
+            f"{non_embedding:,}",
+            f"{3 * flops:.3g}",
+            str(trials),
+            f"{trials * 3 * flops * tokens:.3g}",
+            f"{step_seconds:.3f}",
+            format_seconds(seconds),
+        )
+    device = torch.cuda.get_device_name() if resources.gpus else "CPU"
+    rates = sorted({lr for sweep in plan.plans.values() for lr in getattr(sweep, "lrs", ())})
+    lines = [
+        f"study      {plan.study}, in {plan.storage}",
+        f"corpus     {plan.corpus.name}: {plan.corpus.train_words:,} words, "
+        f"{plan.corpus.train_tokens:,} tokens, vocabulary {plan.corpus.vocab_size:,}",
+        f"benchmarks {plan.num_pairs:,} minimal pairs" if plan.benchmarks else "benchmarks none",
+        f"batch      {base.batch_size} x {base.context} tokens; {steps:,} steps, "
+        f"{tokens:,} tokens, {base.epochs} epochs a trial",
+        f"rates      {', '.join(map(format_lr, rates)) or 'chosen by Optuna'}",
+        f"devices    {resources.workers} x {resources.cpus} CPU, {resources.gpus:g} GPU ({device}) "
+        f"a trial, {base.precision}, runner {resources.runner}; {at_once} trials at once",
+    ]
+    console.print("\n".join(lines), highlight=False)
+    console.print(table)
+    console.print(
+        f"About {format_seconds(total_seconds)} of training (evaluation and points beyond the grid "
+        f"not counted), {total_flops:.3g} FLOPs. Nothing was run.",
+        highlight=False,
+    )

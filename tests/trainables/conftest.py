@@ -1,0 +1,79 @@
+"""A small corpus and a study to train in."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from analysis.benchmarks import load_suite
+from trainables.corpus import Corpus, mini_benchmark, prepare_corpus
+from trainables.spec import TrialSpec
+from trainables.tracking import Tracker
+from trainables.trial import Workplace
+
+_WORDS = ["the", "a", "old", "small", "cat", "dog", "sees", "likes", "runs", "here", "now", "and"]
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """About 3,000 words of nonsense: 40 blocks of 64 tokens and more."""
+    folder = tmp_path_factory.mktemp("text")
+    chance = random.Random(0)
+    for name, lines in (("talk.train", 600), ("talk.dev", 30)):
+        text = "\n".join(" ".join(chance.choices(_WORDS, k=6)) for _ in range(lines))
+        (folder / name).write_text(text + "\n")
+    return prepare_corpus(str(folder), vocab_size=280, cache=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny_benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few minimal pairs of the built-in benchmark."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    mini_benchmark(folder)
+    for path in sorted((folder / "blimp_mini").glob("*.jsonl")):
+        pairs = [json.loads(line) for line in path.read_text().splitlines()]
+        short = [p for p in pairs if max(len(p["sentence_good"]), len(p["sentence_bad"])) < 60]
+        if short:
+            path.write_text("".join(json.dumps(pair) + "\n" for pair in short[:5]))
+        else:
+            path.unlink()
+    return folder
+
+
+@pytest.fixture
+def tiny_spec(tiny_corpus: Corpus, tiny_benchmark: Path) -> TrialSpec:
+    """Two epochs of a mini LSTM on the tiny corpus."""
+    return TrialSpec(
+        arch="lstm",
+        size="mini",
+        corpus=tiny_corpus.name,
+        corpus_hash=tiny_corpus.hash,
+        benchmarks_hash=load_suite(tiny_benchmark, "2024").hash,
+        context=64,
+        batch_size=4,
+        lr=3e-3,
+        epochs=2,
+        seed=0,
+    )
+
+
+@pytest.fixture
+def make_place(tmp_path: Path, tiny_corpus: Corpus, tiny_benchmark: Path):
+    """A maker of workplaces in the test's own folder."""
+
+    def make(spec: TrialSpec, study: str = "study", **changes) -> Workplace:
+        uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+        tracker = Tracker.open(uri, tmp_path / "artifacts" / study, study, [spec])
+        values = {
+            "study": tmp_path / study,
+            "corpus": tiny_corpus.directory,
+            "benchmarks": tiny_benchmark,
+            "benchmark_names": (),
+            "tracker": tracker,
+        }
+        return Workplace(**{**values, **changes})
+
+    return make

@@ -1,0 +1,95 @@
+"""A trial's identity: what is in its hash, what is not, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from trainables.spec import TrialSpec, format_lr
+
+SPEC = TrialSpec(
+    arch="hgrn2",
+    size="mini",
+    corpus="mini",
+    corpus_hash="abc",
+    context=64,
+    batch_size=32,
+    lr=1e-3,
+    epochs=3,
+    seed=0,
+)
+
+
+def test_hash_is_frozen():
+    """The hash of a spec never changes: it names folders and runs of studies that exist."""
+    assert SPEC.canonical == (
+        '{"arch":"hgrn2","batch_size":32,"context":64,"corpus_hash":"abc","epochs":3,'
+        '"lr":0.001,"seed":0,"size":"mini"}'
+    )
+    assert SPEC.hash == "938f28d6c9633555"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"lr": 2e-3}, {"seed": 1}, {"epochs": 4}, {"schedule": "cosine"}, {"precision": "bf16"}],
+)
+def test_what_changes_the_result_changes_the_hash(changes):
+    """Two trials with different results have different identities."""
+    assert SPEC.replace(**changes).hash != SPEC.hash
+
+
+def test_name_of_the_corpus_is_not_identity():
+    """A renamed copy of a corpus is the same corpus."""
+    assert SPEC.replace(corpus="renamed").hash == SPEC.hash
+
+
+def test_dict_round_trip_through_json():
+    """A spec survives JSON bit by bit."""
+    spec = SPEC.replace(lr=0.1 + 0.2)
+    assert TrialSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_setting_joins_the_trials_of_one_curve():
+    """Learning rate and seed vary along a curve; anything else begins another."""
+    assert SPEC.replace(lr=1e-2, seed=5).setting == SPEC.setting
+    assert SPEC.replace(epochs=5).setting != SPEC.setting
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 0.0}, "lr must be a positive finite number, not 0.0"),
+        ({"lr": float("nan")}, "lr must be"),
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"context": 1}, "context must be at least 2"),
+        ({"seed": -1}, "seed must not be negative"),
+        ({"warmup": 1.5}, "warmup is a fraction"),
+        ({"schedule": "wsd", "warmup": 0.9, "decay": 0.2}, "must not exceed 1"),
+        ({"schedule": "step"}, "schedule must be one of linear, cosine, wsd, not 'step'"),
+        ({"beta2": 1.0}, "beta2 must lie"),
+        ({"grad_clip": -1.0}, "grad_clip must not be negative"),
+    ],
+)
+def test_bad_values_are_refused(changes, message):
+    """An error names the field, the rule and the value."""
+    with pytest.raises(ValueError, match=message):
+        SPEC.replace(**changes)
+
+
+def test_unknown_and_missing_fields_are_refused():
+    """A spec from another version is an error, not a guess."""
+    values = SPEC.to_dict()
+    with pytest.raises(ValueError, match="unknown field.*momentum"):
+        TrialSpec.from_dict({**values, "momentum": 0.9})
+    del values["lr"]
+    with pytest.raises(ValueError, match="missing field.*lr"):
+        TrialSpec.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("lr", "text"), [(1e-3, "1e-3"), (3.3e-4, "3.3e-4"), (0.02, "2e-2"), (1.0, "1e0")]
+)
+def test_learning_rates_read_as_people_write_them(lr, text):
+    """1e-3, not 0.001 and not 1e-03."""
+    assert format_lr(lr) == text

@@ -1,0 +1,196 @@
+"""The trial loop: deterministic, resumable anywhere, honest about divergence."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import models
+from trainables.checkpoint import TrialFolder
+from trainables.trial import Data, Trainer, World, run_trial
+
+
+class Killed(BaseException):
+    """Stands for a process that dies: nothing handles it."""
+
+
+def train(spec, place, **changes):
+    """Run a trial; returns its outcome, its reports and its final parameters."""
+    reports = []
+    outcome = run_trial(spec, place, reports.append, **changes)
+    return outcome, reports, final_parameters(spec, place)
+
+
+def final_parameters(spec, place):
+    path, _progress = TrialFolder.of(place.study, spec).newest()
+    return load_file(path / "model.safetensors")
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+def kill_at(monkeypatch, step):
+    """Let the trainer die before it takes this step."""
+    original = Trainer.step
+
+    def dying(self):
+        if self.progress.step == step:
+            raise Killed
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "step", dying)
+
+
+@pytest.mark.parametrize("arch", models.architectures())
+def test_same_spec_gives_bitwise_equal_parameters(arch, tiny_spec, make_place):
+    """Two runs of one spec end with the same bits, for every architecture."""
+    spec = tiny_spec.replace(arch=arch, epochs=1)
+    _, first_reports, first = train(spec, make_place(spec, "one"))
+    _, second_reports, second = train(spec, make_place(spec, "two"))
+    assert_same(first, second)
+    assert first_reports == second_reports
+
+
+@pytest.mark.parametrize("arch", models.architectures())
+def test_resumed_in_the_middle_of_an_epoch_is_bitwise_uninterrupted(
+    arch, tiny_spec, make_place, monkeypatch
+):
+    """A trial killed in its second epoch ends with the bits of one that was not."""
+    spec = tiny_spec.replace(arch=arch)
+    _, _, whole = train(spec, make_place(spec, "whole"))
+    place = make_place(spec, "killed", checkpoint_minutes=0.0)
+    steps = Trainer(spec, Data.open(spec, place), World(), None).steps_per_epoch
+    with monkeypatch.context() as patch:
+        kill_at(patch, steps + 15)
+        with pytest.raises(Killed):
+            run_trial(spec, place, lambda metrics: None)
+    _, progress = TrialFolder.of(place.study, spec).newest()
+    assert steps < progress.step < steps + 15
+    outcome, reports, resumed = train(spec, place)
+    assert_same(whole, resumed)
+    assert outcome.kind == "finished"
+    assert [report["epoch"] for report in reports] == [1, 2, 2]
+
+
+def test_rerun_of_a_finished_trial_trains_nothing(tiny_spec, make_place, monkeypatch):
+    """A second run reports the same epochs and takes no step."""
+    place = make_place(tiny_spec)
+    outcome, reports, _ = train(tiny_spec, place)
+    kill_at(monkeypatch, 0)
+    again, reports_again, _ = train(tiny_spec, place)
+    assert (again, reports_again) == (outcome, reports)
+
+
+def test_mlflow_holds_one_run_without_doubled_points(tiny_spec, make_place, monkeypatch):
+    """After a kill and a resume there is one run, and one point at each step."""
+    place = make_place(tiny_spec)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 70)
+        with pytest.raises(Killed):
+            run_trial(tiny_spec, place, lambda metrics: None)
+    outcome, _, _ = train(tiny_spec, place)
+    (run,) = place.tracker.trial_runs()
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["babysweep.outcome"] == "finished"
+    assert run.data.tags["mlflow.parentRunId"] in place.tracker.parents.values()
+    assert run.data.params["lr"] == "0.003"
+    assert run.data.metrics["best/bits_per_byte"] == min(
+        report.bits_per_byte for report in outcome.history
+    )
+    for name in ("train/loss", "val/bits_per_byte", "zero_shot/macro", "best/epoch"):
+        steps = [p.step for p in place.tracker.client.get_metric_history(run.info.run_id, name)]
+        assert len(steps) == len(set(steps)) > 0, name
+    names = {f.path for f in place.tracker.client.list_artifacts(run.info.run_id, "model")}
+    assert {"model/model.safetensors", "model/spec.json", "model/tokenizer.json"} <= names
+
+
+def test_diverged_trial_is_a_result(tiny_spec, make_place):
+    """A learning rate that explodes ends the trial as diverged, with finite reports."""
+    spec = tiny_spec.replace(lr=1e6, warmup=0.0)
+    reports = []
+    place = make_place(spec)
+    outcome = run_trial(spec, place, reports.append)
+    assert outcome.kind == "diverged"
+    assert "at step" in outcome.reason
+    assert reports[-1]["diverged"] == 1
+    assert all(math.isfinite(value) for value in reports[-1].values())
+    (run,) = place.tracker.trial_runs()
+    assert (run.info.status, run.data.tags["babysweep.outcome"]) == ("FINISHED", "diverged")
+
+
+@pytest.mark.parametrize("arch", models.architectures())
+def test_checkpoint_opens_with_transformers(arch, tiny_spec, make_place):
+    """The best checkpoint is a model and a tokenizer that the Auto classes open."""
+    spec = tiny_spec.replace(arch=arch, epochs=1)
+    place = make_place(spec)
+    outcome, _, parameters = train(spec, place)
+    folder = place.study / "trials" / spec.hash / "checkpoints" / outcome.checkpoint
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert_same(dict(model.state_dict()), parameters)
+    logits = model(**tokenizer("the cat sees", return_tensors="pt")).logits
+    assert logits.shape[-1] == len(tokenizer)
+
+
+def test_best_and_last_checkpoints_are_kept(tiny_spec, make_place, monkeypatch):
+    """Of many epochs the lowest validation loss and the last remain, one of them resumable."""
+    losses = iter([3.0, 1.0, 2.0, 2.5])
+    monkeypatch.setattr(Trainer, "validate", lambda self: ((loss := next(losses)), loss))
+    spec = tiny_spec.replace(epochs=4)
+    place = make_place(spec)
+    outcome = run_trial(spec, place, lambda metrics: None)
+    folder = place.study / "trials" / spec.hash / "checkpoints"
+    names = sorted(path.name for path in folder.glob("step-*"))
+    assert outcome.checkpoint == names[0]
+    assert len(names) == 2
+    assert not (folder / names[0] / "optimizer.safetensors").exists()
+    assert (folder / names[1] / "optimizer.safetensors").exists()
+
+
+@pytest.mark.parametrize("arch", models.architectures())
+def test_micro_batches_give_the_gradient_of_the_whole_batch(arch, tiny_spec, make_place):
+    """Accumulating over micro-batches changes the step by rounding only."""
+    spec = tiny_spec.replace(arch=arch)
+    data = Data.open(spec, make_place(spec))
+    losses = []
+    for micro_batch in (None, 1, 3):
+        trainer = Trainer(spec, data, World(), micro_batch)
+        trainer.model.eval()  # dropout masks depend on the shape of a micro-batch
+        trainer.objective.train = lambda mode=True, module=trainer.objective: module
+        losses.append([trainer.step()[0].item() for _ in range(4)])
+    for other in losses[1:]:
+        assert other == pytest.approx(losses[0], rel=2e-5)
+
+
+def test_validation_counts_every_byte(tiny_spec, make_place):
+    """Bits per byte and loss a token are the same nats over bytes and over tokens."""
+    data = Data.open(tiny_spec, make_place(tiny_spec))
+    trainer = Trainer(tiny_spec, data, World(), None)
+    loss, bits_per_byte = trainer.validate()
+    tokens = sum(
+        int((data.dev.batch(torch.arange(i, i + 1).numpy())[1] >= 0).sum())
+        for i in range(len(data.dev))
+    )
+    assert bits_per_byte == pytest.approx(loss * tokens / math.log(2) / data.corpus.dev_bytes)
+    assert loss == pytest.approx(math.log(len(data.tokenizer)), rel=0.05)
+
+
+def test_changed_corpus_is_refused(tiny_spec, make_place):
+    """A trial planned for another text does not start."""
+    spec = tiny_spec.replace(corpus_hash="0" * 16)
+    with pytest.raises(ValueError, match="changed since the trial was planned"):
+        run_trial(spec, make_place(spec), lambda metrics: None)
+
+
+def test_corpus_shorter_than_a_batch_is_refused(tiny_spec, make_place):
+    """The error says how much there is and what to change."""
+    spec = tiny_spec.replace(batch_size=10_000)
+    with pytest.raises(ValueError, match=r"fewer than one batch of 10000.*--batch-size"):
+        run_trial(spec, make_place(spec), lambda metrics: None)
