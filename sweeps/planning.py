@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import models
 from analysis.benchmarks import load_suite
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sweeps.lr_sweep import LrSweepArgs
 
 Status = Callable[[str], None]
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def plan_sweep(args: LrSweepArgs, status: Status) -> SweepPlan:
     source = args.corpus or preset.corpus
     resources = Resources.choose(
         _or(args.cpus_per_trial, preset.cpus_per_trial),
-        _or(args.gpus_per_trial, preset.gpus_per_trial),
+        _or(args.gpus_per_trial, float(preset.gpus_per_trial)),
         args.workers_per_trial,
         args.runner,
     )
@@ -241,9 +242,8 @@ def _base_spec(
     config = models.build_config(
         arch, spec.size, vocab_size=corpus.vocab_size, context=spec.context
     )
-    precision = args.precision
-    if precision == "auto":
-        precision = default_precision(gpus, config.hidden_size)
+    is_auto = args.precision == "auto"
+    precision = default_precision(gpus, config.hidden_size) if is_auto else args.precision
     return spec.replace(precision=precision)
 
 
@@ -303,5 +303,5 @@ def model_counts(plan: SweepPlan, arch: str) -> tuple[int, int, float]:
     return counts.total, counts.non_embedding, models.flops_per_token(config, spec.context)
 
 
-def _or(value: int | float | None, default: int | float) -> int | float:
+def _or(value: Number | None, default: Number) -> Number:
     return default if value is None else value

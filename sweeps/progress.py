@@ -87,7 +87,7 @@ class ProgressDisplay(DriverCallback):
         self._refreshed = 0.0
         self.rows: dict[str, Row] = {}
 
-    def setup(self, **info: Any) -> None:
+    def setup(self, *args: Any, **info: Any) -> None:
         """Begin to show."""
         if self._live:
             self._live.start()

@@ -176,9 +176,10 @@ def train_trial(config: dict[str, Any], place: Workplace, resources: Resources) 
         run_config=train.RunConfig(
             name=spec.hash,
             storage_path=str(place.study / "ray-train"),
-            callbacks=[TuneReportCallback()],
-            failure_config=train.FailureConfig(
-                max_failures=MAX_FAILURES, controller_failure_limit=10
+            callbacks=[TuneReportCallback()],  # type: ignore[list-item]
+            failure_config=train.FailureConfig(  # the arguments of Train's second version
+                max_failures=MAX_FAILURES,
+                controller_failure_limit=10,  # type: ignore[call-arg]
             ),
         ),
     ).fit()

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import PreTrainedModel
 
 from trainables.spec import TrialSpec
 
@@ -169,7 +170,7 @@ class TrialFolder:
 
     def save(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         tokenizer: Any,
         optimizer: torch.optim.Optimizer,
         spec: TrialSpec,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import PreTrainedModel
 
 from trainables.corpus import IGNORED
 
@@ -100,7 +101,7 @@ class NextTokenObjective(nn.Module):
     A module of its own, so that `DistributedDataParallel` wraps the whole way from tokens to loss.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
