@@ -1,0 +1,111 @@
+"""A small text, and the sweep command as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+ROOT = Path(__file__).resolve().parents[2]
+_WORDS = ["the", "a", "old", "small", "cat", "dog", "sees", "likes", "runs", "here", "now", "and"]
+
+
+@dataclass(frozen=True)
+class SweepCommand:
+    """`python sweeps/lr_sweep.py` on a tiny corpus, two learning rates of a mini LSTM."""
+
+    text: Path
+    storage: Path
+
+    def line(self, *extra: str, python: str = sys.executable) -> list[str]:
+        """The command's words; later flags win over earlier ones."""
+        words = [python, "sweeps/lr_sweep.py", "--arch", "lstm", "--corpus", str(self.text)]
+        words += ["--vocab-size", "280", "--context", "64", "--batch-size", "4", "--epochs", "3"]
+        words += ["--lrs", "1e-3", "3e-3", "--no-extend", "--study", "study"]
+        return [*words, "--storage", str(self.storage), *extra]
+
+    def start(self, *extra: str) -> subprocess.Popen[str]:
+        """Start it; its lines come on stdout as they are printed."""
+        return subprocess.Popen(
+            self.line(*extra),
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            bufsize=1,
+        )
+
+    def run(self, *extra: str, status: int = 0) -> str:
+        """Run it to its end, which must have this exit status; returns what it printed."""
+        with self.start(*extra) as process:
+            output, _ = process.communicate(timeout=300)
+        assert process.returncode == status, output
+        return output
+
+    @property
+    def client(self) -> MlflowClient:
+        """A client of its MLflow store."""
+        return MlflowClient(f"sqlite:///{self.storage / 'mlflow.db'}")
+
+    def runs(self, kind: str = "trial") -> list:
+        """Its MLflow runs of this kind."""
+        experiment = self.client.get_experiment_by_name("study")
+        return self.client.search_runs(
+            [experiment.experiment_id], f"tags.`babysweep.kind` = '{kind}'"
+        )
+
+    def results(self) -> dict[str, tuple]:
+        """By trial: its outcome and its figures, which an interruption must not change."""
+        return {
+            run.data.tags["babysweep.spec_hash"]: (
+                run.data.tags["babysweep.outcome"],
+                *(tuple(p.value for p in self.history(run, name)) for name in FIGURES),
+            )
+            for run in self.runs()
+        }
+
+    def history(self, run, name: str) -> list:
+        """The points of a metric, in order of the step."""
+        points = self.client.get_metric_history(run.info.run_id, name)
+        return sorted(points, key=lambda point: point.step)
+
+
+FIGURES = ("val/loss", "val/bits_per_byte", "train/loss", "train/grad_norm", "best/epoch")
+
+
+def environment() -> dict[str, str]:
+    """The environment of a command under test: no other cluster, store or storage."""
+    names = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "BABYSWEEP_STORAGE")
+    return {k: v for k, v in os.environ.items() if k not in names} | {"PYTHONUNBUFFERED": "1"}
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with about 4,000 words."""
+    folder = tmp_path_factory.mktemp("text")
+    chance = random.Random(0)
+    for name, lines in (("talk.train", 600), ("talk.dev", 30)):
+        text = "\n".join(" ".join(chance.choices(_WORDS, k=6)) for _ in range(lines))
+        (folder / name).write_text(text + "\n")
+    return folder
+
+
+@pytest.fixture
+def sweep(tiny_text: Path, tmp_path: Path) -> SweepCommand:
+    """A sweep with a storage of its own."""
+    return SweepCommand(tiny_text, tmp_path / "storage")
+
+
+@pytest.fixture(scope="session")
+def whole_sweep(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepCommand:
+    """A sweep that ran to its end without interruption."""
+    command = SweepCommand(tiny_text, tmp_path_factory.mktemp("whole"))
+    (command.storage / "output.txt").write_text(command.run())
+    return command

@@ -1,0 +1,222 @@
+"""The sweep command from outside: what it prints, records, survives, and refuses."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from tests.sweeps.conftest import ROOT, environment
+
+
+def wait_for(process, pattern):
+    """Read a process's output up to a line that matches; returns what came until then."""
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if re.search(pattern, line):
+            return "".join(seen)
+    raise AssertionError(f"{pattern!r} was never printed:\n{''.join(seen)}")
+
+
+def assert_clean(sweep, trials):
+    """One ended MLflow run for each trial, with one point at each step; an ended parent."""
+    runs = sweep.runs()
+    assert len(runs) == trials
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert [run.info.status for run in sweep.runs("sweep")] == ["FINISHED"]
+    for run in runs:
+        for name in ("train/loss", "train/tokens_per_second", "val/loss", "best/epoch"):
+            steps = [point.step for point in sweep.history(run, name)]
+            assert len(steps) == len(set(steps)) > 0, name
+
+
+def test_sweep_records_and_reports(whole_sweep):
+    """A finished sweep leaves a table, a winner, a picture, checkpoints and MLflow runs."""
+    output = (whole_sweep.storage / "output.txt").read_text()
+    assert "best" in output
+    assert "ahead of" in output
+    assert "the spread over seeds is unknown" in output
+    assert "was tried; the optimum may lie" in output
+    assert_clean(whole_sweep, trials=2)
+    (parent,) = whole_sweep.runs("sweep")
+    assert {run.data.tags["mlflow.parentRunId"] for run in whole_sweep.runs()} == {
+        parent.info.run_id
+    }
+    assert parent.data.metrics["best/lr"] in (1e-3, 3e-3)
+    assert (whole_sweep.storage / "study" / "lr_curve.png").read_bytes()[:4] == b"\x89PNG"
+    checkpoint = re.search(r"Checkpoint\s+(\S+)", output)
+    assert checkpoint
+    assert not list((whole_sweep.storage / "study").glob("tune-*"))
+
+
+def test_rerun_trains_nothing_and_new_rates_join(whole_sweep, tiny_text, tmp_path):
+    """The same command is a no-op; a further rate adds one trial to the same study."""
+    before = whole_sweep.results()
+    output = whole_sweep.run()
+    assert "epoch" in output
+    assert whole_sweep.results() == before
+    whole_sweep.run("--lrs", "3e-3", "1e-2")
+    after = whole_sweep.results()
+    assert len(after) == 3
+    assert before.items() <= after.items()
+    assert_clean(whole_sweep, trials=3)
+
+
+def test_killed_sweep_continues_to_the_same_result(sweep, whole_sweep):
+    """kill -9 of the sweep after its first epoch, the command again: as if never interrupted."""
+    process = sweep.start()
+    wait_for(process, r"epoch 1/3")
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    output = sweep.run()
+    assert "started" in output
+    assert_clean(sweep, trials=2)
+    reference = whole_sweep.results()
+    assert sweep.results() == {trial: reference[trial] for trial in sweep.results()}
+
+
+def test_killed_trial_is_started_again_by_itself(sweep, whole_sweep):
+    """kill -9 of one trial's process: the sweep goes on, and its result is the same."""
+    process = sweep.start()
+    wait_for(process, r"epoch 1/3")
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if child.cmdline() and "ImplicitFunc" in child.cmdline()[0]
+    ]
+    assert workers
+    workers[0].send_signal(signal.SIGKILL)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "started again" in output
+    assert_clean(sweep, trials=2)
+    reference = whole_sweep.results()
+    assert sweep.results() == {trial: reference[trial] for trial in sweep.results()}
+
+
+def test_interrupt_stops_cleanly_and_says_how_to_continue(sweep):
+    """Ctrl-C ends the sweep with status 130, leaves no run running, and names the command."""
+    process = sweep.start("--epochs", "200")
+    wait_for(process, r"epoch 1/200")
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "To continue, run it again" in output
+    assert "--epochs 200" in output
+    assert {run.info.status for run in [*sweep.runs(), *sweep.runs("sweep")]} == {"KILLED"}
+    assert all("babysweep.outcome" not in run.data.tags for run in sweep.runs())
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+
+
+def test_asha_stops_the_worse_and_a_rerun_keeps_it_so(sweep):
+    """Trials stopped by the scheduler are over: recorded as stopped, and not run again."""
+    flags = ["--scheduler", "asha", "--lrs", "3e-3", "1e-9", "2e-9", "3e-9", "--max-concurrent"]
+    sweep.run(*flags, "1")
+    outcomes = [result[0] for result in sweep.results().values()]
+    assert sorted(outcomes) == ["finished", "stopped", "stopped", "stopped"]
+    before = sweep.results()
+    sweep.run(*flags, "1")
+    assert sweep.results() == before
+    assert_clean(sweep, trials=4)
+
+
+def test_two_train_workers_agree_with_one(sweep, whole_sweep):
+    """Ray Train with two CPU workers follows the losses of one worker with the whole batch."""
+    sweep.run("--workers-per-trial", "2", "--runner", "train")
+    assert_clean(sweep, trials=2)
+    single = {run.data.tags["babysweep.spec_hash"]: run for run in whole_sweep.runs()}
+    for run in sweep.runs():
+        other = single[run.data.tags["babysweep.spec_hash"]]
+        ours = [point.value for point in sweep.history(run, "train/loss")[:3]]
+        theirs = [point.value for point in whole_sweep.history(other, "train/loss")[:3]]
+        assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_optuna_searches_a_range(sweep):
+    """Optuna proposes the asked number of learning rates inside the range."""
+    sweep.run("--lrs", "--search", "optuna", "--lr-range", "1e-4", "1e-2", "--num-samples", "3")
+    rates = {float(run.data.params["lr"]) for run in sweep.runs()}
+    assert len(rates) == 3
+    assert all(1e-4 <= rate <= 1e-2 for rate in rates)
+
+
+def test_second_command_on_the_same_sweep_is_refused(sweep):
+    """Two commands never train the same trials at the same time."""
+    process = sweep.start("--epochs", "200")
+    wait_for(process, r"epoch 1/200")
+    output = sweep.run("--epochs", "200", status=2)
+    assert "another command is running the sweep of lstm" in output
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+
+
+def test_dry_run_prints_the_cost_and_runs_nothing(sweep):
+    """Parameters, FLOPs, steps, devices and a measured time; no run, no Ray, no checkpoint."""
+    output = sweep.run("--dry-run")
+    for word in ("params", "FLOPs/token", "s/step", "steps", "trials at once", "Nothing was run"):
+        assert word in output
+    assert not (sweep.storage / "mlflow.db").exists()
+    assert not (sweep.storage / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--arch", "gru"], "unknown architecture 'gru': choose from transformer, lstm"),
+        (["--size", "huge"], "mini, small, base, paper"),
+        (["--corpus", "no/such/place.txt"], "no/such/place.txt"),
+        (["--lrs", "-1"], "lr must be a positive finite number, not -1.0"),
+        (["--batch-size", "100000"], "fewer than one batch of 100000"),
+        (["--vocab-size", "50000"], "vocabulary"),
+        (["--search", "optuna"], "--lr-range LO HI"),
+        (["--scheduler", "hyperband"], "--scheduler must be one of none, asha"),
+        (["--storage", "s3://bucket/runs"], "folder that all nodes share"),
+        (["--cpus-per-trial", "999"], "lower --cpus-per-trial"),
+        (["--gpus-per-trial", "1"], "GPU"),
+        (["--benchmarks", "no/such/folder"], "no/such/folder"),
+        (["--preset", "tiny"], "auto, mini, small, base, paper"),
+    ],
+)
+def test_bad_arguments_are_explained(sweep, flags, message):
+    """The error names the value and what to do, without a traceback; status 2."""
+    output = sweep.run("--dry-run", *flags, status=2)
+    assert message in " ".join(output.split())
+    assert "Traceback" not in output
+
+
+def test_help_is_quick():
+    """--help answers in under two seconds."""
+    command = [sys.executable, "sweeps/lr_sweep.py", "--help"]
+    started = time.perf_counter()
+    output = subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
+    )
+    assert time.perf_counter() - started < 2.0
+    assert "--lr-range" in output.stdout
+
+
+def test_flags_are_frozen():
+    """A flag is a promise: removing or renaming one is a decision, not an accident."""
+    command = [sys.executable, "sweeps/lr_sweep.py", "--help"]
+    output = subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
+    )
+    flags = set(re.findall(r"(--[a-z][a-z-]*)", output.stdout.split("options")[1]))
+    assert flags >= {
+        *("--arch", "--preset", "--size", "--corpus", "--vocab-size", "--benchmarks"),
+        *("--benchmark-names", "--protocol", "--lrs", "--extend", "--no-extend", "--search"),
+        *("--lr-range", "--num-samples", "--sampler", "--seeds", "--scheduler", "--epochs"),
+        *("--batch-size", "--micro-batch", "--context", "--schedule", "--warmup"),
+        *("--weight-decay", "--grad-clip", "--precision", "--cpus-per-trial"),
+        *("--gpus-per-trial", "--workers-per-trial", "--max-concurrent", "--runner"),
+        *("--address", "--storage", "--study", "--checkpoint-minutes", "--dry-run"),
+    }
