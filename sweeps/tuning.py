@@ -232,8 +232,8 @@ def run_tune(
         needs: dict[str, float] = {"cpu": resources.cpus, "gpu": resources.gpus}
     else:
         function = tune.with_parameters(train_trial, place=place, resources=resources)
-        # The driver of a trial only waits: a whole CPU for it would starve its own workers.
-        needs = {"cpu": 0.01}
+        # The driver of a trial only waits: any CPU for it would be missing for its workers.
+        needs = {"cpu": 0, "node:__internal_head__": 0.001}
     # Tune's own state: nothing is resumed from it.
     with tempfile.TemporaryDirectory(
         prefix="tune-", dir=place.study, ignore_cleanup_errors=True

@@ -119,12 +119,17 @@ def test_interrupt_stops_cleanly_and_says_how_to_continue(sweep):
 
 def test_asha_stops_the_worse_and_a_rerun_keeps_it_so(sweep):
     """Trials stopped by the scheduler are over: recorded as stopped, and not run again."""
-    flags = ["--scheduler", "asha", "--lrs", "3e-3", "1e-9", "2e-9", "3e-9", "--max-concurrent"]
-    sweep.run(*flags, "1")
-    outcomes = [result[0] for result in sweep.results().values()]
-    assert sorted(outcomes) == ["finished", "stopped", "stopped", "stopped"]
+    flags = ["--scheduler", "asha", "--lrs", "1e-9", "3e-3", "--seeds", "0", "1"]
+    sweep.run(*flags, "--max-concurrent", "1")
+    outcomes = {
+        (run.data.params["lr"], run.data.params["seed"]): run.data.tags["babysweep.outcome"]
+        for run in sweep.runs()
+    }
+    # The first at a rung has nobody to lose against; the hopeless one of the second seed has.
+    assert outcomes["0.003", "0"] == "finished"
+    assert outcomes["1e-09", "1"] == "stopped"
     before = sweep.results()
-    sweep.run(*flags, "1")
+    sweep.run(*flags, "--max-concurrent", "1")
     assert sweep.results() == before
     assert_clean(sweep, trials=4)
 
