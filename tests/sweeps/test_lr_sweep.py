@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -225,3 +230,59 @@ def test_flags_are_frozen():
         *("--gpus-per-trial", "--workers-per-trial", "--max-concurrent", "--runner"),
         *("--address", "--storage", "--study", "--checkpoint-minutes", "--dry-run"),
     }
+
+
+@pytest.fixture
+def ray_head(tmp_path_factory):
+    """A Ray head node on loopback with ports and a folder of its own; ends with the test."""
+    ports = free_ports(3)
+    names = ("--port", "--dashboard-port", "--dashboard-agent-listen-port")
+    flags = [f"{name}={port}" for name, port in zip(names, ports, strict=True)]
+    folder = tmp_path_factory.mktemp("r")  # short: sockets lie in it
+    ray = str(Path(sys.executable).with_name("ray"))
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    env = environment() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    process = subprocess.Popen(
+        [ray, "start", "--head", "--block", "--node-ip-address=127.0.0.1", *flags]
+        + ["--dashboard-host=127.0.0.1", "--num-cpus=2", "--disable-usage-stats"]
+        + [f"--temp-dir={folder}", "--object-store-memory=100000000"],
+        env=env | {"PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(process, "Ray runtime started")
+    family = psutil.Process(process.pid).children(recursive=True)
+    yield [ray, "job", "submit", f"--address=http://127.0.0.1:{ports[1]}"], env
+    process.terminate()
+    process.communicate(timeout=60)
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+
+
+def free_ports(count):
+    """Ports that nothing listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def test_submitted_job_gives_the_same_result(sweep, whole_sweep, ray_head):
+    """`ray job submit` of the command ends with the same figures as the plain command."""
+    submit, env = ray_head
+    output = subprocess.run(
+        [*submit, "--working-dir", ".", "--", *sweep.line(python="python")],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert output.returncode == 0, output.stdout + output.stderr
+    assert_clean(sweep, trials=2)
+    reference = whole_sweep.results()
+    assert sweep.results() == {trial: reference[trial] for trial in sweep.results()}
