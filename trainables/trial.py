@@ -348,7 +348,7 @@ class _Run:
         while progress.step < end:
             nats, norm = trainer.step()
             pending.append(nats)
-            if progress.step % LOG_EVERY == 0 or progress.step == end:
+            if progress.step % LOG_EVERY == 0 or progress.step in (1, end):
                 clock = self._read_losses(pending, norm, clock)
                 pending.clear()
                 if self.is_first and clock - self.saved_at > 60 * self.place.checkpoint_minutes:
