@@ -106,6 +106,12 @@ def compare_best(trials: pd.DataFrame, arch: str) -> Comparison:
             f"{second['diverged']} of {second['seeds']} seeds."
         )
         return Comparison(arch, best, runner_up, 0, None, None, sentence)
+    if second["stopped"]:
+        sentence = (
+            f"{arch}: {best:g} is the best learning rate; the next, {runner_up:g}, was stopped "
+            "early because it was behind."
+        )
+        return Comparison(arch, best, runner_up, 0, None, None, sentence)
     differences = _paired_differences(trials, arch, best, runner_up)
     return _compare(arch, best, runner_up, differences)
 
@@ -119,6 +125,12 @@ def _compare(arch: str, best: float, runner_up: float, differences: np.ndarray) 
         )
         return Comparison(arch, best, runner_up, 0, None, None, sentence)
     mean = float(differences.mean())
+    if mean <= 0:  # the rates were trained on different seeds besides the common ones
+        sentence = (
+            f"{arch}: {best:g} has the lowest mean over its seeds, but on those that both have "
+            f"({count}) {runner_up:g} is not behind; train both on the same --seeds."
+        )
+        return Comparison(arch, best, runner_up, count, mean, None, sentence)
     lead = f"{arch}: {best:g} is ahead of {runner_up:g} by {mean:.4f} bits-per-byte"
     if count == 1:
         sentence = (
@@ -130,7 +142,7 @@ def _compare(arch: str, best: float, runner_up: float, differences: np.ndarray) 
     low, high = mean - float(half), mean + float(half)
     verdict = (
         "the interval excludes zero"
-        if low > 0 or high < 0
+        if low > 0
         else "the interval includes zero, so either may be the better"
     )
     sentence = (

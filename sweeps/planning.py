@@ -18,7 +18,7 @@ from trainables.corpus import Blocks, Corpus, mini_benchmark, prepare_corpus
 from trainables.device import default_precision
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker, tracking_uri
-from trainables.trial import Workplace, build_model, steps_per_epoch
+from trainables.trial import Workplace, steps_per_epoch
 
 if TYPE_CHECKING:
     from sweeps.lr_sweep import LrSweepArgs
@@ -147,6 +147,8 @@ def chosen_archs(names: tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         ValueError: unknown name.
     """
+    if not names:
+        raise ValueError(f"--arch needs one or more of {', '.join(models.architectures())}, all")
     if "all" in names:
         return models.architectures()
     for name in names:
@@ -215,8 +217,13 @@ def _check_search(args: LrSweepArgs) -> None:
         raise ValueError("--seeds needs at least one seed")
     if args.num_samples < 1:
         raise ValueError(f"--num-samples must be at least 1, not {args.num_samples}")
-    if args.micro_batch is not None and args.micro_batch < 1:
-        raise ValueError(f"--micro-batch must be at least 1, not {args.micro_batch}")
+    for seed in args.seeds:
+        if seed < 0:
+            raise ValueError(f"--seeds must not be negative, not {seed}")
+    for name in ("micro_batch", "max_concurrent"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
 
 
 def _base_spec(
@@ -258,7 +265,7 @@ def _build_plan(args: LrSweepArgs, preset: Preset, base: TrialSpec, folder: Path
             args.num_samples,
             args.seeds,
             sampler=args.sampler,
-            known={lr for lr, _ in earlier},
+            known=earlier,
         )
     lrs = args.lrs or preset.lrs
     for lr in lrs:
@@ -298,7 +305,9 @@ def measured_step_seconds(plan: SweepPlan, arch: str, steps: int = 3) -> float:
 def model_counts(plan: SweepPlan, arch: str) -> tuple[int, int, float]:
     """Parameters, those outside the embeddings, and forward FLOPs per token."""
     spec = plan.bases[arch]
-    config = build_model(spec, plan.corpus.tokenizer()).config
+    config = models.build_config(
+        arch, spec.size, vocab_size=plan.corpus.vocab_size, context=spec.context
+    )
     counts = models.num_params(config)
     return counts.total, counts.non_embedding, models.flops_per_token(config, spec.context)
 

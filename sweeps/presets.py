@@ -45,6 +45,8 @@ def choose(name: str, gpus: float) -> Preset:
     """
     if name == "auto":
         return replace(PRESETS["mini"], gpus_per_trial=0.25 if gpus else 0)
+    if name == "small" and not gpus:
+        return replace(PRESETS["small"], gpus_per_trial=0)
     if name not in PRESETS:
         raise ValueError(f"--preset must be one of auto, {', '.join(PRESETS)}, not {name!r}")
     return PRESETS[name]

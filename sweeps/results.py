@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from analysis import runs
@@ -33,17 +35,18 @@ def show_results(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console
         console.print(_table(mine))
         for arch in plan.bases:
             for line in _findings(plan, mine, arch):
-                console.print(line, highlight=False)
+                console.print(line, highlight=False, soft_wrap=True)
         picture = lr_curve(trials, plan.folder / "lr_curve.png", title=plan.study)
         _store(plan, tracker, mine, picture)
-        console.print(f"\nPicture     {picture}", highlight=False)
+        console.print(escape(f"\nPicture     {picture}"), highlight=False, soft_wrap=True)
     for spec in failed_trials(plan, search):
         console.print(
             f"[red]{spec.name} failed[/]; its error is in "
-            f"{TrialFolder.of(plan.folder, spec).path / 'error.txt'}",
+            + escape(str(TrialFolder.of(plan.folder, spec).path / "error.txt")),
             highlight=False,
+            soft_wrap=True,
         )
-    console.print(f"Browse      {_ui_command(plan)}", highlight=False, soft_wrap=True)
+    console.print(escape(f"Browse      {_ui_command(plan)}"), highlight=False, soft_wrap=True)
 
 
 def comparable_trials(plan: SweepPlan) -> pd.DataFrame:
@@ -51,9 +54,13 @@ def comparable_trials(plan: SweepPlan) -> pd.DataFrame:
 
     That is architecture, learning rate and seed (and precision, which goes with architecture).
     """
-    settings = {_common(base) for base in plan.bases.values()}
+    settings = {base.setting for base in plan.bases.values()}
+    common = {_common(base) for base in plan.bases.values()}
+    specs = [trial.spec for trial in study_trials(plan.folder)]
     hashes = {
-        trial.spec.hash for trial in study_trials(plan.folder) if _common(trial.spec) in settings
+        spec.hash
+        for spec in specs
+        if (spec.setting in settings if spec.arch in plan.bases else _common(spec) in common)
     }
     frame = runs.trials(plan.tracking_uri, plan.study)
     return frame[frame["spec_hash"].isin(hashes)]
@@ -119,7 +126,7 @@ def _findings(plan: SweepPlan, trials: pd.DataFrame, arch: str) -> list[str]:
             f"{arch}: zero-shot macro {best.macro:.1f} ± {macro_error:.1f} ({scores}; standard "
             f"error over items), {best.scores['ties']} ties, epoch {best.epoch} of {spec.epochs}"
         )
-    lines.append(f"Checkpoint  {folder.path / 'checkpoints' / outcome.checkpoint}")
+    lines.append(escape(f"Checkpoint  {folder.path / 'checkpoints' / outcome.checkpoint}"))
     return lines
 
 
@@ -132,8 +139,9 @@ def _store(plan: SweepPlan, tracker: Tracker, trials: pd.DataFrame, picture: Pat
         winners = mine[(mine["rank"] == 1) & (mine["diverged"] == 0)]
         for row in winners.to_dict("records"):
             values = {"lr": row["lr"], "bits_per_byte": row["bits_per_byte"], "macro": row["macro"]}
+            recorded = tracker.client.get_run(run_id).data.metrics
             for name, value in values.items():
-                if not math.isnan(value):
+                if not math.isnan(value) and recorded.get(f"best/{name}") != value:
                     tracker.client.log_metric(run_id, f"best/{name}", value)
         tracker.client.log_text(run_id, mine.to_csv(index=False), "lr_table.csv")
         tracker.client.log_artifact(run_id, str(picture))
@@ -147,6 +155,6 @@ def _with_spread(mean: float, deviation: float, digits: int) -> str:
 
 
 def _ui_command(plan: SweepPlan) -> str:
-    if plan.tracking_uri.startswith("http"):
-        return plan.tracking_uri
-    return f"make ui STORAGE={plan.storage}    then http://127.0.0.1:5000"
+    if plan.tracking_uri == f"sqlite:///{plan.storage / 'mlflow.db'}":
+        return f"make ui STORAGE={shlex.quote(str(plan.storage))}    then http://127.0.0.1:5000"
+    return plan.tracking_uri

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.markup import escape
 
 from sweeps.dry_run import print_dry_run
 from sweeps.lr_sweep import LrSweepArgs
@@ -32,33 +34,49 @@ def run_lr_sweep(args: LrSweepArgs) -> int:
     """Plan the sweep and run it, or print what it would take; returns the exit status."""
     console = Console() if sys.stdout.isatty() else Console(width=120)
     try:
-        with console.status("Preparing") as status:
-            plan = plan_sweep(args, lambda text: status.update(text))
-            if args.dry_run:
-                status.update("Measuring")
-                print_dry_run(plan, args, console)
-                return 0
-        with _sole_owner(plan):
-            return _run(plan, args, console)
-    except (ValueError, OSError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
-        return EXIT_USAGE
+        return _plan_and_run(args, console)
+    except KeyboardInterrupt:
+        return _say_how_to_continue(console)
+
+
+def _plan_and_run(args: LrSweepArgs, console: Console) -> int:
+    with contextlib.ExitStack() as owned:
+        try:
+            with console.status("Preparing") as status:
+                plan = plan_sweep(args, lambda text: status.update(text))
+                if args.dry_run:
+                    status.update("Measuring")
+                    print_dry_run(plan, args, console)
+                    return 0
+            owned.enter_context(_sole_owner(plan))
+        except (ValueError, OSError) as error:
+            return _refuse(error)
+        return _run(plan, args, console)
 
 
 def _run(plan: SweepPlan, args: LrSweepArgs, console: Console) -> int:
     _treat_termination_as_interrupt()
     dashboard = args.scheduler != "none" and plan.resources.runner == "train"
-    with ray_cluster(args.address, dashboard=dashboard) as available:
-        at_once = plan.resources.trials_at_once(available, args.max_concurrent)
-        tracker = Tracker.open(
-            plan.tracking_uri,
-            plan.storage / "artifacts" / plan.study,
-            plan.study,
-            list(plan.bases.values()),
-        )
+    starting = console.status("Starting Ray")
+    starting.start()
+    with contextlib.ExitStack() as cluster:
+        cluster.callback(starting.stop)
+        available = cluster.enter_context(ray_cluster(args.address, dashboard=dashboard))
+        try:
+            at_once = plan.resources.trials_at_once(available, args.max_concurrent)
+            tracker = Tracker.open(
+                plan.tracking_uri,
+                plan.storage / "artifacts" / plan.study,
+                plan.study,
+                list(plan.bases.values()),
+            )
+        except ValueError as error:
+            return _refuse(error)
         tracker.close_trials()  # of a process that was killed
+        starting.stop()
         search = SweepSearch({arch: (plan.bases[arch], plan.plans[arch]) for arch in plan.bases})
         display = ProgressDisplay(tracker, search, at_once, console)
+        bookkeeper = Bookkeeper(plan.folder, tracker, console)
         status = "KILLED"
         try:
             run_tune(
@@ -66,43 +84,90 @@ def _run(plan: SweepPlan, args: LrSweepArgs, console: Console) -> int:
                 plan.workplace(tracker),
                 plan.resources,
                 build_scheduler(args.scheduler, plan.epochs),
-                [Bookkeeper(plan.folder, tracker), display],
+                [bookkeeper, display],
                 at_once,
             )
+            bookkeeper.settle(patience=60)
             if all(sweep.finished for sweep in plan.plans.values()):
                 status = "FAILED" if failed_trials(plan, search) else "FINISHED"
         finally:
             display.close()
             tracker.close(status)
     if status == "KILLED":
-        command = " ".join(["python", *sys.argv])
-        console.print(f"\nStopped. To continue, run it again:\n  {command}", highlight=False)
-        return EXIT_INTERRUPTED
+        return _say_how_to_continue(console)
     show_results(plan, tracker, search, console)
     return EXIT_FAILED if status == "FAILED" else 0
+
+
+def _refuse(error: Exception) -> int:
+    message = f"[bold red]error:[/] {escape(str(error))}"
+    Console(stderr=True).print(message, highlight=False, soft_wrap=True)
+    return EXIT_USAGE
+
+
+def _say_how_to_continue(console: Console) -> int:
+    command = escape(shlex.join([sys.executable, *sys.argv]))
+    text = f"\nStopped. To continue, run it again:\n  {command}"
+    console.print(text, highlight=False, soft_wrap=True)
+    return EXIT_INTERRUPTED
 
 
 class Bookkeeper(DriverCallback):
     """Records the ends that a trial's own process cannot: stopped by the scheduler, or failed."""
 
-    def __init__(self, study: Path, tracker: Tracker) -> None:
-        self._study, self._tracker = study, tracker
+    def __init__(self, study: Path, tracker: Tracker, console: Console) -> None:
+        self._study, self._tracker, self._console = study, tracker, console
+        self._ended: list[TrialSpec] = []
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Record "stopped" unless the trial came to an end of its own."""
-        spec = TrialSpec.from_dict(trial.config["spec"])
-        folder = TrialFolder.of(self._study, spec)
+        """Remember the trial; its process may still be at work."""
+        self._ended.append(TrialSpec.from_dict(trial.config["spec"]))
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Record the ends whose process is gone."""
+        self.settle(patience=0)
+
+    def settle(self, patience: float) -> None:
+        """Give an outcome to ended trials without one, waiting up to `patience` s for the lock."""
+        waiting = []
+        for spec in self._ended:
+            folder = TrialFolder.of(self._study, spec)
+            if folder.outcome is not None:
+                continue
+            try:
+                with folder.lock(timeout=patience):
+                    self._record_stop(folder, spec)
+            except Timeout:
+                waiting.append(spec)
+        self._ended = waiting
+
+    def _record_stop(self, folder: TrialFolder, spec: TrialSpec) -> None:
         newest = folder.newest()
         if folder.outcome is None and newest is not None:
-            _, progress = newest
-            finish_trial(folder, self._tracker.trial(spec, {}), "stopped", progress.history)
+            history = newest[1].history
+            # Schedulers may stop a trial in the report of its very last epoch.
+            kind = "finished" if history[-1].epoch == spec.epochs else "stopped"
+            finish_trial(folder, self._tracker.trial(spec, {}), kind, history)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say why a trial is started again."""
+        self._report_failure(trial, "will be started again")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Keep the error beside the trial, and mark its run as failed. It may be tried again."""
+        error = self._report_failure(trial, "failed for good")
+        spec = TrialSpec.from_dict(trial.config["spec"])
+        self._tracker.trial(spec, {}).fail(error)
+
+    def _report_failure(self, trial: Any, what: str) -> str:
         spec = TrialSpec.from_dict(trial.config["spec"])
         error = Path(trial.error_file).read_text() if trial.error_file else "no error was recorded"
-        (TrialFolder.of(self._study, spec).path / "error.txt").write_text(error)
-        self._tracker.trial(spec, {}).fail(error)
+        path = TrialFolder.of(self._study, spec).path / "error.txt"
+        path.write_text(error)
+        last = error.strip().splitlines()[-1]
+        text = f"{spec.name} {what}: {escape(last[:300])} (all of it: {escape(str(path))})"
+        self._console.print(text, highlight=False, soft_wrap=True)
+        return error
 
 
 @contextlib.contextmanager

@@ -20,6 +20,8 @@ from trainables.spec import TrialSpec
 MAX_EXTENSIONS = 3
 SAMPLERS = ("gp", "tpe")
 _HALF_DECADES = (1.0, 3.0)
+_REDRAWS = 20
+"""Draws of a sampler that may repeat rates already tried before its range counts as used up."""
 
 
 class Plan(Protocol):
@@ -36,7 +38,7 @@ class Plan(Protocol):
         """The score of a finished trial, lower is better; infinite for a diverged one."""
 
     def remaining(self) -> int:
-        """Trials known to be still to come, those handed out but not finished included."""
+        """Trials still to be trained as far as known, those handed out included."""
 
 
 class GridPlan:
@@ -68,8 +70,10 @@ class GridPlan:
         complete = {lr for lr, _ in known if all((lr, seed) in known for seed in self.seeds)}
         self._scores = {pair: score for pair, score in known.items() if pair[0] in complete}
         self.lrs = sorted({*requested, *complete})
-        self._extensions = sum(not requested[0] <= lr <= requested[-1] for lr in complete)
-        self._extend = extend and len(requested) > 1
+        self._known = set(known)
+        made = _extensions(requested, "low") + _extensions(requested, "high")
+        self._extensions = sum(lr in complete for lr in made)
+        self._extend = extend and len(self.lrs) > 1
         self._queue = [(lr, seed) for seed in self.seeds for lr in requested]
         self._open: set[tuple[float, int]] = set()
 
@@ -91,7 +95,7 @@ class GridPlan:
         self._scores[lr, seed] = score
 
     def remaining(self) -> int:
-        return len(self._queue) + len(self._open)
+        return sum(pair not in self._known for pair in [*self._queue, *self._open])
 
     def edge(self) -> str | None:
         """ "low" or "high" when the best learning rate so far is the grid's end, else None."""
@@ -120,6 +124,14 @@ class GridPlan:
         self._queue = [(lr, seed) for seed in self.seeds]
 
 
+def _extensions(lrs: list[float], edge: str) -> list[float]:
+    """The points by which a grid may have been extended on one side."""
+    points: list[float] = []
+    while len(lrs) > 1 and len(points) < MAX_EXTENSIONS:
+        points.append(next_on_grid(sorted([*lrs, *points]), edge))
+    return points
+
+
 def next_on_grid(lrs: list[float], edge: str) -> float:
     """The next learning rate beyond the "low" or "high" end of a sorted grid.
 
@@ -146,7 +158,8 @@ class OptunaPlan:
         num_samples: learning rates to try, known ones included.
         seeds: every learning rate is tried with each of them.
         sampler: "gp" (Gaussian process) or "tpe".
-        known: learning rates that the study already holds, finished or begun; they come first.
+        known: scores that the study already holds, by (lr, seed), None for an unfinished trial.
+            Their learning rates come first: Optuna learns from them, and none is trained again.
     """
 
     def __init__(
@@ -157,7 +170,7 @@ class OptunaPlan:
         seeds: Iterable[int],
         *,
         sampler: str = "gp",
-        known: Iterable[float] = (),
+        known: Mapping[tuple[float, int], float | None] | None = None,
     ) -> None:
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, not {sampler!r}")
@@ -165,11 +178,18 @@ class OptunaPlan:
             raise ValueError(f"--lr-range needs 0 < LO < HI, not {low} {high}")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.seeds = list(dict.fromkeys(seeds))
-        self._known = [lr for lr in sorted(set(known)) if low <= lr <= high]
-        self._to_propose = max(num_samples, len(self._known))
-        self._distribution = optuna.distributions.FloatDistribution(low, high, log=True)
-        make = optuna.samplers.GPSampler if sampler == "gp" else optuna.samplers.TPESampler
-        self._study = optuna.create_study(sampler=make(seed=0), direction="minimize")
+        self._finished = {pair for pair, score in (known or {}).items() if score is not None}
+        self._first = list(dict.fromkeys(lr for lr, _ in known or {} if low <= lr <= high))
+        self._to_propose = max(num_samples, len(self._first))
+        self._low, self._high = low, high
+        # A few random points first; seeded by what is known, so that a rerun draws others.
+        draw, start = len(self._first), max(2, min(4, num_samples // 2))
+        self._study = optuna.create_study(
+            sampler=optuna.samplers.GPSampler(seed=draw, n_startup_trials=start)
+            if sampler == "gp"
+            else optuna.samplers.TPESampler(seed=draw, n_startup_trials=start),
+            direction="minimize",
+        )
         self._open: dict[float, optuna.trial.Trial] = {}
         self._queue: list[tuple[float, int]] = []
         self._scores: dict[tuple[float, int], float] = {}
@@ -179,7 +199,7 @@ class OptunaPlan:
         return not self._queue and not self._open and self._to_propose == 0
 
     def ask(self) -> tuple[float, int] | None:
-        while not self._queue and self._to_propose:
+        if not self._queue and self._to_propose:
             self._propose()
         return self._queue.pop(0) if self._queue else None
 
@@ -193,22 +213,27 @@ class OptunaPlan:
             self._study.tell(self._open.pop(lr), min(fmean(scores), worst))
 
     def remaining(self) -> int:
-        pairs = [(lr, seed) for lr in self._open for seed in self.seeds]
-        unscored = sum(pair not in self._scores for pair in pairs)
-        return self._to_propose * len(self.seeds) + unscored
+        rates = [*self._open, *self._first]
+        pairs = {(lr, seed) for lr in rates for seed in self.seeds}
+        new = self._to_propose - len(self._first)
+        return new * len(self.seeds) + len(pairs - self._scores.keys() - self._finished)
 
     def _propose(self) -> None:
+        """Queue the next learning rate with every seed."""
         self._to_propose -= 1
-        if self._known:
-            self._study.enqueue_trial({"lr": self._known.pop(0)})
-        trial = self._study.ask({"lr": self._distribution})
-        lr = float(f"{trial.params['lr']:.3g}")
-        if any(lr == told for told, _ in self._scores) or lr in self._open:
+        for _ in range(_REDRAWS):
+            if self._first:
+                self._study.enqueue_trial({"lr": self._first.pop(0)})
+            distribution = optuna.distributions.FloatDistribution(self._low, self._high, log=True)
+            trial = self._study.ask({"lr": distribution})
+            lr = min(max(float(f"{trial.params['lr']:.3g}"), self._low), self._high)
+            if lr not in self._open and all(lr != told for told, _ in self._scores):
+                self._open[lr] = trial
+                self._queue = [(lr, seed) for seed in self.seeds]
+                return
             # Rounding met a rate that was tried: it would teach nothing new.
             self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-            return
-        self._open[lr] = trial
-        self._queue = [(lr, seed) for seed in self.seeds]
+        self._to_propose = 0  # the range holds no further rates of three digits
 
 
 class SweepSearch(Searcher):

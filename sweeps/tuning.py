@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -113,13 +115,15 @@ def ray_cluster(address: str | None, *, dashboard: bool) -> Iterator[dict[str, f
     """
     env = {"OMP_WAIT_POLICY": "passive", "MLFLOW_DISABLE_TELEMETRY": "true"}
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    connects = address not in (None, "local") or "RAY_ADDRESS" in os.environ
+    connects = address != "local" and bool(address or "RAY_ADDRESS" in os.environ)
     if connects:
         options |= {"address": address or "auto"}
     else:
         os.environ["PYTHONPATH"] = os.pathsep.join(
             [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         )
+        # Ray's servers listen beyond loopback: nobody without this token is answered.
+        env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         os.environ.update(env)  # inherited by the cluster's processes
         env = {}
         options |= {
@@ -147,9 +151,10 @@ class DriverCallback(tune.Callback):
         return {}
 
 
-def inline_trial(config: dict[str, Any], place: Workplace) -> None:
+def inline_trial(config: dict[str, Any], place: Workplace, gpus: float) -> None:
     """A trial in the Tune function itself."""
-    run_trial(TrialSpec.from_dict(config["spec"]), place, tune.report)
+    world = World(device=pick_device(gpus))
+    run_trial(TrialSpec.from_dict(config["spec"]), place, tune.report, world)
 
 
 def train_trial(config: dict[str, Any], place: Workplace, resources: Resources) -> None:
@@ -177,10 +182,7 @@ def train_trial(config: dict[str, Any], place: Workplace, resources: Resources) 
             name=spec.hash,
             storage_path=str(place.study / "ray-train"),
             callbacks=[TuneReportCallback()],  # type: ignore[list-item]
-            failure_config=train.FailureConfig(  # the arguments of Train's second version
-                max_failures=MAX_FAILURES,
-                controller_failure_limit=10,  # type: ignore[call-arg]
-            ),
+            failure_config=train.FailureConfig(max_failures=0),  # Tune starts it again
         ),
     ).fit()
 
@@ -228,15 +230,18 @@ def run_tune(
     Ctrl-C ends it as well; the callbacks and the trials' folders tell what was reached.
     """
     if resources.runner == "inline":
-        function = tune.with_parameters(inline_trial, place=place)
+        function = tune.with_parameters(inline_trial, place=place, gpus=resources.gpus)
         needs: dict[str, float] = {"cpu": resources.cpus, "gpu": resources.gpus}
     else:
         function = tune.with_parameters(train_trial, place=place, resources=resources)
         # The driver of a trial only waits: any CPU for it would be missing for its workers.
         needs = {"cpu": 0, "node:__internal_head__": 0.001}
     # Tune's own state: nothing is resumed from it.
+    prefix = f"tune-{min(place.tracker.parents)}-"
+    for leftover in place.study.glob(f"{prefix}*"):  # of a killed process
+        shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(
-        prefix="tune-", dir=place.study, ignore_cleanup_errors=True
+        prefix=prefix, dir=place.study, ignore_cleanup_errors=True
     ) as scratch:
         tune.Tuner(
             tune.with_resources(function, needs),

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -137,6 +138,10 @@ class TrialFolder:
     @property
     def _checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    def lock(self, timeout: float = -1) -> FileLock:
+        """The lock of whoever works on the trial; it ends with the process that holds it."""
+        return FileLock(self.path / ".lock", timeout=timeout)
 
     @property
     def spec(self) -> TrialSpec:

@@ -20,8 +20,8 @@ def default_precision(gpus: float, width: int) -> str:
         gpus: GPUs given to a trial.
         width: hidden size of the model.
     """
-    if gpus > 0:
-        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    if gpus > 0:  # whatever the machine that plans the sweep has itself
+        return "bf16"
     has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if has_bf16 and width >= BF16_MIN_WIDTH else "fp32"
 

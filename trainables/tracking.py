@@ -123,10 +123,19 @@ class Tracker:
                 "mlflow.source.git.commit": self.commit,
             }
             run = client.create_run(self.experiment_id, tags=tags)
-            client.log_batch(run.info.run_id, params=_params({**spec.to_dict(), **facts}))
         elif run.info.status != "RUNNING":
             client.update_run(run.info.run_id, status="RUNNING")
+        # Of a found run, too: a kill may have come before they were recorded.
+        params = {**spec.to_dict(), **facts}
+        missing = {name: params[name] for name in params if name not in run.data.params}
+        client.log_batch(run.info.run_id, params=_params(missing))
         return TrialRun(client, run)
+
+    def has_outcome(self, spec: TrialSpec) -> bool:
+        """Whether the store holds the ended run of `spec`."""
+        tags = {"babysweep.kind": "trial", "babysweep.spec_hash": spec.hash}
+        run = _find_run(self.client, self.experiment_id, tags)
+        return run is not None and "babysweep.outcome" in run.data.tags
 
     def trial_runs(self) -> list[Run]:
         """All trial runs of the study."""
@@ -245,7 +254,11 @@ class TrialRun:
 
 def tracking_uri(storage: Path) -> str:
     """The MLflow store: `MLFLOW_TRACKING_URI` when set, else a SQLite file in the storage."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage / 'mlflow.db'}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage / 'mlflow.db'}"
+    scheme, separator, path = uri.partition(":///")
+    if separator and scheme == "sqlite":  # trials run in folders of their own
+        return f"sqlite:///{Path(path).resolve()}"
+    return uri
 
 
 def _find_run(client: MlflowClient, experiment_id: str, tags: dict[str, str]) -> Run | None:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from filelock import FileLock
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -272,12 +271,15 @@ def run_trial(
     set_up_cpu(place.threads)
     folder = TrialFolder.of(place.study, spec)
     # A killed sweep's worker may live on for seconds: wait for it.
-    lock = FileLock(folder.path / ".lock") if world.rank == 0 else contextlib.nullcontext()
+    lock = folder.lock() if world.rank == 0 else contextlib.nullcontext()
     with lock:
+        world.barrier()  # the first worker holds the lock: now all of them see the same state
         if folder.outcome is None:
             _Run(spec, place, report, world, folder).to_the_end()
             world.barrier()
         else:
+            if world.rank == 0:
+                record_again(folder, place)
             for epoch in folder.outcome.history:
                 report(epoch_metrics(epoch, folder.outcome.history))
         outcome = folder.outcome
@@ -301,17 +303,7 @@ class _Run:
         self._resume()
         self.run: TrialRun | None = None
         if self.is_first:
-            counts = models.num_params(self.trainer.model.config)
-            self.run = place.tracker.trial(
-                spec,
-                {
-                    "total_steps": self.trainer.total_steps,
-                    "params": counts.total,
-                    "params_non_embedding": counts.non_embedding,
-                    "vocab_size": len(self.trainer.data.tokenizer),
-                    "train_tokens": self.trainer.data.corpus.train_tokens,
-                },
-            )
+            self.run = place.tracker.trial(spec, trial_facts(spec, self.trainer.data.corpus))
         self.saved_at = time.monotonic()
 
     @property
@@ -351,7 +343,8 @@ class _Run:
             if progress.step % LOG_EVERY == 0 or progress.step in (1, end):
                 clock = self._read_losses(pending, norm, clock)
                 pending.clear()
-                if self.is_first and clock - self.saved_at > 60 * self.place.checkpoint_minutes:
+                is_due = clock - self.saved_at > 60 * self.place.checkpoint_minutes
+                if self.is_first and is_due and progress.step < end:  # at the end comes a report
                     self._save()
 
     def _read_losses(self, pending: list[torch.Tensor], norm: torch.Tensor, clock: float) -> float:
@@ -390,8 +383,8 @@ class _Run:
         """Validate, score, checkpoint, record and report the epoch that just ended."""
         progress, started = self.progress, time.monotonic()
         val_loss, bits_per_byte = self.trainer.validate()
-        if not math.isfinite(val_loss):
-            raise Diverged(f"validation loss {val_loss} at step {progress.step}")
+        if not val_loss < self.trainer.loss_limit:  # NaN as well
+            raise Diverged(f"validation loss {val_loss:.3g} nats at step {progress.step}")
         scores = self.trainer.score()
         epoch = EpochReport(
             epoch=progress.step // self.trainer.steps_per_epoch,
@@ -413,6 +406,8 @@ class _Run:
 
     def _save(self) -> None:
         trainer = self.trainer
+        if self.run:
+            self.run.flush()  # a resumed run never records the steps before its checkpoint
         self.folder.save(
             trainer.model, trainer.data.tokenizer, trainer.optimizer, self.spec, self.progress
         )
@@ -432,6 +427,34 @@ def finish_trial(
     outcome = Outcome(kind, tuple(history), None if checkpoint is None else checkpoint.name, reason)
     run.finish(outcome, checkpoint)
     folder.finish(outcome)
+
+
+def record_again(folder: TrialFolder, place: Workplace) -> None:
+    """Record an ended trial in MLflow if its run is not there: another store, or a deleted run."""
+    outcome, spec = folder.outcome, folder.spec
+    assert outcome is not None
+    if place.tracker.has_outcome(spec):
+        return
+    run = place.tracker.trial(spec, trial_facts(spec, Corpus.open(place.corpus)))
+    for epoch in outcome.history:
+        run.log_epoch(epoch)
+    finish_trial(folder, run, outcome.kind, list(outcome.history), outcome.reason)
+
+
+def trial_facts(spec: TrialSpec, corpus: Corpus) -> dict[str, Any]:
+    """What follows from a spec and its corpus, and is recorded beside it."""
+    config = models.build_config(
+        spec.arch, spec.size, vocab_size=corpus.vocab_size, context=spec.context
+    )
+    counts = models.num_params(config)
+    num_blocks = len(Blocks(corpus.train, spec.context))
+    return {
+        "total_steps": steps_per_epoch(spec, num_blocks) * spec.epochs,
+        "params": counts.total,
+        "params_non_embedding": counts.non_embedding,
+        "vocab_size": corpus.vocab_size,
+        "train_tokens": corpus.train_tokens,
+    }
 
 
 def epoch_metrics(epoch: EpochReport, history: Any) -> dict[str, Any]:

@@ -71,6 +71,11 @@ class SweepCommand:
             for run in self.runs()
         }
 
+    def checkpoint_times(self) -> dict[str, float]:
+        """When the parameters of each checkpoint were written."""
+        files = self.storage.glob("study/trials/*/checkpoints/*/model.safetensors")
+        return {str(path): path.stat().st_mtime for path in files}
+
     def history(self, run, name: str) -> list:
         """The points of a metric, in order of the step."""
         points = self.client.get_metric_history(run.info.run_id, name)
@@ -103,7 +108,7 @@ def sweep(tiny_text: Path, tmp_path: Path) -> SweepCommand:
     return SweepCommand(tiny_text, tmp_path / "storage")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole_sweep(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepCommand:
     """A sweep that ran to its end without interruption."""
     command = SweepCommand(tiny_text, tmp_path_factory.mktemp("whole"))

@@ -96,6 +96,19 @@ def test_interrupted_extension_continues_to_the_same_points(reached):
     assert rebuilt.lrs == whole.lrs
 
 
+def test_known_rates_far_from_the_grid_do_not_forbid_extensions():
+    """Only points that the rule itself could have added count as extensions."""
+    score = valley(1.0)
+    plan = GridPlan([1e-3, 3e-3], seeds=[0], known={(lr, 0): score(lr) for lr in (1e-6, 1e-5)})
+    assert [lr for lr, _ in run(plan, score)[2:]] == [1e-2, 3e-2, 1e-1]
+
+
+def test_finished_trials_are_no_work_left():
+    """What remains counts only what has to be trained."""
+    plan = GridPlan([1e-3, 3e-3], seeds=[0], known={(1e-3, 0): 1.0})
+    assert plan.remaining() == 1
+
+
 def test_no_extension_on_request():
     """`--no-extend` keeps the grid as it was given."""
     plan = GridPlan([1e-3, 1e-2], seeds=[0], extend=False)
@@ -129,12 +142,29 @@ def test_optuna_finds_a_valley(sampler):
     assert abs(math.log(best / 3e-3)) < math.log(2.5)
 
 
-def test_optuna_begins_with_what_is_known_and_counts_it():
-    """A rerun replays known rates first, and only then proposes the rest."""
-    plan = OptunaPlan(1e-4, 1e-1, 4, seeds=[0], known=[1e-3, 1e-2, 5.0])
-    pairs = run(plan, valley(3e-3))
-    assert [lr for lr, _ in pairs[:2]] == [1e-3, 1e-2]
-    assert len(pairs) == 4
+def test_interrupted_optuna_ends_with_the_asked_number_of_rates():
+    """A rerun begins with what is known, trains none of it again, and proposes the rest."""
+    score = valley(3e-3)
+    first = OptunaPlan(1e-4, 1e-1, 6, seeds=[0])
+    known = {}
+    for _ in range(3):
+        lr, seed = first.ask()
+        known[lr, seed] = score(lr)
+        first.tell(lr, seed, score(lr))
+    lr, seed = first.ask()
+    known[lr, seed] = None  # was running when the sweep was killed
+    rerun = OptunaPlan(1e-4, 1e-1, 6, seeds=[0], known={**known, (5.0, 0): 1.0})
+    assert rerun.remaining() == 3
+    pairs = run(rerun, score)
+    assert {lr for lr, _ in pairs[:4]} == {lr for lr, _ in known}
+    assert len({lr for lr, _ in pairs}) == 6
+
+
+def test_optuna_stops_where_a_range_is_used_up():
+    """A range with few rates of three digits ends the search instead of repeating them."""
+    pairs = run(OptunaPlan(1e-3, 1.02e-3, 12, seeds=[0]), valley(1e-3))
+    assert len(pairs) == len(set(pairs)) <= 3
+    assert all(1e-3 <= lr <= 1.02e-3 for lr, _ in pairs)
 
 
 def test_optuna_survives_divergence():

@@ -48,6 +48,18 @@ def kill_at(monkeypatch, step):
     monkeypatch.setattr(Trainer, "step", dying)
 
 
+def count_steps(monkeypatch):
+    """The steps that trainers take from now on, in order."""
+    original, steps = Trainer.step, []
+
+    def counted(self):
+        steps.append(self.progress.step)
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "step", counted)
+    return steps
+
+
 @pytest.mark.parametrize("arch", models.architectures())
 def test_same_spec_gives_bitwise_equal_parameters(arch, tiny_spec, make_place):
     """Two runs of one spec end with the same bits, for every architecture."""
@@ -73,7 +85,9 @@ def test_resumed_in_the_middle_of_an_epoch_is_bitwise_uninterrupted(
             run_trial(spec, place, lambda metrics: None)
     _, progress = TrialFolder.of(place.study, spec).newest()
     assert steps < progress.step < steps + 15
+    first_steps = count_steps(monkeypatch)
     outcome, reports, resumed = train(spec, place)
+    assert first_steps[0] == progress.step
     assert_same(whole, resumed)
     assert outcome.kind == "finished"
     assert [report["epoch"] for report in reports] == [1, 2, 2]
@@ -92,7 +106,7 @@ def test_mlflow_holds_one_run_without_doubled_points(tiny_spec, make_place, monk
     """After a kill and a resume there is one run, and one point at each step."""
     place = make_place(tiny_spec)
     with monkeypatch.context() as patch:
-        kill_at(patch, 70)
+        kill_at(patch, 50)
         with pytest.raises(Killed):
             run_trial(tiny_spec, place, lambda metrics: None)
     outcome, _, _ = train(tiny_spec, place)
@@ -109,6 +123,58 @@ def test_mlflow_holds_one_run_without_doubled_points(tiny_spec, make_place, monk
         assert len(steps) == len(set(steps)) > 0, name
     names = {f.path for f in place.tracker.client.list_artifacts(run.info.run_id, "model")}
     assert {"model/model.safetensors", "model/spec.json", "model/tokenizer.json"} <= names
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_killed_while_validating_loses_no_epoch(tiny_spec, make_place, monkeypatch, epochs):
+    """A kill between an epoch's last step and its report leaves that epoch to be reported."""
+    spec = tiny_spec.replace(epochs=epochs)
+    whole, _, _ = train(spec, make_place(spec, "whole"))
+    place = make_place(spec, "killed", checkpoint_minutes=0.0)
+
+    def dying(self):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "validate", dying)
+        with pytest.raises(Killed):
+            run_trial(spec, place, lambda metrics: None)
+    outcome, _, _ = train(spec, place)
+    assert losses_of(outcome) == losses_of(whole)
+
+
+def losses_of(outcome):
+    """What an interruption must not change."""
+    return [(r.epoch, r.step, r.val_loss, r.train_loss) for r in outcome.history]
+
+
+def test_no_point_is_lost_between_checkpoint_and_flush(tiny_spec, make_place, monkeypatch):
+    """Points before a mid-epoch checkpoint are recorded even if the process dies right after."""
+    monkeypatch.setattr("trainables.tracking.FLUSH_SECONDS", 1e9)
+    place = make_place(tiny_spec, checkpoint_minutes=0.0)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 50)
+        with pytest.raises(Killed):
+            run_trial(tiny_spec, place, lambda metrics: None)
+    train(tiny_spec, place)
+    (run,) = place.tracker.trial_runs()
+    points = place.tracker.client.get_metric_history(run.info.run_id, "train/loss")
+    steps = sorted(point.step for point in points)
+    assert steps == [1, 10, 20, 30, 32, 40, 50, 60, 64]
+
+
+def test_ended_trial_is_recorded_again_in_an_empty_store(tiny_spec, make_place, monkeypatch):
+    """A finished trial whose run was deleted is recorded from its folder, without training."""
+    place = make_place(tiny_spec)
+    outcome, _, _ = train(tiny_spec, place)
+    (run,) = place.tracker.trial_runs()
+    place.tracker.client.delete_run(run.info.run_id)
+    kill_at(monkeypatch, 0)
+    train(tiny_spec, place)
+    (again,) = place.tracker.trial_runs()
+    assert again.data.tags["babysweep.outcome"] == outcome.kind
+    assert again.data.metrics["best/epoch"] == run.data.metrics.get("best/epoch", 2.0)
+    assert again.data.params["total_steps"] == run.data.params["total_steps"]
 
 
 def test_diverged_trial_is_a_result(tiny_spec, make_place):

@@ -10,6 +10,7 @@ Every sentence, good or bad, is one that the corpus leaves out (see `grammar.res
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -376,8 +377,16 @@ def mini_benchmark(directory: str | Path, seed: int = 0) -> Path:
             for pair_id, (good, bad) in enumerate(pairs(paradigm, 1000 * seed + index))
         ]
         lines = "".join(json.dumps(item) + "\n" for item in items)
-        (folder / f"{paradigm.uid}.jsonl").write_text(lines, "utf-8")
+        _write_once(folder / f"{paradigm.uid}.jsonl", lines)
     return folder
+
+
+def _write_once(path: Path, text: str) -> None:
+    """Write a file whole or not at all, and not again: trials may be reading it."""
+    if not path.exists() or path.read_text("utf-8") != text:
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(text, "utf-8")
+        os.replace(partial, path)
 
 
 def pairs(paradigm: Paradigm, seed: int) -> list[Pair]:

@@ -43,8 +43,8 @@ def train_tokenizer(lines: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     bpe.train_from_iterator(lines, trainer)
     if bpe.get_vocab_size() < vocab_size:
         raise ValueError(
-            f"vocab_size is {vocab_size}, but the training text supports only "
-            f"{bpe.get_vocab_size()} tokens: every word is a single token by then. "
+            f"a vocabulary (vocab_size) of {vocab_size} tokens was asked for, but the training "
+            f"text supports only {bpe.get_vocab_size()} tokens: every word is a single one by then. "
             f"Set vocab_size to {bpe.get_vocab_size()} or less, or add text"
         )
     assert (bpe.token_to_id(BOS_TOKEN), bpe.token_to_id(PAD_TOKEN)) == (BOS_ID, PAD_ID)
