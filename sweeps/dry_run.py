@@ -7,6 +7,7 @@ import os
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sweeps.lr_sweep import LrSweepArgs
@@ -21,7 +22,11 @@ def print_dry_run(plan: SweepPlan, args: LrSweepArgs, console: Console) -> None:
     """Print the cost of each architecture's sweep and of all together."""
     resources = plan.resources
     available = {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(local_gpus())}
-    at_once = resources.trials_at_once(available, args.max_concurrent)
+    try:
+        at_once: int | None = resources.trials_at_once(available, args.max_concurrent)
+    except ValueError as error:
+        at_once = None
+        console.print(f"[yellow]Not on this machine:[/] {escape(str(error))}", highlight=False)
     base = next(iter(plan.bases.values()))
     steps = steps_per_epoch(base, plan.num_blocks) * base.epochs
     tokens = steps * base.batch_size * base.context
@@ -32,9 +37,11 @@ def print_dry_run(plan: SweepPlan, args: LrSweepArgs, console: Console) -> None:
     for arch in plan.bases:
         params, non_embedding, flops = model_counts(plan, arch)
         trials = plan.plans[arch].remaining()
-        step_seconds = measured_step_seconds(plan, arch)
-        seconds = math.ceil(trials / at_once) * steps * step_seconds
-        total_seconds += seconds
+        step_seconds = seconds = None
+        if at_once is not None:
+            step_seconds = measured_step_seconds(plan, arch)
+            seconds = math.ceil(trials / at_once) * steps * step_seconds
+            total_seconds += seconds
         total_flops += trials * 3 * flops * tokens
         table.add_row(
             arch,
@@ -43,10 +50,12 @@ def print_dry_run(plan: SweepPlan, args: LrSweepArgs, console: Console) -> None:
             f"{3 * flops:.3g}",
             str(trials),
             f"{trials * 3 * flops * tokens:.3g}",
-            f"{step_seconds:.3f}",
+            "?" if step_seconds is None else f"{step_seconds:.3f}",
             format_seconds(seconds),
         )
-    device = torch.cuda.get_device_name() if resources.gpus else "CPU"
+    device = "CPU"
+    if resources.gpus:
+        device = torch.cuda.get_device_name() if local_gpus() else "none here"
     rates = sorted({lr for sweep in plan.plans.values() for lr in getattr(sweep, "lrs", ())})
     lines = [
         f"study      {plan.study}, in {plan.storage}",
@@ -57,12 +66,13 @@ def print_dry_run(plan: SweepPlan, args: LrSweepArgs, console: Console) -> None:
         f"{tokens:,} tokens, {base.epochs} epochs a trial",
         f"rates      {', '.join(map(format_lr, rates)) or 'chosen by Optuna'}",
         f"devices    {resources.workers} x {resources.cpus} CPU, {resources.gpus:g} GPU ({device}) "
-        f"a trial, {base.precision}, runner {resources.runner}; {at_once} trials at once",
+        f"a trial, {base.precision}, runner {resources.runner}; "
+        f"{at_once or 'no'} trials at once here",
     ]
     console.print("\n".join(lines), highlight=False)
     console.print(table)
     console.print(
-        f"About {format_seconds(total_seconds)} of training (evaluation and points beyond the grid "
-        f"not counted), {total_flops:.3g} FLOPs. Nothing was run.",
+        f"About {format_seconds(total_seconds if at_once else None)} of training (evaluation and "
+        f"points beyond the grid not counted), {total_flops:.3g} FLOPs. Nothing was run.",
         highlight=False,
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,19 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# Ray looks for these while it is imported.
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banner ignores verbose=0
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-
 import ray
 import torch
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from sweeps.environment import is_local
 from trainables.device import pick_device
 from trainables.spec import TrialSpec
 from trainables.trial import Workplace, World, run_trial
@@ -115,15 +108,12 @@ def ray_cluster(address: str | None, *, dashboard: bool) -> Iterator[dict[str, f
     """
     env = {"OMP_WAIT_POLICY": "passive", "MLFLOW_DISABLE_TELEMETRY": "true"}
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    connects = address != "local" and bool(address or "RAY_ADDRESS" in os.environ)
-    if connects:
+    if not is_local(address):
         options |= {"address": address or "auto"}
     else:
         os.environ["PYTHONPATH"] = os.pathsep.join(
             [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         )
-        # Ray's servers listen beyond loopback: nobody without this token is answered.
-        env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         os.environ.update(env)  # inherited by the cluster's processes
         env = {}
         options |= {

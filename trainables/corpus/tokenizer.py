@@ -44,7 +44,7 @@ def train_tokenizer(lines: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     if bpe.get_vocab_size() < vocab_size:
         raise ValueError(
             f"a vocabulary (vocab_size) of {vocab_size} tokens was asked for, but the training "
-            f"text supports only {bpe.get_vocab_size()} tokens: every word is a single one by then. "
+            f"text supports only {bpe.get_vocab_size()} tokens: then every word is a single one. "
             f"Set vocab_size to {bpe.get_vocab_size()} or less, or add text"
         )
     assert (bpe.token_to_id(BOS_TOKEN), bpe.token_to_id(PAD_TOKEN)) == (BOS_ID, PAD_ID)

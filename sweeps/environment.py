@@ -1,0 +1,28 @@
+"""Environment variables that Ray reads while it is imported: import this first."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banner ignores verbose=0
+
+
+def is_local(address: str | None) -> bool:
+    """Whether a cluster is started for this command, rather than one connected to."""
+    return address == "local" or not (address or "RAY_ADDRESS" in os.environ)
+
+
+def secure_local_cluster(address: str | None) -> None:
+    """Give a cluster of this command's own a secret token.
+
+    Ray's servers listen beyond loopback, and would run code for anyone; with a token they answer
+    only this command and its processes.
+    """
+    if is_local(address):
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
