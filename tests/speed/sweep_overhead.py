@@ -106,7 +106,7 @@ class PeakMemory:
                 except psutil.Error:  # it ended in between
                     continue
             self.gigabytes = max(self.gigabytes, total / 2**30)
-            time.sleep(0.5)
+            time.sleep(2.0)  # reading the maps of all processes takes time from the trials
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
