@@ -170,7 +170,8 @@ def test_optuna_stops_where_a_range_is_used_up():
 def test_optuna_survives_divergence():
     """A diverged rate is told as bad, and the search goes on."""
     plan = OptunaPlan(1e-4, 10.0, 6, seeds=[0])
-    run(plan, lambda lr: math.inf if lr > 1e-2 else valley(3e-3)(lr))
+    pairs = run(plan, lambda lr: math.inf if lr > 1e-2 else valley(3e-3)(lr))
+    assert len({lr for lr, _ in pairs}) == 6
 
 
 def test_optuna_refuses_an_empty_range():
