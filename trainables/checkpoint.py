@@ -74,14 +74,13 @@ class Progress:
         step: optimizer steps taken.
         epoch_nats: training nats summed over the epoch so far (float64).
         epoch_tokens: training tokens in `epoch_nats`.
-        epoch_seconds, epoch_train_seconds: wall time of the epoch so far.
+        epoch_train_seconds: wall time of the optimizer steps of the epoch so far.
         history: one report for each finished epoch.
     """
 
     step: int = 0
     epoch_nats: float = 0.0
     epoch_tokens: int = 0
-    epoch_seconds: float = 0.0
     epoch_train_seconds: float = 0.0
     history: list[EpochReport] = field(default_factory=list)
 

@@ -7,6 +7,7 @@ CPU or GPU); `World` is all that differs.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -155,6 +156,10 @@ def build_model(spec: TrialSpec, tokenizer: Any) -> Any:
     return models.build_model(config)
 
 
+_order_of_epoch = functools.lru_cache(maxsize=1)(block_order)
+"""The order of the current epoch: a permutation of all blocks is not drawn anew every step."""
+
+
 class Diverged(Exception):
     """The loss became NaN, infinite, or far worse than knowing nothing."""
 
@@ -236,7 +241,7 @@ class Trainer:
 
     def _micro_batches(self, step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         spec, world = self.spec, self.world
-        order = block_order(len(self.data.train), spec.seed, step // self.steps_per_epoch)
+        order = _order_of_epoch(len(self.data.train), spec.seed, step // self.steps_per_epoch)
         first = (step % self.steps_per_epoch) * spec.batch_size
         mine = order[first : first + spec.batch_size][world.rank :: world.size]
         for start in range(0, len(mine), self.micro_batch):
@@ -365,7 +370,6 @@ class _Run:
             )
         progress.epoch_nats += nats
         progress.epoch_tokens += tokens
-        progress.epoch_seconds += now - clock
         progress.epoch_train_seconds += now - clock
         if self.run:
             lr = learning_rate(spec, progress.step - 1, self.trainer.total_steps)
@@ -393,7 +397,7 @@ class _Run:
             train_loss=progress.epoch_nats / progress.epoch_tokens,
             val_loss=val_loss,
             bits_per_byte=bits_per_byte,
-            seconds=progress.epoch_seconds + time.monotonic() - started,
+            seconds=progress.epoch_train_seconds + time.monotonic() - started,
             train_seconds=progress.epoch_train_seconds,
             scores=scores,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from tests.tiny_text import write_tiny_text
+
 ROOT = Path(__file__).resolve().parents[2]
-_WORDS = ["the", "a", "old", "small", "cat", "dog", "sees", "likes", "runs", "here", "now", "and"]
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,7 @@ def environment() -> dict[str, str]:
 def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with about 4,000 words."""
     folder = tmp_path_factory.mktemp("text")
-    chance = random.Random(0)
-    for name, lines in (("talk.train", 600), ("talk.dev", 30)):
-        text = "\n".join(" ".join(chance.choices(_WORDS, k=6)) for _ in range(lines))
-        (folder / name).write_text(text + "\n")
+    write_tiny_text(folder)
     return folder
 
 

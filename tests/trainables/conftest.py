@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 
 import pytest
 
 from analysis.benchmarks import load_suite
+from tests.tiny_text import write_tiny_text
 from trainables.corpus import Corpus, mini_benchmark, prepare_corpus
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 from trainables.trial import Workplace
-
-_WORDS = ["the", "a", "old", "small", "cat", "dog", "sees", "likes", "runs", "here", "now", "and"]
 
 
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """About 3,000 words of nonsense: 40 blocks of 64 tokens and more."""
     folder = tmp_path_factory.mktemp("text")
-    chance = random.Random(0)
-    for name, lines in (("talk.train", 600), ("talk.dev", 30)):
-        text = "\n".join(" ".join(chance.choices(_WORDS, k=6)) for _ in range(lines))
-        (folder / name).write_text(text + "\n")
+    write_tiny_text(folder)
     return prepare_corpus(str(folder), vocab_size=280, cache=tmp_path_factory.mktemp("cache"))
 
 
