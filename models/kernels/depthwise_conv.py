@@ -1,4 +1,4 @@
-"""Causal depthwise convolution, channels last."""
+"""Causal depthwise convolution, channels last, with an optional SiLU behind it."""
 
 from __future__ import annotations
 
@@ -6,47 +6,127 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.kernels import native
 
-def causal_depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+MAX_NATIVE_WIDTH = 8
+
+
+def causal_depthwise_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    silu: bool = False,
+    initial_state: Tensor | None = None,
+) -> Tensor:
     """x (batch, time, dim), weight (dim, width), bias (dim,) -> (batch, time, dim), of x's type.
 
-    y_t = bias + sum_i weight_i x_{t - width + 1 + i}, with zeros before the first step. For the
-    few taps of a language model shifted sums are faster than a grouped `conv1d`, which wants its
-    channels first. Computes in float32 at least.
+    y_t = bias + sum_i weight_i x_{t - width + 1 + i}, then SiLU if `silu`. The inputs before the
+    first step are `initial_state` (batch, width - 1, dim), zeros if there is none; the state
+    behind a sequence is its last width - 1 inputs. Computes in float32 at least.
     """
+    past = 0
+    if initial_state is not None:
+        past = initial_state.shape[1]
+        x = torch.cat([initial_state.to(x.dtype), x], 1)
     with torch.autocast(x.device.type, enabled=False):
         work = torch.promote_types(x.dtype, torch.float32)
-        y = _CausalDepthwiseConv.apply(x.to(work), weight.to(work), bias.to(work))
-    return y.to(x.dtype)
+        inputs = (tensor.to(work) for tensor in (x, weight, bias))
+        y: Tensor = _CausalDepthwiseConv.apply(*inputs, silu)
+    return y[:, past:].to(x.dtype)
 
 
-def causal_depthwise_conv_reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def causal_depthwise_conv_reference(
+    x: Tensor, weight: Tensor, bias: Tensor, *, silu: bool = False
+) -> Tensor:
     """The same through `conv1d` in float64."""
     x, weight, bias = (tensor.double() for tensor in (x, weight, bias))
     padded = F.pad(x.mT, (weight.shape[1] - 1, 0))
-    return F.conv1d(padded, weight[:, None], bias, groups=len(weight)).mT
+    y = F.conv1d(padded, weight[:, None], bias, groups=len(weight)).mT
+    return F.silu(y) if silu else y
 
 
 class _CausalDepthwiseConv(torch.autograd.Function):
-    """One addition per tap; `lag` is the distance from a tap's input to its output."""
+    """Keeps its inputs only; the backward of SiLU computes the sums again."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias):
-        ctx.save_for_backward(x, weight)
-        taps = weight.flip(1).t().contiguous()  # (width, dim), by lag
-        y = torch.addcmul(bias, x, taps[0])
-        for lag in range(1, len(taps)):
-            y[:, lag:].addcmul_(x[:, :-lag], taps[lag])
-        return y
+    def forward(ctx, x, weight, bias, silu):
+        ctx.save_for_backward(x, weight, bias)
+        ctx.silu = silu
+        taps = weight.t().contiguous()  # (width, dim)
+        if _native_takes(x, taps):
+            return _forward_native(x.contiguous(), taps, bias.contiguous(), silu)
+        y = _sums(x, taps, bias)
+        return F.silu(y, inplace=True) if silu else y
 
     @staticmethod
     def backward(ctx, dy):
-        x, weight = ctx.saved_tensors
-        taps = weight.flip(1).t().contiguous()
-        dtaps = torch.empty_like(taps)
-        dx = dy * taps[0]
-        dtaps[0] = (dy * x).sum((0, 1))
-        for lag in range(1, len(taps)):
-            dx[:, :-lag].addcmul_(dy[:, lag:], taps[lag])
-            dtaps[lag] = (dy[:, lag:] * x[:, :-lag]).sum((0, 1))
-        return dx, dtaps.t().flip(1), dy.sum((0, 1))
+        x, weight, bias = ctx.saved_tensors
+        taps = weight.t().contiguous()
+        if _native_takes(x, taps):
+            inputs = (tensor.contiguous() for tensor in (x, taps, bias, dy))
+            dx, dtaps, dbias = _backward_native(*inputs, ctx.silu)
+        else:
+            if ctx.silu:
+                y = _sums(x, taps, bias)
+                dy = torch.ops.aten.silu_backward(dy, y)
+            dx, dtaps, dbias = _backward_torch(x, taps, dy)
+        return dx, dtaps.t(), dbias, None
+
+
+def _sums(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+    """One addition per tap; `lag` is the distance from a tap's input to its output.
+
+    For the few taps of a language model shifted sums are faster than a grouped `conv1d`, which
+    wants its channels first.
+    """
+    y = torch.addcmul(bias, x, taps[-1])
+    for lag in range(1, min(len(taps), x.shape[1])):
+        y[:, lag:].addcmul_(x[:, :-lag], taps[-1 - lag])
+    return y
+
+
+def _backward_torch(x: Tensor, taps: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    dtaps = torch.zeros_like(taps)
+    dx = dy * taps[-1]
+    dtaps[-1] = (dy * x).sum((0, 1))
+    for lag in range(1, min(len(taps), x.shape[1])):
+        dx[:, :-lag].addcmul_(dy[:, lag:], taps[-1 - lag])
+        dtaps[-1 - lag] = (dy[:, lag:] * x[:, :-lag]).sum((0, 1))
+    return dx, dtaps, dy.sum((0, 1))
+
+
+def _native_takes(x: Tensor, taps: Tensor) -> bool:
+    width, dim = taps.shape
+    fits = dim % native.LANES == 0 and width <= MAX_NATIVE_WIDTH
+    return fits and native.takes("depthwise_conv", x, taps)
+
+
+@torch.library.custom_op("babysweep::depthwise_conv", mutates_args=())
+def _forward_native(x: Tensor, taps: Tensor, bias: Tensor, silu: bool) -> Tensor:
+    y = torch.empty_like(x)
+    native.call("depthwise_conv", "forward", x, taps, bias, y, *x.shape, len(taps), int(silu))
+    return y
+
+
+@_forward_native.register_fake
+def _(x, taps, bias, silu):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("babysweep::depthwise_conv_backward", mutates_args=())
+def _backward_native(
+    x: Tensor, taps: Tensor, bias: Tensor, dy: Tensor, silu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, time, dim = x.shape
+    dx = torch.empty_like(x)
+    dparams = x.new_empty(batch, len(taps) + 1, dim)
+    sizes = (batch, time, dim, len(taps), int(silu))
+    native.call("depthwise_conv", "backward", x, taps, bias, dy, dx, dparams, *sizes)
+    dparams = dparams.sum(0)
+    return dx, dparams[:-1].clone(), dparams[-1].clone()
+
+
+@_backward_native.register_fake
+def _(x, taps, bias, dy, silu):
+    return torch.empty_like(x), torch.empty_like(taps), torch.empty_like(bias)

@@ -1,0 +1,66 @@
+// Vectors of 16 floats, and the functions that the recurrences need on them.
+//
+// GCC's and Clang's vector extensions: one source for AVX-512, AVX2 and NEON. NaN must pass through
+// everything: `max(a, b)` and `min(a, b)` return a NaN in a, so the value stands first and the
+// bound second.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+constexpr int LANES = 16;
+typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(64), aligned(4), may_alias));
+
+constexpr float LOG2_E = 1.44269504f;
+
+static inline vec load(const float* p) { return *(const vec*)p; }
+static inline void store(float* p, vec x) { *(vec*)p = x; }
+static inline vec splat(float x) { return vec{} + x; }
+static inline vec max(vec a, vec b) { return b > a ? b : a; }
+static inline vec min(vec a, vec b) { return b < a ? b : a; }
+
+static inline float sum(vec x) {
+    float lanes[LANES], partial[4] = {};
+    store(lanes, x);
+    for (int i = 0; i < LANES; i += 4)
+        for (int k = 0; k < 4; ++k) partial[k] += lanes[i + k];
+    return (partial[0] + partial[1]) + (partial[2] + partial[3]);
+}
+
+// 2^x for x <= 127, relative error below 2e-7; below 2^-126 it returns 2^-126.
+static inline vec exp2(vec x) {
+    x = max(x, splat(-126.f));
+    vec shifted = x + 12582912.f;  // 1.5 * 2^23: the sum's last bits are x rounded to an integer
+    vec r = x - (shifted - 12582912.f);
+    vec p = splat(1.5403530e-4f) * r + 1.3333558e-3f;
+    p = p * r + 9.6181291e-3f;
+    p = p * r + 5.5504109e-2f;
+    p = p * r + 2.4022651e-1f;
+    p = p * r + 6.9314718e-1f;
+    p = p * r + 1.f;
+    return (vec)((ivec)p + ((ivec)shifted << 23));
+}
+
+// e^x, at most 2^126.
+static inline vec exp(vec x) { return exp2(min(x * LOG2_E, splat(126.f))); }
+
+static inline vec sigmoid(vec x) { return 1.f / (1.f + exp(-x)); }
+
+// Floats in aligned memory that frees itself; the contents are not initialised.
+struct Buffer {
+    std::unique_ptr<float[]> memory;
+    float* data;
+    explicit Buffer(size_t size) : memory(new float[size + LANES]) {
+        data = (float*)(((uintptr_t)memory.get() + 63) / 64 * 64);
+    }
+};
+
+// A loop whose iterations run on `threads` threads: PARALLEL_FOR(i, n) { ... }
+#define PRAGMA(text) _Pragma(#text)
+#define PARALLEL_FOR(i, n) \
+    PRAGMA(omp parallel for schedule(dynamic, 1) num_threads(threads)) for (int64_t i = 0; i < (n); ++i)

@@ -1,0 +1,137 @@
+"""C++ versions of the kernels, compiled on first use with the system's compiler.
+
+The sources in `cpp/` are plain C functions without torch's headers, so that one compiles in about
+a second. The library is cached by everything that it depends on (sources, flags, compiler, CPU)
+and put in its place by an atomic rename: workers that start together at worst compile it twice.
+Without a compiler, or with `BABYSWEEP_CPP=0`, the kernels compute in PyTorch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCES = Path(__file__).with_name("cpp")
+# Not -ffast-math or -ffinite-math-only: they would turn the NaN of a diverged run into a number.
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC", "-fopenmp")
+LANES = 16  # floats in a vector of `vector.h`
+
+_log = logging.getLogger(__name__)
+
+
+@torch.compiler.assume_constant_result  # Dynamo must not trace into the compilation
+def available(kernel: str) -> bool:
+    """Whether the C++ version of `kernel` is wanted and works here; the first call compiles it."""
+    return os.environ.get("BABYSWEEP_CPP", "1") != "0" and _library(kernel) is not None
+
+
+def takes(kernel: str, *tensors: Tensor) -> bool:
+    """Whether the C++ version of `kernel` is available for tensors on this device and of this type.
+
+    What a kernel asks of the shapes it checks itself.
+    """
+    fits = all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
+    return fits and available(kernel)
+
+
+def call(kernel: str, function: str, *arguments: Tensor | int | float) -> None:
+    """Call a C function of a kernel that is `available`.
+
+    Contiguous tensors become pointers, an int becomes int64_t, a float becomes float; behind them
+    comes torch's number of threads as int64_t.
+    """
+    library = _library(kernel)
+    assert library is not None
+    converted = [_convert(argument) for argument in (*arguments, torch.get_num_threads())]
+    getattr(library, function)(*converted)
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels lie: `babysweep/kernels` in the user's cache folder."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "babysweep" / "kernels"
+
+
+def _convert(argument: Tensor | int | float) -> ctypes._SimpleCData:
+    if isinstance(argument, Tensor):
+        assert argument.is_contiguous()
+        assert argument.device.type == "cpu"
+        return ctypes.c_void_p(argument.data_ptr())
+    return ctypes.c_int64(argument) if isinstance(argument, int) else ctypes.c_float(argument)
+
+
+@functools.cache
+def _library(kernel: str) -> ctypes.CDLL | None:
+    """The compiled `cpp/<kernel>.cpp`, or None with one line in the log that says why."""
+    compiler = next(filter(None, map(shutil.which, _compilers())), None)
+    if compiler is None:
+        _log_once("no C++ compiler found; the kernels compute in PyTorch (install g++ >= 12)")
+        return None
+    try:
+        return ctypes.CDLL(str(_compiled(kernel, compiler)))
+    except subprocess.CalledProcessError as error:
+        reason = next((line for line in error.stderr.splitlines() if "error" in line), error)
+        _log_once(f"{compiler} fails on {kernel}.cpp, which computes in PyTorch: {reason}")
+    except OSError as error:
+        _log_once(f"no C++ for {kernel}, which computes in PyTorch: {error}")
+    return None
+
+
+def _compilers() -> tuple[str, ...]:
+    chosen = os.environ.get("CXX")
+    return (chosen,) if chosen else ("g++", "clang++", "c++")
+
+
+def _compiled(kernel: str, compiler: str) -> Path:
+    """The library of a kernel, from the cache or compiled now.
+
+    Raises CalledProcessError if the compiler fails, OSError if the cache cannot be written.
+    """
+    source = SOURCES / f"{kernel}.cpp"
+    ingredients = [path.read_text() for path in (source, *sorted(SOURCES.glob("*.h")))]
+    ingredients += [*FLAGS, _version(compiler), _cpu()]
+    key = hashlib.sha256("\0".join(ingredients).encode()).hexdigest()[:16]
+    folder = cache_folder()
+    target = folder / f"{kernel}-{key}.so"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            library = Path(work) / target.name
+            command = [compiler, *FLAGS, str(source), "-o", str(library)]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+            library.replace(target)
+    return target
+
+
+@functools.cache
+def _version(compiler: str) -> str:
+    return subprocess.run(
+        [compiler, "--version"], check=True, capture_output=True, text=True
+    ).stdout
+
+
+@functools.cache
+def _cpu() -> str:
+    """The CPU's features: a cache folder may be shared by machines of several kinds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except FileNotFoundError:  # not Linux
+        return platform.processor()
+    # "flags" on x86, "Features" on ARM
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "unknown")
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    _log.warning(message)

@@ -1,0 +1,60 @@
+"""The causal depthwise convolution against `conv1d` in float64."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from kernel_checks import assert_matches, assert_passes_nan_on
+from torch import Tensor
+
+from models.kernels import native
+from models.kernels.depthwise_conv import (
+    causal_depthwise_conv,
+    causal_depthwise_conv_reference,
+)
+
+
+def inputs(time: int, dim: int, width: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(time)
+    return torch.randn(2, time, dim), torch.randn(dim, width), torch.randn(dim)
+
+
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("time", [1, 2, 3, 4, 5, 64])
+@pytest.mark.parametrize("dim", [16, 80, 12])
+def test_it_is_conv1d(path: str, time: int, dim: int, silu: bool) -> None:
+    """Equal to a grouped convolution, also for sequences shorter than the kernel and for widths
+    that the C++ path does not take."""
+    assert_matches(
+        partial(causal_depthwise_conv, silu=silu),
+        partial(causal_depthwise_conv_reference, silu=silu),
+        inputs(time, dim),
+    )
+
+
+@pytest.mark.parametrize("width", [1, 2, 8, 11])
+def test_any_kernel_width(path: str, width: int) -> None:
+    """The kernel may have one tap, or more than the C++ path takes."""
+    assert_matches(causal_depthwise_conv, causal_depthwise_conv_reference, inputs(9, 32, width))
+
+
+@pytest.mark.parametrize("split", [1, 2, 10])
+def test_it_continues_from_a_state(path: str, split: int) -> None:
+    """Two pieces, the second with the first one's last inputs, equal the whole."""
+    x, weight, bias = inputs(20, 32)
+    whole = causal_depthwise_conv(x, weight, bias)
+    past = torch.cat([torch.zeros(2, 3, 32), x[:, :split]], 1)[:, -3:]
+    second = causal_depthwise_conv(x[:, split:], weight, bias, initial_state=past)
+    torch.testing.assert_close(second, whole[:, split:])
+
+
+def test_the_paths_are_used(path: str) -> None:
+    """The environment variable decides whether C++ computes."""
+    assert native.available("depthwise_conv") == (path == "cpp")
+
+
+@pytest.mark.parametrize("silu", [False, True])
+def test_nan_in_nan_out(path: str, silu: bool) -> None:
+    assert_passes_nan_on(partial(causal_depthwise_conv, silu=silu), inputs(20, 32))
