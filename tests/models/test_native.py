@@ -65,7 +65,7 @@ def test_a_failing_compiler_leaves_a_reason_and_no_library(
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
 ) -> None:
-    """A compiler that dies half-way: its error in the log, nothing in the cache, PyTorch goes on."""
+    """A compiler that dies half-way: its error in the log, nothing in the cache, same results."""
     broken = tmp_path / "broken-c++"
     broken.write_text(
         '#!/bin/sh\n[ "$1" = --version ] && exit 0\n'
