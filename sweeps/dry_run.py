@@ -15,7 +15,7 @@ from sweeps.planning import SweepPlan, measured_step_seconds, model_counts
 from sweeps.progress import format_seconds
 from sweeps.tuning import local_gpus
 from trainables.spec import format_lr
-from trainables.trial import steps_per_epoch
+from trainables.trainer import steps_per_epoch
 
 
 def print_dry_run(plan: SweepPlan, args: LrSweepArgs, console: Console) -> None:

@@ -18,7 +18,7 @@ from trainables.corpus import Blocks, Corpus, mini_benchmark, prepare_corpus
 from trainables.device import default_precision
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker, tracking_uri
-from trainables.trial import Workplace, steps_per_epoch
+from trainables.trainer import Workplace, steps_per_epoch
 
 if TYPE_CHECKING:
     from sweeps.lr_sweep import LrSweepArgs
@@ -280,7 +280,7 @@ def measured_step_seconds(plan: SweepPlan, arch: str, steps: int = 3) -> float:
     import time
 
     from trainables.device import pick_device, set_up_cpu
-    from trainables.trial import Data, Trainer, World
+    from trainables.trainer import Data, Trainer, World
 
     spec = plan.bases[arch].replace(lr=1e-4)
     set_up_cpu(plan.resources.cpus)

@@ -26,7 +26,8 @@ from ray.tune.search import Searcher
 from sweeps.environment import is_local
 from trainables.device import pick_device
 from trainables.spec import TrialSpec
-from trainables.trial import Workplace, World, run_trial
+from trainables.trainer import Workplace, World
+from trainables.trial import run_trial
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNNERS = ("auto", "inline", "train")

@@ -24,7 +24,7 @@ _NOT_IDENTITY = {"identity": False}
 class TrialSpec:
     """Everything that changes the result of one training run, and nothing else.
 
-    Where it runs (devices, workers, storage, micro-batch) is in `trainables.trial.Workplace`.
+    Where it runs (devices, workers, storage, micro-batch) is in `trainables.trainer.Workplace`.
 
     Attributes:
         arch: architecture, one of `models.architectures()`.

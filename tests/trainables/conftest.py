@@ -12,7 +12,7 @@ from tests.tiny_text import write_tiny_text
 from trainables.corpus import Corpus, mini_benchmark, prepare_corpus
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
-from trainables.trial import Workplace
+from trainables.trainer import Workplace
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import models
 from trainables.checkpoint import TrialFolder
-from trainables.trial import Data, Trainer, World, run_trial
+from trainables.trainer import Data, Trainer, World
+from trainables.trial import run_trial
 
 
 class Killed(BaseException):
