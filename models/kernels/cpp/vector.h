@@ -51,6 +51,24 @@ static inline vec exp(vec x) { return exp2(min(x * LOG2_E, splat(126.f))); }
 
 static inline vec sigmoid(vec x) { return 1.f / (1.f + exp(-x)); }
 
+// The upper half of a float; memory only, all arithmetic is on floats.
+struct bf16 {
+    uint16_t bits;
+};
+typedef uint16_t half_vec __attribute__((vector_size(32), aligned(2), may_alias));
+typedef uint32_t uvec __attribute__((vector_size(64), aligned(4), may_alias));
+
+static inline vec load(const bf16* p) {
+    return (vec)(__builtin_convertvector(*(const half_vec*)p, uvec) << 16);
+}
+
+// Rounds to the nearest, to even in a tie; a NaN, whose bits must not be rounded, stays one.
+static inline void store(bf16* p, vec x) {
+    const uvec bits = (uvec)x;
+    const uvec rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+    *(half_vec*)p = __builtin_convertvector(x == x ? rounded : uvec{} + 0x7fc0u, half_vec);
+}
+
 // Floats in aligned memory that frees itself; the contents are not initialised.
 struct Buffer {
     std::unique_ptr<float[]> memory;

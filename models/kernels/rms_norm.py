@@ -1,0 +1,108 @@
+"""RMS norm over the last dimension (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.kernels import native
+
+TYPES = (torch.float32, torch.bfloat16)  # that the C++ version reads and writes
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
+    """x (..., dim), weight (dim,) -> x / sqrt(mean(x^2) + eps) * weight, of `dtype` or x's type.
+
+    Computes in float32 at least and rounds once. Asking for the `dtype` that the next layers work
+    in (under autocast bf16) saves each of them its own cast.
+    """
+    dtype = dtype or x.dtype
+    with torch.autocast(x.device.type, enabled=False):
+        if torch.float64 in (x.dtype, weight.dtype):
+            weight, work = weight.double(), torch.float64
+        else:
+            weight, work = weight.float(), torch.float32
+        y: Tensor = _RMSNorm.apply(x.flatten(0, -2), weight, eps, dtype, work)
+    return y.view(x.shape)
+
+
+def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The formula in float64."""
+    x, weight = x.double(), weight.double()
+    return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * weight
+
+
+class _RMSNorm(torch.autograd.Function):
+    """Keeps the input and one scale per row."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype, work: torch.dtype
+    ) -> Tensor:
+        if _native_takes(x, weight, dtype):
+            y, scale = _forward_native(x.contiguous(), weight.contiguous(), eps, dtype)
+        else:
+            entries = x.to(work)
+            norm = torch.linalg.vector_norm(entries, dim=-1, keepdim=True)
+            scale = torch.rsqrt(norm.square() / x.shape[-1] + eps)
+            y = (entries * scale).mul_(weight).to(dtype)
+        ctx.save_for_backward(x, weight, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        x, weight, scale = ctx.saved_tensors
+        if _native_takes(x, weight, dy.dtype):
+            inputs = (tensor.contiguous() for tensor in (x, weight, scale, dy))
+            dx, dweight = _backward_native(*inputs)
+        else:
+            dx, dweight = _backward_torch(x, weight, scale, dy)
+        return dx, dweight, None, None, None
+
+
+def _backward_torch(x: Tensor, weight: Tensor, scale: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+    """y_i = n_i weight_i with n = x * scale, so that dn/dx = scale * (1 - n n^T / dim)."""
+    normed = x.to(scale.dtype) * scale
+    product = normed * dy
+    along = (product @ weight)[:, None] / x.shape[-1]
+    dx = torch.addcmul(weight * dy, normed, along, value=-1).mul_(scale)
+    return dx.to(x.dtype), product.sum(0)
+
+
+def _native_takes(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
+    fits = x.shape[-1] % native.LANES == 0 and x.dtype in TYPES and dtype in TYPES
+    return fits and x.device.type == "cpu" and native.takes("rms_norm", weight)
+
+
+@torch.library.custom_op("babysweep::rms_norm", mutates_args=())
+def _forward_native(
+    x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    y = torch.empty_like(x, dtype=dtype)
+    scale = weight.new_empty(len(x), 1)
+    native.call("rms_norm", "forward", x, weight, y, scale, *x.shape, *_is_bf16(x, y), eps)
+    return y, scale
+
+
+@_forward_native.register_fake
+def _(x, weight, eps, dtype):
+    return torch.empty_like(x, dtype=dtype), weight.new_empty(len(x), 1)
+
+
+@torch.library.custom_op("babysweep::rms_norm_backward", mutates_args=())
+def _backward_native(x: Tensor, weight: Tensor, scale: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+    dx, dweight = torch.empty_like(x), torch.empty_like(weight)
+    tensors = (x, weight, scale, dy, dx, dweight)
+    native.call("rms_norm", "backward", *tensors, *x.shape, *_is_bf16(x, dy))
+    return dx, dweight
+
+
+@_backward_native.register_fake
+def _(x, weight, scale, dy):
+    return torch.empty_like(x), torch.empty_like(weight)
+
+
+def _is_bf16(x: Tensor, y: Tensor) -> tuple[int, int]:
+    return int(x.dtype == torch.bfloat16), int(y.dtype == torch.bfloat16)
