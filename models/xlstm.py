@@ -89,11 +89,8 @@ class MLSTMCell(mLSTMCell):
         for x, weight in zip((q, k, v), weights, strict=True):
             gates = gates + nn.functional.linear(x, weight)
         heads = (self.config.num_heads, -1)
-        hidden = mlstm(
-            *(x.unflatten(-1, heads).transpose(1, 2) for x in (q, k, v)),
-            *gates.transpose(1, 2).chunk(2, dim=1),  # (batch, heads, time)
-        )
-        return self.outnorm(hidden).transpose(1, 2).flatten(2)
+        hidden, _ = mlstm(*(x.unflatten(-1, heads) for x in (q, k, v)), *gates.chunk(2, dim=-1))
+        return self.outnorm(hidden.transpose(1, 2)).transpose(1, 2).flatten(2)
 
 
 class SLSTMCell(sLSTMCell_vanilla):

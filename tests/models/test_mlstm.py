@@ -1,0 +1,98 @@
+"""The mLSTM cell against its recurrence in float64."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from kernel_checks import LENGTHS, assert_matches, assert_passes_nan_on
+from torch import Tensor
+
+from models.kernels.mlstm import State, mlstm, mlstm_reference
+
+
+def inputs(time: int, scale: float = 1.0, key: int = 8, value: int = 8) -> tuple[Tensor, ...]:
+    """q, k, v and gates of `scale` for 2 sequences and 3 heads."""
+    torch.manual_seed(time)
+    q, k = torch.randn(2, 2, time, 3, key)
+    igate, fgate = scale * torch.randn(2, 2, time, 3)
+    return q, k, torch.randn(2, time, 3, value), igate, fgate + 2
+
+
+def state_behind(time: int, key: int = 8, value: int = 8) -> State:
+    return mlstm_reference(*inputs(time, 1.0, key, value))[1]
+
+
+def hidden(*tensors: Tensor, state: State | None = None) -> Tensor:
+    return mlstm(*tensors, initial_state=state)[0]
+
+
+def hidden_reference(*tensors: Tensor, state: State | None = None) -> Tensor:
+    return mlstm_reference(*tensors, initial_state=state)[0]
+
+
+def assert_states_match(got: State, want: State, tolerance: float = 5e-6) -> None:
+    """Equal relative to the largest entry, after both are brought to the same log scale."""
+    scale = (want[2] - got[2].double()).exp()
+    for x, y in ((got[0], want[0] * scale[..., None, None]), (got[1], want[1] * scale[..., None])):
+        assert (x.double() - y).abs().max() < tolerance * y.abs().max()
+    torch.testing.assert_close(got[2].double(), want[2], rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize("time", LENGTHS)
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
+def test_it_is_exactly_the_recurrence(time: int, scale: float, with_state: bool) -> None:
+    """In float64 the chunks equal the recurrent form of the paper, for gates up to +-100."""
+    state = state_behind(7) if with_state else None
+    assert_matches(
+        partial(hidden, state=state),
+        partial(hidden_reference, state=state),
+        tuple(x.double() for x in inputs(time, scale)),
+        1e-11,
+    )
+
+
+@pytest.mark.parametrize("time", [1, 3, 63, 65, 130])
+def test_it_continues_from_a_state(path: str, time: int) -> None:
+    """Two pieces, the second with the state behind the first, equal the whole."""
+    tensors = inputs(150)
+    want, last = mlstm_reference(*tensors)
+    first, state = mlstm(*(x[:, :time] for x in tensors))
+    second, end = mlstm(*(x[:, time:] for x in tensors), initial_state=state)
+    error = (torch.cat([first, second], 1).double() - want).abs().max() / want.abs().max()
+    assert error < 2e-6
+    assert_states_match(end, last)
+    assert not any(x.requires_grad for x in end)
+    with pytest.raises(ValueError, match="initial_state"):
+        mlstm(*tensors, initial_state=(state[0].requires_grad_(), *state[1:]))
+
+
+@pytest.mark.parametrize("padding", [1, 5, 64, 70])
+def test_closed_first_steps_do_not_count(path: str, padding: int) -> None:
+    """Steps whose input gate is -1e30 and whose forget gate is open leave later outputs, all
+    gradients and the state as if they were absent."""
+    tensors = [x.requires_grad_() for x in inputs(80)]
+    padded = [
+        torch.cat([torch.randn(2, padding, *x.shape[2:]), x], 1).detach().requires_grad_()
+        for x in tensors
+    ]
+    with torch.no_grad():
+        padded[3][:, :padding], padded[4][:, :padding] = -1e30, 1e4
+    h, state = mlstm(*tensors)
+    h_padded, state_padded = mlstm(*padded)
+    weight = torch.randn_like(h)
+    (h * weight).sum().backward()
+    (h_padded[:, padding:] * weight).sum().backward()
+    assert h_padded.isfinite().all()
+    torch.testing.assert_close(h_padded[:, padding:], h, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(state_padded, state, rtol=1e-5, atol=1e-5)
+    for x, y in zip(padded, tensors, strict=True):
+        assert x.grad is not None
+        assert (x.grad[:, :padding] == 0).all()
+        torch.testing.assert_close(x.grad[:, padding:], y.grad, rtol=2e-5, atol=2e-5)
+
+
+def test_nan_in_nan_out(path: str) -> None:
+    assert_passes_nan_on(hidden, inputs(20))
