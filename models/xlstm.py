@@ -105,7 +105,7 @@ class SLSTMCell(sLSTMCell_vanilla):
             raise ValueError("this sLSTM runs whole sequences from a zero state only")
         gates = (self.config.num_gates, self.config.num_heads, self.config.head_dim)
         bias = self._bias.view(gates)
-        hidden = slstm(input.unflatten(-1, gates) + bias, self._recurrent_kernel)
+        hidden, _ = slstm(input.unflatten(-1, gates) + bias, self._recurrent_kernel)
         return hidden.transpose(1, 2), None
 
 

@@ -1,121 +1,154 @@
 """The sLSTM cell of xLSTM (Beck et al. 2024, equations 8-18), with recurrent weights per head.
 
     i, f, z, o = x_t + R h_{t-1}                             before activation
-    m_t = max(log sigmoid(f) + m_{t-1}, i)                   stabiliser; m_1 = i
+    m_t = max(log sigmoid(f) + m_{t-1}, i)                   stabiliser
     c_t = exp(log sigmoid(f) + m_{t-1} - m_t) c_{t-1} + exp(i - m_t) tanh(z)
     n_t = exp(log sigmoid(f) + m_{t-1} - m_t) n_{t-1} + exp(i - m_t)
     h_t = sigmoid(o) c_t / n_t
 
-The recurrence cannot be parallelised over time; what makes it fast here is one autograd node
-for the whole sequence in place of one per operation and step.
+An empty memory is h = c = n = 0 with m = -inf. The recurrence cannot be parallelised over time;
+what makes it fast here is one autograd node for the whole sequence in place of one per operation
+and step.
 Legend: T time, B batch, H heads, G = 4 gates (input, forget, cell, output), D head dim.
 """
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+State: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]  # h, c, n, m, each (B, H, D)
 
-def slstm(x: Tensor, recurrent: Tensor) -> Tensor:
-    """x (B, T, G, H, D), with the bias; recurrent (H, G * D, D) -> h (B, T, H, D).
 
-    Computes in float32 at least and returns that type.
+def slstm(
+    x: Tensor, recurrent: Tensor, *, initial_state: State | None = None
+) -> tuple[Tensor, State]:
+    """x (B, T, G, H, D), with the bias; recurrent (H, G * D, D) -> h (B, T, H, D), last state.
+
+    Computes in float32 at least and returns that type. The state (h, c, n, m), each (B, H, D), is
+    carried without a gradient: ValueError if the initial one requires it. Where its n is 0 the
+    memory counts as empty, whatever its m.
+
+    First steps with i = -1e30 and f = z = o = 0 are as good as absent: their h is 0, and the first
+    step behind them gives what they put into n a weight of exactly 0.
     """
+    batch, _, _, heads, dim = x.shape
+    if initial_state is not None and any(part.requires_grad for part in initial_state):
+        raise ValueError("slstm carries its initial_state without a gradient: detach it")
     with torch.autocast(x.device.type, enabled=False):
         work = torch.promote_types(x.dtype, torch.float32)
-        x_thbgd = x.to(work).permute(1, 3, 0, 2, 4).contiguous()
-        return _SLSTM.apply(x_thbgd, recurrent.to(work)).permute(2, 0, 1, 3)
+        x, recurrent = x.to(work), recurrent.to(work)
+        if initial_state is None:
+            state = x.new_zeros(4, batch, heads, dim)
+        else:
+            state = torch.stack(initial_state).to(work)
+        state[3].masked_fill_(state[2] == 0, -torch.inf)
+        h, *last = _SLSTM.apply(x, recurrent, *state)
+    return h, tuple(last)
 
 
-def slstm_reference(x: Tensor, recurrent: Tensor) -> Tensor:
-    """Step by step in float64; arguments as in `slstm`."""
+def slstm_reference(
+    x: Tensor, recurrent: Tensor, *, initial_state: State | None = None
+) -> tuple[Tensor, State]:
+    """Step by step in float64; arguments and results as in `slstm`."""
     x, recurrent = x.double(), recurrent.double()
     batch, time, gates, heads, dim = x.shape
     recurrent = recurrent.view(heads, gates, dim, dim)
-    h = c = n = m = x.new_zeros(batch, heads, dim)
+    h = c = n = x.new_zeros(batch, heads, dim)
+    m = torch.full_like(h, -torch.inf)
+    if initial_state is not None:
+        h, c, n, m = (part.double() for part in initial_state)
     outputs = []
     for t in range(time):
         i, f, z, o = (x[:, t] + torch.einsum("hgij,bhj->bghi", recurrent, h)).unbind(1)
         log_forget = F.logsigmoid(f) + m
-        m = torch.maximum(log_forget, i) if t else i
-        forget = torch.exp(log_forget - m) if t else torch.zeros_like(m)
-        keep = torch.exp(i - m)
+        m = torch.maximum(log_forget, i)
+        forget, keep = torch.exp(log_forget - m), torch.exp(i - m)
         c = forget * c + keep * torch.tanh(z)
         n = forget * n + keep
         h = torch.sigmoid(o) * c / n
         outputs.append(h)
-    return torch.stack(outputs, 1)
+    return torch.stack(outputs, 1), (h.detach(), c.detach(), n.detach(), m.detach())
 
 
 class _SLSTM(torch.autograd.Function):
-    """x (T, H, B, G, D), recurrent (H, G * D, D) -> h (T, H, B, D).
+    """x (B, T, G, H, D), recurrent (H, G * D, D), state 4 x (B, H, D) -> h (B, T, H, D), state.
 
     m is a constant in the backward: h does not depend on it, as it scales c and n alike.
     """
 
     @staticmethod
-    def forward(ctx, x, recurrent):
-        time, heads, batch, gates, dim = x.shape
-        transposed = recurrent.mT.contiguous()
-        # All that the backward reads, one slice per step.
-        h, c, n, keep, forget, forget_slope, z, o = x.new_empty(8, time, heads, batch, dim)
-        m = x[0, :, :, 0]  # m_1 = i
-        for t in range(time):
-            raw = x[t]
-            if t:
-                flat = raw.view(heads, batch, gates * dim)
-                raw = torch.baddbmm(flat, h[t - 1], transposed).view_as(raw)
-            raw_i, raw_f, raw_z, raw_o = raw.unbind(2)
-            torch.tanh(raw_z, out=z[t])
-            torch.sigmoid(raw_o, out=o[t])
-            if t:
-                log_forget = F.logsigmoid(raw_f).add_(m)
-                m = torch.maximum(log_forget, raw_i)
-                torch.exp(log_forget.sub_(m), out=forget[t])
-                torch.mul(forget[t], torch.sigmoid(-raw_f), out=forget_slope[t])
-                torch.exp(raw_i - m, out=keep[t])
-                torch.addcmul(keep[t] * z[t], forget[t], c[t - 1], out=c[t])
-                torch.addcmul(keep[t], forget[t], n[t - 1], out=n[t])
-            else:  # no past: the forget gate has nothing to act on, and may overflow
-                torch.exp(raw_i - m, out=keep[t])  # 1, or NaN where the input is
-                forget[t] = forget_slope[t] = 0
-                torch.mul(keep[t], z[t], out=c[t])
-                n[t] = keep[t]
-            torch.mul(o[t], c[t] / n[t], out=h[t])
-        ctx.save_for_backward(recurrent, h, c, n, keep, forget, forget_slope, z, o)
-        return h
+    def forward(ctx, x, recurrent, *state):
+        h, last, saved = _forward_torch(x, recurrent, *(part.transpose(0, 1) for part in state))
+        ctx.save_for_backward(recurrent, *state[:3], *saved)
+        last = [part.transpose(0, 1) for part in last]
+        ctx.mark_non_differentiable(*last)
+        return h.permute(2, 0, 1, 3), *last
 
     @staticmethod
-    def backward(ctx, dh):
-        recurrent, h, c, n, keep, forget, forget_slope, z, o = ctx.saved_tensors
-        time, heads, batch, dim = h.shape
-        # Factors that do not depend on the recurrence, for all steps at once.
-        ratio = c / n
-        o_over_n = o / n
-        z_slope = keep * (1 - z * z)
-        o_slope = ratio * o * (1 - o)
-        draw = torch.empty(time, heads, batch, 4, dim, dtype=h.dtype, device=h.device)
-        dc, dn = torch.zeros_like(c[0]), torch.zeros_like(n[0])
-        dh_t = dh[-1]
-        for t in reversed(range(time)):
-            direct = dh_t * o_over_n[t]
-            dc = dc + direct
-            dn = torch.addcmul(dn, direct, ratio[t], value=-1)
-            draw_i, draw_f, draw_z, draw_o = draw[t].unbind(2)
-            torch.mul(torch.addcmul(dn, dc, z[t]), keep[t], out=draw_i)
-            torch.mul(dc, z_slope[t], out=draw_z)
-            torch.mul(dh_t, o_slope[t], out=draw_o)
-            if t:
-                past = torch.addcmul(dn * n[t - 1], dc, c[t - 1])
-                torch.mul(past, forget_slope[t], out=draw_f)
-                flat = draw[t].view(heads, batch, 4 * dim)
-                dh_t = torch.baddbmm(dh[t - 1], flat, recurrent)
-                dc, dn = dc * forget[t], dn * forget[t]
-            else:
-                draw_f.zero_()
-        # (H, G * D, (T - 1) * B) times (H, (T - 1) * B, D)
-        flat = draw[1:].permute(1, 3, 4, 0, 2).reshape(heads, 4 * dim, -1)
-        drecurrent = flat @ h[:-1].transpose(0, 1).reshape(heads, -1, dim)
-        return draw, drecurrent
+    def backward(ctx, dh, *_):
+        recurrent, h0, c0, n0, *saved = ctx.saved_tensors
+        past = (part.transpose(0, 1)[None] for part in (h0, c0, n0))
+        draw, drecurrent = _backward_torch(dh.permute(1, 2, 0, 3), recurrent, *past, *saved)
+        return draw.permute(2, 0, 3, 1, 4), drecurrent, None, None, None, None
+
+
+def _forward_torch(x, recurrent, h_past, c_past, n_past, m):
+    """x (B, T, G, H, D), states (H, B, D) -> h (T, H, B, D), last state, what backward reads."""
+    x = x.permute(1, 3, 0, 2, 4).contiguous()
+    time, heads, batch, gates, dim = x.shape
+    transposed = recurrent.mT.contiguous()
+    # All that the backward reads, one slice per step.
+    h, c, n, keep, forget, forget_slope, z, o = x.new_empty(8, time, heads, batch, dim)
+    for t in range(time):
+        flat = x[t].view(heads, batch, gates * dim)
+        raw = torch.baddbmm(flat, h_past, transposed).view_as(x[t])
+        raw_i, raw_f, raw_z, raw_o = raw.unbind(2)
+        torch.tanh(raw_z, out=z[t])
+        torch.sigmoid(raw_o, out=o[t])
+        log_forget = F.logsigmoid(raw_f).add_(m)
+        m = torch.maximum(log_forget, raw_i)
+        torch.exp(log_forget.sub_(m), out=forget[t])
+        torch.mul(forget[t], torch.sigmoid(-raw_f), out=forget_slope[t])
+        torch.exp(raw_i - m, out=keep[t])
+        torch.addcmul(keep[t] * z[t], forget[t], c_past, out=c[t])
+        torch.addcmul(keep[t], forget[t], n_past, out=n[t])
+        torch.mul(o[t], c[t] / n[t], out=h[t])
+        h_past, c_past, n_past = h[t], c[t], n[t]
+    last = (h_past.clone(), c_past.clone(), n_past.clone(), m)
+    return h, last, (h, c, n, keep, forget, forget_slope, z, o)
+
+
+def _backward_torch(dh, recurrent, h0, c0, n0, h, c, n, keep, forget, forget_slope, z, o):
+    """dh and the saved (T, H, B, D), first states (1, H, B, D) -> gradients of x before its
+    permutation, (T, H, B, G, D), and of the recurrent weights."""
+    time, heads, batch, dim = h.shape
+    # Factors that do not depend on the recurrence, for all steps at once.
+    ratio = c / n
+    o_over_n = o / n
+    z_slope = keep * (1 - z * z)
+    o_slope = ratio * o * (1 - o)
+    draw = h.new_empty(time, heads, batch, 4, dim)
+    dc, dn = torch.zeros_like(c[0]), torch.zeros_like(n[0])
+    dh_t = dh[-1]
+    for t in reversed(range(time)):
+        c_past, n_past = (c[t - 1], n[t - 1]) if t else (c0[0], n0[0])
+        direct = dh_t * o_over_n[t]
+        dc = dc + direct
+        dn = torch.addcmul(dn, direct, ratio[t], value=-1)
+        draw_i, draw_f, draw_z, draw_o = draw[t].unbind(2)
+        torch.mul(torch.addcmul(dn, dc, z[t]), keep[t], out=draw_i)
+        torch.mul(torch.addcmul(dn * n_past, dc, c_past), forget_slope[t], out=draw_f)
+        torch.mul(dc, z_slope[t], out=draw_z)
+        torch.mul(dh_t, o_slope[t], out=draw_o)
+        if t:
+            flat = draw[t].view(heads, batch, 4 * dim)
+            dh_t = torch.baddbmm(dh[t - 1], flat, recurrent)
+            dc, dn = dc * forget[t], dn * forget[t]
+    h_past = torch.cat([h0, h[:-1]])
+    # (H, G * D, T * B) times (H, T * B, D)
+    flat = draw.permute(1, 3, 4, 0, 2).reshape(heads, 4 * dim, -1)
+    return draw, flat @ h_past.transpose(0, 1).reshape(heads, -1, dim)
