@@ -23,7 +23,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from sweeps.environment import is_local
+from sweeps.environment import WORKER_ENVIRONMENT, is_local
 from trainables.device import pick_device
 from trainables.spec import TrialSpec
 from trainables.trainer import Workplace, World
@@ -34,14 +34,6 @@ RUNNERS = ("auto", "inline", "train")
 SCHEDULERS = ("none", "asha")
 MAX_FAILURES = 3
 """Times that one trial is started again after its process died."""
-
-WORKER_ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "passive",  # waiting threads must not take another trial's core
-    # Keep freed memory: fetching the pages of every large temporary anew from the system cost 15%
-    # to 25% of a step of Mamba and xLSTM on a CPU.
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-}
 
 
 @dataclass(frozen=True)
