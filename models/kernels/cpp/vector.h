@@ -51,6 +51,69 @@ static inline vec exp(vec x) { return exp2(min(x * LOG2_E, splat(126.f))); }
 
 static inline vec sigmoid(vec x) { return 1.f / (1.f + exp(-x)); }
 
+// Rows to columns: each round interleaves row i with row i + 8, which moves one bit of an entry's
+// row number to its lane and one of its lane to its row.
+static inline void transpose(vec rows[LANES]) {
+    for (int round = 0; round < 4; ++round) {
+        vec mixed[LANES];
+        for (int i = 0; i < LANES / 2; ++i) {
+            const vec a = rows[i], b = rows[i + LANES / 2];
+            mixed[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21,
+                                                   6, 22, 7, 23);
+            mixed[2 * i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28,
+                                                       13, 29, 14, 30, 15, 31);
+        }
+        std::copy(mixed, mixed + LANES, rows);
+    }
+}
+
+static inline vec abs(vec x) { return (vec)((ivec)x & 0x7fffffff); }
+
+// The parts of e^x = power (1 + fraction) for x in [-87, 0]: fraction = e^r - 1, |r| <= ln(2) / 2.
+struct Exponential {
+    vec power, fraction;
+};
+
+static inline Exponential split_exp(vec x) {
+    const vec shifted = x * LOG2_E + 12582912.f;  // as in exp2
+    const vec k = shifted - 12582912.f;
+    const vec r = (x - k * 0.693359375f) + k * 2.12194440e-4f;  // ln(2), its first part exact in k
+    vec p = splat(1.39262508e-3f) * r + 8.36323288e-3f;
+    p = p * r + 4.16665542e-2f;
+    p = p * r + 1.66665767e-1f;
+    p = p * r + 0.5f;
+    return {(vec)(((ivec)shifted << 23) + (127 << 23)), r + r * r * p};
+}
+
+// e^x for x <= 0, relative error below 2e-7; 0 below -87.
+static inline vec exp_negative(vec x) {
+    const Exponential e = split_exp(max(x, splat(-87.f)));
+    const vec y = e.power + e.power * e.fraction;
+    return x < -87.f ? vec{} : y;
+}
+
+// Relative error below 3e-7, also near 0, where it is e^-2|x| - 1 that must be exact.
+static inline vec tanh(vec x) {
+    const Exponential e = split_exp(max(-2.f * abs(x), splat(-40.f)));
+    const vec minus_one = e.power * e.fraction + (e.power - 1.f);
+    const vec y = minus_one / (2.f + minus_one);
+    return x > 0.f ? -y : y;
+}
+
+// log(1 + x) for x in [0, 1], relative error below 2e-7: 2 atanh(x / (2 + x)).
+static inline vec log1p(vec x) {
+    const vec s = x / (2.f + x), w = s * s;
+    vec p = splat(1.34257490e-1f) * w + 1.41183099e-1f;
+    p = p * w + 2.00037803e-1f;
+    p = p * w + 3.33333202e-1f;
+    return 2.f * (s + s * w * p);
+}
+
+// sigmoid(x), given e^-|x|: relative error below 4e-7 on both sides.
+static inline vec sigmoid(vec x, vec decay) {
+    return (x > 0.f ? splat(1.f) : decay) / (1.f + decay);
+}
+
 // The upper half of a float; memory only, all arithmetic is on floats.
 struct bf16 {
     uint16_t bits;
