@@ -6,13 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import PreTrainedConfig
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from models.causal_lm import (
+    LayerState,
     RecurrentForCausalLM,
+    RecurrentModel,
     RecurrentPreTrainedModel,
-    require_right_padding,
 )
 from models.registry import Architecture, ParamCount, TextShape, register
 
@@ -33,7 +35,7 @@ class LSTMConfig(PreTrainedConfig):
         num_hidden_layers: int = 2,
         dropout: float = 0.0,
         max_position_embeddings: int = 512,
-        use_cache: bool = False,
+        use_cache: bool = True,
         **kwargs: Any,
     ) -> None:
         self.vocab_size = vocab_size
@@ -56,35 +58,68 @@ class LSTMPreTrainedModel(RecurrentPreTrainedModel):
             _init_lstm(module)
 
 
-class LSTMModel(LSTMPreTrainedModel):
+class LSTMLayer(GradientCheckpointingLayer):
+    """Dropout and one `nn.LSTM` layer."""
+
+    def __init__(self, input_size: int, hidden_size: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.lstm = nn.LSTM(input_size, hidden_size, batch_first=True)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        state: LayerState | None,
+        lengths: Tensor | None,
+        keep_state: bool,
+    ) -> tuple[Tensor, LayerState | None]:
+        """A layer as `RecurrentModel` wants it; state: output and cell (batch, hidden_size)."""
+        hidden = self.dropout(hidden)
+        past = None if state is None else tuple(x[None].to(hidden.dtype) for x in state)
+        if lengths is None or not keep_state:  # padding lies behind the text and harms nobody
+            hidden, end = self.lstm(hidden, past)
+        else:
+            hidden, end = self._run_to(lengths, hidden, past)
+        return hidden, tuple(x[0].detach() for x in end) if keep_state else None
+
+    def _run_to(
+        self, lengths: Tensor, hidden: Tensor, past: tuple[Tensor, ...] | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What `self.lstm` gives, with the state behind the first `lengths` (batch,) tokens."""
+        # A packed sequence has one token at least; the state of the empty ones is put back.
+        packed = pack_padded_sequence(
+            hidden, lengths.cpu().clamp(min=1), batch_first=True, enforce_sorted=False
+        )
+        packed_output, end = self.lstm(packed, past)
+        output, _ = pad_packed_sequence(
+            packed_output, batch_first=True, total_length=hidden.shape[1]
+        )
+        if past is None:
+            past = tuple(torch.zeros_like(x) for x in end)
+        empty = (lengths == 0)[:, None]
+        return output, tuple(
+            torch.where(empty, old, new) for old, new in zip(past, end, strict=True)
+        )
+
+
+class LSTMModel(RecurrentModel, LSTMPreTrainedModel):
     """Embedding and LSTM layers; the hidden states are those of the last layer."""
 
     def __init__(self, config: LSTMConfig) -> None:
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size)
-        self.dropout = nn.Dropout(config.dropout)
-        self.lstm = nn.LSTM(
-            config.embedding_size,
-            config.hidden_size,
-            config.num_hidden_layers,
-            batch_first=True,
-            dropout=config.dropout if config.num_hidden_layers > 1 else 0.0,
+        inputs = [config.embedding_size] + [config.hidden_size] * (config.num_hidden_layers - 1)
+        self.layers = nn.ModuleList(
+            LSTMLayer(size, config.hidden_size, config.dropout) for size in inputs
         )
+        self.dropout = nn.Dropout(config.dropout)
         self.post_init()
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
-        **kwargs: Any,
-    ) -> BaseModelOutput:
-        """input_ids (batch, time) -> hidden states (batch, time, hidden_size)."""
-        require_right_padding(attention_mask)
-        embedded = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        hidden, _ = self.lstm(self.dropout(embedded))
-        return BaseModelOutput(last_hidden_state=self.dropout(hidden))
+    def recurrent_layers(self) -> nn.ModuleList:
+        return self.layers
+
+    def finish(self, hidden: Tensor) -> Tensor:
+        return self.dropout(hidden)
 
 
 class LSTMForCausalLM(RecurrentForCausalLM, LSTMPreTrainedModel):

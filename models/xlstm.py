@@ -1,9 +1,11 @@
 """xLSTM (Beck et al. 2024): the block stack of the `xlstm` package as a Hugging Face model.
 
-The package's layers stay as they are; their inner parts compute through `models.kernels`, on any
-device, because the package's sLSTM is a Python loop over time (or a CUDA extension with another
-weight layout) and its mLSTM builds several (time x time) matrices. Parameters keep the package's
-names and its "vanilla" layout.
+The package's modules hold the parameters, under its names and in its "vanilla" layout. What they
+compute is written anew on `models.kernels`, for any device: the package's sLSTM is a Python loop
+over time (or a CUDA extension with another weight layout), its mLSTM builds several (time x time)
+matrices, and its layers take neither a state nor several tokens behind one.
+
+Legend: B batch, T time, H heads, D head dim.
 """
 
 from __future__ import annotations
@@ -11,28 +13,34 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_layers import GradientCheckpointingLayer
 from xlstm import (
     FeedForwardConfig,
+    mLSTMBlock,
     mLSTMBlockConfig,
+    mLSTMLayer,
     mLSTMLayerConfig,
+    sLSTMBlock,
     sLSTMBlockConfig,
+    sLSTMLayer,
     sLSTMLayerConfig,
     xLSTMBlockStack,
     xLSTMBlockStackConfig,
 )
 from xlstm.blocks.mlstm.cell import mLSTMCell
-from xlstm.blocks.slstm.cell import sLSTMCell_vanilla
+from xlstm.blocks.xlstm_block import xLSTMBlock
 from xlstm.components.conv import CausalConv1d
-from xlstm.components.linear_headwise import LinearHeadwiseExpand
 from xlstm.components.ln import MultiHeadLayerNorm
 
 from models.causal_lm import (
+    LayerState,
     RecurrentForCausalLM,
+    RecurrentModel,
     RecurrentPreTrainedModel,
-    require_right_padding,
+    last_inputs,
 )
 from models.kernels.block_diagonal import block_diagonal_linear
 from models.kernels.depthwise_conv import causal_depthwise_conv
@@ -42,6 +50,8 @@ from models.registry import Architecture, ParamCount, TextShape, register
 
 CONV_WIDTH = 4
 PROJECTION_BLOCK = 4  # width of the blocks of the mLSTM's q, k and v projections
+# Gates before activation that let nothing in and forget nothing.
+SHUT, OPEN = -1e30, 1e30
 
 
 class XLSTMConfig(PreTrainedConfig):
@@ -63,7 +73,7 @@ class XLSTMConfig(PreTrainedConfig):
         num_heads: int = 4,
         slstm_at: tuple[int, ...] = (),
         max_position_embeddings: int = 512,
-        use_cache: bool = False,
+        use_cache: bool = True,
         **kwargs: Any,
     ) -> None:
         self.vocab_size = vocab_size
@@ -78,113 +88,174 @@ class XLSTMConfig(PreTrainedConfig):
         super().__init__(**{"tie_word_embeddings": False, **kwargs})
 
 
-class MLSTMCell(mLSTMCell):
-    """The package's mLSTM cell with its matrix memory computed by `models.kernels.mlstm`."""
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> Tensor:
-        """q, k, v (batch, time, inner) -> (batch, time, inner)."""
-        # Both gates read q, k and v side by side: one sum of three products for the two.
-        weights = torch.cat([self.igate.weight, self.fgate.weight]).chunk(3, dim=1)
-        gates = torch.cat([self.igate.bias, self.fgate.bias])
-        for x, weight in zip((q, k, v), weights, strict=True):
-            gates = gates + nn.functional.linear(x, weight)
-        heads = (self.config.num_heads, -1)
-        hidden, _ = mlstm(*(x.unflatten(-1, heads) for x in (q, k, v)), *gates.chunk(2, dim=-1))
-        return self.outnorm(hidden.transpose(1, 2)).transpose(1, 2).flatten(2)
-
-
-class SLSTMCell(sLSTMCell_vanilla):
-    """The package's sLSTM cell with its recurrence computed by `models.kernels.slstm`."""
-
-    def forward(self, input: Tensor, state: None = None, lengths: None = None) -> tuple:
-        """input (batch, time, 4 * dim), gate by gate -> (batch, heads, time, head dim), no state.
-
-        The caller, the package's sLSTM layer, reads the state only when it generates by steps.
-        """
-        if state is not None or lengths is not None:
-            raise ValueError("this sLSTM runs whole sequences from a zero state only")
-        gates = (self.config.num_gates, self.config.num_heads, self.config.head_dim)
-        bias = self._bias.view(gates)
-        hidden, _ = slstm(input.unflatten(-1, gates) + bias, self._recurrent_kernel)
-        return hidden.transpose(1, 2), None
-
-
-class ChannelsLastConv(CausalConv1d):
-    """The package's causal convolution without its transposes."""
+class MatrixLayer(mLSTMLayer):
+    """The package's mLSTM layer; state: last inputs of the convolution, then that of `mlstm`."""
 
     def forward(
-        self, x: Tensor, conv_state: None = None, return_last_state: bool = False
-    ) -> Tensor:
-        """(batch, time, dim) -> the same."""
-        if conv_state is not None or return_last_state:
-            raise ValueError("this convolution runs whole sequences from a zero state only")
-        return causal_depthwise_conv(x, self.conv.weight[:, 0], self.conv.bias)
+        self,
+        x: Tensor,
+        state: LayerState | None,
+        lengths: Tensor | None,
+        keep_state: bool,
+    ) -> tuple[Tensor, LayerState | None]:
+        """x (B, T, dim), the rest as `RecurrentModel` has it -> the same, new state."""
+        inner, output_gate = self.proj_up(x).chunk(2, -1)
+        past_inputs, cell_state = None, None
+        if state is not None:
+            past_inputs, memory, normalizer, m = state
+            cell_state = (memory, normalizer, m)
+        convolved = _convolve(self.conv1d, inner, past_inputs)
+        q = block_diagonal_linear(convolved, self.q_proj.weight)
+        k = block_diagonal_linear(convolved, self.k_proj.weight)
+        v = block_diagonal_linear(inner, self.v_proj.weight)
+        igate, fgate = self._gates(q, k, v)
+        if keep_state and lengths is not None:
+            padding = _padding(lengths, x.shape[1])[..., None]
+            igate, fgate = igate.masked_fill(padding, SHUT), fgate.masked_fill(padding, OPEN)
+        heads = (self.mlstm_cell.config.num_heads, -1)
+        q, k, v = (projected.unflatten(-1, heads) for projected in (q, k, v))
+        h, end = mlstm(q, k, v, igate, fgate, initial_state=cell_state)
+        h = _per_head_norm(self.mlstm_cell.outnorm, h)
+        h = (h + self.learnable_skip * convolved) * F.silu(output_gate)
+        y = self.proj_down(h.to(output_gate.dtype))
+        if not keep_state:
+            return y, None
+        return y, (last_inputs(inner, CONV_WIDTH - 1, past_inputs, lengths), *end)
+
+    def _gates(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Input and forget gate before activation, (B, T, H).
+
+        Both read q, k and v side by side: one sum of three products for the two.
+        """
+        igate, fgate = self.mlstm_cell.igate, self.mlstm_cell.fgate
+        weights = torch.cat([igate.weight, fgate.weight]).chunk(3, dim=1)
+        gates = torch.cat([igate.bias, fgate.bias])
+        for x, weight in zip((q, k, v), weights, strict=True):
+            gates = gates + F.linear(x, weight)
+        igate_value, fgate_value = gates.chunk(2, dim=-1)
+        return igate_value, fgate_value
 
 
-class HeadwiseLinear(LinearHeadwiseExpand):
-    """The package's block-diagonal projection, with small blocks multiplied together."""
+class ScalarLayer(sLSTMLayer):
+    """The package's sLSTM layer; state: last inputs of the convolution, then that of `slstm`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = block_diagonal_linear(x, self.weight)
-        return out if self.bias is None else out + self.bias
+    def forward(
+        self,
+        x: Tensor,
+        state: LayerState | None,
+        lengths: Tensor | None,
+        keep_state: bool,
+    ) -> tuple[Tensor, LayerState | None]:
+        """x (B, T, dim), the rest as `RecurrentModel` has it -> the same, new state."""
+        past_inputs, past_h, cell_state = None, None, None
+        if state is not None:
+            past_inputs, h, c, n, m = state
+            past_h, cell_state = h.flatten(1)[:, None], (h, c, n, m)
+        gates = self._gates(x, _convolve(self.conv1d, x, past_inputs))
+        if keep_state and lengths is not None:
+            padding = _padding(lengths, x.shape[1])[..., None, None]
+            igate, fgate, *others = gates.unbind(2)
+            igate, fgate = igate.masked_fill(padding, SHUT), fgate.masked_fill(padding, OPEN)
+            gates = torch.stack([igate, fgate, *others], 2)
+        h, end = slstm(gates, self.slstm_cell._recurrent_kernel, initial_state=cell_state)
+        y = _per_head_norm(self.group_norm, h).to(x.dtype)
+        if not keep_state:
+            return y, None
+        # Padding changes h, if not the rest of the state: take it from the last real step.
+        last_h = last_inputs(h.flatten(2), 1, past_h, lengths).view_as(end[0])
+        return y, (last_inputs(x, CONV_WIDTH - 1, past_inputs, lengths), last_h, *end[1:])
+
+    def _gates(self, x: Tensor, convolved: Tensor) -> Tensor:
+        """The gates before activation without the recurrent part, (B, T, 4, H, D).
+
+        The package feeds the output of `fgate` to its cell's input gate, and the other way round.
+        """
+        pairs = [
+            block_diagonal_linear(inputs, torch.cat([first.weight, second.weight], 1))
+            for inputs, first, second in (
+                (convolved, self.fgate, self.igate),
+                (x, self.zgate, self.ogate),
+            )
+        ]
+        config = self.slstm_cell.config
+        heads, dim = config.num_heads, config.head_dim
+        both = [pair.unflatten(-1, (heads, 2, dim)).transpose(2, 3) for pair in pairs]
+        return torch.cat(both, 2) + self.slstm_cell._bias.view(4, heads, dim)
 
 
-class PerHeadLayerNorm(MultiHeadLayerNorm):
-    """The package's per-head norm as a layer norm, which is faster on CPUs than a group norm."""
+class Block(GradientCheckpointingLayer, xLSTMBlock):
+    """The package's block, a layer as `RecurrentModel` wants it."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(batch, heads, time, head dim) -> the same shape, laid out (batch, time, heads, dim)."""
-        _, heads, _, dim = input.shape
-        normed = nn.functional.layer_norm(input.transpose(1, 2), (dim,), eps=self.eps)
-        return (normed * self.weight_proxy.view(heads, dim)).transpose(1, 2)
+    xlstm_norm: nn.Module
+    xlstm: nn.Module
+    ffn_norm: nn.Module
+    ffn: nn.Module | None
+
+    def forward(
+        self,
+        hidden: Tensor,
+        state: LayerState | None,
+        lengths: Tensor | None,
+        keep_state: bool,
+    ) -> tuple[Tensor, LayerState | None]:
+        update, end = self.xlstm(self.xlstm_norm(hidden), state, lengths, keep_state)
+        hidden = hidden + update
+        if self.ffn is not None:
+            hidden = hidden + self.ffn(self.ffn_norm(hidden))
+        return hidden, end
 
 
-_FAST: dict[type[nn.Module], type[nn.Module]] = {
-    mLSTMCell: MLSTMCell,
-    sLSTMCell_vanilla: SLSTMCell,
-    CausalConv1d: ChannelsLastConv,
-    LinearHeadwiseExpand: HeadwiseLinear,
-    MultiHeadLayerNorm: PerHeadLayerNorm,
+# Same parameters and attributes, another way of computing.
+_OURS: dict[type[nn.Module], type[nn.Module]] = {
+    mLSTMBlock: Block,
+    sLSTMBlock: Block,
+    mLSTMLayer: MatrixLayer,
+    sLSTMLayer: ScalarLayer,
 }
+
+
+def _convolve(conv: CausalConv1d, x: Tensor, past: Tensor | None) -> Tensor:
+    """The package's convolution, with the SiLU behind it; x (B, T, dim) -> the same."""
+    weight, bias = conv.conv.weight[:, 0], conv.conv.bias
+    return causal_depthwise_conv(x, weight, bias, silu=True, initial_state=past)
+
+
+def _per_head_norm(norm: MultiHeadLayerNorm, h: Tensor) -> Tensor:
+    """The package's norm of every head, h (B, T, H, D) -> (B, T, H * D).
+
+    A layer norm, which is faster on CPUs than the group norm of the package.
+    """
+    normed = F.layer_norm(h, h.shape[-1:], eps=norm.eps)
+    return normed.flatten(2) * norm.weight_proxy
+
+
+def _padding(lengths: Tensor, time: int) -> Tensor:
+    """Whether a step lies behind the real ones; lengths (B,) -> (B, T)."""
+    return torch.arange(time, device=lengths.device) >= lengths[:, None]
 
 
 class XLSTMPreTrainedModel(RecurrentPreTrainedModel):
     config_class = XLSTMConfig
-    supports_gradient_checkpointing = True
 
 
-class XLSTMModel(XLSTMPreTrainedModel):
+class XLSTMModel(RecurrentModel, XLSTMPreTrainedModel):
     """Embedding and blocks, with the norm after the last block."""
 
     def __init__(self, config: XLSTMConfig) -> None:
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.block_stack = xLSTMBlockStack(_stack_config(config))
-        self.gradient_checkpointing = False
         for module in self.block_stack.modules():
-            if type(module) is mLSTMCell:
-                module.causal_mask = None  # the kernel needs none, and it would limit the length
-            # Same parameters and attributes, another way of computing.
-            module.__class__ = _FAST.get(type(module), type(module))
+            if isinstance(module, mLSTMCell):
+                module.causal_mask = None  # of no use here, and as large as the context squared
+            module.__class__ = _OURS.get(type(module), type(module))
         self.post_init()
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
-        **kwargs: Any,
-    ) -> BaseModelOutput:
-        """input_ids (batch, time) -> hidden states (batch, time, hidden_size)."""
-        require_right_padding(attention_mask)
-        hidden = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        for block in self.block_stack.blocks:
-            if self.gradient_checkpointing and self.training:
-                hidden = self._gradient_checkpointing_func(block, hidden)
-            else:
-                hidden = block(hidden)
-        return BaseModelOutput(last_hidden_state=self.block_stack.post_blocks_norm(hidden))
+    def recurrent_layers(self) -> nn.ModuleList:
+        return self.block_stack.blocks
+
+    def finish(self, hidden: Tensor) -> Tensor:
+        return self.block_stack.post_blocks_norm(hidden)
 
 
 class XLSTMForCausalLM(RecurrentForCausalLM, XLSTMPreTrainedModel):
@@ -271,10 +342,10 @@ def num_params(config: XLSTMConfig) -> ParamCount:
 
 
 def flops_per_token(config: XLSTMConfig, context: int) -> float:
-    """The mLSTM counts as it is computed here, in parallel form: like attention, without a
-    discount for causality."""
+    """The mLSTM counts 5 per number of its memory: decay (1), update (2), readout (2)."""
     num_slstm = len(config.slstm_at)
-    mlstm_block = 2 * _mlstm_matrix_params(config) + 2 * 2 * context * config.inner_size
+    memory = config.inner_size**2 // config.num_heads
+    mlstm_block = 2 * _mlstm_matrix_params(config) + 5 * memory
     slstm_block = 2 * _slstm_matrix_params(config)
     return (
         (config.num_hidden_layers - num_slstm) * mlstm_block

@@ -75,14 +75,36 @@ def test_mamba_leaves_other_devices_to_the_library(monkeypatch: pytest.MonkeyPat
     assert route(torch.zeros(1, device="meta")) == "library"
 
 
-def test_xlstm_is_that_of_the_package() -> None:
+def test_xlstm_is_that_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """The block stack's output and gradients equal those of the package's own layers."""
     model = build("xlstm")
     stack = model.model.block_stack
     library = xLSTMBlockStack(_stack_config(model.config))
     library.load_state_dict(stack.state_dict())
+    body = lambda x: model.model(inputs_embeds=x).last_hidden_state  # noqa: E731
+    monkeypatch.setattr(stack, "forward", body)
     x, weight = torch.randn(2, 2, TIME, model.config.hidden_size)
     assert_same(run(stack, x, weight), run(library, x, weight))
+
+
+def test_xlstm_is_that_of_the_package_step_by_step() -> None:
+    """With a state, token by token or several at once, the hidden states are those of the
+    package's recurrent form."""
+    model = build("xlstm").eval()
+    library = xLSTMBlockStack(_stack_config(model.config)).eval()
+    library.load_state_dict(model.model.block_stack.state_dict())
+    x = torch.randn(2, TIME, model.config.hidden_size)
+    want, library_state = [], None
+    got, state = [], None
+    with torch.no_grad():
+        for token in x.split(1, dim=1):
+            output, library_state = library.step(token, library_state)
+            want.append(output)
+        for tokens in x.split([1, 1, 7, 1, TIME - 10], dim=1):
+            outputs = model.model(inputs_embeds=tokens, past_key_values=state, use_cache=True)
+            state = outputs.past_key_values
+            got.append(outputs.last_hidden_state)
+    torch.testing.assert_close(torch.cat(got, 1), torch.cat(want, 1), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("time", [5, 70])
