@@ -26,6 +26,7 @@ SOURCES = Path(__file__).with_name("cpp")
 # Not -ffast-math or -ffinite-math-only: they would turn the NaN of a diverged run into a number.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC", "-fopenmp")
 LANES = 16  # floats in a vector of `vector.h`
+ELEMENT_TYPES = (torch.float32, torch.bfloat16)  # that `vector.h` can load and store
 
 _log = logging.getLogger(__name__)
 
@@ -36,12 +37,12 @@ def available(kernel: str) -> bool:
     return os.environ.get("BABYSWEEP_CPP", "1") != "0" and _library(kernel) is not None
 
 
-def takes(kernel: str, *tensors: Tensor) -> bool:
-    """Whether the C++ version of `kernel` is available for tensors on this device and of this type.
+def takes(kernel: str, *tensors: Tensor, types: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
+    """Whether the C++ version of `kernel` is available for tensors on this device and of `types`.
 
     What a kernel asks of the shapes it checks itself.
     """
-    fits = all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
+    fits = all(x.device.type == "cpu" and x.dtype in types for x in tensors)
     return fits and available(kernel)
 
 

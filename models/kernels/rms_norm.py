@@ -9,8 +9,6 @@ from torch import Tensor
 
 from models.kernels import native
 
-TYPES = (torch.float32, torch.bfloat16)  # that the C++ version reads and writes
-
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
     """x (..., dim), weight (dim,) -> x / sqrt(mean(x^2) + eps) * weight, of `dtype` or x's type.
@@ -72,8 +70,9 @@ def _backward_torch(x: Tensor, weight: Tensor, scale: Tensor, dy: Tensor) -> tup
 
 
 def _native_takes(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
-    fits = x.shape[-1] % native.LANES == 0 and x.dtype in TYPES and dtype in TYPES
-    return fits and x.device.type == "cpu" and native.takes("rms_norm", weight)
+    fits = x.shape[-1] % native.LANES == 0 and dtype in native.ELEMENT_TYPES
+    fits = fits and native.takes("rms_norm", x, types=native.ELEMENT_TYPES)
+    return fits and native.takes("rms_norm", weight)
 
 
 @torch.library.custom_op("babysweep::rms_norm", mutates_args=())

@@ -1,0 +1,167 @@
+"""Causal softmax attention with grouped key/value heads and a rotary embedding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.kernels import native
+
+Rotary = tuple[Tensor, Tensor]
+
+# In PyTorch: beyond this the (time x time) scores outgrow the caches and its fused kernel wins.
+LONGEST_SHORT_SEQUENCE = 256
+
+
+def causal_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, rotary: Rotary | None = None
+) -> Tensor:
+    """softmax(scale * q k^T over the past) v, of q's type.
+
+    Args:
+        q: (batch, time, heads, dim).
+        k, v: (batch, time, kv_heads, dim); kv_heads divides heads, and each is shared by
+            heads // kv_heads query heads in turn.
+        scale: of the scores.
+        rotary: cos and sin (1 or batch, time, dim), without gradient: q and k are rotated as by
+            transformers' `apply_rotary_pos_emb`, which pairs entry i with entry i + dim / 2
+            (Su et al. 2021, arXiv 2104.09864).
+
+    Returns:
+        (batch, time, heads, dim). The C++ version computes in float32, the one in PyTorch in the
+        type of its inputs.
+    """
+    if len({q.dtype, k.dtype, v.dtype}) > 1:
+        k, v = k.to(q.dtype), v.to(q.dtype)
+    if _native_takes(q, k, v, rotary):
+        empty = q.new_empty(0, dtype=torch.float32)
+        cos, sin = (empty, empty) if rotary is None else (x.float() for x in rotary)
+        out: Tensor = _CausalAttention.apply(q, k, v, cos, sin, scale)
+        return out
+    return _attention_torch(q, k, v, scale, rotary)
+
+
+def causal_attention_reference(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, rotary: Rotary | None = None
+) -> Tensor:
+    """One query at a time in float64; arguments as in `causal_attention`."""
+    q, k, v = (x.double() for x in (q, k, v))
+    if rotary is not None:
+        q, k = _rotate(q, rotary), _rotate(k, rotary)
+    groups = q.shape[2] // k.shape[2]
+    k, v = (x.repeat_interleave(groups, 2) for x in (k, v))
+    outputs = []
+    for t in range(q.shape[1]):
+        scores = scale * (q[:, t : t + 1] * k[:, : t + 1]).sum(-1)
+        outputs.append((scores.softmax(1)[..., None] * v[:, : t + 1]).sum(1))
+    return torch.stack(outputs, 1)
+
+
+def _attention_torch(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, rotary: Rotary | None
+) -> Tensor:
+    """Short sequences as three plain operations on the (time x time) scores.
+
+    Up to a few hundred steps they are as fast as PyTorch's fused attention on a CPU, and several
+    times faster under `torch.set_float32_matmul_precision("medium")`, where the fused one is slow
+    at many small products.
+    """
+    batch, time, heads, _ = q.shape
+    if rotary is not None:
+        q, k = (_rotate(x, rotary).to(x.dtype) for x in (q, k))
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    if time > LONGEST_SHORT_SEQUENCE:
+        grouped = heads != k.shape[1]
+        out = F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scale, enable_gqa=grouped
+        )
+        return out.transpose(1, 2)
+    future = torch.full((time, time), -torch.inf, dtype=q.dtype, device=q.device).triu_(1)
+    k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
+    q, k, v = (x.reshape(batch * heads, time, -1) for x in (q, k, v))
+    weights = torch.baddbmm(future, q, k.mT, alpha=scale).softmax(-1)
+    out = torch.bmm(weights.to(v.dtype), v)
+    return out.view(batch, heads, time, -1).transpose(1, 2)
+
+
+def _rotate(x: Tensor, rotary: Rotary) -> Tensor:
+    """x (batch, time, heads, dim)."""
+    cos, sin = (table[:, :, None] for table in rotary)
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat([-second, first], -1) * sin
+
+
+class _CausalAttention(torch.autograd.Function):
+    """Keeps its inputs, its output and one number per query and head."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float
+    ) -> Tensor:
+        inputs = [x.contiguous() for x in (q, k, v, cos, sin)]
+        out, lse = _forward_native(*inputs, scale)
+        ctx.save_for_backward(*inputs, out, lse)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> Any:
+        gradients = _backward_native(*ctx.saved_tensors, dout.contiguous(), ctx.scale)
+        return *gradients, None, None, None
+
+
+def _native_takes(q: Tensor, k: Tensor, v: Tensor, rotary: Rotary | None) -> bool:
+    lanes = native.LANES if rotary is None else 2 * native.LANES  # rotation halves the heads
+    fits = q.shape[-1] % lanes == 0 and q.numel() > 0
+    return fits and native.takes("causal_attention", q, k, v, types=native.ELEMENT_TYPES)
+
+
+@torch.library.custom_op("babysweep::causal_attention", mutates_args=())
+def _forward_native(
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    batch, time, heads, _ = q.shape
+    out, lse = torch.empty_like(q), cos.new_empty(batch, heads, time)
+    native.call(
+        "causal_attention", "forward", q, k, v, cos, sin, out, lse, *_sizes(q, k, cos), scale
+    )
+    return out, lse
+
+
+@_forward_native.register_fake
+def _(q, k, v, cos, sin, scale):
+    return torch.empty_like(q), cos.new_empty(q.shape[0], q.shape[2], q.shape[1])
+
+
+@torch.library.custom_op("babysweep::causal_attention_backward", mutates_args=())
+def _backward_native(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    dout: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    tensors = (q, k, v, cos, sin, out, lse, dout, dq, dk, dv)
+    native.call("causal_attention", "backward", *tensors, *_sizes(q, k, cos), scale)
+    return dq, dk, dv
+
+
+@_backward_native.register_fake
+def _(q, k, v, cos, sin, out, lse, dout, scale):
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+def _sizes(q: Tensor, k: Tensor, cos: Tensor) -> tuple[int, ...]:
+    """B, T, H, G, D, the type, whether to rotate, and the distance of the sequences' tables."""
+    batch, time, heads, dim = q.shape
+    per_sequence = time * dim if len(cos) > 1 else 0
+    kind = int(q.dtype == torch.bfloat16)
+    return batch, time, heads, k.shape[2], dim, kind, int(cos.numel() > 0), per_sequence
