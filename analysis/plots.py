@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from analysis.statistics import completed
 
 # Okabe & Ito's palette for all kinds of colour vision; markers tell the lines apart in grey.
-_STYLES = {
+STYLES = {
     "transformer": ("#0072B2", "o"),
     "lstm": ("#D55E00", "s"),
     "xlstm": ("#009E73", "^"),
@@ -160,9 +160,9 @@ def _short(lr: float) -> str:
 def _styles(done: pd.DataFrame) -> dict[str, tuple[str, str]]:
     """Colour and marker by architecture, the known ones in fixed order before any others."""
     present = set(done["arch"])
-    others = sorted(present - set(_STYLES))
+    others = sorted(present - set(STYLES))
     extra = {arch: _OTHER_STYLES[i % len(_OTHER_STYLES)] for i, arch in enumerate(others)}
-    return {arch: style for arch, style in _STYLES.items() if arch in present} | extra
+    return {arch: style for arch, style in STYLES.items() if arch in present} | extra
 
 
 def _legend(done: pd.DataFrame) -> list[Line2D]:

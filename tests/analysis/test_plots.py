@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot
 
-from analysis.plots import _STYLES, lr_curve
+from analysis.plots import STYLES, lr_curve
 
 
 def trials(archs: list[str], seeds: int = 1, macro: bool = True) -> pd.DataFrame:
@@ -43,12 +43,12 @@ def test_formats_follow_the_path(tmp_path: Path) -> None:
 
 def test_all_architectures_are_named_in_their_own_style(tmp_path: Path) -> None:
     """Each architecture has its own colour and marker and stands in the legend; so do others."""
-    assert len({color for color, _ in _STYLES.values()}) == len(_STYLES)
-    assert len({marker for _, marker in _STYLES.values()}) == len(_STYLES)
-    picture = svg(trials([*_STYLES, "gru"], seeds=3), tmp_path)
-    for text in (*_STYLES, "gru", "min to max of seeds", "chance", "a title", "3e-4"):
+    assert len({color for color, _ in STYLES.values()}) == len(STYLES)
+    assert len({marker for _, marker in STYLES.values()}) == len(STYLES)
+    picture = svg(trials([*STYLES, "gru"], seeds=3), tmp_path)
+    for text in (*STYLES, "gru", "min to max of seeds", "chance", "a title", "3e-4"):
         assert f"<!-- {text} -->" in picture
-    for color, _ in _STYLES.values():
+    for color, _ in STYLES.values():
         assert color.lower() in picture
     assert "diverged" not in picture
 
