@@ -8,7 +8,7 @@
 
 An empty memory is h = c = n = 0 with m = -inf. The recurrence cannot be parallelised over time;
 what makes it fast here is one autograd node for the whole sequence in place of one per operation
-and step.
+and step, and in C++ one task per head and few rows, which stays in the cache.
 Legend: T time, B batch, H heads, G = 4 gates (input, forget, cell, output), D head dim.
 """
 
@@ -19,6 +19,11 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from models.kernels import native
+
+# As in slstm.cpp: the columns of a panel of weights, the rows of a task, the steps between marks.
+PANEL, ROWS, STEPS = 2 * native.LANES, 8, 8
 
 State: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]  # h, c, n, m, each (B, H, D)
 
@@ -46,8 +51,8 @@ def slstm(
         else:
             state = torch.stack(initial_state).to(work)
         state[3].masked_fill_(state[2] == 0, -torch.inf)
-        h, *last = _SLSTM.apply(x, recurrent, *state)
-    return h, tuple(last)
+        h, (c, n, m) = _SLSTM.apply(x, recurrent, state)
+    return h, (h[:, -1].detach().clone(), c, n, m)
 
 
 def slstm_reference(
@@ -75,33 +80,35 @@ def slstm_reference(
 
 
 class _SLSTM(torch.autograd.Function):
-    """x (B, T, G, H, D), recurrent (H, G * D, D), state 4 x (B, H, D) -> h (B, T, H, D), state.
+    """x (B, T, G, H, D), recurrent (H, G * D, D), state h, c, n, m (4, B, H, D) -> h (B, T, H, D)
+    and the last c, n, m (3, B, H, D).
 
     m is a constant in the backward: h does not depend on it, as it scales c and n alike.
     """
 
     @staticmethod
-    def forward(ctx, x, recurrent, *state):
-        h, last, saved = _forward_torch(x, recurrent, *(part.transpose(0, 1) for part in state))
-        ctx.save_for_backward(recurrent, *state[:3], *saved)
-        last = [part.transpose(0, 1) for part in last]
-        ctx.mark_non_differentiable(*last)
-        return h.permute(2, 0, 1, 3), *last
+    def forward(ctx, x, recurrent, state):
+        ctx.native = _native_takes(x, recurrent)
+        forward = _forward_native if ctx.native else _forward_torch
+        h, last, *saved = forward(x.contiguous(), recurrent.contiguous(), state)
+        ctx.save_for_backward(recurrent, state, h, *saved)
+        ctx.mark_non_differentiable(last)
+        return h, last
 
     @staticmethod
-    def backward(ctx, dh, *_):
-        recurrent, h0, c0, n0, *saved = ctx.saved_tensors
-        past = (part.transpose(0, 1)[None] for part in (h0, c0, n0))
-        draw, drecurrent = _backward_torch(dh.permute(1, 2, 0, 3), recurrent, *past, *saved)
-        return draw.permute(2, 0, 3, 1, 4), drecurrent, None, None, None, None
+    def backward(ctx, dh, _):
+        recurrent, *saved = ctx.saved_tensors
+        backward = _backward_native if ctx.native else _backward_torch
+        dx, drecurrent = backward(dh.contiguous(), recurrent.contiguous(), *saved)
+        return dx, drecurrent, None
 
 
-def _forward_torch(x, recurrent, h_past, c_past, n_past, m):
-    """x (B, T, G, H, D), states (H, B, D) -> h (T, H, B, D), last state, what backward reads."""
+def _forward_torch(x, recurrent, state):
+    """h and the last state as in `_SLSTM`, and what the backward reads, each (T, H, B, D)."""
     x = x.permute(1, 3, 0, 2, 4).contiguous()
     time, heads, batch, gates, dim = x.shape
+    h_past, c_past, n_past, m = state.transpose(1, 2)
     transposed = recurrent.mT.contiguous()
-    # All that the backward reads, one slice per step.
     h, c, n, keep, forget, forget_slope, z, o = x.new_empty(8, time, heads, batch, dim)
     for t in range(time):
         flat = x[t].view(heads, batch, gates * dim)
@@ -118,13 +125,14 @@ def _forward_torch(x, recurrent, h_past, c_past, n_past, m):
         torch.addcmul(keep[t], forget[t], n_past, out=n[t])
         torch.mul(o[t], c[t] / n[t], out=h[t])
         h_past, c_past, n_past = h[t], c[t], n[t]
-    last = (h_past.clone(), c_past.clone(), n_past.clone(), m)
-    return h, last, (h, c, n, keep, forget, forget_slope, z, o)
+    last = torch.stack([c_past, n_past, m]).transpose(1, 2)
+    return h.permute(2, 0, 1, 3), last, c, n, keep, forget, forget_slope, z, o
 
 
-def _backward_torch(dh, recurrent, h0, c0, n0, h, c, n, keep, forget, forget_slope, z, o):
-    """dh and the saved (T, H, B, D), first states (1, H, B, D) -> gradients of x before its
-    permutation, (T, H, B, G, D), and of the recurrent weights."""
+def _backward_torch(dh, recurrent, state, h, c, n, keep, forget, forget_slope, z, o):
+    """Gradients of x and of the recurrent weights."""
+    dh, h = (tensor.permute(1, 2, 0, 3) for tensor in (dh, h))
+    h_first, c_first, n_first, _ = state.transpose(1, 2)
     time, heads, batch, dim = h.shape
     # Factors that do not depend on the recurrence, for all steps at once.
     ratio = c / n
@@ -135,7 +143,7 @@ def _backward_torch(dh, recurrent, h0, c0, n0, h, c, n, keep, forget, forget_slo
     dc, dn = torch.zeros_like(c[0]), torch.zeros_like(n[0])
     dh_t = dh[-1]
     for t in reversed(range(time)):
-        c_past, n_past = (c[t - 1], n[t - 1]) if t else (c0[0], n0[0])
+        c_past, n_past = (c[t - 1], n[t - 1]) if t else (c_first, n_first)
         direct = dh_t * o_over_n[t]
         dc = dc + direct
         dn = torch.addcmul(dn, direct, ratio[t], value=-1)
@@ -148,7 +156,57 @@ def _backward_torch(dh, recurrent, h0, c0, n0, h, c, n, keep, forget, forget_slo
             flat = draw[t].view(heads, batch, 4 * dim)
             dh_t = torch.baddbmm(dh[t - 1], flat, recurrent)
             dc, dn = dc * forget[t], dn * forget[t]
-    h_past = torch.cat([h0, h[:-1]])
+    h_past = torch.cat([h_first[None], h[:-1]])
     # (H, G * D, T * B) times (H, T * B, D)
     flat = draw.permute(1, 3, 4, 0, 2).reshape(heads, 4 * dim, -1)
-    return draw, flat @ h_past.transpose(0, 1).reshape(heads, -1, dim)
+    drecurrent = flat @ h_past.transpose(0, 1).reshape(heads, -1, dim)
+    return draw.permute(2, 0, 3, 1, 4), drecurrent
+
+
+def _native_takes(x: Tensor, recurrent: Tensor) -> bool:
+    return recurrent.shape[-1] % PANEL == 0 and native.takes("slstm", x, recurrent)
+
+
+def _panels(weights: Tensor) -> Tensor:
+    """(H, depth, columns) -> (H, columns / PANEL, depth, PANEL)."""
+    return weights.unflatten(-1, (-1, PANEL)).transpose(1, 2).contiguous()
+
+
+def _empty_results(
+    x: Tensor, recurrent: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """h, the last state, the gates before activation, and c, n, m before every STEPS-th step."""
+    batch, time, _, heads, dim = x.shape
+    tasks, chunks = heads * -(-batch // ROWS), -(-time // STEPS)
+    h = x.new_empty(batch, time, heads, dim)
+    marks = x.new_empty(tasks, chunks, 3, ROWS, dim)
+    return h, torch.empty_like(state[1:]), torch.empty_like(x), marks
+
+
+@torch.library.custom_op("babysweep::slstm", mutates_args=())
+def _forward_native(
+    x: Tensor, recurrent: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    results = _empty_results(x, recurrent, state)
+    sizes = results[0].shape
+    native.call("slstm", "forward", x, _panels(recurrent.mT), state, *results, *sizes)
+    return results
+
+
+_forward_native.register_fake(_empty_results)
+
+
+@torch.library.custom_op("babysweep::slstm_backward", mutates_args=())
+def _backward_native(
+    dh: Tensor, recurrent: Tensor, state: Tensor, h: Tensor, gates: Tensor, marks: Tensor
+) -> tuple[Tensor, Tensor]:
+    dx = torch.empty_like(gates)
+    dweights = recurrent.new_zeros(len(marks) // len(recurrent), *recurrent.shape)
+    inputs = (dh, _panels(recurrent), h, state[0], gates, marks)
+    native.call("slstm", "backward", *inputs, dx, dweights, *h.shape)
+    return dx, dweights.sum(0)
+
+
+@_backward_native.register_fake
+def _(dh, recurrent, state, h, gates, marks):
+    return torch.empty_like(gates), torch.empty_like(recurrent)

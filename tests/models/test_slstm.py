@@ -13,7 +13,7 @@ PADDING = torch.tensor([-1e30, 0.0, 0.0, 0.0])[:, None, None]  # (gate, 1, 1): a
 
 
 def inputs(
-    time: int, *, batch: int = 2, heads: int = 3, dim: int = 16, scale: float = 1.0
+    time: int, *, batch: int = 2, heads: int = 3, dim: int = 32, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """x, with the input and forget gates `scale` times as wide, and the recurrent weights."""
     torch.manual_seed(time)
@@ -38,7 +38,7 @@ def test_it_is_the_recurrence(path: str, time: int, scale: float) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 4, 5, 19])
-@pytest.mark.parametrize("dim", [8, 16, 48, 96])
+@pytest.mark.parametrize("dim", [8, 48, 64, 96])
 def test_any_batch_and_width(path: str, batch: int, dim: int) -> None:
     """Batches that do not fill the blocks of rows, and widths that the C++ path does not take."""
     assert_matches(output, reference_output, inputs(9, batch=batch, heads=2, dim=dim), 2e-5)
@@ -75,12 +75,12 @@ def test_a_state_of_zeros_is_an_empty_memory(path: str) -> None:
     """Also when all input gates are so low that a stabiliser of 0 would make n underflow."""
     x, recurrent = inputs(10)
     x[:, :, 0] -= 200
-    zeros = (torch.zeros(2, 3, 16),) * 4
+    zeros = (torch.zeros(2, 3, 32),) * 4
     assert torch.equal(slstm(x, recurrent, initial_state=zeros)[0], slstm(x, recurrent)[0])
 
 
 def test_a_state_that_wants_a_gradient_is_refused(path: str) -> None:
-    state = tuple(torch.ones(2, 3, 16, requires_grad=True) for _ in range(4))
+    state = tuple(torch.ones(2, 3, 32, requires_grad=True) for _ in range(4))
     with pytest.raises(ValueError, match="initial_state"):
         slstm(*inputs(3), initial_state=state)
 
@@ -90,8 +90,8 @@ def test_a_state_that_wants_a_gradient_is_refused(path: str) -> None:
 def test_padding_on_the_left_is_as_if_absent(path: str, padding: int, scale: float) -> None:
     """First steps without an input change no later output, state or gradient, and none is NaN."""
     x, recurrent = inputs(25, scale=scale)
-    padded = torch.cat([PADDING.expand(2, padding, 4, 3, 16), x], 1)
-    weight = torch.randn(2, 25, 3, 16)
+    padded = torch.cat([PADDING.expand(2, padding, 4, 3, 32), x], 1)
+    weight = torch.randn(2, 25, 3, 32)
     leaves = [tensor.clone().requires_grad_() for tensor in (x, padded, recurrent, recurrent)]
     alone, state = slstm(leaves[0], leaves[2])
     behind, state_behind = slstm(leaves[1], leaves[3])
