@@ -9,8 +9,11 @@
 // in strips of LANES keys by the queries from the strip on.
 #include "vector.h"
 
+// A whole register tile in registers takes loops without a counter.
+#define UNROLL _Pragma("GCC unroll 8")
+
 constexpr int64_t BLOCK = 64;  // queries, and keys: 64 x 64 scores stay in the L1 cache
-constexpr int64_t TILE = 4;    // rows of a register tile
+constexpr int64_t TILE = 8;    // rows of a register tile, of two vectors each
 
 struct Shape {
     int64_t B, T, H, G, D;
@@ -36,32 +39,29 @@ static inline void multiply_tile(const float* a, int64_t a_row, int64_t a_column
                                  int64_t b_row, float* c, int64_t c_row, int64_t depth, bool add) {
     vec total[TILE][VECS] = {};
     if (add)
-        for (int i = 0; i < TILE; ++i)
-            for (int v = 0; v < VECS; ++v) total[i][v] = load(c + i * c_row + v * LANES);
+        UNROLL for (int i = 0; i < TILE; ++i)
+            UNROLL for (int v = 0; v < VECS; ++v) total[i][v] = load(c + i * c_row + v * LANES);
     for (int64_t k = 0; k < depth; ++k) {
         vec right[VECS];
-        for (int v = 0; v < VECS; ++v) right[v] = load(b + k * b_row + v * LANES);
-        for (int i = 0; i < TILE; ++i)
-            for (int v = 0; v < VECS; ++v)
-                total[i][v] += a[i * a_row + k * a_column] * right[v];
+        UNROLL for (int v = 0; v < VECS; ++v) right[v] = load(b + k * b_row + v * LANES);
+        UNROLL for (int i = 0; i < TILE; ++i) {
+            const vec left = splat(a[i * a_row + k * a_column]);
+            UNROLL for (int v = 0; v < VECS; ++v) total[i][v] += left * right[v];
+        }
     }
-    for (int i = 0; i < TILE; ++i)
-        for (int v = 0; v < VECS; ++v) store(c + i * c_row + v * LANES, total[i][v]);
+    UNROLL for (int i = 0; i < TILE; ++i)
+        UNROLL for (int v = 0; v < VECS; ++v) store(c + i * c_row + v * LANES, total[i][v]);
 }
 
 // C (rows, columns) = or += A (rows, depth) B (depth, columns); rows % TILE, columns % LANES == 0.
 static void multiply(const float* a, int64_t a_row, int64_t a_column, const float* b, int64_t b_row,
                      float* c, int64_t c_row, int64_t rows, int64_t columns, int64_t depth,
                      bool add) {
-    for (int64_t j = 0; j < columns;) {
-        const int64_t vecs = (columns - j) / LANES;
-        const auto tile = vecs >= 4   ? multiply_tile<4>
-                          : vecs >= 2 ? multiply_tile<2>
-                                      : multiply_tile<1>;
+    for (int64_t j = 0; j < columns; j += 2 * LANES) {
+        const auto tile = columns - j > LANES ? multiply_tile<2> : multiply_tile<1>;
         for (int64_t i = 0; i < rows; i += TILE)
             tile(a + i * a_row, a_row, a_column, b + j, b_row, c + i * c_row + j, c_row, depth,
                  add);
-        j += (vecs >= 4 ? 4 : vecs >= 2 ? 2 : 1) * LANES;
     }
 }
 

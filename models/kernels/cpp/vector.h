@@ -20,7 +20,7 @@ constexpr float LOG2_E = 1.44269504f;
 
 static inline vec load(const float* p) { return *(const vec*)p; }
 static inline void store(float* p, vec x) { *(vec*)p = x; }
-static inline vec splat(float x) { return vec{} + x; }
+static inline vec splat(float x) { return x - vec{}; }  // x + 0 would cost an addition: -0 + 0 = 0
 static inline vec max(vec a, vec b) { return b > a ? b : a; }
 static inline vec min(vec a, vec b) { return b < a ? b : a; }
 
