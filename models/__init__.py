@@ -25,7 +25,7 @@ from models.registry import ParamCount, TextShape
 
 # isort: off
 # Importing registers, in the order of `architectures()`.
-from models import transformer as _transformer  # noqa: F401
+from models.transformer import LlamaConfig, LlamaForCausalLM
 from models.lstm import LSTMConfig, LSTMForCausalLM
 from models.xlstm import XLSTMConfig, XLSTMForCausalLM
 from models import mamba as _mamba  # noqa: F401
@@ -39,7 +39,9 @@ AutoConfig.register(LSTMConfig.model_type, LSTMConfig, exist_ok=True)
 AutoConfig.register(XLSTMConfig.model_type, XLSTMConfig, exist_ok=True)
 AutoModelForCausalLM.register(LSTMConfig, LSTMForCausalLM, exist_ok=True)
 AutoModelForCausalLM.register(XLSTMConfig, XLSTMForCausalLM, exist_ok=True)
-AutoModelForCausalLM.register(HGRN2Config, HGRN2ForCausalLM, exist_ok=True)  # in place of fla's
+# Subclasses in place of the library's classes, whose names and checkpoints they share.
+AutoModelForCausalLM.register(LlamaConfig, LlamaForCausalLM, exist_ok=True)
+AutoModelForCausalLM.register(HGRN2Config, HGRN2ForCausalLM, exist_ok=True)
 # Importing fla put its own GPU-only Mamba in the place of transformers': put it back.
 AutoConfig.register(MambaConfig.model_type, MambaConfig, exist_ok=True)
 
@@ -52,6 +54,7 @@ __all__ = [
     "load",
     "num_params",
     "sizes",
+    "state_size",
 ]
 
 
@@ -94,9 +97,21 @@ def num_params(config: PreTrainedConfig) -> ParamCount:
     return registry.of_config(config).num_params(config)
 
 
-def flops_per_token(config: PreTrainedConfig, context: int) -> float:
-    """FLOPs of one token's forward pass in a sequence of `context` tokens; training takes 3x."""
+def flops_per_token(config: PreTrainedConfig, context: int) -> int:
+    """FLOPs of one token's forward pass in a sequence of `context` tokens; training takes 3x.
+
+    `registry.Architecture` says what counts.
+    """
     return registry.of_config(config).flops_per_token(config, context)
+
+
+def state_size(config: PreTrainedConfig, context: int) -> int:
+    """Numbers that the model keeps of one sequence to continue it behind `context` tokens.
+
+    A transformer keeps keys and values; the recurrent state of the others has the same size for any
+    context.
+    """
+    return registry.of_config(config).state_size(config, context)
 
 
 def load(path: str | Path) -> PreTrainedModel:

@@ -175,11 +175,17 @@ def num_params(config: HGRN2Config) -> ParamCount:
     )
 
 
-def flops_per_token(config: HGRN2Config, context: int) -> float:
-    """The recurrence counts 5 per number of state: decay (1), update (2), readout (2)."""
-    state = config.hidden_size * config.expand_ratio
-    per_layer = 2 * _matrix_params(config) + 5 * state
+def flops_per_token(config: HGRN2Config, context: int) -> int:
+    """Per number of state: decay (1), update (2), readout (2). Per number of a key: the exponential
+    of its gate, and the scale of the query."""
+    recurrence = 5 * config.hidden_size * config.expand_ratio + 2 * config.hidden_size
+    per_layer = 2 * _matrix_params(config) + recurrence
     return config.num_hidden_layers * per_layer + 2 * config.vocab_size * config.hidden_size
+
+
+def state_size(config: HGRN2Config, context: int) -> int:
+    """A (key dim, value dim) matrix per head and layer."""
+    return config.num_hidden_layers * config.hidden_size * config.expand_ratio
 
 
 def _matrix_params(config: HGRN2Config) -> int:
@@ -194,5 +200,6 @@ register(
         build_config=build_config,
         num_params=num_params,
         flops_per_token=flops_per_token,
+        state_size=state_size,
     )
 )

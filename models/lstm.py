@@ -172,8 +172,15 @@ def num_params(config: LSTMConfig) -> ParamCount:
     )
 
 
-def flops_per_token(config: LSTMConfig, context: int) -> float:
-    return 2 * _matrix_params(config) + 2 * config.vocab_size * config.hidden_size
+def flops_per_token(config: LSTMConfig, context: int) -> int:
+    # Per unit: four sums of gates and their activations, three operations for the cell, two for h.
+    cells = 13 * config.num_hidden_layers * config.hidden_size
+    return 2 * _matrix_params(config) + cells + 2 * config.vocab_size * config.hidden_size
+
+
+def state_size(config: LSTMConfig, context: int) -> int:
+    """Output and cell of every layer."""
+    return 2 * config.num_hidden_layers * config.hidden_size
 
 
 def _matrix_params(config: LSTMConfig) -> int:
@@ -190,5 +197,6 @@ register(
         build_config=build_config,
         num_params=num_params,
         flops_per_token=flops_per_token,
+        state_size=state_size,
     )
 )

@@ -125,13 +125,20 @@ def num_params(config: MambaConfig) -> ParamCount:
     )
 
 
-def flops_per_token(config: MambaConfig, context: int) -> float:
+def flops_per_token(config: MambaConfig, context: int) -> int:
     """The scan counts 7 per channel and state: decay (2), drive (1), update (2), readout (2)."""
     inner = config.intermediate_size
     per_layer = 2 * _matrix_params(config) + inner * (
         2 * config.conv_kernel + 7 * config.state_size
     )
     return config.num_hidden_layers * per_layer + 2 * config.vocab_size * config.hidden_size
+
+
+def state_size(config: MambaConfig, context: int) -> int:
+    """The scan's state and, as transformers keeps them, as many past inputs as the convolution has
+    taps (one more than it needs)."""
+    per_channel = config.state_size + config.conv_kernel
+    return config.num_hidden_layers * config.intermediate_size * per_channel
 
 
 def _matrix_params(config: MambaConfig) -> int:
@@ -147,5 +154,6 @@ register(
         build_config=build_config,
         num_params=num_params,
         flops_per_token=flops_per_token,
+        state_size=state_size,
     )
 )

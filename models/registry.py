@@ -1,7 +1,7 @@
 """The architectures under comparison, by name.
 
 Every architecture has one file, which calls `register`. It says how to build a Hugging Face
-config from a shape, and how many parameters and FLOPs that config stands for.
+config from a shape, and how many parameters, FLOPs and numbers of state it stands for.
 """
 
 from __future__ import annotations
@@ -50,15 +50,24 @@ class Architecture:
 
     `build_config(text, **shape)` returns a complete config with untied embeddings; the shapes
     are the presets of `models.sizes`. `num_params(config)` counts by formula.
-    `flops_per_token(config, context)` is the forward pass, head included: a multiply-add counts
-    as two; norms, activations and other element-wise work outside the recurrences is left out.
+
+    `flops_per_token(config, context)` is the forward pass, head included, in a sequence of
+    `context` tokens. Every operation on a number counts one, be it a multiplication or an
+    exponential, so that a multiply-add counts two. Counted are all matrix products and
+    convolutions, attention without a discount for causality, and the arithmetic of the recurrences
+    step by step: what the algorithm asks for, whatever the chunks in which a kernel computes it.
+    Norms, biases, and activations and other element-wise work outside the recurrences are left out.
+
+    `state_size(config, context)` is how many numbers the model keeps of one sequence to continue it
+    behind `context` tokens.
     """
 
     name: str
     model_type: str  # the Hugging Face name of the config class
     build_config: Callable[..., PreTrainedConfig]
     num_params: Callable[[Any], ParamCount]
-    flops_per_token: Callable[[Any, int], float]
+    flops_per_token: Callable[[Any, int], int]
+    state_size: Callable[[Any, int], int]
 
 
 _ARCHITECTURES: dict[str, Architecture] = {}

@@ -1,64 +1,99 @@
-"""Transformer: the LLaMA architecture of the transformers library, with its SDPA attention.
+"""Transformer: the LLaMA architecture of the transformers library.
 
-Importing this module gives transformers' `sdpa` attention a faster path for short sequences
-without padding mask on the CPU; everything else goes on to the library.
+The classes below are the library's own with a second path, for the CPU: RMS norms in one pass, and
+for whole sequences without padding mask and cache the rotary embedding and the attention in one
+kernel. Parameters, checkpoints, configs and every other way through the model are the library's,
+which itself is left as it is.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, LlamaConfig
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers import LlamaConfig
+from transformers.models.llama import modeling_llama as library
 
-from models.kernels.attention import causal_attention
+from models.kernels.causal_attention import causal_attention
+from models.kernels.rms_norm import rms_norm
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
 
-# Beyond this the (time x time) scores outgrow the caches and the fused kernel wins.
-LONGEST_SHORT_SEQUENCE = 256
+
+# Arguments of the library's attention functions that change the result.
+SPECIAL = ("is_causal", "softcap", "position_bias", "cache", "s_aux")
 
 
-# Arguments of the library that change the result.
-SPECIAL = ("softcap", "position_bias", "cache", "s_aux")
+class AnyDeviceRMSNorm(library.LlamaRMSNorm):
+    """The library's RMS norm. Under autocast the CPU path gives what the next layers cast to."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if hidden_states.device.type != "cpu":
+            return super().forward(hidden_states)
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+        else:
+            dtype = torch.promote_types(hidden_states.dtype, self.weight.dtype)
+        return rms_norm(hidden_states, self.weight, self.variance_epsilon, dtype)
 
 
-def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    is_causal: bool | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """query (batch, heads, time, dim) -> (batch, time, heads, dim), as transformers wants it."""
-    time = query.shape[2]
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    whole_sequence = attention_mask is None and causal and 1 < time == key.shape[2]
-    short = query.device.type == "cpu" and time <= LONGEST_SHORT_SEQUENCE
-    special = dropout or any(kwargs.get(name) is not None for name in SPECIAL)
-    if special or not (whole_sequence and short):
-        return sdpa_attention_forward(
-            module,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=dropout,
-            scaling=scaling,
-            is_causal=is_causal,
-            **kwargs,
+class AnyDeviceAttention(library.LlamaAttention):
+    """The library's attention layer."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """hidden_states (batch, time, dim); position_embeddings are cos and sin."""
+        if not self._is_plain(hidden_states, attention_mask, past_key_values, kwargs):
+            return super().forward(
+                hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
+            )
+        heads = (-1, self.head_dim)
+        query, key, value = (
+            project(hidden_states).unflatten(-1, heads)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-    groups = getattr(module, "num_key_value_groups", 1)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out = causal_attention(query, repeat_kv(key, groups), repeat_kv(value, groups), scale)
-    return out.transpose(1, 2).contiguous(), None
+        out = causal_attention(query, key, value, self.scaling, position_embeddings)
+        return self.o_proj(out.flatten(-2)), None
+
+    def _is_plain(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None,
+        past_key_values: Any,
+        options: dict[str, Any],
+    ) -> bool:
+        """Whether this is causal attention over whole sequences, without dropout, on the CPU.
+
+        The library makes no mask for such sequences under its default implementation, "sdpa";
+        another implementation is what the caller wants to run.
+        """
+        drops = self.training and self.attention_dropout
+        special = drops or any(options.get(name) is not None for name in SPECIAL)
+        whole = attention_mask is None and past_key_values is None
+        default = self.config._attn_implementation == "sdpa"
+        return hidden_states.device.type == "cpu" and whole and default and not special
 
 
-AttentionInterface.register("sdpa", _attention)
+_ANY_DEVICE: dict[type[nn.Module], type[nn.Module]] = {
+    library.LlamaRMSNorm: AnyDeviceRMSNorm,
+    library.LlamaAttention: AnyDeviceAttention,
+}
+
+
+class LlamaForCausalLM(library.LlamaForCausalLM):
+    """The library's model with layers that are faster on the CPU; same name, same checkpoints."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        for module in self.modules():
+            # Same parameters and attributes, one more path in `forward`.
+            module.__class__ = _ANY_DEVICE.get(type(module), type(module))
 
 
 def build_config(
@@ -95,11 +130,17 @@ def num_params(config: LlamaConfig) -> ParamCount:
     )
 
 
-def flops_per_token(config: LlamaConfig, context: int) -> float:
-    """Scores and weighted values count for the whole context: no discount for causality."""
-    attention = 2 * 2 * context * config.hidden_size
+def flops_per_token(config: LlamaConfig, context: int) -> int:
+    attention = 2 * 2 * context * config.hidden_size  # scores, and values weighted by them
     per_layer = 2 * _matrix_params(config) + attention
     return config.num_hidden_layers * per_layer + 2 * config.vocab_size * config.hidden_size
+
+
+def state_size(config: LlamaConfig, context: int) -> int:
+    """The cache of keys and values; all other architectures keep the same for any context."""
+    kv_heads = config.num_key_value_heads or config.num_attention_heads
+    head_dim = config.hidden_size // config.num_attention_heads
+    return config.num_hidden_layers * 2 * kv_heads * head_dim * context
 
 
 def _matrix_params(config: LlamaConfig) -> int:
@@ -118,5 +159,6 @@ register(
         build_config=build_config,
         num_params=num_params,
         flops_per_token=flops_per_token,
+        state_size=state_size,
     )
 )

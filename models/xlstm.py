@@ -341,17 +341,33 @@ def num_params(config: XLSTMConfig) -> ParamCount:
     return ParamCount(embedding=2 * config.vocab_size * hidden, non_embedding=non_embedding)
 
 
-def flops_per_token(config: XLSTMConfig, context: int) -> float:
-    """The mLSTM counts 5 per number of its memory: decay (1), update (2), readout (2)."""
+def flops_per_token(config: XLSTMConfig, context: int) -> int:
+    """The mLSTM counts as a recurrence, whose cost does not depend on the context."""
+    hidden, inner, heads = config.hidden_size, config.inner_size, config.num_heads
     num_slstm = len(config.slstm_at)
-    memory = config.inner_size**2 // config.num_heads
-    mlstm_block = 2 * _mlstm_matrix_params(config) + 5 * memory
-    slstm_block = 2 * _slstm_matrix_params(config)
+    # Per number of the memory: decay (1), update (2), readout (2). Per number of a head: scale and
+    # weight of the key (2), the normalizer and its product with the query (4), the division of the
+    # output (1). Per head: gates, m, and what the output is divided by.
+    mlstm_cell = 5 * inner * inner // heads + 7 * inner + 13 * heads
+    mlstm_block = 2 * _mlstm_matrix_params(config) + 2 * CONV_WIDTH * inner + mlstm_cell
+    # Per unit: four sums of gates, seven operations for m and the two exponential gates, four for
+    # c, two for n, three for h.
+    slstm_cell = 20 * hidden
+    slstm_block = 2 * _slstm_matrix_params(config) + 2 * CONV_WIDTH * hidden + slstm_cell
     return (
         (config.num_hidden_layers - num_slstm) * mlstm_block
         + num_slstm * slstm_block
         + 2 * config.vocab_size * config.hidden_size
     )
+
+
+def state_size(config: XLSTMConfig, context: int) -> int:
+    """mLSTM: memory, normalizer and m; sLSTM: h, c, n, m; both: the inputs of a convolution."""
+    hidden, inner, heads = config.hidden_size, config.inner_size, config.num_heads
+    num_slstm = len(config.slstm_at)
+    mlstm_block = (CONV_WIDTH - 1) * inner + inner * inner // heads + inner + heads
+    slstm_block = (CONV_WIDTH - 1) * hidden + 4 * hidden
+    return (config.num_hidden_layers - num_slstm) * mlstm_block + num_slstm * slstm_block
 
 
 def _mlstm_matrix_params(config: XLSTMConfig) -> int:
@@ -374,5 +390,6 @@ register(
         build_config=build_config,
         num_params=num_params,
         flops_per_token=flops_per_token,
+        state_size=state_size,
     )
 )
