@@ -1,32 +1,48 @@
-"""Shapes of every architecture at every size.
+"""Shapes of every architecture at every size, matched by non-embedding parameters.
 
-`mini`, `small` and `base` are matched: at one size the five architectures have the same number
-of non-embedding parameters to within 2%. The free width is the FFN size of transformer, HGRN2
-and xLSTM (here also the inner size of the mLSTM), and the hidden size of the LSTM; Mamba, which
-has the coarsest steps, sets the target. `paper` is the table of the study by Haller et al. 2024
-(arXiv 2412.15978), which matches totals only loosely.
+In a shape at most one width is `Solved`: the narrowest with which the architecture has no fewer
+non-embedding parameters than Mamba, which has the coarsest steps and so sets the target. The steps
+are fine enough to stay within 2% of it. `paper` is given in full: it is the table of the study by
+Haller et al. 2024 (arXiv 2412.15978), which matches totals only loosely.
 """
 
 from __future__ import annotations
 
+import functools
+from bisect import bisect_left
+from dataclasses import dataclass
 from typing import Any
 
-from models.registry import choose
+from models import registry
+from models.registry import TextShape, choose
 
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+ANCHOR = "mamba"
+_WIDEST = 2**16
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A width to be solved: a multiple of `step`."""
+
+    step: int
+
+
+Shape = dict[str, Any]
+
+PRESETS: dict[str, dict[str, Shape]] = {
     # About 0.45M: trains on one CPU thread.
     "mini": {
         "transformer": {
             "hidden_size": 128,
-            "intermediate_size": 216,
+            "intermediate_size": Solved(step=8),
             "num_layers": 3,
             "num_heads": 4,
         },
-        "lstm": {"embedding_size": 128, "hidden_size": 172, "num_layers": 2},
+        "lstm": {"embedding_size": 128, "hidden_size": Solved(step=4), "num_layers": 2},
         "xlstm": {
             "hidden_size": 128,
             "inner_size": 256,
-            "ffn_size": 496,
+            "ffn_size": Solved(step=16),
             "num_layers": 3,
             "num_heads": 4,
             "slstm_at": (1,),
@@ -34,7 +50,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "mamba": {"hidden_size": 128, "num_layers": 4, "state_size": 8},
         "hgrn2": {
             "hidden_size": 128,
-            "intermediate_size": 216,
+            "intermediate_size": Solved(step=8),
             "num_layers": 3,
             "expand_ratio": 32,
         },
@@ -42,14 +58,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "small": {
         "transformer": {
             "hidden_size": 384,
-            "intermediate_size": 752,
+            "intermediate_size": Solved(step=16),
             "num_layers": 8,
             "num_heads": 6,
         },
-        "lstm": {"embedding_size": 384, "hidden_size": 920, "num_layers": 2},
+        "lstm": {"embedding_size": 384, "hidden_size": Solved(step=8), "num_layers": 2},
         "xlstm": {
             "hidden_size": 384,
-            "inner_size": 832,
+            "inner_size": Solved(step=16),
             "ffn_size": 512,
             "num_layers": 12,
             "num_heads": 4,
@@ -58,7 +74,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "mamba": {"hidden_size": 384, "num_layers": 12, "state_size": 16},
         "hgrn2": {
             "hidden_size": 384,
-            "intermediate_size": 752,
+            "intermediate_size": Solved(step=16),
             "num_layers": 8,
             "expand_ratio": 128,
         },
@@ -66,14 +82,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "base": {
         "transformer": {
             "hidden_size": 768,
-            "intermediate_size": 2048,
+            "intermediate_size": Solved(step=16),
             "num_layers": 16,
             "num_heads": 12,
         },
-        "lstm": {"embedding_size": 768, "hidden_size": 2944, "num_layers": 2},
+        "lstm": {"embedding_size": 768, "hidden_size": Solved(step=16), "num_layers": 2},
         "xlstm": {
             "hidden_size": 768,
-            "inner_size": 1616,
+            "inner_size": Solved(step=16),
             "ffn_size": 1024,
             "num_layers": 30,
             "num_heads": 4,
@@ -82,7 +98,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "mamba": {"hidden_size": 768, "num_layers": 30, "state_size": 16},
         "hgrn2": {
             "hidden_size": 768,
-            "intermediate_size": 2048,
+            "intermediate_size": Solved(step=16),
             "num_layers": 16,
             "expand_ratio": 128,
         },
@@ -115,6 +131,30 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def shape(arch: str, size: str) -> dict[str, Any]:
+def shape(arch: str, size: str) -> Shape:
     """Keyword arguments of `Architecture.build_config`; ValueError for an unknown name."""
-    return choose(choose(PRESETS, size, "size"), arch, "architecture")
+    preset = choose(choose(PRESETS, size, "size"), arch, "architecture")
+    return {**preset, **solved_width(arch, size)}
+
+
+@functools.cache
+def solved_width(arch: str, size: str) -> Shape:
+    """Name and value of the width that is solved for; empty if all of the shape is given."""
+    preset = PRESETS[size][arch]
+    free = {name: value.step for name, value in preset.items() if isinstance(value, Solved)}
+    if not free:
+        return {}
+    ((width, step),) = free.items()
+    multiples = range(step, _WIDEST, step)
+    target = non_embedding_params(ANCHOR, PRESETS[size][ANCHOR])
+    index = bisect_left(
+        multiples, target, key=lambda value: non_embedding_params(arch, {**preset, width: value})
+    )
+    return {width: multiples[index]}
+
+
+def non_embedding_params(arch: str, shape: Shape) -> int:
+    """Parameters of a shape that do not depend on the vocabulary."""
+    architecture = registry.get(arch)
+    text = TextShape(vocab_size=1, context=1)
+    return architecture.num_params(architecture.build_config(text, **shape)).non_embedding

@@ -8,22 +8,51 @@ import sys
 import pytest
 
 import models
+from models.sizes import ANCHOR, PRESETS, non_embedding_params, shape, solved_width
 
 # Haller et al. 2024 at a vocabulary of 16,000, untied, in millions.
 PAPER_TABLE = {"transformer": 361.5, "lstm": 283.5, "xlstm": 338.2, "mamba": 350.4, "hgrn2": 366.8}
 
 
-@pytest.mark.parametrize("size", ["mini", "small", "base"])
+MATCHED = ("mini", "small", "base")
+
+
+@pytest.mark.parametrize("size", MATCHED)
 def test_sizes_are_matched(size: str) -> None:
-    """At one size the largest architecture has at most 2% more non-embedding parameters than the
-    smallest."""
-    counts = [
-        models.num_params(
+    """At one size no architecture has fewer non-embedding parameters than Mamba, nor 2% more."""
+    counts = {
+        arch: models.num_params(
             models.build_config(arch, size, vocab_size=2048, context=64)
         ).non_embedding
         for arch in models.architectures()
-    ]
-    assert max(counts) / min(counts) < 1.02, counts
+    }
+    assert min(counts.values()) == counts["mamba"]
+    assert max(counts.values()) < 1.02 * counts["mamba"], counts
+
+
+@pytest.mark.parametrize("arch", [arch for arch in models.architectures() if arch != ANCHOR])
+@pytest.mark.parametrize("size", MATCHED)
+def test_a_solved_width_is_the_narrowest_that_matches(size: str, arch: str) -> None:
+    """One width is solved for; one step less would be too few parameters."""
+    ((name, width),) = solved_width(arch, size).items()
+    step = PRESETS[size][arch][name].step
+    target = non_embedding_params(ANCHOR, shape(ANCHOR, size))
+    narrower = {**shape(arch, size), name: width - step}
+    assert width % step == 0
+    assert non_embedding_params(arch, narrower) < target
+    assert non_embedding_params(arch, shape(arch, size)) >= target
+
+
+def test_mini_stays_what_it_was() -> None:
+    """The widths of `mini`, for which there are recorded results, are frozen."""
+    solved = {arch: solved_width(arch, "mini") for arch in models.architectures()}
+    assert solved == {
+        "transformer": {"intermediate_size": 216},
+        "lstm": {"hidden_size": 172},
+        "xlstm": {"ffn_size": 496},
+        "mamba": {},
+        "hgrn2": {"intermediate_size": 216},
+    }
 
 
 @pytest.mark.parametrize(("arch", "millions"), PAPER_TABLE.items())
