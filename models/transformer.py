@@ -19,7 +19,6 @@ from models.kernels.causal_attention import causal_attention
 from models.kernels.rms_norm import rms_norm
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
 
-
 # Arguments of the library's attention functions that change the result.
 SPECIAL = ("is_causal", "softcap", "position_bias", "cache", "s_aux")
 
@@ -47,8 +46,8 @@ class AnyDeviceAttention(library.LlamaAttention):
         attention_mask: Tensor | None = None,
         past_key_values: Any = None,
         **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """hidden_states (batch, time, dim); position_embeddings are cos and sin."""
+    ) -> Any:
+        """hidden_states (batch, time, dim), cos and sin -> (batch, time, dim) and None."""
         if not self._is_plain(hidden_states, attention_mask, past_key_values, kwargs):
             return super().forward(
                 hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
