@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.kernels import (
-    attention,
     block_diagonal,
     depthwise_conv,
     selective_scan,
@@ -106,19 +105,6 @@ def test_selective_scan_is_the_recurrence(time: int, delta_scale: float) -> None
     )
 
 
-@pytest.mark.parametrize("time", LENGTHS)
-def test_attention_is_softmax_over_the_past(time: int) -> None:
-    """Causal attention equals one query at a time, for scores up to about 100."""
-    torch.manual_seed(time)
-    q, k, v = torch.randn(3, 2, 3, time, 8)
-    assert_matches(
-        lambda q, k, v: attention.causal_attention(q, k, v, 3.0),
-        lambda q, k, v: attention.causal_attention_reference(q, k, v, 3.0),
-        (q, k, v),
-        2e-5,
-    )
-
-
 @pytest.mark.parametrize("time", [1, 2, 3, 4, 5, 64])
 def test_depthwise_conv_is_conv1d(time: int) -> None:
     """The shifted sums equal a grouped convolution, also for sequences shorter than the kernel."""
@@ -146,14 +132,9 @@ def test_block_diagonal_linear_is_a_dense_layer(blocks: int) -> None:
 def all_kernels() -> dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]]:
     torch.manual_seed(0)
     q, k, v, g = torch.randn(4, 2, 20, 3, 8)
-    heads_first = torch.randn(3, 2, 3, 20, 8)
     return {
         "gla": (lambda *x: gla.gated_linear_attention(*x)[0], (q, k, v, -g.abs())),
         "scan": (lambda *x: selective_scan._SelectiveScan.apply(*x)[0], scan_inputs(20, 1.0)),
-        "attention": (
-            lambda q, k, v: attention.causal_attention(q, k, v, 0.3),
-            tuple(heads_first),
-        ),
         "conv": (
             depthwise_conv.causal_depthwise_conv,
             (torch.randn(2, 20, 8), torch.randn(8, 4), torch.randn(8)),
@@ -161,7 +142,7 @@ def all_kernels() -> dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]]
     }
 
 
-@pytest.mark.parametrize("name", ["gla", "scan", "attention", "conv"])
+@pytest.mark.parametrize("name", ["gla", "scan", "conv"])
 def test_a_nan_never_turns_into_a_number(name: str) -> None:
     """One NaN in any input makes the output NaN somewhere: a diverged run cannot hide."""
     kernel, inputs = all_kernels()[name]
