@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,11 +47,26 @@ def takes(kernel: str, *tensors: Tensor, types: tuple[torch.dtype, ...] = (torch
     return fits and available(kernel)
 
 
-def call(kernel: str, function: str, *arguments: Tensor | int | float) -> None:
+class Rows(NamedTuple):
+    """A tensor (rows, dim) for `call` whose rows may lie apart: the C function is told how far."""
+
+    tensor: Tensor
+
+
+def rows(x: Tensor) -> Tensor:
+    """x (..., dim) as (rows, dim), each row without gaps; copies only what no stride describes."""
+    flat = x.flatten(0, -2)
+    return flat if flat.stride(-1) == 1 else flat.contiguous()
+
+
+Argument = Tensor | Rows | int | float | None
+
+
+def call(kernel: str, function: str, *arguments: Argument) -> None:
     """Call a C function of a kernel that is `available`.
 
-    Contiguous tensors become pointers, an int becomes int64_t, a float becomes float; behind them
-    comes torch's number of threads as int64_t.
+    Contiguous tensors and `Rows` become pointers, None a null pointer, an int becomes int64_t, a
+    float becomes float; behind them comes torch's number of threads as int64_t.
     """
     library = _library(kernel)
     assert library is not None
@@ -64,7 +80,13 @@ def cache_folder() -> Path:
     return Path(root) / "babysweep" / "kernels"
 
 
-def _convert(argument: Tensor | int | float) -> ctypes._SimpleCData:
+def _convert(argument: Argument) -> ctypes._SimpleCData:
+    if argument is None:
+        return ctypes.c_void_p(None)
+    if isinstance(argument, Rows):
+        assert argument.tensor.dim() == 2
+        assert argument.tensor.stride(1) == 1
+        return ctypes.c_void_p(argument.tensor.data_ptr())
     if isinstance(argument, Tensor):
         assert argument.is_contiguous()
         assert argument.device.type == "cpu"

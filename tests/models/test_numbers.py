@@ -18,7 +18,7 @@ from models.kernels import block_diagonal
 from models.kernels.depthwise_conv import causal_depthwise_conv_reference
 from models.kernels.gated_linear_attention import gated_linear_attention_reference
 from models.kernels.mlstm import mlstm_reference
-from models.kernels.selective_scan import selective_scan_reference
+from models.kernels.selective_scan import recurrence_reference
 from models.kernels.slstm import slstm_reference
 
 CONTEXT = 12
@@ -72,14 +72,15 @@ class ArithmeticCounter(TorchDispatchMode):
 def recurrences(monkeypatch: pytest.MonkeyPatch) -> Iterator[ArithmeticCounter]:
     """The arithmetic of all recurrences, which for this test are computed step by step."""
     counter = ArithmeticCounter()
-    scan = counter.watch(selective_scan_reference)
+    scan = counter.watch(recurrence_reference)
     conv = counter.watch(causal_depthwise_conv_reference)
 
     def whole_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, **_: Any) -> Any:
         steps_first = (x.permute(2, 0, 1) for x in (delta, delta * u, b, c))
         delta_tbd, drive_tbd, b_tbn, c_tbn = steps_first
-        y_tbd, last_bnd = scan(delta_tbd, drive_tbd, a.t(), b_tbn, c_tbn)
-        return y_tbd.permute(1, 2, 0), last_bnd.mT
+        start = torch.zeros(len(u), *a.shape)
+        y_tbd, last = scan(delta_tbd, drive_tbd, a, b_tbn, c_tbn, start)
+        return y_tbd.permute(1, 2, 0), last
 
     def bare_conv(x: Tensor, weight: Tensor, bias: Tensor, **_: Any) -> Tensor:
         return conv(x, weight, bias)

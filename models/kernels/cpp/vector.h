@@ -10,6 +10,7 @@
 #include <cstring>
 #include <memory>
 
+#define PRAGMA(text) _Pragma(#text)
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 constexpr int LANES = 16;
@@ -46,6 +47,9 @@ static inline vec exp2(vec x) {
     return (vec)((ivec)p + ((ivec)shifted << 23));
 }
 
+// 2^x for x <= 127, and 0 below 2^-126: for weights that must vanish at -inf.
+static inline vec exp2_or_zero(vec x) { return x < splat(-126.f) ? vec{} : exp2(x); }
+
 // e^x, at most 2^126.
 static inline vec exp(vec x) { return exp2(min(x * LOG2_E, splat(126.f))); }
 
@@ -65,6 +69,23 @@ static inline void transpose(vec rows[LANES]) {
         }
         std::copy(mixed, mixed + LANES, rows);
     }
+}
+
+// Lane i is the sum of the lanes of rows[i], for LANES vectors.
+static inline vec sums(const vec* rows) {
+    vec level[LANES];
+    std::copy(rows, rows + LANES, level);
+    PRAGMA(GCC unroll 4)
+    for (int count = LANES / 2; count > 0; count /= 2)
+        PRAGMA(GCC unroll 8)
+        for (int i = 0; i < count; ++i) {  // neighbouring lanes meet: first those of a, then of b
+            const vec a = level[2 * i], b = level[2 * i + 1];
+            level[i] = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24,
+                                               26, 28, 30) +
+                       __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25,
+                                               27, 29, 31);
+        }
+    return level[0];
 }
 
 static inline vec abs(vec x) { return (vec)((ivec)x & 0x7fffffff); }
@@ -142,6 +163,5 @@ struct Buffer {
 };
 
 // A loop whose iterations run on `threads` threads: PARALLEL_FOR(i, n) { ... }
-#define PRAGMA(text) _Pragma(#text)
 #define PARALLEL_FOR(i, n) \
     PRAGMA(omp parallel for schedule(dynamic, 1) num_threads(threads)) for (int64_t i = 0; i < (n); ++i)
