@@ -7,7 +7,7 @@ ARCH ?= mamba
 STORAGE ?= $(or $(BABYSWEEP_STORAGE),runs)
 PORT ?= 5000
 
-.PHONY: sweep test test-all lint format ui speed-sweep clean-venv
+.PHONY: sweep test test-all lint format ui speed-sweep speed-models clean-venv
 
 sweep: $(VENV)/installed
 	$(BIN)/python sweeps/lr_sweep.py --arch $(ARCH) $(ARGS)
@@ -35,6 +35,9 @@ ui: $(VENV)/installed
 
 speed-sweep: $(VENV)/installed
 	$(BIN)/python tests/speed/sweep_overhead.py $(ARGS)
+
+speed-models: $(VENV)/installed
+	$(BIN)/python -m tests.speed.model_speed $(ARGS)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v >= (3, 11) else "BabySweep needs Python 3.11 or newer, not %d.%d: make PYTHON=python3.11" % v)'
