@@ -13,7 +13,6 @@ from pathlib import Path
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    MambaConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -28,7 +27,7 @@ from models.registry import ParamCount, TextShape
 from models.transformer import LlamaConfig, LlamaForCausalLM
 from models.lstm import LSTMConfig, LSTMForCausalLM
 from models.xlstm import XLSTMConfig, XLSTMForCausalLM
-from models import mamba as _mamba  # noqa: F401
+from models.mamba import MambaConfig, MambaForCausalLM
 from models.hgrn2 import HGRN2Config, HGRN2ForCausalLM
 # isort: on
 
@@ -42,6 +41,7 @@ AutoModelForCausalLM.register(XLSTMConfig, XLSTMForCausalLM, exist_ok=True)
 # Subclasses in place of the library's classes, whose names and checkpoints they share.
 AutoModelForCausalLM.register(LlamaConfig, LlamaForCausalLM, exist_ok=True)
 AutoModelForCausalLM.register(HGRN2Config, HGRN2ForCausalLM, exist_ok=True)
+AutoModelForCausalLM.register(MambaConfig, MambaForCausalLM, exist_ok=True)
 # Importing fla put its own GPU-only Mamba in the place of transformers': put it back.
 AutoConfig.register(MambaConfig.model_type, MambaConfig, exist_ok=True)
 

@@ -1,100 +1,116 @@
-"""Mamba: transformers' `MambaForCausalLM`, with a fast selective scan on the CPU.
+"""Mamba (Gu & Dao 2023): transformers' `MambaForCausalLM`, fast on the CPU as well.
 
-On CUDA the library's own choice stands: the mamba-ssm and causal-conv1d kernels where they are
-installed. transformers binds them when it is imported, so that on a machine which has them a
-model on the CPU would reach CUDA code; importing this module routes by device instead.
+The classes below are the library's own with a second path. On CUDA they are the library, with the
+mamba-ssm and causal-conv1d kernels where these are installed. transformers binds such kernels when
+it is imported, wherever a model lies; on the CPU the layers below call none of them. Parameters,
+checkpoints, configs and caches are the library's, which itself is left as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
-from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers import MambaConfig
-from transformers.activations import ACT2FN
-from transformers.models.mamba import modeling_mamba
+from transformers.models.mamba import modeling_mamba as library
 
 from models.kernels.depthwise_conv import causal_depthwise_conv
+from models.kernels.rms_norm import rms_norm
 from models.kernels.selective_scan import selective_scan
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
 
 
-def _scan_on_cpu(
-    hidden_states: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    return_last_state: bool = False,
-    **_: Any,  # the library's switches between its own slow paths
-) -> Tensor | tuple[Tensor, Tensor]:
-    """`selective_scan` under the signature of transformers' `mamba_selective_scan`."""
-    y, last_state = selective_scan(
-        hidden_states,
-        dt,
-        A,
-        B,
-        C,
-        skip=D,
-        gate=z,
-        delta_bias=delta_bias,
-        delta_softplus=delta_softplus,
-    )
-    return (y, last_state) if return_last_state else y
+class AnyDeviceRMSNorm(library.MambaRMSNorm):
+    """The library's RMS norm. Under autocast the CPU path gives what the next layers cast to."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if hidden_states.device.type != "cpu":
+            return super().forward(hidden_states)
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+        else:
+            dtype = torch.promote_types(hidden_states.dtype, self.weight.dtype)
+        return rms_norm(hidden_states, self.weight, self.variance_epsilon, dtype)
 
 
-def _conv_on_cpu(
-    hidden_states: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    activation: str | None = None,
-    **_: Any,
-) -> Tensor:
-    """`causal_depthwise_conv` under the signature of transformers' `causal_conv1d_fn`.
+class AnyDeviceMixer(library.MambaMixer):
+    """The library's layer. The CPU path keeps the channels last throughout."""
 
-    hidden_states (batch, dim, time), weight (dim, width) -> (batch, dim, time).
-    """
-    bias = weight.new_zeros(len(weight)) if bias is None else bias
-    y = causal_depthwise_conv(hidden_states.mT, weight, bias)
-    return (y if activation is None else ACT2FN[activation](y)).mT
+    def forward(
+        self,
+        hidden_states: Tensor,
+        cache_params: Any = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """hidden_states (batch, time, dim); attention_mask (batch, time), 0 for padding.
+
+        Without inputs the state of the scan only decays: padding leaves an empty state empty.
+        """
+        if hidden_states.device.type != "cpu":
+            return super().forward(hidden_states, cache_params, attention_mask, **kwargs)
+        past = None
+        if cache_params is not None:
+            past = cache_params.get_recurrent_state(self.layer_idx)
+        u, gate = self.in_proj(_without_padding(hidden_states, attention_mask)).chunk(2, -1)
+        u = _without_padding(self._convolve(u, cache_params), attention_mask)
+        ranks = [self.time_step_rank, self.ssm_state_size, self.ssm_state_size]
+        time_step, b, c = self.x_proj(u).split(ranks, -1)
+        y, last = selective_scan(
+            u.mT,
+            F.linear(time_step, self.dt_proj.weight).mT,
+            -torch.exp(self.A_log.float()),
+            b.mT,
+            c.mT,
+            skip=self.D,
+            gate=gate.mT,
+            delta_bias=self.dt_proj.bias,
+            delta_softplus=True,
+            initial_state=past,
+        )
+        if cache_params is not None:
+            cache_params.update_recurrent_state(last, self.layer_idx)
+        return self.out_proj(y.mT)
+
+    def _convolve(self, u: Tensor, cache_params: Any) -> Tensor:
+        """The short convolution with its activation, behind the cached inputs if there is a cache.
+
+        u (batch, time, channels) -> the same shape.
+        """
+        time = u.shape[1]
+        if cache_params is not None:
+            u = cache_params.update_conv_state(
+                u.mT, self.layer_idx, conv_kernel_size=self.conv_kernel_size
+            ).mT
+        weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
+        if bias is None:
+            bias = weight.new_zeros(len(weight))
+        silu = self.activation in ("silu", "swish")
+        u = causal_depthwise_conv(u, weight, bias, silu=silu)[:, -time:]
+        return u if silu else self.act(u)
 
 
-def _by_device(library: Callable[..., Any], on_cpu: Callable[..., Any]) -> Callable[..., Any]:
-    """`on_cpu` if the first argument lies on the CPU, else `library`."""
-
-    @wraps(on_cpu)
-    def choose(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        function = on_cpu if tensor.device.type == "cpu" else library
-        return function(tensor, *args, **kwargs)
-
-    return choose
+def _without_padding(x: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """x (batch, time, dim), zero where the mask is."""
+    return x if attention_mask is None else x * attention_mask[:, :, None].to(x.dtype)
 
 
-def _route_by_device() -> None:
-    """Give transformers' Mamba a CPU path for every kernel that it may have bound.
-
-    `__wrapped__` is the library's plain-torch version behind its dispatcher: fast enough for
-    the single steps of `generate`, and silent.
-    """
-    own = {"mamba_selective_scan": _scan_on_cpu, "causal_conv1d_fn": _conv_on_cpu}
-    for name in (
-        "mamba_inner_fn",
-        "mamba_selective_scan",
-        "mamba_selective_state_update",
-        "causal_conv1d_fn",
-        "causal_conv1d_update",
-    ):
-        library = getattr(modeling_mamba, name)
-        setattr(modeling_mamba, name, _by_device(library, own.get(name, library.__wrapped__)))
+_ANY_DEVICE: dict[type[nn.Module], type[nn.Module]] = {
+    library.MambaRMSNorm: AnyDeviceRMSNorm,
+    library.MambaMixer: AnyDeviceMixer,
+}
 
 
-_route_by_device()
+class MambaForCausalLM(library.MambaForCausalLM):
+    """The library's model with layers that are faster on the CPU; same name, same checkpoints."""
+
+    def __init__(self, config: MambaConfig) -> None:
+        super().__init__(config)
+        for module in self.modules():
+            # Same parameters and attributes, one more path in `forward`.
+            module.__class__ = _ANY_DEVICE.get(type(module), type(module))
 
 
 def build_config(

@@ -31,9 +31,8 @@ def causal_depthwise_conv(
         x = torch.cat([initial_state.to(x.dtype), x], 1)
     with torch.autocast(x.device.type, enabled=False):
         work = torch.promote_types(x.dtype, torch.float32)
-        inputs = (tensor.to(work) for tensor in (x, weight, bias))
-        y: Tensor = _CausalDepthwiseConv.apply(*inputs, silu)
-    return y[:, past:].to(x.dtype)
+        y: Tensor = _CausalDepthwiseConv.apply(x, weight.to(work), bias.to(work), silu)
+    return y[:, past:]
 
 
 def causal_depthwise_conv_reference(
@@ -55,23 +54,25 @@ class _CausalDepthwiseConv(torch.autograd.Function):
         ctx.silu = silu
         taps = weight.t().contiguous()  # (width, dim)
         if _native_takes(x, taps):
-            return _forward_native(x.contiguous(), taps, bias.contiguous(), silu)
-        y = _sums(x, taps, bias)
-        return F.silu(y, inplace=True) if silu else y
+            return _forward_native(x, taps, bias.contiguous(), silu)
+        y = _sums(x.to(taps.dtype), taps, bias)
+        return (F.silu(y, inplace=True) if silu else y).to(x.dtype)
 
     @staticmethod
     def backward(ctx, dy):
         x, weight, bias = ctx.saved_tensors
         taps = weight.t().contiguous()
         if _native_takes(x, taps):
-            inputs = (tensor.contiguous() for tensor in (x, taps, bias, dy))
-            dx, dtaps, dbias = _backward_native(*inputs, ctx.silu)
+            dx, dtaps, dbias = _backward_native(
+                x, taps, bias.contiguous(), dy.contiguous(), ctx.silu
+            )
         else:
+            inputs, dsums = x.to(taps.dtype), dy.to(taps.dtype)
             if ctx.silu:
-                y = _sums(x, taps, bias)
-                dy = torch.ops.aten.silu_backward(dy, y)
-            dx, dtaps, dbias = _backward_torch(x, taps, dy)
-        return dx, dtaps.t(), dbias, None
+                y = _sums(inputs, taps, bias)
+                dsums = torch.ops.aten.silu_backward(dsums, y)
+            dx, dtaps, dbias = _backward_torch(inputs, taps, dsums)
+        return dx.to(x.dtype), dtaps.t(), dbias, None
 
 
 def _sums(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
@@ -99,34 +100,44 @@ def _backward_torch(x: Tensor, taps: Tensor, dy: Tensor) -> tuple[Tensor, Tensor
 def _native_takes(x: Tensor, taps: Tensor) -> bool:
     width, dim = taps.shape
     fits = dim % native.LANES == 0 and width <= MAX_NATIVE_WIDTH
-    return fits and native.takes("depthwise_conv", x, taps)
+    fits = fits and native.takes("depthwise_conv", x, types=native.ELEMENT_TYPES)
+    return fits and native.takes("depthwise_conv", taps)
 
 
 @torch.library.custom_op("babysweep::depthwise_conv", mutates_args=())
 def _forward_native(x: Tensor, taps: Tensor, bias: Tensor, silu: bool) -> Tensor:
-    y = torch.empty_like(x)
-    native.call("depthwise_conv", "forward", x, taps, bias, y, *x.shape, len(taps), int(silu))
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    steps = native.rows(x)
+    sizes = _sizes(x, taps, silu, steps)
+    native.call("depthwise_conv", "forward", native.Rows(steps), taps, bias, y, *sizes)
     return y
 
 
 @_forward_native.register_fake
 def _(x, taps, bias, silu):
-    return torch.empty_like(x)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 @torch.library.custom_op("babysweep::depthwise_conv_backward", mutates_args=())
 def _backward_native(
     x: Tensor, taps: Tensor, bias: Tensor, dy: Tensor, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    batch, time, dim = x.shape
-    dx = torch.empty_like(x)
-    dparams = x.new_empty(batch, len(taps) + 1, dim)
-    sizes = (batch, time, dim, len(taps), int(silu))
-    native.call("depthwise_conv", "backward", x, taps, bias, dy, dx, dparams, *sizes)
+    dx = torch.empty_like(dy)
+    dparams = taps.new_empty(len(x), len(taps) + 1, x.shape[-1])
+    steps = native.rows(x)
+    sizes = _sizes(x, taps, silu, steps)
+    tensors = (native.Rows(steps), taps, bias, dy, dx, dparams)
+    native.call("depthwise_conv", "backward", *tensors, *sizes)
     dparams = dparams.sum(0)
     return dx, dparams[:-1].clone(), dparams[-1].clone()
 
 
 @_backward_native.register_fake
 def _(x, taps, bias, dy, silu):
-    return torch.empty_like(x), torch.empty_like(taps), torch.empty_like(bias)
+    return torch.empty_like(dy), torch.empty_like(taps), torch.empty_like(bias)
+
+
+def _sizes(x: Tensor, taps: Tensor, silu: bool, steps: Tensor) -> tuple[int, ...]:
+    """Batch, time, dim, width, whether SiLU, the distance of the steps, and whether bf16."""
+    is_bf16 = x.dtype == torch.bfloat16
+    return (*x.shape, len(taps), int(silu), steps.stride(0), int(is_bf16))

@@ -79,7 +79,8 @@ def selective_scan_reference(
     if delta_softplus:
         delta = F.softplus(delta)
     start = u.new_zeros(len(u), *a.shape) if initial_state is None else initial_state.double()
-    y_tbd, last = recurrence_reference(*_time_first(delta, delta * u), a, *_time_first(b, c), start)
+    delta_tbd, drive_tbd, b_tbn, c_tbn = _time_first(delta, delta * u, b, c)
+    y_tbd, last = recurrence_reference(delta_tbd, drive_tbd, a, b_tbn, c_tbn, start)
     y = y_tbd.permute(1, 2, 0)
     if skip is not None:
         y = y + u * skip.double()[:, None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -52,27 +51,71 @@ def assert_same(got: tuple, want: tuple, tolerance: float = 2e-5) -> None:
         assert error < tolerance, f"{name}: {error:.1e}"
 
 
-def test_mamba_is_that_of_transformers() -> None:
-    """Logits and gradients equal those of an untouched copy of transformers' Mamba."""
-    spec = importlib.util.find_spec(modeling_mamba.__name__)
-    assert spec is not None
-    assert spec.loader is not None
-    untouched = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(untouched)
-    model = build("mamba")
-    library = untouched.MambaForCausalLM(model.config)
+@pytest.mark.parametrize("time", [3, 70])
+def test_mamba_is_that_of_transformers(path: str, time: int) -> None:
+    """Logits and gradients equal those of transformers' own layers."""
+    model = build("mamba").train()
+    library = modeling_mamba.MambaForCausalLM(model.config)
     library.load_state_dict(model.state_dict())
-    ids, weight = torch.randint(0, VOCAB, (2, TIME)), torch.randn(2, TIME, VOCAB)
+    ids, weight = torch.randint(0, VOCAB, (2, time)), torch.randn(2, time, VOCAB)
     assert_same(run(model, ids, weight), run(library, ids, weight))
 
 
-def test_mamba_leaves_other_devices_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU kernels are chosen by device: a tensor elsewhere reaches the library's function."""
-    from models.mamba import _by_device
+@pytest.mark.parametrize("state_size", [8, 12])
+def test_mamba_continues_like_transformers(path: str, state_size: int) -> None:
+    """A padded batch leaves the same cache, with which single tokens give the same logits."""
+    config = models.build_config("mamba", "mini", vocab_size=VOCAB, context=TIME)
+    config.state_size = state_size
+    model = models.build_model(config).eval()
+    library = modeling_mamba.MambaForCausalLM(config).eval()
+    library.load_state_dict(model.state_dict())
+    ids, mask = torch.randint(0, VOCAB, (2, TIME)), torch.ones(2, TIME, dtype=torch.long)
+    mask[0, :7] = 0
+    with torch.no_grad():
+        got = model(input_ids=ids, attention_mask=mask, use_cache=True)
+        want = library(input_ids=ids, attention_mask=mask, use_cache=True)
+        for _ in range(3):
+            torch.testing.assert_close(got.logits, want.logits, rtol=0, atol=1e-5)
+            token = want.logits[:, -1:].argmax(-1)
+            got = model(input_ids=token, cache_params=got.cache_params, use_cache=True)
+            want = library(input_ids=token, cache_params=want.cache_params, use_cache=True)
 
-    route = _by_device(lambda x: "library", lambda x: "cpu")
-    assert route(torch.zeros(1)) == "cpu"
-    assert route(torch.zeros(1, device="meta")) == "library"
+
+def test_mamba_on_a_cpu_reaches_no_gpu_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where mamba-ssm and causal-conv1d are installed, transformers binds their functions for
+    every device: a model on the CPU trains, scores and generates without any of them."""
+    for name in MAMBA_KERNELS:
+        monkeypatch.setattr(modeling_mamba, name, _gpu_only)
+    model = build("mamba").train()
+    ids = torch.randint(0, VOCAB, (2, TIME))
+    model(input_ids=ids).logits.sum().backward()
+    model.eval().generate(ids, max_new_tokens=3, do_sample=False, eos_token_id=None)
+    model(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+
+def test_mamba_elsewhere_is_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another device no kernel of ours runs: norm and layer are the library's methods."""
+    for kernel in ("rms_norm", "causal_depthwise_conv", "selective_scan"):
+        monkeypatch.setattr(f"models.mamba.{kernel}", _gpu_only)
+    called = []
+    monkeypatch.setattr(modeling_mamba, "mamba_inner_fn", lambda xz, *_, **__: called.append(xz))
+    with torch.device("meta"):
+        model = build("mamba").train()
+        model(input_ids=torch.zeros(2, TIME, dtype=torch.long))
+    assert len(called) == model.config.num_hidden_layers
+
+
+MAMBA_KERNELS = (
+    "mamba_inner_fn",
+    "mamba_selective_scan",
+    "mamba_selective_state_update",
+    "causal_conv1d_fn",
+    "causal_conv1d_update",
+)
+
+
+def _gpu_only(*_: Any, **__: Any) -> Any:
+    raise AssertionError("a kernel for another device was called")
 
 
 def test_xlstm_is_that_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
