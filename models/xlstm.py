@@ -44,6 +44,7 @@ from models.causal_lm import (
 )
 from models.kernels.block_diagonal import block_diagonal_linear
 from models.kernels.depthwise_conv import causal_depthwise_conv
+from models.kernels.gated_head_norm import gated_head_norm
 from models.kernels.mlstm import mlstm
 from models.kernels.slstm import slstm
 from models.registry import Architecture, ParamCount, TextShape, register
@@ -115,9 +116,11 @@ class MatrixLayer(mLSTMLayer):
         heads = (self.mlstm_cell.config.num_heads, -1)
         q, k, v = (projected.unflatten(-1, heads) for projected in (q, k, v))
         h, end = mlstm(q, k, v, igate, fgate, initial_state=cell_state)
-        h = _per_head_norm(self.mlstm_cell.outnorm, h)
-        h = (h + self.learnable_skip * convolved) * F.silu(output_gate)
-        y = self.proj_down(h.to(output_gate.dtype))
+        norm = self.mlstm_cell.outnorm
+        y = gated_head_norm(
+            h, convolved, output_gate, norm.weight_proxy, self.learnable_skip, norm.eps
+        )
+        y = self.proj_down(y)
         if not keep_state:
             return y, None
         return y, (last_inputs(inner, CONV_WIDTH - 1, past_inputs, lengths), *end)

@@ -50,6 +50,31 @@ def test_it_continues_from_a_state(path: str, split: int) -> None:
     torch.testing.assert_close(second, whole[:, split:])
 
 
+def test_inputs_whose_steps_lie_apart(path: str) -> None:
+    """The input may be one half of a wider tensor, as a joint projection gives it."""
+    x, weight, bias = inputs(20, 64)
+    assert_matches(
+        lambda x, *rest: causal_depthwise_conv(x[..., 32:], *rest, silu=True),
+        lambda x, *rest: causal_depthwise_conv_reference(x[..., 32:], *rest, silu=True),
+        (x, weight[32:], bias[32:]),
+    )
+
+
+def test_bfloat16_is_rounded_once(path: str) -> None:
+    """Sums are in float32 whatever the type of x; only the results have it."""
+    x, weight, bias = inputs(20, 32)
+    leaves = [x.bfloat16().requires_grad_(), weight.requires_grad_(), bias.requires_grad_()]
+    y = causal_depthwise_conv(*leaves, silu=True)
+    dy = torch.randn(y.shape).bfloat16()
+    grads = torch.autograd.grad(y, leaves, dy)
+    expected = causal_depthwise_conv_reference(*leaves, silu=True)
+    expected_grads = torch.autograd.grad(expected, leaves, dy.double())
+    assert y.dtype == torch.bfloat16
+    rounding = {torch.float32: 1e-5, torch.bfloat16: 2**-8}
+    for got, want in zip((y, *grads), (expected, *expected_grads), strict=True):
+        torch.testing.assert_close(got.double(), want.double(), rtol=rounding[got.dtype], atol=1e-4)
+
+
 def test_the_paths_are_used(path: str) -> None:
     """The environment variable decides whether C++ computes."""
     assert native.available("depthwise_conv") == (path == "cpp")

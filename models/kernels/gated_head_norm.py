@@ -1,0 +1,141 @@
+"""What follows the mLSTM cell in an xLSTM block (Beck et al. 2024, figure 11).
+
+A layer norm of every head, a learnable skip past the cell, and the output gate:
+
+    y = (norm(h) * weight + skip * x) * silu(gate)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.kernels import native
+
+
+def gated_head_norm(
+    h: Tensor, x: Tensor, gate: Tensor, weight: Tensor, skip: Tensor, eps: float
+) -> Tensor:
+    """h (..., heads, dim), x and gate (..., heads * dim), weight and skip (heads * dim,)
+    -> y like gate, of its type.
+
+    The norm is over the last dimension of h. Computes in float32 at least and rounds once.
+    """
+    work = torch.float64 if torch.float64 in (h.dtype, weight.dtype) else torch.float32
+    with torch.autocast(h.device.type, enabled=False):
+        y: Tensor = _GatedHeadNorm.apply(
+            h.to(work), x.to(gate.dtype), gate, weight.to(work), skip.to(work), eps
+        )
+    return y
+
+
+def gated_head_norm_reference(
+    h: Tensor, x: Tensor, gate: Tensor, weight: Tensor, skip: Tensor, eps: float
+) -> Tensor:
+    """The formula in float64."""
+    h, x, gate, weight, skip = (tensor.double() for tensor in (h, x, gate, weight, skip))
+    normed = F.layer_norm(h, h.shape[-1:], eps=eps).flatten(-2)
+    return (normed * weight + skip * x) * F.silu(gate)
+
+
+class _GatedHeadNorm(torch.autograd.Function):
+    """Keeps its inputs only."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, x: Tensor, gate: Tensor, weight: Tensor, skip: Tensor, eps: float
+    ) -> Tensor:
+        ctx.save_for_backward(h, x, gate, weight, skip)
+        ctx.eps = eps
+        if _native_takes(h, gate):
+            return _forward_native(*_contiguous(h, x), gate, *_contiguous(weight, skip), eps)
+        normed, _ = _normed(h, eps)
+        merged = normed.flatten(-2).mul_(weight).addcmul_(skip, x.to(h.dtype))
+        return merged.mul_(F.silu(gate.to(h.dtype))).to(gate.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        h, x, gate, weight, skip = ctx.saved_tensors
+        if _native_takes(h, gate):
+            dh, dx, dgate, dparams = _backward_native(
+                *_contiguous(h, x), gate, *_contiguous(weight, skip, dy), ctx.eps
+            )
+            return dh, dx, dgate, *dparams.unbind(), None
+        return *_backward_torch(h, x, gate, weight, skip, ctx.eps, dy), None
+
+
+def _normed(h: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(h - mean) * scale, and scale = 1 / sqrt(variance + eps)."""
+    normed = h - h.mean(-1, keepdim=True)
+    scale = torch.rsqrt(normed.square().mean(-1, keepdim=True) + eps)
+    return normed.mul_(scale), scale
+
+
+def _backward_torch(
+    h: Tensor, x: Tensor, gate: Tensor, weight: Tensor, skip: Tensor, eps: float, dy: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients of h, x, gate, weight and skip."""
+    kind, (x, gate, dy) = gate.dtype, (tensor.to(h.dtype) for tensor in (x, gate, dy))
+    normed, scale = _normed(h, eps)
+    flat = normed.flatten(-2)
+    is_open = torch.sigmoid(gate)
+    dmerged = dy * gate * is_open
+    dgate = (flat * weight).addcmul_(skip, x).mul_(dy).mul_(is_open)
+    dgate.mul_(is_open.neg_().add_(1).mul_(gate).add_(1))
+    rows = tuple(range(gate.dim() - 1))
+    dweight, dskip = (dmerged * flat).sum(rows), (dmerged * x).sum(rows)
+    dx = (dmerged * skip).to(kind)
+    dnormed = dmerged.mul_(weight).view_as(h)
+    along = (dnormed * normed).mean(-1, keepdim=True)
+    dh = dnormed.sub_(dnormed.mean(-1, keepdim=True)).sub_(normed.mul_(along)).mul_(scale)
+    return dh, dx, dgate.to(kind), dweight, dskip
+
+
+def _contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(tensor.contiguous() for tensor in tensors)
+
+
+def _native_takes(h: Tensor, gate: Tensor) -> bool:
+    fits = h.shape[-1] % native.LANES == 0 and native.takes("gated_head_norm", h)
+    return fits and native.takes("gated_head_norm", gate, types=native.ELEMENT_TYPES)
+
+
+@torch.library.custom_op("babysweep::gated_head_norm", mutates_args=())
+def _forward_native(
+    h: Tensor, x: Tensor, gate: Tensor, weight: Tensor, skip: Tensor, eps: float
+) -> Tensor:
+    y, rows = torch.empty_like(x), native.rows(gate)
+    tensors = (h, x, native.Rows(rows), weight, skip, y)
+    native.call("gated_head_norm", "forward", *tensors, *_sizes(h, rows), eps)
+    return y
+
+
+@_forward_native.register_fake
+def _(h, x, gate, weight, skip, eps):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("babysweep::gated_head_norm_backward", mutates_args=())
+def _backward_native(
+    h: Tensor, x: Tensor, gate: Tensor, weight: Tensor, skip: Tensor, dy: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dh, dx, dgate = torch.empty_like(h), torch.empty_like(x), torch.empty_like(x)
+    dparams, rows = weight.new_empty(2, len(weight)), native.rows(gate)
+    tensors = (h, x, native.Rows(rows), weight, skip, dy, dh, dx, dgate, dparams)
+    native.call("gated_head_norm", "backward", *tensors, *_sizes(h, rows), eps)
+    return dh, dx, dgate, dparams
+
+
+@_backward_native.register_fake
+def _(h, x, gate, weight, skip, dy, eps):
+    dparams = weight.new_empty(2, len(weight))
+    return torch.empty_like(h), torch.empty_like(x), torch.empty_like(x), dparams
+
+
+def _sizes(h: Tensor, gate: Tensor) -> tuple[int, ...]:
+    """Tokens, heads, dim, the distance of the gate's rows, and whether its type is bf16."""
+    heads, dim = h.shape[-2:]
+    return len(gate), heads, dim, gate.stride(0), int(gate.dtype == torch.bfloat16)
