@@ -25,16 +25,19 @@ with warnings.catch_warnings():
     from fla.models.hgrn2 import HGRN2Config
     from fla.modules import GatedMLP, RMSNorm
 
-from models.kernels.gated_linear_attention import gated_linear_attention
+from models.kernels.gated_linear_attention import hgrn2_attention
+from models.kernels.rms_norm import rms_norm
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
 
 # fla normalises the output of the recurrence without handing the config's eps to its kernel.
 OUTPUT_NORM_EPS = 1e-5
 
 
-def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMS norm over the last dimension, computed in the weight's type and returned in x's."""
-    return F.rms_norm(x.to(weight.dtype), weight.shape, weight, eps).to(x.dtype)
+def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMS norm in the type that the next layers work in: under autocast they would cast to it."""
+    if torch.is_autocast_enabled("cpu"):
+        return rms_norm(x, weight, eps, torch.get_autocast_dtype("cpu"))
+    return rms_norm(x, weight, eps)
 
 
 class AnyDeviceRMSNorm(RMSNorm):
@@ -46,7 +49,7 @@ class AnyDeviceRMSNorm(RMSNorm):
         if x.device.type != "cpu":
             return super().forward(x, residual, prenorm, **kwargs)
         total = x if residual is None else x + residual
-        normed = _rms_norm(total, self.weight, self.eps)
+        normed = _norm(total, self.weight, self.eps)
         return (normed, total) if prenorm else normed
 
 
@@ -90,19 +93,21 @@ class AnyDeviceHGRN2Attention(fla_layer.HGRN2Attention):
                 "HGRN2 on a CPU takes neither use_short_conv=True nor cu_seqlens; "
                 "use a GPU, or a model without short convolution and a padded batch"
             )
-        query = F.silu(self.q_proj(hidden_states))
-        log_forget = self._log_forget(self.f_proj(hidden_states), lower_bound)
-        value = self.i_proj(hidden_states)
-        key = 1 - log_forget.exp()
+        query, forget, value = (
+            project(hidden_states) for project in (self.q_proj, self.f_proj, self.i_proj)
+        )
         if attention_mask is not None:
-            real = attention_mask[:, -hidden_states.shape[1] :, None].to(key)
-            key, log_forget = key * real, log_forget * real
+            padding = attention_mask[:, -hidden_states.shape[1] :, None] == 0
+            forget = forget.masked_fill(padding, torch.inf)  # keeps the state
 
         layer_cache = get_layer_cache(self, past_key_values)
         past = None if layer_cache is None else layer_cache["recurrent_state"]
         heads = (self.num_heads, -1)
-        out, state = gated_linear_attention(
-            *(x.unflatten(-1, heads) for x in (query, key, value, log_forget)),
+        out, state = hgrn2_attention(
+            query.unflatten(-1, heads),
+            forget.unflatten(-1, heads),
+            value.unflatten(-1, heads),
+            None if self.layer_idx == 0 else lower_bound,  # fla's first layer has no bound
             initial_state=None if past is None else past.mT,  # fla keeps it as (value, key)
         )
         update_layer_cache(
@@ -112,16 +117,8 @@ class AnyDeviceHGRN2Attention(fla_layer.HGRN2Attention):
             conv_state=None,
             offset=hidden_states.shape[1],
         )
-        out = out.flatten(-2)
-        normed = _rms_norm(out, self.g_norm.weight, OUTPUT_NORM_EPS)
+        normed = _norm(out.flatten(-2), self.g_norm.weight, OUTPUT_NORM_EPS)
         return self.o_proj(normed), None, past_key_values
-
-    def _log_forget(self, preactivation: Tensor, lower_bound: Tensor | None) -> Tensor:
-        """log(bound + (1 - bound) * sigmoid(x)), in float32; the first layer has no bound."""
-        log_gate = F.logsigmoid(preactivation.float())
-        if lower_bound is None or self.layer_idx == 0:
-            return log_gate
-        return torch.logaddexp(lower_bound.log(), torch.log1p(-lower_bound) + log_gate)
 
 
 _ANY_DEVICE: dict[type[nn.Module], type[nn.Module]] = {

@@ -4,21 +4,29 @@
     o_t = scale * q_t^T S_t
 
 Computed in chunks of C steps: inside a chunk as masked attention, between chunks through S.
-Legend: B batch, T time, H heads, K key dim, V value dim, N chunks, C steps in a chunk, and
-X = B * H; inside this file tensors are laid out (N, X, C, dim).
+Legend: B batch, T time, H heads, K key dim, V value dim, X = B * H, N chunks, C steps in a chunk;
+inside this file tensors stand heads first, (X, N, C, dim), with zeros behind the end: they change
+no state.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.kernels import native
+
 # Inside a chunk exp(G_t - G_s), G the running sum of g, is split into exp(G_t - M) exp(M - G_s)
 # with M half the chunk's sum. Both stay within exp(80), and float32 ends at exp(88), as long as
-# the gates of a chunk sum to -160 or more; stronger forgetting takes shorter chunks.
+# the gates of a chunk sum to -160 or more; stronger forgetting takes shorter chunks. The C++
+# version multiplies gates instead and has no such limit.
 CHUNKS = (64, 32, 16, 8)
 LOWEST_SUM = -160.0
+TINY = 1e-38  # a decay that may be divided by
+LOG2_E = 1.4426950408889634  # exp2 is several times faster than exp
 
 
 def gated_linear_attention(
@@ -36,29 +44,53 @@ def gated_linear_attention(
     to that. `scale` defaults to K ** -0.5. Computes in float32 at least; `o` has v's type. The
     states carry no gradient: ValueError if `initial_state` asks for one.
     """
-    if initial_state is not None and initial_state.requires_grad:
-        raise ValueError("initial_state needs a gradient, which this kernel does not give")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    state = _start(q, v, initial_state)
     with torch.autocast(q.device.type, enabled=False):
-        work = torch.promote_types(v.dtype, torch.float32)
-        q, k, g = (x.to(work) for x in (q, k, g))
-        chunk = _safe_chunk(g.detach())
-        if chunk == 0:
-            chunk = CHUNKS[-1]
-            g = g.clamp(min=LOWEST_SUM / chunk)
-        if initial_state is None:
-            initial_state = q.new_zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3])
-        o, state = _ChunkedGLA.apply(q, k, v.to(work), g, initial_state.to(work), scale, chunk)
+        inputs = (x.to(state.dtype).contiguous() for x in (q, k, v, g))
+        o, state = _LogGatedAttention.apply(*inputs, state, scale)
     return o.to(v.dtype), state
 
 
+def hgrn2_attention(
+    q: Tensor,
+    f: Tensor,
+    v: Tensor,
+    lower_bound: Tensor | None = None,
+    *,
+    initial_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Gated linear attention with the gates of HGRN2, straight from the layer's projections.
+
+    q and f (B, T, H, K) are preactivations, v (B, T, H, V), lower_bound (H * K,) between 0 and 1,
+    0 if there is none. The forget gate is bound + (1 - bound) * sigmoid(f), the key 1 - gate, the
+    query silu(q); f = inf keeps the state. Results as of `gated_linear_attention`, to which it
+    is equal; reading gates where they are used saves most passes over memory. Saves the inputs
+    only, in their own type.
+    """
+    state = _start(q, v, initial_state)
+    if lower_bound is None:
+        lower_bound = state.new_zeros(q.shape[2] * q.shape[3])
+    with torch.autocast(q.device.type, enabled=False):
+        inputs = (x.to(v.dtype).contiguous() for x in (q, f, v))
+        bound = lower_bound.to(state.dtype).contiguous()
+        o, state = _BoundedAttention.apply(*inputs, bound, state, q.shape[-1] ** -0.5)
+    return o, state
+
+
 def gated_linear_attention_reference(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, *, scale: float | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    *,
+    scale: float | None = None,
+    initial_state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The recurrence step by step in float64; arguments and results as in the chunked form."""
     q, k, v, g = (x.double() for x in (q, k, v, g))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    state = q.new_zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3])
+    state = _start(q, v, initial_state)
     outputs = []
     for t in range(q.shape[1]):
         state = g[:, t, :, :, None].exp() * state + k[:, t, :, :, None] * v[:, t, :, None]
@@ -66,101 +98,324 @@ def gated_linear_attention_reference(
     return torch.stack(outputs, 1), state
 
 
-def _safe_chunk(g: Tensor) -> int:
-    """The longest chunk whose gates all sum to LOWEST_SUM or more; 0 if there is none."""
-    longest = min(CHUNKS, key=lambda chunk: (chunk < g.shape[1], chunk))  # no need to pad further
-    for chunk in CHUNKS:
-        if chunk > longest:
-            continue
-        padded = F.pad(g, (0, 0, 0, 0, 0, -g.shape[1] % chunk))
-        # "not below" also lets NaN through to the result
-        if not padded.unflatten(1, (-1, chunk)).sum(2).min() < LOWEST_SUM:
-            return chunk
-    return 0
-
-
-class _ChunkedGLA(torch.autograd.Function):
-    """The chunked form; keeps its inputs only and recomputes the rest in the backward."""
-
-    @staticmethod
-    def forward(ctx, q, k, v, g, initial_state, scale, chunk):
-        ctx.save_for_backward(q, k, v, g, initial_state)
-        ctx.scale, ctx.chunk = scale, chunk
-        queries, keys, values, _, half = _prepare(q, k, v, g, scale, chunk)
-        o = (queries @ keys.mT).tril_() @ values  # tril selects: inf above the diagonal is harmless
-        middles, state = _chunk_states(keys, values, half, initial_state)
-        o += queries @ middles
-        state = state.view(initial_state.shape)
-        ctx.mark_non_differentiable(state)
-        return _join(o, q.shape), state
-
-    @staticmethod
-    def backward(ctx, do, _):
-        q, k, v, g, initial_state = ctx.saved_tensors
-        queries, keys, values, growth, half = _prepare(q, k, v, g, ctx.scale, ctx.chunk)
-        do = _split(do, ctx.chunk)
-        middles, _ = _chunk_states(keys, values, half, initial_state)
-
-        scores = (queries @ keys.mT).tril_()
-        dscores = (do @ values.mT).tril_()
-        dqueries = dscores @ keys + do @ middles.mT
-        dkeys = dscores.mT @ queries
-        dvalues = scores.mT @ do
-        dstate = torch.zeros_like(middles[0])  # gradient of the state after the chunk
-        for n in reversed(range(len(do))):
-            if n < len(do) - 1:
-                dstate = half[n] * dstate
-                dkeys[n].baddbmm_(values[n], dstate.mT)
-                dvalues[n].baddbmm_(keys[n], dstate)
-            dstate = half[n] * torch.baddbmm(dstate, queries[n].mT, do[n])
-
-        # g_t scales all that later queries read of earlier keys.
-        dg = _join(queries * dqueries - keys * dkeys, q.shape)
-        dg = dg.sum(1, keepdim=True) - dg.cumsum(1) + dg
-        dq = _join(dqueries.mul_(growth).mul_(ctx.scale), q.shape)
-        dk = _join(dkeys.div_(growth), q.shape)
-        return dq, dk, _join(dvalues, v.shape), dg, None, None, None
-
-
-def _prepare(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, scale: float, chunk: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Chunks of scaled queries, keys and values, and their two gates.
-
-    `growth` (N, X, C, K) is exp(G - M), `half` (N, X, K, 1) is exp(M): see LOWEST_SUM.
-    """
-    q, k, v, g = (_split(x, chunk) for x in (q, k, v, g))
-    # A triangular product is several times faster than cumsum along a strided axis.
-    running = torch.ones(chunk, chunk, dtype=g.dtype, device=g.device).tril_() @ g
-    middle = running[:, :, -1:] / 2
-    growth = (running - middle).exp_()
-    half = middle.exp_().mT.contiguous()
-    return (q * growth).mul_(scale), k / growth, v, growth, half
-
-
-def _chunk_states(
-    keys: Tensor, values: Tensor, half: Tensor, initial_state: Tensor
+def hgrn2_attention_reference(
+    q: Tensor,
+    f: Tensor,
+    v: Tensor,
+    lower_bound: Tensor | None = None,
+    *,
+    initial_state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """States as the middle of every chunk sees them (N, X, K, V), and the last state (X, K, V)."""
+    """fla's formula of the gates, and the recurrence, in float64."""
+    g = F.logsigmoid(f.double())
+    if lower_bound is not None:
+        bound = lower_bound.double().view(q.shape[2:])
+        g = torch.logaddexp(bound.log(), torch.log1p(-bound) + g)
+    return gated_linear_attention_reference(
+        F.silu(q.double()), 1 - g.exp(), v, g, initial_state=initial_state
+    )
+
+
+def _start(q: Tensor, v: Tensor, initial_state: Tensor | None) -> Tensor:
+    """The initial state (B, H, K, V) in the type to compute in, zeros if there is none."""
+    work = torch.promote_types(v.dtype, torch.float32)
+    if initial_state is None:
+        return q.new_zeros(q.shape[0], *q.shape[2:], v.shape[3], dtype=work)
+    if initial_state.requires_grad:
+        raise ValueError("initial_state needs a gradient, which this kernel does not give")
+    return initial_state.to(work).contiguous()
+
+
+class _LogGatedAttention(torch.autograd.Function):
+    """Keeps its inputs only and recomputes the rest in the backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, g: Tensor, initial_state: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(q, k, v, g, initial_state)
+        ctx.scale = scale
+        if _native_takes(q, v):
+            o, state = _forward_native(q, k, v, g, initial_state, scale)
+        else:
+            query, key, value, log = (_heads_first(x) for x in (q, k, v, g))
+            o, state = _forward_torch(query, key, value, log, initial_state, scale)
+            o = _time_first(o, v)
+        ctx.mark_non_differentiable(state)
+        return o, state
+
+    @staticmethod
+    def backward(ctx: Any, do: Tensor, _: Any) -> Any:
+        q, k, v, g, initial_state = ctx.saved_tensors
+        do = do.contiguous()
+        if _native_takes(q, v):
+            return *_backward_native(q, k, v, g, initial_state, do, ctx.scale), None, None
+        query, key, value, log, dout = (_heads_first(x) for x in (q, k, v, g, do))
+        grads = _backward_torch(query, key, value, log, dout, initial_state, ctx.scale)
+        return *map(_time_first, grads, (q, k, v, g)), None, None
+
+
+class _BoundedAttention(torch.autograd.Function):
+    """The same from preactivations."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        f: Tensor,
+        v: Tensor,
+        bound: Tensor,
+        initial_state: Tensor,
+        scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(q, f, v, bound, initial_state)
+        ctx.scale = scale
+        if _native_takes(q, v):
+            o, state = _forward_bounded_native(q, f, v, bound, initial_state, scale)
+        else:
+            x, values = _heads_first(q), _heads_first(v)
+            gates = _gates(_heads_first(f, padding=torch.inf), bound)
+            o, state = _forward_torch(
+                F.silu(x, inplace=True), gates.key, values, gates.log, initial_state, scale
+            )
+            o = _time_first(o, v)
+        ctx.mark_non_differentiable(state)
+        return o, state
+
+    @staticmethod
+    def backward(ctx: Any, do: Tensor, _: Any) -> Any:
+        q, f, v, bound, initial_state = ctx.saved_tensors
+        do = do.contiguous()
+        if _native_takes(q, v):
+            grads = _backward_bounded_native(q, f, v, bound, initial_state, do, ctx.scale)
+            return *grads, None, None
+        x, values = _heads_first(q), _heads_first(v)
+        gates = _gates(_heads_first(f, padding=torch.inf), bound)
+        dquery, dkey, dv, dlog = _backward_torch(
+            F.silu(x), gates.key, values, gates.log, _heads_first(do), initial_state, ctx.scale
+        )
+        decay, closed = gates.decay.clamp_(min=TINY), 1 - gates.open
+        dbound = None
+        if ctx.needs_input_grad[3]:
+            dbound = (dlog / decay).sub_(dkey).mul_(closed)
+            dbound = dbound.unflatten(0, (len(q), -1)).sum((0, 2)).flatten()
+        df = (gates.open / decay).mul_(dlog)  # the quotient is at most 1 / (1 - bound)
+        df = df.addcmul_(dkey, gates.open, value=-1).mul_(closed).mul_(1 - gates.bound)
+        dq = torch.ops.aten.silu_backward(dquery, x)
+        return _time_first(dq, q), _time_first(df, f), _time_first(dv, v), dbound, None, None
+
+
+class _Gates(NamedTuple):
+    """HGRN2's gates, heads first (X, T, K); `bound` (X, 1, K)."""
+
+    open: Tensor  # sigmoid of the preactivation
+    bound: Tensor
+    decay: Tensor
+    key: Tensor
+    log: Tensor  # of the decay
+
+
+def _gates(f: Tensor, bound: Tensor) -> _Gates:
+    opened = f.sigmoid_()
+    heads = len(bound) // f.shape[-1]
+    bound = bound.view(heads, 1, -1).repeat(len(f) // heads, 1, 1)
+    decay = torch.addcmul(bound, 1 - bound, opened)
+    return _Gates(opened, bound, decay, 1 - decay, decay.log())
+
+
+# ---- In PyTorch
+
+
+def _forward_torch(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, initial_state: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """q, k, g (X, T, K), v (X, T, V) -> o (X, T, V) and the last state (B, H, K, V)."""
+    c = _prepare(q, k, v, g, scale)
+    middles, state = _chunk_states(c, initial_state)
+    # tril selects: inf above the diagonal is harmless
+    o = (c.queries @ c.keys.mT).tril_() @ c.values
+    o.flatten(0, 1).baddbmm_(c.queries.flatten(0, 1), middles.flatten(0, 1))
+    return o.view(v.shape), state.view(initial_state.shape)
+
+
+def _backward_torch(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, do: Tensor, initial_state: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    c = _prepare(q, k, v, g, scale)
+    do = do.view(c.values.shape)
+    middles, _ = _chunk_states(c, initial_state)
+    scores = (c.queries @ c.keys.mT).tril_()
+    dscores = do @ c.values.mT
+    own = dscores.diagonal(dim1=2, dim2=3)[..., None].clone()
+    dscores.tril_(-1)
+    dqueries = dscores @ c.keys
+    dqueries.flatten(0, 1).baddbmm_(do.flatten(0, 1), middles.flatten(0, 1).mT)
+    dkeys, dvalues = dscores.mT @ c.queries, scores.mT @ do
+    # The gradient of the state behind a chunk, as the chunk's middle sees it.
+    dstate = torch.zeros_like(middles[:, 0])
+    for n in reversed(range(do.shape[1])):
+        if n < do.shape[1] - 1:
+            dstate *= c.half[:, n]
+            dkeys[:, n].baddbmm_(c.values[:, n], dstate.mT)
+            dvalues[:, n].baddbmm_(c.keys[:, n], dstate)
+        dstate.baddbmm_(c.queries[:, n].mT, do[:, n]).mul_(c.half[:, n])
+
+    # A gate scales all that later queries read of earlier keys.
+    dg = torch.mul(c.queries, dqueries).addcmul_(c.keys, dkeys, value=-1)
+    later = _later_sums(dg)
+    # None scales what a step's query and key give to each other: its rounding error stays out.
+    dqueries.addcmul_(c.keys, own)
+    dkeys.addcmul_(c.queries, own)
+    dq = dqueries.mul_(c.growth).mul_(scale)
+    dk = dkeys.div_(c.growth)
+    return dq.view(q.shape), dk.view(k.shape), dvalues.view(v.shape), later.view(g.shape)
+
+
+class _Chunks(NamedTuple):
+    """Chunks of scaled queries, keys and values (X, N, C, dim), and their two gates: `growth`
+    (X, N, C, K) is exp(G - M), `half` (X, N, K, 1) is exp(M): see LOWEST_SUM."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    growth: Tensor
+    half: Tensor
+
+
+def _prepare(q: Tensor, k: Tensor, v: Tensor, g: Tensor, scale: float) -> _Chunks:
+    chunk, g = _safe_chunk(g)
+    q, k, v, g = (x.unflatten(1, (-1, chunk)) for x in (q, k, v, g))
+    # A triangular product is several times faster than cumsum along a strided axis.
+    running = _triangle(g).mul_(LOG2_E) @ g
+    middle = running[:, :, -1:] / 2
+    growth = running.sub_(middle).exp2_()
+    half = middle.exp2_().mT.contiguous()
+    return _Chunks((q * growth).mul_(scale), k / growth, v, growth, half)
+
+
+def _safe_chunk(g: Tensor) -> tuple[int, Tensor]:
+    """The longest chunk whose gates all sum to LOWEST_SUM or more, and g (X, T, K); if there is
+    none the shortest, and g clamped so that it fits."""
+    for chunk in CHUNKS:
+        if chunk > g.shape[1]:
+            continue
+        # "not below" also lets NaN through to the result
+        if not g.unflatten(1, (-1, chunk)).sum(2).min() < LOWEST_SUM:
+            return chunk, g
+    return CHUNKS[-1], g.clamp(min=LOWEST_SUM / CHUNKS[-1])
+
+
+def _chunk_states(c: _Chunks, initial_state: Tensor) -> tuple[Tensor, Tensor]:
+    """States as the middle of every chunk sees them (X, N, K, V), and the last state (X, K, V)."""
     state = initial_state.flatten(0, 1)
-    middles = keys.new_empty(len(keys), *state.shape)
-    for n in range(len(keys)):
-        torch.mul(half[n], state, out=middles[n])
-        state = torch.baddbmm(middles[n], keys[n].mT, values[n]).mul_(half[n])
+    middles = c.keys.new_empty(*c.keys.shape[:2], *state.shape[1:])
+    for n in range(middles.shape[1]):
+        torch.mul(c.half[:, n], state, out=middles[:, n])
+        state = torch.baddbmm(middles[:, n], c.keys[:, n].mT, c.values[:, n]).mul_(c.half[:, n])
     return middles, state
 
 
-def _split(x: Tensor, chunk: int) -> Tensor:
-    """(B, T, H, dim) -> (N, B * H, C, dim), zeros behind the end: they change no state."""
+def _later_sums(x: Tensor) -> Tensor:
+    """x (X, N, C, dim) -> for every step the sum from it to the end of the sequence."""
+    sums = _triangle(x).mT @ x
+    chunks = sums[:, :, :1]
+    return sums.add_(chunks.flip(1).cumsum(1).flip(1).sub_(chunks))
+
+
+def _triangle(x: Tensor) -> Tensor:
+    """Ones (C, C) on and below the diagonal, for x (X, N, C, dim)."""
+    return torch.ones(x.shape[2], x.shape[2], dtype=x.dtype, device=x.device).tril_()
+
+
+def _heads_first(x: Tensor, padding: float = 0.0) -> Tensor:
+    """(B, T, H, dim) -> (B * H, T', dim) in float32 at least, T' a multiple of the chunk."""
     batch, time, heads, dim = x.shape
-    x = F.pad(x, (0, 0, 0, 0, 0, -time % chunk))
-    x = x.view(batch, -1, chunk, heads, dim).permute(1, 0, 3, 2, 4)
-    return x.reshape(-1, batch * heads, chunk, dim)
+    chunk = min((chunk for chunk in CHUNKS if chunk >= time), default=CHUNKS[0])
+    work = torch.promote_types(x.dtype, torch.float32)
+    y = x.new_empty(batch, heads, time + -time % chunk, dim, dtype=work)
+    y[:, :, :time] = x.transpose(1, 2)
+    y[:, :, time:] = padding
+    return y.flatten(0, 1)
 
 
-def _join(x: Tensor, shape: torch.Size) -> Tensor:
-    """(N, B * H, C, dim) -> (B, T, H, dim): the inverse of `_split`."""
-    batch, time, heads = shape[:3]
-    chunks, _, chunk, dim = x.shape
-    x = x.view(chunks, batch, heads, chunk, dim).permute(1, 0, 3, 2, 4)
-    return x.reshape(batch, chunks * chunk, heads, dim)[:, :time]
+def _time_first(x: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `_heads_first`: shape and type of `like`."""
+    batch, time, heads, _ = like.shape
+    y = torch.empty_like(like)
+    y.copy_(x.view(batch, heads, -1, x.shape[-1])[:, :, :time].transpose(1, 2))
+    return y
+
+
+# ---- In C++
+
+
+def _native_takes(q: Tensor, v: Tensor) -> bool:
+    fits = q.shape[3] % native.LANES == 0 and v.shape[3] % native.LANES == 0 and q.numel() > 0
+    return fits and native.takes("gated_linear_attention", q, v, types=native.ELEMENT_TYPES)
+
+
+def _sizes(q: Tensor, v: Tensor) -> tuple[int, ...]:
+    return *q.shape, v.shape[3]
+
+
+@torch.library.custom_op("babysweep::gated_linear_attention", mutates_args=())
+def _forward_native(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, initial_state: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    o, state = torch.empty_like(v), initial_state.clone()
+    tensors = (q, k, v, g, o, state)
+    native.call("gated_linear_attention", "forward", *tensors, *_sizes(q, v), scale)
+    return o, state
+
+
+@_forward_native.register_fake
+def _(q, k, v, g, initial_state, scale):
+    return torch.empty_like(v), torch.empty_like(initial_state)
+
+
+@torch.library.custom_op("babysweep::gated_linear_attention_backward", mutates_args=())
+def _backward_native(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, initial_state: Tensor, do: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dq, dk, dv, dg = map(torch.empty_like, (q, k, v, g))
+    tensors = (q, k, v, g, initial_state, do, dq, dk, dv, dg)
+    native.call("gated_linear_attention", "backward", *tensors, *_sizes(q, v), scale)
+    return dq, dk, dv, dg
+
+
+@_backward_native.register_fake
+def _(q, k, v, g, initial_state, do, scale):
+    return tuple(map(torch.empty_like, (q, k, v, g)))
+
+
+@torch.library.custom_op("babysweep::hgrn2_attention", mutates_args=())
+def _forward_bounded_native(
+    q: Tensor, f: Tensor, v: Tensor, bound: Tensor, initial_state: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    o, state = torch.empty_like(v), initial_state.clone()
+    tensors = (q, f, v, bound, o, state)
+    sizes = (*_sizes(q, v), int(v.dtype == torch.bfloat16), scale)
+    native.call("gated_linear_attention", "forward_bounded", *tensors, *sizes)
+    return o, state
+
+
+@_forward_bounded_native.register_fake
+def _(q, f, v, bound, initial_state, scale):
+    return torch.empty_like(v), torch.empty_like(initial_state)
+
+
+@torch.library.custom_op("babysweep::hgrn2_attention_backward", mutates_args=())
+def _backward_bounded_native(
+    q: Tensor, f: Tensor, v: Tensor, bound: Tensor, initial_state: Tensor, do: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dq, df, dv = map(torch.empty_like, (q, f, v))
+    dbound = bound.new_empty(len(q), len(bound))
+    tensors = (q, f, v, bound, initial_state, do, dq, df, dv, dbound)
+    sizes = (*_sizes(q, v), int(v.dtype == torch.bfloat16), scale)
+    native.call("gated_linear_attention", "backward_bounded", *tensors, *sizes)
+    return dq, df, dv, dbound.sum(0)
+
+
+@_backward_bounded_native.register_fake
+def _(q, f, v, bound, initial_state, do, scale):
+    return *map(torch.empty_like, (q, f, v)), torch.empty_like(bound)
