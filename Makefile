@@ -7,7 +7,7 @@ ARCH ?= mamba
 STORAGE ?= $(or $(BABYSWEEP_STORAGE),runs)
 PORT ?= 5000
 
-.PHONY: sweep test test-all lint format ui speed-sweep speed-models clean-venv
+.PHONY: sweep test test-all test-gpu lint format ui speed-sweep speed-models clean-venv
 
 sweep: $(VENV)/installed
 	$(BIN)/python sweeps/lr_sweep.py --arch $(ARCH) $(ARGS)
@@ -17,6 +17,9 @@ test: $(VENV)/installed
 
 test-all: $(VENV)/installed
 	$(BIN)/python -m pytest -m "" $(ARGS)
+
+test-gpu: $(VENV)/installed
+	$(BIN)/python -m pytest -m gpu -rs -s tests/gpu $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

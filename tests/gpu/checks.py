@@ -1,0 +1,220 @@
+"""What is checked on a GPU, as functions of the device, so that a CPU can check the checks."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import models
+from tests.gpu.peaks import dense_bf16_peak
+from trainables.corpus import Blocks, Corpus
+from trainables.objectives import NextTokenObjective
+from trainables.spec import TrialSpec
+from trainables.trainer import Data, Trainer, World
+
+VOCAB = 512
+FORWARD_TOLERANCE = 1e-4
+GRADIENT_TOLERANCE = 1e-3
+STEPS = 5  # of the runs that several devices share
+
+
+def build(arch: str, *, size: str = "mini", context: int = 256, vocab: int = VOCAB) -> Any:
+    """A model with the same weights at every call."""
+    config = models.build_config(arch, size, vocab_size=vocab, context=context, pad_token_id=1)
+    torch.manual_seed(0)
+    return models.build_model(config)
+
+
+def random_ids(batch: int, time: int, vocab: int = VOCAB) -> Tensor:
+    return torch.randint(2, vocab, (batch, time), generator=torch.Generator().manual_seed(1))
+
+
+def mean_loss(model: Any, ids: Tensor) -> Tensor:
+    """The training objective, in nats per token."""
+    return NextTokenObjective(model)(ids[:, :-1], ids[:, 1:]) / ids[:, 1:].numel()
+
+
+def results(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    """Logits, loss, and the gradient of every parameter by its name, on the CPU."""
+    model.train()
+    model.zero_grad()
+    logits = model(input_ids=ids, use_cache=False).logits.detach()
+    loss = mean_loss(model, ids)
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return {
+        name: tensor.detach().cpu()
+        for name, tensor in {"logits": logits, "loss": loss, **gradients}.items()
+    }
+
+
+def assert_agree(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
+    """Equal to the tolerances, relative to the largest entry of each tensor.
+
+    Gradients far smaller than those of the whole model count as if they were a thousandth as large.
+    """
+    assert got.keys() == want.keys()
+    gradients = want.keys() - {"logits", "loss"}
+    floor = 1e-3 * max(want[name].abs().max() for name in gradients)
+    for name, tensor in want.items():
+        scale = tensor.abs().max()
+        tolerance = FORWARD_TOLERANCE
+        if name in gradients:
+            scale, tolerance = max(scale, floor), GRADIENT_TOLERANCE
+        error = ((got[name] - tensor).abs().max() / scale).item()
+        assert error < tolerance, f"{name}: relative error {error:.1e}"
+
+
+def check_agreement(arch: str, device: str, time: int) -> None:
+    """Logits, loss and gradients on the device equal those on the CPU, from the same weights."""
+    model, ids = build(arch), random_ids(2, time)
+    moved = copy.deepcopy(model).to(device)
+    assert_agree(results(moved, ids.to(device)), results(model, ids))
+
+
+def check_generation(arch: str, device: str) -> None:
+    """Token by token with a cache, `generate` sees the logits of the forward over the whole."""
+    model, prompt = build(arch).to(device).eval(), random_ids(2, 70).to(device)
+    generated = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=8,
+        do_sample=False,
+        eos_token_id=None,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    with torch.no_grad():
+        whole = model(input_ids=generated.sequences, use_cache=False).logits[:, 69:-1]
+    error = (torch.stack(generated.logits, 1) - whole).abs().max() / whole.abs().max()
+    assert error < FORWARD_TOLERANCE, f"relative error {error:.1e}"
+
+
+def check_bf16(arch: str, device: str) -> None:
+    """Under autocast the loss is near that of float32, and a step with finite gradients lowers
+    it."""
+    model, ids = build(arch).to(device).train(), random_ids(4, 65).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with torch.no_grad():
+        exact = mean_loss(model, ids).item()
+    losses = []
+    for _ in range(2):
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            loss = mean_loss(model, ids)
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert abs(losses[0] / exact - 1) < 1e-2
+    assert losses[1] < losses[0]
+
+
+def check_sharing(arch: str, device_type: str, corpus: Path, folder: Path) -> None:
+    """Two workers, each with half of every batch, have the losses of one worker."""
+    losses = []
+    for workers in (1, 2):
+        output = folder / f"{workers}.json"
+        rendezvous = (folder / f"rendezvous-{workers}").as_uri()
+        arguments = (workers, arch, device_type, corpus, rendezvous, output)
+        torch.multiprocessing.spawn(_train, arguments, nprocs=workers)
+        losses.append(json.loads(output.read_text()))
+    alone, shared = losses
+    assert alone[-1] < alone[0], "it did not learn, so that equal losses say nothing"
+    worst = max(abs(b / a - 1) for a, b in zip(alone, shared, strict=True))
+    assert worst < FORWARD_TOLERANCE, f"relative error {worst:.1e}"
+
+
+def _train(
+    rank: int, workers: int, arch: str, device_type: str, folder: Path, rendezvous: str, out: Path
+) -> None:
+    """A few steps as one of the workers of a trial; writes the loss of each, then validation's."""
+    device = torch.device("cpu") if device_type == "cpu" else torch.device(device_type, rank)
+    torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if workers > 1:
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=workers)
+    corpus = Corpus.open(folder)
+    spec = TrialSpec(
+        arch, "mini", corpus.name, corpus.hash, context=32, batch_size=4, lr=3e-3, epochs=1, seed=0
+    )
+    blocks = (Blocks(corpus.train, spec.context), Blocks(corpus.dev, spec.context))
+    data = Data(corpus, *blocks, tokenizer=corpus.tokenizer(), suite=None)
+    world = World(rank, workers, device)
+    trainer = Trainer(spec, data, world, None)
+    losses = [world.sum(trainer.step()[0].item())[0] for _ in range(STEPS)]
+    tokens = spec.batch_size * spec.context
+    losses = [loss / tokens for loss in losses] + [trainer.validate()[0]]
+    if rank == 0:
+        out.write_text(json.dumps(losses))
+    if workers > 1:
+        dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of a bf16 training step; `peak` is None for a device whose peak is not known."""
+
+    arch: str
+    device_name: str
+    tokens_per_second: float
+    flops_per_second: float
+    peak: float | None
+
+    @property
+    def mfu(self) -> float | None:
+        """Model FLOPs utilisation (Chowdhery et al. 2022): achieved over peak FLOP/s."""
+        return None if self.peak is None else self.flops_per_second / self.peak
+
+    def __str__(self) -> str:
+        share = f"MFU {self.mfu:.1%}" if self.mfu is not None else "peak unknown, no MFU"
+        return (
+            f"{self.arch:12} {self.tokens_per_second:10,.0f} tokens/s "
+            f"{self.flops_per_second / 1e12:8.2f} TFLOP/s  {share}  ({self.device_name})"
+        )
+
+
+def measure_speed(
+    arch: str, device: str, *, size: str, batch: int, context: int, vocab: int, steps: int
+) -> Speed:
+    """Mean over `steps` steps of forward, loss, backward and AdamW, after two to warm up."""
+    model = build(arch, size=size, context=context, vocab=vocab).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    ids = random_ids(batch, context + 1, vocab).to(device)
+    device_type = torch.device(device).type
+
+    def step() -> None:
+        with torch.autocast(device_type, torch.bfloat16):
+            loss = mean_loss(model, ids)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    for _ in range(2):
+        step()
+    _wait_for(device_type)
+    started = time.perf_counter()
+    for _ in range(steps):
+        step()
+    _wait_for(device_type)
+    tokens_per_second = steps * batch * context / (time.perf_counter() - started)
+    flops = 3 * models.flops_per_token(model.config, context)
+    name = torch.cuda.get_device_name(device) if device_type == "cuda" else device_type
+    return Speed(arch, name, tokens_per_second, tokens_per_second * flops, dense_bf16_peak(name))
+
+
+def _wait_for(device_type: str) -> None:
+    """Until the device has done what it was given."""
+    if device_type == "cuda":
+        torch.cuda.synchronize()
