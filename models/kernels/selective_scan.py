@@ -21,7 +21,7 @@ from models.kernels import native
 # the usual widths; the backward recomputes the states chunk by chunk from the chunk borders.
 CHUNK = 4
 
-NATIVE_CHUNK, NATIVE_BLOCK, NATIVE_TILE = 32, 64, 8  # CHUNK, BLOCK and TILE of the C++ version
+NATIVE_CHUNK, NATIVE_TILE = 32, 8  # CHUNK and TILE of the C++ version
 
 LOG2_E = math.log2(math.e)
 
@@ -312,15 +312,12 @@ def _backward_native(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the first eight; without a gate its own has no rows."""
     batch, time, dim = u.shape
-    du, ddelta, dgate, *_ = _empty_gradients(u, gate, a, b, skip)
-    blocks, tiles = -(-dim // NATIVE_BLOCK), len(a) // NATIVE_TILE
-    da = a.new_empty(batch, *a.shape)
-    dbc = a.new_empty(batch, blocks, time, tiles, 2, NATIVE_TILE)
-    dskip, dbias = a.new_empty(2, batch, dim)
+    du, ddelta, dgate, _, db, dc, *_ = _empty_gradients(u, gate, a, b, skip)
+    da = a.new_empty(len(u), *a.shape)
+    dskip, dbias = a.new_empty(2, len(u), a.shape[1])
     inputs, sizes = _arguments((u, delta, gate, a, b, c, skip, bias), softplus)
-    outputs = (du, ddelta, None if gate is None else dgate, da, dbc, dskip, dbias)
+    outputs = (du, ddelta, None if gate is None else dgate, db, dc, da, dskip, dbias)
     native.call("selective_scan", "backward", *inputs, borders, dy, *outputs, *sizes)
-    db, dc = (part.sum(1).view_as(b) for part in dbc.unbind(4))
     return du, ddelta, dgate, da.sum(0), db, dc, dskip.sum(0), dbias.sum(0)
 
 

@@ -162,13 +162,13 @@ static void run_forward(const Scan<T>& scan, const float* initial, T* y, float* 
     }
 }
 
-// All that the backward writes; `parts` are summed by the caller, in a fixed order.
+// All that the backward writes; the caller adds up the last three over the batch.
 template <class T>
 struct Gradients {
     T *du, *ddelta, *dgate;
-    float* da;             // (batch, states, dim), parts
-    float* dbc;            // (batch, blocks, time, states / TILE, 2 x TILE: b and c), parts
-    float *dskip, *dbias;  // (batch, dim), parts
+    float *db, *dc;        // (batch, time, states)
+    float* da;             // (batch, states, dim)
+    float *dskip, *dbias;  // (batch, dim)
 };
 
 // Gradients of one chunk's steps: of y before the gate, of s and of the drive s u.
@@ -281,13 +281,35 @@ static inline void chunk_back(const Scan<T>& scan, const float* border, const T*
     write_gradients(scan, dout, at, steps, grads, out, total.dskip[group], total.dbias[group]);
 }
 
+// Adds up the blocks' gradients of b and c, parts (batch, blocks, time, states / TILE, 2 x TILE), in
+// their order.
+template <class T>
+static void add_blocks(const Scan<T>& scan, const float* parts, float* db, float* dc,
+                       int64_t threads) {
+    PARALLEL_FOR(task, scan.batch * scan.chunks()) {
+        const int64_t item = task / scan.chunks(), start = task % scan.chunks() * CHUNK;
+        for (int64_t t = start; t < std::min(scan.time, start + CHUNK); ++t)
+            for (int64_t n = 0; n < scan.states; n += TILE) {
+                vec total = {};
+                for (int64_t block = 0; block < scan.blocks(); ++block) {
+                    const int64_t row = (item * scan.blocks() + block) * scan.time + t;
+                    total += load(parts + 2 * (row * scan.states + n));
+                }
+                const int64_t offset = (item * scan.time + t) * scan.states + n;
+                std::memcpy(db + offset, (float*)&total, TILE * sizeof(float));
+                std::memcpy(dc + offset, (float*)&total + TILE, TILE * sizeof(float));
+            }
+    }
+}
+
 template <class T>
 static void run_backward(const Scan<T>& scan, const float* borders, const T* dout,
                          const Gradients<T>& out, int64_t threads) {
+    Buffer parts(2 * scan.batch * scan.blocks() * scan.time * scan.states);
     PARALLEL_FOR(index, scan.batch * scan.blocks()) {
         const Task task(scan, index);
         Sums total(task.groups, scan.states);
-        float* dbc = out.dbc + 2 * index * scan.time * scan.states;
+        float* dbc = parts.data + 2 * index * scan.time * scan.states;
         std::fill(dbc, dbc + 2 * scan.time * scan.states, 0.f);
         for (int64_t chunk = scan.chunks() - 1; chunk >= 0; --chunk)
             for (int64_t group = 0; group < task.groups; ++group)
@@ -302,6 +324,7 @@ static void run_backward(const Scan<T>& scan, const float* borders, const T* dou
             store(out.dbias + task.item * scan.dim + channel, total.dbias[group]);
         }
     }
+    add_blocks(scan, parts.data, out.db, out.dc, threads);
 }
 
 EXPORT void forward(const void* u, const void* delta, const void* gate, const float* a,
@@ -321,14 +344,14 @@ EXPORT void forward(const void* u, const void* delta, const void* gate, const fl
 EXPORT void backward(const void* u, const void* delta, const void* gate, const float* a,
                      const float* b, const float* c, const float* skip, const float* bias,
                      const float* borders, const void* dy, void* du, void* ddelta, void* dgate,
-                     float* da, float* dbc, float* dskip, float* dbias, int64_t batch,
+                     float* db, float* dc, float* da, float* dskip, float* dbias, int64_t batch,
                      int64_t time, int64_t dim, int64_t states, int64_t gate_stride,
                      int64_t with_softplus, int64_t is_bf16, int64_t threads) {
     const auto run = [&](auto* du) {
         using T = std::remove_pointer_t<decltype(du)>;
         const Scan<T> scan{(const T*)u, (const T*)delta, (const T*)gate, a, b, c, skip, bias,
                            batch, time, dim, states, gate_stride, with_softplus != 0};
-        const Gradients<T> out{du, (T*)ddelta, (T*)dgate, da, dbc, dskip, dbias};
+        const Gradients<T> out{du, (T*)ddelta, (T*)dgate, db, dc, da, dskip, dbias};
         run_backward(scan, borders, (const T*)dy, out, threads);
     };
     is_bf16 ? run((bf16*)du) : run((float*)du);
