@@ -319,15 +319,17 @@ def test_gradient_checkpointing_changes_no_gradient(arch: str, bfloat16: bool) -
 
 
 def test_a_carried_state_continues_the_text(arch: str) -> None:
-    """A prompt, then token by token with the state behind it, gives the logits of the whole."""
-    model, ids = build(arch).eval(), random_ids(2, 16)
+    """A text in pieces, of one or several tokens, each with the state behind the one before,
+    gives the logits of the whole."""
+    model, ids = build(arch).eval(), random_ids(2, 17)
+    state: dict[str, Any] = {}
+    logits = []
     with torch.no_grad():
         whole = model(input_ids=ids).logits
-        outputs = model(input_ids=ids[:, :9], use_cache=True)
-        logits = [outputs.logits]
-        for at in range(9, 16):
-            outputs = model(input_ids=ids[:, at : at + 1], use_cache=True, **carried(outputs))
+        for piece in ids.split([9, 1, 1, 5, 1], dim=1):
+            outputs = model(input_ids=piece, use_cache=True, **state)
             logits.append(outputs.logits)
+            state = carried(outputs)
     torch.testing.assert_close(torch.cat(logits, 1), whole, rtol=0, atol=1e-5)
 
 
