@@ -311,7 +311,6 @@ def _backward_native(
     softplus: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the first eight; without a gate its own has no rows."""
-    batch, time, dim = u.shape
     du, ddelta, dgate, _, db, dc, *_ = _empty_gradients(u, gate, a, b, skip)
     da = a.new_empty(len(u), *a.shape)
     dskip, dbias = a.new_empty(2, len(u), a.shape[1])

@@ -57,7 +57,7 @@ def test_it_is_the_recurrence(path: str, time: int, dim: int) -> None:
         partial(whole, selective_scan),
         partial(whole, selective_scan_reference),
         inputs(time, dim=dim),
-        5e-6,
+        2e-6,
     )
 
 
@@ -69,7 +69,7 @@ def test_bare_for_any_decay_and_state_size(path: str, delta_scale: float, states
         partial(bare, selective_scan),
         partial(bare, selective_scan_reference),
         bare_inputs(70, states=states, delta_scale=delta_scale),
-        5e-6,
+        2e-6,
     )
 
 
@@ -81,7 +81,7 @@ def test_softplus_from_end_to_end(path: str, shift: float) -> None:
         partial(whole, selective_scan),
         partial(whole, selective_scan_reference),
         (*rest, bias + shift),
-        1e-5,
+        3e-6,
     )
 
 
@@ -103,7 +103,7 @@ def test_it_continues_from_a_state(path: str, split: int) -> None:
         partial(whole, selective_scan, initial_state=state),
         partial(whole, selective_scan_reference, initial_state=state),
         inputs(split),
-        5e-6,
+        2e-6,
     )
 
 
