@@ -115,13 +115,13 @@ class MatrixLayer(mLSTMLayer):
             igate, fgate = igate.masked_fill(padding, SHUT), fgate.masked_fill(padding, OPEN)
         heads = (self.mlstm_cell.config.num_heads, -1)
         q, k, v = (projected.unflatten(-1, heads) for projected in (q, k, v))
-        h, end = mlstm(q, k, v, igate, fgate, initial_state=cell_state)
+        h, end = mlstm(q, k, v, igate, fgate, initial_state=cell_state, return_state=keep_state)
         norm = self.mlstm_cell.outnorm
         y = gated_head_norm(
             h, convolved, output_gate, norm.weight_proxy, self.learnable_skip, norm.eps
         )
         y = self.proj_down(y)
-        if not keep_state:
+        if end is None:
             return y, None
         return y, (last_inputs(inner, CONV_WIDTH - 1, past_inputs, lengths), *end)
 

@@ -12,8 +12,11 @@ steps through the state in front of it:
     memory     = sum_s exp(a_s - P) k_s v_s^T  (key dim, value dim)        P = P_t of the last step
     normalizer = sum_s exp(a_s - P) k_s        (key dim,)
 
-so that the cost is linear in time. A state that is carried over counts as one more step with
-a = its log scale m. The gates are few numbers with long sums: they are computed in float64.
+so that the cost is linear in time. The backward computes scores and states again. A state that is
+carried over counts as one more step with a = its log scale m. The gates are few numbers with long
+sums: they are computed in float64.
+
+PyTorch and `cpp/mlstm.cpp` compute the same sums.
 
 Legend: B batch, T time, H heads, K key dim, V value dim, L steps of a chunk. Chunks of vectors are
 (B, H, L, dim), everything about gates is (B, H, T) or (B, H, L).
@@ -27,7 +30,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.kernels import native
+
 CHUNK = 64
+MIN_TASKS = 16  # the C++ path divides heads among threads, and their columns if heads are few
 EPS = 1e-6  # as in the xlstm package
 
 State = tuple[Tensor, Tensor, Tensor]
@@ -41,12 +47,14 @@ def mlstm(
     fgate: Tensor,
     *,
     initial_state: State | None = None,
-) -> tuple[Tensor, State]:
+    return_state: bool = True,
+) -> tuple[Tensor, State | None]:
     """q, k (B, T, H, K), v (B, T, H, V), gates before activation (B, T, H) -> h like v, state.
 
     The state is (memory (B, H, K, V), normalizer (B, H, K), log scale m (B, H)), as in the xlstm
     package: memory and normalizer times exp(m) are those of the unstabilised recurrence. It is
-    carried without gradient. Computes in float32 at least and returns that type.
+    carried without gradient, from zero if there is no `initial_state`, and returned as None unless
+    `return_state`. Computes in float32 at least and returns that type.
 
     Raises ValueError if `initial_state` requires a gradient.
     """
@@ -54,10 +62,9 @@ def mlstm(
         raise ValueError("initial_state requires a gradient, but states carry none: detach it")
     with torch.autocast(q.device.type, enabled=False):
         work = torch.promote_types(v.dtype, torch.float32)
-        if initial_state is None:
-            initial_state = _empty_state(q, v)
-        h, *state = _MLSTM.apply(q, k, v, igate, fgate, *(x.to(work) for x in initial_state))
-    return h, (state[0], state[1], state[2])
+        state = [x.to(work) for x in initial_state] if initial_state else [None, None, None]
+        h, *end = _MLSTM.apply(q, k, v, igate, fgate, *state, return_state)
+    return h, (end[0], end[1], end[2]) if return_state else None
 
 
 def mlstm_reference(
@@ -73,7 +80,10 @@ def mlstm_reference(
     q, k, v, igate, fgate = (x.double() for x in (q, k, v, igate, fgate))
     k = k * q.shape[-1] ** -0.5
     log_forget = F.logsigmoid(fgate)
-    memory, normalizer, m = (x.double() for x in initial_state or _empty_state(q, v))
+    if initial_state is None:
+        memory = q.new_zeros(*k[:, 0].shape, v.shape[-1])
+        initial_state = memory, memory[..., 0], torch.full_like(igate[:, 0], -torch.inf)
+    memory, normalizer, m = (x.double() for x in initial_state)
     outputs = []
     for t in range(q.shape[1]):
         previous, m = m, torch.maximum(log_forget[:, t] + m, igate[:, t])
@@ -87,45 +97,29 @@ def mlstm_reference(
     return torch.stack(outputs, 1), (memory.detach(), normalizer.detach(), m.detach())
 
 
-def _empty_state(q: Tensor, v: Tensor) -> State:
-    work = torch.promote_types(v.dtype, torch.float32)
-    batch, _, heads, width = q.shape
-    memory = v.new_zeros(batch, heads, width, v.shape[-1], dtype=work)
-    return memory, memory.new_zeros(memory.shape[:-1]), memory.new_full((batch, heads), -torch.inf)
-
-
 class _MLSTM(torch.autograd.Function):
     """Keeps its inputs, the output and one number per step; recomputes matrices and states."""
 
     @staticmethod
-    def forward(ctx, q, k, v, igate, fgate, memory, normalizer, m):
-        gates = _gates(igate, fgate, m)
-        work, (batch, time, heads, _) = memory.dtype, q.shape
-        h = v.new_empty(v.shape, dtype=work)
-        row_sum = h.new_empty(batch, heads, time)
-        state = (memory, normalizer)
-        for rows in _chunks(time):
-            chunk = _chunk(q, k, v, gates, rows, work)
-            row_sum[:, :, rows], numerator = _read(chunk, *state)
-            scale = torch.maximum(row_sum[:, :, rows].abs(), gates.floor[:, :, rows]) + EPS
-            h[:, rows] = (numerator / scale[..., None]).transpose(1, 2)
-            state = _write(chunk, *state)
-        ctx.save_for_backward(q, k, v, igate, fgate, memory, normalizer, m, h, row_sum)
-        end = (*state, gates.m[:, :, -1].to(work))
+    def forward(ctx, q, k, v, igate, fgate, memory, normalizer, m, return_state):
+        gates = _gates(igate, fgate, m, torch.promote_types(v.dtype, torch.float32))
+        inputs = (q, k, v, *gates[:4], memory, normalizer)
+        run = _forward_native if _native_takes(q, k, v) else _forward_torch
+        h, row_sum, *end = run(*inputs, return_state)
+        ctx.save_for_backward(*inputs[:3], igate, fgate, memory, normalizer, m, h, row_sum)
+        end.append(gates.m[:, :, -1].to(h.dtype))
         ctx.mark_non_differentiable(*end)
         return h, *end
 
     @staticmethod
     def backward(ctx, dh, *_):
         q, k, v, igate, fgate, memory, normalizer, m, h, row_sum = ctx.saved_tensors
-        gates = _gates(igate, fgate, m)
-        scale = torch.maximum(row_sum.abs(), gates.floor) + EPS
-        dscale = -((dh * h).sum(-1).transpose(1, 2) / scale)
-        # The row sum sets the scale only where it is above the floor.
-        drow_sum = dscale * row_sum.sign() * (row_sum.abs() > gates.floor)
-        dh = dh / scale.transpose(1, 2)[..., None]
-        dq, dk, dv, row, column = _backward_torch(q, k, v, gates, memory, normalizer, dh, drow_sum)
-        return dq, dk, dv, *_gate_gradients(gates, fgate, row, column, dscale), None, None, None
+        gates = _gates(igate, fgate, m, h.dtype)
+        run = _backward_native if _native_takes(q, k, v) else _backward_torch
+        inputs = (q, k, v, *gates[:4], memory, normalizer)
+        dq, dk, dv, q_dq, k_dk, dscale = run(*inputs, h, row_sum, dh)
+        dgates = _gate_gradients(gates, fgate, q_dq, k_dk, dscale)
+        return dq, dk, dv, *dgates, None, None, None, None
 
 
 class _Gates(NamedTuple):
@@ -134,116 +128,24 @@ class _Gates(NamedTuple):
     a: Tensor
     peak: Tensor  # P
     before: Tensor  # P one step earlier; the log scale of the initial state at first
-    peak_at: Tensor  # the step where P lies, -1 for the initial state
-    m: Tensor
     floor: Tensor  # exp(-m) in the type of the computation
+    m: Tensor
+    peak_at: Tensor  # the step where P lies, -1 for the initial state
 
 
-class _Chunk(NamedTuple):
-    q: Tensor
-    k: Tensor  # divided by sqrt(K)
-    v: Tensor
-    decay: Tensor  # (B, H, L, L): weight of step s in row t, zero above the diagonal
-    from_state: Tensor  # weight of the state in front of the chunk in row t
-    to_state: Tensor  # weight of step s in the state behind the chunk
-    keep: Tensor  # (B, H): weight of the state in front of the chunk in the one behind it
-
-
-def _gates(igate: Tensor, fgate: Tensor, m: Tensor) -> _Gates:
+def _gates(igate: Tensor, fgate: Tensor, m: Tensor | None, work: torch.dtype) -> _Gates:
     """igate, fgate (B, T, H), m (B, H) of the initial state."""
     running = F.logsigmoid(fgate.double()).transpose(1, 2).cumsum(-1)
     a = igate.double().transpose(1, 2) - running
-    peak, peak_at = torch.cat([m.double()[..., None], a], -1).cummax(-1)
-    m_t = running + peak[..., 1:]
-    floor = torch.exp(-m_t).to(m.dtype)
-    return _Gates(a, peak[..., 1:], peak[..., :-1], peak_at[..., 1:] - 1, m_t, floor)
-
-
-def _chunks(time: int) -> list[slice]:
-    return [slice(start, min(start + CHUNK, time)) for start in range(0, time, CHUNK)]
-
-
-def _chunk(
-    q: Tensor, k: Tensor, v: Tensor, gates: _Gates, rows: slice, work: torch.dtype
-) -> _Chunk:
-    a, peak, first = gates.a[:, :, rows], gates.peak[:, :, rows], gates.before[:, :, rows.start]
-    last = peak[:, :, -1]
-    distance = (a[:, :, None] - peak[..., None]).to(work)
-    q, k, v = (x[:, rows].transpose(1, 2).to(work) for x in (q, k, v))
-    return _Chunk(
-        q=q.contiguous(),
-        k=k * q.shape[-1] ** -0.5,
-        v=v.contiguous(),
-        decay=distance.exp_().tril_(),
-        from_state=(first[..., None] - peak).to(work).exp_(),
-        to_state=(a - last[..., None]).to(work).exp_(),
-        keep=(first - last).to(work).exp_(),
-    )
-
-
-def _read(chunk: _Chunk, memory: Tensor, normalizer: Tensor) -> tuple[Tensor, Tensor]:
-    """Row sums (B, H, L) and numerators (B, H, L, V) of the outputs of a chunk."""
-    weights = (chunk.q @ chunk.k.mT).mul_(chunk.decay)
-    query = chunk.q * chunk.from_state[..., None]
-    row_sum = weights.sum(-1) + (query @ normalizer[..., None])[..., 0]
-    return row_sum, (weights @ chunk.v).add_(query @ memory)
-
-
-def _write(chunk: _Chunk, memory: Tensor, normalizer: Tensor) -> tuple[Tensor, Tensor]:
-    """The state behind a chunk from that in front of it."""
-    key, keep = chunk.k * chunk.to_state[..., None], chunk.keep[..., None]
-    return (key.mT @ chunk.v).add_(keep[..., None] * memory), key.sum(-2) + keep * normalizer
-
-
-def _backward_torch(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: _Gates,
-    memory: Tensor,
-    normalizer: Tensor,
-    dh: Tensor,
-    drow_sum: Tensor,
-) -> tuple[Tensor, ...]:
-    """Gradients of q, k and v, and q . dq and k . dk of every step (B, H, T).
-
-    dh is the gradient of the numerators.
-    """
-    work, root = memory.dtype, q.shape[-1] ** -0.5
-    chunks = _chunks(q.shape[1])
-    states = [(memory, normalizer)]
-    for rows in chunks[:-1]:
-        states.append(_write(_chunk(q, k, v, gates, rows, work), *states[-1]))
-    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    row, column = torch.empty_like(drow_sum), torch.empty_like(drow_sum)
-    dmemory, dnormalizer = torch.zeros_like(memory), torch.zeros_like(normalizer)
-    for rows in reversed(chunks):
-        chunk, (memory, normalizer) = _chunk(q, k, v, gates, rows, work), states.pop()
-        dnumerator = dh[:, rows].transpose(1, 2).contiguous()
-        dsum = drow_sum[:, :, rows, None]
-        dweights = (dnumerator @ chunk.v.mT).add_(dsum)
-        weights = (chunk.q @ chunk.k.mT).mul_(chunk.decay)
-        dscores = dweights.mul_(chunk.decay)
-
-        dquery = (dnumerator @ memory.mT).addcmul_(dsum, normalizer[:, :, None])
-        dq_chunk = (dscores @ chunk.k).addcmul_(dquery, chunk.from_state[..., None])
-        dkey = (chunk.v @ dmemory.mT).add_(dnormalizer[:, :, None])
-        dk_chunk = (dscores.mT @ chunk.q).addcmul_(dkey, chunk.to_state[..., None])
-        key = chunk.k * chunk.to_state[..., None]
-        dv[:, rows] = (weights.mT @ dnumerator).add_(key @ dmemory).transpose(1, 2)
-        row[:, :, rows] = (chunk.q * dq_chunk).sum(-1)
-        column[:, :, rows] = (chunk.k * dk_chunk).sum(-1)
-        dq[:, rows] = dq_chunk.transpose(1, 2)
-        dk[:, rows] = dk_chunk.mul_(root).transpose(1, 2)
-
-        query, keep = chunk.q * chunk.from_state[..., None], chunk.keep[..., None]
-        dmemory = (query.mT @ dnumerator).add_(keep[..., None] * dmemory)
-        dnormalizer = (query * dsum).sum(-2) + keep * dnormalizer
-    return dq, dk, dv, row, column
+    first = a.new_full(a.shape[:2], -torch.inf) if m is None else m.double()
+    peak, peak_at = torch.cat([first[..., None], a], -1).cummax(-1)
+    before, peak = peak[..., :-1].contiguous(), peak[..., 1:].contiguous()
+    m_t = running + peak
+    return _Gates(a.contiguous(), peak, before, torch.exp(-m_t).to(work), m_t, peak_at[..., 1:] - 1)
 
 
 def _gate_gradients(
-    gates: _Gates, fgate: Tensor, row: Tensor, column: Tensor, dscale: Tensor
+    gates: _Gates, fgate: Tensor, q_dq: Tensor, k_dk: Tensor, dscale: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of both gates (B, T, H).
 
@@ -252,8 +154,265 @@ def _gate_gradients(
     """
     # m scales numerator and denominator alike, all but eps: only there h depends on it.
     dm = EPS * dscale.double()
-    da = column.double().scatter_add(-1, gates.peak_at.clamp(min=0), dm * (gates.peak_at >= 0))
-    drunning = row.double() + dm - da
+    da = k_dk.double().scatter_add(-1, gates.peak_at.clamp(min=0), dm * (gates.peak_at >= 0))
+    drunning = q_dq.double() + dm - da
     dlog_forget = drunning.flip(-1).cumsum(-1).flip(-1).transpose(1, 2)
     digate = da.transpose(1, 2).to(fgate.dtype)
     return digate, (dlog_forget * torch.sigmoid(-fgate.double())).to(fgate.dtype)
+
+
+class _Chunk(NamedTuple):
+    """What the torch path reads of some steps."""
+
+    q: Tensor
+    k: Tensor  # divided by sqrt(K)
+    v: Tensor
+    decay: Tensor  # (B, H, L, L): weight of step s in row t, zero above the diagonal
+    from_state: Tensor  # (B, H, L, 1): weight of the state in front of the chunk in row t
+    to_state: Tensor  # (B, H, L, 1): weight of step s in the state behind the chunk
+    keep: Tensor  # (B, H, 1): weight of the state in front of the chunk in the one behind it
+
+
+def _chunks(time: int) -> list[slice]:
+    return [slice(start, min(start + CHUNK, time)) for start in range(0, time, CHUNK)]
+
+
+def _chunk(
+    rows: slice, q: Tensor, k: Tensor, v: Tensor, a: Tensor, peak: Tensor, before: Tensor
+) -> _Chunk:
+    work, root = torch.promote_types(v.dtype, torch.float32), q.shape[-1] ** -0.5
+    a, peak, first = a[:, :, rows], peak[:, :, rows], before[:, :, rows.start, None]
+    last = peak[:, :, -1:]
+    q, k, v = (x[:, rows].transpose(1, 2).to(work).contiguous() for x in (q, k, v))
+    return _Chunk(
+        q=q,
+        k=k * root,
+        v=v,
+        decay=(a[:, :, None] - peak[..., None]).to(work).exp_().tril_(),
+        from_state=(first - peak).to(work).exp_()[..., None],
+        to_state=(a - last).to(work).exp_()[..., None],
+        keep=(first - last).to(work).exp_(),
+    )
+
+
+def _write(
+    chunk: _Chunk, memory: Tensor | None, normalizer: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The state behind a chunk from that in front of it."""
+    key = chunk.k * chunk.to_state
+    if memory is None or normalizer is None:
+        return key.mT @ chunk.v, key.sum(-2)
+    return (
+        _add_product(chunk.keep[..., None] * memory, key.mT, chunk.v),
+        torch.addcmul(key.sum(-2), chunk.keep, normalizer),
+    )
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """total + a @ b in the place of total."""
+    total.flatten(0, 1).baddbmm_(a.flatten(0, 1), b.flatten(0, 1))
+    return total
+
+
+def _forward_torch(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    peak: Tensor,
+    before: Tensor,
+    floor: Tensor,
+    memory: Tensor | None,
+    normalizer: Tensor | None,
+    return_state: bool,
+) -> tuple[Tensor, ...]:
+    """h, row sums (B, H, T), and the last memory and normalizer (or empty tensors)."""
+    h, row_sum = floor.new_empty(v.shape), torch.empty_like(floor)
+    for rows in _chunks(q.shape[1]):
+        chunk = _chunk(rows, q, k, v, a, peak, before)
+        weights = (chunk.q @ chunk.k.mT).mul_(chunk.decay)
+        numerator, sums = weights @ chunk.v, weights.sum(-1)
+        if memory is not None and normalizer is not None:
+            query = chunk.q * chunk.from_state
+            _add_product(numerator, query, memory)
+            sums += (query @ normalizer[..., None])[..., 0]
+        row_sum[:, :, rows] = sums
+        scale = torch.maximum(sums.abs(), floor[:, :, rows]) + EPS
+        h[:, rows] = (numerator / scale[..., None]).transpose(1, 2)
+        if rows.stop < q.shape[1] or return_state:
+            memory, normalizer = _write(chunk, memory, normalizer)
+    if not return_state or memory is None or normalizer is None:
+        return h, row_sum, h.new_empty(0), h.new_empty(0)
+    return h, row_sum, memory, normalizer
+
+
+def _backward_torch(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    peak: Tensor,
+    before: Tensor,
+    floor: Tensor,
+    memory: Tensor | None,
+    normalizer: Tensor | None,
+    h: Tensor,
+    row_sum: Tensor,
+    dh: Tensor,
+) -> tuple[Tensor, ...]:
+    """Gradients of q, k and v; q . dq, k . dk and the gradient of the scale, all (B, H, T)."""
+    inputs = (q, k, v, a, peak, before)
+    chunks = _chunks(q.shape[1])
+    states = [(memory, normalizer)]
+    for rows in chunks[:-1]:
+        states.append(_write(_chunk(rows, *inputs), *states[-1]))
+    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    q_dq, k_dk, dscale = torch.empty(3, *floor.shape, dtype=floor.dtype, device=floor.device)
+    dstate: tuple[Tensor, Tensor] | None = None
+    for rows in reversed(chunks):
+        chunk, state = _chunk(rows, *inputs), states.pop()
+        sums = row_sum[:, :, rows]
+        scale = torch.maximum(sums.abs(), floor[:, :, rows]) + EPS
+        dh_rows = dh[:, rows].transpose(1, 2)
+        dscale_rows = -(dh_rows * h[:, rows].transpose(1, 2)).sum(-1) / scale
+        # The row sum sets the scale only where it is above the floor.
+        dsum = (dscale_rows * sums.sign() * (sums.abs() > floor[:, :, rows]))[..., None]
+        dnumerator = (dh_rows / scale[..., None]).contiguous()
+        dq_rows, dk_rows, dv_rows = _backward_chunk(chunk, state, dstate, dnumerator, dsum)
+
+        dscale[:, :, rows] = dscale_rows
+        q_dq[:, :, rows] = (chunk.q * dq_rows).sum(-1)
+        k_dk[:, :, rows] = (chunk.k * dk_rows).sum(-1)
+        dq[:, rows] = dq_rows.transpose(1, 2)
+        dk[:, rows] = dk_rows.mul_(q.shape[-1] ** -0.5).transpose(1, 2)
+        dv[:, rows] = dv_rows.transpose(1, 2)
+        if rows.start > 0:
+            dstate = _backward_state(chunk, dstate, dnumerator, dsum)
+    return dq, dk, dv, q_dq, k_dk, dscale
+
+
+def _backward_chunk(
+    chunk: _Chunk,
+    state: tuple[Tensor | None, Tensor | None],
+    dstate: tuple[Tensor, Tensor] | None,
+    dnumerator: Tensor,
+    dsum: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, scaled k and v; `state` in front of the chunk, gradient `dstate` behind it,
+    `dsum` (B, H, L, 1) of the row sums."""
+    weights = (chunk.q @ chunk.k.mT).mul_(chunk.decay)
+    dscores = (dnumerator @ chunk.v.mT).add_(dsum).mul_(chunk.decay)
+    dq, dk, dv = dscores @ chunk.k, dscores.mT @ chunk.q, weights.mT @ dnumerator
+    memory, normalizer = state
+    if memory is not None and normalizer is not None:
+        dquery = (dnumerator @ memory.mT).addcmul_(dsum, normalizer[:, :, None])
+        dq.addcmul_(dquery, chunk.from_state)
+    if dstate is not None:
+        dmemory, dnormalizer = dstate
+        dkey = (chunk.v @ dmemory.mT).add_(dnormalizer[:, :, None])
+        dk.addcmul_(dkey, chunk.to_state)
+        _add_product(dv, chunk.k * chunk.to_state, dmemory)
+    return dq, dk, dv
+
+
+def _backward_state(
+    chunk: _Chunk, dstate: tuple[Tensor, Tensor] | None, dnumerator: Tensor, dsum: Tensor
+) -> tuple[Tensor, Tensor]:
+    """From the gradient of the state behind a chunk to that of the state in front of it."""
+    query = chunk.q * chunk.from_state
+    dnormalizer = (query * dsum).sum(-2)
+    if dstate is None:
+        return query.mT @ dnumerator, dnormalizer
+    dmemory = dstate[0].mul_(chunk.keep[..., None])
+    return (
+        _add_product(dmemory, query.mT, dnumerator),
+        dnormalizer.addcmul_(chunk.keep, dstate[1]),
+    )
+
+
+def _native_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Any shape; the three are of one type, so that memory is read once."""
+    fits = q.dtype in (torch.float32, torch.bfloat16) and q.dtype == k.dtype == v.dtype
+    return fits and q.device.type == "cpu" and native.available("mlstm")
+
+
+def _blocks(batch: int, heads: int, value: int) -> int:
+    """Blocks of value columns per head, each some vectors wide and none empty; a matter of shapes
+    only, so that results do not depend on the number of threads."""
+    vectors = -(-value // native.LANES)
+    blocks = min(-(-MIN_TASKS // (batch * heads)), vectors)
+    return -(-vectors // -(-vectors // blocks))
+
+
+def _shape(q: Tensor, v: Tensor) -> tuple[int, ...]:
+    """What both C functions want to know behind their tensors."""
+    batch, time, heads, key = q.shape
+    value = v.shape[-1]
+    is_bf16 = int(q.dtype == torch.bfloat16)
+    return batch, time, heads, key, value, _blocks(batch, heads, value), is_bf16
+
+
+@torch.library.custom_op("babysweep::mlstm", mutates_args=())
+def _forward_native(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    peak: Tensor,
+    before: Tensor,
+    floor: Tensor,
+    memory: Tensor | None,
+    normalizer: Tensor | None,
+    return_state: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    h, row_sum = floor.new_empty(v.shape), floor.new_empty(floor.shape)
+    memory_shape = (v.shape[0], v.shape[2], q.shape[3], v.shape[3]) if return_state else (0,)
+    end = h.new_empty(memory_shape), h.new_empty(memory_shape[:-1] or (0,))
+    inputs = _contiguous(q, k, v, a, peak, before, floor, memory, normalizer)
+    native.call("mlstm", "forward", *inputs, h, row_sum, *end, *_shape(q, v))
+    return h, row_sum, *end
+
+
+@_forward_native.register_fake
+def _(q, k, v, a, peak, before, floor, memory, normalizer, return_state):
+    memory_shape = (v.shape[0], v.shape[2], q.shape[3], v.shape[3]) if return_state else (0,)
+    shapes = (v.shape, floor.shape, memory_shape, memory_shape[:-1] or (0,))
+    return tuple(floor.new_empty(shape) for shape in shapes)
+
+
+@torch.library.custom_op("babysweep::mlstm_backward", mutates_args=())
+def _backward_native(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    peak: Tensor,
+    before: Tensor,
+    floor: Tensor,
+    memory: Tensor | None,
+    normalizer: Tensor | None,
+    h: Tensor,
+    row_sum: Tensor,
+    dh: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    blocks = _blocks(v.shape[0], v.shape[2], v.shape[3])
+    work = q.dtype if blocks == 1 else torch.float32
+    dq, dk = (q.new_empty(blocks, *q.shape, dtype=work) for _ in range(2))
+    q_dq, k_dk = (floor.new_empty(blocks, *floor.shape) for _ in range(2))
+    dv, dscale = v.new_empty(v.shape), floor.new_empty(floor.shape)
+    inputs = _contiguous(q, k, v, a, peak, before, floor, memory, normalizer, h, row_sum, dh)
+    outputs = (dq, dk, dv, q_dq, k_dk, dscale)
+    native.call("mlstm", "backward", *inputs, *outputs, *_shape(q, v))
+    dq, dk, q_dq, k_dk = (x.sum(0) if blocks > 1 else x[0] for x in (dq, dk, q_dq, k_dk))
+    return dq.to(q.dtype), dk.to(k.dtype), dv, q_dq, k_dk, dscale
+
+
+@_backward_native.register_fake
+def _(q, k, v, a, peak, before, floor, memory, normalizer, h, row_sum, dh):
+    keys = (q.new_empty(q.shape) for _ in range(2))
+    return *keys, v.new_empty(v.shape), *(floor.new_empty(floor.shape) for _ in range(3))
+
+
+def _contiguous(*tensors: Tensor | None) -> list[Tensor]:
+    """For C++, which takes a null pointer, that of an empty tensor, for None."""
+    return [torch.empty(0) if x is None else x.contiguous() for x in tensors]

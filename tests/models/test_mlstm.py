@@ -54,6 +54,21 @@ def test_it_is_exactly_the_recurrence(time: int, scale: float, with_state: bool)
     )
 
 
+@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize("time", LENGTHS)
+@pytest.mark.parametrize(("key", "value"), [(16, 16), (20, 12), (8, 80)])
+def test_it_is_the_recurrence(path: str, time: int, key: int, value: int, with_state: bool) -> None:
+    """In float32, for key and value dims that vectors divide or not; the gates are moderate, since
+    wide ones cost any formula in float32 some digits."""
+    state = state_behind(7, key, value) if with_state else None
+    assert_matches(
+        partial(hidden, state=state),
+        partial(hidden_reference, state=state),
+        inputs(time, 0.3, key, value),
+        2e-5,
+    )
+
+
 @pytest.mark.parametrize("time", [1, 3, 63, 65, 130])
 def test_it_continues_from_a_state(path: str, time: int) -> None:
     """Two pieces, the second with the state behind the first, equal the whole."""
@@ -64,6 +79,7 @@ def test_it_continues_from_a_state(path: str, time: int) -> None:
     error = (torch.cat([first, second], 1).double() - want).abs().max() / want.abs().max()
     assert error < 2e-6
     assert_states_match(end, last)
+    assert end is not None
     assert not any(x.requires_grad for x in end)
     with pytest.raises(ValueError, match="initial_state"):
         mlstm(*tensors, initial_state=(state[0].requires_grad_(), *state[1:]))
@@ -92,6 +108,40 @@ def test_closed_first_steps_do_not_count(path: str, padding: int) -> None:
         assert x.grad is not None
         assert (x.grad[:, :padding] == 0).all()
         torch.testing.assert_close(x.grad[:, padding:], y.grad, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("heads", [1, 9])
+def test_bf16_inputs_are_only_rounded(path: str, heads: int) -> None:
+    """From vectors in bf16 the computation is that in float32; gradients are rounded at the end."""
+    rounded = [torch.cat([x[:, :, :1]] * heads, 2).bfloat16() for x in inputs(70)]
+    results = []
+    for dtype in (torch.bfloat16, torch.float32):
+        tensors = [x.to(dtype, copy=True).requires_grad_() for x in rounded]
+        h = hidden(*tensors)
+        h.backward(torch.ones_like(h))
+        results.append((h, *(x.grad for x in tensors)))
+    (h, *gradients), (want, *wanted) = results
+    assert h.dtype == torch.float32
+    torch.testing.assert_close(h, want, rtol=1e-5, atol=1e-5)
+    for got, x in zip(gradients, wanted, strict=True):
+        assert got.dtype == torch.bfloat16
+        torch.testing.assert_close(got.float(), x, rtol=1e-2, atol=1e-3)
+
+
+def test_threads_do_not_change_results(path: str) -> None:
+    """One thread and three give the same bits: every sum has one order."""
+    results = []
+    threads = torch.get_num_threads()
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        tensors = [x.requires_grad_() for x in inputs(130, 1.0, 16, 48)]
+        h, state = mlstm(*tensors)
+        h.square().sum().backward()
+        assert state is not None
+        results.append([h, *state, *(x.grad for x in tensors)])
+    torch.set_num_threads(threads)
+    for one, three in zip(*results, strict=True):
+        assert torch.equal(one, three)
 
 
 def test_nan_in_nan_out(path: str) -> None:
