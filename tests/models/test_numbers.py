@@ -13,13 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 import models
-from models import hgrn2, mamba, xlstm
-from models.kernels import block_diagonal
-from models.kernels.depthwise_conv import causal_depthwise_conv_reference
-from models.kernels.gated_linear_attention import gated_linear_attention_reference
-from models.kernels.mlstm import mlstm_reference
-from models.kernels.selective_scan import recurrence_reference
-from models.kernels.slstm import slstm_reference
+from models.kernels import depthwise_conv, gated_linear_attention, mlstm, selective_scan, slstm
 
 CONTEXT = 12
 
@@ -56,14 +50,11 @@ class ArithmeticCounter(TorchDispatchMode):
         return result
 
     def watch(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function` with its arithmetic counted, giving float32."""
+        """`function` with its arithmetic counted."""
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             with self:
-                result = function(*args, **{k: v for k, v in kwargs.items() if v is not None})
-            if isinstance(result, Tensor):
-                return result.float()
-            return result[0].float(), result[1]
+                return function(*args, **kwargs)
 
         return watched
 
@@ -72,29 +63,33 @@ class ArithmeticCounter(TorchDispatchMode):
 def recurrences(monkeypatch: pytest.MonkeyPatch) -> Iterator[ArithmeticCounter]:
     """The arithmetic of all recurrences, which for this test are computed step by step."""
     counter = ArithmeticCounter()
-    scan = counter.watch(recurrence_reference)
-    conv = counter.watch(causal_depthwise_conv_reference)
-
-    def whole_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, **_: Any) -> Any:
-        steps_first = (x.permute(2, 0, 1) for x in (delta, delta * u, b, c))
-        delta_tbd, drive_tbd, b_tbn, c_tbn = steps_first
-        start = torch.zeros(len(u), *a.shape)
-        y_tbd, last = scan(delta_tbd, drive_tbd, a, b_tbn, c_tbn, start)
-        return y_tbd.permute(1, 2, 0), last
+    conv = counter.watch(depthwise_conv.causal_depthwise_conv_reference)
+    cell = counter.watch(mlstm.mlstm_reference)
 
     def bare_conv(x: Tensor, weight: Tensor, bias: Tensor, **_: Any) -> Tensor:
         return conv(x, weight, bias)
 
-    monkeypatch.setattr(nn.LSTM, "forward", counter.watch(nn.LSTM.forward))
-    monkeypatch.setattr(xlstm, "mlstm", counter.watch(mlstm_reference))
-    monkeypatch.setattr(xlstm, "slstm", counter.watch(slstm_reference))
-    monkeypatch.setattr(xlstm, "causal_depthwise_conv", bare_conv)
-    monkeypatch.setattr(mamba, "causal_depthwise_conv", bare_conv)
-    monkeypatch.setattr(mamba, "selective_scan", whole_scan)
-    monkeypatch.setattr(
-        hgrn2, "gated_linear_attention", counter.watch(gated_linear_attention_reference)
-    )
-    monkeypatch.setattr(block_diagonal, "DENSE_WIDTH", 1)  # no products with zeros between blocks
+    def matrix_cell(*args: Tensor, **_: Any) -> Any:
+        return cell(*args)
+
+    # Of these two references only the recurrence inside counts.
+    for module, inner in (
+        (gated_linear_attention, "gated_linear_attention_reference"),
+        (selective_scan, "recurrence_reference"),
+    ):
+        monkeypatch.setattr(module, inner, counter.watch(getattr(module, inner)))
+    for target, replacement in (
+        ("models.hgrn2.hgrn2_attention", gated_linear_attention.hgrn2_attention_reference),
+        ("models.mamba.selective_scan", selective_scan.selective_scan_reference),
+        ("models.mamba.causal_depthwise_conv", bare_conv),
+        ("models.xlstm.causal_depthwise_conv", bare_conv),
+        ("models.xlstm.mlstm", matrix_cell),
+        ("models.xlstm.slstm", counter.watch(slstm.slstm_reference)),
+        ("torch.nn.LSTM.forward", counter.watch(nn.LSTM.forward)),
+        # no products with the zeros between blocks
+        ("models.kernels.block_diagonal.DENSE_WIDTH", 1),
+    ):
+        monkeypatch.setattr(target, replacement)
     # Without oneDNN the LSTM runs as matrix products and arithmetic that can be seen.
     with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
         yield counter
@@ -102,7 +97,7 @@ def recurrences(monkeypatch: pytest.MonkeyPatch) -> Iterator[ArithmeticCounter]:
 
 def small_model(arch: str) -> Any:
     config = models.build_config(arch, "mini", vocab_size=96, context=CONTEXT)
-    return models.build_model(config).eval()
+    return models.build_model(config).eval().double()  # the type of the references
 
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")  # from switching oneDNN off
