@@ -11,15 +11,7 @@
 // The columns of S (one per value channel) are independent in the forward pass and for dv, its rows
 // (one per key channel) for dq, dk and dg: blocks of them are the tasks. The result does not
 // depend on the blocks, since no sum runs over one.
-#include "vector.h"
-
-constexpr int64_t CHUNK = 16;         // steps; the scores of one step fill a vector
-constexpr int64_t SLACK = 3;          // zero rows behind a chunk that `products` may read
-constexpr int64_t TILE = 8;           // rows that a matrix product computes together
-constexpr int64_t PITCH = 2 * CHUNK;  // of the scores: a row is written from its diagonal on
-static_assert(CHUNK == LANES, "products() sums one vector per step of the chunk");
-
-#define UNROLL PRAGMA(GCC unroll 16)  // arrays of vectors stay in registers only if unrolled
+#include "decayed_attention.h"
 
 // Decays become denormal on their way to zero, which is slow on many CPUs: x86 flushes them.
 struct FlushDenormals {
@@ -38,6 +30,13 @@ struct Zeros : Buffer {
 
 struct Sizes {
     int64_t batch, time, heads, keys, values;
+
+    int64_t chunks() const { return (time + CHUNK - 1) / CHUNK; }
+    int64_t steps(int64_t chunk) const { return std::min(CHUNK, time - chunk * CHUNK); }
+    // The place of a step in (B, T, H); `head` counts through B and H.
+    int64_t at(int64_t head, int64_t t) const {
+        return (head / heads * time + t) * heads + head % heads;
+    }
 };
 
 // ---- Where queries, keys and decays come from, and where their gradients go
@@ -96,25 +95,9 @@ struct BoundedGates {
     void write_bound(int64_t at, vec dlow) const { store(dbound + at, dlow); }
 };
 
-// ---- One chunk: arrays of CHUNK (+ SLACK) rows
-
-// Steps behind the end of the sequence get neither query nor key, and keep the state.
-template <class Gates>
-static void read_gates(const Gates& gates, int64_t at, int64_t row, int64_t channel, float scale,
-                       int64_t steps, int64_t width, float* q, float* k, float* d) {
-    for (int64_t t = 0; t < CHUNK; ++t)
-        for (int64_t j = 0; j < width; j += LANES) {
-            vec query = {}, key = {}, decay = splat(1.f);
-            if (t < steps) gates.read(at + t * row + j, channel + j, query, key, decay);
-            store(q + t * width + j, query * scale);
-            store(k + t * width + j, key);
-            store(d + t * width + j, decay);
-        }
-}
-
 template <class E>
 static void read_rows(const E* from, int64_t row, int64_t steps, int64_t width, float* x,
-                      int64_t rows = CHUNK) {
+                      int64_t rows) {
     for (int64_t t = 0; t < rows; ++t)
         for (int64_t j = 0; j < width; j += LANES)
             store(x + t * width + j, t < steps ? load(from + t * row + j) : vec{});
@@ -126,259 +109,149 @@ static void write_rows(const float* x, int64_t row, int64_t steps, int64_t width
         for (int64_t j = 0; j < width; j += LANES) store(to + t * row + j, load(x + t * width + j));
 }
 
-// x (rows, width) -> y (width, rows)
-static void transpose_rows(const float* x, int64_t rows, int64_t width, float* y) {
-    for (int64_t i = 0; i < rows; i += LANES)
-        for (int64_t j = 0; j < width; j += LANES) {
-            vec block[LANES];
-            for (int r = 0; r < LANES; ++r) block[r] = load(x + (i + r) * width + j);
-            transpose(block);
-            for (int r = 0; r < LANES; ++r) store(y + (j + r) * rows + i, block[r]);
-        }
-}
-
-// x_t *= d_0 ... d_t
-static void decay_from_start(const float* d, int64_t width, float* x) {
-    for (int64_t j = 0; j < width; j += LANES) {
-        vec decay = splat(1.f);
-        for (int64_t t = 0; t < CHUNK; ++t) {
-            decay *= load(d + t * width + j);
-            store(x + t * width + j, load(x + t * width + j) * decay);
-        }
-    }
-}
-
-// x_t *= d_{t+1} ... d_{CHUNK-1}; `whole` (width,) is the decay of the whole chunk.
-static void decay_to_end(const float* d, int64_t width, float* x, float* whole) {
-    for (int64_t j = 0; j < width; j += LANES) {
-        vec decay = splat(1.f);
-        for (int64_t t = CHUNK - 1; t >= 0; --t) {
-            store(x + t * width + j, load(x + t * width + j) * decay);
-            decay *= load(d + t * width + j);
-        }
-        store(whole + j, decay);
-    }
-}
-
-// The sums of 16 vectors: every round adds neighbours and halves their number.
-static inline vec sums(vec* x) {
-    for (int count = LANES; count > 1; count /= 2)
-        for (int i = 0; i < count / 2; ++i) {
-            const vec a = x[2 * i], b = x[2 * i + 1];
-            x[i] = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26,
-                                           28, 30) +
-                   __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27,
-                                           29, 31);
-        }
-    return x[0];
-}
-
-// Lane u is sum_j early_j late_{u,j} for u < STEPS, early decayed on its way if there are decays.
-template <int STEPS, bool DECAYED>
-static inline vec products_of_row(const float* late, const float* early, const float* d,
-                                  int64_t width) {
-    vec total[LANES] = {};
-    for (int64_t j = 0; j < width; j += LANES) {
-        vec entry = load(early + j);
-UNROLL
-        for (int u = 0; u < STEPS; ++u) {
-            if (DECAYED && u > 0) entry *= load(d + u * width + j);
-            total[u] += entry * load(late + u * width + j);
-        }
-    }
-    return sums(total);
-}
-
-// scores[s * PITCH + t] = sum_j late_t early_s (prod d_{s+1..t} if DECAYED) for s <= t < CHUNK.
-template <bool DECAYED>
-static void products(const float* late, const float* early, const float* d, int64_t width,
-                     float* scores) {
-    for (int64_t s = 0; s < CHUNK; ++s) {
-        const int64_t at = s * width;
-        vec row;
-        if (s < 4)
-            row = products_of_row<16, DECAYED>(late + at, early + at, d + at, width);
-        else if (s < 8)
-            row = products_of_row<12, DECAYED>(late + at, early + at, d + at, width);
-        else if (s < 12)
-            row = products_of_row<8, DECAYED>(late + at, early + at, d + at, width);
-        else
-            row = products_of_row<4, DECAYED>(late + at, early + at, d + at, width);
-        store(scores + s * PITCH + s, row);
-    }
-}
-
-// What a chunk's queries and earlier keys give to each other's gradients, from those of the scores.
-// It adds to dq and sets dk. What a step gives to itself is left out: see `sweep_rows`.
-static void differentiate_scores(const float* q, const float* k, const float* d,
-                                 const float* dscores, int64_t width, float* dq, float* dk) {
-    for (int64_t j = 0; j < width; j += LANES) {
-        vec total[CHUNK] = {};
-UNROLL
-        for (int s = 0; s < CHUNK; ++s) {
-            vec key = load(k + s * width + j);
-UNROLL
-            for (int t = s + 1; t < CHUNK; ++t) {
-                key *= load(d + t * width + j);
-                total[t] += dscores[s * PITCH + t] * key;
-            }
-        }
-        for (int t = 0; t < CHUNK; ++t) {
-            store(dq + t * width + j, load(dq + t * width + j) + total[t]);
-            total[t] = vec{};
-        }
-UNROLL
-        for (int t = 0; t < CHUNK; ++t) {
-            vec query = load(q + t * width + j);
-UNROLL
-            for (int s = t - 1; s >= 0; --s) {
-                query *= load(d + (s + 1) * width + j);
-                total[s] += dscores[s * PITCH + t] * query;
-            }
-        }
-        for (int t = 0; t < CHUNK; ++t) store(dk + t * width + j, total[t]);
-    }
-}
-
-// ---- Matrix products
-
-// TILE rows and VECS vectors of columns of `multiply`, kept in registers.
-template <int VECS, class Start>
-static inline void multiply_tile(const float* a, int64_t row, int64_t step, int64_t depth,
-                                 const float* b, int64_t width, int64_t i, int64_t j, float* c,
-                                 Start start) {
-    vec total[TILE][VECS];
-    UNROLL for (int r = 0; r < TILE; ++r)
-        UNROLL for (int n = 0; n < VECS; ++n) total[r][n] = start(i + r, j + n * LANES);
-    for (int64_t l = 0; l < depth; ++l) {
-        vec columns[VECS];
-        UNROLL for (int n = 0; n < VECS; ++n) columns[n] = load(b + l * width + j + n * LANES);
-        UNROLL for (int r = 0; r < TILE; ++r) {
-            const float factor = a[(i + r) * row + l * step];
-            UNROLL for (int n = 0; n < VECS; ++n) total[r][n] += factor * columns[n];
-        }
-    }
-    UNROLL for (int r = 0; r < TILE; ++r)
-        UNROLL for (int n = 0; n < VECS; ++n)
-            store(c + (i + r) * width + j + n * LANES, total[r][n]);
-}
-
-// c_ij = start(i, j) + sum_l a[i * row + l * step] b_lj for i < rows (% TILE == 0), l < depth and
-// j < width; b and c are contiguous.
-template <class Start>
-static void multiply(const float* a, int64_t row, int64_t step, int64_t depth, const float* b,
-                     int64_t rows, int64_t width, float* c, Start start) {
-    int64_t j = 0;
-    for (; j + 2 * LANES <= width; j += 2 * LANES)
-        for (int64_t i = 0; i < rows; i += TILE)
-            multiply_tile<2>(a, row, step, depth, b, width, i, j, c, start);
-    if (j < width)
-        for (int64_t i = 0; i < rows; i += TILE)
-            multiply_tile<1>(a, row, step, depth, b, width, i, j, c, start);
-}
-
-static vec zero(int64_t, int64_t) { return vec{}; }
-
 // ---- The tasks
+
+// The queries, keys and decays of `width` key channels of a head, chunk by chunk.
+template <class Gates>
+struct KeyBlock {
+    const Gates& gates;
+    const Sizes& z;
+    const float scale;
+    const int64_t head, first, width;
+    Zeros q{size_t((CHUNK + SLACK) * width)}, d{size_t((CHUNK + SLACK) * width)};
+    Buffer k{size_t(CHUNK * width)};
+    Buffer whole{size_t(width)};  // the decay of the whole chunk
+
+    int64_t channel() const { return head % z.heads * z.keys + first; }
+    int64_t at(int64_t t) const { return z.at(head, t) * z.keys + first; }
+
+    // Steps behind the end of the sequence get neither query nor key, and keep the state.
+    void read(int64_t chunk) {
+        for (int64_t t = 0; t < CHUNK; ++t)
+            for (int64_t j = 0; j < width; j += LANES) {
+                vec query = {}, key = {}, decay = splat(1.f);
+                if (t < z.steps(chunk))
+                    gates.read(at(chunk * CHUNK + t) + j, channel() + j, query, key, decay);
+                store(q.data + t * width + j, query * scale);
+                store(k.data + t * width + j, key);
+                store(d.data + t * width + j, decay);
+            }
+    }
+};
 
 // `width` value channels from `first` on. Forward in time: out = o from in = v, and `state`
 // (K, width) runs from the initial to the last. Backward in time the same recurrence with queries
 // and keys exchanged: out = dv from in = do, and `state` holds the gradient of S.
 template <class Gates, class E>
-static void sweep_columns(const Gates& gates, const Sizes& z, float scale, int64_t head,
-                          int64_t first, int64_t width, bool reverse, const E* in, E* out,
-                          float* state) {
-    const int64_t keys = z.keys, chunks = (z.time + CHUNK - 1) / CHUNK;
-    const int64_t b = head / z.heads, h = head % z.heads;
-    Zeros q((CHUNK + SLACK) * keys), d((CHUNK + SLACK) * keys), scores(CHUNK * PITCH);
-    Buffer k(CHUNK * keys), whole(keys), x(CHUNK * width), y(CHUNK * width);
-    for (int64_t c = 0; c < chunks; ++c) {
-        const int64_t t = (reverse ? chunks - 1 - c : c) * CHUNK;
-        const int64_t steps = std::min(CHUNK, z.time - t), rows = (steps + TILE - 1) / TILE * TILE;
-        const int64_t at = (b * z.time + t) * z.heads + h;
-        read_gates(gates, at * keys, z.heads * keys, h * keys, scale, steps, keys, q.data, k.data,
-                   d.data);
-        read_rows(in + at * z.values + first, z.heads * z.values, steps, width, x.data);
-        products<true>(q.data, k.data, d.data, keys, scores.data);
-        decay_from_start(d.data, keys, q.data);
-        decay_to_end(d.data, keys, k.data, whole.data);
-        const float *readers = reverse ? k.data : q.data, *writers = reverse ? q.data : k.data;
+static void sweep_columns(KeyBlock<Gates> block, int64_t first, int64_t width, bool reverse,
+                          const E* in, E* out, float* state) {
+    const Sizes& z = block.z;
+    const int64_t keys = z.keys, row = z.heads * z.values;
+    Buffer x(CHUNK * width), y(CHUNK * width);
+    Zeros scores(CHUNK * PITCH);
+    const float* readers = reverse ? block.k.data : block.q.data;
+    const float* writers = reverse ? block.q.data : block.k.data;
+    const auto more = [&](int64_t i, int64_t j) { return load(y.data + i * width + j); };
+    const auto decayed = [&](int64_t i, int64_t j) {
+        return block.whole.data[i] * load(state + i * width + j);
+    };
+    for (int64_t i = 0; i < z.chunks(); ++i) {
+        const int64_t c = reverse ? z.chunks() - 1 - i : i, steps = z.steps(c);
+        const int64_t at = z.at(block.head, c * CHUNK) * z.values + first;
+        const int64_t rows = (steps + TILE - 1) / TILE * TILE;
+        block.read(c);
+        read_rows(in + at, row, steps, width, x.data, CHUNK);
+        products<true>(block.q.data, block.k.data, block.d.data, keys, scores.data);
+        decay_from_start(block.d.data, keys, block.q.data);
+        decay_to_end(block.d.data, keys, block.k.data, block.whole.data);
         multiply(readers, keys, 1, keys, state, rows, width, y.data, zero);
         multiply(scores.data, reverse ? PITCH : 1, reverse ? 1 : PITCH, steps, x.data, rows, width,
-                 y.data, [&](int64_t i, int64_t j) { return load(y.data + i * width + j); });
-        multiply(writers, 1, keys, steps, x.data, keys, width, state, [&](int64_t i, int64_t j) {
-            return whole.data[i] * load(state + i * width + j);
-        });
-        write_rows(y.data, z.heads * z.values, steps, width, out + at * z.values + first);
+                 y.data, more);
+        multiply(writers, 1, keys, steps, x.data, keys, width, state, decayed);
+        write_rows(y.data, row, steps, width, out + at);
     }
 }
 
-// The gradients of `width` key channels from `first` on. States stand transposed, (V, width): first
-// S forward in time for dq, then its gradient backward in time for dk. What a step's query and key
-// give to each other no gate scales; it is added behind the gradient of the gates, where it would
-// only leave its rounding error.
+// The gradients of a block of keys. States stand transposed, (V, width): first S forward in time
+// for dq, then its gradient backward in time for dk. What a step's query and key give to each
+// other no gate scales; it is added behind the gradient of the gates, where it would only leave its
+// rounding error.
 template <class Gates, class E>
-static void sweep_rows(const Gates& gates, const Sizes& z, float scale, int64_t head, int64_t first,
-                       int64_t width, const E* v, const E* dout, const float* initial_state) {
-    const int64_t values = z.values, chunks = (z.time + CHUNK - 1) / CHUNK;
-    const int64_t b = head / z.heads, h = head % z.heads, channel = h * z.keys + first;
-    Buffer q(CHUNK * width), k(CHUNK * width), d(CHUNK * width), x(CHUNK * values), whole(width);
-    Zeros dy((CHUNK + SLACK) * values), dscores(CHUNK * PITCH), later(width), dlow(width);
-    Buffer dq(chunks * CHUNK * width), dk(chunks * CHUNK * width), part(CHUNK * width);
-    Buffer state(values * width), own(chunks * CHUNK);
-    const auto read = [&](int64_t c) {
-        const int64_t t = c * CHUNK, steps = std::min(CHUNK, z.time - t);
-        const int64_t at = (b * z.time + t) * z.heads + h;
-        read_gates(gates, at * z.keys + first, z.heads * z.keys, channel, scale, steps, width,
-                   q.data, k.data, d.data);
-        read_rows(v + at * values, z.heads * values, steps, values, x.data);
-        read_rows(dout + at * values, z.heads * values, steps, values, dy.data);
-        return steps;
-    };
-    const auto decayed_state = [&](int64_t i, int64_t j) {
-        return load(whole.data + j) * load(state.data + i * width + j);
-    };
+struct RowSweep {
+    KeyBlock<Gates>& block;
+    const E *v, *dout;
+    const Sizes& z = block.z;
+    const int64_t width = block.width, values = z.values, size = CHUNK * width;
+    Buffer x{size_t(CHUNK * values)}, state{size_t(values * width)}, part{size_t(size)};
+    Zeros dy{size_t((CHUNK + SLACK) * values)}, dscores{size_t(CHUNK * PITCH)};
+    Buffer dq{size_t(z.chunks() * size)}, dk{size_t(z.chunks() * size)};
+    Buffer own{size_t(z.chunks() * CHUNK)};         // gradients of the scores on the diagonal
+    Zeros later{size_t(width)}, dbound{size_t(width)};  // sums over the later steps
 
-    transpose_rows(initial_state + (head * z.keys + first) * values, width, values, state.data);
-    for (int64_t c = 0; c < chunks; ++c) {
-        const int64_t steps = read(c);
-        float *dq_c = dq.data + c * CHUNK * width, *dk_c = dk.data + c * CHUNK * width;
-        products<false>(dy.data, x.data, nullptr, values, dscores.data);
+    void run(const float* initial_state) {
+        transpose_rows(initial_state, width, values, state.data);
+        for (int64_t c = 0; c < z.chunks(); ++c) chunk_forward(c);
+        std::fill_n(state.data, values * width, 0.f);
+        for (int64_t c = z.chunks() - 1; c >= 0; --c) chunk_backward(c);
+        const int64_t at = block.head / z.heads * z.heads * z.keys + block.channel();
+        for (int64_t j = 0; j < width; j += LANES)
+            block.gates.write_bound(at + j, load(dbound.data + j));
+    }
+
+    void chunk_forward(int64_t c) {
+        float *dq_c = dq.data + c * size, *dk_c = dk.data + c * size;
+        read(c);
+        products<false>(dy.data, x.data, dy.data, values, dscores.data);
         for (int64_t t = 0; t < CHUNK; ++t) own.data[c * CHUNK + t] = dscores.data[t * PITCH + t];
         multiply(dy.data, values, 1, values, state.data, CHUNK, width, dq_c, zero);
-        decay_from_start(d.data, width, dq_c);
-        differentiate_scores(q.data, k.data, d.data, dscores.data, width, dq_c, dk_c);
-        decay_to_end(d.data, width, k.data, whole.data);
-        multiply(x.data, 1, values, steps, k.data, values, width, state.data, decayed_state);
+        decay_from_start(block.d.data, width, dq_c);
+        differentiate_scores(block.q.data, block.k.data, block.d.data, dscores.data, width, dq_c,
+                             dk_c);
+        decay_to_end(block.d.data, width, block.k.data, block.whole.data);
+        update(x.data, block.k.data, z.steps(c));
     }
 
-    std::fill_n(state.data, values * width, 0.f);
-    for (int64_t c = chunks - 1; c >= 0; --c) {
-        const int64_t steps = read(c);
-        const float *dq_c = dq.data + c * CHUNK * width, *dk_c = dk.data + c * CHUNK * width;
+    void chunk_backward(int64_t c) {
+        read(c);
         multiply(x.data, values, 1, values, state.data, CHUNK, width, part.data, zero);
-        decay_to_end(d.data, width, part.data, whole.data);
-        for (int64_t t = steps - 1; t >= 0; --t)
-            for (int64_t j = 0; j < width; j += LANES) {
-                const int64_t i = t * width + j;
-                vec dquery = load(dq_c + i), dkey = load(dk_c + i) + load(part.data + i);
-                // A gate scales all that later queries read of earlier keys.
-                const vec query = load(q.data + i), key = load(k.data + i);
-                const vec dgate = load(later.data + j) + query * dquery - key * dkey;
-                dquery += own.data[c * CHUNK + t] * key;
-                dkey += own.data[c * CHUNK + t] * query;
-                store(later.data + j, dgate);
-                vec total = load(dlow.data + j);
-                const int64_t step = (b * z.time + c * CHUNK + t) * z.heads * z.keys;
-                gates.write(step + channel + j, channel + j, dquery * scale, dkey, dgate, total);
-                store(dlow.data + j, total);
-            }
-        decay_from_start(d.data, width, q.data);
-        multiply(dy.data, 1, values, steps, q.data, values, width, state.data, decayed_state);
+        decay_to_end(block.d.data, width, part.data, block.whole.data);
+        for (int64_t t = z.steps(c) - 1; t >= 0; --t) write(c, t);
+        decay_from_start(block.d.data, width, block.q.data);
+        update(dy.data, block.q.data, z.steps(c));
     }
-    for (int64_t j = 0; j < width; j += LANES)
-        gates.write_bound(b * z.heads * z.keys + channel + j, load(dlow.data + j));
-}
+
+    void read(int64_t c) {
+        const int64_t at = z.at(block.head, c * CHUNK) * values, row = z.heads * values;
+        block.read(c);
+        read_rows(v + at, row, z.steps(c), values, x.data, CHUNK);
+        read_rows(dout + at, row, z.steps(c), values, dy.data, CHUNK);
+    }
+
+    void update(const float* columns, const float* rows, int64_t steps) {
+        multiply(columns, 1, values, steps, rows, values, width, state.data,
+                 [&](int64_t i, int64_t j) {
+                     return load(block.whole.data + j) * load(state.data + i * width + j);
+                 });
+    }
+
+    void write(int64_t c, int64_t t) {
+        const float own_t = own.data[c * CHUNK + t];
+        for (int64_t j = 0; j < width; j += LANES) {
+            const int64_t i = t * width + j;
+            const vec query = load(block.q.data + i), key = load(block.k.data + i);
+            const vec dquery = load(dq.data + c * size + i);
+            const vec dkey = load(dk.data + c * size + i) + load(part.data + i);
+            // A gate scales all that later queries read of earlier keys.
+            const vec dgate = load(later.data + j) + query * dquery - key * dkey;
+            store(later.data + j, dgate);
+            vec total = load(dbound.data + j);
+            block.gates.write(block.at(c * CHUNK + t) + j, block.channel() + j,
+                              (dquery + own_t * key) * block.scale, dkey + own_t * query, dgate,
+                              total);
+            store(dbound.data + j, total);
+        }
+    }
+};
 
 // As narrow as it takes to give every thread work.
 static int64_t block_width(int64_t dim, int64_t heads, int64_t threads) {
@@ -401,7 +274,8 @@ static void run_forward(const Gates& gates, const Sizes& z, float scale, const E
         float* whole = state + head * z.keys * z.values + first;
         Buffer part(z.keys * width);
         read_rows(whole, z.values, z.keys, width, part.data, z.keys);
-        sweep_columns(gates, z, scale, head, first, width, false, v, o, part.data);
+        sweep_columns<Gates>({gates, z, scale, head, 0, z.keys}, first, width, false, v, o,
+                             part.data);
         write_rows(part.data, z.values, z.keys, width, whole);
     }
 }
@@ -412,21 +286,22 @@ static void run_backward(const Gates& gates, const Sizes& z, float scale, const 
     const int64_t heads = z.batch * z.heads;
     const int64_t tall = block_width(z.keys, heads, threads);
     const int64_t wide = block_width(z.values, heads, threads);
-    const int64_t row_blocks = (z.keys + tall - 1) / tall;
+    const int64_t row_blocks = (z.keys + tall - 1) / tall, rows = heads * row_blocks;
     const int64_t column_blocks = (z.values + wide - 1) / wide;
-    PARALLEL_FOR(task, heads * (row_blocks + column_blocks)) {
+    PARALLEL_FOR(task, rows + heads * column_blocks) {  // the longer tasks come first
         const FlushDenormals flush;
-        const int64_t rows = heads * row_blocks;  // the longer tasks come first
         if (task < rows) {
-            const int64_t first = task % row_blocks * tall;
-            sweep_rows(gates, z, scale, task / row_blocks, first, std::min(tall, z.keys - first), v,
-                       dout, initial_state);
+            const int64_t head = task / row_blocks, first = task % row_blocks * tall;
+            KeyBlock<Gates> block{gates, z, scale, head, first, std::min(tall, z.keys - first)};
+            RowSweep<Gates, E>{block, v, dout}.run(initial_state +
+                                                   (head * z.keys + first) * z.values);
         } else {
+            const int64_t head = (task - rows) / column_blocks;
             const int64_t first = (task - rows) % column_blocks * wide;
             const int64_t width = std::min(wide, z.values - first);
             Zeros dstate(z.keys * width);
-            sweep_columns(gates, z, scale, (task - rows) / column_blocks, first, width, true, dout,
-                          dv, dstate.data);
+            sweep_columns<Gates>({gates, z, scale, head, 0, z.keys}, first, width, true, dout, dv,
+                                 dstate.data);
         }
     }
 }
@@ -446,34 +321,30 @@ EXPORT void backward(const float* q, const float* k, const float* v, const float
     run_backward(gates, {B, T, H, K, V}, scale, v, initial_state, dout, dv, threads);
 }
 
-template <class E>
-static void bounded_forward(const void* q, const void* f, const void* v, const float* bound,
-                            void* o, float* state, const Sizes& z, float scale, int64_t threads) {
-    const BoundedGates<E> gates{(const E*)q, (const E*)f, bound, nullptr, nullptr, nullptr};
-    run_forward(gates, z, scale, (const E*)v, (E*)o, state, threads);
+// Calls `run` with a null pointer of the type of q, f, v, o and their gradients.
+template <class Run>
+static void with_type(bool is_bf16, Run run) {
+    is_bf16 ? run((bf16*)nullptr) : run((float*)nullptr);
 }
 
-template <class E>
-static void bounded_backward(const void* q, const void* f, const void* v, const float* bound,
-                             const float* initial_state, const void* dout, void* dq, void* df,
-                             void* dv, float* dbound, const Sizes& z, float scale,
-                             int64_t threads) {
-    const BoundedGates<E> gates{(const E*)q, (const E*)f, bound, (E*)dq, (E*)df, dbound};
-    run_backward(gates, z, scale, (const E*)v, initial_state, (const E*)dout, (E*)dv, threads);
-}
-
-// q, f, v and o are bf16 or float.
 EXPORT void forward_bounded(const void* q, const void* f, const void* v, const float* bound,
                             void* o, float* state, int64_t B, int64_t T, int64_t H, int64_t K,
                             int64_t V, int64_t is_bf16, float scale, int64_t threads) {
-    const auto run = is_bf16 ? bounded_forward<bf16> : bounded_forward<float>;
-    run(q, f, v, bound, o, state, {B, T, H, K, V}, scale, threads);
+    with_type(is_bf16, [&](auto* type) {
+        using E = std::remove_pointer_t<decltype(type)>;
+        const BoundedGates<E> gates{(const E*)q, (const E*)f, bound, nullptr, nullptr, nullptr};
+        run_forward(gates, {B, T, H, K, V}, scale, (const E*)v, (E*)o, state, threads);
+    });
 }
 
 EXPORT void backward_bounded(const void* q, const void* f, const void* v, const float* bound,
                              const float* initial_state, const void* dout, void* dq, void* df,
                              void* dv, float* dbound, int64_t B, int64_t T, int64_t H, int64_t K,
                              int64_t V, int64_t is_bf16, float scale, int64_t threads) {
-    const auto run = is_bf16 ? bounded_backward<bf16> : bounded_backward<float>;
-    run(q, f, v, bound, initial_state, dout, dq, df, dv, dbound, {B, T, H, K, V}, scale, threads);
+    with_type(is_bf16, [&](auto* type) {
+        using E = std::remove_pointer_t<decltype(type)>;
+        const BoundedGates<E> gates{(const E*)q, (const E*)f, bound, (E*)dq, (E*)df, dbound};
+        run_backward(gates, {B, T, H, K, V}, scale, (const E*)v, initial_state, (const E*)dout,
+                     (E*)dv, threads);
+    });
 }
