@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from models.kernels import native
 
 # Blocks are grouped until their inputs are this wide: the zeros between them cost less than
 # many products of tiny matrices.
 DENSE_WIDTH = 64
+NATIVE_BLOCK, NATIVE_TOKENS = 4, 64  # as in block_diagonal.cpp
 
 
 def block_diagonal_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x (..., blocks * in), weight (blocks, out, in) -> (..., blocks * out)."""
+    """x (..., blocks * in), weight (blocks, out, in) -> (..., blocks * out).
+
+    Like a linear layer it computes in the type of autocast, where that is on, and else in x's,
+    which must be that of the weight; blocks of 4 x 4 in C++ in float32, rounding the result.
+    """
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        x = x.to(torch.get_autocast_dtype(kind))
+    if _native_takes(x, weight):
+        with torch.autocast(kind, enabled=False):
+            y: Tensor = _SmallBlocks.apply(x, weight.float())
+        return y
+    return _grouped(x, weight)
+
+
+def _grouped(x: Tensor, weight: Tensor) -> Tensor:
+    """As dense products of several blocks each."""
     blocks, height, width = weight.shape
     group = max(1, DENSE_WIDTH // width)
     while blocks % group:
@@ -23,3 +44,61 @@ def block_diagonal_linear(x: Tensor, weight: Tensor) -> Tensor:
     grouped = x.reshape(-1, len(dense), group * width).transpose(0, 1)
     out = torch.bmm(grouped, dense.mT)  # (groups, tokens, group * out)
     return out.transpose(0, 1).reshape(*x.shape[:-1], -1)
+
+
+class _SmallBlocks(torch.autograd.Function):
+    """Blocks of 4 x 4 in C++; the gradient of x is the product with the transposed blocks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _multiply_native(x, _factors(weight))
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        dx = _multiply_native(dy, _factors(weight.mT))
+        dfactors = _gradient_native(x, dy.contiguous())
+        return dx, dfactors.view(NATIVE_BLOCK, *weight.shape[:2]).permute(1, 2, 0)
+
+
+def _factors(weight: Tensor) -> Tensor:
+    """weight (blocks, out, in) -> (in, blocks * out)."""
+    return weight.permute(2, 0, 1).flatten(1).contiguous()
+
+
+def _native_takes(x: Tensor, weight: Tensor) -> bool:
+    fits = weight.shape[1] == weight.shape[2] == NATIVE_BLOCK and x.numel() > 0
+    fits = fits and x.shape[-1] % native.LANES == 0 and weight.dtype in native.ELEMENT_TYPES
+    return fits and native.takes("block_diagonal", x, types=native.ELEMENT_TYPES)
+
+
+@torch.library.custom_op("babysweep::block_diagonal", mutates_args=())
+def _multiply_native(x: Tensor, factors: Tensor) -> Tensor:
+    y, rows = torch.empty_like(x, memory_format=torch.contiguous_format), native.rows(x)
+    native.call("block_diagonal", "multiply", native.Rows(rows), factors, y, *_sizes(rows))
+    return y
+
+
+@_multiply_native.register_fake
+def _(x, factors):
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("babysweep::block_diagonal_gradient", mutates_args=())
+def _gradient_native(x: Tensor, dy: Tensor) -> Tensor:
+    rows = native.rows(x)
+    parts = -(-len(rows) // NATIVE_TOKENS)
+    dfactors = x.new_empty(parts, NATIVE_BLOCK, x.shape[-1], dtype=torch.float32)
+    native.call("block_diagonal", "gradient", native.Rows(rows), dy, dfactors, *_sizes(rows))
+    return dfactors.sum(0)
+
+
+@_gradient_native.register_fake
+def _(x, dy):
+    return x.new_empty(NATIVE_BLOCK, x.shape[-1], dtype=torch.float32)
+
+
+def _sizes(rows: Tensor) -> tuple[int, ...]:
+    """Tokens, dim, the distance of the rows, and whether their type is bf16."""
+    return *rows.shape, rows.stride(0), int(rows.dtype == torch.bfloat16)
