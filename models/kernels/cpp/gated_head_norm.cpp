@@ -1,5 +1,5 @@
-// The way out of an mLSTM: y = (n weight + skip x) silu(gate), n = (h - mean) / sqrt(variance + eps)
-// with mean and variance over the entries of one head of one token.
+// The way out of an mLSTM: y = (n weight + skip x) silu(gate) with n = (h - mean) / deviation, mean
+// and deviation = sqrt(variance + eps) over the entries of one head of one token.
 //
 // h, dh (tokens, heads, dim) float; x, gate, y and their gradients (tokens, heads, dim) of type T,
 // float or bf16, the rows of gate `gate_stride` apart; weight, skip (heads, dim); dim % LANES == 0.
