@@ -150,10 +150,11 @@ def test_xlstm_is_that_of_the_package_step_by_step() -> None:
     torch.testing.assert_close(torch.cat(got, 1), torch.cat(want, 1), rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("time", [5, 70])
-def test_hgrn2_is_that_of_fla(time: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("time", [5, 48, 96])
+def test_hgrn2_is_that_of_fla(time: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """fla loads our checkpoint strictly, and its Triton kernels, run by Triton's interpreter, give
-    our logits and gradients: below and above 64 steps, where fla changes kernels."""
+    our logits and gradients, with and without C++: below and above 64 steps, where fla changes
+    kernels."""
     pytest.importorskip("triton")
     model = build("hgrn2").train()
     model.save_pretrained(tmp_path)
@@ -163,4 +164,10 @@ def test_hgrn2_is_that_of_fla(time: int, tmp_path: Path) -> None:
     paths = [tmp_path, tmp_path / "inputs.safetensors", tmp_path / "outputs.safetensors"]
     subprocess.run([sys.executable, str(oracle), *map(str, paths)], check=True)
     library = load_file(tmp_path / "outputs.safetensors")
-    assert_same(run(model, ids, weight), (library.pop("logits"), library))
+    for cpp in ("0", "1"):
+        monkeypatch.setenv("BABYSWEEP_CPP", cpp)
+        logits, gradients = run(model, ids, weight)
+        assert gradients.keys() == library.keys() - {"logits"}
+        for name, got in {"logits": logits, **gradients}.items():
+            error = (got - library[name]).abs().max() / library[name].abs().max()
+            assert error < 2e-5, f"{name}, BABYSWEEP_CPP={cpp}: {error:.1e}"
