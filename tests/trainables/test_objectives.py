@@ -1,57 +1,32 @@
-"""The chunked cross-entropy against PyTorch's own."""
+"""The objective of a trial against PyTorch's cross-entropy of the model's logits."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+import models
 from trainables.corpus import IGNORED
-from trainables.objectives import linear_cross_entropy
+from trainables.objectives import NextTokenObjective
 
 
-def _case(tokens=37, dim=16, vocab=50, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(tokens, dim, generator=generator, dtype=dtype, requires_grad=True)
-    weight = torch.randn(vocab, dim, generator=generator, dtype=dtype, requires_grad=True)
-    bias = torch.randn(vocab, generator=generator, dtype=dtype, requires_grad=True)
-    targets = torch.randint(0, vocab, (tokens,), generator=generator)
-    targets[::5] = IGNORED
-    return hidden, weight, bias, targets
+@pytest.mark.parametrize("arch", models.architectures())
+def test_it_is_the_cross_entropy_of_the_logits(arch: str) -> None:
+    """The sum over tokens that are not ignored, with the same gradient for every parameter."""
+    torch.manual_seed(0)
+    model = models.build_model(models.build_config(arch, "mini", vocab_size=100, context=12))
+    ids = torch.randint(0, 100, (3, 13))
+    inputs, targets = ids[:, :-1], ids[:, 1:].clone()
+    targets[:, ::4] = IGNORED
+    parameters = list(model.parameters())
 
+    logits = model(input_ids=inputs).logits.flatten(0, 1)
+    expected = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    expected_gradients = torch.autograd.grad(expected, parameters)
 
-@pytest.mark.parametrize("chunk", [1, 7, 37, 1000])
-@pytest.mark.parametrize("with_bias", [True, False])
-def test_equals_cross_entropy_with_gradients(chunk, with_bias):
-    """Any chunk length gives PyTorch's sum and gradients, ignored targets included."""
-    hidden, weight, bias, targets = _case()
-    inputs = [hidden, weight] + ([bias] if with_bias else [])
-    logits = F.linear(hidden, weight, bias if with_bias else None)
-    expected = F.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED)
-    expected_grads = torch.autograd.grad(expected * 0.37, inputs)
-    loss = linear_cross_entropy(hidden, weight, bias if with_bias else None, targets, chunk=chunk)
-    grads = torch.autograd.grad(loss * 0.37, inputs)
+    loss = NextTokenObjective(model)(inputs, targets)
+    gradients = torch.autograd.grad(loss, parameters)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    for grad, expected_grad in zip(grads, expected_grads, strict=True):
-        torch.testing.assert_close(grad, expected_grad, rtol=1e-5, atol=1e-6)
-
-
-def test_nan_stays_nan():
-    """A NaN hidden state gives a NaN loss: divergence is never hidden."""
-    hidden, weight, bias, targets = _case(dtype=torch.float32)
-    with torch.no_grad():
-        hidden[1, 0] = math.nan
-    assert math.isnan(linear_cross_entropy(hidden, weight, bias, targets).item())
-
-
-def test_autocast_computes_in_bf16_and_sums_in_float32():
-    """Under bf16 autocast the loss is a float32 within bf16's accuracy of the exact one."""
-    hidden, weight, bias, targets = _case(dtype=torch.float32)
-    exact = linear_cross_entropy(hidden, weight, bias, targets)
-    with torch.autocast("cpu", torch.bfloat16):
-        rounded = linear_cross_entropy(hidden, weight, bias, targets)
-    assert rounded.dtype == torch.float32
-    assert rounded.item() != exact.item()
-    assert rounded.item() == pytest.approx(exact.item(), rel=2e-2)
+    for gradient, want in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, want, rtol=1e-4, atol=1e-4)

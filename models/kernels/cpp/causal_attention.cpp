@@ -145,9 +145,6 @@ static void mask_future(const Pair& pair, float* scores) {
     }
 }
 
-// 2^x, and 0 where `exp2` would return 2^-126.
-static inline vec weight_of(vec x) { return x < splat(-126.f) ? vec{} : exp2(x); }
-
 // scores^T -> weights^T = 2^(score - top), with top and the sums of weights brought up to date.
 // `decay` receives what earlier sums and outputs have to be multiplied by.
 static void soften(const Pair& pair, float* scores, float* top, float* sums, float* decay) {
@@ -162,11 +159,11 @@ static void soften(const Pair& pair, float* scores, float* top, float* sums, flo
         const vec now = max(max(tops[0], tops[1]), max(tops[2], tops[3]));
         for (int64_t key = 0; key < seen; key += 4)
             for (int i = 0; i < 4; ++i) {
-                const vec weight = weight_of(load(column + (key + i) * BLOCK) - now);
+                const vec weight = exp2_or_zero(load(column + (key + i) * BLOCK) - now);
                 store(column + (key + i) * BLOCK, weight);
                 totals[i] += weight;
             }
-        const vec factor = weight_of(load(top + query) - now);
+        const vec factor = exp2_or_zero(load(top + query) - now);
         store(decay + query, factor);
         store(top + query, now);
         store(sums + query, load(sums + query) * factor + (totals[0] + totals[1]) +
@@ -257,7 +254,7 @@ static void differentiate_softmax(const Pair& pair, const float* lse, const floa
     for (int64_t query = 0; query < pair.queries; query += LANES)
         for (int64_t key = 0; key < pair.seen(query); ++key) {
             float *at = scores + key * BLOCK + query, *gradient = dweights + key * BLOCK + query;
-            const vec weight = weight_of(load(at) - load(lse + query));
+            const vec weight = exp2_or_zero(load(at) - load(lse + query));
             store(at, weight);
             store(gradient, weight * (load(gradient) - load(dots + query)));
         }
