@@ -33,8 +33,8 @@ struct Sizes {
 
     int64_t chunks() const { return (time + CHUNK - 1) / CHUNK; }
     int64_t steps(int64_t chunk) const { return std::min(CHUNK, time - chunk * CHUNK); }
-    // The place of a step in (B, T, H); `head` counts through B and H.
-    int64_t at(int64_t head, int64_t t) const {
+    // Of a step in (B, T, H); `head` counts through B and H.
+    int64_t place(int64_t head, int64_t t) const {
         return (head / heads * time + t) * heads + head % heads;
     }
 };
@@ -122,16 +122,17 @@ struct KeyBlock {
     Buffer k{size_t(CHUNK * width)};
     Buffer whole{size_t(width)};  // the decay of the whole chunk
 
-    int64_t channel() const { return head % z.heads * z.keys + first; }
-    int64_t at(int64_t t) const { return z.at(head, t) * z.keys + first; }
+    const int64_t channel = head % z.heads * z.keys + first;
+
+    int64_t place(int64_t t) const { return z.place(head, t) * z.keys + first; }
 
     // Steps behind the end of the sequence get neither query nor key, and keep the state.
     void read(int64_t chunk) {
+        const int64_t at = place(chunk * CHUNK), row = z.heads * z.keys, steps = z.steps(chunk);
         for (int64_t t = 0; t < CHUNK; ++t)
             for (int64_t j = 0; j < width; j += LANES) {
                 vec query = {}, key = {}, decay = splat(1.f);
-                if (t < z.steps(chunk))
-                    gates.read(at(chunk * CHUNK + t) + j, channel() + j, query, key, decay);
+                if (t < steps) gates.read(at + t * row + j, channel + j, query, key, decay);
                 store(q.data + t * width + j, query * scale);
                 store(k.data + t * width + j, key);
                 store(d.data + t * width + j, decay);
@@ -157,7 +158,7 @@ static void sweep_columns(KeyBlock<Gates> block, int64_t first, int64_t width, b
     };
     for (int64_t i = 0; i < z.chunks(); ++i) {
         const int64_t c = reverse ? z.chunks() - 1 - i : i, steps = z.steps(c);
-        const int64_t at = z.at(block.head, c * CHUNK) * z.values + first;
+        const int64_t at = z.place(block.head, c * CHUNK) * z.values + first;
         const int64_t rows = (steps + TILE - 1) / TILE * TILE;
         block.read(c);
         read_rows(in + at, row, steps, width, x.data, CHUNK);
@@ -193,7 +194,7 @@ struct RowSweep {
         for (int64_t c = 0; c < z.chunks(); ++c) chunk_forward(c);
         std::fill_n(state.data, values * width, 0.f);
         for (int64_t c = z.chunks() - 1; c >= 0; --c) chunk_backward(c);
-        const int64_t at = block.head / z.heads * z.heads * z.keys + block.channel();
+        const int64_t at = block.head / z.heads * z.heads * z.keys + block.channel;
         for (int64_t j = 0; j < width; j += LANES)
             block.gates.write_bound(at + j, load(dbound.data + j));
     }
@@ -221,7 +222,7 @@ struct RowSweep {
     }
 
     void read(int64_t c) {
-        const int64_t at = z.at(block.head, c * CHUNK) * values, row = z.heads * values;
+        const int64_t at = z.place(block.head, c * CHUNK) * values, row = z.heads * values;
         block.read(c);
         read_rows(v + at, row, z.steps(c), values, x.data, CHUNK);
         read_rows(dout + at, row, z.steps(c), values, dy.data, CHUNK);
@@ -235,6 +236,7 @@ struct RowSweep {
     }
 
     void write(int64_t c, int64_t t) {
+        const int64_t at = block.place(c * CHUNK + t);
         const float own_t = own.data[c * CHUNK + t];
         for (int64_t j = 0; j < width; j += LANES) {
             const int64_t i = t * width + j;
@@ -245,9 +247,8 @@ struct RowSweep {
             const vec dgate = load(later.data + j) + query * dquery - key * dkey;
             store(later.data + j, dgate);
             vec total = load(dbound.data + j);
-            block.gates.write(block.at(c * CHUNK + t) + j, block.channel() + j,
-                              (dquery + own_t * key) * block.scale, dkey + own_t * query, dgate,
-                              total);
+            block.gates.write(at + j, block.channel + j, (dquery + own_t * key) * block.scale,
+                              dkey + own_t * query, dgate, total);
             store(dbound.data + j, total);
         }
     }
@@ -286,18 +287,18 @@ static void run_backward(const Gates& gates, const Sizes& z, float scale, const 
     const int64_t heads = z.batch * z.heads;
     const int64_t tall = block_width(z.keys, heads, threads);
     const int64_t wide = block_width(z.values, heads, threads);
-    const int64_t row_blocks = (z.keys + tall - 1) / tall, rows = heads * row_blocks;
-    const int64_t column_blocks = (z.values + wide - 1) / wide;
-    PARALLEL_FOR(task, rows + heads * column_blocks) {  // the longer tasks come first
+    const int64_t row_blocks = (z.keys + tall - 1) / tall;
+    const int64_t blocks = row_blocks + (z.values + wide - 1) / wide;
+    PARALLEL_FOR(task, heads * blocks) {  // those of a head together: they read the same
         const FlushDenormals flush;
-        if (task < rows) {
-            const int64_t head = task / row_blocks, first = task % row_blocks * tall;
-            KeyBlock<Gates> block{gates, z, scale, head, first, std::min(tall, z.keys - first)};
-            RowSweep<Gates, E>{block, v, dout}.run(initial_state +
-                                                   (head * z.keys + first) * z.values);
+        const int64_t head = task / blocks, block = task % blocks;
+        if (block < row_blocks) {
+            const int64_t first = block * tall, width = std::min(tall, z.keys - first);
+            KeyBlock<Gates> keys{gates, z, scale, head, first, width};
+            RowSweep<Gates, E>{keys, v, dout}.run(initial_state +
+                                                  (head * z.keys + first) * z.values);
         } else {
-            const int64_t head = (task - rows) / column_blocks;
-            const int64_t first = (task - rows) % column_blocks * wide;
+            const int64_t first = (block - row_blocks) * wide;
             const int64_t width = std::min(wide, z.values - first);
             Zeros dstate(z.keys * width);
             sweep_columns<Gates>({gates, z, scale, head, 0, z.keys}, first, width, true, dout, dv,
