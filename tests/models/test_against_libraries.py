@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.models.llama import modeling_llama
 from transformers.models.mamba import modeling_mamba
 from xlstm import xLSTMBlockStack
 
@@ -49,6 +51,46 @@ def assert_same(got: tuple, want: tuple, tolerance: float = 2e-5) -> None:
         scale = gradient.abs().max().clamp(min=1)
         error = (got[1][name] - gradient).abs().max() / scale
         assert error < tolerance, f"{name}: {error:.1e}"
+
+
+@pytest.mark.parametrize("time", [3, 70])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_llama_is_that_of_transformers(path: str, time: int, kv_heads: int) -> None:
+    """Logits and gradients equal those of transformers' own layers with the attention that
+    is spelt out, for any grouping of heads."""
+    config = models.build_config("transformer", "mini", vocab_size=VOCAB, context=TIME)
+    config.num_key_value_heads, config.use_cache = kv_heads, False
+    model = models.build_model(config)
+    library = modeling_llama.LlamaForCausalLM(copy.deepcopy(config))
+    library.set_attn_implementation("eager")
+    library.load_state_dict(model.state_dict())
+    ids, weight = torch.randint(0, VOCAB, (2, time)), torch.randn(2, time, VOCAB)
+    assert_same(run(model, ids, weight), run(library, ids, weight))
+
+
+PADDED = torch.arange(TIME).repeat(2, 1) >= torch.tensor([[0], [5]])
+
+
+@pytest.mark.parametrize("options", [{"use_cache": True}, {"attention_mask": PADDED.long()}])
+def test_llama_leaves_caches_and_masks_to_transformers(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only whole sequences without padding reach the kernel."""
+    monkeypatch.setattr("models.transformer.causal_attention", _gpu_only)
+    model = build("transformer")
+    model(torch.randint(0, VOCAB, (2, TIME)), **options)
+    with pytest.raises(AssertionError, match="another device"):
+        model(torch.randint(0, VOCAB, (2, TIME)), use_cache=False)
+
+
+def test_llama_elsewhere_is_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another device no kernel of ours runs."""
+    for kernel in ("rms_norm", "causal_attention"):
+        monkeypatch.setattr(f"models.transformer.{kernel}", _gpu_only)
+    layer = build("transformer").model.layers[0].to("meta")
+    with torch.device("meta"):
+        tables = torch.empty(2, 1, TIME, layer.self_attn.head_dim)
+        layer(torch.empty(2, TIME, layer.hidden_size), position_embeddings=tuple(tables))
 
 
 @pytest.mark.parametrize("time", [3, 70])
