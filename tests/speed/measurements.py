@@ -210,13 +210,9 @@ def disagreement(row: Row, loss_error: float, gradient_error: float) -> str:
 
 
 def take_turns(processes: Sequence[Process], turns: Turns) -> list[tuple[float, ...]]:
-    """Seconds of a step of each process in each round, after a warm-up."""
-    rounds = turns.rounds
+    """Seconds of a step of each process in each round, after a first step that is not counted."""
     first = [process.call("steps", 1) for process in processes]
-    if max(first) > SLOW_STEP_SECONDS:
-        rounds = min(rounds, 2)
-    else:
-        first = [process.call("steps", 1) for process in processes]
+    rounds = turns.rounds if max(first) < SLOW_STEP_SECONDS else min(turns.rounds, 2)
     counts = [math.ceil(turns.seconds / seconds) for seconds in first]
     return [
         tuple(

@@ -79,7 +79,7 @@ class Args:
     """Tokens in a sequence."""
     threads: int = psutil.cpu_count() or 1
     """Threads of a step; all cores by default."""
-    rounds: int = 5
+    rounds: int = 4
     """Turns of each row; the median counts."""
     turn_seconds: float = 0.5
     """Least length of a turn: one step or more."""
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for grid in grids:
         grid.show(console)
     if args.output:
-        args.output.write_text(json.dumps(asdict(results), indent=1, default=str) + "\n")
+        args.output.write_text(json.dumps(without_nan(asdict(results)), indent=1) + "\n")
     if args.markdown:
         parts = [machine_line(results), *(f"{g.title}:\n\n{g.markdown()}" for g in grids)]
         args.markdown.write_text("\n\n".join(parts) + "\n")
@@ -181,7 +181,7 @@ def measure(args: Args, console: Console) -> Results:
             results.verdicts += targets.of_lengths(results.length)
         if "trials" in args.parts:
             small = Shape(args.size, args.vocab, max(1, args.batch // FEWER), args.context)
-            for shape in dict.fromkeys((MINI, small)):
+            for shape in (small,) if args.size == MINI.size else (MINI, small):
                 for arch in archs:
                     note(f"two trials at once: {arch} {shape.size}")
                     row = Row(arch, fastest, "trial")
@@ -281,6 +281,15 @@ def machine_line(results: Results) -> str:
         f"products {peaks} GFLOP/s; torch {it['torch']}, commit {it['commit']}, {it['date']}. "
         f"Preset {shape.size}, {shape.batch} x {shape.context} tokens, vocabulary {shape.vocab:,}."
     )
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN: what was not measured is null."""
+    if isinstance(value, dict):
+        return {key: without_nan(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [without_nan(each) for each in value]
+    return None if value != value else value
 
 
 def cpu_name() -> str:

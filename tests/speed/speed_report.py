@@ -34,9 +34,7 @@ class Grid:
         table = Table(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for column in self.columns:
             is_text = column in TEXT_COLUMNS
-            table.add_column(
-                column, justify="left" if is_text else "right", no_wrap=column != "note"
-            )
+            table.add_column(column, justify="left" if is_text else "right")
         for row in self.rows:
             table.add_row(*map(escape, row))
         console.print(table)
@@ -74,7 +72,7 @@ def _step(result: StepResult) -> tuple[str, ...]:
         _number(result.memory_ratio, ".2f"),
         _number(result.memory_added, ".2f"),
         _number(result.gradient_error, ".0e"),
-        "all layers as the first" if result.estimated else result.problem,
+        "1 layer measured" if result.estimated else result.problem,
     )
 
 
@@ -152,8 +150,8 @@ def draw_lengths(results: Sequence[LengthResult], path: Path) -> None:
         color, marker = STYLES[result.arch]
         contexts, times = zip(*result.microseconds.items(), strict=True)
         axes.plot(contexts, times, color=color, marker=marker, label=result.arch)
+        axes.set_xscale("log", base=2)
         axes.set_xticks(contexts, [str(context) for context in contexts])
-    axes.set_xscale("log", base=2)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("context length in tokens")
     axes.set_ylabel("µs per token of a training step")

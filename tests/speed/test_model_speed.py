@@ -20,7 +20,7 @@ def test_measures_a_tiny_shape(tmp_path: Path) -> None:
     output, markdown, picture = (tmp_path / f"speed.{end}" for end in ("json", "md", "svg"))
     command = [sys.executable, "-m", "tests.speed.model_speed", "--size", "mini", "--threads", "1"]
     command += ["--vocab", "64", "--batch", "2", "--context", "32", "--rounds", "1"]
-    command += ["--turn-seconds", "0.01", "--archs", "lstm", "transformer", "--paths", "torch"]
+    command += ["--turn-seconds", "0.01", "--archs", "lstm", "--paths", "torch"]
     command += ["--precisions", "fp32", "--lengths", "16", "32", "--length-tokens", "64"]
     command += ["--peak-width", "64", "--output", str(output), "--markdown", str(markdown)]
     done = subprocess.run(
@@ -28,19 +28,18 @@ def test_measures_a_tiny_shape(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads(output.read_text())
-    yardstick, *rows = results["steps"]
-    assert yardstick["row"]["path"] == "yardstick"
-    assert [row["row"]["arch"] for row in rows] == ["lstm", "transformer"]
-    for row in rows:
+    assert [row["row"]["path"] for row in results["steps"]] == ["yardstick", "torch"]
+    for row in results["steps"]:
         assert row["problem"] == ""
-        assert row["gradient_error"] < 1e-4
         assert math.isclose(row["tokens_per_second"] * row["seconds"], 64)
         assert 0 < row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
         assert 0 < row["memory_added"] < row["memory"]
-    assert [set(result["microseconds"]) for result in results["length"]] == [{"16", "32"}] * 2
-    assert all(result["together"] > 0 for result in results["trials"])
+    assert results["steps"][1]["gradient_error"] < 1e-5
+    (length,), (together,) = results["length"], results["trials"]
+    assert set(length["microseconds"]) == {"16", "32"}
+    assert together["together"] > 0
     assert results["verdicts"] == []  # the targets are those of another shape
-    assert markdown.read_text().count("| lstm | ") == 4
+    assert markdown.read_text().count("| lstm | ") == 3
     assert "<svg" in picture.read_text()
 
 
