@@ -37,8 +37,7 @@ def causal_attention(
     if len({q.dtype, k.dtype, v.dtype}) > 1:
         k, v = k.to(q.dtype), v.to(q.dtype)
     if _native_takes(q, k, v, rotary):
-        empty = q.new_empty(0, dtype=torch.float32)
-        cos, sin = (empty, empty) if rotary is None else (x.float() for x in rotary)
+        cos, sin = rotary or (None, None)
         out: Tensor = _CausalAttention.apply(q, k, v, cos, sin, scale)
         return out
     return _attention_torch(q, k, v, scale, rotary)
@@ -99,12 +98,20 @@ class _CausalAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cos: Tensor | None,
+        sin: Tensor | None,
+        scale: float,
     ) -> Tensor:
-        inputs = [x.contiguous() for x in (q, k, v, cos, sin)]
-        out, lse = _forward_native(*inputs, scale)
+        q, k, v = (x.contiguous() for x in (q, k, v))
+        cos, sin = (None if x is None else x.float().contiguous() for x in (cos, sin))
+        inputs = (q, k, v, cos, sin)
+        out, lse = _forward_native(*inputs, float(scale))
         ctx.save_for_backward(*inputs, out, lse)
-        ctx.scale = scale
+        ctx.scale = float(scale)
         return out
 
     @staticmethod
@@ -121,10 +128,9 @@ def _native_takes(q: Tensor, k: Tensor, v: Tensor, rotary: Rotary | None) -> boo
 
 @torch.library.custom_op("babysweep::causal_attention", mutates_args=())
 def _forward_native(
-    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor | None, sin: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    batch, time, heads, _ = q.shape
-    out, lse = torch.empty_like(q), cos.new_empty(batch, heads, time)
+    out, lse = torch.empty_like(q), _lse_like(q)
     native.call(
         "causal_attention", "forward", q, k, v, cos, sin, out, lse, *_sizes(q, k, cos), scale
     )
@@ -133,7 +139,7 @@ def _forward_native(
 
 @_forward_native.register_fake
 def _(q, k, v, cos, sin, scale):
-    return torch.empty_like(q), cos.new_empty(q.shape[0], q.shape[2], q.shape[1])
+    return torch.empty_like(q), _lse_like(q)
 
 
 @torch.library.custom_op("babysweep::causal_attention_backward", mutates_args=())
@@ -141,8 +147,8 @@ def _backward_native(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    cos: Tensor,
-    sin: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
     out: Tensor,
     lse: Tensor,
     dout: Tensor,
@@ -159,9 +165,12 @@ def _(q, k, v, cos, sin, out, lse, dout, scale):
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
-def _sizes(q: Tensor, k: Tensor, cos: Tensor) -> tuple[int, ...]:
-    """B, T, H, G, D, the type, whether to rotate, and the distance of the sequences' tables."""
+def _lse_like(q: Tensor) -> Tensor:
+    return q.new_empty(q.shape[0], q.shape[2], q.shape[1], dtype=torch.float32)
+
+
+def _sizes(q: Tensor, k: Tensor, cos: Tensor | None) -> tuple[int, ...]:
+    """B, T, H, G, D, whether in bf16, and the distance between sequences' tables of rotation."""
     batch, time, heads, dim = q.shape
-    per_sequence = time * dim if len(cos) > 1 else 0
-    kind = int(q.dtype == torch.bfloat16)
-    return batch, time, heads, k.shape[2], dim, kind, int(cos.numel() > 0), per_sequence
+    per_sequence = 0 if cos is None or len(cos) == 1 else time * dim
+    return batch, time, heads, k.shape[2], dim, int(q.dtype == torch.bfloat16), per_sequence

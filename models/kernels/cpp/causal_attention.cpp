@@ -346,9 +346,9 @@ static void with_type(bool is_bf16, Run run) {
 
 EXPORT void forward(const void* q, const void* k, const void* v, const float* cos,
                     const float* sin, void* out, float* lse, int64_t B, int64_t T, int64_t H,
-                    int64_t G, int64_t D, int64_t is_bf16, int64_t rotates, int64_t per_sequence,
+                    int64_t G, int64_t D, int64_t is_bf16, int64_t per_sequence,
                     float scale, int64_t threads) {
-    const Rotary rotary = rotates ? Rotary{cos, sin, per_sequence} : Rotary{};
+    const Rotary rotary{cos, sin, per_sequence};
     with_type(is_bf16, [&](auto element) {
         using E = decltype(element);
         forward_all((const E*)q, (const E*)k, (const E*)v, rotary, (E*)out, lse, scale,
@@ -359,9 +359,9 @@ EXPORT void forward(const void* q, const void* k, const void* v, const float* co
 EXPORT void backward(const void* q, const void* k, const void* v, const float* cos,
                      const float* sin, const void* out, const float* lse, const void* dout,
                      void* dq, void* dk, void* dv, int64_t B, int64_t T, int64_t H, int64_t G,
-                     int64_t D, int64_t is_bf16, int64_t rotates, int64_t per_sequence,
+                     int64_t D, int64_t is_bf16, int64_t per_sequence,
                      float scale, int64_t threads) {
-    const Rotary rotary = rotates ? Rotary{cos, sin, per_sequence} : Rotary{};
+    const Rotary rotary{cos, sin, per_sequence};
     with_type(is_bf16, [&](auto element) {
         using E = decltype(element);
         backward_all((const E*)q, (const E*)k, (const E*)v, (const E*)out, (const E*)dout, lse,
