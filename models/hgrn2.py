@@ -1,10 +1,10 @@
 """HGRN2 (Qin et al. 2024): fla's `HGRN2ForCausalLM`, which also runs on the CPU.
 
 fla's layers call Triton kernels and fail on CPU tensors. The classes below are fla's own with a
-second path: on CUDA they call fla, on the CPU they compute the same from the same parameters in
-plain PyTorch. So there is one set of weights and one checkpoint format, that of fla, and nothing
-of the library is patched. (An independent module with fla's parameter names would be a little
-faster, but it would repeat fla's cache, masks and generation.)
+second path: on CUDA they call fla, on the CPU they compute the same from the same parameters with
+`models.kernels`. So there is one set of weights and one checkpoint format, that of fla, and nothing
+of the library is patched. (An independent module with fla's parameter names would gain nothing: the
+time goes into matrix products and the recurrence. And it would repeat fla's cache and generation.)
 """
 
 from __future__ import annotations

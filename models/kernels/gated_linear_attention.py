@@ -25,7 +25,7 @@ from models.kernels import native
 # version multiplies gates instead and has no such limit.
 CHUNKS = (64, 32, 16, 8)
 LOWEST_SUM = -160.0
-TINY = 1e-38  # a decay that may be divided by
+TINY = 1e-38  # of a decay: it has a logarithm and may be divided by
 LOG2_E = 1.4426950408889634  # exp2 is several times faster than exp
 
 
@@ -139,6 +139,7 @@ class _LogGatedAttention(torch.autograd.Function):
             o, state = _forward_native(q, k, v, g, initial_state, scale)
         else:
             query, key, value, log = (_heads_first(x) for x in (q, k, v, g))
+            log.clamp_(min=LOWEST_SUM)  # -inf would make the products of `_sums_within` NaN
             o, state = _forward_torch(query, key, value, log, initial_state, scale)
             o = _time_first(o, v)
         ctx.mark_non_differentiable(state)
@@ -151,6 +152,7 @@ class _LogGatedAttention(torch.autograd.Function):
         if _native_takes(q, v):
             return *_backward_native(q, k, v, g, initial_state, do, ctx.scale), None, None
         query, key, value, log, dout = (_heads_first(x) for x in (q, k, v, g, do))
+        log.clamp_(min=LOWEST_SUM)
         grads = _backward_torch(query, key, value, log, dout, initial_state, ctx.scale)
         return *map(_time_first, grads, (q, k, v, g)), None, None
 
@@ -194,12 +196,12 @@ class _BoundedAttention(torch.autograd.Function):
         dquery, dkey, dv, dlog = _backward_torch(
             F.silu(x), gates.key, values, gates.log, _heads_first(do), initial_state, ctx.scale
         )
-        decay, closed = gates.decay.clamp_(min=TINY), 1 - gates.open
+        closed = 1 - gates.open
         dbound = None
         if ctx.needs_input_grad[3]:
-            dbound = (dlog / decay).sub_(dkey).mul_(closed)
+            dbound = (dlog / gates.decay).sub_(dkey).mul_(closed)
             dbound = dbound.unflatten(0, (len(q), -1)).sum((0, 2)).flatten()
-        df = (gates.open / decay).mul_(dlog)  # the quotient is at most 1 / (1 - bound)
+        df = (gates.open / gates.decay).mul_(dlog)  # the quotient is at most 1 / (1 - bound)
         df = df.addcmul_(dkey, gates.open, value=-1).mul_(closed).mul_(1 - gates.bound)
         dq = torch.ops.aten.silu_backward(dquery, x)
         return _time_first(dq, q), _time_first(df, f), _time_first(dv, v), dbound, None, None
@@ -219,7 +221,7 @@ def _gates(f: Tensor, bound: Tensor) -> _Gates:
     opened = f.sigmoid_()
     heads = len(bound) // f.shape[-1]
     bound = bound.view(heads, 1, -1).repeat(len(f) // heads, 1, 1)
-    decay = torch.addcmul(bound, 1 - bound, opened)
+    decay = torch.addcmul(bound, 1 - bound, opened).clamp_(min=TINY)
     return _Gates(opened, bound, decay, 1 - decay, decay.log())
 
 
@@ -283,26 +285,32 @@ class _Chunks(NamedTuple):
 
 
 def _prepare(q: Tensor, k: Tensor, v: Tensor, g: Tensor, scale: float) -> _Chunks:
-    chunk, g = _safe_chunk(g)
-    q, k, v, g = (x.unflatten(1, (-1, chunk)) for x in (q, k, v, g))
-    # A triangular product is several times faster than cumsum along a strided axis.
-    running = _triangle(g).mul_(LOG2_E) @ g
+    running = _running_sums(g)
+    q, k, v = (x.unflatten(1, running.shape[1:3]) for x in (q, k, v))
     middle = running[:, :, -1:] / 2
     growth = running.sub_(middle).exp2_()
     half = middle.exp2_().mT.contiguous()
     return _Chunks((q * growth).mul_(scale), k / growth, v, growth, half)
 
 
-def _safe_chunk(g: Tensor) -> tuple[int, Tensor]:
-    """The longest chunk whose gates all sum to LOWEST_SUM or more, and g (X, T, K); if there is
-    none the shortest, and g clamped so that it fits."""
+def _running_sums(g: Tensor) -> Tensor:
+    """Sums of g (X, T, K) from the start of its chunk, as powers of two (X, N, C, K).
+
+    In the longest chunks that all sum to LOWEST_SUM or more; if there are none, g is clamped.
+    """
     for chunk in CHUNKS:
-        if chunk > g.shape[1]:
-            continue
-        # "not below" also lets NaN through to the result
-        if not g.unflatten(1, (-1, chunk)).sum(2).min() < LOWEST_SUM:
-            return chunk, g
-    return CHUNKS[-1], g.clamp(min=LOWEST_SUM / CHUNKS[-1])
+        if chunk <= g.shape[1]:
+            running = _sums_within(g, chunk)
+            # "not below" also lets NaN through to the result
+            if not running[:, :, -1].min() < LOWEST_SUM * LOG2_E:
+                return running
+    return _sums_within(g.clamp(min=LOWEST_SUM / CHUNKS[-1]), CHUNKS[-1])
+
+
+def _sums_within(g: Tensor, chunk: int) -> Tensor:
+    chunks = g.unflatten(1, (-1, chunk))
+    # A triangular product is several times faster than cumsum along a strided axis.
+    return _triangle(chunks).mul_(LOG2_E) @ chunks
 
 
 def _chunk_states(c: _Chunks, initial_state: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,8 @@ def gates(kind: str, shape: tuple[int, ...]) -> Tensor:
         return torch.full(shape, -20.0)
     if kind == "rare":
         return torch.where(torch.rand(shape) < 0.02, -100.0, wide)
+    if kind == "reset":
+        return torch.where(torch.rand(shape) < 0.02, -torch.inf, wide)
     return wide
 
 
@@ -64,7 +66,7 @@ def output(attention: Callable[..., tuple[Tensor, Tensor]], **options: Any) -> A
 
 
 @pytest.mark.parametrize("time", LENGTHS)
-@pytest.mark.parametrize("kind", ["open", "wide", "closed", "rare"])
+@pytest.mark.parametrize("kind", ["open", "wide", "closed", "rare", "reset"])
 def test_it_is_the_recurrence(path: str, time: int, kind: str) -> None:
     """Equal to the step-by-step recurrence for any length and any gates."""
     assert_matches(
@@ -76,7 +78,7 @@ def test_it_is_the_recurrence(path: str, time: int, kind: str) -> None:
 
 
 @pytest.mark.parametrize("time", LENGTHS)
-@pytest.mark.parametrize("scale", [1.0, 30.0])
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
 def test_gates_of_hgrn2(path: str, time: int, scale: float) -> None:
     """From preactivations, also saturated ones, equal to fla's formula in float64."""
     assert_matches(
@@ -107,7 +109,7 @@ def test_from_a_state(path: str, state: bool) -> None:
     for kernel, reference, x in (
         (gated_linear_attention, gated_linear_attention_reference, inputs(70)),
         (hgrn2_attention, hgrn2_attention_reference, bounded_inputs(70)),
-        (hgrn2_attention, hgrn2_attention_reference, bounded_inputs(70)[:3]),
+        (hgrn2_attention, hgrn2_attention_reference, bounded_inputs(70, scale=100.0)[:3]),
     ):
         fast, slow = (partial(f, initial_state=initial) for f in (kernel, reference))
         assert_matches(output(fast), output(slow), x, 3 * TOLERANCE[path])
