@@ -24,6 +24,7 @@ Legend: B batch, T time, H heads, K key dim, V value dim, L steps of a chunk. Ch
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -32,8 +33,8 @@ from torch import Tensor
 
 from models.kernels import native
 
-CHUNK = 64
-MIN_TASKS = 16  # the C++ path divides heads among threads, and their columns if heads are few
+CHUNK = 128  # of the torch path
+MIN_TASKS = 8  # the C++ path divides heads among threads, and their columns if heads are few
 EPS = 1e-6  # as in the xlstm package
 
 State = tuple[Tensor, Tensor, Tensor]
@@ -162,10 +163,10 @@ def _gate_gradients(
 
 
 class _Chunk(NamedTuple):
-    """What the torch path reads of some steps."""
+    """What the torch path reads of some steps; 1/sqrt(K) is in the weights."""
 
     q: Tensor
-    k: Tensor  # divided by sqrt(K)
+    k: Tensor
     v: Tensor
     decay: Tensor  # (B, H, L, L): weight of step s in row t, zero above the diagonal
     from_state: Tensor  # (B, H, L, 1): weight of the state in front of the chunk in row t
@@ -180,19 +181,24 @@ def _chunks(time: int) -> list[slice]:
 def _chunk(
     rows: slice, q: Tensor, k: Tensor, v: Tensor, a: Tensor, peak: Tensor, before: Tensor
 ) -> _Chunk:
-    work, root = torch.promote_types(v.dtype, torch.float32), q.shape[-1] ** -0.5
-    a, peak, first = a[:, :, rows], peak[:, :, rows], before[:, :, rows.start, None]
+    work, root = torch.promote_types(v.dtype, torch.float32), math.log(q.shape[-1]) / 2
+    a, peak, first = a[:, :, rows] - root, peak[:, :, rows], before[:, :, rows.start, None]
     last = peak[:, :, -1:]
-    q, k, v = (x[:, rows].transpose(1, 2).to(work).contiguous() for x in (q, k, v))
     return _Chunk(
-        q=q,
-        k=k * root,
-        v=v,
+        q=_heads_first(q[:, rows], work),
+        k=_heads_first(k[:, rows], work),
+        v=_heads_first(v[:, rows], work),
         decay=(a[:, :, None] - peak[..., None]).to(work).exp_().tril_(),
         from_state=(first - peak).to(work).exp_()[..., None],
         to_state=(a - last).to(work).exp_()[..., None],
         keep=(first - last).to(work).exp_(),
     )
+
+
+def _heads_first(x: Tensor, work: torch.dtype) -> Tensor:
+    """(B, L, H, dim) -> (B, H, L, dim) of another type, in one copy."""
+    x = x.transpose(1, 2)
+    return torch.empty(x.shape, dtype=work, device=x.device).copy_(x)
 
 
 def _write(
@@ -238,7 +244,7 @@ def _forward_torch(
             sums += (query @ normalizer[..., None])[..., 0]
         row_sum[:, :, rows] = sums
         scale = torch.maximum(sums.abs(), floor[:, :, rows]) + EPS
-        h[:, rows] = (numerator / scale[..., None]).transpose(1, 2)
+        torch.div(numerator, scale[..., None], out=h[:, rows].transpose(1, 2))
         if rows.stop < q.shape[1] or return_state:
             memory, normalizer = _write(chunk, memory, normalizer)
     if not return_state or memory is None or normalizer is None:
@@ -261,30 +267,29 @@ def _backward_torch(
     dh: Tensor,
 ) -> tuple[Tensor, ...]:
     """Gradients of q, k and v; q . dq, k . dk and the gradient of the scale, all (B, H, T)."""
-    inputs = (q, k, v, a, peak, before)
-    chunks = _chunks(q.shape[1])
+    steps = _chunks(q.shape[1])
+    chunks = [_chunk(rows, q, k, v, a, peak, before) for rows in steps]
     states = [(memory, normalizer)]
-    for rows in chunks[:-1]:
-        states.append(_write(_chunk(rows, *inputs), *states[-1]))
+    for chunk in chunks[:-1]:
+        states.append(_write(chunk, *states[-1]))
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     q_dq, k_dk, dscale = torch.empty(3, *floor.shape, dtype=floor.dtype, device=floor.device)
     dstate: tuple[Tensor, Tensor] | None = None
-    for rows in reversed(chunks):
-        chunk, state = _chunk(rows, *inputs), states.pop()
+    for rows in reversed(steps):
+        chunk, state = chunks.pop(), states.pop()
         sums = row_sum[:, :, rows]
         scale = torch.maximum(sums.abs(), floor[:, :, rows]) + EPS
-        dh_rows = dh[:, rows].transpose(1, 2)
-        dscale_rows = -(dh_rows * h[:, rows].transpose(1, 2)).sum(-1) / scale
+        dscale_rows = -(dh[:, rows] * h[:, rows]).sum(-1).transpose(1, 2) / scale
         # The row sum sets the scale only where it is above the floor.
         dsum = (dscale_rows * sums.sign() * (sums.abs() > floor[:, :, rows]))[..., None]
-        dnumerator = (dh_rows / scale[..., None]).contiguous()
+        dnumerator = _heads_first(dh[:, rows], floor.dtype).div_(scale[..., None])
         dq_rows, dk_rows, dv_rows = _backward_chunk(chunk, state, dstate, dnumerator, dsum)
 
         dscale[:, :, rows] = dscale_rows
         q_dq[:, :, rows] = (chunk.q * dq_rows).sum(-1)
         k_dk[:, :, rows] = (chunk.k * dk_rows).sum(-1)
         dq[:, rows] = dq_rows.transpose(1, 2)
-        dk[:, rows] = dk_rows.mul_(q.shape[-1] ** -0.5).transpose(1, 2)
+        dk[:, rows] = dk_rows.transpose(1, 2)
         dv[:, rows] = dv_rows.transpose(1, 2)
         if rows.start > 0:
             dstate = _backward_state(chunk, dstate, dnumerator, dsum)
@@ -298,7 +303,7 @@ def _backward_chunk(
     dnumerator: Tensor,
     dsum: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, scaled k and v; `state` in front of the chunk, gradient `dstate` behind it,
+    """Gradients of q, k and v; `state` in front of the chunk, gradient `dstate` behind it,
     `dsum` (B, H, L, 1) of the row sums."""
     weights = (chunk.q @ chunk.k.mT).mul_(chunk.decay)
     dscores = (dnumerator @ chunk.v.mT).add_(dsum).mul_(chunk.decay)
@@ -332,8 +337,8 @@ def _backward_state(
 
 def _native_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Any shape; the three are of one type, so that memory is read once."""
-    fits = q.dtype in (torch.float32, torch.bfloat16) and q.dtype == k.dtype == v.dtype
-    return fits and q.device.type == "cpu" and native.available("mlstm")
+    same = q.dtype == k.dtype == v.dtype
+    return same and native.takes("mlstm", q, k, v, types=native.ELEMENT_TYPES)
 
 
 def _blocks(batch: int, heads: int, value: int) -> int:

@@ -113,7 +113,7 @@ def test_closed_first_steps_do_not_count(path: str, padding: int) -> None:
 @pytest.mark.parametrize("heads", [1, 9])
 def test_bf16_inputs_are_only_rounded(path: str, heads: int) -> None:
     """From vectors in bf16 the computation is that in float32; gradients are rounded at the end."""
-    rounded = [torch.cat([x[:, :, :1]] * heads, 2).bfloat16() for x in inputs(70)]
+    rounded = [torch.cat([x[:, :, :1]] * heads, 2).bfloat16() for x in inputs(70, 1.0, 8, 48)]
     results = []
     for dtype in (torch.bfloat16, torch.float32):
         tensors = [x.to(dtype, copy=True).requires_grad_() for x in rounded]
