@@ -82,7 +82,7 @@ def _attention_torch(
     k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
     q, k, v = (x.reshape(batch * heads, time, -1) for x in (q, k, v))
     weights = torch.baddbmm(future, q, k.mT, alpha=scale).softmax(-1)
-    out = torch.bmm(weights.to(v.dtype), v)
+    out = torch.bmm(weights, v)
     return out.view(batch, heads, time, -1).transpose(1, 2)
 
 
