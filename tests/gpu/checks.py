@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import time
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ def check_sharing(arch: str, device_type: str, corpus: Path, folder: Path) -> No
 def _train(
     rank: int, workers: int, arch: str, device_type: str, folder: Path, rendezvous: str, out: Path
 ) -> None:
-    """A few steps as one of the workers of a trial; writes the loss of each, then validation's."""
+    """Write, as one of the workers of a trial, the losses of a few steps and of validation."""
     device = torch.device("cpu") if device_type == "cpu" else torch.device(device_type, rank)
     torch.set_num_threads(1)
     torch.backends.cudnn.allow_tf32 = False
@@ -145,21 +146,26 @@ def _train(
     if workers > 1:
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=workers)
-    corpus = Corpus.open(folder)
+    losses = _losses(arch, Corpus.open(folder), World(rank, workers, device))
+    if rank == 0:
+        out.write_text(json.dumps(losses))
+    if workers > 1:
+        # Whatever outlives the group and is its last owner, as DistributedDataParallel's reducer,
+        # waits in its destructor, with Python's lock, for a thread of gloo that wants the lock.
+        gc.collect()
+        dist.destroy_process_group()
+
+
+def _losses(arch: str, corpus: Corpus, world: World) -> list[float]:
     spec = TrialSpec(
         arch, "mini", corpus.name, corpus.hash, context=32, batch_size=4, lr=3e-3, epochs=1, seed=0
     )
     blocks = (Blocks(corpus.train, spec.context), Blocks(corpus.dev, spec.context))
     data = Data(corpus, *blocks, tokenizer=corpus.tokenizer(), suite=None)
-    world = World(rank, workers, device)
     trainer = Trainer(spec, data, world, None)
-    losses = [world.sum(trainer.step()[0].item())[0] for _ in range(STEPS)]
     tokens = spec.batch_size * spec.context
-    losses = [loss / tokens for loss in losses] + [trainer.validate()[0]]
-    if rank == 0:
-        out.write_text(json.dumps(losses))
-    if workers > 1:
-        dist.destroy_process_group()
+    steps = [world.sum(trainer.step()[0].item())[0] / tokens for _ in range(STEPS)]
+    return [*steps, trainer.validate()[0]]
 
 
 @dataclass(frozen=True)
