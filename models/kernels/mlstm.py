@@ -244,7 +244,7 @@ def _forward_torch(
             sums += (query @ normalizer[..., None])[..., 0]
         row_sum[:, :, rows] = sums
         scale = torch.maximum(sums.abs(), floor[:, :, rows]) + EPS
-        torch.div(numerator, scale[..., None], out=h[:, rows].transpose(1, 2))
+        h[:, rows] = numerator.div_(scale[..., None]).transpose(1, 2)
         if rows.stop < q.shape[1] or return_state:
             memory, normalizer = _write(chunk, memory, normalizer)
     if not return_state or memory is None or normalizer is None:
