@@ -1,102 +1,136 @@
-// Causal depthwise convolution with or without SiLU: y_t = act(bias + sum_k taps_k x_{t-width+1+k}).
+// Causal depthwise convolution: y_t = bias + sum_k taps_k x_{t-width+1+k}, with or without SiLU.
 //
 // x, y (batch, time, dim) of type T, float or bf16, the steps of x `stride` apart and its sequences
 // without a gap between them; taps (width, dim) float, the oldest input first; dim % LANES == 0.
 #include "vector.h"
 
-constexpr int64_t BLOCK = 4 * LANES;  // channels of one task: their window stays in the registers
-constexpr int64_t MAX_WIDTH = 8;
+constexpr int64_t BLOCK = 4 * LANES;  // channels of one task
 
-// Bias plus taps over the inputs up to step t; x points at the channels of step 0.
-template <class T>
-static inline vec convolve(const T* x, const float* taps, const float* bias, int64_t t,
-                           int64_t stride, int64_t dim, int64_t width) {
-    vec total = load(bias);
-    for (int64_t k = std::max<int64_t>(0, width - 1 - t); k < width; ++k)
-        total += load(taps + k * dim) * load(x + (t - width + 1 + k) * stride);
-    return total;
-}
+struct Shape {
+    int64_t batch, time, dim, stride;
+    bool silu;
+};
 
-template <class T>
-static void forward_typed(const T* x, const float* taps, const float* bias, T* y, int64_t batch,
-                          int64_t time, int64_t dim, int64_t width, int64_t silu, int64_t stride,
-                          int64_t threads) {
-    const int64_t blocks = (dim + BLOCK - 1) / BLOCK;
-    PARALLEL_FOR(task, batch * blocks) {
-        const int64_t first = task % blocks * BLOCK, last = std::min(dim, first + BLOCK);
-        const T* inputs = x + task / blocks * time * stride;
-        T* outputs = y + task / blocks * time * dim;
-        for (int64_t t = 0; t < time; ++t)
-            for (int64_t d = first; d < last; d += LANES) {
-                vec total = convolve(inputs + d, taps + d, bias + d, t, stride, dim, width);
-                store(outputs + t * dim + d, silu ? total * sigmoid(total) : total);
-            }
+// The taps of LANES channels and the inputs below them; WIDTH is known to the compiler, so that all
+// of it stays in registers.
+template <int WIDTH>
+struct Window {
+    vec taps[WIDTH], inputs[WIDTH] = {}, bias;
+
+    Window(const float* tap, const float* bias, int64_t dim) : bias(load(bias)) {
+        for (int k = 0; k < WIDTH; ++k) taps[k] = load(tap + k * dim);
+    }
+
+    vec sum() const {
+        vec total = bias;
+        for (int k = 0; k < WIDTH; ++k) total += taps[k] * inputs[k];
+        return total;
+    }
+};
+
+// LANES channels of one sequence, at which all pointers are.
+template <int WIDTH, class T>
+static void convolve(const Shape& shape, const T* x, const float* taps, const float* bias, T* y) {
+    Window<WIDTH> window(taps, bias, shape.dim);
+    for (int64_t t = 0; t < shape.time; ++t) {
+        for (int k = 1; k < WIDTH; ++k) window.inputs[k - 1] = window.inputs[k];
+        window.inputs[WIDTH - 1] = load(x + t * shape.stride);
+        const vec sum = window.sum();
+        store(y + t * shape.dim, shape.silu ? sum * sigmoid(sum) : sum);
     }
 }
 
-// Gradients of one vector of channels of one sequence; writes dx, and its part of dparams.
-template <class T>
-static void differentiate(const T* x, const float* taps, const float* bias, const T* dy, T* dx,
-                          float* dparams, int64_t time, int64_t dim, int64_t width, int64_t silu,
-                          int64_t stride) {
-    vec later[MAX_WIDTH] = {};  // gradients of the sums at t, t + 1, ..., t + width - 1
-    vec dtaps[MAX_WIDTH] = {}, dbias = {};
-    for (int64_t t = time - 1; t >= 0; --t) {
-        vec dsum = load(dy + t * dim);
-        if (silu) {
-            vec total = convolve(x, taps, bias, t, stride, dim, width);
-            vec gate = sigmoid(total);
-            dsum *= gate * (1.f + total * (1.f - gate));
+// The same for the gradients, from the last step to the first. dparams (WIDTH + 1, dim): those of
+// the taps, and of the bias in the last row.
+template <int WIDTH, class T>
+static void differentiate(const Shape& shape, const T* x, const float* taps, const float* bias,
+                          const T* dy, T* dx, float* dparams) {
+    Window<WIDTH> window(taps, bias, shape.dim);
+    vec dsums[WIDTH] = {};  // gradients of the sums at t, t + 1, ..., t + WIDTH - 1
+    vec dtaps[WIDTH] = {}, dbias = {};
+    const auto input = [&](int64_t t) { return t < 0 ? vec{} : load(x + t * shape.stride); };
+    for (int k = 1; k < WIDTH; ++k) window.inputs[k - 1] = input(shape.time - WIDTH + k);
+    for (int64_t t = shape.time - 1; t >= 0; --t) {
+        for (int k = WIDTH - 1; k > 0; --k) {
+            window.inputs[k] = window.inputs[k - 1];
+            dsums[k] = dsums[k - 1];
         }
-        for (int64_t k = width - 1; k > 0; --k) later[k] = later[k - 1];
-        later[0] = dsum;
-        dbias += dsum;
+        window.inputs[0] = input(t - WIDTH + 1);
+        dsums[0] = load(dy + t * shape.dim);
+        if (shape.silu) {
+            const vec sum = window.sum(), gate = sigmoid(sum);
+            dsums[0] *= gate * (1.f + sum * (1.f - gate));
+        }
         vec dinput = {};
-        for (int64_t k = 0; k < width; ++k) {
-            dinput += load(taps + k * dim) * later[width - 1 - k];
-            const int64_t source = t - width + 1 + k;
-            if (source >= 0) dtaps[k] += dsum * load(x + source * stride);
+        for (int k = 0; k < WIDTH; ++k) {
+            dinput += window.taps[k] * dsums[WIDTH - 1 - k];
+            dtaps[k] += dsums[0] * window.inputs[k];
         }
-        store(dx + t * dim, dinput);
+        dbias += dsums[0];
+        store(dx + t * shape.dim, dinput);
     }
-    for (int64_t k = 0; k < width; ++k) store(dparams + k * dim, dtaps[k]);
-    store(dparams + width * dim, dbias);
+    for (int k = 0; k < WIDTH; ++k) store(dparams + k * shape.dim, dtaps[k]);
+    store(dparams + WIDTH * shape.dim, dbias);
 }
 
-template <class T>
-static void backward_typed(const T* x, const float* taps, const float* bias, const T* dy, T* dx,
-                           float* dparams, int64_t batch, int64_t time, int64_t dim, int64_t width,
-                           int64_t silu, int64_t stride, int64_t threads) {
-    const int64_t blocks = (dim + BLOCK - 1) / BLOCK;
-    PARALLEL_FOR(task, batch * blocks) {
-        const int64_t first = task % blocks * BLOCK, last = std::min(dim, first + BLOCK);
-        const int64_t row = task / blocks;
-        for (int64_t d = first; d < last; d += LANES) {
-            const int64_t at = row * time * dim + d;
-            differentiate(x + row * time * stride + d, taps + d, bias + d, dy + at, dx + at,
-                          dparams + row * (width + 1) * dim + d, time, dim, width, silu, stride);
-        }
+// Calls run(item, channel) for every vector of channels of every sequence.
+template <class Run>
+static void for_channels(const Shape& shape, int64_t threads, Run run) {
+    const int64_t blocks = (shape.dim + BLOCK - 1) / BLOCK;
+    PARALLEL_FOR(task, shape.batch * blocks) {
+        const int64_t first = task % blocks * BLOCK;
+        for (int64_t d = first; d < std::min(shape.dim, first + BLOCK); d += LANES)
+            run(task / blocks, d);
     }
 }
 
-EXPORT void forward(void* x, const float* taps, const float* bias, void* y, int64_t batch,
+template <int WIDTH, class T>
+static void run_forward(const Shape& shape, const T* x, const float* taps, const float* bias, T* y,
+                        int64_t threads) {
+    for_channels(shape, threads, [&](int64_t item, int64_t d) {
+        const int64_t row = item * shape.time;
+        convolve<WIDTH>(shape, x + row * shape.stride + d, taps + d, bias + d,
+                        y + row * shape.dim + d);
+    });
+}
+
+template <int WIDTH, class T>
+static void run_backward(const Shape& shape, const T* x, const float* taps, const float* bias,
+                         const T* dy, T* dx, float* dparams, int64_t threads) {
+    for_channels(shape, threads, [&](int64_t item, int64_t d) {
+        const int64_t row = item * shape.time, at = row * shape.dim + d;
+        differentiate<WIDTH>(shape, x + row * shape.stride + d, taps + d, bias + d, dy + at,
+                             dx + at, dparams + item * (WIDTH + 1) * shape.dim + d);
+    });
+}
+
+// 2, 3 or 4 taps
+EXPORT void forward(const void* x, const float* taps, const float* bias, void* y, int64_t batch,
                     int64_t time, int64_t dim, int64_t width, int64_t silu, int64_t stride,
                     int64_t is_bf16, int64_t threads) {
-    const auto run = [&](auto* x) {
-        forward_typed(x, taps, bias, (decltype(x))y, batch, time, dim, width, silu, stride,
-                      threads);
+    const Shape shape{batch, time, dim, stride, silu != 0};
+    const auto run = [&](auto* x, auto* y) {
+        const auto typed = width == 2   ? run_forward<2, std::decay_t<decltype(*y)>>
+                           : width == 3 ? run_forward<3, std::decay_t<decltype(*y)>>
+                                        : run_forward<4, std::decay_t<decltype(*y)>>;
+        typed(shape, x, taps, bias, y, threads);
     };
-    is_bf16 ? run((bf16*)x) : run((float*)x);
+    is_bf16 ? run((const bf16*)x, (bf16*)y) : run((const float*)x, (float*)y);
 }
 
-// dparams (batch, width + 1, dim): gradients of the taps, and of the bias in the last row.
-EXPORT void backward(void* x, const float* taps, const float* bias, void* dy, void* dx,
+// dparams (batch, width + 1, dim)
+EXPORT void backward(const void* x, const float* taps, const float* bias, const void* dy, void* dx,
                      float* dparams, int64_t batch, int64_t time, int64_t dim, int64_t width,
                      int64_t silu, int64_t stride, int64_t is_bf16, int64_t threads) {
-    const auto run = [&](auto* x) {
-        using Pointer = decltype(x);
-        backward_typed(x, taps, bias, (Pointer)dy, (Pointer)dx, dparams, batch, time, dim, width, silu, stride,
-                       threads);
+    const Shape shape{batch, time, dim, stride, silu != 0};
+    const auto run = [&](auto* x, auto* dy, auto* dx) {
+        const auto typed = width == 2   ? run_backward<2, std::decay_t<decltype(*dx)>>
+                           : width == 3 ? run_backward<3, std::decay_t<decltype(*dx)>>
+                                        : run_backward<4, std::decay_t<decltype(*dx)>>;
+        typed(shape, x, taps, bias, dy, dx, dparams, threads);
     };
-    is_bf16 ? run((bf16*)x) : run((float*)x);
+    if (is_bf16)
+        run((const bf16*)x, (const bf16*)dy, (bf16*)dx);
+    else
+        run((const float*)x, (const float*)dy, (float*)dx);
 }

@@ -281,8 +281,8 @@ static inline void chunk_back(const Scan<T>& scan, const float* border, const T*
     write_gradients(scan, dout, at, steps, grads, out, total.dskip[group], total.dbias[group]);
 }
 
-// Adds up the blocks' gradients of b and c, parts (batch, blocks, time, states / TILE, 2 x TILE), in
-// their order.
+// Adds up the blocks' gradients of b and c, in the blocks' order; parts (batch, blocks, time,
+// states / TILE, 2 x TILE).
 template <class T>
 static void add_blocks(const Scan<T>& scan, const float* parts, float* db, float* dc,
                        int64_t threads) {
