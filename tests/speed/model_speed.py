@@ -52,6 +52,8 @@ MINI = Shape("mini", vocab=2048, batch=16, context=64)
 FEWER = 4
 """The two trials at once take the batch divided by this, to have short turns."""
 
+QUIET_PERCENT = 10.0
+
 
 @dataclass(frozen=True)
 class Args:
@@ -129,10 +131,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = tyro.cli(Args, args=argv, description=__doc__)
     console = Console()
     console.width = max(console.width, 120)  # the widest table, also into a file
+    busy = psutil.cpu_percent(interval=1.0)
+    if busy > QUIET_PERCENT:
+        console.print(
+            f"The cores are {busy:.0f}% busy with something else: no ratio of this run can be "
+            "relied on, least of all those of two processes at once.",
+            style="yellow",
+        )
     prepare_server()
     console.print("importing the libraries ...", style="dim")
     try:
         results = measure(args, console)
+        results.machine["busy_percent_before"] = busy
     except (Failed, ValueError) as error:
         console.print(f"nothing measured: {error}", markup=False)
         return 1
