@@ -38,7 +38,8 @@ def slstm(
     memory counts as empty, whatever its m.
 
     First steps with i = -1e30 and f = z = o = 0 are as good as absent: their h is 0, and the first
-    step behind them gives what they put into n a weight of exactly 0.
+    step behind them gives what they put into n a weight of exactly 0. Steps with i = -1e30 and
+    f = 1e30, at any place, leave c, n and m as they are.
     """
     batch, _, _, heads, dim = x.shape
     if initial_state is not None and any(part.requires_grad for part in initial_state):
