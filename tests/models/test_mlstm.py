@@ -9,6 +9,7 @@ import torch
 from kernel_checks import LENGTHS, assert_matches, assert_passes_nan_on
 from torch import Tensor
 
+from models.kernels import native
 from models.kernels.mlstm import State, mlstm, mlstm_reference
 
 
@@ -142,6 +143,24 @@ def test_threads_do_not_change_results(path: str) -> None:
     torch.set_num_threads(threads)
     for one, three in zip(*results, strict=True):
         assert torch.equal(one, three)
+
+
+def test_it_compiles(path: str) -> None:
+    """`torch.compile` sees through to operators with fake versions (checked with its eager
+    backend), backward included."""
+    eager = [x.requires_grad_() for x in inputs(70)]
+    traced = [x.detach().clone().requires_grad_() for x in eager]
+    h, want = torch.compile(hidden, backend="aot_eager", fullgraph=True)(*traced), hidden(*eager)
+    torch.testing.assert_close(h, want)
+    h.sum().backward()
+    want.sum().backward()
+    for x, y in zip(traced, eager, strict=True):
+        torch.testing.assert_close(x.grad, y.grad)
+
+
+def test_the_paths_are_used(path: str) -> None:
+    """The environment variable decides whether C++ computes."""
+    assert native.available("mlstm") == (path == "cpp")
 
 
 def test_nan_in_nan_out(path: str) -> None:
