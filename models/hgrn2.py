@@ -25,19 +25,12 @@ with warnings.catch_warnings():
     from fla.models.hgrn2 import HGRN2Config
     from fla.modules import GatedMLP, RMSNorm
 
+from models.any_device import norm_on_cpu, replace_layers
 from models.kernels.gated_linear_attention import hgrn2_attention
-from models.kernels.rms_norm import rms_norm
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
 
 # fla normalises the output of the recurrence without handing the config's eps to its kernel.
 OUTPUT_NORM_EPS = 1e-5
-
-
-def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMS norm in the type that the next layers work in: under autocast they would cast to it."""
-    if torch.is_autocast_enabled("cpu"):
-        return rms_norm(x, weight, eps, torch.get_autocast_dtype("cpu"))
-    return rms_norm(x, weight, eps)
 
 
 class AnyDeviceRMSNorm(RMSNorm):
@@ -49,7 +42,7 @@ class AnyDeviceRMSNorm(RMSNorm):
         if x.device.type != "cpu":
             return super().forward(x, residual, prenorm, **kwargs)
         total = x if residual is None else x + residual
-        normed = _norm(total, self.weight, self.eps)
+        normed = norm_on_cpu(total, self.weight, self.eps)
         return (normed, total) if prenorm else normed
 
 
@@ -117,7 +110,7 @@ class AnyDeviceHGRN2Attention(fla_layer.HGRN2Attention):
             conv_state=None,
             offset=hidden_states.shape[1],
         )
-        normed = _norm(out.flatten(-2), self.g_norm.weight, OUTPUT_NORM_EPS)
+        normed = norm_on_cpu(out.flatten(-2), self.g_norm.weight, OUTPUT_NORM_EPS)
         return self.o_proj(normed), None, past_key_values
 
 
@@ -133,9 +126,7 @@ class HGRN2ForCausalLM(fla_hgrn2.HGRN2ForCausalLM):
 
     def __init__(self, config: HGRN2Config) -> None:
         super().__init__(config)
-        for module in self.modules():
-            # Same parameters and attributes, one more path in `forward`.
-            module.__class__ = _ANY_DEVICE.get(type(module), type(module))
+        replace_layers(self, _ANY_DEVICE)
 
 
 def build_config(

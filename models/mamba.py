@@ -16,23 +16,14 @@ from torch import Tensor, nn
 from transformers import MambaConfig
 from transformers.models.mamba import modeling_mamba as library
 
+from models.any_device import RMSNormOnCPU, replace_layers
 from models.kernels.depthwise_conv import causal_depthwise_conv
-from models.kernels.rms_norm import rms_norm
 from models.kernels.selective_scan import selective_scan
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
 
 
-class AnyDeviceRMSNorm(library.MambaRMSNorm):
-    """The library's RMS norm. Under autocast the CPU path gives what the next layers cast to."""
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        if hidden_states.device.type != "cpu":
-            return super().forward(hidden_states)
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-        else:
-            dtype = torch.promote_types(hidden_states.dtype, self.weight.dtype)
-        return rms_norm(hidden_states, self.weight, self.variance_epsilon, dtype)
+class AnyDeviceRMSNorm(RMSNormOnCPU, library.MambaRMSNorm):
+    """The library's RMS norm."""
 
 
 class AnyDeviceMixer(library.MambaMixer):
@@ -108,9 +99,7 @@ class MambaForCausalLM(library.MambaForCausalLM):
 
     def __init__(self, config: MambaConfig) -> None:
         super().__init__(config)
-        for module in self.modules():
-            # Same parameters and attributes, one more path in `forward`.
-            module.__class__ = _ANY_DEVICE.get(type(module), type(module))
+        replace_layers(self, _ANY_DEVICE)
 
 
 def build_config(

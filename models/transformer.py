@@ -10,30 +10,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama import modeling_llama as library
 
+from models.any_device import RMSNormOnCPU, replace_layers
 from models.kernels.causal_attention import causal_attention
-from models.kernels.rms_norm import rms_norm
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
 
 # Arguments of the library's attention functions that change the result.
 SPECIAL = ("is_causal", "softcap", "position_bias", "cache", "s_aux")
 
 
-class AnyDeviceRMSNorm(library.LlamaRMSNorm):
-    """The library's RMS norm. Under autocast the CPU path gives what the next layers cast to."""
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        if hidden_states.device.type != "cpu":
-            return super().forward(hidden_states)
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-        else:
-            dtype = torch.promote_types(hidden_states.dtype, self.weight.dtype)
-        return rms_norm(hidden_states, self.weight, self.variance_epsilon, dtype)
+class AnyDeviceRMSNorm(RMSNormOnCPU, library.LlamaRMSNorm):
+    """The library's RMS norm."""
 
 
 class AnyDeviceAttention(library.LlamaAttention):
@@ -90,9 +80,7 @@ class LlamaForCausalLM(library.LlamaForCausalLM):
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
-        for module in self.modules():
-            # Same parameters and attributes, one more path in `forward`.
-            module.__class__ = _ANY_DEVICE.get(type(module), type(module))
+        replace_layers(self, _ANY_DEVICE)
 
 
 def build_config(

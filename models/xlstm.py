@@ -35,6 +35,7 @@ from xlstm.blocks.xlstm_block import xLSTMBlock
 from xlstm.components.conv import CausalConv1d
 from xlstm.components.ln import MultiHeadLayerNorm
 
+from models.any_device import replace_layers
 from models.causal_lm import (
     LayerState,
     RecurrentForCausalLM,
@@ -251,7 +252,7 @@ class XLSTMModel(RecurrentModel, XLSTMPreTrainedModel):
         for module in self.block_stack.modules():
             if isinstance(module, mLSTMCell):
                 module.causal_mask = None  # of no use here, and as large as the context squared
-            module.__class__ = _OURS.get(type(module), type(module))
+        replace_layers(self.block_stack, _OURS)
         self.post_init()
 
     def recurrent_layers(self) -> nn.ModuleList:

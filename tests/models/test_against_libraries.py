@@ -85,8 +85,8 @@ def test_llama_leaves_caches_and_masks_to_transformers(
 
 def test_llama_elsewhere_is_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """On another device no kernel of ours runs."""
-    for kernel in ("rms_norm", "causal_attention"):
-        monkeypatch.setattr(f"models.transformer.{kernel}", _gpu_only)
+    for kernel in ("any_device.norm_on_cpu", "transformer.causal_attention"):
+        monkeypatch.setattr(f"models.{kernel}", _gpu_only)
     layer = build("transformer").model.layers[0].to("meta")
     with torch.device("meta"):
         tables = torch.empty(2, 1, TIME, layer.self_attn.head_dim)
@@ -137,8 +137,12 @@ def test_mamba_on_a_cpu_reaches_no_gpu_kernel(monkeypatch: pytest.MonkeyPatch) -
 
 def test_mamba_elsewhere_is_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """On another device no kernel of ours runs: norm and layer are the library's methods."""
-    for kernel in ("rms_norm", "causal_depthwise_conv", "selective_scan"):
-        monkeypatch.setattr(f"models.mamba.{kernel}", _gpu_only)
+    for kernel in (
+        "any_device.norm_on_cpu",
+        "mamba.causal_depthwise_conv",
+        "mamba.selective_scan",
+    ):
+        monkeypatch.setattr(f"models.{kernel}", _gpu_only)
     called = []
     monkeypatch.setattr(modeling_mamba, "mamba_inner_fn", lambda xz, *_, **__: called.append(xz))
     with torch.device("meta"):
