@@ -9,6 +9,7 @@ is `model.get_output_embeddings()`.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from transformers import (
     AutoConfig,
@@ -53,6 +54,7 @@ __all__ = [
     "flops_per_token",
     "load",
     "num_params",
+    "revision",
     "sizes",
     "state_size",
 ]
@@ -97,6 +99,12 @@ def num_params(config: PreTrainedConfig) -> ParamCount:
     return registry.of_config(config).num_params(config)
 
 
+def revision(arch: str) -> int:
+    """Which version of the architecture's shapes and initialisation this is; part of a trial's
+    identity."""
+    return registry.get(arch).revision
+
+
 def flops_per_token(config: PreTrainedConfig, context: int) -> int:
     """FLOPs of one token's forward pass in a sequence of `context` tokens; training takes 3x.
 
@@ -115,5 +123,15 @@ def state_size(config: PreTrainedConfig, context: int) -> int:
 
 
 def load(path: str | Path) -> PreTrainedModel:
-    """The model saved in the directory `path`."""
-    return AutoModelForCausalLM.from_pretrained(path)
+    """The model saved in the directory `path`.
+
+    Raises ValueError if its parameters are not exactly those of the model: from_pretrained alone
+    would go on with random ones.
+    """
+    loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
+    model, report = loaded
+    if wrong := {kind: sorted(map(str, names)) for kind, names in report.items() if names}:
+        raise ValueError(
+            f"the checkpoint {path} does not fit this version of {type(model).__name__}: {wrong}"
+        )
+    return model

@@ -9,6 +9,7 @@ the results back to where the tokens came from.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -110,12 +111,13 @@ class RecurrentModel(RecurrentPreTrainedModel):
 
     embeddings: nn.Embedding
 
+    @abstractmethod
     def recurrent_layers(self) -> Iterable[nn.Module]:
-        raise NotImplementedError
+        """The layers, from the first."""
 
+    @abstractmethod
     def finish(self, hidden: Tensor) -> Tensor:
         """What follows the last layer."""
-        raise NotImplementedError
 
     @can_return_tuple
     def forward(

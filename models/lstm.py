@@ -53,6 +53,7 @@ class LSTMConfig(PreTrainedConfig):
 
 class LSTMPreTrainedModel(RecurrentPreTrainedModel):
     config_class = LSTMConfig
+    _no_split_modules = ["LSTMLayer"]
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Embedding):
@@ -207,5 +208,7 @@ register(
         num_params=num_params,
         flops_per_token=flops_per_token,
         state_size=state_size,
+        # The first had PyTorch's uniform input weights, and two layers of 920 at `small`.
+        revision=2,
     )
 )

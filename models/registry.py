@@ -60,6 +60,9 @@ class Architecture:
 
     `state_size(config, context)` is how many numbers the model keeps of one sequence to continue it
     behind `context` tokens.
+
+    `revision` counts the changes of shapes or initialisation that make earlier training runs
+    another experiment.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Architecture:
     num_params: Callable[[Any], ParamCount]
     flops_per_token: Callable[[Any, int], int]
     state_size: Callable[[Any, int], int]
+    revision: int = 1
 
 
 _ARCHITECTURES: dict[str, Architecture] = {}

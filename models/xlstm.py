@@ -113,7 +113,9 @@ class MatrixLayer(mLSTMLayer):
         igate, fgate = self._gates(q, k, v)
         if keep_state and lengths is not None:
             padding = _padding(lengths, x.shape[1])[..., None]
-            igate, fgate = igate.masked_fill(padding, SHUT), fgate.masked_fill(padding, OPEN)
+            # In float32: half precision does not hold these values.
+            igate = igate.float().masked_fill(padding, SHUT)
+            fgate = fgate.float().masked_fill(padding, OPEN)
         heads = (self.mlstm_cell.config.num_heads, -1)
         q, k, v = (projected.unflatten(-1, heads) for projected in (q, k, v))
         h, end = mlstm(q, k, v, igate, fgate, initial_state=cell_state, return_state=keep_state)
@@ -158,7 +160,7 @@ class ScalarLayer(sLSTMLayer):
         gates = self._gates(x, _convolve(self.conv1d, x, past_inputs))
         if keep_state and lengths is not None:
             padding = _padding(lengths, x.shape[1])[..., None, None]
-            igate, fgate, *others = gates.unbind(2)
+            igate, fgate, *others = gates.float().unbind(2)
             igate, fgate = igate.masked_fill(padding, SHUT), fgate.masked_fill(padding, OPEN)
             gates = torch.stack([igate, fgate, *others], 2)
         h, end = slstm(gates, self.slstm_cell._recurrent_kernel, initial_state=cell_state)
@@ -240,6 +242,7 @@ def _padding(lengths: Tensor, time: int) -> Tensor:
 
 class XLSTMPreTrainedModel(RecurrentPreTrainedModel):
     config_class = XLSTMConfig
+    _no_split_modules = ["Block"]
 
 
 class XLSTMModel(RecurrentModel, XLSTMPreTrainedModel):

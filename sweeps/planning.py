@@ -245,6 +245,7 @@ def _base_spec(
         warmup=args.warmup,
         weight_decay=args.weight_decay,
         grad_clip=args.grad_clip,
+        revision=models.revision(arch),
     )
     config = models.build_config(
         arch, spec.size, vocab_size=corpus.vocab_size, context=spec.context

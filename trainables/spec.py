@@ -45,6 +45,7 @@ class TrialSpec:
         beta1, beta2, eps: of AdamW.
         grad_clip: maximum global L2 norm of the gradient.
         precision: "fp32", or "bf16" autocast with float32 weights.
+        revision: of the architecture's shapes and initialisation, `models.revision(arch)`.
     """
 
     arch: str
@@ -67,6 +68,7 @@ class TrialSpec:
     eps: float = 1e-8
     grad_clip: float = 1.0
     precision: str = "fp32"
+    revision: int = 1
 
     def __post_init__(self) -> None:
         for name in ("context", "batch_size", "epochs"):

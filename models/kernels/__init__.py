@@ -1,5 +1,5 @@
-"""Sequence kernels in plain PyTorch, for processors without the libraries' GPU kernels.
+"""Sequence kernels for processors without the libraries' GPU kernels, in C++ and in PyTorch.
 
-Every kernel stands beside a naive float64 reference of the same recurrence, and is tested
-against it forward and backward.
+Every kernel has a plain float64 reference, and both paths are tested against it, forward and
+backward.
 """

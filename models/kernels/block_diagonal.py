@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.kernels import native
+from models.kernels.shapes import expect
 
 # Blocks are grouped until their inputs are this wide: the zeros between them cost less than
 # many products of tiny matrices.
@@ -21,6 +23,7 @@ def block_diagonal_linear(x: Tensor, weight: Tensor) -> Tensor:
     Like a linear layer it computes in the type of autocast, where that is on, and else in x's,
     which must be that of the weight; blocks of 4 x 4 in C++ in float32, rounding the result.
     """
+    expect("x", x.reshape(-1, x.shape[-1]), -1, len(weight) * weight.shape[2])
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
         x = x.to(torch.get_autocast_dtype(kind))
@@ -55,6 +58,7 @@ class _SmallBlocks(torch.autograd.Function):
         return _multiply_native(x, _factors(weight))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         dx = _multiply_native(dy, _factors(weight.mT))
@@ -68,9 +72,8 @@ def _factors(weight: Tensor) -> Tensor:
 
 
 def _native_takes(x: Tensor, weight: Tensor) -> bool:
-    fits = weight.shape[1] == weight.shape[2] == NATIVE_BLOCK and x.numel() > 0
-    fits = fits and x.shape[-1] % native.LANES == 0 and weight.dtype in native.ELEMENT_TYPES
-    return fits and native.takes("block_diagonal", x, types=native.ELEMENT_TYPES)
+    fits = weight.shape[1] == weight.shape[2] == NATIVE_BLOCK and x.shape[-1] % native.LANES == 0
+    return native.takes("block_diagonal", x, weight, fits=fits, types=native.ELEMENT_TYPES)
 
 
 @torch.library.custom_op("babysweep::block_diagonal", mutates_args=())

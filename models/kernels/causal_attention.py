@@ -7,8 +7,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.kernels import native
+from models.kernels.shapes import expect
 
 Rotary = tuple[Tensor, Tensor]
 
@@ -34,6 +36,7 @@ def causal_attention(
         (batch, time, heads, dim). The C++ version computes in float32, the one in PyTorch in the
         type of its inputs.
     """
+    _check(q, k, v, rotary)
     if len({q.dtype, k.dtype, v.dtype}) > 1:
         k, v = k.to(q.dtype), v.to(q.dtype)
     if _native_takes(q, k, v, rotary):
@@ -41,6 +44,19 @@ def causal_attention(
         out: Tensor = _CausalAttention.apply(q, k, v, cos, sin, scale)
         return out
     return _attention_torch(q, k, v, scale, rotary)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, rotary: Rotary | None) -> None:
+    batch, time, heads, dim = q.shape
+    kv_heads = k.shape[2]
+    expect("k", k, batch, time, -1, dim)
+    expect("v", v, batch, time, kv_heads, dim)
+    if kv_heads == 0 or heads % kv_heads:
+        raise ValueError(f"{heads} query heads cannot share {kv_heads} key heads evenly")
+    for name, table in zip(("cos", "sin"), rotary or (), strict=False):
+        expect(name, table, batch if len(table) == batch else 1, time, dim)
+        if table.requires_grad:
+            raise ValueError(f"{name} requires a gradient, which the rotation does not give")
 
 
 def causal_attention_reference(
@@ -115,6 +131,7 @@ class _CausalAttention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> Any:
         gradients = _backward_native(*ctx.saved_tensors, dout.contiguous(), ctx.scale)
         return *gradients, None, None, None
@@ -122,8 +139,8 @@ class _CausalAttention(torch.autograd.Function):
 
 def _native_takes(q: Tensor, k: Tensor, v: Tensor, rotary: Rotary | None) -> bool:
     lanes = native.LANES if rotary is None else 2 * native.LANES  # rotation halves the heads
-    fits = q.shape[-1] % lanes == 0 and q.numel() > 0
-    return fits and native.takes("causal_attention", q, k, v, types=native.ELEMENT_TYPES)
+    fits = q.shape[-1] % lanes == 0
+    return native.takes("causal_attention", q, k, v, fits=fits, types=native.ELEMENT_TYPES)
 
 
 @torch.library.custom_op("babysweep::causal_attention", mutates_args=())

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.kernels import native
+from models.kernels.shapes import expect
 
 NATIVE_WIDTHS = (2, 3, 4)  # for which the C++ version is compiled
 
@@ -25,6 +27,8 @@ def causal_depthwise_conv(
     first step are `initial_state` (batch, width - 1, dim), zeros if there is none; the state
     behind a sequence is its last width - 1 inputs. Computes in float32 at least.
     """
+    expect("weight", weight, x.shape[2], -1)
+    expect("bias", bias, x.shape[2])
     past = 0
     if initial_state is not None:
         past = initial_state.shape[1]
@@ -59,6 +63,7 @@ class _CausalDepthwiseConv(torch.autograd.Function):
         return (F.silu(y, inplace=True) if silu else y).to(x.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy):
         x, weight, bias = ctx.saved_tensors
         taps = weight.t().contiguous()
@@ -99,9 +104,10 @@ def _backward_torch(x: Tensor, taps: Tensor, dy: Tensor) -> tuple[Tensor, Tensor
 
 def _native_takes(x: Tensor, taps: Tensor) -> bool:
     width, dim = taps.shape
-    fits = x.numel() > 0 and dim % native.LANES == 0 and width in NATIVE_WIDTHS
-    fits = fits and native.takes("depthwise_conv", x, types=native.ELEMENT_TYPES)
-    return fits and native.takes("depthwise_conv", taps)
+    fits = dim % native.LANES == 0 and width in NATIVE_WIDTHS
+    return native.takes("depthwise_conv", taps) and native.takes(
+        "depthwise_conv", x, fits=fits, types=native.ELEMENT_TYPES
+    )
 
 
 @torch.library.custom_op("babysweep::depthwise_conv", mutates_args=())

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.kernels import native
+from models.kernels.shapes import expect
 
 
 def gated_head_norm(
@@ -24,6 +26,11 @@ def gated_head_norm(
 
     The norm is over the last dimension of h. Computes in float32 at least and rounds once.
     """
+    heads = (*h.shape[:-2], h.shape[-2] * h.shape[-1])
+    expect("x", x, *heads)
+    expect("gate", gate, *heads)
+    expect("weight", weight, heads[-1])
+    expect("skip", skip, heads[-1])
     work = torch.float64 if torch.float64 in (h.dtype, weight.dtype) else torch.float32
     with torch.autocast(h.device.type, enabled=False):
         y: Tensor = _GatedHeadNorm.apply(
@@ -57,6 +64,7 @@ class _GatedHeadNorm(torch.autograd.Function):
         return merged.mul_(F.silu(gate.to(h.dtype))).to(gate.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
         h, x, gate, weight, skip = ctx.saved_tensors
         if _native_takes(h, gate):
@@ -99,8 +107,10 @@ def _contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def _native_takes(h: Tensor, gate: Tensor) -> bool:
-    fits = h.shape[-1] % native.LANES == 0 and native.takes("gated_head_norm", h)
-    return fits and native.takes("gated_head_norm", gate, types=native.ELEMENT_TYPES)
+    fits = h.shape[-1] % native.LANES == 0
+    return native.takes("gated_head_norm", h, fits=fits) and native.takes(
+        "gated_head_norm", gate, types=native.ELEMENT_TYPES
+    )
 
 
 @torch.library.custom_op("babysweep::gated_head_norm", mutates_args=())

@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.kernels import native
+from models.kernels.shapes import expect
 
 # Inside a chunk exp(G_t - G_s), G the running sum of g, is split into exp(G_t - M) exp(M - G_s)
 # with M half the chunk's sum. Both stay within exp(80), and float32 ends at exp(88), as long as
@@ -45,6 +47,8 @@ def gated_linear_attention(
     states carry no gradient: ValueError if `initial_state` asks for one.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    expect("k", k, *q.shape)
+    expect("g", g, *q.shape)
     state = _start(q, v, initial_state)
     with torch.autocast(q.device.type, enabled=False):
         inputs = (x.to(state.dtype).contiguous() for x in (q, k, v, g))
@@ -68,9 +72,11 @@ def hgrn2_attention(
     is equal; reading gates where they are used saves most passes over memory. Saves the inputs
     only, in their own type.
     """
+    expect("f", f, *q.shape)
     state = _start(q, v, initial_state)
     if lower_bound is None:
         lower_bound = state.new_zeros(q.shape[2] * q.shape[3])
+    expect("lower_bound", lower_bound, q.shape[2] * q.shape[3])
     with torch.autocast(q.device.type, enabled=False):
         inputs = (x.to(v.dtype).contiguous() for x in (q, f, v))
         bound = lower_bound.to(state.dtype).contiguous()
@@ -118,9 +124,11 @@ def hgrn2_attention_reference(
 
 def _start(q: Tensor, v: Tensor, initial_state: Tensor | None) -> Tensor:
     """The initial state (B, H, K, V) in the type to compute in, zeros if there is none."""
+    expect("v", v, *q.shape[:3], -1)
     work = torch.promote_types(v.dtype, torch.float32)
     if initial_state is None:
         return q.new_zeros(q.shape[0], *q.shape[2:], v.shape[3], dtype=work)
+    expect("initial_state", initial_state, q.shape[0], *q.shape[2:], v.shape[3])
     if initial_state.requires_grad:
         raise ValueError("initial_state needs a gradient, which this kernel does not give")
     return initial_state.to(work).contiguous()
@@ -146,6 +154,7 @@ class _LogGatedAttention(torch.autograd.Function):
         return o, state
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, do: Tensor, _: Any) -> Any:
         q, k, v, g, initial_state = ctx.saved_tensors
         do = do.contiguous()
@@ -185,6 +194,7 @@ class _BoundedAttention(torch.autograd.Function):
         return o, state
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, do: Tensor, _: Any) -> Any:
         q, f, v, bound, initial_state = ctx.saved_tensors
         do = do.contiguous()
@@ -358,8 +368,8 @@ def _time_first(x: Tensor, like: Tensor) -> Tensor:
 
 
 def _native_takes(q: Tensor, v: Tensor) -> bool:
-    fits = q.shape[3] % native.LANES == 0 and v.shape[3] % native.LANES == 0 and q.numel() > 0
-    return fits and native.takes("gated_linear_attention", q, v, types=native.ELEMENT_TYPES)
+    fits = q.shape[3] % native.LANES == 0 and v.shape[3] % native.LANES == 0
+    return native.takes("gated_linear_attention", q, v, fits=fits, types=native.ELEMENT_TYPES)
 
 
 def _sizes(q: Tensor, v: Tensor) -> tuple[int, ...]:

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.kernels import native
+from models.kernels.shapes import expect
 
 CPU_CHUNK = 512  # tokens whose logits stay in the caches
 CHUNK = 4096  # other devices want large products
@@ -44,13 +46,16 @@ def linear_cross_entropy(
     Raises:
         IndexError: on the CPU, if a target is neither a token nor `ignore_index`.
     """
+    expect("targets", targets, len(hidden))
+    if targets.dtype != torch.int64:
+        raise TypeError(f"targets are {targets.dtype}, but token ids are needed as int64")
     device = hidden.device.type
     autocast = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
     chunk = chunk or (CPU_CHUNK if device == "cpu" else CHUNK)
     with torch.autocast(device, enabled=False):
         total: Tensor = _LinearCrossEntropy.apply(
-            hidden, weight, bias, targets, ignore_index, chunk, dtype
+            hidden, weight, bias, targets, ignore_index, chunk, dtype, torch.is_grad_enabled()
         )
     return total
 
@@ -76,12 +81,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ignore_index: int,
         chunk: int,
         dtype: torch.dtype,
+        grad_enabled: bool,
     ) -> Tensor:
         work = torch.promote_types(dtype, torch.float32)
         total = hidden.new_zeros((), dtype=work)
         head = weight.to(dtype)
         head_bias = None if bias is None else bias.to(dtype)
-        needs = ctx.needs_input_grad
+        # Of parameters this says True in a forward without gradients, too.
+        needs = [grad_enabled and needed for needed in ctx.needs_input_grad]
         d_hidden = torch.empty_like(hidden) if needs[0] else None
         d_weight = torch.zeros_like(weight, dtype=work) if needs[1] else None
         d_bias = torch.zeros_like(bias, dtype=work) if bias is not None and needs[2] else None
@@ -107,12 +114,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         scaled = (
             None if d is None else (d * grads[0].to(d.dtype)).to(dtype)
             for d, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
-        return *scaled, None, None, None, None
+        return *scaled, None, None, None, None, None
 
 
 def _losses_and_gradients(
@@ -143,7 +151,7 @@ def _differentiate_native(logits: Tensor, targets: Tensor, ignore_index: int) ->
             f"target {wrong[0]} is out of bounds: it must be below the vocabulary's size {vocab}, "
             f"or {ignore_index} where there is nothing to predict"
         )
-    losses = torch.empty(len(logits))
+    losses = logits.new_empty(len(logits), dtype=torch.float32)
     sizes = (*logits.shape, ignore_index, int(logits.dtype == torch.bfloat16))
     native.call("linear_cross_entropy", "differentiate_in_place", logits, targets, losses, *sizes)
     return losses

@@ -30,12 +30,15 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.kernels import native
+from models.kernels.shapes import expect
 
 CHUNK = 128  # of the torch path
 MIN_TASKS = 8  # the C++ path divides heads among threads, and their columns if heads are few
 EPS = 1e-6  # as in the xlstm package
+LOWEST_LOG_FORGET = -1e4  # whose exponential is 0
 
 State = tuple[Tensor, Tensor, Tensor]
 
@@ -59,6 +62,15 @@ def mlstm(
 
     Raises ValueError if `initial_state` requires a gradient.
     """
+    expect("k", k, *q.shape)
+    expect("v", v, *q.shape[:3], -1)
+    expect("igate", igate, *q.shape[:3])
+    expect("fgate", fgate, *q.shape[:3])
+    if initial_state is not None:
+        batch, _, heads, key = q.shape
+        shapes = ((batch, heads, key, v.shape[3]), (batch, heads, key), (batch, heads))
+        for part, shape in zip(initial_state, shapes, strict=True):
+            expect("a part of initial_state", part, *shape)
     if initial_state is not None and any(x.requires_grad for x in initial_state):
         raise ValueError("initial_state requires a gradient, but states carry none: detach it")
     with torch.autocast(q.device.type, enabled=False):
@@ -113,6 +125,7 @@ class _MLSTM(torch.autograd.Function):
         return h, *end
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dh, *_):
         q, k, v, igate, fgate, memory, normalizer, m, h, row_sum = ctx.saved_tensors
         gates = _gates(igate, fgate, m, h.dtype)
@@ -136,7 +149,9 @@ class _Gates(NamedTuple):
 
 def _gates(igate: Tensor, fgate: Tensor, m: Tensor | None, work: torch.dtype) -> _Gates:
     """igate, fgate (B, T, H), m (B, H) of the initial state."""
-    running = F.logsigmoid(fgate.double()).transpose(1, 2).cumsum(-1)
+    # Bounded, or one shut gate would cost the running sum the digits of all later ones.
+    log_forget = F.logsigmoid(fgate.double()).clamp(min=LOWEST_LOG_FORGET)
+    running = log_forget.transpose(1, 2).cumsum(-1)
     a = igate.double().transpose(1, 2) - running
     first = a.new_full(a.shape[:2], -torch.inf) if m is None else m.double()
     peak, peak_at = torch.cat([first[..., None], a], -1).cummax(-1)

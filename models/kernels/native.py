@@ -2,7 +2,7 @@
 
 The sources in `cpp/` are plain C functions without torch's headers, so that one compiles in about
 a second. The library is cached by everything that it depends on (sources, flags, compiler, CPU)
-and put in its place by an atomic rename: workers that start together at worst compile it twice.
+and put in its place by an atomic rename: workers that start together at worst compile it each.
 Without a compiler, or with `BABYSWEEP_CPP=0`, the kernels compute in PyTorch.
 """
 
@@ -30,6 +30,7 @@ LANES = 16  # floats in a vector of `vector.h`
 ELEMENT_TYPES = (torch.float32, torch.bfloat16)  # that `vector.h` can load and store
 
 _log = logging.getLogger(__name__)
+_shapes_logged: set[str] = set()
 
 
 @torch.compiler.assume_constant_result  # Dynamo must not trace into the compilation
@@ -38,13 +39,22 @@ def available(kernel: str) -> bool:
     return os.environ.get("BABYSWEEP_CPP", "1") != "0" and _library(kernel) is not None
 
 
-def takes(kernel: str, *tensors: Tensor, types: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
-    """Whether the C++ version of `kernel` is available for tensors on this device and of `types`.
+def takes(
+    kernel: str,
+    *tensors: Tensor,
+    fits: bool = True,
+    types: tuple[torch.dtype, ...] = (torch.float32,),
+) -> bool:
+    """Whether the C++ version of `kernel` is available, for tensors on this device and of `types`.
 
-    What a kernel asks of the shapes it checks itself.
+    `fits` is what the kernel asks of the shapes; a shape that does not fit is logged once.
     """
-    fits = all(x.device.type == "cpu" and x.dtype in types for x in tensors)
-    return fits and available(kernel)
+    takeable = all(x.device.type == "cpu" and x.dtype in types and x.numel() for x in tensors)
+    if not (takeable and available(kernel)):
+        return False
+    if not fits:
+        _log_shape(kernel, *tensors)
+    return fits
 
 
 class Rows(NamedTuple):
@@ -84,31 +94,49 @@ def _convert(argument: Argument) -> ctypes._SimpleCData:
     if argument is None:
         return ctypes.c_void_p(None)
     if isinstance(argument, Rows):
-        assert argument.tensor.dim() == 2
-        assert argument.tensor.stride(1) == 1
-        return ctypes.c_void_p(argument.tensor.data_ptr())
+        x = argument.tensor
+        return _pointer(x, x.dim() == 2 and x.stride(1) == 1)
     if isinstance(argument, Tensor):
-        assert argument.is_contiguous()
-        assert argument.device.type == "cpu"
-        return ctypes.c_void_p(argument.data_ptr())
+        return _pointer(argument, argument.is_contiguous())
     return ctypes.c_int64(argument) if isinstance(argument, int) else ctypes.c_float(argument)
+
+
+def _pointer(x: Tensor, packed: bool) -> ctypes.c_void_p:
+    if x.device.type != "cpu" or not packed:
+        raise ValueError(f"a tensor {tuple(x.shape)} with gaps or not on the CPU: {x.device}")
+    return ctypes.c_void_p(x.data_ptr())
 
 
 @functools.cache
 def _library(kernel: str) -> ctypes.CDLL | None:
     """The compiled `cpp/<kernel>.cpp`, or None with one line in the log that says why."""
-    compiler = next(filter(None, map(shutil.which, _compilers())), None)
+    compiler = find_compiler()
     if compiler is None:
-        _log_once("no C++ compiler found; the kernels compute in PyTorch (install g++ >= 12)")
+        tried = ", ".join(_compilers())
+        _log_once(f"no C++ compiler ({tried}); the kernels compute in PyTorch (install g++ >= 12)")
         return None
     try:
-        return ctypes.CDLL(str(_compiled(kernel, compiler)))
+        return _load(kernel, compiler)
     except subprocess.CalledProcessError as error:
         reason = next((line for line in error.stderr.splitlines() if "error" in line), error)
         _log_once(f"{compiler} fails on {kernel}.cpp, which computes in PyTorch: {reason}")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
         _log_once(f"no C++ for {kernel}, which computes in PyTorch: {error}")
     return None
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler: that of the variable CXX, else the first that there is."""
+    return next(filter(None, map(shutil.which, _compilers())), None)
+
+
+def _load(kernel: str, compiler: str) -> ctypes.CDLL:
+    path = _compiled(kernel, compiler)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:  # a file that a full disk or a crash left broken
+        path.unlink(missing_ok=True)
+        return ctypes.CDLL(str(_compiled(kernel, compiler)))
 
 
 def _compilers() -> tuple[str, ...]:
@@ -153,6 +181,14 @@ def _cpu() -> str:
         return platform.processor()
     # "flags" on x86, "Features" on ARM
     return next((line for line in lines if line.startswith(("flags", "Features"))), "unknown")
+
+
+@torch.compiler.disable
+def _log_shape(kernel: str, *tensors: Tensor) -> None:
+    if kernel not in _shapes_logged:
+        _shapes_logged.add(kernel)
+        shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
+        _log.warning("C++ for %s does not take the shapes %s: PyTorch computes", kernel, shapes)
 
 
 @functools.cache

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.kernels import native
+from models.kernels.shapes import expect
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
@@ -16,13 +18,14 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = 
     Computes in float32 at least and rounds once. Asking for the `dtype` that the next layers work
     in (under autocast bf16) saves each of them its own cast.
     """
+    expect("weight", weight, x.shape[-1])
     dtype = dtype or x.dtype
     with torch.autocast(x.device.type, enabled=False):
         if torch.float64 in (x.dtype, weight.dtype):
             weight, work = weight.double(), torch.float64
         else:
             weight, work = weight.float(), torch.float32
-        y: Tensor = _RMSNorm.apply(x.flatten(0, -2), weight, eps, dtype, work)
+        y: Tensor = _RMSNorm.apply(x.reshape(-1, x.shape[-1]), weight, eps, dtype, work)
     return y.view(x.shape)
 
 
@@ -50,6 +53,7 @@ class _RMSNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight, scale = ctx.saved_tensors
         if _native_takes(x, weight, dy.dtype):
@@ -70,9 +74,10 @@ def _backward_torch(x: Tensor, weight: Tensor, scale: Tensor, dy: Tensor) -> tup
 
 
 def _native_takes(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
-    fits = x.shape[-1] % native.LANES == 0 and dtype in native.ELEMENT_TYPES
-    fits = fits and native.takes("rms_norm", x, types=native.ELEMENT_TYPES)
-    return fits and native.takes("rms_norm", weight)
+    fits = x.shape[-1] % native.LANES == 0
+    types = native.ELEMENT_TYPES
+    known = dtype in types and native.takes("rms_norm", weight)
+    return known and native.takes("rms_norm", x, fits=fits, types=types)
 
 
 @torch.library.custom_op("babysweep::rms_norm", mutates_args=())

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.kernels import native
+from models.kernels.shapes import expect
 
 # Steps whose states PyTorch holds at once. A chunk of 4 steps stays in the cache of one core for
 # the usual widths; the backward recomputes the states chunk by chunk from the chunk borders.
@@ -48,6 +50,20 @@ def selective_scan(
     Returns the output (B, D, T), of u's type, and the last state (B, D, N), in the type of the
     computation. States carry no gradient: an initial state that wants one is a ValueError.
     """
+    batch, dim, time = u.shape
+    state = a.shape[1]
+    expect("delta", delta, *u.shape)
+    expect("a", a, dim, -1)
+    expect("b", b, batch, state, time)
+    expect("c", c, batch, state, time)
+    for name, x, shape in (
+        ("skip", skip, (dim,)),
+        ("delta_bias", delta_bias, (dim,)),
+        ("gate", gate, u.shape),
+        ("initial_state", initial_state, (batch, dim, state)),
+    ):
+        if x is not None:
+            expect(name, x, *shape)
     if initial_state is not None and initial_state.requires_grad:
         raise ValueError(
             "initial_state wants a gradient, but the scan passes none to earlier pieces of a "
@@ -169,6 +185,7 @@ class _Recurrence(torch.autograd.Function):
         return y, state
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> Any:
         delta, drive, a, b, c, *borders = ctx.saved_tensors
         ddelta, ddrive, db, dc = (torch.empty_like(x) for x in (delta, drive, b, c))
@@ -213,8 +230,8 @@ def _chunk_states(
 
 
 def _native_takes(x: _Inputs) -> bool:
-    fits = x.u.numel() > 0 and x.u.shape[1] % native.LANES == 0
-    return fits and native.takes("selective_scan", *_big(x), types=native.ELEMENT_TYPES)
+    fits = x.u.shape[1] % native.LANES == 0
+    return native.takes("selective_scan", *_big(x), fits=fits, types=native.ELEMENT_TYPES)
 
 
 def _big(x: _Inputs) -> list[Tensor]:
@@ -256,6 +273,7 @@ class _NativeScan(torch.autograd.Function):
         return y, last
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> Any:
         *tensors, borders = ctx.saved_tensors
         gradients = list(_backward_native(*tensors, borders, dy.contiguous(), ctx.softplus))

@@ -19,8 +19,10 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.kernels import native
+from models.kernels.shapes import expect
 
 # As in slstm.cpp: the columns of a panel of weights, the rows of a task, the steps between marks.
 PANEL, ROWS, STEPS = 2 * native.LANES, 8, 8
@@ -42,6 +44,10 @@ def slstm(
     f = 1e30, at any place, leave c, n and m as they are.
     """
     batch, _, _, heads, dim = x.shape
+    expect("x", x, batch, -1, 4, heads, dim)
+    expect("recurrent", recurrent, heads, 4 * dim, dim)
+    for part in initial_state or ():
+        expect("a part of initial_state", part, batch, heads, dim)
     if initial_state is not None and any(part.requires_grad for part in initial_state):
         raise ValueError("slstm carries its initial_state without a gradient: detach it")
     with torch.autocast(x.device.type, enabled=False):
@@ -97,6 +103,7 @@ class _SLSTM(torch.autograd.Function):
         return h, last
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dh, _):
         recurrent, *saved = ctx.saved_tensors
         backward = _backward_native if ctx.native else _backward_torch
@@ -165,7 +172,7 @@ def _backward_torch(dh, recurrent, state, h, c, n, keep, forget, forget_slope, z
 
 
 def _native_takes(x: Tensor, recurrent: Tensor) -> bool:
-    return recurrent.shape[-1] % PANEL == 0 and native.takes("slstm", x, recurrent)
+    return native.takes("slstm", x, recurrent, fits=recurrent.shape[-1] % PANEL == 0)
 
 
 def _panels(weights: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import models
 
@@ -303,8 +303,11 @@ def test_a_bfloat16_model_is_close(arch: str) -> None:
 
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_gradient_checkpointing_changes_no_gradient(arch: str, bfloat16: bool) -> None:
-    """Computing activations again in the backward gives the same gradients."""
+    """Activations are computed again in the backward, and give the same gradients."""
     model, ids = build(arch).train(), random_ids(2, CONTEXT)
+    calls: list[nn.Module] = []
+    inner = next(x for x in model.base_model.modules() if isinstance(x, nn.Linear | nn.LSTM))
+    inner.register_forward_pre_hook(lambda module, _: calls.append(module))
 
     def run() -> dict[str, Tensor]:
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
@@ -313,9 +316,11 @@ def test_gradient_checkpointing_changes_no_gradient(arch: str, bfloat16: bool) -
         return gradients(model)
 
     expected = run()
+    assert len(calls) == 1
     model.gradient_checkpointing_enable()
     for name, gradient in run().items():
         torch.testing.assert_close(gradient, expected[name], msg=name)
+    assert len(calls) == 3
 
 
 def test_a_carried_state_continues_the_text(arch: str) -> None:

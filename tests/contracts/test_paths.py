@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,23 @@ import torch
 from torch import Tensor
 
 import models
+from models.kernels import native
 from trainables.objectives import NextTokenObjective
 
 VOCAB, CONTEXT, BATCH = 256, 48, 8
 
 pytestmark = [
     pytest.mark.parametrize("arch", models.architectures()),
-    pytest.mark.skipif(
-        not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="no C++ compiler"
-    ),
+    pytest.mark.skipif(native.find_compiler() is None, reason="no C++ compiler"),
 ]
+
+KERNELS = {
+    "transformer": {"rms_norm", "causal_attention"},
+    "lstm": set(),
+    "xlstm": {"mlstm", "slstm", "depthwise_conv", "block_diagonal", "gated_head_norm"},
+    "mamba": {"rms_norm", "depthwise_conv", "selective_scan"},
+    "hgrn2": {"rms_norm", "gated_linear_attention"},
+}
 
 
 @pytest.fixture(params=[("0", "1"), ("1", "0")], ids=["torch-then-cpp", "cpp-then-torch"])
@@ -74,3 +80,26 @@ def test_a_checkpoint_continues_on_the_other_path(
 
     assert stayed[-1] < first[0] - 0.1, "nothing was learned, so nothing is compared"
     torch.testing.assert_close(torch.tensor(moved), torch.tensor(stayed), rtol=0, atol=1e-4)
+
+
+def test_the_path_is_what_the_switch_says(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training step runs every kernel of its architecture in C++, forward and backward, and none
+    of them with BABYSWEEP_CPP=0."""
+    config = models.build_config(arch, "mini", vocab_size=VOCAB, context=CONTEXT)
+    model = models.build_model(config)
+    optimizer = torch.optim.AdamW(model.parameters())
+    calls: list[str] = []
+    call = native.call
+
+    def spy(kernel: str, function: str, *arguments: Any) -> None:
+        calls.append(kernel)
+        call(kernel, function, *arguments)
+
+    monkeypatch.setattr(native, "call", spy)
+    monkeypatch.setenv("BABYSWEEP_CPP", "0")
+    train(model, optimizer, range(1))
+    assert calls == []
+    monkeypatch.setenv("BABYSWEEP_CPP", "1")
+    train(model, optimizer, range(1))
+    assert set(calls) == KERNELS[arch] | {"linear_cross_entropy"}
+    assert all(calls.count(kernel) >= 2 for kernel in KERNELS[arch])

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
+
+from models.kernels import native
 
 
 @pytest.fixture(params=["torch", "cpp"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The way a kernel computes; the test runs once for each that this machine has."""
-    if request.param == "cpp" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+    if request.param == "cpp" and native.find_compiler() is None:
         pytest.skip("no C++ compiler")
     monkeypatch.setenv("BABYSWEEP_CPP", str(int(request.param == "cpp")))
     return request.param

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from transformers.models.llama import modeling_llama
 from transformers.models.mamba import modeling_mamba
 from xlstm import xLSTMBlockStack
@@ -22,8 +23,8 @@ from models.xlstm import _stack_config
 VOCAB, TIME = 64, 20
 
 
-def build(arch: str) -> Any:
-    config = models.build_config(arch, "mini", vocab_size=VOCAB, context=TIME, pad_token_id=1)
+def build(arch: str, context: int = TIME) -> Any:
+    config = models.build_config(arch, "mini", vocab_size=VOCAB, context=context, pad_token_id=1)
     torch.manual_seed(0)
     model = models.build_model(config)
     with torch.no_grad():  # biases and gates that are zero at first should matter too
@@ -164,15 +165,18 @@ def _gpu_only(*_: Any, **__: Any) -> Any:
     raise AssertionError("a kernel for another device was called")
 
 
-def test_xlstm_is_that_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("time", [TIME, 150])
+def test_xlstm_is_that_of_the_package(
+    path: str, time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The block stack's output and gradients equal those of the package's own layers."""
-    model = build("xlstm")
+    model = build("xlstm", context=time)
     stack = model.model.block_stack
     library = xLSTMBlockStack(_stack_config(model.config))
     library.load_state_dict(stack.state_dict())
     body = lambda x: model.model(inputs_embeds=x).last_hidden_state  # noqa: E731
     monkeypatch.setattr(stack, "forward", body)
-    x, weight = torch.randn(2, 2, TIME, model.config.hidden_size)
+    x, weight = torch.randn(2, 2, time, model.config.hidden_size)
     assert_same(run(stack, x, weight), run(library, x, weight))
 
 
@@ -196,6 +200,30 @@ def test_xlstm_is_that_of_the_package_step_by_step() -> None:
     torch.testing.assert_close(torch.cat(got, 1), torch.cat(want, 1), rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("time", [TIME, 70])
+def test_xlstm_is_the_packages_recurrence(path: str, time: int) -> None:
+    """Logits and gradients of a whole text equal those of the package's stack, one token at a
+    time."""
+    model = build("xlstm", context=time).train()
+    library = xLSTMBlockStack(_stack_config(model.config))
+    library.load_state_dict(model.model.block_stack.state_dict())
+    ids, weight = torch.randint(0, VOCAB, (2, time)), torch.randn(2, time, VOCAB)
+    _, gradients = got = run(model, ids, weight)
+    outputs: list[Tensor] = []
+    state: Any = None
+    for token in model.model.embeddings(ids).detach().split(1, dim=1):
+        # The package writes into its convolution states, which autograd may have saved.
+        output, state = library.step(token, tree_map_only(Tensor, torch.clone, state))
+        outputs.append(output)
+    logits = model.lm_head(torch.cat(outputs, 1))
+    (logits * weight).sum().backward()
+    prefix = "model.block_stack."
+    blocks = {name.removeprefix(prefix): x for name, x in gradients.items() if prefix in name}
+    want = {name: x.grad for name, x in library.named_parameters()}
+    assert_same((got[0], blocks), (logits.detach(), want), 1e-4)
+
+
+@pytest.mark.interpreter
 @pytest.mark.parametrize("time", [5, 48, 96])
 def test_hgrn2_is_that_of_fla(time: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """fla loads our checkpoint strictly, and its Triton kernels, run by Triton's interpreter, give

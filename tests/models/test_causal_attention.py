@@ -10,7 +10,6 @@ from kernel_checks import LENGTHS, assert_matches, assert_passes_nan_on
 from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from models.kernels import native
 from models.kernels.causal_attention import causal_attention, causal_attention_reference
 
 Case = tuple[Tensor, Tensor, Tensor]
@@ -133,6 +132,12 @@ def test_nan_in_nan_out(path: str, kind: torch.dtype) -> None:
     )
 
 
-def test_the_paths_are_used(path: str) -> None:
-    """The environment variable decides whether C++ computes."""
-    assert native.available("causal_attention") == (path == "cpp")
+@pytest.mark.parametrize(("heads", "kv_heads", "kv_time"), [(3, 2, 8), (4, 4, 7), (4, 2, 9)])
+def test_shapes_that_do_not_fit_are_refused(
+    path: str, heads: int, kv_heads: int, kv_time: int
+) -> None:
+    """Both paths say what is wrong, rather than read beyond a tensor's end."""
+    q = torch.randn(1, 8, heads, 32)
+    k, v = torch.randn(2, 1, kv_time, kv_heads, 32)
+    with pytest.raises(ValueError, match="share|has the shape"):
+        causal_attention(q, k, v, 1.0)

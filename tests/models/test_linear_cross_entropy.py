@@ -9,8 +9,8 @@ import pytest
 import torch
 from kernel_checks import assert_matches, assert_passes_nan_on
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from models.kernels import native
 from models.kernels.linear_cross_entropy import (
     linear_cross_entropy,
     linear_cross_entropy_reference,
@@ -186,6 +186,19 @@ def test_any_number_of_threads_gives_the_same_bits(path: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_the_paths_are_used(path: str) -> None:
-    """The environment variable decides whether C++ computes."""
-    assert native.available("linear_cross_entropy") == (path == "cpp")
+def test_targets_of_another_type_or_length_are_refused(path: str) -> None:
+    """They would be read as other numbers, or beyond their end."""
+    hidden, weight = torch.randn(6, 16), torch.randn(32, 16)
+    with pytest.raises(TypeError, match="int64"):
+        linear_cross_entropy(hidden, weight, None, torch.zeros(6, dtype=torch.int32))
+    with pytest.raises(ValueError, match="targets has the shape"):
+        linear_cross_entropy(hidden, weight, None, torch.zeros(5, dtype=torch.int64))
+
+
+def test_a_loss_without_gradients_computes_none(path: str) -> None:
+    """Validation does not pay for the head's gradient."""
+    hidden, weight = torch.randn(6, 16), torch.randn(32, 16, requires_grad=True)
+    targets = torch.zeros(6, dtype=torch.int64)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        linear_cross_entropy(hidden, weight, None, targets)
+    assert counter.get_total_flops() == 2 * 6 * 16 * 32

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import models
 
@@ -21,3 +25,15 @@ def test_the_lstm_starts_with_open_forget_gates_and_lively_layers() -> None:
         outputs = model(torch.randint(0, 128, (4, 16)), output_hidden_states=True).hidden_states
     sizes = [output.square().mean().sqrt().item() for output in outputs[1:]]
     assert min(sizes) > 0.8 * max(sizes), sizes
+
+
+def test_a_checkpoint_with_other_parameters_is_refused(tmp_path: Path) -> None:
+    """A model that would start with random weights says so instead."""
+    config = models.build_config("lstm", "mini", vocab_size=64, context=16)
+    models.build_model(config).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.lstm.weight_ih_l0"] = tensors.pop("model.layers.0.lstm.weight_ih_l0")
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="does not fit.*layers.0.lstm.weight_ih_l0"):
+        models.load(tmp_path)

@@ -9,7 +9,6 @@ import torch
 from kernel_checks import LENGTHS, assert_matches, assert_passes_nan_on
 from torch import Tensor
 
-from models.kernels import native
 from models.kernels.mlstm import State, mlstm, mlstm_reference
 
 
@@ -159,10 +158,19 @@ def test_it_compiles(path: str) -> None:
         torch.testing.assert_close(x.grad, y.grad)
 
 
-def test_the_paths_are_used(path: str) -> None:
-    """The environment variable decides whether C++ computes."""
-    assert native.available("mlstm") == (path == "cpp")
-
-
 def test_nan_in_nan_out(path: str) -> None:
     assert_passes_nan_on(hidden, inputs(20))
+
+
+@pytest.mark.parametrize("shut", [-1e4, -1e30, -torch.inf])
+def test_a_shut_forget_gate_is_a_new_beginning(path: str, shut: float) -> None:
+    """Behind a step that forgets everything, outputs are those of a text that begins there, and
+    gradients stay finite."""
+    q, k, v, igate, fgate = inputs(80)
+    fgate[:, 30] = shut
+    leaves = [x.requires_grad_() for x in (q, k, v, igate, fgate)]
+    whole = hidden(*leaves)
+    fresh = hidden(*(x.detach()[:, 30:] for x in leaves))
+    torch.testing.assert_close(whole[:, 30:].detach(), fresh, rtol=1e-5, atol=1e-5)
+    whole.sum().backward()
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in leaves)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,9 +19,7 @@ from models.kernels.depthwise_conv import (
 )
 
 KERNEL = "depthwise_conv"
-needs_compiler = pytest.mark.skipif(
-    not any(map(shutil.which, native._compilers())), reason="no C++ compiler"
-)
+needs_compiler = pytest.mark.skipif(native.find_compiler() is None, reason="no C++ compiler")
 CACHES = (native._library, native._version, native._cpu, native._log_once)
 
 
@@ -54,7 +51,7 @@ def test_without_a_compiler_pytorch_computes(
         assert not native.available(KERNEL)
         assert_convolves()
     assert [record.message for record in caplog.records] == [
-        "no C++ compiler found; the kernels compute in PyTorch (install g++ >= 12)"
+        "no C++ compiler (no-such-compiler); the kernels compute in PyTorch (install g++ >= 12)"
     ]
     assert not empty_cache.exists()
 
@@ -141,3 +138,31 @@ def test_workers_may_start_together(empty_cache: Path) -> None:
     workers = [subprocess.Popen(command, env=dict(os.environ)) for _ in range(4)]
     assert [worker.wait() for worker in workers] == [0] * 4
     assert len(list(empty_cache.iterdir())) == 1
+
+
+@needs_compiler
+def test_a_shape_that_does_not_fit_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PyTorch computes what C++ does not take, and the log says so, once."""
+    monkeypatch.delenv("BABYSWEEP_CPP", raising=False)
+    monkeypatch.setattr(native, "_shapes_logged", set())
+    x, weight, bias = torch.randn(1, 5, 12), torch.randn(12, 4), torch.randn(12)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            causal_depthwise_conv(x, weight, bias)
+    assert [record.message for record in caplog.records] == [
+        "C++ for depthwise_conv does not take the shapes (1, 5, 12): PyTorch computes"
+    ]
+
+
+@needs_compiler
+def test_a_broken_library_is_compiled_anew(empty_cache: Path) -> None:
+    """A file that a crash left half-written is not found broken for ever."""
+    assert native.available(KERNEL)
+    (library,) = empty_cache.iterdir()
+    native._library.cache_clear()
+    library.unlink()
+    library.write_bytes(b"half")
+    assert native.available(KERNEL)
+    assert_convolves()

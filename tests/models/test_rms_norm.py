@@ -10,7 +10,6 @@ from kernel_checks import assert_matches, assert_passes_nan_on
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from models.kernels import native
 from models.kernels.rms_norm import rms_norm, rms_norm_reference
 
 EPS = 1e-5
@@ -105,8 +104,3 @@ def test_any_number_of_threads_gives_the_same_bits(path: str) -> None:
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_nan_in_nan_out(path: str, kind: torch.dtype) -> None:
     assert_passes_nan_on(KERNEL, tuple(tensor.to(kind) for tensor in inputs(20, 32)))
-
-
-def test_the_paths_are_used(path: str) -> None:
-    """The environment variable decides whether C++ computes."""
-    assert native.available("rms_norm") == (path == "cpp")

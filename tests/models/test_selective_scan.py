@@ -10,7 +10,6 @@ import torch
 from kernel_checks import LENGTHS, assert_matches, assert_passes_nan_on
 from torch import Tensor
 
-from models.kernels import native
 from models.kernels.selective_scan import selective_scan, selective_scan_reference
 
 BATCH, STATES = 2, 5
@@ -205,11 +204,6 @@ def test_it_compiles(path: str) -> None:
     x = inputs(40)
     compiled = torch.compile(partial(whole, selective_scan), backend="aot_eager")
     torch.testing.assert_close(compiled(*x), whole(selective_scan, *x))
-
-
-def test_the_paths_are_used(path: str) -> None:
-    """The environment variable decides whether C++ computes."""
-    assert native.available("selective_scan") == (path == "cpp")
 
 
 def test_it_is_that_of_mamba_ssm(path: str) -> None:

@@ -37,7 +37,7 @@ class Machine:
         return {
             "architectures": models.architectures(),
             "precisions": ("fp32", "bf16") if has_bf16 else ("fp32",),
-            "paths": ("library", "torch", "cpp")[: 3 if native.available("depthwise_conv") else 2],
+            "paths": ("library", "torch", "cpp")[: 3 if _has_cpp() else 2],
             "torch": torch.__version__,
             "matmul": torch.get_float32_matmul_precision(),
         }
@@ -52,6 +52,21 @@ class Machine:
             left @ right
             best = min(best, time.perf_counter() - started)
         return 2 * width**3 / best
+
+
+def _has_cpp() -> bool:
+    """Whether the kernels compute in C++ here: all of them or none.
+
+    Raises:
+        RuntimeError: some compile and some do not, so that no row would be what it says.
+    """
+    kernels = [source.stem for source in native.SOURCES.glob("*.cpp")]
+    works = {kernel for kernel in kernels if native.available(kernel)}
+    if broken := sorted(set(kernels) - works):
+        if works:
+            raise RuntimeError(f"these kernels do not compile: {', '.join(broken)}")
+        return False
+    return True
 
 
 class Training:

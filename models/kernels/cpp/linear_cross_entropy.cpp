@@ -49,7 +49,7 @@ static float differentiate(E* logits, int64_t target, float* row, int64_t vocab)
         if (target >= i && target < i + LANES) probability[target - i] -= 1.f;
         store_first(logits + i, probability, vocab - i);
     }
-    return top + std::log(total) - at_target;
+    return (top - at_target) + std::log(total);  // the difference first: it keeps small losses
 }
 
 template <class E>

@@ -109,7 +109,7 @@ static inline void recur(const Scan<T>& scan, Place at, int64_t n, vec* state, S
         const vec delta = steps.delta[t], drive = steps.drive[t];
         vec total = steps.y[t];
         UNROLL for (int i = 0; i < TILE; ++i) {
-            const vec decay = exp2(delta * rate[i]);
+            const vec decay = exp2(min(delta * rate[i], splat(127.f)));
             h[i] = decay * h[i] + drive * b[i];
             total += h[i] * c[i];
             if (KEEP) {
