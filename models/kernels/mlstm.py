@@ -71,8 +71,8 @@ def mlstm(
         shapes = ((batch, heads, key, v.shape[3]), (batch, heads, key), (batch, heads))
         for part, shape in zip(initial_state, shapes, strict=True):
             expect("a part of initial_state", part, *shape)
-    if initial_state is not None and any(x.requires_grad for x in initial_state):
-        raise ValueError("initial_state requires a gradient, but states carry none: detach it")
+        if any(part.requires_grad for part in initial_state):
+            raise ValueError("initial_state requires a gradient, but states carry none: detach it")
     with torch.autocast(q.device.type, enabled=False):
         work = torch.promote_types(v.dtype, torch.float32)
         state = [x.to(work) for x in initial_state] if initial_state else [None, None, None]

@@ -91,7 +91,8 @@ def test_llama_elsewhere_is_the_library(monkeypatch: pytest.MonkeyPatch) -> None
     layer = build("transformer").model.layers[0].to("meta")
     with torch.device("meta"):
         tables = torch.empty(2, 1, TIME, layer.self_attn.head_dim)
-        layer(torch.empty(2, TIME, layer.hidden_size), position_embeddings=tuple(tables))
+        x = torch.empty(2, TIME, layer.hidden_size)
+        assert layer(x, position_embeddings=tuple(tables)).shape == x.shape
 
 
 @pytest.mark.parametrize("time", [3, 70])
@@ -132,8 +133,9 @@ def test_mamba_on_a_cpu_reaches_no_gpu_kernel(monkeypatch: pytest.MonkeyPatch) -
     model = build("mamba").train()
     ids = torch.randint(0, VOCAB, (2, TIME))
     model(input_ids=ids).logits.sum().backward()
-    model.eval().generate(ids, max_new_tokens=3, do_sample=False, eos_token_id=None)
-    model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    text = model.eval().generate(ids, max_new_tokens=3, do_sample=False, eos_token_id=None)
+    assert text.shape == (2, TIME + 3)
+    assert model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.isfinite().all()
 
 
 def test_mamba_elsewhere_is_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
