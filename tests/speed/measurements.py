@@ -80,7 +80,7 @@ class LengthResult:
     """Microseconds per token of a training step by context length, and the growth over them."""
 
     arch: str
-    tokens: int
+    batch: int
     microseconds: dict[int, float] = field(default_factory=dict)
     growth: Ratio | None = None
     problem: str = ""
@@ -223,28 +223,29 @@ def take_turns(processes: Sequence[Process], turns: Turns) -> list[tuple[float, 
 
 
 def measure_lengths(
-    row: Row, shape: Shape, lengths: Sequence[int], tokens: int, threads: int, turns: Turns
+    row: Row, shape: Shape, lengths: Sequence[int], threads: int, rounds: int
 ) -> LengthResult:
-    """Time per token of batches of `tokens` tokens, cut into sequences of each length.
+    """Time per token of batches of the shape's number of sequences, at each length.
 
-    The shape's batch and context are not used.
+    Not of equally many tokens: fewer sequences share each reading of an LSTM's weights, which would
+    count the batch, not the length.
     """
-    shape = replace(shape, batch=tokens // max(lengths), context=max(lengths))
+    shape = replace(shape, context=max(lengths))
     try:
         with Process("Training", row, shape, threads) as process:
-            rounds = [
-                [process.call("steps", 1, tokens // t, t) for t in lengths]
-                for _ in range(1 + turns.rounds)
+            times = [
+                [process.call("steps", 1, shape.batch, t) / t for t in lengths]
+                for _ in range(1 + rounds)
             ]
     except Failed as failure:
-        return LengthResult(row.arch, tokens, problem=failure.reason)
-    by_length = list(zip(*rounds[1:], strict=True))  # the first round warms up
+        return LengthResult(row.arch, shape.batch, problem=failure.reason)
+    by_length = list(zip(*times[1:], strict=True))  # the first round warms up
     return LengthResult(
         row.arch,
-        tokens,
+        shape.batch,
         {
-            length: 1e6 * statistics.median(times) / tokens
-            for length, times in zip(lengths, by_length, strict=True)
+            length: 1e6 * statistics.median(each) / shape.batch
+            for length, each in zip(lengths, by_length, strict=True)
         },
         Ratio.of(by_length[-1], by_length[0]),
     )

@@ -6,7 +6,7 @@ steps    Whole training steps (forward, loss, backward, AdamW) of every architec
          LLaMA in bf16 with PyTorch's attention and the loss in chunks, and is given as a ratio to
          it. A row is timed only if its loss and gradients agree with the library's in float32.
          Of the libraries' HGRN2 and Mamba, which take minutes or 16 GB, one layer is measured.
-length   Time per token of a training step at several context lengths, the tokens of a batch equal.
+length   Time per token of a training step at several context lengths, at one number of sequences.
 trials   Two training processes with one thread each at once, against one after the other.
 
 Every row has a process of its own, in the environment of a sweep's trial. At the end stand the
@@ -87,8 +87,8 @@ class Args:
     """Least length of a turn: one step or more."""
     lengths: tuple[int, ...] = (128, 512, 2048)
     """Context lengths of `length`."""
-    length_tokens: int = 8192
-    """Tokens in a batch of `length`."""
+    length_rounds: int = 2
+    """Turns of each length, after one to warm up."""
     peak_width: int = 3072
     """Width of the matrices whose product gives the machine's peak."""
 
@@ -184,9 +184,7 @@ def measure(args: Args, console: Console) -> Results:
                 note(f"length: {arch}")
                 row = Row(arch, fastest, "trial")
                 results.length.append(
-                    measure_lengths(
-                        row, args.shape, args.lengths, args.length_tokens, args.threads, args.turns
-                    )
+                    measure_lengths(row, args.shape, args.lengths, args.threads, args.length_rounds)
                 )
             results.verdicts += targets.of_lengths(results.length)
         if "trials" in args.parts:

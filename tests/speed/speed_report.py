@@ -79,9 +79,9 @@ def _step(result: StepResult) -> tuple[str, ...]:
 def lengths(results: Sequence[LengthResult]) -> Grid:
     """Microseconds per token by context length."""
     contexts = next((tuple(r.microseconds) for r in results if not r.problem), ())
-    tokens = results[0].tokens
+    batch = results[0].batch
     return Grid(
-        f"Microseconds per token of a training step by context length, {tokens:,} tokens a batch",
+        f"Microseconds per token of a training step by context length, {batch} sequences a batch",
         ("architecture", *(f"T = {t}" for t in contexts), "growth", "note"),
         [
             (
@@ -155,7 +155,7 @@ def draw_lengths(results: Sequence[LengthResult], path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("context length in tokens")
     axes.set_ylabel("µs per token of a training step")
-    axes.set_title(f"Cost against length, {results[0].tokens:,} tokens a batch", fontsize=11)
+    axes.set_title(f"Cost against length, {results[0].batch} sequences a batch", fontsize=11)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.minorticks_off()

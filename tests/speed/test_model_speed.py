@@ -21,7 +21,7 @@ def test_measures_a_tiny_shape(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.speed.model_speed", "--size", "mini", "--threads", "1"]
     command += ["--vocab", "64", "--batch", "2", "--context", "32", "--rounds", "1"]
     command += ["--turn-seconds", "0.01", "--archs", "lstm", "--paths", "torch"]
-    command += ["--precisions", "fp32", "--lengths", "16", "32", "--length-tokens", "64"]
+    command += ["--precisions", "fp32", "--lengths", "16", "32", "--length-rounds", "1"]
     command += ["--peak-width", "64", "--output", str(output), "--markdown", str(markdown)]
     done = subprocess.run(
         [*command, "--picture", str(picture)], cwd=ROOT, capture_output=True, text=True
