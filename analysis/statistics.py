@@ -12,7 +12,7 @@ between them: its figure is that of a shorter training. Trials without an outcom
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -165,36 +165,6 @@ def edge_of_grid(lrs: Sequence[float], best: float) -> str | None:
     if len(grid) == 1:
         return None
     return {grid[0]: "low", grid[-1]: "high"}.get(best)
-
-
-def standard_errors(
-    outcomes: Mapping[str, Mapping[str, Sequence[float]]],
-) -> tuple[dict[str, float], float]:
-    """Standard errors over items of zero-shot figures, in percentage points.
-
-    A benchmark's figure is the mean of its U tasks' means, so with v_u the variance of the n_u
-    outcomes of task u its standard error is sqrt(sum_u v_u / n_u) / U (stratified sampling, Cochran
-    1977, ch. 5); the macro figure's is sqrt(sum of squares) over the number of benchmarks. It says
-    how the figure would vary over other items, not over seeds.
-
-    Args:
-        outcomes: 1, 0.5 or 0 per item by benchmark and task, as in `SuiteScores.outcomes`.
-
-    Returns:
-        Standard error by benchmark, and of the macro figure.
-    """
-    by_benchmark = {
-        name: 100 * math.sqrt(sum(map(_variance_of_mean, tasks.values()))) / len(tasks)
-        for name, tasks in outcomes.items()
-    }
-    macro = math.sqrt(sum(error**2 for error in by_benchmark.values())) / len(by_benchmark)
-    return by_benchmark, macro
-
-
-def _variance_of_mean(values: Sequence[float]) -> float:
-    # One item shows no variance: take the largest that outcomes within 0..1 can have.
-    variance = float(np.var(values, ddof=1)) if len(values) > 1 else 0.25
-    return variance / len(values)
 
 
 def completed(trials: pd.DataFrame) -> pd.DataFrame:

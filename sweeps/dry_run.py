@@ -61,7 +61,7 @@ def print_dry_run(plan: SweepPlan, args: LrSweepArgs, console: Console) -> None:
         f"study      {plan.study}, in {plan.storage}",
         f"corpus     {plan.corpus.name}: {plan.corpus.train_words:,} words, "
         f"{plan.corpus.train_tokens:,} tokens, vocabulary {plan.corpus.vocab_size:,}",
-        f"benchmarks {plan.num_pairs:,} minimal pairs" if plan.benchmarks else "benchmarks none",
+        f"benchmarks {plan.num_items:,} items" if plan.benchmarks else "benchmarks none",
         f"batch      {base.batch_size} x {base.context} tokens; {steps:,} steps, "
         f"{tokens:,} tokens, {base.epochs} epochs a trial",
         f"rates      {', '.join(map(format_lr, rates)) or 'chosen by Optuna'}",

@@ -40,11 +40,14 @@ class LrSweepArgs:
     pile-100m, or a data set id on the hub."""
     vocab_size: int | None = None
     """Tokens of the BPE vocabulary, trained on the corpus."""
-    benchmarks: Path | None = None
-    """Folder with blimp* and supplement* folders, scored every epoch. Default: the built-in
-    benchmark for the mini corpus, none for others."""
-    benchmark_names: tuple[str, ...] = ()
-    """Which of its folders to use, by name, where there are several of a kind."""
+    benchmarks: str | None = None
+    """Folder with blimp*, supplement*, ewok* ... folders, or hub (the Hugging Face hub). Default:
+    the built-in benchmarks for the mini corpus, none for others."""
+    tasks: tuple[str, ...] = ()
+    """What to score after every epoch: blimp, supplement, ewok, bear, wug, entity_tracking, names
+    of the folders, or all. Default: those of the first three that are there."""
+    ewok_password: str | None = None
+    """Password of EWoK's zip file; default: BABYSWEEP_EWOK_PASSWORD."""
     protocol: str = "2024"
     """Zero-shot protocol: 2024 (leading space, BOS) or 2025 (text as it is)."""
 

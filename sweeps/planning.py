@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import models
-from analysis.benchmarks import load_suite
+from analysis.benchmarks import HUB, Source, load_suite
 from sweeps.presets import Preset, choose
 from sweeps.spaces import GridPlan, OptunaPlan, Plan
 from sweeps.tuning import ROOT, Resources, build_scheduler, local_gpus
@@ -40,9 +40,8 @@ class SweepPlan:
     storage: Path
     corpus: Corpus
     num_blocks: int
-    benchmarks: Path | None
-    benchmark_names: tuple[str, ...]
-    num_pairs: int
+    benchmarks: Source | None
+    num_items: int
     bases: dict[str, TrialSpec]
     plans: dict[str, Plan]
     resources: Resources
@@ -66,7 +65,6 @@ class SweepPlan:
             study=self.folder,
             corpus=self.corpus.directory,
             benchmarks=self.benchmarks,
-            benchmark_names=self.benchmark_names,
             tracker=tracker,
             micro_batch=self.micro_batch,
             threads=self.resources.cpus,
@@ -102,13 +100,10 @@ def plan_sweep(args: LrSweepArgs, status: Status) -> SweepPlan:
         cache=storage / "corpora",
         progress=status,
     )
-    benchmarks = args.benchmarks
-    if benchmarks is None and source == "mini":
-        benchmarks = mini_benchmark(storage / "benchmarks").parent
+    benchmarks = _benchmarks(args, source, storage)
     suite = None
     if benchmarks is not None:
-        names = args.benchmark_names or None
-        suite = load_suite(benchmarks.resolve(), args.protocol, names=names)
+        suite = load_suite(benchmarks, args.protocol)
         suite.check_fits(corpus.tokenizer(), _or(args.context, preset.context))
     bases = {
         arch: _base_spec(args, preset, arch, corpus, suite.hash if suite else "", resources.gpus)
@@ -129,9 +124,8 @@ def plan_sweep(args: LrSweepArgs, status: Status) -> SweepPlan:
         storage=storage,
         corpus=corpus,
         num_blocks=num_blocks,
-        benchmarks=None if benchmarks is None else benchmarks.resolve(),
-        benchmark_names=tuple(args.benchmark_names),
-        num_pairs=suite.num_items if suite else 0,
+        benchmarks=benchmarks,
+        num_items=suite.num_items if suite else 0,
         bases=bases,
         plans={arch: _build_plan(args, preset, base, folder) for arch, base in bases.items()},
         resources=resources,
@@ -224,6 +218,20 @@ def _check_search(args: LrSweepArgs) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+
+
+def _benchmarks(args: LrSweepArgs, corpus: str, storage: Path) -> Source | None:
+    """What to score every epoch: by default the built-in suite for the built-in corpus."""
+    path = args.benchmarks
+    if path is None:
+        if corpus != "mini":
+            if args.tasks:
+                raise ValueError("--tasks needs --benchmarks: a folder, or hub")
+            return None
+        path = str(mini_benchmark(storage / "benchmarks"))
+    elif path != HUB:
+        path = str(Path(path).expanduser().resolve())
+    return Source(path, args.tasks, ewok_password=args.ewok_password)
 
 
 def _base_spec(

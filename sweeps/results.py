@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from analysis import runs
 from analysis.plots import lr_curve
-from analysis.statistics import compare_best, edge_of_grid, lr_table, standard_errors
+from analysis.statistics import compare_best, edge_of_grid, lr_table
 from sweeps.planning import SweepPlan, study_trials
 from sweeps.spaces import SweepSearch
 from trainables.checkpoint import Progress, TrialFolder
@@ -117,17 +118,25 @@ def _findings(plan: SweepPlan, trials: pd.DataFrame, arch: str) -> list[str]:
     best = Progress(history=list(outcome.history)).best
     assert best is not None
     if best.scores is not None:
-        by_benchmark, macro_error = standard_errors(best.scores["outcomes"])
-        scores = ", ".join(
-            f"{name} {score:.1f} ± {by_benchmark[name]:.1f}"
-            for name, score in best.scores["benchmarks"].items()
-        )
-        lines.append(
-            f"{arch}: zero-shot macro {best.macro:.1f} ± {macro_error:.1f} ({scores}; standard "
-            f"error over items), {best.scores['ties']} ties, epoch {best.epoch} of {spec.epochs}"
-        )
+        lines.append(f"{arch}: {zero_shot_line(best.scores)}, epoch {best.epoch} of {spec.epochs}")
     lines.append(escape(f"Checkpoint  {folder.path / 'checkpoints' / outcome.checkpoint}"))
     return lines
+
+
+def zero_shot_line(scores: dict[str, Any]) -> str:
+    """The figures of `SuiteScores.to_dict()` in one line."""
+    figures = ", ".join(
+        f"{name} {score:.1f} ± {scores['errors'][name]:.1f}"
+        for name, score in scores["benchmarks"].items()
+    )
+    macro = ""
+    if scores["macro"] is not None:
+        macro = f"macro {scores['macro']:.1f} ± {scores['macro_error']:.1f}, "
+    line = f"zero-shot {macro}{figures} (standard error over items), "
+    line += f"{sum(scores['ties'].values())} ties"
+    if bad := sum(scores["non_finite"].values()):
+        line += f", {bad} scores not finite"
+    return line
 
 
 def _store(plan: SweepPlan, tracker: Tracker, trials: pd.DataFrame, picture: Path) -> None:

@@ -62,8 +62,8 @@ class EpochReport:
 
     @property
     def macro(self) -> float | None:
-        """Mean of the zero-shot benchmarks in percent, or None without benchmarks."""
-        return None if self.scores is None else float(self.scores["macro"])
+        """Mean of the zero-shot benchmarks in percent, or None without one that counts for it."""
+        return None if self.scores is None else self.scores["macro"]
 
 
 @dataclass

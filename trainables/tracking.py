@@ -200,7 +200,8 @@ class TrialRun:
             "epoch/tokens_per_second": report.tokens / report.epoch / report.train_seconds,
         }
         if report.scores is not None:
-            values["zero_shot/macro"] = report.scores["macro"]
+            if report.macro is not None:
+                values["zero_shot/macro"] = report.macro
             for benchmark, score in report.scores["benchmarks"].items():
                 values[f"zero_shot/{benchmark}"] = score
         self._add("epoch", report.epoch, values)

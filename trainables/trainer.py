@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import models
-from analysis.benchmarks import Suite, load_suite
+from analysis.benchmarks import Source, Suite, load_suite
 from trainables.checkpoint import Progress
 from trainables.corpus import Blocks, Corpus, block_order
 from trainables.objectives import NextTokenObjective
@@ -33,8 +33,7 @@ class Workplace:
     Attributes:
         study: folder of the study.
         corpus: folder of the prepared corpus.
-        benchmarks: folder of the zero-shot benchmarks, or None.
-        benchmark_names: which of its folders to use; empty for the suite's own choice.
+        benchmarks: the zero-shot benchmarks scored after every epoch, or None.
         tracker: where to record.
         micro_batch: blocks in one forward pass of one worker; None for the whole share.
         threads: CPU threads of one worker.
@@ -43,8 +42,7 @@ class Workplace:
 
     study: Path
     corpus: Path
-    benchmarks: Path | None
-    benchmark_names: tuple[str, ...]
+    benchmarks: Source | None
     tracker: Tracker
     micro_batch: int | None = None
     threads: int = 1
@@ -96,7 +94,7 @@ class Data:
         corpus = Corpus.open(place.corpus)
         suite = None
         if place.benchmarks is not None:
-            suite = load_suite(place.benchmarks, spec.protocol, names=place.benchmark_names or None)
+            suite = load_suite(place.benchmarks, spec.protocol)
         found = (corpus.hash, suite.hash if suite else "")
         if found != (spec.corpus_hash, spec.benchmarks_hash):
             raise ValueError(

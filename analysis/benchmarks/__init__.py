@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from analysis.benchmarks.minimal_pairs import MinimalPair, MinimalPairs, Outcome, read_minimal_pairs
+from analysis.benchmarks.items import Benchmark, Item, Outcome
+from analysis.benchmarks.loading import HUB, KINDS, Source, load_suite
+from analysis.benchmarks.minimal_pairs import read_minimal_pairs
 from analysis.benchmarks.protocols import PROTOCOLS, Encoder
-from analysis.benchmarks.scoring import Span, sequence_log_probs, token_log_probs
-from analysis.benchmarks.suite import Benchmark, Suite, SuiteScores, load_suite
+from analysis.benchmarks.scoring import Span, keep_last, sequence_log_probs, token_log_probs
+from analysis.benchmarks.suite import MACRO, Suite, SuiteScores
 
 __all__ = [
+    "HUB",
+    "KINDS",
+    "MACRO",
     "PROTOCOLS",
     "Benchmark",
     "Encoder",
-    "MinimalPair",
-    "MinimalPairs",
+    "Item",
     "Outcome",
+    "Source",
     "Span",
     "Suite",
     "SuiteScores",
+    "keep_last",
     "load_suite",
     "read_minimal_pairs",
     "sequence_log_probs",

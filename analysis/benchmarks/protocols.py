@@ -1,10 +1,11 @@
 """From text to scored tokens: the two public zero-shot protocols, in one place for all benchmarks.
 
-Both sum natural-log token probabilities over the whole text, without length normalisation and
-without an end-of-text token. They differ in what the first token is conditioned on.
+Both sum natural-log token probabilities, without length normalisation and without an end-of-text
+token, over the whole text or, after a context, over what follows it. They differ in what the first
+token is conditioned on.
 
-`2024` (BabyLM 2024 pipeline): one space before the text; conditioned on BOS, else EOS, else the pad
-token; no other special tokens.
+`2024` (BabyLM 2024 pipeline, a fork of lm-eval): one space before the text; conditioned on BOS,
+else EOS, else the pad token; no other special tokens. A context is conditioned on nothing.
 `2025` (BabyLM 2025 pipeline): the text as it is, with the special tokens the tokenizer itself adds.
 Without a BOS among them the first token of the text is context only and is not scored.
 """
@@ -36,35 +37,64 @@ class Encoder:
     def __post_init__(self) -> None:
         check_protocol(self.protocol)
 
-    def texts(self, texts: Sequence[str], names: Sequence[str]) -> list[Span]:
-        """One span per text that scores the whole text.
+    def spans(self, options: Sequence[tuple[str, str]], names: Sequence[str]) -> list[Span]:
+        """One span per (context, option) that scores the option.
 
         Args:
-            texts: the texts.
+            options: a text to score, and what stands before it ("" for nothing). After a context an
+                option begins with its own space.
             names: where each comes from, for error messages.
 
         Raises:
-            ValueError: protocol 2024 and a tokenizer without BOS, EOS and pad token.
+            ValueError: protocol 2024, an option without context, and a tokenizer without BOS, EOS
+                and pad token.
         """
-        if not texts:
-            return []
-        encode = self._encode_2024 if self.protocol == "2024" else self._encode_2025
+        alone = [index for index, (context, _) in enumerate(options) if not context]
+        after = [index for index, (context, _) in enumerate(options) if context]
+        encoded: dict[int, tuple[tuple[int, ...], int, int]] = {}
+        for which, encode in ((alone, self._texts), (after, self._continuations)):
+            if which:
+                found = encode([options[index] for index in which])
+                encoded.update(zip(which, found, strict=True))
         return [
-            Span(ids, end=end, name=name)
-            for (ids, end), name in zip(encode(texts), names, strict=True)
+            Span(ids, start, end, name)
+            for (ids, start, end), name in zip(
+                (encoded[index] for index in range(len(options))), names, strict=True
+            )
         ]
 
-    def _encode_2024(self, texts: Sequence[str]) -> list[tuple[tuple[int, ...], int]]:
-        prefix = self._prefix_id()
-        spaced = [" " + text for text in texts]
-        encoded = self.tokenizer(spaced, add_special_tokens=False)["input_ids"]
-        return [((prefix, *ids), len(ids) + 1) for ids in encoded]
+    def _texts(self, options: Sequence[tuple[str, str]]) -> list[tuple[tuple[int, ...], int, int]]:
+        """Ids, first scored position, and the position after the last, of texts alone."""
+        if self.protocol == "2024":
+            prefix = self._prefix_id()
+            spaced = [" " + text for _, text in options]
+            return [((prefix, *ids), 1, len(ids) + 1) for ids in self._encode(spaced)]
+        encoded = self._encode([text for _, text in options])
+        return [(tuple(ids), 1, self._end(ids)) for ids in encoded]
 
-    def _encode_2025(self, texts: Sequence[str]) -> list[tuple[tuple[int, ...], int]]:
-        eos = self.tokenizer.eos_token_id
-        encoded = self.tokenizer(list(texts))["input_ids"]
-        # An EOS that the tokenizer appends is not part of the text and is not scored.
-        return [(tuple(ids), len(ids) - (len(ids) > 1 and ids[-1] == eos)) for ids in encoded]
+    def _continuations(
+        self, options: Sequence[tuple[str, str]]
+    ) -> list[tuple[tuple[int, ...], int, int]]:
+        """The same of texts after a context: what is longer than the context alone is scored."""
+        # White space at a context's end is encoded with what follows it, as lm-eval does.
+        contexts = [context.rstrip() for context, _ in options]
+        texts = [context + option for context, option in options]
+        distinct = list(dict.fromkeys(contexts))
+        length = dict(zip(distinct, map(self._end, self._encode(distinct)), strict=True))
+        return [
+            (tuple(ids), max(length[context], 1), self._end(ids))
+            for context, ids in zip(contexts, self._encode(texts), strict=True)
+        ]
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        special = self.protocol == "2025"
+        return self.tokenizer(texts, add_special_tokens=special)["input_ids"]
+
+    def _end(self, ids: Sequence[int]) -> int:
+        """An EOS that the tokenizer appends is not part of the text and is not scored."""
+        if self.protocol == "2024":
+            return len(ids)
+        return len(ids) - (len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id)
 
     def _prefix_id(self) -> int:
         candidates = ("bos_token_id", "eos_token_id", "pad_token_id")

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Progress = Callable[[int, int], None]
+PRECISIONS = ("fp32", "bf16")
 
 # Most tokens of a batch: what fits a CPU's caches is fastest there, an accelerator wants more.
 _CPU_TOKEN_BUDGET = 2048
@@ -56,22 +57,34 @@ class Span:
         return self.stop - 1
 
 
-def sequence_log_probs(
-    model: Any,
-    sequences: Sequence[Span],
-    *,
-    token_budget: int | None = None,
-    progress: Progress | None = None,
-) -> list[float]:
+def sequence_log_probs(model: Any, sequences: Sequence[Span], **options: Any) -> list[float]:
     """Sum of the log-probabilities (nats) of each span's scored tokens; see `token_log_probs`."""
-    scored = token_log_probs(model, sequences, token_budget=token_budget, progress=progress)
+    scored = token_log_probs(model, sequences, **options)
     return [float(values.sum(dtype=np.float64)) for values in scored]
+
+
+def keep_last(spans: Sequence[Span], context: int) -> list[Span]:
+    """Spans that a model with this context can read: of a longer one the last tokens are kept.
+
+    The rule is lm-eval's: the model reads the `context` tokens before the last scored one, and
+    scored tokens further back are not scored.
+    """
+    return [_keep_last(span, context) for span in spans]
+
+
+def _keep_last(span: Span, context: int) -> Span:
+    cut = span.num_inputs - context
+    if cut <= 0:
+        return span
+    ids, start = span.ids[cut : span.stop], max(span.start - cut, 1)
+    return Span(ids, start, name=span.name)
 
 
 def token_log_probs(
     model: Any,
     sequences: Sequence[Span],
     *,
+    precision: str = "fp32",
     token_budget: int | None = None,
     progress: Progress | None = None,
 ) -> list[np.ndarray]:
@@ -79,13 +92,13 @@ def token_log_probs(
 
     Equal spans are scored once, so they get bitwise equal values; other results depend on batch
     size and order by rounding only (below 1e-4 a sequence in float32). The model runs on its own
-    device in its own precision (autocast is switched off), the softmax in float32. Training mode is
-    restored.
+    device, the softmax in float32. Training mode is restored.
 
     Args:
         model: a transformers causal LM whose logits are `get_output_embeddings()` applied to
             `base_model(...).last_hidden_state`, without a transform after the head.
         sequences: the spans.
+        precision: "fp32" computes in the type of the model's parameters, "bf16" under autocast.
         token_budget: most tokens of one batch, padding included (a longer span is a batch alone);
             it bounds the memory. None for 2,048 on a CPU, 32,768 on an accelerator.
         progress: called after each batch with (distinct spans done, distinct spans in all).
@@ -93,6 +106,8 @@ def token_log_probs(
     Raises:
         ValueError: a span has nothing to score, or is longer than the model's context.
     """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     if token_budget is None:
         on_cpu = _device(model).type == "cpu"
         token_budget = _CPU_TOKEN_BUDGET if on_cpu else _ACCELERATOR_TOKEN_BUDGET
@@ -105,7 +120,7 @@ def token_log_probs(
     distinct = sorted(dict.fromkeys(sequences), key=lambda span: span.num_inputs)
     per_batch: list[Tensor] = []
     done = 0
-    with _scoring(model):
+    with _scoring(model, precision):
         for batch in _batches(distinct, token_budget):
             per_batch.append(_score_batch(model, batch))
             done += len(batch)
@@ -133,19 +148,22 @@ def _check(span: Span, index: int, context: int | None) -> None:
     if context is not None and span.num_inputs > context:
         raise ValueError(
             f"{which}: the model would read {span.num_inputs} tokens, its context is {context} "
-            "(config.max_position_embeddings): leave the item out or use a longer context"
+            "(config.max_position_embeddings): leave the item out, use a longer context, or "
+            "keep only the last tokens (see keep_last; --long-texts truncate)"
         )
 
 
 @contextmanager
-def _scoring(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients or autocast; each module's own mode comes back after it."""
+def _scoring(model: nn.Module, precision: str) -> Iterator[None]:
+    """Evaluation mode without gradients; each module's own mode comes back after it."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         # no_grad, not inference_mode: what a module caches on its first call (rotary tables, masks)
         # would otherwise be an inference tensor, and the next training step would fail on it.
-        with torch.no_grad(), torch.autocast(_device(model).type, enabled=False):
+        is_bf16 = precision == "bf16"
+        autocast = torch.autocast(_device(model).type, torch.bfloat16, enabled=is_bf16)
+        with torch.no_grad(), autocast:
             yield
     finally:
         for module, training in modes:

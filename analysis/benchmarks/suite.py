@@ -1,44 +1,28 @@
-"""The zero-shot suite: all benchmarks in a folder, scored in one call, averaged by fixed rules.
-
-A benchmark's figure is the unweighted mean over its tasks (UIDs), the macro figure the unweighted
-mean over the benchmarks, both in percent. Chance is 50 for minimal pairs.
-"""
+"""The zero-shot suite: benchmarks scored in one call under one protocol, and what they average."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any
 
-from analysis.benchmarks.minimal_pairs import Outcome, read_minimal_pairs
+import numpy as np
+
+from analysis.benchmarks.items import Benchmark, Outcome, by_task, percent
 from analysis.benchmarks.protocols import Encoder, check_protocol
-from analysis.benchmarks.scoring import Progress, Span, sequence_log_probs
+from analysis.benchmarks.scoring import Progress, Span, token_log_probs
 
+MACRO = ("blimp", "supplement", "ewok")
+"""The benchmarks whose unweighted mean is the macro figure; the others stand beside it."""
 
-class Benchmark(Protocol):
-    """What the suite needs of a benchmark: items that become spans, and grades for their scores."""
-
-    @property
-    def name(self) -> str:
-        """Key of its figure in the scores."""
-
-    def __len__(self) -> int:
-        """Number of items."""
-
-    def content(self) -> Any:
-        """All that determines a score, as JSON, for the suite's hash."""
-
-    def spans(self, encoder: Encoder) -> list[Span]:
-        """Everything to score, for all items."""
-
-    def grade(self, log_probs: Sequence[float]) -> list[Outcome]:
-        """One outcome per item, given the log-probabilities of `spans` in their order."""
+Scorer = Callable[[list[Span]], Sequence[np.ndarray]]
+"""Token log-probabilities (nats) of spans, in their order."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +34,32 @@ class SuiteScores:
     Attributes:
         suite_hash: hash of items and protocol; scores with different hashes are not comparable.
         protocol: "2024" or "2025".
-        macro: mean over benchmarks, percent.
-        benchmarks: mean over tasks, percent, by benchmark.
-        tasks: percent by benchmark and task (UID).
-        groups: percent by grouping ("field", "linguistics_term") and group, mean over the tasks of
-            the group; of the items that state one.
-        ties: items whose scores were equal, each worth one half.
-        non_finite: items with a non-finite score, each counted as wrong.
-        num_pairs: items in all.
-        outcomes: 1, 0.5 or 0 per item in the suite's order, by benchmark and task.
+        macro: mean of the figures of the `MACRO` benchmarks, percent; None without one of them.
+        macro_error: its standard error over items, percentage points.
+        benchmarks: figure by benchmark, percent.
+        errors: its standard error over items, percentage points.
+        chance: figure of a model that knows nothing, percent.
+        tasks: percent by benchmark and task (BLiMP's UID, EWoK's domain, BEAR's relation).
+        groups: percent by benchmark, grouping ("field", "linguistics_term", "domain") and group:
+            the mean over the group's tasks, of its items.
+        ties: items by benchmark whose best scores were equal.
+        non_finite: items by benchmark with a non-finite score, each counted as wrong.
+        num_items: items by benchmark.
+        outcomes: an item's value (`items.Outcome`), in the suite's order, by benchmark and task.
     """
 
     suite_hash: str
     protocol: str
-    macro: float
+    macro: float | None
+    macro_error: float | None
     benchmarks: dict[str, float]
+    errors: dict[str, float]
+    chance: dict[str, float]
     tasks: dict[str, dict[str, float]]
-    groups: dict[str, dict[str, float]]
-    ties: int
-    non_finite: int
-    num_pairs: int
+    groups: dict[str, dict[str, dict[str, float]]]
+    ties: dict[str, int]
+    non_finite: dict[str, int]
+    num_items: dict[str, int]
     outcomes: dict[str, dict[str, list[float]]]
 
     def to_dict(self) -> dict[str, Any]:
@@ -104,15 +94,18 @@ class Suite:
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
+    def spans(self, tokenizer: Any) -> list[Span]:
+        """Everything to score, benchmark after benchmark."""
+        encoder = Encoder(tokenizer, self.protocol)
+        return [span for benchmark in self.benchmarks for span in benchmark.spans(encoder)]
+
     def check_fits(self, tokenizer: Any, context: int) -> None:
         """Check before any training that a model with this context can read every text.
 
         Raises:
             ValueError: it cannot; the message names the longest text and the context it needs.
         """
-        encoder = Encoder(tokenizer, self.protocol)
-        spans = [span for benchmark in self.benchmarks for span in benchmark.spans(encoder)]
-        longest = max(spans, key=lambda span: span.num_inputs)
+        longest = max(self.spans(tokenizer), key=lambda span: span.num_inputs)
         if longest.num_inputs > context:
             raise ValueError(
                 f"{longest.name} is {longest.num_inputs} tokens long, more than the context of "
@@ -139,146 +132,66 @@ class Suite:
             ValueError: a sentence is longer than the model's context, or the tokenizer lacks what
                 the protocol needs.
         """
+
+        def score(spans: list[Span]) -> list[np.ndarray]:
+            return token_log_probs(model, spans, token_budget=token_budget, progress=progress)
+
+        return self.summarize(self.outcomes(tokenizer, score))
+
+    def outcomes(self, tokenizer: Any, score: Scorer) -> dict[str, list[Outcome]]:
+        """How every item went, by benchmark, with log-probabilities from wherever `score` does."""
         encoder = Encoder(tokenizer, self.protocol)
         spans = [benchmark.spans(encoder) for benchmark in self.benchmarks]
-        log_probs = iter(
-            sequence_log_probs(
-                model,
-                [span for group in spans for span in group],
-                token_budget=token_budget,
-                progress=progress,
-            )
-        )
-        outcomes = {
+        log_probs = iter(score([span for group in spans for span in group]))
+        return {
             benchmark.name: benchmark.grade([next(log_probs) for _ in group])
             for benchmark, group in zip(self.benchmarks, spans, strict=True)
         }
-        return self._summarize(outcomes)
 
-    def _summarize(self, outcomes: dict[str, list[Outcome]]) -> SuiteScores:
-        by_task = {name: _values_by_task(items) for name, items in outcomes.items()}
-        tasks = {
-            name: {task: _percent(values) for task, values in values_by_task.items()}
-            for name, values_by_task in by_task.items()
-        }
-        benchmarks = {name: fmean(figures.values()) for name, figures in tasks.items()}
-        items = [outcome for group in outcomes.values() for outcome in group]
+    def summarize(self, outcomes: dict[str, list[Outcome]]) -> SuiteScores:
+        """The figures of the outcomes of `outcomes`."""
+        values = {name: [item.value for item in items] for name, items in outcomes.items()}
+        figures = {b.name: b.figure(values[b.name]) for b in self.benchmarks}
+        errors = {b.name: b.error(values[b.name]) for b in self.benchmarks}
+        macro = [name for name in figures if name in MACRO]
         return SuiteScores(
             suite_hash=self.hash,
             protocol=self.protocol,
-            macro=fmean(benchmarks.values()),
-            benchmarks=benchmarks,
-            tasks=tasks,
-            groups=_group_figures(items),
-            ties=sum(outcome.value == 0.5 for outcome in items),
-            non_finite=sum(not outcome.finite for outcome in items),
-            num_pairs=len(items),
-            outcomes=by_task,
+            macro=fmean(figures[name] for name in macro) if macro else None,
+            macro_error=math.hypot(*(errors[name] for name in macro)) / len(macro)
+            if macro
+            else None,
+            benchmarks=figures,
+            errors=errors,
+            chance={b.name: b.chance for b in self.benchmarks},
+            tasks={b.name: _task_figures(b, values[b.name]) for b in self.benchmarks},
+            groups={b.name: _group_figures(b, values[b.name]) for b in self.benchmarks},
+            ties={name: sum(item.tied for item in items) for name, items in outcomes.items()},
+            non_finite={
+                name: sum(not item.finite for item in items) for name, items in outcomes.items()
+            },
+            num_items={b.name: len(b) for b in self.benchmarks},
+            outcomes={b.name: by_task(b.items, values[b.name]) for b in self.benchmarks},
         )
 
 
-def _percent(values: Sequence[float]) -> float:
-    return 100.0 * fmean(values)
+def _task_figures(benchmark: Benchmark, values: Sequence[float]) -> dict[str, float]:
+    """The figure of each task by itself."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, item in enumerate(benchmark.items):
+        members[item.task].append(index)
+    return {
+        task: benchmark.part(indices).figure([values[index] for index in indices])
+        for task, indices in members.items()
+    }
 
 
-def _values_by_task(outcomes: Iterable[Outcome]) -> dict[str, list[float]]:
-    values = defaultdict(list)
-    for outcome in outcomes:
-        values[outcome.task].append(outcome.value)
-    return dict(values)
-
-
-def _group_figures(outcomes: Iterable[Outcome]) -> dict[str, dict[str, float]]:
-    members: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
-    for outcome in outcomes:
-        for grouping, group in outcome.groups.items():
-            members[grouping, group].append(outcome)
+def _group_figures(benchmark: Benchmark, values: Sequence[float]) -> dict[str, dict[str, float]]:
+    members: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for item, value in zip(benchmark.items, values, strict=True):
+        for key in item.groups:
+            members[key][item.task].append(value)
     figures: dict[str, dict[str, float]] = defaultdict(dict)
-    for (grouping, group), items in sorted(members.items(), key=lambda entry: entry[0]):
-        figures[grouping][group] = fmean(map(_percent, _values_by_task(items).values()))
+    for (grouping, group), tasks in sorted(members.items()):
+        figures[grouping][group] = fmean(map(percent, tasks.values()))
     return dict(figures)
-
-
-def load_suite(path: Path | str, protocol: str, *, names: Sequence[str] | None = None) -> Suite:
-    """Find the benchmarks in a folder by their layout.
-
-    A folder of `*.jsonl` files called `supplement*` is the BLiMP supplement, one called `blimp*` is
-    BLiMP: `path` itself or the folders in it. Of several folders of one benchmark the one ending in
-    `_fast` is taken, as the suite is scored after every epoch; without one, `names` must choose.
-
-    Args:
-        path: a benchmark folder or the folder that holds them.
-        protocol: "2024" or "2025"; see `protocols`.
-        names: names of the folders to take, instead of the rule above.
-
-    Raises:
-        ValueError: nothing found, a named folder is missing, an ambiguous choice, or a bad file.
-    """
-    check_protocol(protocol)
-    path = Path(path)
-    if not path.is_dir():
-        raise ValueError(
-            f"no benchmark folder at {path}: expected blimp* and supplement* folders in it"
-        )
-    found = {folder.name: folder for folder in _benchmark_folders(path)}
-    if not found:
-        raise ValueError(
-            f"no benchmark in {path}: looked at it and the folders in it for one named blimp* or "
-            "supplement* that holds *.jsonl files (e.g. blimp_filtered, supplement_filtered)"
-        )
-    chosen = _choose_named(found, names, path) if names is not None else _choose_default(found)
-    return Suite(
-        tuple(read_minimal_pairs(name, chosen[name]) for name in sorted(chosen)),
-        protocol,
-    )
-
-
-def _benchmark_folders(path: Path) -> list[Path]:
-    candidates = [path.absolute(), *sorted(child for child in path.iterdir() if child.is_dir())]
-    return [folder for folder in candidates if _kind(folder.name) and any(folder.glob("*.jsonl"))]
-
-
-def _kind(folder_name: str) -> str | None:
-    """Benchmark by folder name; a `blimp_supplement` folder is the supplement."""
-    name = folder_name.lower()
-    if not name.startswith(("blimp", "supplement")):
-        return None
-    return "supplement" if "supplement" in name else "blimp"
-
-
-def _choose_named(found: dict[str, Path], names: Sequence[str], path: Path) -> dict[str, Path]:
-    missing = [name for name in names if name not in found]
-    if missing or not names:
-        raise ValueError(
-            f"no benchmark folder {', '.join(missing) or 'named'} in {path}: "
-            f"it has {', '.join(found)}"
-        )
-    chosen: dict[str, Path] = {}
-    for name in names:
-        kind = _kind(name)
-        assert kind is not None
-        if kind in chosen:
-            raise ValueError(
-                f"{chosen[kind].name} and {name} are both {kind}: name only one of them"
-            )
-        chosen[kind] = found[name]
-    return chosen
-
-
-def _choose_default(found: dict[str, Path]) -> dict[str, Path]:
-    by_kind: dict[str, list[Path]] = defaultdict(list)
-    for folder in found.values():
-        by_kind[_kind(folder.name) or ""].append(folder)
-    return {kind: _only_or_fast(folders, kind) for kind, folders in by_kind.items()}
-
-
-def _only_or_fast(folders: list[Path], kind: str) -> Path:
-    if len(folders) == 1:
-        return folders[0]
-    fast = [folder for folder in folders if folder.name.endswith("_fast")]
-    if len(fast) != 1:
-        listed = ", ".join(folder.name for folder in folders)
-        raise ValueError(
-            f"several {kind} folders ({listed}) and no rule to choose: name the ones to use"
-        )
-    return fast[0]

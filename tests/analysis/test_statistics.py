@@ -1,17 +1,15 @@
-"""Ranking learning rates, how sure the best one is, and the error of a zero-shot figure."""
+"""Ranking learning rates, and how sure the best one is."""
 
 from __future__ import annotations
 
 import math
 import statistics as stdlib
 
-import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.benchmarks import SuiteScores
-from analysis.statistics import best_lrs, compare_best, edge_of_grid, lr_table, standard_errors
+from analysis.statistics import best_lrs, compare_best, edge_of_grid, lr_table
 
 Row = tuple[float, int, str | None, float | None]
 
@@ -125,33 +123,3 @@ def test_edge_of_grid() -> None:
     assert edge_of_grid([1e-3], 1e-3) is None
     with pytest.raises(ValueError, match=r"0.5 is not among those tried: 0.0001, 0.001, 0.01"):
         edge_of_grid(grid, 0.5)
-
-
-def test_standard_error_is_that_of_a_stratified_mean() -> None:
-    """The formula agrees with the spread of simulated figures."""
-    generator = np.random.default_rng(0)
-    chances = {"easy": (0.9, 50), "hard": (0.5, 20), "odd": (0.2, 100)}
-
-    def draw() -> dict[str, list[float]]:
-        return {
-            task: generator.binomial(1, chance, count).astype(float).tolist()
-            for task, (chance, count) in chances.items()
-        }
-
-    figures = [100 * np.mean([np.mean(v) for v in draw().values()]) for _ in range(3000)]
-    errors = [standard_errors({"blimp": draw()})[0]["blimp"] for _ in range(300)]
-    assert np.mean(errors) == pytest.approx(np.std(figures), rel=0.05)
-
-
-def test_standard_error_of_the_macro() -> None:
-    """Benchmarks are independent: the macro's error is the root of squares over their number."""
-    by_benchmark, macro = standard_errors({"blimp": {"a": [1.0]}, "supplement": {"b": [1.0, 0.0]}})
-    assert by_benchmark["blimp"] == pytest.approx(50.0)  # one item: the largest variance
-    assert by_benchmark["supplement"] == pytest.approx(100 * math.sqrt(0.5 / 2))
-    assert macro == pytest.approx(math.hypot(*by_benchmark.values()) / 2)
-
-
-def test_outcomes_of_a_suite_fit() -> None:
-    """The outcomes that the suite returns are what standard_errors takes."""
-    scores = SuiteScores("", "2024", 50, {}, {}, {}, 0, 0, 2, {"blimp": {"a": [0.5, 0.5]}})
-    assert standard_errors(scores.outcomes) == ({"blimp": 0.0}, 0.0)

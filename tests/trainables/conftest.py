@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.benchmarks import load_suite
+from analysis.benchmarks import Source, load_suite
 from tests.tiny_text import write_tiny_text
 from trainables.corpus import Corpus, mini_benchmark, prepare_corpus
 from trainables.spec import TrialSpec
@@ -65,8 +65,7 @@ def make_place(tmp_path: Path, tiny_corpus: Corpus, tiny_benchmark: Path):
         values = {
             "study": tmp_path / study,
             "corpus": tiny_corpus.directory,
-            "benchmarks": tiny_benchmark,
-            "benchmark_names": (),
+            "benchmarks": Source(str(tiny_benchmark)),
             "tracker": tracker,
         }
         return Workplace(**{**values, **changes})

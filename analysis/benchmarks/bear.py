@@ -1,0 +1,165 @@
+"""BEAR: does a model know facts? Wiland, Ploner & Akbik 2024, arXiv 2404.04113.
+
+A question is a subject and a relation; every answer of the relation's answer space is put into the
+relation's template, and the most probable statement counts as the model's answer. Templates hold
+`[X]` for the subject and `[Y]` for the answer; a statement begins with a capital letter.
+
+The layout of the data set: `<relation>.jsonl` with `sub_label` and `answer_idx`,
+`metadata_relations.json` with `templates` and `answer_space_labels`, and, there or one folder up,
+`relation_info.json` with the `domains` of each relation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.benchmarks.files import Row, read_file, text_field
+from analysis.benchmarks.items import Benchmark, Item
+
+HUB_ID = "lm-pub-quiz/BEAR"
+_RELATIONS = "metadata_relations.json"
+_DOMAINS = "relation_info.json"
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A relation: its wordings, the answers to choose from, the domains that it belongs to."""
+
+    name: str
+    templates: tuple[str, ...]
+    answers: tuple[str, ...]
+    domains: tuple[str, ...] = ()
+
+
+def find(path: Path) -> Path | None:
+    """Where in `path` the relations are: there, or in its folder `BEAR`."""
+    for folder in (path, path / "BEAR"):
+        if (folder / _RELATIONS).is_file():
+            return folder
+    return None
+
+
+def read_bear(folder: Path, *, all_templates: bool = False) -> Benchmark:
+    """Read all relations of a folder.
+
+    Args:
+        folder: see the module's text.
+        all_templates: ask every question in each wording; by default only in the first, as the
+            authors' library does.
+
+    Raises:
+        ValueError: a file is missing or wrong (file and line are named).
+    """
+    items: list[Item] = []
+    for relation in read_relations(folder):
+        questions = [row.parse(_question(relation)) for row in _rows(folder, relation)]
+        for template in relation.templates if all_templates else relation.templates[:1]:
+            items += [statements(relation, template, *question) for question in questions]
+    return Benchmark("bear", tuple(items))
+
+
+def bear_from_hub(*, all_templates: bool = False) -> Benchmark:
+    """The data set `lm-pub-quiz/BEAR`, downloaded into the hub's cache.
+
+    Raises:
+        ValueError: it cannot be reached.
+    """
+    return read_bear(_download(), all_templates=all_templates)
+
+
+def statements(relation: Relation, template: str, subject: str, right: int) -> Item:
+    """One question: a statement for each answer."""
+    filled = template.replace("[X]", subject)
+    texts = (filled.replace("[Y]", answer) for answer in relation.answers)
+    return Item(
+        task=relation.name,
+        options=tuple(text[:1].upper() + text[1:] for text in texts),
+        right=right,
+        groups=tuple(("domain", domain) for domain in relation.domains),
+    )
+
+
+def read_relations(folder: Path) -> Iterator[Relation]:
+    """The relations that a folder describes, in its order; errors as for `read_bear`."""
+    file = folder / _RELATIONS
+    domains = _read_domains(folder)
+    for name, values in _read_json(file).items():
+        try:
+            yield _relation(name, values, domains)
+        except ValueError as error:
+            raise ValueError(f"{file}, {name}: {error}") from error
+
+
+def _relation(name: str, values: Any, domains: Mapping[str, tuple[str, ...]]) -> Relation:
+    if not isinstance(values, dict):
+        raise ValueError(f"expected an object, not {type(values).__name__}")
+    for key in ("templates", "answer_space_labels"):
+        found = values.get(key)
+        if not isinstance(found, list) or not found or not all(isinstance(x, str) for x in found):
+            raise ValueError(f"field {key!r} is not a list of texts")
+    for template in values["templates"]:
+        if "[X]" not in template or "[Y]" not in template:
+            raise ValueError(f"the template {template!r} lacks [X] or [Y]")
+    return Relation(
+        name,
+        tuple(values["templates"]),
+        tuple(values["answer_space_labels"]),
+        domains.get(name, ()),
+    )
+
+
+def _rows(folder: Path, relation: Relation) -> Iterator[Row]:
+    file = folder / f"{relation.name}.jsonl"
+    if not file.is_file():
+        raise ValueError(f"{file} is missing, but {_RELATIONS} describes {relation.name}")
+    return read_file(file)
+
+
+def _question(relation: Relation):
+    """A parser of rows into the subject and the index of the right answer."""
+
+    def parse(values: dict[str, Any], source: str) -> tuple[str, int]:
+        right = values.get("answer_idx")
+        if not isinstance(right, int) or not 0 <= right < len(relation.answers):
+            raise ValueError(f"answer_idx must be 0 to {len(relation.answers) - 1}, not {right!r}")
+        return text_field(values, "sub_label"), right
+
+    return parse
+
+
+def _read_domains(folder: Path) -> dict[str, tuple[str, ...]]:
+    for place in (folder, folder.parent):
+        if (place / _DOMAINS).is_file():
+            found = _read_json(place / _DOMAINS)
+            return {name: tuple(values.get("domains", ())) for name, values in found.items()}
+    return {}
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: expected a JSON object, not {type(values).__name__}")
+    return values
+
+
+def _download() -> Path:
+    import huggingface_hub
+
+    try:
+        folder = Path(huggingface_hub.snapshot_download(HUB_ID, repo_type="dataset"))
+    except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
+        raise ValueError(
+            f"{HUB_ID} cannot be read from the Hugging Face hub ({type(error).__name__}): connect "
+            "to the network, or download it elsewhere and give its folder"
+        ) from error
+    found = find(folder)
+    if found is None:
+        raise ValueError(f"{HUB_ID} holds no {_RELATIONS}: its layout has changed")
+    return found

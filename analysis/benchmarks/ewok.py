@@ -1,0 +1,101 @@
+"""EWoK: which of two targets is more probable after a context that makes one of them true?
+
+Ivanova et al. 2024, arXiv 2405.09605. A row asks one question: log P(" " + Target1 | Context1)
+against log P(" " + Target2 | Context1); the public pipeline's files hold each item a second time
+with both pairs swapped. On the hub an item is one row, and asked both ways here. Tasks are the 11
+domains.
+
+The authors ask that the items never appear as plain text where a crawler could find them: they are
+read from a zip file in memory, and no message here shows one.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from analysis.benchmarks.files import Row, hub_rows, read_folder, read_lines, text_field
+from analysis.benchmarks.items import Benchmark, Item
+
+HUB_ID = "ewok-core/ewok-core-1.0"
+
+
+def find(path: Path) -> Path | None:
+    """Where in `path` EWoK is: a folder with *.jsonl files, or a zip file itself or in it."""
+    if path.suffix == ".zip":
+        return path
+    if not path.is_dir():
+        return None
+    if any(path.glob("*.jsonl")):
+        return path
+    zips = sorted(path.glob("*.zip"))
+    return zips[0] if len(zips) == 1 else None
+
+
+def read_ewok(place: Path, password: str | None = None) -> Benchmark:
+    """Read a folder of *.jsonl files, or a zip file of them.
+
+    Raises:
+        ValueError: a wrong or missing password, a file that is no zip, or a bad row.
+    """
+    rows = read_zip(place, password) if place.suffix == ".zip" else read_folder(place)
+    return Benchmark("ewok", tuple(row.parse(_question) for row in rows))
+
+
+def ewok_from_hub() -> Benchmark:
+    """All items of `ewok-core/ewok-core-1.0`, each asked both ways; errors as for `hub_rows`."""
+    return Benchmark("ewok", tuple(_both_ways(hub_rows(HUB_ID))))
+
+
+def read_zip(file: Path, password: str | None) -> Iterator[Row]:
+    """The rows of the *.jsonl files in a zip file, read in memory; errors as for `read_ewok`."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = sorted(name for name in archive.namelist() if name.endswith(".jsonl"))
+            if not names:
+                raise ValueError(f"{file} holds no *.jsonl file")
+            for name in names:
+                text = _read_member(archive, name, file, password)
+                yield from read_lines(text, Path(name).stem, f"{file}, {name}")
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{file} is not a sound zip file ({error})") from None
+
+
+def _read_member(archive: zipfile.ZipFile, name: str, file: Path, password: str | None) -> str:
+    encrypted = archive.getinfo(name).flag_bits & 1
+    if encrypted and not password:
+        raise ValueError(
+            f"{file} needs a password: give --ewok-password, or set BABYSWEEP_EWOK_PASSWORD"
+        )
+    try:
+        with archive.open(name, pwd=password.encode() if password else None) as member:
+            return io.TextIOWrapper(member, encoding="utf-8").read()
+    except (RuntimeError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError) as error:
+        # The check of a password is one byte long: a wrong one may also show up as a bad stream.
+        if not encrypted:
+            raise ValueError(f"{file}, {name} is damaged ({error})") from None
+        raise ValueError(f"wrong password for {file}: it does not open {name}") from None
+
+
+def _question(values: dict[str, Any], source: str) -> Item:
+    return Item(
+        task=str(values.get("Domain") or source),
+        options=(" " + text_field(values, "Target1"), " " + text_field(values, "Target2")),
+        context=text_field(values, "Context1"),
+    )
+
+
+def _both_ways(rows: Iterable[Row]) -> Iterator[Item]:
+    for row in rows:
+        yield row.parse(_question)
+        values = row.values
+        swapped = {
+            f"{name}{3 - number}": values.get(f"{name}{number}")
+            for name in ("Context", "Target")
+            for number in (1, 2)
+        }
+        yield Row({**values, **swapped}, row.source, row.place).parse(_question)

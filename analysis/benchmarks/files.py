@@ -1,0 +1,143 @@
+"""Rows of benchmark files, each knowing where it comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+Parsed = TypeVar("Parsed")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Attributes:
+        values: its fields.
+        source: name of the file (without suffix) or split that it comes from.
+        place: where it stands, for error messages.
+    """
+
+    values: dict[str, Any]
+    source: str
+    place: str
+
+    def parse(self, parser: Callable[[dict[str, Any], str], Parsed]) -> Parsed:
+        """The parser's answer for fields and source.
+
+        Raises:
+            ValueError: the parser's, after the row's place.
+        """
+        try:
+            return parser(self.values, self.source)
+        except ValueError as error:
+            raise ValueError(f"{self.place}: {error}") from error
+
+
+def read_folder(folder: Path) -> Iterator[Row]:
+    """The rows of every `*.jsonl` file in a folder, in the order of their names.
+
+    Raises:
+        ValueError: no such file, or what `read_lines` refuses.
+    """
+    files = sorted(folder.glob("*.jsonl"))
+    if not files:
+        raise ValueError(f"{folder} holds no *.jsonl file: a benchmark has one or more")
+    for file in files:
+        yield from read_file(file)
+
+
+def read_file(file: Path) -> Iterator[Row]:
+    """The rows of a file of JSON lines; errors as for `read_lines`."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text ({error.reason}, byte {error.start})") from None
+    return read_lines(text, file.stem, str(file))
+
+
+def read_lines(text: str, source: str, place: str) -> Iterator[Row]:
+    """The rows of JSON lines.
+
+    Raises:
+        ValueError: no line, or one that is not a JSON object; place and line number are named, the
+            text is not shown.
+    """
+    lines = text.split("\n")  # a JSON string may hold U+2028, so no splitlines
+    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not numbered:
+        raise ValueError(f"{place} is empty: expected one JSON object per line")
+    for number, line in numbered:
+        where = f"{place}, line {number}"
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{where}: not valid JSON ({error.msg}, column {error.colno})"
+            ) from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{where}: expected a JSON object, not {type(values).__name__}")
+        yield Row(values, source, where)
+
+
+def hub_rows(hub_id: str, split: str | None = None) -> Iterator[Row]:
+    """The rows of a data set on the Hugging Face hub, of all its configurations.
+
+    Args:
+        hub_id: e.g. "nyu-mll/blimp".
+        split: which split; by default the only one.
+
+    Raises:
+        ValueError: it cannot be reached, or asks for a consent that the user's token lacks.
+    """
+    import datasets  # seconds: only for those who use it
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        for name in datasets.get_dataset_config_names(hub_id):
+            loaded = datasets.load_dataset(hub_id, name, split=split)
+            parts = loaded if isinstance(loaded, Mapping) else {split or "": loaded}
+            if len(parts) > 1:
+                raise ValueError(f"{hub_id} has the splits {', '.join(parts)}: one is needed")
+            for part in parts.values():
+                for index, values in enumerate(part):
+                    yield Row(dict(values), name, f"{hub_id}, {name}, row {index}")
+    except (OSError, datasets.exceptions.DatasetsError, HfHubHTTPError) as e:
+        raise ValueError(_why_not(hub_id, e)) from e
+
+
+def _why_not(hub_id: str, error: Exception) -> str:
+    text = f"{hub_id} cannot be read from the Hugging Face hub ({type(error).__name__})"
+    if "gated" in f"{type(error).__name__} {error}".lower():
+        return (
+            f"{text}: it asks for your consent. Accept its terms on its page with your account, "
+            "then `hf auth login` here or set HF_TOKEN"
+        )
+    return f"{text}: connect to the network, or download it elsewhere and give its folder"
+
+
+def text_field(values: Mapping[str, Any], key: str) -> str:
+    """A field that must be a text with something in it.
+
+    Raises:
+        ValueError: it is not.
+    """
+    value = values.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"field {key!r} is missing, empty or not a string")
+    return value
+
+
+def number_field(values: Mapping[str, Any], key: str) -> float:
+    """A field that must be a number.
+
+    Raises:
+        ValueError: it is not.
+    """
+    value = values.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"field {key!r} is missing or not a number")
+    return value

@@ -1,0 +1,126 @@
+"""EWoK: rows become questions, zips are read in memory, no item is ever shown."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import datasets
+import pytest
+
+from analysis.benchmarks import Item, load_suite
+from analysis.benchmarks.ewok import ewok_from_hub, read_ewok
+
+REAL_ZIP = Path(__file__).resolve().parents[2].parent / "shared/data/ewok/ewok_fast.zip"
+ROW = {
+    "Domain": "spatial-relations",
+    "Context1": "The ball is left of the box.",
+    "Context2": "The ball is right of the box.",
+    "Target1": "The box is right of the ball.",
+    "Target2": "The box is left of the ball.",
+}
+QUESTION = Item(
+    "spatial-relations",
+    (" The box is right of the ball.", " The box is left of the ball."),
+    context="The ball is left of the box.",
+)
+
+
+def write(folder: Path, *rows: dict[str, str]) -> Path:
+    folder.mkdir(exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "spatial-relations.jsonl").write_text(text)
+    return folder
+
+
+def encrypted(tmp_path: Path, folder: Path, password: str) -> Path:
+    """A zip file with a password, made by the `zip` program (Python only reads them)."""
+    if shutil.which("zip") is None:
+        pytest.skip("needs the zip program to make a file with a password")
+    file = tmp_path / "ewok_fast.zip"
+    command = ["zip", "-q", "-r", "-P", password, str(file), folder.name]
+    subprocess.run(command, cwd=folder.parent, check=True)
+    return file
+
+
+def test_a_row_is_one_question(tmp_path: Path) -> None:
+    """The first target is right after the first context; the file itself holds swapped items."""
+    assert read_ewok(write(tmp_path / "ewok", ROW)).items == (QUESTION,)
+
+
+def test_the_hubs_items_are_asked_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the hub an item is one row: after the second context the second target is right."""
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda hub_id: ["default"])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: {"test": [ROW]})
+    swapped = Item(QUESTION.task, QUESTION.options[::-1], context=ROW["Context2"])
+    assert ewok_from_hub().items == (QUESTION, swapped)
+
+
+def test_a_plain_zip_is_read_like_a_folder(tmp_path: Path) -> None:
+    """A zip without password needs none."""
+    folder = write(tmp_path / "ewok", ROW, ROW)
+    with zipfile.ZipFile(tmp_path / "ewok.zip", "w") as archive:
+        archive.write(folder / "spatial-relations.jsonl", "deep/spatial-relations.jsonl")
+    assert read_ewok(tmp_path / "ewok.zip") == read_ewok(folder)
+
+
+def test_a_zip_with_password_is_read_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The password comes as an argument or from the environment; nothing is unpacked to disk."""
+    data = tmp_path / "data"
+    data.mkdir()
+    file = encrypted(data, write(tmp_path / "ewok", ROW), "open sesame")
+    before = sorted(tmp_path.rglob("*"))
+    assert read_ewok(file, "open sesame").items == (QUESTION,)
+    monkeypatch.setenv("BABYSWEEP_EWOK_PASSWORD", "open sesame")
+    (benchmark,) = load_suite(data, "2024").benchmarks
+    assert benchmark.items == (QUESTION,)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_wrong_or_missing_password_is_named(tmp_path: Path) -> None:
+    """The message says whether the password is missing or wrong, and where to give it."""
+    file = encrypted(tmp_path, write(tmp_path / "ewok", ROW), "open sesame")
+    with pytest.raises(ValueError, match="needs a password: give --ewok-password, or set BABY"):
+        read_ewok(file)
+    for wrong in ("sesame", "x", "open  sesame"):
+        with pytest.raises(ValueError, match=r"wrong password for .*ewok_fast.zip"):
+            read_ewok(file, wrong)
+
+
+def test_what_is_no_zip_is_named(tmp_path: Path) -> None:
+    """A broken download is an error with the file's name."""
+    (tmp_path / "ewok.zip").write_bytes(b"not a zip")
+    with pytest.raises(ValueError, match=r"ewok.zip is not a sound zip file"):
+        read_ewok(tmp_path / "ewok.zip")
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w") as archive:
+        archive.writestr("readme.txt", "nothing")
+    with pytest.raises(ValueError, match=r"empty.zip holds no \*.jsonl file"):
+        read_ewok(tmp_path / "empty.zip")
+
+
+def test_bad_rows_are_named_without_their_text(tmp_path: Path) -> None:
+    """File and line are named; the item itself is not shown."""
+    folder = write(tmp_path / "ewok", ROW, {**ROW, "Target2": ""})
+    with pytest.raises(ValueError, match=r"jsonl, line 2: field 'Target2' is missing") as caught:
+        read_ewok(folder)
+    assert "ball" not in str(caught.value)
+    with (folder / "spatial-relations.jsonl").open("a") as file:
+        file.write('{"Context1": "The ball')
+    write(folder, ROW)
+    (folder / "x.jsonl").write_text('{"Context1": "The ball')
+    with pytest.raises(ValueError, match=r"x.jsonl, line 1: not valid JSON") as caught:
+        read_ewok(folder)
+    assert "ball" not in str(caught.value)
+
+
+@pytest.mark.skipif(not REAL_ZIP.is_file(), reason="no public EWoK file")
+def test_the_public_file_loads() -> None:
+    """The public fast file has 11 domains of 100 questions."""
+    benchmark = read_ewok(REAL_ZIP, "BabyLM2025")
+    assert len({item.task for item in benchmark.items}) == 11
+    assert len(benchmark) == 1100
