@@ -46,6 +46,9 @@ class LrSweepArgs:
     tasks: tuple[str, ...] = ()
     """What to score after every epoch: blimp, supplement, ewok, bear, wug, entity_tracking, names
     of the folders, or all. Default: those of the first three that are there."""
+    final_tasks: tuple[str, ...] = ()
+    """What to score once, on the best checkpoint of each architecture: the same names, glue, or
+    names of GLUE tasks, which are fine-tuned."""
     ewok_password: str | None = None
     """Password of EWoK's zip file; default: BABYSWEEP_EWOK_PASSWORD."""
     protocol: str = "2024"

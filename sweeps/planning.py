@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,6 +12,7 @@ import models
 from analysis.benchmarks import HUB, Source, load_suite
 from sweeps.presets import Preset, choose
 from sweeps.spaces import GridPlan, OptunaPlan, Plan
+from sweeps.tasks import find_glue, split_tasks
 from sweeps.tuning import ROOT, Resources, build_scheduler, local_gpus
 from trainables.checkpoint import TrialFolder
 from trainables.corpus import Blocks, Corpus, mini_benchmark, prepare_corpus
@@ -25,6 +26,21 @@ if TYPE_CHECKING:
 
 Status = Callable[[str], None]
 Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True)
+class FinalTasks:
+    """What is scored once, on the best checkpoint of each architecture.
+
+    Attributes:
+        zero_shot: benchmarks, or None.
+        glue: names of GLUE tasks.
+        folder: of GLUE's files, where there are tasks.
+    """
+
+    zero_shot: Source | None = None
+    glue: tuple[str, ...] = ()
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,7 @@ class SweepPlan:
     num_blocks: int
     benchmarks: Source | None
     num_items: int
+    final: FinalTasks
     bases: dict[str, TrialSpec]
     plans: dict[str, Plan]
     resources: Resources
@@ -126,6 +143,7 @@ def plan_sweep(args: LrSweepArgs, status: Status) -> SweepPlan:
         num_blocks=num_blocks,
         benchmarks=benchmarks,
         num_items=suite.num_items if suite else 0,
+        final=_final_tasks(args, benchmarks, corpus, any_base),
         bases=bases,
         plans={arch: _build_plan(args, preset, base, folder) for arch, base in bases.items()},
         resources=resources,
@@ -225,13 +243,26 @@ def _benchmarks(args: LrSweepArgs, corpus: str, storage: Path) -> Source | None:
     path = args.benchmarks
     if path is None:
         if corpus != "mini":
-            if args.tasks:
-                raise ValueError("--tasks needs --benchmarks: a folder, or hub")
+            if args.tasks or args.final_tasks:
+                raise ValueError("--tasks and --final-tasks need --benchmarks: a folder, or hub")
             return None
         path = str(mini_benchmark(storage / "benchmarks"))
     elif path != HUB:
         path = str(Path(path).expanduser().resolve())
     return Source(path, args.tasks, ewok_password=args.ewok_password)
+
+
+def _final_tasks(
+    args: LrSweepArgs, source: Source | None, corpus: Corpus, spec: TrialSpec
+) -> FinalTasks:
+    if source is None or not args.final_tasks:
+        return FinalTasks()
+    zero_shot, glue = split_tasks(args.final_tasks, args.protocol)
+    final = None
+    if zero_shot:
+        final = replace(source, tasks=zero_shot)
+        load_suite(final, args.protocol).check_fits(corpus.tokenizer(), spec.context)
+    return FinalTasks(final, glue, find_glue(source.path) if glue else None)
 
 
 def _base_spec(

@@ -83,6 +83,7 @@ class ProgressDisplay(DriverCallback):
     def __init__(self, tracker: Tracker, search: Any, at_once: int, console: Console) -> None:
         self._tracker, self._search, self._at_once = tracker, search, at_once
         self._console = console
+        self._closed = False
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._refreshed = 0.0
         self.rows: dict[str, Row] = {}
@@ -93,7 +94,10 @@ class ProgressDisplay(DriverCallback):
             self._live.start()
 
     def close(self) -> None:
-        """Show the last state and stop."""
+        """Show the last state and stop; once."""
+        if self._closed:
+            return
+        self._closed = True
         self._refresh()
         if self._live:
             self._live.stop()

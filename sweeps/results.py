@@ -109,18 +109,35 @@ def _findings(plan: SweepPlan, trials: pd.DataFrame, arch: str) -> list[str]:
             f"[yellow]{arch}: the best learning rate is the {beyond[:-2]}est that was tried; the "
             f"optimum may lie {beyond}. Add --lrs {beyond} than {format_lr(comparison.best)}.[/]"
         )
-    winner = mine[mine["lr"] == comparison.best].sort_values("bits_per_byte").iloc[0]
-    spec = plan.bases[arch].replace(lr=float(winner["lr"]), seed=int(winner["seed"]))
-    folder = TrialFolder.of(plan.folder, spec)
+    folder = winner(plan, trials, arch)
+    assert folder is not None
     outcome = folder.outcome
     assert outcome is not None
-    assert outcome.checkpoint is not None
     best = Progress(history=list(outcome.history)).best
     assert best is not None
     if best.scores is not None:
-        lines.append(f"{arch}: {zero_shot_line(best.scores)}, epoch {best.epoch} of {spec.epochs}")
-    lines.append(escape(f"Checkpoint  {folder.path / 'checkpoints' / outcome.checkpoint}"))
+        epochs = folder.spec.epochs
+        lines.append(f"{arch}: {zero_shot_line(best.scores)}, epoch {best.epoch} of {epochs}")
+    final = folder.final_scores
+    if "zero_shot" in final:
+        lines.append(f"{arch}: final {zero_shot_line(final['zero_shot'])}")
+    if "glue" in final:
+        lines.append(f"{arch}: final {glue_line(final['glue'])}")
+    lines.append(escape(f"Checkpoint  {folder.best_checkpoint}"))
     return lines
+
+
+def winner(plan: SweepPlan, trials: pd.DataFrame, arch: str) -> TrialFolder | None:
+    """The trial with the best checkpoint: the best seed at the best learning rate."""
+    mine = trials[(trials["arch"] == arch) & trials["outcome"].notna()]
+    if mine.empty:
+        return None
+    best = compare_best(mine, arch).best
+    if best is None:
+        return None
+    first = mine[mine["lr"] == best].sort_values("bits_per_byte").iloc[0]
+    spec = plan.bases[arch].replace(lr=float(first["lr"]), seed=int(first["seed"]))
+    return TrialFolder.of(plan.folder, spec)
 
 
 def zero_shot_line(scores: dict[str, Any]) -> str:
@@ -137,6 +154,16 @@ def zero_shot_line(scores: dict[str, Any]) -> str:
     if bad := sum(scores["non_finite"].values()):
         line += f", {bad} scores not finite"
     return line
+
+
+def glue_line(results: dict[str, Any]) -> str:
+    """The scores of `tasks.glue_results` in one line, with the tasks that have none."""
+    parts = []
+    for task, result in results.items():
+        score = result.get("score")
+        shown = f"{score:.1f} (constant answer {result['baseline']:.1f})" if score else "no score"
+        parts.append(f"{task} {shown}")
+    return "GLUE " + ", ".join(parts)
 
 
 def _store(plan: SweepPlan, tracker: Tracker, trials: pd.DataFrame, picture: Path) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from sweeps.dry_run import print_dry_run
+from sweeps.final_scores import score_winners
 from sweeps.lr_sweep import LrSweepArgs
 from sweeps.planning import SweepPlan, plan_sweep
 from sweeps.progress import ProgressDisplay
@@ -89,6 +90,8 @@ def _run(plan: SweepPlan, args: LrSweepArgs, console: Console) -> int:
             )
             bookkeeper.settle(patience=60)
             if all(sweep.finished for sweep in plan.plans.values()):
+                display.close()
+                score_winners(plan, tracker, console)
                 status = "FAILED" if failed_trials(plan, search) else "FINISHED"
         finally:
             display.close()

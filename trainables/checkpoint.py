@@ -4,6 +4,7 @@
     <trial>/checkpoints/step-00000500/   model.safetensors, config.json, the tokenizer, spec.json,
                                          trainer.json, optimizer.safetensors
     <trial>/outcome.json                 once the trial is over
+    <trial>/final.json                   what was scored on its best checkpoint after the sweep
 
 A checkpoint folder opens with `AutoModelForCausalLM.from_pretrained` after `import models`. A kill
 at any moment leaves complete checkpoints and at most one folder with a temporary name.
@@ -31,6 +32,7 @@ from trainables.spec import TrialSpec
 _TEMPORARY = ".partial-"
 _OPTIMIZER = "optimizer.safetensors"
 _TRAINER = "trainer.json"
+_FINAL = "final.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -160,6 +162,28 @@ class TrialFolder:
     def finish(self, outcome: Outcome) -> None:
         """Record that the trial is over."""
         write_json(self.path / "outcome.json", dataclasses.asdict(outcome))
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """Folder of the best epoch's checkpoint of a trial that ended.
+
+        Raises:
+            ValueError: it has not ended, or diverged before its first epoch was over.
+        """
+        outcome = self.outcome
+        if outcome is None or outcome.checkpoint is None:
+            raise ValueError(f"the trial {self.path} has no finished epoch")
+        return self._checkpoints / outcome.checkpoint
+
+    @property
+    def final_scores(self) -> dict[str, Any]:
+        """What was scored once on the best checkpoint, by kind ("zero_shot", "glue")."""
+        path = self.path / _FINAL
+        return read_json(path) if path.exists() else {}
+
+    def keep_final_scores(self, kind: str, scores: dict[str, Any]) -> None:
+        """Keep scores of the best checkpoint beside those of other kinds."""
+        write_json(self.path / _FINAL, {**self.final_scores, kind: scores})
 
     def checkpoint_at(self, step: int) -> Path:
         """Folder of the checkpoint taken after `step` optimizer steps."""

@@ -137,6 +137,14 @@ class Tracker:
         run = _find_run(self.client, self.experiment_id, tags)
         return run is not None and "babysweep.outcome" in run.data.tags
 
+    def log_final(self, spec: TrialSpec, figures: dict[str, float], scores: dict[str, Any]) -> None:
+        """Record what was scored once on a trial's best checkpoint: figures, and all in a file."""
+        run = self.trial(spec, {})
+        for name, value in figures.items():
+            self.client.log_metric(run.run_id, f"final/{name}", value)
+        self.client.log_dict(run.run_id, scores, "final.json")
+        self.client.set_terminated(run.run_id, "FINISHED")
+
     def trial_runs(self) -> list[Run]:
         """All trial runs of the study."""
         runs: list[Run] = []

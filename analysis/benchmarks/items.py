@@ -54,11 +54,13 @@ class Outcome:
             Of an item with `human`: the model's share for the first option.
         choice: index of the chosen option, the first of the best; -1 if a score is not finite.
         tied: whether the best score is shared.
+        log_probs: the options' sums of token log-probabilities, nats.
     """
 
     value: float
     choice: int
-    tied: bool = False
+    tied: bool
+    log_probs: tuple[float, ...]
 
     @property
     def finite(self) -> bool:
@@ -68,10 +70,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A named list of items; the name decides how their values become its figure."""
+    """A named list of items; the name decides how their values become its figure.
+
+    `dataset` is the name of the folder or hub's data set that the items come from.
+    """
 
     name: str
     items: tuple[Item, ...]
+    dataset: str = ""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -121,18 +127,19 @@ def grade(item: Item, log_probs: Sequence[np.ndarray]) -> Outcome:
     Options in which every token has the same probability differ in length only: a model that is
     blind to its input ties them, whatever their lengths.
     """
-    scores = [float(values.sum(dtype=np.float64)) for values in log_probs]
+    scores = tuple(float(values.sum(dtype=np.float64)) for values in log_probs)
     if not all(map(math.isfinite, scores)):
-        return Outcome(0.0, -1)
+        return Outcome(0.0, -1, False, scores)
     best = max(scores)
     winners = [index for index, score in enumerate(scores) if best - score < TIE_TOLERANCE]
-    if _is_blind(log_probs):
-        scores, winners = [0.0] * len(scores), list(range(len(scores)))
+    is_blind = _is_blind(log_probs)
+    if is_blind:
+        winners = list(range(len(scores)))
     tied = len(winners) > 1
+    value = float(item.right in winners) / len(winners)
     if item.human is not None:
-        first, second = scores
-        return Outcome(float(special.expit(first - second)), winners[0], tied)
-    return Outcome(float(item.right in winners) / len(winners), winners[0], tied)
+        value = 0.5 if is_blind else float(special.expit(scores[0] - scores[1]))
+    return Outcome(value, winners[0], tied, scores)
 
 
 def _is_blind(log_probs: Sequence[np.ndarray]) -> bool:

@@ -1,6 +1,6 @@
 """Tasks that the BabyLM challenge added later (2025): nominalised wug adjectives, entity tracking.
 
-`wug*/*.jsonl`: `sentences`, two texts separated by a tab, and `ratio`, the share of people who
+`wug_adj*/*.jsonl`: `sentences`, two texts separated by a tab, and `ratio`, the share of people who
 prefer the first (Hofmann et al. 2024). The figure is Spearman's correlation with the model's share,
 the softmax over both texts.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from analysis.benchmarks import bear, ewok
@@ -82,7 +82,7 @@ _KINDS = {
         lambda place, source: bear.read_bear(place, all_templates=source.all_templates),
         lambda source: bear.bear_from_hub(all_templates=source.all_templates),
     ),
-    "wug": _Kind("wug", _find_json_lines, lambda place, source: read_wug(place)),
+    "wug": _Kind("wug_adj", _find_json_lines, lambda place, source: read_wug(place)),
     "entity_tracking": _Kind(
         "entity_tracking", _find_json_lines, lambda place, source: read_entity_tracking(place)
     ),
@@ -95,8 +95,8 @@ def load_suite(path: Path | str | Source, protocol: str, tasks: Sequence[str] = 
     """The suite of the benchmarks that a folder or the hub has.
 
     A folder is recognised by its name: `supplement*` or `blimp_supplement*`, `blimp*`, `ewok*`
-    (with *.jsonl files or a zip of them), `bear*`, `wug*`, `entity_tracking*`. Of several folders
-    of one kind the one ending in `_fast` is taken; without one, `tasks` must name a folder.
+    (with *.jsonl files or a zip of them), `bear*`, `wug_adj*`, `entity_tracking*`. Of several
+    folders of one kind the one ending in `_fast` is taken; without one, `tasks` must name one.
 
     Args:
         path: see `Source.path`; or a whole source.
@@ -110,9 +110,8 @@ def load_suite(path: Path | str | Source, protocol: str, tasks: Sequence[str] = 
     source = path if isinstance(path, Source) else Source(str(path), tuple(tasks))
     if source.path == HUB:
         return Suite(tuple(_on_hub(source)), protocol)
-    places = _in_folder(source)
-    benchmarks = (_KINDS[kind].read(place, source) for kind, place in sorted(places.items()))
-    return Suite(tuple(benchmarks), protocol)
+    chosen = sorted(_in_folder(source), key=lambda found: found.kind)
+    return Suite(tuple(found.read(source) for found in chosen), protocol)
 
 
 def kind_of(name: str) -> str | None:
@@ -143,9 +142,14 @@ class _Found:
     kind: str
     place: Path
 
+    def read(self, source: Source) -> Benchmark:
+        """Read it."""
+        dataset = self.place.stem if self.place.suffix == ".zip" else self.name
+        return replace(_KINDS[self.kind].read(self.place, source), dataset=dataset)
 
-def _in_folder(source: Source) -> dict[str, Path]:
-    """The places to read, by kind."""
+
+def _in_folder(source: Source) -> list[_Found]:
+    """What to read."""
     path = Path(source.path)
     if not path.exists():
         raise ValueError(
@@ -155,19 +159,18 @@ def _in_folder(source: Source) -> dict[str, Path]:
     if not found:
         raise ValueError(
             f"no benchmark in {path}: looked at it and at what is in it for names that begin with "
-            f"{', '.join(KINDS)} and hold such a benchmark (*.jsonl files; of EWoK also a zip)"
+            f"{', '.join(rule.prefix for rule in _KINDS.values())} and hold such a benchmark "
+            "(*.jsonl files; of EWoK also a zip)"
         )
     if "all" in source.tasks or not source.tasks:
         there = dict.fromkeys(each.kind for each in found)
         wanted = [kind for kind in there if kind in MACRO and not source.tasks] or list(there)
-        return {kind: _only_or_fast(found, kind) for kind in wanted}
-    places: dict[str, Path] = {}
-    for task in source.tasks:
-        kind, place = _named(task, found, path)
-        if kind in places:
-            raise ValueError(f"two of the tasks {', '.join(source.tasks)} are both {kind}")
-        places[kind] = place
-    return places
+        return [_only_or_fast(found, kind) for kind in wanted]
+    chosen = [_named(task, found, path) for task in source.tasks]
+    kinds = [each.kind for each in chosen]
+    if twice := [kind for kind in KINDS if kinds.count(kind) > 1]:
+        raise ValueError(f"two of the tasks {', '.join(source.tasks)} are both {twice[0]}")
+    return chosen
 
 
 def _search(path: Path) -> Iterator[_Found]:
@@ -180,11 +183,11 @@ def _search(path: Path) -> Iterator[_Found]:
             yield _Found(candidate.name, kind, place)
 
 
-def _named(task: str, found: Sequence[_Found], path: Path) -> tuple[str, Path]:
-    """The kind and place of a task, which is a kind or the name of a folder."""
+def _named(task: str, found: Sequence[_Found], path: Path) -> _Found:
+    """What a task means, which is a kind or the name of a folder."""
     for each in found:
         if each.name == task:
-            return each.kind, each.place
+            return each
     there = ", ".join(each.name for each in found)
     if task not in KINDS:
         raise ValueError(
@@ -193,13 +196,13 @@ def _named(task: str, found: Sequence[_Found], path: Path) -> tuple[str, Path]:
         )
     if not any(each.kind == task for each in found):
         raise ValueError(f"no {task} benchmark in {path}: it has {there}")
-    return task, _only_or_fast(found, task)
+    return _only_or_fast(found, task)
 
 
-def _only_or_fast(found: Sequence[_Found], kind: str) -> Path:
+def _only_or_fast(found: Sequence[_Found], kind: str) -> _Found:
     mine = [each for each in found if each.kind == kind]
     fast = [each for each in mine if each.name.endswith("_fast")]
     if len(mine) > 1 and len(fast) != 1:
         listed = ", ".join(each.name for each in mine)
         raise ValueError(f"several {kind} benchmarks ({listed}) and no rule to choose: name one")
-    return (fast or mine)[0].place
+    return (fast or mine)[0]

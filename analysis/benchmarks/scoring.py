@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 Progress = Callable[[int, int], None]
 PRECISIONS = ("fp32", "bf16")
@@ -95,8 +96,8 @@ def token_log_probs(
     device, the softmax in float32. Training mode is restored.
 
     Args:
-        model: a transformers causal LM whose logits are `get_output_embeddings()` applied to
-            `base_model(...).last_hidden_state`, without a transform after the head.
+        model: a transformers causal LM. Where its logits are `get_output_embeddings()` of
+            `base_model(...).last_hidden_state` only scored positions go through the head.
         sequences: the spans.
         precision: "fp32" computes in the type of the model's parameters, "bf16" under autocast.
         token_budget: most tokens of one batch, padding included (a longer span is a batch alone);
@@ -121,8 +122,9 @@ def token_log_probs(
     per_batch: list[Tensor] = []
     done = 0
     with _scoring(model, precision):
+        is_plain = _has_plain_head(model)
         for batch in _batches(distinct, token_budget):
-            per_batch.append(_score_batch(model, batch))
+            per_batch.append(_score_batch(model, batch, is_plain))
             done += len(batch)
             if progress is not None:
                 progress(done, len(distinct))
@@ -182,7 +184,23 @@ def _batches(spans: Sequence[Span], token_budget: int) -> Iterator[list[Span]]:
         yield batch
 
 
-def _score_batch(model: Any, batch: Sequence[Span]) -> Tensor:
+def _has_plain_head(model: Any) -> bool:
+    """Whether the logits are the head of the hidden states, with nothing after it.
+
+    Some models scale or cap their logits; seen on two tokens.
+    """
+    if not isinstance(model, PreTrainedModel):
+        return True
+    if model.base_model is model or model.get_output_embeddings() is None:
+        return False
+    ids = torch.zeros(1, 2, dtype=torch.long, device=_device(model))
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    logits = model(input_ids=ids, use_cache=False).logits
+    mine = model.get_output_embeddings()(hidden)
+    return torch.allclose(mine, logits.to(mine.dtype), rtol=1e-2, atol=1e-2, equal_nan=True)
+
+
+def _score_batch(model: Any, batch: Sequence[Span], is_plain: bool) -> Tensor:
     """Log-probabilities of the scored tokens of all spans, one after the other: (scored,)."""
     device = _device(model)
     width = batch[-1].num_inputs
@@ -194,8 +212,12 @@ def _score_batch(model: Any, batch: Sequence[Span]) -> Tensor:
         scored[row, span.start - 1 : span.stop - 1] = True  # position t predicts token t + 1
     inputs = torch.from_numpy(ids[:, :-1].copy()).to(device)  # (batch, time)
     targets = torch.from_numpy(ids[:, 1:][scored]).to(device)  # (scored,)
+    where = torch.from_numpy(scored).to(device)  # (batch, time)
+    if not is_plain:
+        logits = model(input_ids=inputs, use_cache=False).logits[where]
+        return -F.cross_entropy(logits.float(), targets, reduction="none")
     hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
-    hidden = hidden[torch.from_numpy(scored).to(device)]  # (batch, time, dim) -> (scored, dim)
+    hidden = hidden[where]  # (batch, time, dim) -> (scored, dim)
     head = model.get_output_embeddings()
     rows = max(1, _MAX_LOGITS // head.weight.shape[0])
     slices = zip(hidden.split(rows), targets.split(rows), strict=True)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import CohereConfig, CohereForCausalLM
 
-from analysis.benchmarks import Span, sequence_log_probs, token_log_probs
+from analysis.benchmarks import Span, keep_last, sequence_log_probs, token_log_probs
 from analysis.benchmarks.scoring import _MAX_LOGITS
 
 VOCAB_SIZE = 19
@@ -210,3 +211,49 @@ def test_budget_must_be_positive(llama: nn.Module) -> None:
     """A budget of no tokens is a mistake, and named."""
     with pytest.raises(ValueError, match="token_budget must be at least 1 token, not 0"):
         sequence_log_probs(llama, [Span((3, 4))], token_budget=0)
+
+
+def test_a_model_that_changes_its_logits_is_scored_by_them() -> None:
+    """Where something follows the head (here a scale) the model's own logits count."""
+    torch.manual_seed(0)
+    config = CohereConfig(
+        vocab_size=20,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        logit_scale=5.0,
+        pad_token_id=1,
+    )
+    model = CohereForCausalLM(config).eval()
+    ids = torch.tensor([[3, 7, 2, 9]])
+    with torch.no_grad():
+        log_probs = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+    expected = log_probs.gather(1, ids[0, 1:, None])[:, 0].numpy()
+    (scored,) = token_log_probs(model, [Span((3, 7, 2, 9))])
+    np.testing.assert_allclose(scored, expected, atol=1e-5)
+
+
+def test_bf16_is_close_and_asked_for_by_name(model: nn.Module) -> None:
+    """Autocast changes scores by its rounding, not more; another name is an error."""
+    spans = [Span((3, 4, 5, 6, 7)), Span((3, 5, 4))]
+    exact = sequence_log_probs(model, spans)
+    rounded = sequence_log_probs(model, spans, precision="bf16")
+    assert rounded != exact
+    np.testing.assert_allclose(rounded, exact, rtol=0.02)
+    with pytest.raises(ValueError, match="precision must be one of fp32, bf16, not 'fp16'"):
+        sequence_log_probs(model, spans, precision="fp16")
+
+
+def test_keep_last_is_the_rule_of_a_shorter_context(llama: nn.Module) -> None:
+    """Of a long span the last tokens are read; of these, those that were scored still are."""
+    long = Span(tuple(range(10)), start=3, end=9)
+    assert keep_last([long], 8) == [long]
+    (cut,) = keep_last([long], 4)
+    assert (cut.ids, cut.start, cut.stop) == ((4, 5, 6, 7, 8), 1, 5)
+    late = Span(tuple(range(10)), start=8)
+    (cut,) = keep_last([late], 4)
+    assert (cut.ids, cut.start) == ((5, 6, 7, 8, 9), 3)
+    whole = token_log_probs(llama, [Span((5, 6, 7, 8, 9), start=3)])[0]
+    np.testing.assert_array_equal(token_log_probs(llama, [cut])[0], whole)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -20,6 +21,7 @@ import tyro
 
 from sweeps.lr_sweep import LrSweepArgs
 from sweeps.running import run_lr_sweep
+from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.sweeps.conftest import ROOT, environment
 
 
@@ -235,7 +237,16 @@ def test_flags_are_frozen():
     flags = set(re.findall(r"(--[a-z][a-z-]*)", output.stdout.split("options")[1]))
     assert flags == {
         *("--arch", "--preset", "--size", "--corpus", "--vocab-size", "--benchmarks"),
-        *("--benchmark-names", "--protocol", "--lrs", "--extend", "--no-extend", "--search"),
+        *(
+            "--tasks",
+            "--final-tasks",
+            "--ewok-password",
+            "--protocol",
+            "--lrs",
+            "--extend",
+            "--no-extend",
+            "--search",
+        ),
         *("--lr-range", "--num-samples", "--sampler", "--seeds", "--scheduler", "--epochs"),
         *("--batch-size", "--micro-batch", "--context", "--schedule", "--warmup"),
         *("--weight-decay", "--grad-clip", "--precision", "--cpus-per-trial"),
@@ -298,3 +309,19 @@ def test_submitted_job_gives_the_same_result(sweep, whole_sweep, ray_head):
     assert_clean(sweep, trials=2)
     reference = whole_sweep.results()
     assert sweep.results() == {trial: reference[trial] for trial in sweep.results()}
+
+
+def test_final_tasks_are_scored_once_on_the_winner(sweep, tmp_path):
+    """The best checkpoint gets what --final-tasks names, in its folder, in MLflow and in print."""
+    write_blimp(tmp_path / "data" / "blimp_fast")
+    write_supplement(tmp_path / "data" / "supplement_filtered")
+    flags = ["--epochs", "1", "--benchmarks", str(tmp_path / "data"), "--tasks", "blimp"]
+    output = sweep.run(*flags, "--final-tasks", "supplement")
+    (file,) = sweep.storage.glob("study/trials/*/final.json")
+    scores = json.loads(file.read_text())["zero_shot"]
+    assert list(scores["benchmarks"]) == ["supplement"]
+    assert f"final zero-shot macro {scores['macro']:.1f}" in output
+    winners = [run for run in sweep.runs() if "final/supplement" in run.data.metrics]
+    assert [run.data.tags["babysweep.spec_hash"] for run in winners] == [file.parent.name]
+    assert winners[0].data.metrics["zero_shot/blimp"] >= 0
+    assert winners[0].info.status == "FINISHED"

@@ -1,0 +1,350 @@
+"""GLUE and SuperGLUE as BabyLM uses them: tasks, files, metrics, baselines, settings.
+
+Wang et al. 2019, arXiv 1804.07461 and 1905.00537. A task is one text or a pair of texts with a
+label; a model is fine-tuned on `<task>.train.jsonl` and its figure is that of `<task>.valid.jsonl`.
+`mnli-mm` has only the latter: it is another text genre for a model fine-tuned on `mnli`.
+
+Figures are percentages: accuracy, F1 of label 1 (mrpc, qqp), or 100 times Matthews' correlation
+coefficient (cola; Matthews 1975).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from analysis.benchmarks.files import read_file, text_field
+from analysis.benchmarks.protocols import check_protocol
+
+METRICS = ("accuracy", "f1", "matthews")
+SCHEDULES = ("linear", "cosine")
+HEADS = ("linear", "mlp")
+
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Task:
+    """A classification task.
+
+    Attributes:
+        name: also the name of its files.
+        labels: what the label indices stand for.
+        texts: templates of the one or two texts, with the names of fields.
+        metric: one of `METRICS`.
+        train: name of the task whose training file it uses.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    texts: tuple[str, ...]
+    metric: str = "accuracy"
+    train: str = ""
+
+    def files(self, folder: Path) -> tuple[Path, Path]:
+        """Where in a folder its training and its reported examples belong."""
+        train = folder / f"{self.train or self.name}.train.jsonl"
+        return train, folder / f"{self.name}.valid.jsonl"
+
+
+_YES_NO = ("False", "True")
+_NLI = ("entailment", "neutral", "contradiction")
+_RTE = ("entailment", "not entailment")
+_PREMISE = ("{premise}", "{hypothesis}")
+_SENTENCES = ("{sentence1}", "{sentence2}")
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("boolq", _YES_NO, ("{question}", "{passage}")),
+        Task("cola", ("unacceptable", "acceptable"), ("{sentence}",), "matthews"),
+        Task("mnli", _NLI, _PREMISE),
+        Task("mnli-mm", _NLI, _PREMISE, train="mnli"),
+        Task("mrpc", ("different", "paraphrase"), _SENTENCES, "f1"),
+        Task("multirc", _YES_NO, ("Question: {question} Answer: {answer}", "{paragraph}")),
+        Task("qnli", _RTE, ("{question}", "{sentence}")),
+        Task("qqp", ("different", "duplicate"), ("{question1}", "{question2}"), "f1"),
+        Task("rte", _RTE, _SENTENCES),
+        Task("sst2", ("negative", "positive"), ("{sentence}",)),
+        Task(
+            "wsc",
+            _YES_NO,
+            ('Does "{span2_text}" refer to "{span1_text}" in this passage?', "{text}"),
+        ),
+    )
+}
+"""All tasks by name."""
+
+PROTOCOL_TASKS = {
+    "2024": tuple(TASKS),
+    "2025": ("boolq", "mnli", "mrpc", "multirc", "qqp", "rte", "wsc"),
+}
+"""The tasks whose unweighted mean is the GLUE figure of a protocol."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is fine-tuned.
+
+    Attributes:
+        lr: peak learning rate.
+        batch_size: examples in one optimizer step.
+        epochs: most passes over the training examples; the schedule spans them all.
+        seed: of the new head's weights, the order of examples, dropout, and the selection split.
+        patience: epochs in a row without a gain before the training ends; None: it never does.
+        min_delta: least gain that counts for patience, percentage points.
+        max_length: tokens of an example; of two texts the longer one is cut first.
+        schedule: "linear" or "cosine" decay of the learning rate.
+        warmup: fraction of all steps with linearly rising learning rate.
+        final_lr: last learning rate as a fraction of the peak.
+        weight_decay: decoupled, on all parameters.
+        grad_clip: largest global norm of the gradient; None for any.
+        head: "linear" (one layer without bias), or "mlp" (norm, linear, GELU, norm, dropout,
+            linear; the norms have no weights).
+        head_dropout: of "mlp".
+    """
+
+    lr: float
+    batch_size: int
+    epochs: int
+    seed: int
+    patience: int | None
+    min_delta: float
+    max_length: int
+    schedule: str
+    warmup: float
+    final_lr: float
+    weight_decay: float
+    grad_clip: float | None
+    head: str
+    head_dropout: float
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "batch_size", "epochs", "max_length"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("warmup", "final_lr", "head_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a fraction, 0 to 1, not {getattr(self, name)}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be at least 1 epoch, not {self.patience}")
+        for name, choices in (("schedule", SCHEDULES), ("head", HEADS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}"
+                )
+
+
+# The paper's settings (BabyHGRN, "Fine-tuning"); what it leaves open is the default of the Trainer
+# of transformers, which the public 2024 pipeline ran.
+_SETTINGS_2024 = Settings(
+    lr=5e-5,
+    batch_size=64,
+    epochs=10,
+    seed=12,
+    patience=3,
+    min_delta=0.1,
+    max_length=128,
+    schedule="linear",
+    warmup=0.0,
+    final_lr=0.0,
+    weight_decay=0.0,
+    grad_clip=1.0,
+    head="linear",
+    head_dropout=0.0,
+)
+# The defaults of the public 2025 pipeline, which stops no training early.
+_SETTINGS_2025 = Settings(
+    lr=3e-5,
+    batch_size=32,
+    epochs=10,
+    seed=42,
+    patience=None,
+    min_delta=0.0,
+    max_length=512,
+    schedule="cosine",
+    warmup=0.06,
+    final_lr=0.1,
+    weight_decay=0.01,
+    grad_clip=None,
+    head="mlp",
+    head_dropout=0.1,
+)
+_SETTINGS = {"2024": _SETTINGS_2024, "2025": _SETTINGS_2025}
+_EXCEPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "2024": {"wsc": {"lr": 1e-5, "epochs": 20, "patience": 6}},
+    "2025": {"wsc": {"epochs": 30}, "boolq": {"batch_size": 16}, "multirc": {"batch_size": 16}},
+}
+
+
+def settings(protocol: str, task: str) -> Settings:
+    """The settings of a task under the protocol "2024" (the paper's) or "2025".
+
+    Raises:
+        ValueError: unknown protocol or task.
+    """
+    check_protocol(protocol)
+    changes = _EXCEPTIONS[protocol].get(find_task(task).name, {})
+    return dataclasses.replace(_SETTINGS[protocol], **changes)
+
+
+def find_task(name: str) -> Task:
+    """The task of this name; ValueError with the valid names if there is none."""
+    if name not in TASKS:
+        raise ValueError(f"unknown GLUE task {name!r}: choose from {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One or two texts, and the index of their label."""
+
+    texts: tuple[str, ...]
+    label: int
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's examples: to train on, and to report on."""
+
+    task: Task
+    train: tuple[Example, ...]
+    valid: tuple[Example, ...]
+
+    @cached_property
+    def hash(self) -> str:
+        """Hex digest of all examples, in their order."""
+        parts = [[[e.texts, e.label] for e in part] for part in (self.train, self.valid)]
+        canonical = json.dumps([self.task.name, *parts], separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A task that cannot be run, and the files that it lacks."""
+
+    task: Task
+    files: tuple[Path, ...]
+
+
+def find(path: Path) -> Path | None:
+    """Where in `path` the task files are: there, or in its one folder `glue*`.
+
+    Raises:
+        ValueError: several such folders.
+    """
+    names = {file.name for task in TASKS.values() for file in task.files(path)}
+    folders = [folder for folder in sorted(path.glob("glue*")) if folder.is_dir()]
+    found = [
+        folder for folder in (path, *folders) if any((folder / name).is_file() for name in names)
+    ]
+    if len(found) > 1:
+        listed = ", ".join(str(folder) for folder in found)
+        raise ValueError(f"several folders with GLUE files ({listed}): name one")
+    return found[0] if found else None
+
+
+def read_task(folder: Path, name: str) -> TaskData | Missing:
+    """The examples of a task, or which of its files are missing.
+
+    Raises:
+        ValueError: an unknown task, or a bad row (file and line are named).
+    """
+    task = find_task(name)
+    files = task.files(folder)
+    missing = tuple(file for file in files if not file.is_file())
+    if missing:
+        return Missing(task, missing)
+    train, valid = (_read_examples(file, task) for file in files)
+    return TaskData(task, train, valid)
+
+
+def _read_examples(file: Path, task: Task) -> tuple[Example, ...]:
+    def parse(values: dict[str, Any], source: str) -> Example:
+        label = values.get("label")
+        if isinstance(label, bool) or not isinstance(label, int):
+            raise ValueError(f"field 'label' is missing or not an integer: {label!r}")
+        if not 0 <= label < len(task.labels):
+            raise ValueError(
+                f"label must be 0 to {len(task.labels) - 1} for {task.name}, not {label} "
+                "(a test set without its answers cannot be scored)"
+            )
+        return Example(tuple(_fill(template, values) for template in task.texts), label)
+
+    return tuple(row.parse(parse) for row in read_file(file))
+
+
+def _fill(template: str, values: dict[str, Any]) -> str:
+    fields = [name for _, name, _, _ in Formatter().parse(template) if name]
+    return template.format(**{name: text_field(values, name) for name in fields})
+
+
+def confusion(labels: ArrayLike, predictions: ArrayLike, num_labels: int) -> np.ndarray:
+    """How often each label (row) got each prediction (column): (label, prediction)."""
+    table = np.zeros((num_labels, num_labels), dtype=np.int64)
+    np.add.at(table, (np.asarray(labels), np.asarray(predictions)), 1)
+    return table
+
+
+def figure(metric: str, table: np.ndarray) -> np.ndarray:
+    """The metric in percent of one or more confusion tables: (..., label, prediction) -> (...).
+
+    F1 is 0 without a true or predicted 1, Matthews' coefficient 0 without a variation in labels or
+    predictions.
+    """
+    table = table.astype(np.float64)
+    if metric == "accuracy":
+        return 100 * np.trace(table, axis1=-2, axis2=-1) / table.sum((-2, -1))
+    tn, fp, fn, tp = (table[..., i, j] for i in (0, 1) for j in (0, 1))
+    if metric == "f1":
+        return 100 * _ratio(2 * tp, 2 * tp + fp + fn)
+    if metric == "matthews":
+        norm = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+        return 100 * _ratio(tp * tn - fp * fn, norm)
+    raise ValueError(f"metric must be one of {', '.join(METRICS)}, not {metric!r}")
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.divide(above, below, out=np.zeros_like(below), where=below > 0)
+
+
+def score(task: Task, labels: ArrayLike, predictions: ArrayLike) -> float:
+    """The task's metric of predicted label indices, percent."""
+    return float(figure(task.metric, confusion(labels, predictions, len(task.labels))))
+
+
+def standard_error(task: Task, labels: ArrayLike, predictions: ArrayLike) -> float:
+    """Standard error over examples of `score`, percentage points: bootstrap of 1,000 resamples.
+
+    Drawing examples anew is drawing the cells of the confusion table from a multinomial.
+    """
+    table = confusion(labels, predictions, len(task.labels))
+    draws = np.random.default_rng(0).multinomial(
+        int(table.sum()), table.ravel() / table.sum(), size=_RESAMPLES
+    )
+    return float(np.std(figure(task.metric, draws.reshape(-1, *table.shape)), ddof=1))
+
+
+def baseline(data: TaskData) -> float:
+    """The figure, percent, of giving every reported example the same label.
+
+    The label is the one whose constant answer has the best figure on the training examples. For
+    accuracy that is the most frequent label; for F1 it is label 1, where the most frequent label
+    of qqp would score zero and make any model look good.
+    """
+    best = max(range(len(data.task.labels)), key=lambda label: _constant(data, "train", label))
+    return _constant(data, "valid", best)
+
+
+def _constant(data: TaskData, part: str, label: int) -> float:
+    labels = [example.label for example in getattr(data, part)]
+    return score(data.task, labels, [label] * len(labels))

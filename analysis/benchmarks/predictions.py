@@ -1,0 +1,83 @@
+"""What a model answered to every item: as JSON lines, and as the BabyLM challenge wants it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis.benchmarks.items import Benchmark, Item, Outcome
+from analysis.benchmarks.suite import Suite
+
+_OFFICIAL_TASKS = {
+    "blimp": "blimp",
+    "supplement": "blimp",
+    "ewok": "ewok",
+    "entity_tracking": "entity_tracking",
+    "wug": "wug_adj",
+}
+"""The challenge's name of the task that a benchmark belongs to."""
+
+
+def write_answers(suite: Suite, outcomes: Mapping[str, Sequence[Outcome]], file: Path) -> None:
+    """Write a line per item: benchmark, task, index, choice, right, value, tied, log-probabilities.
+
+    No line holds a text, so that the file may be shared and logged.
+    """
+    with file.open("w", encoding="utf-8") as lines:
+        for benchmark in suite.benchmarks:
+            pairs = zip(benchmark.items, outcomes[benchmark.name], strict=True)
+            for index, (item, outcome) in enumerate(pairs):
+                lines.write(json.dumps(_answer(benchmark, index, item, outcome)) + "\n")
+
+
+def _answer(benchmark: Benchmark, index: int, item: Item, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "benchmark": benchmark.name,
+        "task": item.task,
+        "index": index,
+        "choice": outcome.choice,
+        "right": item.right if item.human is None else None,
+        "value": round(outcome.value, 6),
+        "tied": outcome.tied,
+        # JSON has no infinity and no NaN.
+        "log_probs": [round(x, 5) for x in outcome.log_probs] if outcome.finite else None,
+    }
+
+
+def write_submission(
+    suite: Suite, outcomes: Mapping[str, Sequence[Outcome]], folder: Path
+) -> list[Path]:
+    """Write `zero_shot/causal/<task>/<dataset>/predictions.json` as the BabyLM 2025 pipeline does.
+
+    A file maps each UID to {"predictions": [{"id": "<UID>_<n>", "pred": <the chosen text>}, ...]}.
+    These files hold texts, EWoK's too: keep them off the public web. Where the best score is shared
+    the first of the best counts, as it does there. Benchmarks that are no part of the challenge's
+    predictions (BEAR) are left out.
+
+    Returns:
+        The files written.
+    """
+    written = []
+    for benchmark in suite.benchmarks:
+        if benchmark.name not in _OFFICIAL_TASKS:
+            continue
+        dataset = benchmark.dataset or benchmark.name
+        place = folder / "zero_shot" / "causal" / _OFFICIAL_TASKS[benchmark.name] / dataset
+        place.mkdir(parents=True, exist_ok=True)
+        predictions: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for item, outcome in zip(benchmark.items, outcomes[benchmark.name], strict=True):
+            mine = predictions[item.task]
+            entry: dict[str, Any] = {
+                "id": f"{item.task}_{len(mine)}",
+                "pred": item.options[max(outcome.choice, 0)],
+            }
+            if item.human is not None:
+                entry["prob"] = outcome.value
+            mine.append(entry)
+        text = json.dumps({uid: {"predictions": mine} for uid, mine in predictions.items()})
+        (place / "predictions.json").write_text(text, encoding="utf-8")
+        written.append(place / "predictions.json")
+    return written

@@ -1,0 +1,295 @@
+"""Evaluate a model: zero-shot in this process or on Ray workers, GLUE as Ray trials."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from huggingface_hub import snapshot_download
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.exceptions import MlflowException
+from rich.console import Console
+from rich.markup import escape
+from transformers import AutoConfig, AutoTokenizer
+
+from analysis.benchmarks import HUB, Outcome, Source, Span, Suite, keep_last, load_suite
+from analysis.benchmarks.predictions import write_answers, write_submission
+from sweeps.evaluation_report import show_scores
+from sweeps.finetuning import TaskResult, finetune_tasks
+from sweeps.planning import resolve_storage
+from sweeps.scoring_workers import Scoring, score_here, score_on_ray, show_progress
+from sweeps.tasks import find_glue, glue_figures, glue_results, split_tasks
+from sweeps.tuning import local_gpus, ray_cluster
+from trainables.checkpoint import write_json
+from trainables.tracking import tracking_uri
+
+if TYPE_CHECKING:
+    from analysis.evaluate import EvaluateArgs
+
+EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """An evaluation, with all checked that can be before it starts.
+
+    Attributes:
+        model: folder or hub id.
+        suite: the zero-shot benchmarks, None for GLUE alone.
+        context: most tokens that the model reads, None without a limit.
+        truncated: spans longer than that, of which only the last tokens are scored.
+        glue: names of GLUE tasks, whose files are in `glue_folder`.
+    """
+
+    args: EvaluateArgs
+    storage: Path
+    output: Path
+    model: str
+    tokenizer: Any
+    suite: Suite | None
+    context: int | None
+    truncated: int
+    scoring: Scoring
+    glue: tuple[str, ...]
+    glue_folder: Path | None
+
+
+def run_evaluation(args: EvaluateArgs) -> int:
+    """Evaluate, write, record and print; returns the exit status."""
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    try:
+        with console.status("Preparing"):
+            plan = plan_evaluation(args)
+        results = evaluate(plan, console)
+    except (ValueError, OSError) as error:
+        message = f"[bold red]error:[/] {escape(str(error))}"
+        Console(stderr=True).print(message, highlight=False, soft_wrap=True)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        console.print("\nStopped. Run it again; finished epochs of GLUE tasks are kept.")
+        return EXIT_INTERRUPTED
+    if "zero_shot" in results:
+        show_scores(results, console)
+    console.print(escape(f"\nWritten to  {plan.output}"), highlight=False, soft_wrap=True)
+    return 0
+
+
+def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
+    """Resolve the model, the benchmarks and the places to write to.
+
+    Raises:
+        ValueError: something asked for cannot be; the message says what to do.
+    """
+    for name in ("eval_workers", "token_budget", "cpus"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    storage = resolve_storage(args.storage)
+    uri = tracking_uri(storage)
+    if args.run_id is not None:
+        _check_run(uri, args.run_id)
+    path = args.benchmarks
+    if path != HUB:
+        path = str(Path(path).expanduser().resolve())
+    zero_shot, glue = split_tasks(args.tasks or ("all",), args.protocol)
+    suite = None
+    if zero_shot:
+        source = Source(path, zero_shot, args.all_templates, args.ewok_password)
+        suite = load_suite(source, args.protocol)
+    model = resolve_model(args.model, uri, storage)
+    tokenizer, context = _open_tokenizer(model)
+    truncated = _count_truncated(args, suite, tokenizer, context) if suite else 0
+    output = (args.output or storage / "evaluations" / _name_of(model)).expanduser().resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    return EvaluationPlan(
+        args,
+        storage,
+        output,
+        model,
+        tokenizer,
+        suite,
+        context,
+        truncated,
+        _scoring(args, model),
+        glue,
+        find_glue(path) if glue else None,
+    )
+
+
+def _count_truncated(args: EvaluateArgs, suite: Suite, tokenizer: Any, context: int | None) -> int:
+    """The number of texts that the model cannot read whole; ValueError unless that is allowed."""
+    spans = suite.spans(tokenizer)
+    too_long = [span for span in spans if context is not None and span.num_inputs > context]
+    if too_long and args.long_texts == "refuse":
+        longest = max(too_long, key=lambda span: span.num_inputs)
+        raise ValueError(
+            f"{len(too_long)} texts are longer than the model's context of {context} tokens; the "
+            f"longest, {longest.name}, has {longest.num_inputs}: --long-texts truncate scores the "
+            "last tokens of each, or choose other --tasks"
+        )
+    return len(too_long)
+
+
+def evaluate(plan: EvaluationPlan, console: Console) -> dict[str, Any]:
+    """Score the model, write scores and answers, log them; returns what `scores.json` holds."""
+    started = time.monotonic()
+    results: dict[str, Any] = {
+        "model": plan.args.model,
+        "protocol": plan.args.protocol,
+        "precision": plan.args.precision,
+        "truncated": plan.truncated,
+    }
+    figures: dict[str, float] = {}
+    if plan.suite is not None:
+        outcomes = _zero_shot(plan, plan.suite, console)
+        scores = plan.suite.summarize(outcomes)
+        figures |= scores.benchmarks
+        figures |= {} if scores.macro is None else {"macro": scores.macro}
+        results["zero_shot"] = scores.to_dict()
+        write_answers(plan.suite, outcomes, plan.output / "answers.jsonl")
+        if plan.args.submission:
+            write_submission(plan.suite, outcomes, plan.output)
+        write_json(plan.output / "scores.json", results)  # GLUE may take hours and be stopped
+    if plan.glue:
+        tasks = _glue(plan, console)
+        figures |= glue_figures(tasks)
+        results["glue"] = glue_results(tasks)
+    results["seconds"] = round(time.monotonic() - started, 1)
+    write_json(plan.output / "scores.json", results)
+    if plan.args.run_id is not None:
+        _log(plan, plan.args.run_id, figures)
+    return results
+
+
+def _zero_shot(plan: EvaluationPlan, suite: Suite, console: Console) -> dict[str, list[Outcome]]:
+    workers = plan.args.eval_workers
+
+    def score(spans: list[Span]) -> list[np.ndarray]:
+        if plan.context is not None:
+            spans = keep_last(spans, plan.context)
+        if workers == 1:
+            with show_progress(console, "texts") as progress:
+                return score_here(plan.scoring, spans, progress)
+        with (
+            ray_cluster(plan.args.address, dashboard=False),
+            show_progress(console, "texts") as progress,
+        ):
+            return score_on_ray(plan.scoring, spans, workers, progress)
+
+    return suite.outcomes(plan.tokenizer, score)
+
+
+def _glue(plan: EvaluationPlan, console: Console) -> list[TaskResult]:
+    assert plan.glue_folder is not None
+    folder = plan.model if Path(plan.model).is_dir() else snapshot_download(plan.model)
+    with ray_cluster(plan.args.address, dashboard=False):
+        return finetune_tasks(
+            folder,
+            plan.glue_folder,
+            plan.glue,
+            plan.args.protocol,
+            storage=plan.storage,
+            cpus=plan.args.cpus or 1,
+            gpus=plan.scoring.gpus,
+            console=console,
+            selection=plan.args.selection,
+        )
+
+
+def resolve_model(name: str, uri: str, storage: Path) -> str:
+    """A folder or hub id from what a person calls a model.
+
+    A version in the MLflow registry is copied into the storage, once.
+
+    Args:
+        name: folder, `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or hub id.
+        uri: MLflow tracking URI.
+        storage: the storage folder.
+
+    Raises:
+        ValueError: there is no such folder or registered model.
+    """
+    if name.startswith("models:/"):
+        return str(_registered(name, uri, storage))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} is no model: it has no config.json")
+        return str(folder.resolve())
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ValueError(f"no model at {name}")
+    return name
+
+
+def _registered(name: str, uri: str, storage: Path) -> Path:
+    client = MlflowClient(uri)
+    match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", name)
+    if match is None:
+        raise ValueError(f"{name!r} is not models:/NAME@ALIAS or models:/NAME/VERSION")
+    model, alias, version = match.groups()
+    try:
+        if alias:
+            found = client.get_model_version_by_alias(model, alias)
+        else:
+            found = client.get_model_version(model, version)
+        assert found.source is not None
+        target = storage / "models" / f"{model}-{found.version}"
+        if not (target / "config.json").is_file():
+            target.mkdir(parents=True, exist_ok=True)
+            download_artifacts(found.source, dst_path=str(target), tracking_uri=uri)
+    except MlflowException as error:
+        raise ValueError(f"no model {name} in {uri}: {error.message}") from error
+    (config,) = target.rglob("config.json")
+    return config.parent
+
+
+def _open_tokenizer(model: str) -> tuple[Any, int | None]:
+    """The tokenizer, and the most tokens that the model reads."""
+    try:
+        config = AutoConfig.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"cannot open the model {model}: {reason} (a folder with config.json and a tokenizer, "
+            "models:/NAME@ALIAS, or an id on the hub)"
+        ) from error
+    return tokenizer, getattr(config, "max_position_embeddings", None)
+
+
+def _scoring(args: EvaluateArgs, model: str) -> Scoring:
+    wants_gpu = args.device == "cuda" or (args.device == "auto" and local_gpus() > 0)
+    gpus = (1.0 if args.gpus is None else args.gpus) if wants_gpu else 0.0
+    cpus = args.cpus or max(1, len(os.sched_getaffinity(0)) // args.eval_workers)
+    return Scoring(model, cpus, gpus, args.precision, args.token_budget)
+
+
+def _name_of(model: str) -> str:
+    """A readable name of a folder for results, different for different models."""
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(model.split("/")[-3:])).strip("-")
+    return f"{readable}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
+
+
+def _check_run(uri: str, run_id: str) -> None:
+    try:
+        MlflowClient(uri).get_run(run_id)
+    except MlflowException as error:
+        raise ValueError(f"no MLflow run {run_id!r} in {uri}: {error.message}") from error
+
+
+def _log(plan: EvaluationPlan, run_id: str, figures: dict[str, float]) -> None:
+    """Log figures as metrics `eval/*`, and the files, which hold no text of a benchmark."""
+    client = MlflowClient(tracking_uri(plan.storage))
+    for name, value in figures.items():
+        client.log_metric(run_id, f"eval/{name}", value)
+    for name in ("scores.json", "answers.jsonl"):
+        if (plan.output / name).exists():
+            client.log_artifact(run_id, str(plan.output / name), "eval")

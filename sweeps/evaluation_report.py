@@ -1,0 +1,62 @@
+"""What an evaluation found, as tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def show_scores(results: dict[str, Any], console: Console) -> None:
+    """Print the results of `evaluation.evaluate`."""
+    scores = results["zero_shot"]
+    title = f"\n{results['model']}, protocol {results['protocol']}, {results['precision']}"
+    console.print(escape(title), highlight=False, soft_wrap=True)
+    console.print(_benchmarks(scores))
+    for benchmark, groupings in scores["groups"].items():
+        for grouping, groups in groupings.items():
+            console.print(_groups(f"{benchmark} by {grouping.replace('_', ' ')}", groups))
+    if "ewok" in scores["tasks"]:
+        console.print(_groups("ewok by domain", scores["tasks"]["ewok"]))
+    for benchmark, ties in scores["ties"].items():
+        if ties == scores["num_items"][benchmark]:
+            console.print(f"[yellow]{benchmark}: all were ties; the model sees no difference.[/]")
+    if results["truncated"]:
+        console.print(
+            f"{results['truncated']:,} texts were longer than the model's context: their last "
+            "tokens were scored."
+        )
+
+
+def _benchmarks(scores: dict[str, Any]) -> Table:
+    table = Table(header_style="bold")
+    columns = ("benchmark", "score", "± (items)", "chance", "items", "ties", "not finite")
+    for name in columns:
+        table.add_column(name, justify="left" if name == "benchmark" else "right")
+    for name, score in scores["benchmarks"].items():
+        table.add_row(
+            name,
+            f"{score:.2f}",
+            f"{scores['errors'][name]:.2f}",
+            f"{scores['chance'][name]:.2f}",
+            f"{scores['num_items'][name]:,}",
+            f"{scores['ties'][name]:,}",
+            f"{scores['non_finite'][name]:,}",
+            style="red" if scores["non_finite"][name] else None,
+        )
+    if scores["macro"] is not None:
+        table.add_row(
+            "macro", f"{scores['macro']:.2f}", f"{scores['macro_error']:.2f}", style="bold"
+        )
+    return table
+
+
+def _groups(title: str, groups: dict[str, float]) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, score in groups.items():
+        table.add_row(name, f"{score:.2f}")
+    return table

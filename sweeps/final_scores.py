@@ -1,0 +1,66 @@
+"""What is scored once, on the best checkpoint of each architecture, when a sweep is over."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from analysis.benchmarks import Source, load_suite
+from sweeps.finetuning import finetune_tasks
+from sweeps.planning import SweepPlan
+from sweeps.results import comparable_trials, winner
+from sweeps.scoring_workers import Scoring, score_on_ray, show_progress
+from sweeps.tasks import glue_figures, glue_results
+from trainables.checkpoint import TrialFolder
+from trainables.tracking import Tracker
+
+
+def score_winners(plan: SweepPlan, tracker: Tracker, console: Console) -> None:
+    """Score the winners on the plan's final tasks, keep the scores beside them and in MLflow.
+
+    Ray must be running. What an earlier command scored is not scored again.
+    """
+    trials = comparable_trials(plan)
+    for arch in plan.bases:
+        folder = winner(plan, trials, arch)
+        if folder is None or folder.outcome is None or folder.outcome.checkpoint is None:
+            continue
+        if plan.final.zero_shot is not None:
+            _zero_shot(plan, folder, plan.final.zero_shot, tracker, console)
+        if plan.final.glue:
+            _glue(plan, folder, tracker, console)
+
+
+def _zero_shot(
+    plan: SweepPlan, folder: TrialFolder, source: Source, tracker: Tracker, console: Console
+) -> None:
+    spec = folder.spec
+    suite = load_suite(source, spec.protocol)
+    if folder.final_scores.get("zero_shot", {}).get("suite_hash") == suite.hash:
+        return
+    needs = plan.resources
+    scoring = Scoring(str(folder.best_checkpoint), needs.cpus, needs.gpus)
+    with show_progress(console, f"{spec.arch}: final scores") as progress:
+        outcomes = suite.outcomes(
+            plan.corpus.tokenizer(), lambda spans: score_on_ray(scoring, spans, 1, progress)
+        )
+    scores = suite.summarize(outcomes)
+    folder.keep_final_scores("zero_shot", scores.to_dict())
+    macro = {} if scores.macro is None else {"macro": scores.macro}
+    tracker.log_final(spec, {**scores.benchmarks, **macro}, folder.final_scores)
+
+
+def _glue(plan: SweepPlan, folder: TrialFolder, tracker: Tracker, console: Console) -> None:
+    assert plan.final.folder is not None
+    console.print(f"{folder.spec.arch}: fine-tuning on GLUE")
+    results = finetune_tasks(
+        folder.best_checkpoint,
+        plan.final.folder,
+        plan.final.glue,
+        folder.spec.protocol,
+        storage=plan.storage,
+        cpus=plan.resources.cpus,
+        gpus=plan.resources.gpus,
+        console=console,
+    )
+    folder.keep_final_scores("glue", glue_results(results))
+    tracker.log_final(folder.spec, glue_figures(results), folder.final_scores)

@@ -1,0 +1,323 @@
+"""Fine-tune a language model on several tasks at once, on a Ray cluster that the caller entered.
+
+    with ray_cluster(None, dashboard=False):
+        results = finetune_tasks("runs/.../checkpoints/step-...", "evaluation_data", ...)
+
+Each task is one Ray trial, and keeps its epochs under its spec's hash: calling again with the same
+arguments returns what is finished and continues what is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from filelock import FileLock, Timeout
+from ray import tune
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from transformers import AutoConfig
+
+from analysis.benchmarks import glue
+from analysis.benchmarks.protocols import check_protocol
+from sweeps.tuning import MAX_FAILURES, DriverCallback
+from trainables.device import default_precision, pick_device
+from trainables.finetune import finetune
+from trainables.finetune_spec import (
+    FinetuneOutcome,
+    FinetuneSpec,
+    model_hash,
+    read_outcome,
+)
+
+_SELECTION = {"split": "selection split", "reported": "reported examples"}
+_CAPTION = {
+    "split": "Epochs chosen on a tenth of the training examples; ± standard error over items.",
+    "reported": "Epochs chosen on the reported examples, as leaderboards do: each score is the "
+    "best of several tries; ± standard error over items.",
+}
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What became of a task: exactly one of the last three is set.
+
+    Attributes:
+        task: its name.
+        outcome: how its fine-tuning ended.
+        missing: the files that it lacks.
+        error: why it has no outcome: its last error, or that it was stopped.
+    """
+
+    task: str
+    outcome: FinetuneOutcome | None = None
+    missing: tuple[Path, ...] = ()
+    error: str = ""
+
+
+def finetune_tasks(
+    model: Path | str,
+    folder: Path,
+    tasks: Sequence[str],
+    protocol: str,
+    *,
+    storage: Path,
+    cpus: int,
+    gpus: float,
+    console: Console,
+    selection: str = "split",
+    seed: int | None = None,
+) -> list[TaskResult]:
+    """Fine-tune a model on each task, and print a table of what they scored.
+
+    Args:
+        model: folder of a causal LM (safetensors) and its tokenizer, e.g. a trial's checkpoint.
+        folder: see `glue.find`.
+        tasks: names of `glue.TASKS`; none for all of the protocol.
+        protocol: "2024" or "2025"; see `glue.settings`.
+        storage: folder for epochs and outcomes; all nodes of the cluster must see it.
+        cpus, gpus: of each task.
+        console: told every epoch, what failed, and the table.
+        selection: what epochs are chosen on; see `FinetuneSpec`.
+        seed: in place of the protocol's.
+
+    Returns:
+        A result for each task, in their order; a failure of one is its own result.
+
+    Raises:
+        ValueError: no model, no task files, an unknown task or protocol.
+    """
+    model, storage = Path(model).absolute(), storage.absolute()
+    check_protocol(protocol)
+    place = glue.find(folder.absolute())
+    if place is None:
+        raise ValueError(
+            f"no GLUE files in {folder}: expected <task>.train.jsonl and <task>.valid.jsonl there "
+            "or in its folder glue*"
+        )
+    names = tuple(tasks) or glue.PROTOCOL_TASKS[protocol]
+    base = FinetuneSpec(
+        model_hash=model_hash(model),
+        task="",
+        data_hash="",
+        protocol=protocol,
+        settings=glue.settings(protocol, names[0]),
+        selection=selection,
+        precision=default_precision(gpus, AutoConfig.from_pretrained(model).hidden_size),
+    )
+    planned = {name: _plan(base, place, name, seed) for name in names}
+    specs = [spec for spec in planned.values() if isinstance(spec, FinetuneSpec)]
+    errors = _run(specs, Job(model, place, storage, cpus, gpus), console)
+    results = []
+    for name, spec in planned.items():
+        if isinstance(spec, TaskResult):
+            results.append(spec)
+            continue
+        outcome = read_outcome(storage, spec)
+        error = "" if outcome else errors.get(name, "stopped before its end")
+        results.append(TaskResult(name, outcome, error=error))
+    show_results(results, selection, console)
+    return results
+
+
+def _plan(
+    base: FinetuneSpec, place: Path, name: str, seed: int | None
+) -> FinetuneSpec | TaskResult:
+    """The spec of a task, or its result if it cannot be run."""
+    settings = glue.settings(base.protocol, name)
+    if seed is not None:
+        settings = dataclasses.replace(settings, seed=seed)
+    try:
+        data = glue.read_task(place, name)
+    except ValueError as error:  # a bad row is no reason to lose the other tasks
+        return TaskResult(name, error=str(error))
+    if isinstance(data, glue.Missing):
+        return TaskResult(name, missing=data.files)
+    return dataclasses.replace(base, task=name, data_hash=data.hash, settings=settings)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where the tasks of one call run and what they read."""
+
+    model: Path
+    folder: Path
+    storage: Path
+    cpus: int
+    gpus: float
+
+
+def task_trial(config: dict[str, Any], job: Job) -> None:
+    """One task in a Tune function."""
+    spec = FinetuneSpec.from_dict(config["spec"])
+    data = glue.read_task(job.folder, spec.task)
+    if isinstance(data, glue.Missing):
+        raise ValueError(f"{', '.join(map(str, data.files))} vanished since the task was planned")
+    finetune(
+        spec,
+        job.model,
+        data,
+        job.storage,
+        device=pick_device(job.gpus),
+        threads=job.cpus,
+        report=lambda epoch: tune.report(dataclasses.asdict(epoch)),
+    )
+
+
+def _run(specs: Sequence[FinetuneSpec], job: Job, console: Console) -> dict[str, str]:
+    """Run the tasks that have no outcome yet; returns the last error of those that failed."""
+    unfinished = [spec for spec in specs if read_outcome(job.storage, spec) is None]
+    if not unfinished:
+        return {}
+    watcher = Watcher(job.storage, console)
+    with _scratch(job.storage, f"tune-{specs[0].model_hash}-") as scratch:
+        tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(task_trial, job=job), {"cpu": job.cpus, "gpu": job.gpus}
+            ),
+            param_space={"spec": tune.grid_search([spec.to_dict() for spec in unfinished])},
+            tune_config=tune.TuneConfig(
+                trial_name_creator=_trial_name, trial_dirname_creator=_trial_name
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=scratch,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                callbacks=[watcher],
+            ),
+        ).fit()
+    return watcher.errors
+
+
+@contextlib.contextmanager
+def _scratch(storage: Path, prefix: str) -> Iterator[str]:
+    """A folder for Tune's own state, from which nothing is resumed.
+
+    Raises:
+        ValueError: another command uses one of this prefix.
+    """
+    storage.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(storage / f"{prefix}.lock", timeout=0):
+            for leftover in storage.glob(f"{prefix}*/"):  # of a killed process
+                shutil.rmtree(leftover, ignore_errors=True)
+            with tempfile.TemporaryDirectory(
+                prefix=prefix, dir=storage, ignore_cleanup_errors=True
+            ) as scratch:
+                yield scratch
+    except Timeout:
+        raise ValueError(
+            f"another command is fine-tuning the same model in {storage}: wait for it"
+        ) from None
+
+
+def _trial_name(trial: Any) -> str:
+    spec = FinetuneSpec.from_dict(trial.config["spec"])
+    return f"{spec.task}-{spec.hash}-{trial.trial_id}"
+
+
+class Watcher(DriverCallback):
+    """Prints a line an epoch, and keeps the errors: the last one of every task that failed."""
+
+    def __init__(self, storage: Path, console: Console) -> None:
+        self._storage, self._console = storage, console
+        self._epochs: dict[str, int] = {}
+        self.errors: dict[str, str] = {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """An epoch ended; those before a restart are reported again."""
+        spec = FinetuneSpec.from_dict(trial.config["spec"])
+        if "score" not in result or result["epoch"] <= self._epochs.get(spec.task, 0):
+            return
+        self._epochs[spec.task] = result["epoch"]
+        metric = glue.find_task(spec.task).metric
+        self._say(
+            f"{spec.task}: epoch {result['epoch']}/{spec.settings.epochs}: loss "
+            f"{result['loss']:.3f}, {metric} {result['score']:.1f} on the "
+            f"{_SELECTION[spec.selection]}"
+        )
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A task ended, perhaps diverged."""
+        spec = FinetuneSpec.from_dict(trial.config["spec"])
+        outcome = read_outcome(self._storage, spec)
+        if outcome is not None:
+            self._say(f"{spec.task}: {outcome.kind}{outcome.reason and f' ({outcome.reason})'}")
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say why a task is started again."""
+        self._failed(trial, "will be started again")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say why a task failed, and keep it for the results."""
+        task, last = self._failed(trial, "failed for good")
+        self.errors[task] = last
+
+    def _failed(self, trial: Any, what: str) -> tuple[str, str]:
+        """Keep the whole error beside the task's epochs; returns the task and the last line."""
+        spec = FinetuneSpec.from_dict(trial.config["spec"])
+        error = Path(trial.error_file).read_text() if trial.error_file else "no error was recorded"
+        path = self._storage / spec.hash / "error.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(error)
+        last = error.strip().splitlines()[-1][:300]
+        self._say(f"{spec.task} {what}: {last} (all of it: {path})")
+        return spec.task, last
+
+    def _say(self, text: str) -> None:
+        clock = time.strftime("%H:%M:%S")
+        self._console.print(escape(f"{clock}  {text}"), highlight=False, soft_wrap=True)
+
+
+def show_results(results: Sequence[TaskResult], selection: str, console: Console) -> None:
+    """Print one row a task, and the mean over those that have a score."""
+    table = Table(header_style="bold", caption=_CAPTION[selection])
+    for name in ("task", "metric", "score", "constant answer", "epoch", "items", ""):
+        table.add_column(name, justify="left" if name in ("task", "metric", "") else "right")
+    for result in results:
+        table.add_row(*_cells(result))
+    finished = [r.outcome for r in results if r.outcome and r.outcome.score is not None]
+    if len(finished) > 1:
+        scores = f"{fmean(outcome.score or 0.0 for outcome in finished):.1f}"
+        constants = f"{fmean(outcome.baseline for outcome in finished):.1f}"
+        note = "" if len(finished) == len(results) else f"{len(finished)} of {len(results)} tasks"
+        table.add_section()
+        table.add_row("mean", "", scores, constants, "", "", note)
+    console.print(table)
+
+
+def _cells(result: TaskResult) -> list[str]:
+    metric = glue.find_task(result.task).metric
+    if result.missing:
+        files = ", ".join(file.name for file in result.missing)
+        return [result.task, metric, "", "", "", "", f"missing: {escape(files)}"]
+    outcome = result.outcome
+    if outcome is None:
+        return [result.task, metric, "", "", "", "", f"[red]{escape(result.error)}[/]"]
+    baseline, items = f"{outcome.baseline:.1f}", f"{outcome.num_reported:,}"
+    if outcome.score is None or outcome.error is None:
+        note = f"[yellow]diverged[/]: {escape(outcome.reason)}"
+        return [result.task, metric, "", baseline, "", items, note]
+    # Not a test, a warning: both figures are of the same items.
+    is_close = outcome.score < outcome.baseline + 2 * outcome.error
+    return [
+        result.task,
+        metric,
+        f"{outcome.score:.1f} ± {outcome.error:.1f}",
+        baseline,
+        f"{outcome.epoch}/{len(outcome.history)}",
+        items,
+        "not clearly better than a constant answer" if is_close else "",
+    ]

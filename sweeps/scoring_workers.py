@@ -1,0 +1,120 @@
+"""Zero-shot scores of a model on disk: in this process, or shared by Ray workers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+from ray.util import ActorPool
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+import models
+from analysis.benchmarks import Span, token_log_probs
+from trainables.device import pick_device, set_up_cpu
+
+CHUNKS_PER_WORKER = 8
+"""Parts that each worker gets on average: enough for all to end at about the same time."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A model and how it is run; all that a worker needs to know.
+
+    Attributes:
+        model: folder, or id on the hub.
+        cpus: threads.
+        gpus: GPUs, fractions allowed; 0 for the CPU.
+        precision, token_budget: see `token_log_probs`.
+    """
+
+    model: str
+    cpus: int = 1
+    gpus: float = 0.0
+    precision: str = "fp32"
+    token_budget: int | None = None
+
+    def load(self) -> Any:
+        """The model on its device, with this process set up for it."""
+        set_up_cpu(self.cpus)
+        model: Any = models.load(self.model)
+        return model.to(pick_device(self.gpus))
+
+    def score(
+        self, model: Any, spans: Sequence[Span], progress: Progress | None = None
+    ) -> list[np.ndarray]:
+        """Token log-probabilities (nats) of the spans."""
+        return token_log_probs(
+            model,
+            spans,
+            precision=self.precision,
+            token_budget=self.token_budget,
+            progress=progress,
+        )
+
+
+@contextlib.contextmanager
+def show_progress(console: Console, what: str) -> Iterator[Progress]:
+    """A bar with the time that is left."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Bar(*columns, TimeRemainingColumn(compact=True), console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def score_here(scoring: Scoring, spans: Sequence[Span], progress: Progress) -> list[np.ndarray]:
+    """Score in this process."""
+    return scoring.score(scoring.load(), spans, progress)
+
+
+def score_on_ray(
+    scoring: Scoring, spans: Sequence[Span], workers: int, progress: Progress
+) -> list[np.ndarray]:
+    """Score with Ray workers, each with a copy of the model. Ray must be running.
+
+    Long spans go first, and every chunk holds spans of like lengths; results depend on the number
+    of workers by rounding only. A worker that dies is started again, and its chunk with it.
+    """
+    distinct = sorted(dict.fromkeys(spans), key=lambda span: -span.num_inputs)
+    chunks = _chunks(distinct, workers * CHUNKS_PER_WORKER)
+    actor = ray.remote(_Worker).options(
+        num_cpus=scoring.cpus, num_gpus=scoring.gpus, max_restarts=2, max_task_retries=2
+    )
+    pool = ActorPool([actor.remote(scoring) for _ in range(workers)])
+    scored: dict[Span, np.ndarray] = {}
+    for part, values in pool.map_unordered(lambda each, chunk: each.score.remote(chunk), chunks):
+        scored.update(zip(chunks[part][1], values, strict=True))
+        progress(len(scored), len(distinct))
+    return [scored[span] for span in spans]
+
+
+def _chunks(spans: Sequence[Span], count: int) -> list[tuple[int, list[Span]]]:
+    """About `count` numbered runs of spans of about equally many tokens."""
+    total = sum(span.num_inputs for span in spans)
+    chunks: list[list[Span]] = [[]]
+    done = 0
+    for span in spans:
+        if done >= len(chunks) * total / count:
+            chunks.append([])
+        chunks[-1].append(span)
+        done += span.num_inputs
+    return list(enumerate(chunks))
+
+
+class _Worker:
+    """A process with the model."""
+
+    def __init__(self, scoring: Scoring) -> None:
+        self._scoring = scoring
+        self._model = scoring.load()
+
+    def score(self, chunk: tuple[int, list[Span]]) -> tuple[int, list[np.ndarray]]:
+        number, spans = chunk
+        return number, self._scoring.score(self._model, spans)

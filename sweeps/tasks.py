@@ -1,0 +1,57 @@
+"""The tasks that a command names: zero-shot benchmarks, and GLUE tasks to fine-tune on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.benchmarks import HUB, glue
+
+if TYPE_CHECKING:
+    from sweeps.finetuning import TaskResult
+
+
+def split_tasks(tasks: Sequence[str], protocol: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Zero-shot tasks, and names of GLUE tasks; "glue" stands for all of the protocol's."""
+    zero_shot = tuple(name for name in tasks if name != "glue" and name not in glue.TASKS)
+    if "glue" in tasks:
+        return zero_shot, glue.PROTOCOL_TASKS[protocol]
+    return zero_shot, tuple(name for name in tasks if name in glue.TASKS)
+
+
+def find_glue(path: str) -> Path:
+    """The folder of GLUE's files in a folder of benchmarks.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if path == HUB:
+        raise ValueError("GLUE needs a folder of files: --benchmarks FOLDER with glue*/ in it")
+    found = glue.find(Path(path))
+    if found is None:
+        raise ValueError(
+            f"no GLUE files in {path}: expected <task>.train.jsonl and <task>.valid.jsonl there or "
+            "in its folder glue*"
+        )
+    return found
+
+
+def glue_results(results: Sequence[TaskResult]) -> dict[str, Any]:
+    """What became of each GLUE task, JSON-ready."""
+    return {
+        result.task: asdict(result.outcome)
+        if result.outcome
+        else {"missing": [str(path) for path in result.missing], "error": result.error}
+        for result in results
+    }
+
+
+def glue_figures(results: Sequence[TaskResult]) -> dict[str, float]:
+    """The scores of the tasks that have one, percent, by `glue/<task>`."""
+    return {
+        f"glue/{result.task}": result.outcome.score
+        for result in results
+        if result.outcome is not None and result.outcome.score is not None
+    }

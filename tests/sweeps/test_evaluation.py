@@ -1,0 +1,240 @@
+"""`python analysis/evaluate.py`: what it scores, writes and records, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import tyro
+from mlflow import MlflowClient
+
+import models
+from analysis.benchmarks import load_suite
+from analysis.evaluate import EvaluateArgs
+from sweeps.evaluation import plan_evaluation, run_evaluation
+from tests.analysis.benchmark_files import write_blimp, write_supplement
+from tests.tiny_text import write_tiny_text
+from trainables.corpus import prepare_corpus
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained mini transformer with a context of 16 tokens, saved like a checkpoint."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    (folder / "text").mkdir()
+    write_tiny_text(folder / "text")
+    corpus = prepare_corpus(str(folder / "text"), vocab_size=280, cache=folder / "corpora")
+    tokenizer = corpus.tokenizer()
+    torch.manual_seed(0)
+    config = models.build_config(
+        "transformer",
+        "mini",
+        vocab_size=corpus.vocab_size,
+        context=16,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    models.build_model(config).save_pretrained(folder / "checkpoint")
+    tokenizer.save_pretrained(folder / "checkpoint")
+    return folder / "checkpoint"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """BLiMP, EWoK with one text of more than 16 tokens, and BEAR's layout."""
+    folder = tmp_path / "data"
+    write_blimp(folder / "blimp_fast")
+    (folder / "ewok_fast").mkdir()
+    row = {
+        "Domain": "space",
+        "Context1": "the cat " * 10 + "runs here .",
+        "Target1": "the dog runs .",
+        "Target2": "the dog sees .",
+    }
+    (folder / "ewok_fast" / "space.jsonl").write_text(json.dumps(row) + "\n")
+    return folder
+
+
+def arguments(checkpoint: Path, data: Path, tmp_path: Path, *extra: str) -> EvaluateArgs:
+    words = ["--model", str(checkpoint), "--benchmarks", str(data)]
+    words += ["--storage", str(tmp_path / "storage"), "--output", str(tmp_path / "out")]
+    words += ["--device", "cpu", "--cpus", "1"]
+    return tyro.cli(EvaluateArgs, args=[*words, *extra])
+
+
+def scores_of(tmp_path: Path) -> dict:
+    return json.loads((tmp_path / "out" / "scores.json").read_text())
+
+
+def test_scores_and_answers_are_written(checkpoint, data, tmp_path, capsys) -> None:
+    """The files hold what the suite gives for the model, an answer per item, and no sentence."""
+    args = arguments(checkpoint, data, tmp_path, "--tasks", "blimp")
+    assert run_evaluation(args) == 0
+    suite = load_suite(data, "2024", ["blimp"])
+    plan = plan_evaluation(args)
+    expected = suite.evaluate(models.load(checkpoint), plan.tokenizer)
+    written = scores_of(tmp_path)["zero_shot"]
+    assert written["outcomes"] == expected.outcomes
+    assert written["macro"] == pytest.approx(expected.macro)
+    answers = [json.loads(x) for x in (tmp_path / "out" / "answers.jsonl").open()]
+    values = [value for task in expected.outcomes["blimp"].values() for value in task]
+    assert [answer["value"] for answer in answers] == pytest.approx(values)
+    assert "cat" not in (tmp_path / "out" / "answers.jsonl").read_text()
+    assert f"{expected.benchmarks['blimp']:.2f}" in capsys.readouterr().out
+
+
+def test_long_texts_are_refused_or_counted(checkpoint, data, tmp_path, capsys) -> None:
+    """A text beyond the context is an error that names it; or its last tokens are scored."""
+    assert run_evaluation(arguments(checkpoint, data, tmp_path)) == 2
+    message = capsys.readouterr().err
+    assert "2 texts are longer than the model's context of 16 tokens" in message
+    assert "ewok space, item 0, option 0" in message
+    assert "--long-texts truncate" in message
+    truncate = arguments(checkpoint, data, tmp_path, "--long-texts", "truncate")
+    assert run_evaluation(truncate) == 0
+    assert scores_of(tmp_path)["truncated"] == 2
+    assert scores_of(tmp_path)["zero_shot"]["num_items"] == {"blimp": 5, "ewok": 1}
+    assert "2 texts were longer" in capsys.readouterr().out
+
+
+def test_a_model_of_nan_is_reported(checkpoint, data, tmp_path, capsys) -> None:
+    """Non-finite scores are wrong answers, and the table says how many there were."""
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint, broken)
+    model = models.load(checkpoint)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(float("nan"))
+    model.save_pretrained(broken)
+    assert run_evaluation(arguments(broken, data, tmp_path, "--tasks", "blimp")) == 0
+    zero_shot = scores_of(tmp_path)["zero_shot"]
+    assert (zero_shot["benchmarks"], zero_shot["non_finite"]) == ({"blimp": 0.0}, {"blimp": 5})
+    assert zero_shot["ties"] == {"blimp": 0}
+    assert "not finite" in capsys.readouterr().out
+
+
+def test_figures_and_files_are_logged_to_a_run(checkpoint, data, tmp_path) -> None:
+    """With --run-id the MLflow run has the figures as metrics, and the files."""
+    uri = f"sqlite:///{tmp_path / 'storage' / 'mlflow.db'}"
+    (tmp_path / "storage").mkdir()
+    client = MlflowClient(uri)
+    place = (tmp_path / "artifacts").as_uri()
+    run = client.create_run(client.create_experiment("e", artifact_location=place))
+    flags = ("--tasks", "blimp", "--run-id", run.info.run_id)
+    assert run_evaluation(arguments(checkpoint, data, tmp_path, *flags)) == 0
+    metrics = client.get_run(run.info.run_id).data.metrics
+    assert metrics["eval/blimp"] == scores_of(tmp_path)["zero_shot"]["benchmarks"]["blimp"]
+    assert "eval/macro" in metrics
+    logged = {file.path for file in client.list_artifacts(run.info.run_id, "eval")}
+    assert logged == {"eval/scores.json", "eval/answers.jsonl"}
+
+
+def test_a_registered_model_is_copied_once(checkpoint, data, tmp_path) -> None:
+    """models:/NAME@ALIAS and models:/NAME/VERSION score like the folder they stand for."""
+    (tmp_path / "storage").mkdir()
+    uri = f"sqlite:///{tmp_path / 'storage' / 'mlflow.db'}"
+    client = MlflowClient(uri)
+    client.create_registered_model("hgrn2")
+    version = client.create_model_version("hgrn2", source=checkpoint.as_uri()).version
+    client.set_registered_model_alias("hgrn2", "teacher", version)
+    found = []
+    for name in ("models:/hgrn2@teacher", f"models:/hgrn2/{version}"):
+        args = arguments(Path("x"), data, tmp_path, "--tasks", "blimp", "--model", name)
+        assert run_evaluation(args) == 0
+        found.append(scores_of(tmp_path)["zero_shot"]["outcomes"])
+        copies = list((tmp_path / "storage" / "models").rglob("model.safetensors"))
+        assert len(copies) == 1
+    assert run_evaluation(arguments(checkpoint, data, tmp_path, "--tasks", "blimp")) == 0
+    assert found == [scores_of(tmp_path)["zero_shot"]["outcomes"]] * 2
+
+
+def test_submission_has_the_challenges_layout(checkpoint, data, tmp_path) -> None:
+    """predictions.json maps UIDs to the chosen texts, in the folders that the pipeline reads."""
+    write_supplement(data / "supplement_filtered")
+    flags = ("--tasks", "blimp", "supplement", "--submission", "--long-texts", "truncate")
+    assert run_evaluation(arguments(checkpoint, data, tmp_path, *flags)) == 0
+    folder = tmp_path / "out" / "zero_shot" / "causal" / "blimp"
+    blimp = json.loads((folder / "blimp_fast" / "predictions.json").read_text())
+    assert sorted(blimp) == ["adverb", "agreement", "order"]
+    first = blimp["agreement"]["predictions"][0]
+    assert first["id"] == "agreement_0"
+    outcome = scores_of(tmp_path)["zero_shot"]["outcomes"]["blimp"]["agreement"][0]
+    assert first["pred"] == ("the cat sleeps ." if outcome else "the cat sleep .")
+    assert (folder / "supplement_filtered" / "predictions.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--benchmarks", "no/such"], "no benchmark folder at .*no/such"),
+        (["--tasks", "bleu"], "unknown task 'bleu': choose a kind of benchmark"),
+        (["--tasks", "rte"], "no GLUE files in "),
+        (["--tasks", "bear"], "no bear benchmark in .*it has blimp_fast, ewok_fast"),
+        (["--tasks", "blimp", "--model", "no/such/model"], "no model at no/such/model"),
+        (["--tasks", "blimp", "--model", "models:/none@teacher"], "no model models:/none@teacher"),
+        (["--tasks", "blimp", "--model", "models:/none"], "is not models:/NAME@ALIAS"),
+        (["--tasks", "blimp", "--run-id", "gone"], "no MLflow run 'gone'"),
+        (["--tasks", "blimp", "--eval-workers", "0"], "--eval-workers must be at least 1, not 0"),
+    ],
+)
+def test_bad_arguments_are_explained(checkpoint, data, tmp_path, capsys, flags, message) -> None:
+    """The error names the value and what to do, without a traceback; status 2."""
+    assert run_evaluation(arguments(checkpoint, data, tmp_path, *flags)) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert error.startswith("error: ")
+    assert re.search(message, error), error
+
+
+def test_a_bad_line_is_found_before_the_model_is_opened(data, tmp_path, capsys) -> None:
+    """File and line are named, although the model does not exist either."""
+    with (data / "blimp_fast" / "order.jsonl").open("a") as file:
+        file.write("{]\n")
+    assert run_evaluation(arguments(tmp_path / "none", data, tmp_path, "--tasks", "blimp")) == 2
+    assert "order.jsonl, line 3: not valid JSON" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_tokenizer_without_bos_is_refused(checkpoint, data, tmp_path, capsys) -> None:
+    """Protocol 2024 has nothing to condition on; the message names protocol 2025."""
+    bare = tmp_path / "bare"
+    shutil.copytree(checkpoint, bare)
+    file = bare / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    special = [name for name in config if name.endswith("_token")]
+    file.write_text(json.dumps({k: v for k, v in config.items() if k not in special}))
+    (bare / "special_tokens_map.json").unlink(missing_ok=True)
+    assert run_evaluation(arguments(bare, data, tmp_path, "--tasks", "blimp")) == 2
+    assert "use protocol 2025" in " ".join(capsys.readouterr().err.split())
+    flags = ("--tasks", "blimp", "--protocol", "2025")
+    assert run_evaluation(arguments(bare, data, tmp_path, *flags)) == 0
+
+
+def test_the_command_runs_as_a_script() -> None:
+    """`python analysis/evaluate.py --help` works although this folder shadows `statistics`."""
+    command = [sys.executable, "analysis/evaluate.py", "--help"]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for flag in ("--model", "--benchmarks", "--tasks", "--eval-workers", "--run-id"):
+        assert flag in output
+
+
+@pytest.mark.slow
+def test_workers_share_an_evaluation(checkpoint, data, tmp_path) -> None:
+    """Two Ray workers give the answers of one process: log-probabilities equal to 1e-4."""
+
+    def answers() -> list[list[float]]:
+        lines = (tmp_path / "out" / "answers.jsonl").open()
+        return [json.loads(line)["log_probs"] for line in lines]
+
+    assert run_evaluation(arguments(checkpoint, data, tmp_path, "--tasks", "blimp")) == 0
+    alone = answers()
+    flags = ("--tasks", "blimp", "--eval-workers", "2")
+    assert run_evaluation(arguments(checkpoint, data, tmp_path, *flags)) == 0
+    for one, two in zip(alone, answers(), strict=True):
+        assert one == pytest.approx(two, abs=1e-4)
