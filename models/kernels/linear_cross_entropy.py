@@ -1,19 +1,14 @@
-"""Cross-entropy behind a linear head, chunked so that (tokens, vocabulary) never exists at once."""
+"""Cross-entropy behind a linear head, chunked (see `linear_loss`)."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from models.kernels import native
+from models.kernels.linear_loss import linear_loss
 from models.kernels.shapes import expect
-
-CPU_CHUNK = 512  # tokens whose logits stay in the caches
-CHUNK = 4096  # other devices want large products
 
 
 def linear_cross_entropy(
@@ -27,18 +22,13 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Summed cross-entropy in nats of `targets` given the logits `hidden @ weight.T + bias`.
 
-    The gradients are computed in the forward pass, chunk by chunk, while the logits of the chunk
-    are at hand; the backward pass only scales them (the fused linear cross-entropy of Liger Kernel,
-    arXiv 2410.10989). Products are in autocast's type where it is on; everything behind them, and
-    the sum over chunks of the weight's gradient, in float32 at least.
-
     Args:
         hidden: (tokens, dim), after the final norm.
         weight: (vocab, dim) of the output head.
         bias: (vocab,) or None.
         targets: (tokens,), `ignore_index` where there is nothing to predict.
         ignore_index: must not be a token.
-        chunk: tokens whose logits exist at once; by default what is fast on the device.
+        chunk: see `linear_loss`.
 
     Returns:
         A scalar, float32 at least; NaN or infinite logits give a NaN or infinite sum.
@@ -49,15 +39,11 @@ def linear_cross_entropy(
     expect("targets", targets, len(hidden))
     if targets.dtype != torch.int64:
         raise TypeError(f"targets are {targets.dtype}, but token ids are needed as int64")
-    device = hidden.device.type
-    autocast = torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
-    chunk = chunk or (CPU_CHUNK if device == "cpu" else CHUNK)
-    with torch.autocast(device, enabled=False):
-        total: Tensor = _LinearCrossEntropy.apply(
-            hidden, weight, bias, targets, ignore_index, chunk, dtype, torch.is_grad_enabled()
-        )
-    return total
+
+    def criterion(logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        return cross_entropy_and_gradient(logits, targets[rows], ignore_index)
+
+    return linear_loss(hidden, weight, bias, criterion, chunk)
 
 
 def linear_cross_entropy_reference(
@@ -68,62 +54,7 @@ def linear_cross_entropy_reference(
     return F.cross_entropy(logits, targets, ignore_index=ignore_index, reduction="sum")
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
-    """Keeps the gradients."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        ignore_index: int,
-        chunk: int,
-        dtype: torch.dtype,
-        grad_enabled: bool,
-    ) -> Tensor:
-        work = torch.promote_types(dtype, torch.float32)
-        total = hidden.new_zeros((), dtype=work)
-        head = weight.to(dtype)
-        head_bias = None if bias is None else bias.to(dtype)
-        # Of parameters this says True in a forward without gradients, too.
-        needs = [grad_enabled and needed for needed in ctx.needs_input_grad]
-        d_hidden = torch.empty_like(hidden) if needs[0] else None
-        d_weight = torch.zeros_like(weight, dtype=work) if needs[1] else None
-        d_bias = torch.zeros_like(bias, dtype=work) if bias is not None and needs[2] else None
-        # Memory that all chunks share: fresh pages for each would cost more than filling them.
-        all_logits = hidden.new_empty(min(chunk, len(hidden)), len(weight), dtype=dtype)
-        product = torch.empty_like(head)
-        for start in range(0, len(hidden), chunk):
-            rows = slice(start, start + chunk)
-            inputs = hidden[rows].to(dtype)
-            logits = torch.mm(inputs, head.T, out=all_logits[: len(inputs)])
-            if head_bias is not None:
-                logits += head_bias
-            losses, d_logits = _losses_and_gradients(logits, targets[rows], ignore_index)
-            total += losses.sum()
-            if d_hidden is not None:
-                d_hidden[rows] = d_logits @ head
-            if d_weight is not None:
-                d_weight += torch.mm(d_logits.T, inputs, out=product)
-            if d_bias is not None:
-                d_bias += d_logits.sum(0, dtype=work)
-        ctx.save_for_backward(d_hidden, d_weight, d_bias)
-        ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        scaled = (
-            None if d is None else (d * grads[0].to(d.dtype)).to(dtype)
-            for d, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        )
-        return *scaled, None, None, None, None, None
-
-
-def _losses_and_gradients(
+def cross_entropy_and_gradient(
     logits: Tensor, targets: Tensor, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
     """Losses (tokens,), zero where ignored, and their gradients, of the logits' type.
