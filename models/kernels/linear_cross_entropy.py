@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.kernels import native
 from models.kernels.linear_loss import linear_loss
-from models.kernels.shapes import expect
+from models.kernels.shapes import expect_targets, expect_tokens
 
 
 def linear_cross_entropy(
@@ -36,9 +36,7 @@ def linear_cross_entropy(
     Raises:
         IndexError: on the CPU, if a target is neither a token nor `ignore_index`.
     """
-    expect("targets", targets, len(hidden))
-    if targets.dtype != torch.int64:
-        raise TypeError(f"targets are {targets.dtype}, but token ids are needed as int64")
+    expect_targets(targets, len(hidden))
 
     def criterion(logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         return cross_entropy_and_gradient(logits, targets[rows], ignore_index)
@@ -75,13 +73,7 @@ def cross_entropy_and_gradient(
 
 @torch.library.custom_op("babysweep::cross_entropy_gradient", mutates_args=("logits",))
 def _differentiate_native(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
-    vocab = logits.shape[1]
-    wrong = targets[((targets < 0) | (targets >= vocab)) & (targets != ignore_index)]
-    if len(wrong):
-        raise IndexError(
-            f"target {wrong[0]} is out of bounds: it must be below the vocabulary's size {vocab}, "
-            f"or {ignore_index} where there is nothing to predict"
-        )
+    expect_tokens(targets, logits.shape[1], ignore_index)
     losses = logits.new_empty(len(logits), dtype=torch.float32)
     sizes = (*logits.shape, ignore_index, int(logits.dtype == torch.bfloat16))
     native.call("linear_cross_entropy", "differentiate_in_place", logits, targets, losses, *sizes)

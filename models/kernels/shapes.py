@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -14,3 +15,20 @@ def expect(name: str, x: Tensor, *shape: int) -> None:
     if not fits:
         wanted = ", ".join("any" if want == -1 else str(want) for want in shape)
         raise ValueError(f"{name} has the shape {sizes}, but ({wanted}) is needed")
+
+
+def expect_targets(targets: Tensor, tokens: int) -> None:
+    """Raise ValueError or TypeError unless these are the ids of so many tokens."""
+    expect("targets", targets, tokens)
+    if targets.dtype != torch.int64:
+        raise TypeError(f"targets are {targets.dtype}, but token ids are needed as int64")
+
+
+def expect_tokens(targets: Tensor, vocab: int, ignore_index: int) -> None:
+    """Raise IndexError unless every target is a token or `ignore_index`."""
+    wrong = targets[((targets < 0) | (targets >= vocab)) & (targets != ignore_index)]
+    if len(wrong):
+        raise IndexError(
+            f"target {wrong[0]} is out of bounds: it must be below the vocabulary's size {vocab}, "
+            f"or {ignore_index} where there is nothing to predict"
+        )

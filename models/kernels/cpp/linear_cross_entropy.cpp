@@ -2,27 +2,9 @@
 //
 // logits (rows, vocab) float or bf16, overwritten; targets (rows,), `ignore` where nothing is to
 // predict; losses (rows,) in nats. Any vocab.
-#include "vector.h"
+#include "rows.h"
 
 constexpr int64_t ROWS = 4;  // of one task
-
-// The first `count` of LANES entries; -inf, which no maximum or sum notices, for the others.
-template <class E>
-static inline vec load_first(const E* p, int64_t count) {
-    if (count >= LANES) return load(p);
-    E lanes[LANES];
-    store(lanes, splat(-INFINITY));
-    std::memcpy(lanes, p, count * sizeof(E));
-    return load(lanes);
-}
-
-template <class E>
-static inline void store_first(E* p, vec x, int64_t count) {
-    if (count >= LANES) return store(p, x);
-    E lanes[LANES];
-    store(lanes, x);
-    std::memcpy(p, lanes, count * sizeof(E));
-}
 
 // One row: loss = log(sum e^x) - x_target; x becomes softmax(x) - one_hot(target). The row is
 // read once and written once; `row` (vocab, padded to LANES) holds it in between.
