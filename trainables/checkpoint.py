@@ -136,6 +136,13 @@ class TrialFolder:
             write_json(spec_file, spec.to_dict())
         return folder
 
+    @classmethod
+    def trunk(cls, study: Path, spec: TrialSpec) -> TrialFolder:
+        """The folder of checkpoints for all specs that differ from `spec` in their epochs only."""
+        folder = cls(study / "trunks" / spec.replace(epochs=1).hash)
+        folder._checkpoints.mkdir(parents=True, exist_ok=True)
+        return folder
+
     @property
     def _checkpoints(self) -> Path:
         return self.path / "checkpoints"
@@ -189,10 +196,15 @@ class TrialFolder:
         """Folder of the checkpoint taken after `step` optimizer steps."""
         return self._checkpoints / f"step-{step:08d}"
 
-    def newest(self) -> tuple[Path, Progress] | None:
-        """The newest checkpoint that can be continued from, with its progress."""
+    def newest(self, up_to: int | None = None) -> tuple[Path, Progress] | None:
+        """The newest checkpoint that can be continued from, with its progress.
+
+        Args:
+            up_to: most steps that it may have taken.
+        """
+        last = None if up_to is None else self.checkpoint_at(up_to)
         for path in sorted(self._checkpoints.glob("step-*"), reverse=True):
-            if (path / _OPTIMIZER).exists():
+            if (path / _OPTIMIZER).exists() and (last is None or path <= last):
                 return path, Progress.from_dict(read_json(path / _TRAINER))
         return None
 
@@ -203,8 +215,10 @@ class TrialFolder:
         optimizer: torch.optim.Optimizer,
         spec: TrialSpec,
         progress: Progress,
+        *,
+        prune: bool = True,
     ) -> Path:
-        """Write a checkpoint of this moment; keep it, the best one, and no other."""
+        """Write a checkpoint of this moment; with `prune` keep it, the best one, and no other."""
         target = self.checkpoint_at(progress.step)
         partial = self._checkpoints / f"{_TEMPORARY}{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
@@ -217,7 +231,8 @@ class TrialFolder:
         if target.exists():  # an earlier process wrote the same moment
             shutil.rmtree(target)
         partial.rename(target)
-        self._prune(keep=target, best=progress.best)
+        if prune:
+            self._prune(keep=target, best=progress.best)
         return target
 
     def load_into(

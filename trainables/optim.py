@@ -42,7 +42,7 @@ def learning_rate(spec: TrialSpec, step: int, total_steps: int) -> float:
     A pure function of the position, so that a resumed run needs no scheduler state. Warm-up rises
     linearly and reaches the peak at its last step; every schedule ends near zero at the last step.
     """
-    warmup_steps = math.ceil(spec.warmup * total_steps)
+    warmup_steps = spec.warmup_steps or math.ceil(spec.warmup * total_steps)
     if step < warmup_steps:
         return spec.lr * (step + 1) / warmup_steps
     if spec.schedule == "wsd":
@@ -53,6 +53,17 @@ def learning_rate(spec: TrialSpec, step: int, total_steps: int) -> float:
         return spec.lr * (1.0 - progress)
     assert spec.schedule == "cosine"
     return spec.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def steps_at_peak(spec: TrialSpec, total_steps: int) -> int:
+    """Steps, counted from the first, that do not depend on how many there are in all.
+
+    With an absolute warm-up and a stable phase ("wsd"; Hu et al. 2024, arXiv 2404.06395) runs of
+    different lengths take the same steps until the decay of the shorter one begins.
+    """
+    if spec.schedule != "wsd" or not spec.warmup_steps:
+        return 0
+    return max(0, total_steps - math.ceil(spec.decay * total_steps))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -40,12 +40,19 @@ class TrialSpec:
         seed: of the initial weights, the order of blocks, and dropout.
         schedule: "linear" or "cosine" decay to zero, or "wsd" (warm-up, stable, linear decay).
         warmup: fraction of all steps with linearly rising learning rate.
+        warmup_steps: their number, in place of the fraction; 0 for the fraction.
         decay: fraction of all steps in the final decay of "wsd".
         weight_decay: decoupled, on matrices only (Loshchilov & Hutter 2019, arXiv 1711.05101).
         beta1, beta2, eps: of AdamW.
         grad_clip: maximum global L2 norm of the gradient.
         precision: "fp32", or "bf16" autocast with float32 weights.
         revision: of the architecture's shapes and initialisation, `models.revision(arch)`.
+        teacher: hash of the model to learn from besides the text, several joined by "+", or "".
+        teacher_name: readable name of it.
+        alpha: weight of the divergence from the teacher in the loss, 0 to 1.
+        temperature: of the probabilities of teacher and student in the divergence.
+        reverse_kl: KL(student || teacher) in place of KL(teacher || student).
+        init: hash of the model whose weights the training starts from, "" for random ones.
     """
 
     arch: str
@@ -69,6 +76,13 @@ class TrialSpec:
     grad_clip: float = 1.0
     precision: str = "fp32"
     revision: int = 1
+    warmup_steps: int = 0
+    teacher: str = ""
+    teacher_name: str = field(default="", metadata=_NOT_IDENTITY)
+    alpha: float = 0.0
+    temperature: float = 1.0
+    reverse_kl: bool = False
+    init: str = ""
 
     def __post_init__(self) -> None:
         for name in ("context", "batch_size", "epochs"):
@@ -93,6 +107,17 @@ class TrialSpec:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must not be negative, not {self.warmup_steps}")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha weighs the divergence, 0 to 1, not {self.alpha}")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"temperature must be positive, not {self.temperature}")
+        if bool(self.teacher) != (self.alpha > 0):
+            raise ValueError(
+                "alpha and a teacher go together: with alpha 0 nothing is learned from it "
+                f"(alpha {self.alpha}, teacher {self.teacher!r})"
+            )
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("protocol", self.protocol, PROTOCOLS)
@@ -137,8 +162,9 @@ class TrialSpec:
 
     @property
     def name(self) -> str:
-        """A readable name, e.g. `hgrn2 lr=1e-3 seed=0`."""
-        return f"{self.arch} lr={format_lr(self.lr)} seed={self.seed}"
+        """A readable name, e.g. `hgrn2 lr=1e-3 seed=0`, with alpha and T if it is distilled."""
+        distilled = f" alpha={self.alpha:g} T={self.temperature:g}" if self.teacher else ""
+        return f"{self.arch} lr={format_lr(self.lr)} seed={self.seed}{distilled}"
 
     def replace(self, **changes: Any) -> TrialSpec:
         """A copy with these fields changed."""
@@ -147,7 +173,14 @@ class TrialSpec:
     @property
     def setting(self) -> TrialSpec:
         """The spec without what a sweep varies: equal for trials that belong on one curve."""
-        return self.replace(lr=1.0, seed=0, corpus="")
+        return self.replace(lr=1.0, seed=0, corpus="", teacher_name="")
+
+    @property
+    def control(self) -> TrialSpec:
+        """The spec without distillation: plain training, and the trial of any sweep that ran it."""
+        return self.replace(
+            teacher="", teacher_name="", alpha=0.0, temperature=1.0, reverse_kl=False
+        )
 
 
 def format_lr(lr: float) -> str:

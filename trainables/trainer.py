@@ -20,7 +20,8 @@ import models
 from analysis.benchmarks import Source, Suite, load_suite
 from trainables.checkpoint import Progress
 from trainables.corpus import Blocks, Corpus, block_order
-from trainables.objectives import NextTokenObjective
+from trainables.finetune_spec import model_hash
+from trainables.objectives import DistillationObjective, NextTokenObjective
 from trainables.optim import build_optimizer, learning_rate, set_learning_rate
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
@@ -35,6 +36,10 @@ class Workplace:
         corpus: folder of the prepared corpus.
         benchmarks: the zero-shot benchmarks scored after every epoch, or None.
         tracker: where to record.
+        teachers: folders of the models to learn from.
+        init: folder of the model whose weights the training starts from, or None.
+        trunk_steps: steps after which a trial that still has its peak learning rate leaves a
+            checkpoint for those that differ from it in the number of epochs only.
         micro_batch: blocks in one forward pass of one worker; None for the whole share.
         threads: CPU threads of one worker.
         checkpoint_minutes: longest time between two checkpoints.
@@ -44,6 +49,9 @@ class Workplace:
     corpus: Path
     benchmarks: Source | None
     tracker: Tracker
+    teachers: tuple[Path, ...] = ()
+    init: Path | None = None
+    trunk_steps: tuple[int, ...] = ()
     micro_batch: int | None = None
     threads: int = 1
     checkpoint_minutes: float = 10.0
@@ -80,13 +88,20 @@ class World:
 
 @dataclass(frozen=True)
 class Data:
-    """What a trial reads: the corpus in blocks, its tokenizer, the benchmarks."""
+    """What a trial reads: the corpus in blocks, its tokenizer, the benchmarks, other models.
+
+    Attributes:
+        teachers: models to learn from.
+        init: folder of the weights that the training starts from, or None.
+    """
 
     corpus: Corpus
     train: Blocks
     dev: Blocks
     tokenizer: Any
     suite: Suite | None
+    teachers: tuple[Any, ...] = ()
+    init: Path | None = None
 
     @classmethod
     def open(cls, spec: TrialSpec, place: Workplace) -> Data:
@@ -101,13 +116,28 @@ class Data:
                 f"corpus and benchmarks changed since the trial was planned: {found} found, "
                 f"{(spec.corpus_hash, spec.benchmarks_hash)} expected; start the sweep again"
             )
+        _check_models(spec, place)
         return cls(
             corpus,
             Blocks(corpus.train, spec.context),
             Blocks(corpus.dev, spec.context),
             corpus.tokenizer(),
             suite,
+            tuple(models.load(folder) for folder in place.teachers) if spec.teacher else (),
+            place.init if spec.init else None,
         )
+
+
+def _check_models(spec: TrialSpec, place: Workplace) -> None:
+    """Check that the folders hold the models that the spec names."""
+    inits = (place.init,) if place.init else ()
+    for named, folders in ((spec.teacher, place.teachers), (spec.init, inits)):
+        found = "+".join(model_hash(folder) for folder in folders)
+        if named and named != found:
+            raise ValueError(
+                f"the models in {', '.join(map(str, folders)) or 'no folder'} changed since the "
+                f"trial was planned: {found!r} found, {named!r} expected"
+            )
 
 
 def steps_per_epoch(spec: TrialSpec, num_blocks: int) -> int:
@@ -140,6 +170,13 @@ def build_model(spec: TrialSpec, tokenizer: Any) -> Any:
     return models.build_model(config)
 
 
+def _objective(spec: TrialSpec, model: Any, data: Data, world: World) -> nn.Module:
+    if not spec.teacher:
+        return NextTokenObjective(model)
+    teachers = [teacher.to(world.device) for teacher in data.teachers]
+    return DistillationObjective(model, teachers, spec.alpha, spec.temperature, spec.reverse_kl)
+
+
 _order_of_epoch = functools.lru_cache(maxsize=1)(block_order)
 """The order of the current epoch: a permutation of all blocks is not drawn anew every step."""
 
@@ -159,14 +196,20 @@ class Trainer:
         self.spec, self.data, self.world = spec, data, world
         self.steps_per_epoch = steps_per_epoch(spec, len(data.train))
         self.total_steps = self.steps_per_epoch * spec.epochs
-        self.model = build_model(spec, data.tokenizer).to(world.device)
+        self.model = build_model(spec, data.tokenizer)
+        if data.init is not None:
+            self.model.load_state_dict(models.load(data.init).state_dict())
+        self.model.to(world.device)
         self.optimizer = build_optimizer(self.model, spec)
-        self.objective = world.wrap(NextTokenObjective(self.model))
+        self.objective = world.wrap(_objective(spec, self.model, data, world))
         self.progress = Progress()
         share = spec.batch_size // world.size
         self.micro_batch = min(micro_batch or share, share)
         # A fixed multiple of ln V is worse than any model that learned the token frequencies.
         self.loss_limit = 2.0 * math.log(len(data.tokenizer))
+        # T^2 times a divergence of at most ln V, where the student knows nothing yet.
+        scale = (1 - spec.alpha) + spec.alpha * spec.temperature**2
+        self.objective_limit = scale * self.loss_limit
 
     @property
     def epoch(self) -> int:

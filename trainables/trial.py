@@ -18,7 +18,7 @@ import models
 from trainables.checkpoint import EpochReport, Outcome, Progress, TrialFolder
 from trainables.corpus import Blocks, Corpus
 from trainables.device import set_up_cpu
-from trainables.optim import learning_rate
+from trainables.optim import learning_rate, steps_at_peak
 from trainables.spec import TrialSpec
 from trainables.tracking import TrialRun
 from trainables.trainer import Data, Diverged, Trainer, Workplace, World, steps_per_epoch
@@ -106,6 +106,8 @@ class _Run:
 
     def _resume(self) -> None:
         newest = self.folder.newest()
+        if newest is None and self._shared_steps:
+            newest = TrialFolder.trunk(self.place.study, self.spec).newest(self._shared_steps)
         if newest is not None:
             path, self.trainer.progress = newest
             self.folder.load_into(path, self.trainer.model, self.trainer.optimizer)
@@ -123,8 +125,11 @@ class _Run:
                 clock = self._read_losses(pending, norm, clock)
                 pending.clear()
                 is_due = clock - self.saved_at > 60 * self.place.checkpoint_minutes
-                if self.is_first and is_due and progress.step < end:  # at the end comes a report
-                    self._save()
+                if self.is_first and progress.step < end:  # at the end comes a report
+                    if is_due:
+                        self._save()
+                    if progress.step in self.place.trunk_steps:
+                        self._leave_trunk()
 
     def _read_losses(self, pending: list[torch.Tensor], norm: torch.Tensor, clock: float) -> float:
         """Record the losses of the last steps; returns the time.
@@ -137,7 +142,7 @@ class _Run:
         tokens = len(pending) * spec.batch_size * spec.context
         loss, grad_norm, now = nats / tokens, norm.item(), time.monotonic()
         if not (
-            math.isfinite(loss) and math.isfinite(grad_norm) and loss < self.trainer.loss_limit
+            math.isfinite(loss) and math.isfinite(grad_norm) and loss < self.trainer.objective_limit
         ):
             raise Diverged(
                 f"loss {loss:.3g} nats, gradient norm {grad_norm:.3g} at step {progress.step}"
@@ -190,6 +195,24 @@ class _Run:
             trainer.model, trainer.data.tokenizer, trainer.optimizer, self.spec, self.progress
         )
         self.saved_at = time.monotonic()
+
+    def _leave_trunk(self) -> None:
+        """Leave a checkpoint for longer and shorter trials that take the same steps so far."""
+        trainer, step = self.trainer, self.progress.step
+        folder = TrialFolder.trunk(self.place.study, self.spec)
+        if step <= self._shared_steps and not folder.checkpoint_at(step).exists():
+            folder.save(
+                trainer.model,
+                trainer.data.tokenizer,
+                trainer.optimizer,
+                self.spec,
+                self.progress,
+                prune=False,
+            )
+
+    @property
+    def _shared_steps(self) -> int:
+        return steps_at_peak(self.spec, self.trainer.total_steps)
 
     def _finish(self, kind: str, reason: str) -> None:
         assert self.run is not None
