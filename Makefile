@@ -3,11 +3,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TOOLS ?= .venv-tools
 ARCH ?= mamba
 STORAGE ?= $(or $(BABYSWEEP_STORAGE),runs)
 PORT ?= 5000
 
-.PHONY: sweep test test-all test-gpu lint format ui speed-sweep speed-models clean-venv
+.PHONY: sweep test test-all test-gpu agreement lint format ui \
+	speed-sweep speed-models speed-eval clean-venv
 
 sweep: $(VENV)/installed
 	$(BIN)/python sweeps/lr_sweep.py --arch $(ARCH) $(ARGS)
@@ -20,6 +22,10 @@ test-all: $(VENV)/installed
 
 test-gpu: $(VENV)/installed
 	$(BIN)/python -m pytest -m gpu -rs -s tests/gpu $(ARGS)
+
+agreement: $(TOOLS)/installed
+	BABYSWEEP_TOOLS_PYTHON=$(abspath $(TOOLS))/bin/python \
+	$(BIN)/python -m pytest -m agreement -rs -s tests/agreement tests/speed $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -42,11 +48,25 @@ speed-sweep: $(VENV)/installed
 speed-models: $(VENV)/installed
 	$(BIN)/python -m tests.speed.model_speed $(ARGS)
 
+speed-eval: $(TOOLS)/installed
+	BABYSWEEP_TOOLS_PYTHON=$(abspath $(TOOLS))/bin/python \
+	$(BIN)/python -m tests.speed.eval_speed $(ARGS)
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v >= (3, 11) else "BabySweep needs Python 3.11 or newer, not %d.%d: make PYTHON=python3.11" % v)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+# The public tools, on top of the project's packages: pip installs only what these lack, and none of
+# it where the project itself would see it.
+PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
+$(TOOLS)/installed: tests/agreement/requirements.txt $(VENV)/installed
+	$(BIN)/python -m venv $(TOOLS)
+	echo '*' > $(TOOLS)/.gitignore
+	$(BIN)/python -c '$(PURELIB)' > "$$($(TOOLS)/bin/python -c '$(PURELIB)')/project.pth"
+	$(TOOLS)/bin/python -m pip install --quiet --requirement tests/agreement/requirements.txt
+	touch $@
+
 clean-venv:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(TOOLS)

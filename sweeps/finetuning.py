@@ -14,7 +14,7 @@ import dataclasses
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -105,26 +105,18 @@ def finetune_tasks(
             "or in its folder glue*"
         )
     names = tuple(tasks) or glue.PROTOCOL_TASKS[protocol]
+    precision = default_precision(gpus, AutoConfig.from_pretrained(model).hidden_size)
+    # Task and data are filled in by `_plan`.
     base = FinetuneSpec(
-        model_hash=model_hash(model),
-        task="",
-        data_hash="",
-        protocol=protocol,
-        settings=glue.settings(protocol, names[0]),
-        selection=selection,
-        precision=default_precision(gpus, AutoConfig.from_pretrained(model).hidden_size),
+        model_hash(model), "", "", protocol, glue.settings(protocol, names[0]), selection, precision
     )
     planned = {name: _plan(base, place, name, seed) for name in names}
     specs = [spec for spec in planned.values() if isinstance(spec, FinetuneSpec)]
     errors = _run(specs, Job(model, place, storage, cpus, gpus), console)
-    results = []
-    for name, spec in planned.items():
-        if isinstance(spec, TaskResult):
-            results.append(spec)
-            continue
-        outcome = read_outcome(storage, spec)
-        error = "" if outcome else errors.get(name, "stopped before its end")
-        results.append(TaskResult(name, outcome, error=error))
+    results = [
+        each if isinstance(each, TaskResult) else _result(each, storage, errors)
+        for each in planned.values()
+    ]
     show_results(results, selection, console)
     return results
 
@@ -145,6 +137,12 @@ def _plan(
     return dataclasses.replace(base, task=name, data_hash=data.hash, settings=settings)
 
 
+def _result(spec: FinetuneSpec, storage: Path, errors: Mapping[str, str]) -> TaskResult:
+    outcome = read_outcome(storage, spec)
+    error = "" if outcome else errors.get(spec.task, "stopped before its end")
+    return TaskResult(spec.task, outcome, error=error)
+
+
 @dataclass(frozen=True)
 class Job:
     """Where the tasks of one call run and what they read."""
@@ -159,18 +157,21 @@ class Job:
 def task_trial(config: dict[str, Any], job: Job) -> None:
     """One task in a Tune function."""
     spec = FinetuneSpec.from_dict(config["spec"])
-    data = glue.read_task(job.folder, spec.task)
-    if isinstance(data, glue.Missing):
-        raise ValueError(f"{', '.join(map(str, data.files))} vanished since the task was planned")
-    finetune(
-        spec,
-        job.model,
-        data,
-        job.storage,
-        device=pick_device(job.gpus),
-        threads=job.cpus,
-        report=lambda epoch: tune.report(dataclasses.asdict(epoch)),
-    )
+    try:
+        data = glue.read_task(job.folder, spec.task)
+        if isinstance(data, glue.Missing):
+            raise ValueError(f"{', '.join(map(str, data.files))} vanished: start again")
+        finetune(
+            spec,
+            job.model,
+            data,
+            job.storage,
+            device=pick_device(job.gpus),
+            threads=job.cpus,
+            report=lambda epoch: tune.report(dataclasses.asdict(epoch)),
+        )
+    except ValueError as error:  # it would come again: no failure that Tune should retry
+        tune.report({"refused": str(error)})
 
 
 def _run(specs: Sequence[FinetuneSpec], job: Job, console: Console) -> dict[str, str]:
@@ -186,7 +187,9 @@ def _run(specs: Sequence[FinetuneSpec], job: Job, console: Console) -> dict[str,
             ),
             param_space={"spec": tune.grid_search([spec.to_dict() for spec in unfinished])},
             tune_config=tune.TuneConfig(
-                trial_name_creator=_trial_name, trial_dirname_creator=_trial_name
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
             ),
             run_config=tune.RunConfig(
                 name="tune",
@@ -227,7 +230,7 @@ def _trial_name(trial: Any) -> str:
 
 
 class Watcher(DriverCallback):
-    """Prints a line an epoch, and keeps the errors: the last one of every task that failed."""
+    """Prints a line an epoch, and keeps why a task failed."""
 
     def __init__(self, storage: Path, console: Console) -> None:
         self._storage, self._console = storage, console
@@ -237,8 +240,11 @@ class Watcher(DriverCallback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """An epoch ended; those before a restart are reported again."""
+        """An epoch ended, those before a restart once more; or the task cannot be run."""
         spec = FinetuneSpec.from_dict(trial.config["spec"])
+        if "refused" in result:
+            self.errors[spec.task] = result["refused"]
+            self._say(f"{spec.task} failed: {result['refused']}")
         if "score" not in result or result["epoch"] <= self._epochs.get(spec.task, 0):
             return
         self._epochs[spec.task] = result["epoch"]

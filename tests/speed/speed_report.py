@@ -64,14 +64,14 @@ def _step(result: StepResult) -> tuple[str, ...]:
         row.arch,
         row.path + " compiled" * row.compiled,
         row.precision,
-        _number(1e3 * result.seconds, ",.0f"),
-        _number(result.tokens_per_second, ",.0f"),
-        _ratio(result.ratio),
-        _number(100 * result.peak_share, ".0f"),
-        _number(result.memory, ".2f"),
-        _number(result.memory_ratio, ".2f"),
-        _number(result.memory_added, ".2f"),
-        _number(result.gradient_error, ".0e"),
+        number(1e3 * result.seconds, ",.0f"),
+        number(result.tokens_per_second, ",.0f"),
+        ratio(result.ratio),
+        number(100 * result.peak_share, ".0f"),
+        number(result.memory, ".2f"),
+        number(result.memory_ratio, ".2f"),
+        number(result.memory_added, ".2f"),
+        number(result.gradient_error, ".0e"),
         "1 layer measured" if result.estimated else result.problem,
     )
 
@@ -86,8 +86,8 @@ def lengths(results: Sequence[LengthResult]) -> Grid:
         [
             (
                 result.arch,
-                *(_number(result.microseconds.get(t, float("nan")), ".0f") for t in contexts),
-                _ratio(result.growth),
+                *(number(result.microseconds.get(t, float("nan")), ".0f") for t in contexts),
+                ratio(result.growth),
                 result.problem,
             )
             for result in results
@@ -105,11 +105,11 @@ def trials(results: Sequence[TrialsResult]) -> Grid:
             (
                 result.arch,
                 result.size,
-                _number(result.together, ",.0f"),
-                _number(result.alone, ",.0f"),
-                _number(result.two_threads, ",.0f"),
-                _ratio(result.against_successive),
-                _ratio(result.against_alone),
+                number(result.together, ",.0f"),
+                number(result.alone, ",.0f"),
+                number(result.two_threads, ",.0f"),
+                ratio(result.against_successive),
+                ratio(result.against_alone),
                 result.problem,
             )
             for result in results
@@ -126,7 +126,7 @@ def verdicts(results: Sequence[Verdict]) -> Grid:
             (
                 "pass" if verdict.passes else "MISS",
                 verdict.target,
-                _number(verdict.measured, ".2f"),
+                number(verdict.measured, ".2f"),
                 f"{'<=' if verdict.at_most else '>='} {verdict.bound:g}",
                 verdict.remark,
             )
@@ -164,12 +164,13 @@ def draw_lengths(results: Sequence[LengthResult], path: Path) -> None:
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def _number(value: float, form: str) -> str:
+def number(value: float, form: str) -> str:
+    """The value in this form; a dash for what was not measured."""
     return "-" if value != value else format(value, form)
 
 
-def _ratio(ratio: Ratio | None) -> str:
+def ratio(measured: Ratio | None) -> str:
     """The median, and half the distance from the least to the greatest."""
-    if ratio is None:
+    if measured is None:
         return "-"
-    return f"{ratio.median:.2f} ±{(ratio.high - ratio.low) / 2:.2f}"
+    return f"{measured.median:.2f} ±{(measured.high - measured.low) / 2:.2f}"
