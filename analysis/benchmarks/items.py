@@ -14,7 +14,6 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special, stats
 
 from analysis.benchmarks.protocols import Encoder
 from analysis.benchmarks.scoring import Span
@@ -138,7 +137,7 @@ def grade(item: Item, log_probs: Sequence[np.ndarray]) -> Outcome:
     tied = len(winners) > 1
     value = float(item.right in winners) / len(winners)
     if item.human is not None:
-        value = 0.5 if is_blind else float(special.expit(scores[0] - scores[1]))
+        value = 0.5 if is_blind else 1 / (1 + math.exp(min(scores[1] - scores[0], 700.0)))
     return Outcome(value, winners[0], tied, scores)
 
 
@@ -202,6 +201,8 @@ def _correlation(items: Sequence[Item], values: Sequence[float]) -> float:
     """100 times Spearman's correlation of the model's shares with people's; 0 if it is constant."""
     if np.ptp(values) == 0:
         return 0.0
+    from scipy import stats  # 60 MB: only for those who use it
+
     return 100.0 * float(stats.spearmanr(values, [item.human for item in items]).statistic)
 
 
