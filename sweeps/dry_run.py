@@ -10,16 +10,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sweeps.lr_sweep import LrSweepArgs
+from sweeps.arguments import TrainingArgs
 from sweeps.planning import SweepPlan, measured_step_seconds, model_counts
 from sweeps.progress import format_seconds
 from sweeps.tuning import local_gpus
-from trainables.spec import format_lr
+from trainables.spec import TrialSpec, format_lr
 from trainables.trainer import steps_per_epoch
 
 
-def print_dry_run(plan: SweepPlan, args: LrSweepArgs, console: Console) -> None:
-    """Print the cost of each architecture's sweep and of all together."""
+def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None:
+    """Print the cost of each part of the plan and of all together."""
     resources = plan.resources
     available = {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(local_gpus())}
     try:
@@ -28,28 +28,34 @@ def print_dry_run(plan: SweepPlan, args: LrSweepArgs, console: Console) -> None:
         at_once = None
         console.print(f"[yellow]Not on this machine:[/] {escape(str(error))}", highlight=False)
     base = next(iter(plan.bases.values()))
-    steps = steps_per_epoch(base, plan.num_blocks) * base.epochs
-    tokens = steps * base.batch_size * base.context
     table = Table(header_style="bold")
-    for name in ("arch", "params", "non-emb.", "FLOPs/token", "trials", "FLOPs", "s/step", "time"):
-        table.add_column(name, justify="left" if name == "arch" else "right")
+    columns = ("", "params", "non-emb.", "FLOPs/token", "epochs", "trials", "FLOPs", "s/step")
+    for name in (*columns, "time"):
+        table.add_column(name, justify="right" if name else "left")
     total_seconds, total_flops = 0.0, 0.0
-    for arch in plan.bases:
-        params, non_embedding, flops = model_counts(plan, arch)
-        trials = plan.plans[arch].remaining()
+    measured: dict[TrialSpec, float] = {}
+    for part, spec in plan.bases.items():
+        params, non_embedding, flops_per_token = model_counts(plan, part)
+        trials = plan.plans[part].remaining()
+        steps = steps_per_epoch(spec, plan.num_blocks) * spec.epochs
+        flops = trials * flops_per_token * steps * spec.batch_size * spec.context
+        total_flops += flops
         step_seconds = seconds = None
         if at_once is not None:
-            step_seconds = measured_step_seconds(plan, arch)
+            alike = spec.replace(epochs=1)
+            if alike not in measured:
+                measured[alike] = measured_step_seconds(plan, part)
+            step_seconds = measured[alike]
             seconds = math.ceil(trials / at_once) * steps * step_seconds
             total_seconds += seconds
-        total_flops += trials * 3 * flops * tokens
         table.add_row(
-            arch,
+            part,
             f"{params:,}",
             f"{non_embedding:,}",
-            f"{3 * flops:.3g}",
+            f"{flops_per_token:.3g}",
+            str(spec.epochs),
             str(trials),
-            f"{trials * 3 * flops * tokens:.3g}",
+            f"{flops:.3g}",
             "?" if step_seconds is None else f"{step_seconds:.3f}",
             format_seconds(seconds),
         )
@@ -62,8 +68,8 @@ def print_dry_run(plan: SweepPlan, args: LrSweepArgs, console: Console) -> None:
         f"corpus     {plan.corpus.name}: {plan.corpus.train_words:,} words, "
         f"{plan.corpus.train_tokens:,} tokens, vocabulary {plan.corpus.vocab_size:,}",
         f"benchmarks {plan.num_items:,} items" if plan.benchmarks else "benchmarks none",
-        f"batch      {base.batch_size} x {base.context} tokens; {steps:,} steps, "
-        f"{tokens:,} tokens, {base.epochs} epochs a trial",
+        f"batch      {base.batch_size} x {base.context} tokens; "
+        f"{steps_per_epoch(base, plan.num_blocks):,} steps in an epoch",
         f"rates      {', '.join(map(format_lr, rates)) or 'chosen by Optuna'}",
         f"devices    {resources.workers} x {resources.cpus} CPU, {resources.gpus:g} GPU ({device}) "
         f"a trial, {base.precision}, runner {resources.runner}; "

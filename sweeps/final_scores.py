@@ -1,13 +1,14 @@
-"""What is scored once, on the best checkpoint of each architecture, when a sweep is over."""
+"""What is scored once, on the best checkpoint of each part of a plan, when its trials are over."""
 
 from __future__ import annotations
 
 from rich.console import Console
 
+from analysis import runs
 from analysis.benchmarks import Source, load_suite
 from sweeps.finetuning import finetune_tasks
-from sweeps.planning import SweepPlan
-from sweeps.results import comparable_trials, winner
+from sweeps.planning import FinalTasks, SweepPlan
+from sweeps.results import winner
 from sweeps.scoring_workers import Scoring, score_on_ray, show_progress
 from sweeps.tasks import glue_figures, glue_results
 from trainables.checkpoint import TrialFolder
@@ -19,9 +20,11 @@ def score_winners(plan: SweepPlan, tracker: Tracker, console: Console) -> None:
 
     Ray must be running. What an earlier command scored is not scored again.
     """
-    trials = comparable_trials(plan)
-    for arch in plan.bases:
-        folder = winner(plan, trials, arch)
+    if plan.final == FinalTasks():
+        return
+    trials = runs.trials(plan.tracking_uri, plan.study)
+    for part in plan.bases:
+        folder = winner(plan, trials, part)
         if folder is None or folder.outcome is None or folder.outcome.checkpoint is None:
             continue
         if plan.final.zero_shot is not None:

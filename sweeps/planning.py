@@ -1,4 +1,4 @@
-"""From a command's arguments to everything a sweep needs, checked before anything is spent."""
+"""From a command's arguments to everything its trials need, checked before anything is spent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from transformers import AutoConfig
 
 import models
 from analysis.benchmarks import HUB, Source, load_suite
@@ -22,6 +24,7 @@ from trainables.tracking import Tracker, tracking_uri
 from trainables.trainer import Workplace, steps_per_epoch
 
 if TYPE_CHECKING:
+    from sweeps.arguments import TrainingArgs
     from sweeps.lr_sweep import LrSweepArgs
 
 Status = Callable[[str], None]
@@ -45,11 +48,14 @@ class FinalTasks:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A learning-rate sweep, ready to run.
+    """Trials, ready to run.
 
     Attributes:
-        bases: by architecture, the spec whose learning rate and seed vary.
-        plans: by architecture, the order of its trials.
+        bases: by part of the plan, the spec whose learning rate and seed vary. The parts of a
+            learning-rate sweep are its architectures.
+        plans: by part, the order of its trials.
+        teachers, init, trunk_steps: see `Workplace`.
+        kind: what the parts are called in MLflow.
     """
 
     study: str
@@ -62,9 +68,17 @@ class SweepPlan:
     bases: dict[str, TrialSpec]
     plans: dict[str, Plan]
     resources: Resources
-    epochs: int
     micro_batch: int | None
     checkpoint_minutes: float
+    teachers: tuple[Path, ...] = ()
+    init: Path | None = None
+    trunk_steps: tuple[int, ...] = ()
+    kind: str = "lr sweep"
+
+    @property
+    def epochs(self) -> int:
+        """Most epochs of a trial."""
+        return max(base.epochs for base in self.bases.values())
 
     @property
     def folder(self) -> Path:
@@ -83,14 +97,102 @@ class SweepPlan:
             corpus=self.corpus.directory,
             benchmarks=self.benchmarks,
             tracker=tracker,
+            teachers=self.teachers,
+            init=self.init,
+            trunk_steps=self.trunk_steps,
             micro_batch=self.micro_batch,
             threads=self.resources.cpus,
             checkpoint_minutes=self.checkpoint_minutes,
         )
 
 
-def plan_sweep(args: LrSweepArgs, status: Status) -> SweepPlan:
-    """Resolve the arguments: preset, corpus, benchmarks, specs, plans.
+@dataclass(frozen=True)
+class Ground:
+    """What the arguments of a training command stand for, before it is known which trials.
+
+    Attributes:
+        suite_hash: of the benchmarks scored every epoch, "" for none.
+        num_items: items of these.
+    """
+
+    args: TrainingArgs
+    preset: Preset
+    storage: Path
+    corpus: Corpus
+    benchmarks: Source | None
+    suite_hash: str
+    num_items: int
+    resources: Resources
+
+    def spec(self, arch: str) -> TrialSpec:
+        """The spec of an architecture, but for its learning rate and seed.
+
+        Raises:
+            ValueError: a value that no trial can have.
+        """
+        args, preset = self.args, self.preset
+        spec = TrialSpec(
+            arch=arch,
+            size=args.size or preset.size,
+            corpus=self.corpus.name,
+            corpus_hash=self.corpus.hash,
+            benchmarks_hash=self.suite_hash,
+            protocol=args.protocol,
+            context=_or(args.context, preset.context),
+            batch_size=_or(args.batch_size, preset.batch_size),
+            lr=1.0,
+            epochs=_or(args.epochs, preset.epochs),
+            seed=0,
+            schedule=args.schedule,
+            warmup=args.warmup,
+            weight_decay=args.weight_decay,
+            grad_clip=args.grad_clip,
+            revision=models.revision(arch),
+        )
+        config = models.build_config(
+            arch, spec.size, vocab_size=self.corpus.vocab_size, context=spec.context
+        )
+        is_auto = args.precision == "auto"
+        fitting = default_precision(self.resources.gpus, config.hidden_size)
+        return spec.replace(precision=fitting if is_auto else args.precision)
+
+    def study(self, spec: TrialSpec) -> str:
+        """Name of the study."""
+        return self.args.study or f"{self.corpus.name}-{spec.size}"
+
+    def plan(self, bases: dict[str, TrialSpec], plans: dict[str, Plan], **extra: Any) -> SweepPlan:
+        """The plan of these trials.
+
+        Raises:
+            ValueError: a batch does not divide among the workers, or the corpus is too short.
+        """
+        args, base = self.args, next(iter(bases.values()))
+        num_blocks = len(Blocks(self.corpus.train, base.context))
+        steps_per_epoch(base, num_blocks)
+        if base.batch_size % self.resources.workers:
+            raise ValueError(
+                f"--batch-size {base.batch_size} does not divide among "
+                f"{self.resources.workers} workers per trial"
+            )
+        return SweepPlan(
+            study=self.study(base),
+            storage=self.storage,
+            corpus=self.corpus,
+            num_blocks=num_blocks,
+            benchmarks=self.benchmarks,
+            num_items=self.num_items,
+            final=_final_tasks(args, self.benchmarks, self.corpus, base),
+            bases=bases,
+            plans=plans,
+            resources=self.resources,
+            micro_batch=args.micro_batch,
+            checkpoint_minutes=args.checkpoint_minutes,
+            **extra,
+        )
+
+
+def prepare(args: TrainingArgs, status: Status) -> Ground:
+    """Resolve what all training commands share: preset, resources, corpus, benchmarks.
 
     Args:
         args: the command's arguments.
@@ -99,9 +201,7 @@ def plan_sweep(args: LrSweepArgs, status: Status) -> SweepPlan:
     Raises:
         ValueError: something asked for cannot be; the message says what to do.
     """
-    archs = chosen_archs(args.arch)
-    _check_search(args)
-    build_scheduler(args.scheduler, 1)
+    _check_numbers(args)
     preset = choose(args.preset, local_gpus())
     storage = resolve_storage(args.storage)
     source = args.corpus or preset.corpus
@@ -118,39 +218,23 @@ def plan_sweep(args: LrSweepArgs, status: Status) -> SweepPlan:
         progress=status,
     )
     benchmarks = _benchmarks(args, source, storage)
-    suite = None
-    if benchmarks is not None:
-        suite = load_suite(benchmarks, args.protocol)
-        suite.check_fits(corpus.tokenizer(), _or(args.context, preset.context))
-    bases = {
-        arch: _base_spec(args, preset, arch, corpus, suite.hash if suite else "", resources.gpus)
-        for arch in archs
-    }
-    any_base = next(iter(bases.values()))
-    num_blocks = len(Blocks(corpus.train, any_base.context))
-    steps_per_epoch(any_base, num_blocks)
-    if any_base.batch_size % resources.workers:
-        raise ValueError(
-            f"--batch-size {any_base.batch_size} does not divide among "
-            f"{resources.workers} workers per trial"
-        )
-    study = args.study or f"{corpus.name}-{any_base.size}"
-    folder = storage / study
-    return SweepPlan(
-        study=study,
-        storage=storage,
-        corpus=corpus,
-        num_blocks=num_blocks,
-        benchmarks=benchmarks,
-        num_items=suite.num_items if suite else 0,
-        final=_final_tasks(args, benchmarks, corpus, any_base),
-        bases=bases,
-        plans={arch: _build_plan(args, preset, base, folder) for arch, base in bases.items()},
-        resources=resources,
-        epochs=any_base.epochs,
-        micro_batch=args.micro_batch,
-        checkpoint_minutes=args.checkpoint_minutes,
-    )
+    if benchmarks is None:
+        return Ground(args, preset, storage, corpus, None, "", 0, resources)
+    suite = load_suite(benchmarks, args.protocol)
+    suite.check_fits(corpus.tokenizer(), _or(args.context, preset.context))
+    return Ground(args, preset, storage, corpus, benchmarks, suite.hash, suite.num_items, resources)
+
+
+def plan_sweep(args: LrSweepArgs, status: Status) -> SweepPlan:
+    """The plan of a learning-rate sweep, a part for each architecture; errors as for `prepare`."""
+    archs = chosen_archs(args.arch)
+    _check_search(args)
+    build_scheduler(args.scheduler, 1)
+    ground = prepare(args, status)
+    bases = {arch: ground.spec(arch) for arch in archs}
+    folder = ground.storage / ground.study(next(iter(bases.values())))
+    plans = {arch: _lr_plan(args, ground.preset, base, folder) for arch, base in bases.items()}
+    return ground.plan(bases, plans)
 
 
 def chosen_archs(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -225,10 +309,13 @@ def _check_search(args: LrSweepArgs) -> None:
         raise ValueError("--lr-range goes with --search optuna; a grid takes --lrs")
     if args.search == "optuna" and args.lrs:
         raise ValueError("--lrs goes with --search grid; optuna takes --lr-range LO HI")
-    if not args.seeds:
-        raise ValueError("--seeds needs at least one seed")
     if args.num_samples < 1:
         raise ValueError(f"--num-samples must be at least 1, not {args.num_samples}")
+
+
+def _check_numbers(args: TrainingArgs) -> None:
+    if not args.seeds:
+        raise ValueError("--seeds needs at least one seed")
     for seed in args.seeds:
         if seed < 0:
             raise ValueError(f"--seeds must not be negative, not {seed}")
@@ -238,7 +325,7 @@ def _check_search(args: LrSweepArgs) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
 
 
-def _benchmarks(args: LrSweepArgs, corpus: str, storage: Path) -> Source | None:
+def _benchmarks(args: TrainingArgs, corpus: str, storage: Path) -> Source | None:
     """What to score every epoch: by default the built-in suite for the built-in corpus."""
     path = args.benchmarks
     if path is None:
@@ -253,7 +340,7 @@ def _benchmarks(args: LrSweepArgs, corpus: str, storage: Path) -> Source | None:
 
 
 def _final_tasks(
-    args: LrSweepArgs, source: Source | None, corpus: Corpus, spec: TrialSpec
+    args: TrainingArgs, source: Source | None, corpus: Corpus, spec: TrialSpec
 ) -> FinalTasks:
     if source is None or not args.final_tasks:
         return FinalTasks()
@@ -265,36 +352,7 @@ def _final_tasks(
     return FinalTasks(final, glue, find_glue(source.path) if glue else None)
 
 
-def _base_spec(
-    args: LrSweepArgs, preset: Preset, arch: str, corpus: Corpus, suite_hash: str, gpus: float
-) -> TrialSpec:
-    spec = TrialSpec(
-        arch=arch,
-        size=args.size or preset.size,
-        corpus=corpus.name,
-        corpus_hash=corpus.hash,
-        benchmarks_hash=suite_hash,
-        protocol=args.protocol,
-        context=_or(args.context, preset.context),
-        batch_size=_or(args.batch_size, preset.batch_size),
-        lr=1.0,
-        epochs=_or(args.epochs, preset.epochs),
-        seed=0,
-        schedule=args.schedule,
-        warmup=args.warmup,
-        weight_decay=args.weight_decay,
-        grad_clip=args.grad_clip,
-        revision=models.revision(arch),
-    )
-    config = models.build_config(
-        arch, spec.size, vocab_size=corpus.vocab_size, context=spec.context
-    )
-    is_auto = args.precision == "auto"
-    precision = default_precision(gpus, config.hidden_size) if is_auto else args.precision
-    return spec.replace(precision=precision)
-
-
-def _build_plan(args: LrSweepArgs, preset: Preset, base: TrialSpec, folder: Path) -> Plan:
+def _lr_plan(args: LrSweepArgs, preset: Preset, base: TrialSpec, folder: Path) -> Plan:
     earlier = earlier_trials(folder, base)
     if args.search == "optuna":
         assert args.lr_range is not None
@@ -314,7 +372,7 @@ def _build_plan(args: LrSweepArgs, preset: Preset, base: TrialSpec, folder: Path
     return GridPlan(lrs, args.seeds, extend=args.extend, known=known)
 
 
-def measured_step_seconds(plan: SweepPlan, arch: str, steps: int = 3) -> float:
+def measured_step_seconds(plan: SweepPlan, part: str, steps: int = 3) -> float:
     """Seconds of one optimizer step of a trial, measured here after a warm-up step."""
     import statistics
     import time
@@ -322,7 +380,7 @@ def measured_step_seconds(plan: SweepPlan, arch: str, steps: int = 3) -> float:
     from trainables.device import pick_device, set_up_cpu
     from trainables.trainer import Data, Trainer, World
 
-    spec = plan.bases[arch].replace(lr=1e-4)
+    spec = plan.bases[part].replace(lr=1e-4)
     set_up_cpu(plan.resources.cpus)
     data = Data(
         plan.corpus,
@@ -330,6 +388,7 @@ def measured_step_seconds(plan: SweepPlan, arch: str, steps: int = 3) -> float:
         Blocks(plan.corpus.dev, spec.context),
         plan.corpus.tokenizer(),
         None,
+        tuple(models.load(folder) for folder in plan.teachers) if spec.teacher else (),
     )
     world = World(device=pick_device(plan.resources.gpus))
     trainer = Trainer(spec, data, world, plan.micro_batch)
@@ -342,14 +401,21 @@ def measured_step_seconds(plan: SweepPlan, arch: str, steps: int = 3) -> float:
     return statistics.median(seconds[1:])
 
 
-def model_counts(plan: SweepPlan, arch: str) -> tuple[int, int, float]:
-    """Parameters, those outside the embeddings, and forward FLOPs per token."""
-    spec = plan.bases[arch]
+def model_counts(plan: SweepPlan, part: str) -> tuple[int, int, float]:
+    """Parameters, those outside the embeddings, and FLOPs of training per token.
+
+    A backward pass counts twice a forward pass; a teacher only has the latter.
+    """
+    spec = plan.bases[part]
     config = models.build_config(
-        arch, spec.size, vocab_size=plan.corpus.vocab_size, context=spec.context
+        spec.arch, spec.size, vocab_size=plan.corpus.vocab_size, context=spec.context
     )
     counts = models.num_params(config)
-    return counts.total, counts.non_embedding, models.flops_per_token(config, spec.context)
+    flops = 3 * models.flops_per_token(config, spec.context)
+    for folder in plan.teachers if spec.teacher else ():
+        teacher = AutoConfig.from_pretrained(folder)
+        flops += models.flops_per_token(teacher, spec.context)
+    return counts.total, counts.non_embedding, flops
 
 
 def _or(value: Number | None, default: Number) -> Number:

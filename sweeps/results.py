@@ -40,6 +40,10 @@ def show_results(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console
         picture = lr_curve(trials, plan.folder / "lr_curve.png", title=plan.study)
         _store(plan, tracker, mine, picture)
         console.print(escape(f"\nPicture     {picture}"), highlight=False, soft_wrap=True)
+
+
+def show_failures(plan: SweepPlan, search: SweepSearch, console: Console) -> None:
+    """Print which trials failed, and where to look at all of them."""
     for spec in failed_trials(plan, search):
         console.print(
             f"[red]{spec.name} failed[/]; its error is in "
@@ -127,17 +131,24 @@ def _findings(plan: SweepPlan, trials: pd.DataFrame, arch: str) -> list[str]:
     return lines
 
 
-def winner(plan: SweepPlan, trials: pd.DataFrame, arch: str) -> TrialFolder | None:
-    """The trial with the best checkpoint: the best seed at the best learning rate."""
-    mine = trials[(trials["arch"] == arch) & trials["outcome"].notna()]
-    if mine.empty:
-        return None
-    best = compare_best(mine, arch).best
+def winner(plan: SweepPlan, trials: pd.DataFrame, part: str) -> TrialFolder | None:
+    """The trial of a part with the best checkpoint: the best seed at the best learning rate."""
+    base = plan.bases[part]
+    mine = of_setting(plan, trials, base)
+    mine = mine[mine["outcome"].notna()]
+    best = None if mine.empty else compare_best(mine, base.arch).best
     if best is None:
         return None
     first = mine[mine["lr"] == best].sort_values("bits_per_byte").iloc[0]
-    spec = plan.bases[arch].replace(lr=float(first["lr"]), seed=int(first["seed"]))
+    spec = base.replace(lr=float(first["lr"]), seed=int(first["seed"]))
     return TrialFolder.of(plan.folder, spec)
+
+
+def of_setting(plan: SweepPlan, trials: pd.DataFrame, base: TrialSpec) -> pd.DataFrame:
+    """The trials that differ from `base` in learning rate and seed only."""
+    folders = study_trials(plan.folder)
+    hashes = {trial.spec.hash for trial in folders if trial.spec.setting == base.setting}
+    return trials[trials["spec_hash"].isin(hashes)]
 
 
 def zero_shot_line(scores: dict[str, Any]) -> str:

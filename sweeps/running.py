@@ -1,4 +1,4 @@
-"""Run a planned learning-rate sweep, or say what it would cost."""
+"""Run planned trials, or say what they would cost."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 from rich.markup import escape
 
+from sweeps.arguments import TrainingArgs
 from sweeps.dry_run import print_dry_run
 from sweeps.final_scores import score_winners
 from sweeps.lr_sweep import LrSweepArgs
-from sweeps.planning import SweepPlan, plan_sweep
+from sweeps.planning import Status, SweepPlan, plan_sweep
 from sweeps.progress import ProgressDisplay
-from sweeps.results import failed_trials, show_results
+from sweeps.results import failed_trials, show_failures, show_results
 from sweeps.spaces import SweepSearch
 from sweeps.tuning import DriverCallback, build_scheduler, ray_cluster, run_tune
 from trainables.checkpoint import TrialFolder
@@ -33,31 +35,53 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 def run_lr_sweep(args: LrSweepArgs) -> int:
     """Plan the sweep and run it, or print what it would take; returns the exit status."""
+    return run_command(args, lambda status: plan_sweep(args, status), show_results, args.scheduler)
+
+
+def run_command(
+    args: TrainingArgs,
+    planner: Callable[[Status], SweepPlan],
+    show: Callable[[SweepPlan, Tracker, SweepSearch, Console], None],
+    scheduler: str = "none",
+) -> int:
+    """Plan trials and run them, or print what they would take.
+
+    Args:
+        args: the command's arguments.
+        planner: makes the plan; ValueErrors and OSErrors are shown to the user.
+        show: prints, and stores, what the trials found.
+        scheduler: of the trials; see `build_scheduler`.
+
+    Returns:
+        The exit status.
+    """
     console = Console() if sys.stdout.isatty() else Console(width=120)
     try:
-        return _plan_and_run(args, console)
+        with contextlib.ExitStack() as owned:
+            try:
+                with console.status("Preparing") as status:
+                    plan = planner(lambda text: status.update(text))
+                    if args.dry_run:
+                        status.update("Measuring")
+                        print_dry_run(plan, args, console)
+                        return 0
+                owned.enter_context(_sole_owner(plan))
+            except (ValueError, OSError) as error:
+                return refuse(error)
+            return _run(plan, args, show, scheduler, console)
     except KeyboardInterrupt:
         return _say_how_to_continue(console)
 
 
-def _plan_and_run(args: LrSweepArgs, console: Console) -> int:
-    with contextlib.ExitStack() as owned:
-        try:
-            with console.status("Preparing") as status:
-                plan = plan_sweep(args, lambda text: status.update(text))
-                if args.dry_run:
-                    status.update("Measuring")
-                    print_dry_run(plan, args, console)
-                    return 0
-            owned.enter_context(_sole_owner(plan))
-        except (ValueError, OSError) as error:
-            return _refuse(error)
-        return _run(plan, args, console)
-
-
-def _run(plan: SweepPlan, args: LrSweepArgs, console: Console) -> int:
+def _run(
+    plan: SweepPlan,
+    args: TrainingArgs,
+    show: Callable[[SweepPlan, Tracker, SweepSearch, Console], None],
+    scheduler: str,
+    console: Console,
+) -> int:
     _treat_termination_as_interrupt()
-    dashboard = args.scheduler != "none" and plan.resources.runner == "train"
+    dashboard = scheduler != "none" and plan.resources.runner == "train"
     starting = console.status("Starting Ray")
     starting.start()
     with contextlib.ExitStack() as cluster:
@@ -69,40 +93,50 @@ def _run(plan: SweepPlan, args: LrSweepArgs, console: Console) -> int:
                 plan.tracking_uri,
                 plan.storage / "artifacts" / plan.study,
                 plan.study,
-                list(plan.bases.values()),
+                plan.bases.values(),
+                plan.kind,
             )
         except ValueError as error:
-            return _refuse(error)
+            return refuse(error)
         tracker.close_trials()  # of a process that was killed
         starting.stop()
-        search = SweepSearch({arch: (plan.bases[arch], plan.plans[arch]) for arch in plan.bases})
-        display = ProgressDisplay(tracker, search, at_once, console)
-        bookkeeper = Bookkeeper(plan.folder, tracker, console)
+        search = SweepSearch({part: (plan.bases[part], plan.plans[part]) for part in plan.bases})
         status = "KILLED"
         try:
-            run_tune(
-                search,
-                plan.workplace(tracker),
-                plan.resources,
-                build_scheduler(args.scheduler, plan.epochs),
-                [bookkeeper, display],
-                at_once,
-            )
-            bookkeeper.settle(patience=60)
-            if all(sweep.finished for sweep in plan.plans.values()):
-                display.close()
+            _train(plan, tracker, search, build_scheduler(scheduler, plan.epochs), at_once, console)
+            if all(part.finished for part in plan.plans.values()):
                 score_winners(plan, tracker, console)
                 status = "FAILED" if failed_trials(plan, search) else "FINISHED"
         finally:
-            display.close()
             tracker.close(status)
     if status == "KILLED":
         return _say_how_to_continue(console)
-    show_results(plan, tracker, search, console)
+    show(plan, tracker, search, console)
+    show_failures(plan, search, console)
     return EXIT_FAILED if status == "FAILED" else 0
 
 
-def _refuse(error: Exception) -> int:
+def _train(
+    plan: SweepPlan,
+    tracker: Tracker,
+    search: SweepSearch,
+    scheduler: TrialScheduler,
+    at_once: int,
+    console: Console,
+) -> None:
+    """Run the plan's trials to their ends, with progress and records."""
+    display = ProgressDisplay(tracker, search, at_once, console)
+    bookkeeper = Bookkeeper(plan.folder, tracker, console)
+    try:
+        place = plan.workplace(tracker)
+        run_tune(search, place, plan.resources, scheduler, [bookkeeper, display], at_once)
+        bookkeeper.settle(patience=60)
+    finally:
+        display.close()
+
+
+def refuse(error: Exception) -> int:
+    """Say what is wrong; returns the exit status of a wrong use."""
     message = f"[bold red]error:[/] {escape(str(error))}"
     Console(stderr=True).print(message, highlight=False, soft_wrap=True)
     return EXIT_USAGE

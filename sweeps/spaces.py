@@ -1,7 +1,8 @@
 """Which learning rates to try: a grid that extends itself, or Optuna; and a Tune searcher.
 
-A plan belongs to one architecture. It hands out (lr, seed) pairs and is told their scores; it keeps
-no state on disk: told the finished trials of an interrupted sweep, it goes on where that stood.
+A plan varies the learning rate and the seed of one spec. It hands out (lr, seed) pairs and is told
+their scores; it keeps no state on disk: told the finished trials of an interrupted sweep, it goes
+on where that stood.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _REDRAWS = 20
 
 
 class Plan(Protocol):
-    """The order in which the trials of one architecture are tried."""
+    """The order in which the trials of one spec are tried."""
 
     @property
     def finished(self) -> bool:
@@ -237,16 +238,17 @@ class OptunaPlan:
 
 
 class SweepSearch(Searcher):
-    """Hands the trials of several plans to Ray Tune, one architecture after the other.
+    """Hands the trials of several plans to Ray Tune, one plan after the other.
 
     Args:
-        plans: by architecture, the plan and the spec whose lr and seed it varies.
+        plans: by name, the plan and the spec whose lr and seed it varies.
     """
 
     def __init__(self, plans: dict[str, tuple[TrialSpec, Plan]]) -> None:
         super().__init__(metric="best_bits_per_byte", mode="min")
         self._plans = plans
         self.given: dict[str, TrialSpec] = {}
+        self._owners: dict[str, Plan] = {}
 
     def suggest(self, trial_id: str) -> Any:
         """A config {"spec": fields}, None for "not now", or FINISHED."""
@@ -255,6 +257,7 @@ class SweepSearch(Searcher):
             if pair is not None:
                 lr, seed = pair
                 self.given[trial_id] = base.replace(lr=lr, seed=seed)
+                self._owners[trial_id] = plan
                 return {"spec": self.given[trial_id].to_dict()}
         if all(plan.finished for _, plan in self._plans.values()):
             return Searcher.FINISHED
@@ -265,10 +268,9 @@ class SweepSearch(Searcher):
     ) -> None:
         """Tell the trial's plan its best validation bits per byte."""
         spec = self.given[trial_id]
-        _, plan = self._plans[spec.arch]
         lost = error or result is None or result.get("diverged", 1)
         score = math.inf if lost or result is None else float(result["best_bits_per_byte"])
-        plan.tell(spec.lr, spec.seed, score)
+        self._owners[trial_id].tell(spec.lr, spec.seed, score)
 
     def remaining(self) -> int:
         """Trials known to be still to come, running ones included."""

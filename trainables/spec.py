@@ -176,6 +176,12 @@ class TrialSpec:
         return self.replace(lr=1.0, seed=0, corpus="", teacher_name="")
 
     @property
+    def setting_name(self) -> str:
+        """A readable name of the setting, e.g. `hgrn2 mini 3 epochs`."""
+        distilled = f" alpha={self.alpha:g} T={self.temperature:g}" if self.teacher else ""
+        return f"{self.arch} {self.size} {self.epochs} epochs{distilled}"
+
+    @property
     def control(self) -> TrialSpec:
         """The spec without distillation: plain training, and the trial of any sweep that ran it."""
         return self.replace(

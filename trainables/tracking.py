@@ -11,6 +11,7 @@ import math
 import os
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,14 @@ class Tracker:
         return MlflowClient(self.uri)
 
     @classmethod
-    def open(cls, uri: str, artifacts: Path, study: str, bases: list[TrialSpec]) -> Tracker:
+    def open(
+        cls,
+        uri: str,
+        artifacts: Path,
+        study: str,
+        bases: Iterable[TrialSpec],
+        kind: str = "lr sweep",
+    ) -> Tracker:
         """Find or create the study's experiment and the parent runs, set to running.
 
         Call it in the sweep's process before any trial starts: the first access creates the
@@ -66,6 +74,7 @@ class Tracker:
             artifacts: folder of the artifacts of a SQLite store; a server has its own place.
             study: name of the experiment.
             bases: one spec of each sweep, whatever its learning rate and seed.
+            kind: what the sweeps are; in their names.
 
         Raises:
             ValueError: the experiment was deleted in the MLflow UI.
@@ -91,7 +100,7 @@ class Tracker:
             run = _find_run(client, experiment_id, tags)
             if run is None:
                 tags |= {
-                    "mlflow.runName": f"lr sweep {base.arch} {base.size}",
+                    "mlflow.runName": f"{kind} {base.setting_name}",
                     "mlflow.source.git.commit": commit,
                     "babysweep.arch": base.arch,
                     "babysweep.size": base.size,
