@@ -138,8 +138,7 @@ def _compare(arch: str, best: float, runner_up: float, differences: np.ndarray) 
             "add --seeds to find out."
         )
         return Comparison(arch, best, runner_up, 1, mean, None, sentence)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * differences.std(ddof=1) / math.sqrt(count)
-    low, high = mean - float(half), mean + float(half)
+    low, high = mean_interval(differences)
     verdict = (
         "the interval excludes zero"
         if low > 0
@@ -149,6 +148,55 @@ def _compare(arch: str, best: float, runner_up: float, differences: np.ndarray) 
         f"{lead} (95 % interval {low:.4f} to {high:.4f}, paired over {count} seeds): {verdict}."
     )
     return Comparison(arch, best, runner_up, count, mean, (low, high), sentence)
+
+
+def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """The 95 % t interval of the mean of two or more values."""
+    sample = np.asarray(values, dtype=float)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(sample) - 1) * sample.std(ddof=1)
+    half /= math.sqrt(len(sample))
+    return float(sample.mean() - half), float(sample.mean() + half)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a change gains over its control, paired by seed.
+
+    Attributes:
+        seeds: seeds that both were trained with.
+        mean: mean of control minus changed, so that positive is better where less is better.
+        interval: 95 % t interval of the mean; None with fewer than two seeds.
+    """
+
+    seeds: int
+    mean: float
+    interval: tuple[float, float] | None
+
+    @property
+    def sentence(self) -> str:
+        """The gain in bits per byte in words."""
+        if self.seeds == 0:
+            return "no seed was trained to the end with and without it"
+        verb = "gains" if self.mean > 0 else "loses"
+        text = f"{verb} {abs(self.mean):.4f} bits-per-byte"
+        if self.interval is None:
+            return f"{text} on one seed: the spread is unknown, so this may be chance; add --seeds"
+        low, high = self.interval
+        verdict = "the interval excludes zero" if low * high > 0 else "the interval includes zero"
+        return (
+            f"{text} (95 % interval of the gain {low:.4f} to {high:.4f}, paired over {self.seeds} "
+            f"seeds): {verdict}"
+        )
+
+
+def paired_gain(changed: pd.Series, control: pd.Series) -> Gain:
+    """The gain of one figure per seed over another, both indexed by seed; less is better."""
+    both = pd.concat([changed, control], axis=1, keys=["changed", "control"]).dropna()
+    differences = (both["control"] - both["changed"]).to_numpy(dtype=float)
+    if not len(differences):
+        return Gain(0, math.nan, None)
+    interval = mean_interval(differences) if len(differences) > 1 else None
+    return Gain(len(differences), float(differences.mean()), interval)
 
 
 def edge_of_grid(lrs: Sequence[float], best: float) -> str | None:

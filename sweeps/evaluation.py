@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from huggingface_hub import snapshot_download
 from mlflow import MlflowClient
-from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 from rich.console import Console
 from rich.markup import escape
@@ -24,6 +23,7 @@ from analysis.benchmarks import HUB, Outcome, Source, Span, Suite, keep_last, lo
 from analysis.benchmarks.predictions import write_answers, write_submission
 from sweeps.evaluation_report import show_scores
 from sweeps.finetuning import TaskResult, finetune_tasks
+from sweeps.model_names import resolve_model
 from sweeps.planning import resolve_storage
 from sweeps.scoring_workers import Scoring, score_here, score_on_ray, show_progress
 from sweeps.tasks import find_glue, glue_figures, glue_results, split_tasks
@@ -202,53 +202,6 @@ def _glue(plan: EvaluationPlan, console: Console) -> list[TaskResult]:
             console=console,
             selection=plan.args.selection,
         )
-
-
-def resolve_model(name: str, uri: str, storage: Path) -> str:
-    """A folder or hub id from what a person calls a model.
-
-    A version in the MLflow registry is copied into the storage, once.
-
-    Args:
-        name: folder, `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or hub id.
-        uri: MLflow tracking URI.
-        storage: the storage folder.
-
-    Raises:
-        ValueError: there is no such folder or registered model.
-    """
-    if name.startswith("models:/"):
-        return str(_registered(name, uri, storage))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"{folder} is no model: it has no config.json")
-        return str(folder.resolve())
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ValueError(f"no model at {name}")
-    return name
-
-
-def _registered(name: str, uri: str, storage: Path) -> Path:
-    client = MlflowClient(uri)
-    match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", name)
-    if match is None:
-        raise ValueError(f"{name!r} is not models:/NAME@ALIAS or models:/NAME/VERSION")
-    model, alias, version = match.groups()
-    try:
-        if alias:
-            found = client.get_model_version_by_alias(model, alias)
-        else:
-            found = client.get_model_version(model, version)
-        assert found.source is not None
-        target = storage / "models" / f"{model}-{found.version}"
-        if not (target / "config.json").is_file():
-            target.mkdir(parents=True, exist_ok=True)
-            download_artifacts(found.source, dst_path=str(target), tracking_uri=uri)
-    except MlflowException as error:
-        raise ValueError(f"no model {name} in {uri}: {error.message}") from error
-    (config,) = target.rglob("config.json")
-    return config.parent
 
 
 def _open_tokenizer(model: str) -> tuple[Any, int | None]:

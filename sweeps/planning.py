@@ -191,12 +191,13 @@ class Ground:
         )
 
 
-def prepare(args: TrainingArgs, status: Status) -> Ground:
+def prepare(args: TrainingArgs, status: Status, corpus: Corpus | None = None) -> Ground:
     """Resolve what all training commands share: preset, resources, corpus, benchmarks.
 
     Args:
         args: the command's arguments.
         status: told what takes a while.
+        corpus: in place of the one that the arguments name.
 
     Raises:
         ValueError: something asked for cannot be; the message says what to do.
@@ -204,14 +205,14 @@ def prepare(args: TrainingArgs, status: Status) -> Ground:
     _check_numbers(args)
     preset = choose(args.preset, local_gpus())
     storage = resolve_storage(args.storage)
-    source = args.corpus or preset.corpus
+    source = corpus.name if corpus else args.corpus or preset.corpus
     resources = Resources.choose(
         _or(args.cpus_per_trial, preset.cpus_per_trial),
         _or(args.gpus_per_trial, float(preset.gpus_per_trial)),
         args.workers_per_trial,
         args.runner,
     )
-    corpus = prepare_corpus(
+    corpus = corpus or prepare_corpus(
         source,
         vocab_size=_or(args.vocab_size, preset.vocab_size),
         cache=storage / "corpora",

@@ -1,0 +1,84 @@
+"""What a person calls a model: a folder, a version in the MLflow registry, an id on the hub."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+
+def resolve_model(name: str, uri: str, storage: Path) -> str:
+    """A folder or hub id from what a person calls a model.
+
+    A version in the MLflow registry is copied into the storage, once.
+
+    Args:
+        name: folder, `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or hub id.
+        uri: MLflow tracking URI.
+        storage: the storage folder.
+
+    Raises:
+        ValueError: there is no such folder or registered model.
+    """
+    if name.startswith("models:/"):
+        return str(copy_version(find_version(name, uri), uri, storage))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} is no model: it has no config.json")
+        return str(folder.resolve())
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ValueError(f"no model at {name}")
+    return name
+
+
+def find_version(name: str, uri: str) -> ModelVersion:
+    """The registered version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` stands for.
+
+    Raises:
+        ValueError: there is none, or the name is of another form.
+    """
+    match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", name)
+    if match is None:
+        raise ValueError(f"{name!r} is not models:/NAME@ALIAS or models:/NAME/VERSION")
+    model, alias, version = match.groups()
+    client = MlflowClient(uri)
+    try:
+        if alias:
+            return client.get_model_version_by_alias(model, alias)
+        return client.get_model_version(model, version)
+    except MlflowException as error:
+        raise ValueError(
+            f"no model {name} in {uri}: {error.message} (sweeps/promote.py registers one)"
+        ) from error
+
+
+def copy_version(version: ModelVersion, uri: str, storage: Path) -> Path:
+    """The folder of a registered version's copy in the storage.
+
+    Raises:
+        ValueError: its files cannot be had.
+    """
+    folder = storage / "models"
+    target = folder / f"{version.name}-{version.version}-{version.creation_timestamp}"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if not target.exists():
+            assert version.source is not None
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
+                copy = Path(partial) / "model"
+                copy.mkdir()
+                download_artifacts(version.source, dst_path=str(copy), tracking_uri=uri)
+                copy.rename(target)
+    except (MlflowException, OSError) as error:
+        raise ValueError(
+            f"the files of {version.name} version {version.version} cannot be read from "
+            f"{version.source}: {error}"
+        ) from error
+    (config,) = target.rglob("config.json")
+    return config.parent

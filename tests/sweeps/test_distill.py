@@ -1,0 +1,145 @@
+"""The distillation command: its controls, its gain, its defaults, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+import tyro
+
+import models
+from sweeps.distill import DistillArgs
+from sweeps.distillation import plan_distillation, run_distillation
+from tests.sweeps.conftest import ROOT, environment
+from tests.sweeps.test_lr_sweep import wait_for
+from trainables.checkpoint import TrialFolder
+
+
+@pytest.fixture(scope="module")
+def teacher(whole_sweep):
+    """The best checkpoint of the sweep, as a folder."""
+    folders = [
+        TrialFolder(path.parent) for path in whole_sweep.storage.glob("study/trials/*/spec.json")
+    ]
+    return min(folders, key=lambda folder: folder.outcome.score)
+
+
+def words(storage, teacher, *extra: str) -> list[str]:
+    return ["--teacher", str(teacher), "--storage", str(storage), "--study", "study", *extra]
+
+
+def plan(whole_sweep, teacher, *extra: str):
+    args = tyro.cli(DistillArgs, args=words(whole_sweep.storage, teacher, *extra))
+    return plan_distillation(args, lambda text: None)
+
+
+def test_the_student_is_trained_like_its_teacher(whole_sweep, teacher):
+    """Size, corpus, context, batch, epochs and learning rate come from the teacher; the control is
+    the teacher's own trial, which is not trained again."""
+    found = plan(whole_sweep, teacher.best_checkpoint, "--seeds", "0", "1")
+    control, student = found.bases["control"], found.bases["alpha=0.5 T=1"]
+    assert student.control == control
+    assert control.setting == teacher.spec.setting
+    assert found.plans["control"].lrs == [teacher.spec.lr]
+    assert found.plans["control"].remaining() == 1  # seed 1
+    assert found.plans["alpha=0.5 T=1"].remaining() == 2
+
+
+def test_every_alpha_and_temperature_is_a_part(whole_sweep, teacher):
+    """And --no-control leaves the control out."""
+    flags = ("--alphas", "0.3", "1", "--temperatures", "1", "2", "--no-control", "--reverse-kl")
+    found = plan(whole_sweep, teacher.best_checkpoint, *flags)
+    assert {(spec.alpha, spec.temperature) for spec in found.bases.values()} == {
+        (0.3, 1),
+        (0.3, 2),
+        (1, 1),
+        (1, 2),
+    }
+    assert all(spec.reverse_kl for spec in found.bases.values())
+
+
+def test_several_teachers_and_the_teachers_weights(whole_sweep, teacher):
+    """An ensemble is named by all of its hashes; --student-init teacher starts control and student
+    from the same weights."""
+    folder = str(teacher.best_checkpoint)
+    flags = ("--teacher", folder, folder, "--student-init", "teacher")
+    found = plan(whole_sweep, folder, *flags)
+    student = found.bases["alpha=0.5 T=1"]
+    one, other = student.teacher.split("+")
+    assert one == other == student.init == found.bases["control"].init
+    assert found.init == teacher.best_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--alphas", "1.5"], "above 0 and up to 1, not 1.5"),
+        (["--alphas", "0"], "alpha 0 is the control, which is trained anyway"),
+        (["--temperatures", "0"], "--temperatures must be positive, not 0"),
+        (["--teacher", "models:/hgrn2@teacher"], "no model models:/hgrn2@teacher .*promote.py"),
+        (["--teacher", "no/such/folder"], "no model at no/such/folder"),
+        (["--arch", "mamba"], "the teacher's learning rate is that of lstm: give --lrs"),
+        (["--arch", "mamba", "lstm"], "a student has one architecture, not mamba, lstm"),
+        (["--arch", "mamba", "--lrs", "1e-3", "--student-init", "teacher"], "the teacher's arch"),
+        (["--context", "128"], "reads 64 tokens, fewer than the --context of 128"),
+        (["--corpus", "mini"], "has another tokenizer than the corpus mini"),
+        (["--seeds", "-1"], "--seeds must not be negative"),
+    ],
+)
+def test_bad_arguments_are_explained(whole_sweep, teacher, flags, message, capsys):
+    """The error names the value and what to do, without a traceback; status 2."""
+    folder = teacher.best_checkpoint
+    if "--context" in flags:  # a model with a limit
+        folder = with_limit(folder, whole_sweep.storage / "limited")
+    all_words = [*words(whole_sweep.storage, folder), "--dry-run", *flags]
+    assert run_distillation(tyro.cli(DistillArgs, args=all_words)) == 2
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
+
+
+def with_limit(folder, target):
+    shutil.copytree(folder, target, dirs_exist_ok=True)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 64}))
+    return target
+
+
+def start(storage, teacher, *extra: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "sweeps/distill.py", *words(storage, teacher, *extra)],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        bufsize=1,
+    )
+
+
+def test_a_killed_distillation_goes_on_and_prints_the_gain(whole_sweep, teacher, tmp_path):
+    """kill -9 after an epoch, the command again: every trial once, students learned from the
+    teacher, and the paired gain over the control is printed and recorded."""
+    storage = tmp_path / "storage"
+    shutil.copytree(whole_sweep.storage, storage)
+    folder = storage / teacher.best_checkpoint.relative_to(whole_sweep.storage)
+    process = start(storage, folder, "--seeds", "0", "1", "--alphas", "0.9")
+    wait_for(process, r"alpha=0.9 T=1: epoch 1/3")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with start(storage, folder, "--seeds", "0", "1", "--alphas", "0.9") as again:
+        output, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, output
+    assert re.search(r"alpha=0.9 T=1: the teacher (gains|loses) 0\.\d+ bits-per-byte", output)
+    assert "paired over 2 seeds" in output
+    specs = [TrialFolder(path.parent) for path in storage.glob("study/trials/*/spec.json")]
+    students = [trial for trial in specs if trial.spec.teacher]
+    assert sorted(trial.spec.seed for trial in students) == [0, 1]
+    assert len(specs) == 2 + 2 + 1  # the sweep's two rates, two students, the control of seed 1
+    control = next(t for t in specs if t.spec == students[0].spec.control)
+    mine, plain = (models.load(t.best_checkpoint).state_dict() for t in (students[0], control))
+    assert any(not torch.equal(mine[name], plain[name]) for name in plain)
