@@ -9,7 +9,7 @@ STORAGE ?= $(or $(BABYSWEEP_STORAGE),runs)
 PORT ?= 5000
 
 .PHONY: sweep test test-all test-gpu agreement lint format ui \
-	speed-sweep speed-models speed-eval clean-venv
+	speed-sweep speed-models speed-eval speed-distill clean-venv
 
 sweep: $(VENV)/installed
 	$(BIN)/python sweeps/lr_sweep.py --arch $(ARCH) $(ARGS)
@@ -47,6 +47,9 @@ speed-sweep: $(VENV)/installed
 
 speed-models: $(VENV)/installed
 	$(BIN)/python -m tests.speed.model_speed $(ARGS)
+
+speed-distill: $(VENV)/installed
+	$(BIN)/python -m tests.speed.distill_speed $(ARGS)
 
 speed-eval: $(TOOLS)/installed
 	BABYSWEEP_TOOLS_PYTHON=$(abspath $(TOOLS))/bin/python \

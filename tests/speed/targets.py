@@ -19,8 +19,8 @@ LIBRARY = {
     "cpp": {"mamba": 50.0, "hgrn2": 5.0, "xlstm": 3.5},
     "torch": {"hgrn2": 5.0, "xlstm": 2.5},
 }
-"""Least time of the library's step over ours. Mamba's needs the compiler: the 3.5 yardsticks that are
-allowed without one are less than 20 times faster than the library."""
+"""Least time of the library's step over ours. Mamba's needs the compiler: the 3.5 yardsticks that
+are allowed without one are less than 20 times faster than the library."""
 GROWTH = 1.2
 """Greatest time per token at the longest context over that at the shortest, without attention."""
 TOGETHER = 0.9

@@ -17,10 +17,11 @@ from torch import Tensor
 
 import models
 from models.kernels import native
+from models.kernels.linear_distillation import Head, linear_distillation_reference
 from tests.speed import library_models
 from tests.speed.processes import Row, Shape
 from trainables.device import default_precision, set_up_cpu
-from trainables.objectives import NextTokenObjective, linear_cross_entropy
+from trainables.objectives import DistillationObjective, NextTokenObjective, linear_cross_entropy
 
 CHECKED_SEQUENCES, CHECKED_LENGTH = 2, 150  # more than two chunks of any kernel, and no multiple
 
@@ -193,3 +194,37 @@ class Training:
             weight = self.model.lm_head.weight
             return linear_cross_entropy(hidden, weight, None, targets.flatten()) / targets.numel()
         return self._objective(inputs, targets) / targets.numel()
+
+
+class Distillation(Training):
+    """The same with a teacher of the same architecture and size."""
+
+    ALPHA, TEMPERATURE = 0.5, 2.0
+
+    def __init__(self, row: Row, shape: Shape, threads: int) -> None:
+        super().__init__(row, shape, threads)
+        torch.manual_seed(1)
+        self._teacher: Any = models.build_model(self.model.config)
+        self._objective = DistillationObjective(
+            self.model, [self._teacher], self.ALPHA, self.TEMPERATURE, False
+        )
+
+    def error(self) -> float:
+        """Relative error of the checked batch's loss against the definition in float64."""
+        inputs, targets = self._checked_batch()
+        with torch.no_grad():
+            with self._autocast:
+                loss = self._mean_loss(inputs, targets)
+            student, teacher = (
+                Head(
+                    model.base_model(input_ids=inputs, use_cache=False).last_hidden_state.flatten(
+                        0, 1
+                    ),
+                    model.get_output_embeddings().weight,
+                )
+                for model in (self.model.eval(), self._teacher)
+            )
+            self.model.train()
+            options = {"alpha": self.ALPHA, "temperature": self.TEMPERATURE}
+            exact = linear_distillation_reference(student, [teacher], targets.flatten(), **options)
+        return abs(loss.item() / (exact.item() / targets.numel()) - 1)
