@@ -1,4 +1,4 @@
-"""The built-in benchmark measures what was learned: who learned nothing scores at chance."""
+"""The built-in benchmarks measure what was learned: who learned nothing scores at chance."""
 
 from __future__ import annotations
 
@@ -20,16 +20,24 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory):
-    """The built-in benchmark under the default protocol."""
-    return load_suite(mini_benchmark(tmp_path_factory.mktemp("benchmarks")).parent, "2024")
+    """All built-in zero-shot benchmarks under the default protocol."""
+    return load_suite(mini_benchmark(tmp_path_factory.mktemp("benchmarks")), "2024", ["all"])
+
+
+def test_mini_models_can_read_all_of_it(tokenizer, suite):
+    """No text is longer than the context of the mini preset."""
+    suite.check_fits(tokenizer, context=64)
 
 
 @pytest.mark.parametrize("arch", models.architectures())
 def test_untrained_model_is_at_chance(arch, tokenizer, suite):
-    """An untrained model of every architecture scores between 45% and 55%."""
+    """An untrained model of every architecture is right in 45% to 55% of the pairs of BLiMP and
+    EWoK, and in no more of BEAR's questions, of eight answers each, than luck explains."""
     config = models.build_config(arch, "mini", vocab_size=len(tokenizer), context=64)
     torch.manual_seed(0)
     scores = suite.evaluate(models.build_model(config), tokenizer)
-    assert scores.num_pairs >= 1000
-    assert len(scores.tasks["blimp"]) >= 8
-    assert 45 < scores.macro < 55
+    assert scores.num_items == {"blimp": 2000, "ewok": 600, "bear": 80}
+    assert 45 < scores.benchmarks["blimp"] < 55
+    assert 45 < scores.benchmarks["ewok"] < 55
+    # Three standard deviations of 80 independent guesses are 11 points.
+    assert 2 < scores.benchmarks["bear"] < 23

@@ -224,6 +224,14 @@ REFLEXIVE = _only(
     [*LIVING_OBJECT, *ANY_OBJECT],
     "help scare see like praise blame hide describe admire protect amuse trust rescue examine",
 )
+# What follows from what (see `knowledge.py`).
+HAVING = [Verb("have", "has", "had", "had", "having"), *_verbs("keep/kept/kept own")]
+LACKING = _verbs("lack miss")
+GIVING_TO = _verbs("give/gave/given hand sell/sold/sold send/sent/sent")
+TAKING_FROM = _verbs("take/took/taken buy/bought/bought borrow get/got/got")
+KIND_DEEDS = _verbs("help hug kiss comfort praise rescue protect visit")
+UNKIND_DEEDS = _verbs("scare punish blame annoy ignore tease push pinch")
+THANK = _verb("thank")
 IRREGULAR_PARTICIPLES = [
     verb for verb in [*THING_OBJECT, *ANY_OBJECT, *FOOD_OBJECT, *ALTERNATING] if verb.irregular
 ]
@@ -259,6 +267,25 @@ MANNERS = _words("quietly slowly quickly happily carefully loudly gently suddenl
 MODALS = _words("can will must may should could would might")
 NUMBERS = _words("two three four five six ten")
 
+CONVERSE_PLACES = (("above", "below"), ("in front of", "behind"), ("left of", "right of"))
+BRIGHT_COLORS = _words("red blue green yellow black white")
+DIMENSIONS = (
+    ("thing", (("big", "bigger"), ("small", "smaller"))),
+    ("thing", (("heavy", "heavier"), ("light", "lighter"))),
+    ("person", (("tall", "taller"), ("short", "shorter"))),
+    ("person", (("old", "older"), ("young", "younger"))),
+)
+GOOD_FEELINGS = _words("happy glad cheerful")
+BAD_FEELINGS = _words("sad angry upset")
+NEEDS = {
+    "hungry": (_verb("eat/ate/eaten"), [f"the {noun.singular}" for noun in FOODS[:12]]),
+    "thirsty": (_verb("drink/drank/drunk"), [f"some {drink}" for drink in DRINKS]),
+    "tired": (_verb("go/went/gone"), ["to bed", "to sleep"]),
+    "cold": (_verb("put/put/put"), [f"on the {word}" for word in _words("coat scarf sweater")]),
+    "dirty": (_verb("take/took/taken"), ["a bath", "a shower"]),
+}
+"""What somebody does about it."""
+TOWNS = _words("Ashford Oakdale Riverton Redhill Greenville Stonebridge Summerfield Winterhill")
 # Facts about the world. Each animal: what it says, what it eats, where it lives.
 ANIMAL_FACTS = {
     "dog": ("woof", "bones", "house"),

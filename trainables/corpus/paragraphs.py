@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import accumulate
 
-from trainables.corpus import stories
+from trainables.corpus import knowledge, stories
 from trainables.corpus.grammar import Grammar, NounPhrase, reserved
 from trainables.corpus.stories import Writer
 
@@ -38,6 +38,8 @@ SHARES: dict[Writer, float] = {
     stories.subject_question: 2,
     stories.possession_question: 2,
     stories.place_question: 4,
+    knowledge.situation: 28,
+    knowledge.personal_fact: 13,
 }
 WRITERS = list(SHARES)
 CUMULATIVE = list(accumulate(SHARES.values()))

@@ -1,4 +1,4 @@
-"""The built-in benchmark: minimal pairs of the built-in language, in the layout of BLiMP.
+"""Minimal pairs of the built-in language.
 
 One rule keeps an untrained model at 50%: what differs between the sentences of a pair is on the
 good side in one half of a paradigm's pairs and on the bad side in the other (`flip`), or it is
@@ -9,10 +9,7 @@ Every sentence, good or bad, is one that the corpus leaves out (see `grammar.res
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from trainables.corpus import lexicon as lex
@@ -30,6 +27,7 @@ from trainables.corpus.grammar import (
 from trainables.corpus.lexicon import Noun
 
 PAIRS_PER_PARADIGM = 100
+IRREGULAR_NOUNS = [noun for noun in lex.NOUNS if noun.irregular]
 
 Pair = tuple[str, str]
 """Good, bad: sentences without capital and full stop."""
@@ -102,7 +100,7 @@ def determiner_noun(g: Grammar, flip: bool) -> Pair:
     kind = g.dice.pick(("person", "animal", "thing"))
     noun = g.noun(kind)
     if g.dice.chance(0.4):
-        noun = g.dice.pick([noun for noun in lex.NOUNS if noun.irregular])
+        noun = g.dice.pick(IRREGULAR_NOUNS)
     singular, plural = g.dice.pick((("this", "these"), ("that", "those")))
     verb = g.dice.skewed(lex.ANY_OBJECT)
     adjective = f"{g.adjective(noun)} " if g.dice.chance(0.5) else ""
@@ -354,39 +352,6 @@ PARADIGMS = (
     Paradigm("base_after_auxiliary", "morphology", "verb_forms", base_after_auxiliary),
     Paradigm("pronoun_case", "morphology", "pronoun_case", pronoun_case),
 )
-
-
-def mini_benchmark(directory: str | Path, seed: int = 0) -> Path:
-    """Write the benchmark to `directory/blimp_mini/<uid>.jsonl`; return that folder.
-
-    2,000 pairs, 100 of each of 20 paradigms, with the fields of BLiMP. The same seed writes the
-    same bytes.
-    """
-    folder = Path(directory) / "blimp_mini"
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, paradigm in enumerate(PARADIGMS):
-        items = [
-            {
-                "sentence_good": good,
-                "sentence_bad": bad,
-                "UID": paradigm.uid,
-                "field": paradigm.field,
-                "linguistics_term": paradigm.term,
-                "pair_id": pair_id,
-            }
-            for pair_id, (good, bad) in enumerate(pairs(paradigm, 1000 * seed + index))
-        ]
-        lines = "".join(json.dumps(item) + "\n" for item in items)
-        _write_once(folder / f"{paradigm.uid}.jsonl", lines)
-    return folder
-
-
-def _write_once(path: Path, text: str) -> None:
-    """Write a file whole or not at all, and not again: trials may be reading it."""
-    if not path.exists() or path.read_text("utf-8") != text:
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(text, "utf-8")
-        os.replace(partial, path)
 
 
 def pairs(paradigm: Paradigm, seed: int) -> list[Pair]:

@@ -1,0 +1,275 @@
+"""The built-in benchmarks of knowledge: what follows from situations, facts, tasks as in GLUE."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.benchmarks import glue, load_suite
+from trainables.corpus import Blocks, mini_benchmark, prepare_corpus
+from trainables.corpus import lexicon as lex
+from trainables.corpus.knowledge import DOMAINS, FACTS, KNOWN_PEOPLE, RELATIONS, state
+from trainables.corpus.paragraphs import mini_text
+from trainables.spec import TrialSpec
+from trainables.trainer import Data, Trainer, World
+
+Row = dict[str, Any]
+GLUE = [(task, split) for task in ("rte", "boolq") for split in ("train", "valid")]
+FIELDS = {
+    "rte": {"sentence1", "sentence2", "label", "idx"},
+    "boolq": {"question", "passage", "label", "idx"},
+}
+
+
+def read(file: Path) -> list[Row]:
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+
+def split_sentences(text: str) -> list[str]:
+    return re.split(r"(?<=[.?]) ", text)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mini_benchmark(tmp_path_factory.mktemp("benchmarks"))
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return [*mini_text("train"), *mini_text("dev")]
+
+
+@pytest.fixture(scope="module")
+def sentences(texts: list[str]) -> Counter[str]:
+    return Counter(sentence for text in texts for sentence in split_sentences(text))
+
+
+def test_readers_find_the_benchmarks(folder: Path) -> None:
+    """The readers of the public layouts read all of EWoK's and BEAR's items, and GLUE is left to
+    fine-tuning; by default a suite has those that count in the macro figure."""
+    bear, blimp, ewok = load_suite(folder, "2024", ["all"]).benchmarks
+    assert (bear.name, blimp.name, ewok.name) == ("bear", "blimp", "ewok")
+    assert Counter(item.task for item in ewok.items) == dict.fromkeys(
+        (domain.__name__ for domain in DOMAINS), 120
+    )
+    assert Counter(item.task for item in bear.items) == dict.fromkeys(
+        (relation.name for relation in RELATIONS), 16
+    )
+    assert (ewok.chance, bear.chance) == (50.0, 12.5)
+    assert {group for item in bear.items for group in item.groups} == {
+        ("domain", relation.domain) for relation in RELATIONS
+    }
+    assert [benchmark.name for benchmark in load_suite(folder, "2024").benchmarks] == [
+        "blimp",
+        "ewok",
+    ]
+
+
+def test_all_wordings_of_a_fact_are_asked(folder: Path) -> None:
+    """BEAR's metadata holds several wordings of each relation, all with both gaps."""
+    described = json.loads((folder / "bear_mini" / "metadata_relations.json").read_text())
+    for values in described.values():
+        assert len(set(values["templates"])) >= 3
+        assert all(text.count("[X]") == text.count("[Y]") == 1 for text in values["templates"])
+        assert len(set(values["answer_space_labels"])) == 8
+
+
+@pytest.mark.parametrize("domain", [domain.__name__ for domain in DOMAINS])
+def test_ewok_rows_are_symmetric(folder: Path, domain: str) -> None:
+    """Every item stands in both orders, so who does not read the context is right in exactly one
+    half; the contexts differ, and so do the targets."""
+    rows = read(folder / "ewok_mini" / f"{domain}.jsonl")
+    fields = ("Context1", "Context2", "Target1", "Target2")
+    items = Counter(tuple(row[field] for field in fields) for row in rows)
+    assert len(items) == 120
+    for (context, other, right, wrong), count in items.items():
+        assert items[other, context, wrong, right] == count == 1
+        assert context != other
+        assert right != wrong
+    assert {row["ContextDiff"] for row in rows} == {"concept swap", "variable swap"}
+    extra = {"Domain", "ConceptA", "ConceptB", "ContextType", "ContextDiff", "TargetDiff"}
+    assert all(set(row) == {*fields, *extra} and row["Domain"] == domain for row in rows)
+
+
+def test_contexts_are_not_in_the_corpus(folder: Path, sentences: Counter[str]) -> None:
+    """No context, premise or sentence of a passage occurs in the corpus, so nothing that follows
+    from one could be learned by heart."""
+    contexts = [
+        row[field]
+        for file in (folder / "ewok_mini").glob("*.jsonl")
+        for row in read(file)
+        for field in ("Context1", "Context2")
+    ]
+    for task, split in GLUE:
+        for row in read(folder / "glue_mini" / f"{task}.{split}.jsonl"):
+            contexts += split_sentences(row["sentence1" if task == "rte" else "passage"])
+    assert len(set(contexts)) > 1000
+    assert not [context for context in contexts if context in sentences]
+
+
+@pytest.mark.parametrize(("task", "split"), GLUE)
+def test_glue_is_balanced(folder: Path, task: str, split: str) -> None:
+    """Both labels are equally frequent, with every premise and every hypothesis (passage and
+    question), so that no word and neither text alone says anything about the label."""
+    rows = read(folder / "glue_mini" / f"{task}.{split}.jsonl")
+    assert [row["idx"] for row in rows] == list(range({"train": 800, "valid": 200}[split]))
+    assert all(set(row) == FIELDS[task] for row in rows)
+    labels: dict[str, Counter[int]] = defaultdict(Counter)
+    for row in rows:
+        for text in row.values():
+            if isinstance(text, str):
+                labels[text][row["label"]] += 1
+    assert all(set(count) == {0, 1} and count[0] == count[1] for count in labels.values())
+
+
+@pytest.mark.parametrize("task", ["rte", "boolq"])
+def test_glue_reader_takes_the_tasks(folder: Path, task: str) -> None:
+    """The reader of the public files finds the folder and reads both splits; a constant answer is
+    right in half of the examples."""
+    found = glue.find(folder)
+    assert found == folder / "glue_mini"
+    data = glue.read_task(found, task)
+    assert isinstance(data, glue.TaskData)
+    assert (len(data.train), len(data.valid)) == (800, 200)
+    assert glue.baseline(data) == 50.0
+
+
+@pytest.mark.parametrize("task", ["rte", "boolq"])
+def test_glue_splits_share_no_text(folder: Path, task: str) -> None:
+    """What is validated on was not trained on."""
+    field = "sentence1" if task == "rte" else "passage"
+    train, valid = (
+        {row[field] for row in read(folder / "glue_mini" / f"{task}.{split}.jsonl")}
+        for split in ("train", "valid")
+    )
+    assert len(train) == 400
+    assert len(valid) == 100
+    assert not train & valid
+
+
+CONVERSE = {a: b for pair in lex.CONVERSE_PLACES for a, b in (pair, pair[::-1])}
+PLACES = "|".join(CONVERSE)
+SPATIAL = re.compile(rf"The (\w+ \w+) (?:is|was) ({PLACES}) the (\w+ \w+)\b")
+HAVING = re.compile(r"(He|She) (has|had|own|keep|kept|lack|miss)\w* the ")
+GIVING = re.compile(r"(\w+) g[ai]ves? the [\w ]+ to (\w+)\b")
+
+
+def truth(context: str, statement: str) -> bool | None:
+    """Whether a statement follows, by rules that know two relations only; None for others."""
+    space, claimed = SPATIAL.match(context), SPATIAL.match(statement)
+    if space and claimed:
+        first, place, second = space.groups()
+        return claimed.groups() in ((first, place, second), (second, CONVERSE[place], first))
+    gift, claimed = GIVING.match(context), HAVING.match(statement)
+    if gift and claimed and {gift[1], gift[2]} <= {*lex.MALE_NAMES, *lex.FEMALE_NAMES}:
+        one = gift[1] if claimed[2] in ("lack", "miss") else gift[2]
+        return claimed[1] == ("He" if one in lex.MALE_NAMES else "She")
+    return None
+
+
+def test_corpus_and_benchmarks_tell_the_truth(folder: Path, texts: list[str]) -> None:
+    """What the corpus says after a context follows from it, EWoK's right targets do and its wrong
+    ones do not, and a label of RTE says which, judged by rules of the test's own."""
+    told = []
+    for text in texts:
+        parts = split_sentences(text)
+        told += [truth(*pair) for pair in zip(parts, parts[1:], strict=False)]
+    judged = [verdict for verdict in told if verdict is not None]
+    assert len(judged) > 500
+    # Two sentences that stand together by chance may contradict each other.
+    assert sum(judged) > 0.98 * len(judged)
+    verdicts = []
+    for name in ("spatial_relations", "possession"):
+        for row in read(folder / "ewok_mini" / f"{name}.jsonl"):
+            verdicts.append((truth(row["Context1"], row["Target1"]), True))
+            verdicts.append((truth(row["Context1"], row["Target2"]), False))
+    for row in read(folder / "glue_mini" / "rte.train.jsonl"):
+        verdicts.append((truth(row["sentence1"], row["sentence2"]), row["label"] == 0))
+    known = [(found, expected) for found, expected in verdicts if found is not None]
+    assert len(known) > 250
+    assert all(found == expected for found, expected in known)
+
+
+def test_facts_are_balanced(folder: Path) -> None:
+    """Every answer of a relation is right for two people, so the commonest answer is at chance."""
+    for relation in RELATIONS:
+        rows = read(folder / "bear_mini" / f"{relation.name}.jsonl")
+        assert len({row["sub_label"] for row in rows}) == 16
+        assert set(Counter(row["answer_idx"] for row in rows).values()) == {2}
+        assert all(row["obj_label"] == relation.answers[row["answer_idx"]] for row in rows)
+
+
+def test_facts_are_told_often_and_never_otherwise(sentences: Counter[str]) -> None:
+    """The corpus states every fact in two wordings or more and twenty times or more, of the second
+    person of an answer never in the first wording, and never another answer."""
+    for index, fact in enumerate(FACTS):
+        relation, person = fact.relation, fact.person
+        told = {
+            (wording, answer): sentences[state(wording, person, answer)]
+            for wording in relation.wordings
+            for answer in relation.answers
+        }
+        heard = {key: count for key, count in told.items() if count}
+        assert {answer for _, answer in heard} == {fact.answer}, fact
+        assert len(heard) >= 2, fact
+        assert sum(heard.values()) >= 20, fact
+        is_second = index % len(KNOWN_PEOPLE) >= len(relation.answers)
+        if is_second:
+            assert relation.wordings[0] not in {wording for wording, _ in heard}
+
+
+def test_the_same_seed_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    """A seed decides every file; another seed asks other items about the same facts."""
+    again, other = mini_benchmark(tmp_path / "a"), mini_benchmark(tmp_path / "b", seed=1)
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.json*"))
+    assert len(names) == 20 + 5 + 7 + 4
+    for name in names:
+        expected = (folder / name).read_bytes()
+        assert (again / name).read_bytes() == expected
+        assert ((other / name).read_bytes() == expected) == name.startswith("bear_mini"), name
+
+
+def test_files_in_use_are_left_alone(folder: Path) -> None:
+    """Writing the benchmarks again touches no file, for a trial may be reading it."""
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json*")}
+    assert mini_benchmark(folder) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.json*")} == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_three_epochs_teach_relations_and_facts(folder: Path, tmp_path: Path) -> None:
+    """A mini HGRN2 that has read the corpus three times draws conclusions from contexts that it
+    never saw, in most domains, and knows most facts, also in a wording it never met them in; the
+    syntax is learned beside."""
+    corpus = prepare_corpus("mini", vocab_size=2048, cache=tmp_path)
+    tokenizer = corpus.tokenizer()
+    suite = load_suite(folder, "2024", ["all"])
+    spec = TrialSpec(
+        arch="hgrn2",
+        size="mini",
+        corpus=corpus.name,
+        corpus_hash=corpus.hash,
+        benchmarks_hash=suite.hash,
+        context=64,
+        batch_size=32,
+        lr=1e-2,
+        epochs=3,
+        seed=0,
+    )
+    blocks = Blocks(corpus.train, spec.context), Blocks(corpus.dev, spec.context)
+    trainer = Trainer(spec, Data(corpus, *blocks, tokenizer, suite), World(), None)
+    for _ in range(trainer.total_steps):
+        trainer.step()
+    scores = suite.evaluate(trainer.model, tokenizer)
+    assert scores.benchmarks["blimp"] > 85
+    assert scores.benchmarks["ewok"] > 65
+    assert sum(figure > 60 for figure in scores.tasks["ewok"].values()) >= 3
+    assert scores.benchmarks["bear"] > 60
+    unheard = [value for task in scores.outcomes["bear"].values() for value in task[8:]]
+    assert sum(unheard) / len(unheard) > 0.5

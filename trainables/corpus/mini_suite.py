@@ -1,0 +1,203 @@
+"""The built-in benchmarks: files in the layouts of the public ones, about the built-in language.
+
+Nothing in them can be told by length or by the frequency of a word, so a model that has learned
+nothing scores at chance. Every sentence of `blimp_mini` and every context of `ewok_mini` and
+`glue_mini` is one that the corpus leaves out (see `grammar.reserved`), so no context was ever seen
+with what follows from it. The facts of `bear_mini` are in the corpus; see `knowledge`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from trainables.corpus.grammar import Dice, Grammar, reserved, sentence
+from trainables.corpus.knowledge import (
+    CONCEPT_SWAP,
+    DOMAINS,
+    FACTS,
+    RELATIONS,
+    Claim,
+    Relation,
+    Situation,
+    possession,
+    spatial_relations,
+)
+from trainables.corpus.phenomena import PARADIGMS, Paradigm, pairs
+
+EWOK_ITEMS = 60
+"""Of each domain; each gives two rows."""
+GLUE_SITUATIONS = {"train": 40, "valid": 10}
+"""Of each domain; each gives four rows."""
+
+Row = dict[str, Any]
+
+
+def mini_benchmark(directory: str | Path, seed: int = 0) -> Path:
+    """Write the benchmarks to folders in `directory`, and return it.
+
+    `blimp_mini/<uid>.jsonl`: 20 paradigms of 100 minimal pairs, with BLiMP's fields.
+    `ewok_mini/<domain>.jsonl`: 5 domains of 60 items, each a second time with 1 and 2 swapped, with
+    EWoK's fields.
+    `bear_mini/`: 5 relations of 16 people and 8 answers, in BEAR's layout. The same for all seeds,
+    as the facts are.
+    `glue_mini/{rte,boolq}.{train,valid}.jsonl`: 800 and 200 rows each, with the fields of the GLUE
+    and SuperGLUE tasks; rte: 0 is entailment; boolq: 1 is yes. Only situations that swap the
+    relation: these a small model has learned from the corpus before it is fine-tuned.
+
+    The same seed writes the same bytes. A file that is already there with these bytes is left
+    alone, for trials may be reading it.
+    """
+    directory = Path(directory)
+    for name, rows in _tables(seed):
+        _write_once(directory / name, "".join(json.dumps(row) + "\n" for row in rows))
+    bear = directory / "bear_mini"
+    described = {
+        relation.name: {
+            "templates": relation.wordings,
+            "answer_space_labels": relation.answers,
+            "answer_space_ids": [f"{relation.name}-{i}" for i in range(len(relation.answers))],
+        }
+        for relation in RELATIONS
+    }
+    _write_once(bear / "metadata_relations.json", json.dumps(described, indent=1) + "\n")
+    domains = {relation.name: {"domains": [relation.domain]} for relation in RELATIONS}
+    _write_once(bear / "relation_info.json", json.dumps(domains, indent=1) + "\n")
+    return directory
+
+
+def _tables(seed: int) -> Iterator[tuple[str, Iterable[Row]]]:
+    """The names of the files of rows, and their rows."""
+    for index, paradigm in enumerate(PARADIGMS):
+        yield f"blimp_mini/{paradigm.uid}.jsonl", _blimp_rows(paradigm, 1000 * seed + index)
+    for index, domain in enumerate(DOMAINS):
+        rows = _ewok_rows(domain, 1000 * seed + 100 + index)
+        yield f"ewok_mini/{domain.__name__}.jsonl", rows
+    for relation in RELATIONS:
+        yield f"bear_mini/{relation.name}.jsonl", _bear_rows(relation)
+    for index, (task, rows_of) in enumerate((("rte", _rte_rows), ("boolq", _boolq_rows))):
+        for split, table in _glue_splits(rows_of, 1000 * seed + 200 + index).items():
+            yield f"glue_mini/{task}.{split}.jsonl", table
+
+
+def _blimp_rows(paradigm: Paradigm, seed: int) -> Iterator[Row]:
+    for pair_id, (good, bad) in enumerate(pairs(paradigm, seed)):
+        yield {
+            "sentence_good": good,
+            "sentence_bad": bad,
+            "UID": paradigm.uid,
+            "field": paradigm.field,
+            "linguistics_term": paradigm.term,
+            "pair_id": pair_id,
+        }
+
+
+Domain = Callable[[Grammar], Situation]
+
+
+def _unseen(g: Grammar, domain: Domain) -> Situation:
+    """A situation whose contexts the corpus leaves out, in the grammar's tense."""
+    while True:
+        drawn = domain(g)
+        if all(map(reserved, drawn.contexts)):
+            return drawn
+
+
+def _situations(domain: Domain, g: Grammar) -> Iterator[Situation]:
+    """Without end, and without a context that another one has."""
+    told: set[str] = set()
+    while True:
+        g.tense = g.dice.pick(("past", "present"))
+        drawn = _unseen(g, domain)
+        if told.isdisjoint(drawn.contexts):
+            told.update(drawn.contexts)
+            yield drawn
+
+
+def _ewok_rows(domain: Domain, seed: int) -> Iterator[Row]:
+    for drawn in islice(_situations(domain, Grammar(seed)), EWOK_ITEMS):
+        contexts, concepts = drawn.contexts, drawn.concepts
+        targets = tuple(sentence(claim.statement) for claim in drawn.claims)
+        for one, other in ((0, 1), (1, 0)):
+            yield {
+                "Domain": domain.__name__,
+                "ConceptA": concepts[0],
+                "ConceptB": concepts[1],
+                "ContextType": "direct",
+                "ContextDiff": drawn.context_diff,
+                "TargetDiff": drawn.target_diff,
+                "Context1": contexts[one],
+                "Context2": contexts[other],
+                "Target1": targets[one],
+                "Target2": targets[other],
+            }
+
+
+def _bear_rows(relation: Relation) -> Iterator[Row]:
+    for fact in FACTS:
+        if fact.relation is relation:
+            index = relation.answers.index(fact.answer)
+            yield {
+                "sub_id": fact.person.lower(),
+                "sub_label": fact.person,
+                "sub_aliases": [],
+                "obj_id": f"{relation.name}-{index}",
+                "obj_label": fact.answer,
+                "answer_idx": index,
+            }
+
+
+def _rte_rows(g: Grammar, domain: Domain, drawn: Situation) -> Iterator[Row]:
+    """Each premise once with what follows from it and once with what does not, and each
+    hypothesis as often with the one label as with the other."""
+    for premise, claim, follows in _combinations(drawn):
+        hypothesis = sentence(claim.statement)
+        yield {"sentence1": premise, "sentence2": hypothesis, "label": int(not follows)}
+
+
+def _boolq_rows(g: Grammar, domain: Domain, drawn: Situation) -> Iterator[Row]:
+    """The same with questions about a passage, which first tells something else: of things
+    unless the question is about things, so that it is clear who `she` is."""
+    other = possession if domain is spatial_relations else spatial_relations
+    beside = _unseen(g, other).contexts[0]
+    for context, claim, follows in _combinations(drawn):
+        passage = f"{beside} {context}"
+        yield {"question": claim.question, "passage": passage, "label": int(follows)}
+
+
+def _combinations(drawn: Situation) -> Iterator[tuple[str, Claim, bool]]:
+    for number, context in enumerate(drawn.contexts):
+        for other, claim in enumerate(drawn.claims):
+            yield context, claim, number == other
+
+
+def _glue_splits(rows_of: Callable[..., Iterator[Row]], seed: int) -> dict[str, list[Row]]:
+    """Balanced rows in random order; the rows of a situation are in one split together."""
+    g = Grammar(seed)
+    splits: dict[str, list[Row]] = {split: [] for split in GLUE_SITUATIONS}
+    for domain in DOMAINS:
+        situations = (
+            drawn for drawn in _situations(domain, g) if drawn.context_diff == CONCEPT_SWAP
+        )
+        for split, count in GLUE_SITUATIONS.items():
+            for drawn in islice(situations, count):
+                splits[split].extend(rows_of(g, domain, drawn))
+    return {split: _shuffled(g.dice, rows) for split, rows in splits.items()}
+
+
+def _shuffled(dice: Dice, rows: list[Row]) -> list[Row]:
+    order = dice.sample(range(len(rows)), len(rows))
+    return [{**rows[old], "idx": new} for new, old in enumerate(order)]
+
+
+def _write_once(path: Path, text: str) -> None:
+    """Write a file whole or not at all, and not again: trials may be reading it."""
+    if not path.exists() or path.read_text("utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(text, "utf-8")
+        os.replace(partial, path)
