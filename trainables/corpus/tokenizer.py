@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -61,6 +62,17 @@ def train_tokenizer(lines: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     """The tokenizer saved in `directory`, read without the network."""
     return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+
+
+def tokenizer_hash(folder: Path) -> str:
+    """Hash of the tokenizer.json in a corpus's or a checkpoint's folder: equal for equal tokens.
+
+    Raises ValueError if there is none.
+    """
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise ValueError(f"no tokenizer in {folder}: expected a tokenizer.json")
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def document_encoder(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:

@@ -1,0 +1,172 @@
+"""Which run of a study is the best one, by the rules of `analysis.statistics`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before the first import of mlflow
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from analysis import runs
+from analysis.statistics import completed, lr_table
+from trainables.checkpoint import TrialFolder
+from trainables.spec import TrialSpec
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The finished trial to promote: its study, its MLflow run, its folder."""
+
+    study: str
+    run_id: str
+    folder: TrialFolder
+
+
+def choose(
+    client: MlflowClient, storage: Path, arch: str, study: str | None, run_id: str | None
+) -> Choice:
+    """The run of this id, or the best of the study's runs of an architecture.
+
+    Args:
+        client: of the MLflow store.
+        storage: folder of the studies' folders.
+        arch: the architecture, of a named run as well.
+        study: its name; None for that of the run, or the only one there is.
+        run_id: None for the best run.
+
+    Raises:
+        ValueError: no such study or run, or it did not finish.
+    """
+    study = study or _default_study(client, run_id)
+    trials = runs.trials(client, study)
+    if run_id is not None:
+        row = _named(trials, study, arch, run_id)
+    else:
+        row = _best(trials, study, arch, storage / study)
+    return Choice(study, str(row["run_id"]), _folder(storage / study, str(row["spec_hash"])))
+
+
+def best_trial(trials: pd.DataFrame, specs: Mapping[str, TrialSpec]) -> pd.Series | None:
+    """The row of the best trial by the rules of `analysis.statistics`.
+
+    Trials are compared within what a sweep varies (`TrialSpec.setting`). Of each setting the best
+    learning rate is that of the least mean validation bits-per-byte over seeds, among those without
+    a diverged seed and with a finished one; of the settings, the one whose best rate has the least
+    mean; of its seeds that finished, the best. Rates with a stopped seed come after all others.
+
+    Args:
+        trials: of one architecture and corpus, see `runs.trials`.
+        specs: by `spec_hash`.
+
+    Returns:
+        None if every rate has a diverged seed or none that finished.
+    """
+    best: tuple[tuple[bool, float], pd.Series] | None = None
+    for _, group in trials.groupby(trials["spec_hash"].map(lambda key: specs[key].setting.hash)):
+        done = completed(group)
+        finished = done[done["outcome"] == "finished"]
+        table = lr_table(group)
+        rates = table[(table["diverged"] == 0) & table["lr"].isin(finished["lr"])]
+        if rates.empty:
+            continue
+        rate = rates.iloc[0]
+        key = (bool(rate["stopped"] > 0), float(rate["bits_per_byte"]))
+        if best is None or key < best[0]:
+            seeds = finished[finished["lr"] == rate["lr"]]
+            best = key, seeds.sort_values(["bits_per_byte", "seed"]).iloc[0]
+    return None if best is None else best[1]
+
+
+def _default_study(client: MlflowClient, run_id: str | None) -> str:
+    if run_id is not None:
+        try:
+            experiment_id = client.get_run(run_id).info.experiment_id
+        except MlflowException as error:
+            raise ValueError(
+                f"no MLflow run {run_id!r} in {client.tracking_uri}: copy its id from MLflow's "
+                f"pages ({error.message})"
+            ) from error
+        return client.get_experiment(experiment_id).name
+    found = sorted(
+        experiment.name
+        for experiment in client.search_experiments()
+        if client.search_runs(
+            [experiment.experiment_id], "tags.`babysweep.kind` = 'trial'", max_results=1
+        )
+    )
+    if not found:
+        raise ValueError(
+            f"no study in {client.tracking_uri}: run sweeps/lr_sweep.py first, or give the "
+            "--storage that it had"
+        )
+    if len(found) > 1:
+        raise ValueError(f"there are {len(found)} studies: choose --study {', '.join(found)}")
+    return found[0]
+
+
+def _named(trials: pd.DataFrame, study: str, arch: str, run_id: str) -> pd.Series:
+    """The row of this run, if it may be promoted."""
+    rows = trials[trials["run_id"] == run_id]
+    if rows.empty:
+        raise ValueError(
+            f"run {run_id} is no trial of study {study!r}: leave out --run-id for the best one"
+        )
+    row = rows.iloc[0]
+    if row["arch"] != arch:
+        raise ValueError(
+            f"run {run_id} is of {row['arch']}, not of {arch}: add --arch {row['arch']}"
+        )
+    if row["outcome"] == "finished":
+        return row
+    if pd.isna(row["outcome"]):
+        raise ValueError(f"run {run_id} is unfinished: run its sweep again, which continues it")
+    how = "was stopped early" if row["outcome"] == "stopped" else row["outcome"]
+    raise ValueError(
+        f"run {run_id} {how}: only a finished one can be promoted; leave out --run-id for the best"
+    )
+
+
+def _best(trials: pd.DataFrame, study: str, arch: str, folder: Path) -> pd.Series:
+    """The row of the study's best run of an architecture."""
+    mine = trials[trials["arch"] == arch]
+    finished = mine[mine["outcome"] == "finished"]
+    if finished.empty:
+        counts = mine["outcome"].fillna("unfinished").value_counts()
+        others = ", ".join(sorted(trials["arch"].dropna().unique()))
+        there = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+        raise ValueError(
+            f"study {study!r} has no finished run of {arch}: it has "
+            f"{there or f'runs of {others}' if others else 'no runs'}. Run the sweep of {arch} "
+            "again, or choose another --arch or --study"
+        )
+    if finished["corpus_hash"].nunique() > 1:
+        raise ValueError(
+            f"the runs of {arch} in study {study!r} are of {finished['corpus_hash'].nunique()} "
+            "corpora, between which bits per byte cannot be compared: choose one with --run-id"
+        )
+    mine = mine[mine["corpus_hash"] == finished["corpus_hash"].iloc[0]]
+    specs = {key: _folder(folder, key).spec for key in mine["spec_hash"]}
+    best = best_trial(mine, specs)
+    if best is None:
+        raise ValueError(
+            f"every learning rate of {arch} in study {study!r} diverged on at least one seed: "
+            "sweep lower ones, or choose a finished run with --run-id"
+        )
+    return best
+
+
+def _folder(study: Path, spec_hash: str) -> TrialFolder:
+    folder = TrialFolder(study / "trials" / spec_hash)
+    if not (folder.path / "spec.json").is_file():
+        raise ValueError(
+            f"MLflow has a trial {spec_hash} that is not in {study}: give the --storage of its "
+            "sweep"
+        )
+    return folder

@@ -1,0 +1,86 @@
+"""The best run of a study, from figures alone."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from sweeps.best_run import best_trial
+from trainables.spec import TrialSpec
+
+ROWS = {  # (setting's batch size, lr, seed): outcome and bits per byte
+    "the best seed is of a rate with a worse mean": (
+        {
+            (4, 1e-3, 0): ("finished", 1.0),
+            (4, 1e-3, 1): ("finished", 2.0),
+            (4, 3e-3, 0): ("finished", 1.3),
+            (4, 3e-3, 1): ("finished", 1.2),
+        },
+        (4, 3e-3, 1),
+    ),
+    "a diverged seed disqualifies a rate": (
+        {
+            (4, 1e-3, 0): ("finished", 1.0),
+            (4, 1e-3, 1): ("diverged", 0.9),
+            (4, 3e-3, 0): ("finished", 1.5),
+        },
+        (4, 3e-3, 0),
+    ),
+    "a stopped rate comes last, and its stopped seed is not taken": (
+        {
+            (4, 1e-3, 0): ("finished", 1.1),
+            (4, 1e-3, 1): ("stopped", 1.0),
+            (4, 3e-3, 0): ("diverged", 1.5),
+        },
+        (4, 1e-3, 0),
+    ),
+    "settings are compared by their best rates": (
+        {
+            (4, 1e-3, 0): ("finished", 1.2),
+            (8, 1e-3, 0): ("finished", 1.4),
+            (8, 3e-3, 0): ("finished", 1.1),
+        },
+        (8, 3e-3, 0),
+    ),
+    "unfinished trials do not count": (
+        {(4, 1e-3, 0): ("finished", 1.2), (4, 3e-3, 0): (None, float("nan"))},
+        (4, 1e-3, 0),
+    ),
+    "every rate diverged on a seed": (
+        {(4, 1e-3, 0): ("finished", 1.2), (4, 1e-3, 1): ("diverged", float("nan"))},
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize(("rows", "best"), ROWS.values(), ids=ROWS)
+def test_the_best_trial_follows_the_sweeps_rules(rows, best) -> None:
+    """Least mean over seeds first, then the best finished seed; see the case's name."""
+    specs = {
+        f"{batch}/{lr}/{seed}": TrialSpec(
+            arch="hgrn2",
+            size="mini",
+            corpus="c",
+            corpus_hash="c",
+            context=64,
+            batch_size=batch,
+            lr=lr,
+            epochs=1,
+            seed=seed,
+        )
+        for batch, lr, seed in rows
+    }
+    frame = pd.DataFrame(
+        {
+            "spec_hash": list(specs),
+            "arch": "hgrn2",
+            "lr": [spec.lr for spec in specs.values()],
+            "seed": [spec.seed for spec in specs.values()],
+            "outcome": [outcome for outcome, _ in rows.values()],
+            "bits_per_byte": [figure for _, figure in rows.values()],
+            "macro": 50.0,
+        }
+    )
+    found = best_trial(frame, specs)
+    expected = None if best is None else "/".join(map(str, best))
+    assert (None if found is None else found["spec_hash"]) == expected
