@@ -13,7 +13,7 @@ command again continues them.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -35,20 +35,21 @@ class EvaluateArgs:
     hub: BLiMP, EWoK (with your token) and BEAR from the Hugging Face hub."""
     tasks: tuple[str, ...] = ()
     """Kinds of benchmarks (blimp, supplement, ewok, bear, wug, entity_tracking), names of folders,
-    all (of these), glue, or names of GLUE tasks. Default: all that is there but GLUE."""
+    all (of these), glue, or names of GLUE tasks. Default: all that is there but GLUE; of the hub
+    blimp. Of several folders of a kind the one that does not end in _fast is taken."""
     protocol: Literal["2024", "2025"] = "2024"
     """2024: leading space, conditioned on BOS; 2025: the text as the tokenizer takes it. Also
     GLUE's settings."""
     all_templates: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Ask BEAR's questions in every wording, not only in the first."""
-    ewok_password: str | None = None
+    ewok_password: str | None = field(default=None, repr=False)
     """Password of EWoK's zip file; default: BABYSWEEP_EWOK_PASSWORD."""
     long_texts: Literal["refuse", "truncate"] = "refuse"
     """Texts longer than the model's context: an error, or lm-eval's rule: only their last tokens
     are read and scored. How many there were is reported."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the zero-shot scores; bf16 is faster and changes some decisions."""
+    """Arithmetic; bf16 (autocast) is faster and changes some decisions."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to score; auto: a GPU if there is one."""
     token_budget: int | None = None
@@ -56,15 +57,20 @@ class EvaluateArgs:
     eval_workers: int = 1
     """Ray workers that share the zero-shot evaluation."""
     cpus: int | None = None
-    """CPUs, and threads, of a worker or a GLUE trial. Default: all of this machine, shared."""
+    """CPUs, and threads, of a worker or a GLUE trial. Default: a worker's share of this machine;
+    one for a GLUE trial."""
     gpus: float | None = None
-    """GPUs of a worker or a GLUE trial. Default: one with --device cuda."""
+    """GPUs of a worker or a GLUE trial on a GPU; default: one."""
     address: str | None = None
     """Ray cluster of workers and GLUE trials; default: RAY_ADDRESS, else one started here."""
 
     selection: Literal["split", "reported"] = "split"
     """What GLUE's epoch is chosen on: a split of the training data, or, as leaderboards do, the
     very set that is reported."""
+    glue_lr: float | None = None
+    """Learning rate of fine-tuning in place of the protocol's: tiny models want a higher one."""
+    glue_epochs: int | None = None
+    """Most epochs of fine-tuning in place of the protocol's."""
     storage: Path | None = None
     """Folder of results, GLUE trials and the MLflow store; default: BABYSWEEP_STORAGE or runs/."""
     output: Path | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -34,7 +34,7 @@ class TrainingArgs:
     final_tasks: tuple[str, ...] = ()
     """What to score once, on the best checkpoint of each architecture: the same names, glue, or
     names of GLUE tasks, which are fine-tuned."""
-    ewok_password: str | None = None
+    ewok_password: str | None = field(default=None, repr=False)
     """Password of EWoK's zip file; default: BABYSWEEP_EWOK_PASSWORD."""
     protocol: str = "2024"
     """Zero-shot protocol: 2024 (leading space, BOS) or 2025 (text as it is)."""

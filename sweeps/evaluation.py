@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from huggingface_hub import snapshot_download
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from ray.exceptions import RayError
 from rich.console import Console
 from rich.markup import escape
 from transformers import AutoConfig, AutoTokenizer
 
-from analysis.benchmarks import HUB, Outcome, Source, Span, Suite, keep_last, load_suite
+from analysis.benchmarks import (
+    HUB,
+    MACRO,
+    Outcome,
+    Source,
+    Span,
+    Suite,
+    SuiteScores,
+    keep_last,
+    load_suite,
+    password,
+)
 from analysis.benchmarks.predictions import write_answers, write_submission
 from sweeps.evaluation_report import show_scores
-from sweeps.finetuning import TaskResult, finetune_tasks
+from sweeps.finetuning import TaskResult, check_tasks, finetune_tasks, write_glue_submission
 from sweeps.model_names import resolve_model
 from sweeps.planning import resolve_storage
+from sweeps.running import EXIT_FAILED, EXIT_INTERRUPTED, refuse
 from sweeps.scoring_workers import Scoring, score_here, score_on_ray, show_progress
 from sweeps.tasks import find_glue, glue_figures, glue_results, split_tasks
 from sweeps.tuning import local_gpus, ray_cluster
@@ -33,8 +49,6 @@ from trainables.tracking import tracking_uri
 
 if TYPE_CHECKING:
     from analysis.evaluate import EvaluateArgs
-
-EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 
 
 @dataclass(frozen=True)
@@ -70,16 +84,31 @@ def run_evaluation(args: EvaluateArgs) -> int:
             plan = plan_evaluation(args)
         results = evaluate(plan, console)
     except (ValueError, OSError) as error:
-        message = f"[bold red]error:[/] {escape(str(error))}"
-        Console(stderr=True).print(message, highlight=False, soft_wrap=True)
-        return EXIT_USAGE
+        return refuse(error)
+    except RayError as error:
+        console.print(f"[red]a worker failed:[/] {escape(str(error))}", soft_wrap=True)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         console.print("\nStopped. Run it again; finished epochs of GLUE tasks are kept.")
         return EXIT_INTERRUPTED
     if "zero_shot" in results:
         show_scores(results, console)
+    if plan.args.submission:
+        console.print(
+            "[yellow]The predictions.json files hold the benchmarks' texts, EWoK's too: keep them "
+            "off the public web.[/]"
+        )
     console.print(escape(f"\nWritten to  {plan.output}"), highlight=False, soft_wrap=True)
-    return 0
+    return EXIT_FAILED if lacking(results.get("glue", {}), plan.args.tasks) else 0
+
+
+def lacking(glue: dict[str, Any], asked: Sequence[str]) -> list[str]:
+    """GLUE tasks without a score, but for those whose files are missing and that nobody named."""
+    return [
+        task
+        for task, result in glue.items()
+        if result.get("score") is None and (task in asked or not result.get("missing"))
+    ]
 
 
 def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
@@ -94,20 +123,33 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
     storage = resolve_storage(args.storage)
     uri = tracking_uri(storage)
+    if args.device == "cuda" and not local_gpus():
+        raise ValueError("--device cuda, but PyTorch sees no GPU here: --device cpu, or auto")
     if args.run_id is not None:
         _check_run(uri, args.run_id)
     path = args.benchmarks
     if path != HUB:
         path = str(Path(path).expanduser().resolve())
-    zero_shot, glue = split_tasks(args.tasks or ("all",), args.protocol)
+    default = ("blimp",) if path == HUB else ("all",)
+    zero_shot, glue = split_tasks(args.tasks or default, args.protocol)
+    glue_folder = find_glue(path) if glue else None
+    if glue_folder is not None:
+        check_tasks(glue_folder, glue)
     suite = None
     if zero_shot:
-        source = Source(path, zero_shot, args.all_templates, args.ewok_password)
+        source = Source(
+            path,
+            zero_shot,
+            args.all_templates,
+            fast=False,
+            ewok_password=password(args.ewok_password),
+        )
         suite = load_suite(source, args.protocol)
     model = resolve_model(args.model, uri, storage)
     tokenizer, context = _open_tokenizer(model)
     truncated = _count_truncated(args, suite, tokenizer, context) if suite else 0
-    output = (args.output or storage / "evaluations" / _name_of(model)).expanduser().resolve()
+    output = args.output or storage / "evaluations" / _name_of(model, suite, glue, args)
+    output = output.expanduser().resolve()
     output.mkdir(parents=True, exist_ok=True)
     return EvaluationPlan(
         args,
@@ -120,7 +162,7 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
         truncated,
         _scoring(args, model),
         glue,
-        find_glue(path) if glue else None,
+        glue_folder,
     )
 
 
@@ -148,6 +190,7 @@ def evaluate(plan: EvaluationPlan, console: Console) -> dict[str, Any]:
         "truncated": plan.truncated,
     }
     figures: dict[str, float] = {}
+    scores = None
     if plan.suite is not None:
         outcomes = _zero_shot(plan, plan.suite, console)
         scores = plan.suite.summarize(outcomes)
@@ -161,12 +204,26 @@ def evaluate(plan: EvaluationPlan, console: Console) -> dict[str, Any]:
     if plan.glue:
         tasks = _glue(plan, console)
         figures |= glue_figures(tasks)
+        figures |= with_glue(scores, figures)
         results["glue"] = glue_results(tasks)
+        results["means"] = with_glue(scores, figures)
+        if plan.args.submission:
+            write_glue_submission(tasks, plan.output)
     results["seconds"] = round(time.monotonic() - started, 1)
     write_json(plan.output / "scores.json", results)
     if plan.args.run_id is not None:
         _log(plan, plan.args.run_id, figures)
     return results
+
+
+def with_glue(scores: SuiteScores | None, figures: dict[str, float]) -> dict[str, float]:
+    """The mean of the GLUE tasks, and the 2024 leaderboard's macro, of which it is a fourth."""
+    tasks = [value for name, value in figures.items() if name.startswith("glue/")]
+    means = {"glue": fmean(tasks)} if tasks else {}
+    if tasks and scores is not None and set(MACRO) <= set(scores.benchmarks):
+        zero_shot = [scores.benchmarks[name] for name in MACRO]
+        means["macro_with_glue"] = fmean([*zero_shot, means["glue"]])
+    return means
 
 
 def _zero_shot(plan: EvaluationPlan, suite: Suite, console: Console) -> dict[str, list[Outcome]]:
@@ -201,6 +258,8 @@ def _glue(plan: EvaluationPlan, console: Console) -> list[TaskResult]:
             gpus=plan.scoring.gpus,
             console=console,
             selection=plan.args.selection,
+            precision=plan.args.precision,
+            changes=_changes(plan.args),
         )
 
 
@@ -210,7 +269,7 @@ def _open_tokenizer(model: str) -> tuple[Any, int | None]:
         config = AutoConfig.from_pretrained(model)
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"cannot open the model {model}: {reason} (a folder with config.json and a tokenizer, "
             "models:/NAME@ALIAS, or an id on the hub)"
@@ -225,10 +284,13 @@ def _scoring(args: EvaluateArgs, model: str) -> Scoring:
     return Scoring(model, cpus, gpus, args.precision, args.token_budget)
 
 
-def _name_of(model: str) -> str:
-    """A readable name of a folder for results, different for different models."""
+def _name_of(model: str, suite: Suite | None, glue: tuple[str, ...], args: EvaluateArgs) -> str:
+    """A readable name of a folder for results, another one for other results."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(model.split("/")[-3:])).strip("-")
-    return f"{readable}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
+    what = [model, suite.hash if suite else "", glue, args.protocol, args.precision]
+    what += [args.selection, args.long_texts]
+    digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]
+    return f"{readable}-{digest}"
 
 
 def _check_run(uri: str, run_id: str) -> None:
@@ -238,11 +300,16 @@ def _check_run(uri: str, run_id: str) -> None:
         raise ValueError(f"no MLflow run {run_id!r} in {uri}: {error.message}") from error
 
 
+def _changes(args: EvaluateArgs) -> dict[str, Any]:
+    """What is asked for in place of the protocol's settings of GLUE."""
+    asked = {"lr": args.glue_lr, "epochs": args.glue_epochs}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
 def _log(plan: EvaluationPlan, run_id: str, figures: dict[str, float]) -> None:
     """Log figures as metrics `eval/*`, and the files, which hold no text of a benchmark."""
     client = MlflowClient(tracking_uri(plan.storage))
     for name, value in figures.items():
         client.log_metric(run_id, f"eval/{name}", value)
-    for name in ("scores.json", "answers.jsonl"):
-        if (plan.output / name).exists():
-            client.log_artifact(run_id, str(plan.output / name), "eval")
+    for name in ("scores.json", "answers.jsonl") if plan.suite else ("scores.json",):
+        client.log_artifact(run_id, str(plan.output / name), "eval")

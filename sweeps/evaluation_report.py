@@ -32,12 +32,13 @@ def show_scores(results: dict[str, Any], console: Console) -> None:
 
 def _benchmarks(scores: dict[str, Any]) -> Table:
     table = Table(header_style="bold")
-    columns = ("benchmark", "score", "± (items)", "chance", "items", "ties", "not finite")
-    for name in columns:
-        table.add_column(name, justify="left" if name == "benchmark" else "right")
+    columns = ("benchmark", "data set", "score", "± (items)", "chance", "items", "ties")
+    for name in (*columns, "not finite"):
+        table.add_column(name, justify="left" if name in columns[:2] else "right")
     for name, score in scores["benchmarks"].items():
         table.add_row(
             name,
+            scores["datasets"][name],
             f"{score:.2f}",
             f"{scores['errors'][name]:.2f}",
             f"{scores['chance'][name]:.2f}",
@@ -48,7 +49,7 @@ def _benchmarks(scores: dict[str, Any]) -> Table:
         )
     if scores["macro"] is not None:
         table.add_row(
-            "macro", f"{scores['macro']:.2f}", f"{scores['macro_error']:.2f}", style="bold"
+            "macro", "", f"{scores['macro']:.2f}", f"{scores['macro_error']:.2f}", style="bold"
         )
     return table
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ray.exceptions import RayError
 from rich.console import Console
+from rich.markup import escape
 
 from analysis import runs
 from analysis.benchmarks import Source, load_suite
@@ -15,22 +17,32 @@ from trainables.checkpoint import TrialFolder
 from trainables.tracking import Tracker
 
 
-def score_winners(plan: SweepPlan, tracker: Tracker, console: Console) -> None:
+def score_winners(plan: SweepPlan, tracker: Tracker, console: Console) -> bool:
     """Score the winners on the plan's final tasks, keep the scores beside them and in MLflow.
 
     Ray must be running. What an earlier command scored is not scored again.
+
+    Returns:
+        Whether all of them have their scores.
     """
     if plan.final == FinalTasks():
-        return
+        return True
+    complete = True
     trials = runs.trials(plan.tracking_uri, plan.study)
     for part in plan.bases:
         folder = winner(plan, trials, part)
         if folder is None or folder.outcome is None or folder.outcome.checkpoint is None:
             continue
-        if plan.final.zero_shot is not None:
-            _zero_shot(plan, folder, plan.final.zero_shot, tracker, console)
-        if plan.final.glue:
-            _glue(plan, folder, tracker, console)
+        try:
+            if plan.final.zero_shot is not None:
+                _zero_shot(plan, folder, plan.final.zero_shot, tracker, console)
+            if plan.final.glue:
+                _glue(plan, folder, tracker, console)
+        except (ValueError, OSError, RayError) as error:  # what was trained is not lost for it
+            text = f"[red]{part}: no final scores[/]: {escape(str(error))}"
+            console.print(text, highlight=False, soft_wrap=True)
+            complete = False
+    return complete
 
 
 def _zero_shot(
@@ -64,6 +76,7 @@ def _glue(plan: SweepPlan, folder: TrialFolder, tracker: Tracker, console: Conso
         cpus=plan.resources.cpus,
         gpus=plan.resources.gpus,
         console=console,
+        precision=folder.spec.precision,
     )
     folder.keep_final_scores("glue", glue_results(results))
     tracker.log_final(folder.spec, glue_figures(results), folder.final_scores)

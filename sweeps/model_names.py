@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tempfile
 from pathlib import Path
@@ -74,11 +75,17 @@ def copy_version(version: ModelVersion, uri: str, storage: Path) -> Path:
                 copy = Path(partial) / "model"
                 copy.mkdir()
                 download_artifacts(version.source, dst_path=str(copy), tracking_uri=uri)
-                copy.rename(target)
+                with contextlib.suppress(FileExistsError):  # another command was faster
+                    copy.rename(target)
     except (MlflowException, OSError) as error:
         raise ValueError(
             f"the files of {version.name} version {version.version} cannot be read from "
             f"{version.source}: {error}"
         ) from error
-    (config,) = target.rglob("config.json")
-    return config.parent
+    configs = list(target.rglob("config.json"))
+    if len(configs) != 1:
+        raise ValueError(
+            f"{version.name} version {version.version} is no model that can be opened: it has "
+            f"{len(configs)} files config.json in {version.source}"
+        )
+    return configs[0].parent

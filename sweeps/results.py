@@ -88,8 +88,8 @@ def _table(trials: pd.DataFrame) -> Table:
             row["arch"],
             format_lr(row["lr"]),
             str(row["seeds"]),
-            _with_spread(row["bits_per_byte"], row["bits_per_byte_sd"], 4),
-            _with_spread(row["macro"], row["macro_sd"], 1),
+            with_spread(row["bits_per_byte"], row["bits_per_byte_sd"], 4),
+            with_spread(row["macro"], row["macro_sd"], 1),
             ", ".join(notes),
             style="bold" if "best" in notes else None,
         )
@@ -172,7 +172,9 @@ def glue_line(results: dict[str, Any]) -> str:
     parts = []
     for task, result in results.items():
         score = result.get("score")
-        shown = f"{score:.1f} (constant answer {result['baseline']:.1f})" if score else "no score"
+        shown = "no score"
+        if score is not None:
+            shown = f"{score:.1f} (constant answer {result['baseline']:.1f})"
         parts.append(f"{task} {shown}")
     return "GLUE " + ", ".join(parts)
 
@@ -194,7 +196,8 @@ def _store(plan: SweepPlan, tracker: Tracker, trials: pd.DataFrame, picture: Pat
         tracker.client.log_artifact(run_id, str(picture))
 
 
-def _with_spread(mean: float, deviation: float, digits: int) -> str:
+def with_spread(mean: float, deviation: float, digits: int) -> str:
+    """A mean and its spread, where there is one; "-" for none."""
     if not math.isfinite(mean):
         return "-"
     spread = "" if math.isnan(deviation) else f" ± {deviation:.{digits}f}"

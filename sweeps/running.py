@@ -7,7 +7,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +105,9 @@ def _run(
         try:
             _train(plan, tracker, search, build_scheduler(scheduler, plan.epochs), at_once, console)
             if all(part.finished for part in plan.plans.values()):
-                score_winners(plan, tracker, console)
-                status = "FAILED" if failed_trials(plan, search) else "FINISHED"
+                is_scored = score_winners(plan, tracker, console)
+                is_whole = is_scored and not failed_trials(plan, search)
+                status = "FINISHED" if is_whole else "FAILED"
         finally:
             tracker.close(status)
     if status == "KILLED":
@@ -143,10 +144,24 @@ def refuse(error: Exception) -> int:
 
 
 def _say_how_to_continue(console: Console) -> int:
-    command = escape(shlex.join([sys.executable, *sys.argv]))
+    command = escape(shlex.join([sys.executable, *without_password(sys.argv)]))
     text = f"\nStopped. To continue, run it again:\n  {command}"
     console.print(text, highlight=False, soft_wrap=True)
     return EXIT_INTERRUPTED
+
+
+def without_password(words: Sequence[str]) -> list[str]:
+    """A command's words with passwords blotted out."""
+    shown, is_secret = [], False
+    for word in words:
+        flag, is_joined, _ = word.partition("=")
+        if is_secret:
+            word = "***"
+        elif flag == "--ewok-password" and is_joined:
+            word = f"{flag}=***"
+        is_secret = word == "--ewok-password"
+        shown.append(word)
+    return shown
 
 
 class Bookkeeper(DriverCallback):

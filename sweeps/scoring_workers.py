@@ -42,10 +42,15 @@ class Scoring:
     token_budget: int | None = None
 
     def load(self) -> Any:
-        """The model on its device, with this process set up for it."""
-        set_up_cpu(self.cpus)
+        """The model on its device, with this process set up for it.
+
+        In float32 whatever the checkpoint's type, unless that is bf16's autocast: the scores are of
+        the precision that they are reported with.
+        """
+        device = pick_device(self.gpus)
+        set_up_cpu(self.cpus, device)
         model: Any = models.load(self.model)
-        return model.to(pick_device(self.gpus))
+        return model.float().to(device)
 
     def score(
         self, model: Any, spans: Sequence[Span], progress: Progress | None = None
@@ -81,7 +86,12 @@ def score_on_ray(
 
     Long spans go first, and every chunk holds spans of like lengths; results depend on the number
     of workers by rounding only. A worker that dies is started again, and its chunk with it.
+
+    Raises:
+        ValueError: the cluster has not the CPUs or GPUs for so many workers.
+        ray.exceptions.RayError: a worker failed again and again.
     """
+    _check_room(scoring, workers)
     distinct = sorted(dict.fromkeys(spans), key=lambda span: -span.num_inputs)
     chunks = _chunks(distinct, workers * CHUNKS_PER_WORKER)
     actor = ray.remote(_Worker).options(
@@ -93,6 +103,17 @@ def score_on_ray(
         scored.update(zip(chunks[part][1], values, strict=True))
         progress(len(scored), len(distinct))
     return [scored[span] for span in spans]
+
+
+def _check_room(scoring: Scoring, workers: int) -> None:
+    """A worker that does not fit would be waited for without end."""
+    room = ray.cluster_resources()
+    for kind, need in (("CPU", scoring.cpus), ("GPU", scoring.gpus)):
+        if workers * need > room.get(kind, 0.0):
+            raise ValueError(
+                f"{workers} workers of {need:g} {kind} need {workers * need:g}, the cluster has "
+                f"{room.get(kind, 0.0):g}: fewer --eval-workers, or less for each (--cpus, --gpus)"
+            )
 
 
 def _chunks(spans: Sequence[Span], count: int) -> list[tuple[int, list[Span]]]:

@@ -26,14 +26,16 @@ def default_precision(gpus: float, width: int) -> str:
     return "bf16" if has_bf16 and width >= BF16_MIN_WIDTH else "fp32"
 
 
-def set_up_cpu(threads: int) -> None:
+def set_up_cpu(threads: int, device: torch.device | None = None) -> None:
     """Use `threads` threads, and the faster of the CPU's true float32 matrix products.
 
+    The latter only if `device` is the CPU, as by default: for a GPU the setting means TF32.
     PyTorch's "medium" sends products to oneDNN, which is more than twice as fast as MKL on AMD. On
     a CPU with AMX it would round the inputs to bf16, so it is kept only if a product stays exact.
     """
     torch.set_num_threads(threads)
-    if torch.get_float32_matmul_precision() == "medium":
+    is_cpu = device is None or device.type == "cpu"
+    if not is_cpu or torch.get_float32_matmul_precision() == "medium":
         return
     generator = torch.Generator().manual_seed(0)
     left, right = torch.randn(2, 256, 256, generator=generator)

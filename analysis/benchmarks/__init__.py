@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analysis.benchmarks.items import Benchmark, Item, Outcome
-from analysis.benchmarks.loading import HUB, KINDS, Source, load_suite
+from analysis.benchmarks.loading import HUB, KINDS, Source, load_suite, password
 from analysis.benchmarks.minimal_pairs import read_minimal_pairs
 from analysis.benchmarks.protocols import PROTOCOLS, Encoder
 from analysis.benchmarks.scoring import Span, keep_last, sequence_log_probs, token_log_probs
@@ -24,6 +24,7 @@ __all__ = [
     "SuiteScores",
     "keep_last",
     "load_suite",
+    "password",
     "read_minimal_pairs",
     "sequence_log_probs",
     "token_log_probs",

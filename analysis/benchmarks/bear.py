@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,10 @@ def read_bear(folder: Path, *, all_templates: bool = False) -> Benchmark:
     for relation in read_relations(folder):
         questions = [row.parse(_question(relation)) for row in _rows(folder, relation)]
         for template in relation.templates if all_templates else relation.templates[:1]:
-            items += [statements(relation, template, *question) for question in questions]
+            items += [
+                statements(relation, template, subject, right, f"{relation.name} {index}")
+                for index, (subject, right) in enumerate(questions)
+            ]
     return Benchmark("bear", tuple(items))
 
 
@@ -68,10 +71,12 @@ def bear_from_hub(*, all_templates: bool = False) -> Benchmark:
     Raises:
         ValueError: it cannot be reached.
     """
-    return read_bear(_download(), all_templates=all_templates)
+    return replace(read_bear(_download(), all_templates=all_templates), dataset=HUB_ID)
 
 
-def statements(relation: Relation, template: str, subject: str, right: int) -> Item:
+def statements(
+    relation: Relation, template: str, subject: str, right: int, cluster: str = ""
+) -> Item:
     """One question: a statement for each answer."""
     filled = template.replace("[X]", subject)
     texts = (filled.replace("[Y]", answer) for answer in relation.answers)
@@ -80,6 +85,7 @@ def statements(relation: Relation, template: str, subject: str, right: int) -> I
         options=tuple(text[:1].upper() + text[1:] for text in texts),
         right=right,
         groups=tuple(("domain", domain) for domain in relation.domains),
+        cluster=cluster,
     )
 
 

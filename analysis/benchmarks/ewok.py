@@ -11,6 +11,7 @@ read from a zip file in memory, and no message here shows one.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
 import zlib
@@ -25,7 +26,11 @@ HUB_ID = "ewok-core/ewok-core-1.0"
 
 
 def find(path: Path) -> Path | None:
-    """Where in `path` EWoK is: a folder with *.jsonl files, or a zip file itself or in it."""
+    """Where in `path` EWoK is: a folder with *.jsonl files, or a zip file itself or in it.
+
+    Raises:
+        ValueError: several zip files.
+    """
     if path.suffix == ".zip":
         return path
     if not path.is_dir():
@@ -33,7 +38,10 @@ def find(path: Path) -> Path | None:
     if any(path.glob("*.jsonl")):
         return path
     zips = sorted(path.glob("*.zip"))
-    return zips[0] if len(zips) == 1 else None
+    if len(zips) > 1:
+        listed = ", ".join(file.name for file in zips)
+        raise ValueError(f"{path} holds several zip files ({listed}): give one of them a folder")
+    return zips[0] if zips else None
 
 
 def read_ewok(place: Path, password: str | None = None) -> Benchmark:
@@ -48,7 +56,7 @@ def read_ewok(place: Path, password: str | None = None) -> Benchmark:
 
 def ewok_from_hub() -> Benchmark:
     """All items of `ewok-core/ewok-core-1.0`, each asked both ways; errors as for `hub_rows`."""
-    return Benchmark("ewok", tuple(_both_ways(hub_rows(HUB_ID))))
+    return Benchmark("ewok", tuple(_both_ways(hub_rows(HUB_ID))), HUB_ID)
 
 
 def read_zip(file: Path, password: str | None) -> Iterator[Row]:
@@ -86,7 +94,14 @@ def _question(values: dict[str, Any], source: str) -> Item:
         task=str(values.get("Domain") or source),
         options=(" " + text_field(values, "Target1"), " " + text_field(values, "Target2")),
         context=text_field(values, "Context1"),
+        cluster=_pair(values),
     )
+
+
+def _pair(values: dict[str, Any]) -> str:
+    """The same for an item and the one with both pairs swapped. A hash: a text could be printed."""
+    sides = [f"{values.get(f'Context{n}')} {values.get(f'Target{n}')}" for n in (1, 2)]
+    return hashlib.sha256("\0".join(sorted(sides)).encode()).hexdigest()[:16]
 
 
 def _both_ways(rows: Iterable[Row]) -> Iterator[Item]:

@@ -34,6 +34,8 @@ class Item:
         context: read, but not scored; "" for none.
         groups: (grouping, group) pairs, e.g. ("field", "syntax"); a grouping may come twice.
         human: share of people who prefer the first option, where people do not agree; else None.
+        cluster: items of one cluster are the same question asked again: in other words, or with its
+            sides swapped. They are no independent evidence. "" for an item by itself.
     """
 
     task: str
@@ -42,6 +44,7 @@ class Item:
     context: str = ""
     groups: tuple[tuple[str, str], ...] = ()
     human: float | None = None
+    cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,10 +168,10 @@ def _mean_of_tasks(items: Sequence[Item], values: Sequence[float]) -> float:
 
 
 def _error_of_tasks(items: Sequence[Item], values: Sequence[float]) -> float:
-    """Of the mean of U tasks' means: sqrt(sum_u v_u / n_u) / U, with the variance v_u of the n_u
-    values of task u (stratified sampling, Cochran 1977, ch. 5)."""
-    tasks = by_task(items, values).values()
-    return 100 * math.sqrt(sum(map(_variance_of_mean, tasks))) / len(tasks)
+    """Of the mean of U tasks' means: the root of their variances' sum, over U (stratified sampling,
+    Cochran 1977, ch. 5)."""
+    variances = [_variance_of_mean(part, of_part) for part, of_part in _tasks(items, values)]
+    return 100 * math.sqrt(sum(variances)) / len(variances)
 
 
 def _mean_of_items(items: Sequence[Item], values: Sequence[float]) -> float:
@@ -176,25 +179,17 @@ def _mean_of_items(items: Sequence[Item], values: Sequence[float]) -> float:
 
 
 def _error_of_items(items: Sequence[Item], values: Sequence[float]) -> float:
-    return 100 * math.sqrt(_variance_of_mean(values))
+    return 100 * math.sqrt(_variance_of_mean(items, values))
 
 
 def _mean_of_splits(items: Sequence[Item], values: Sequence[float]) -> float:
     """Mean over splits of the mean over a split's tasks, which are called `<split>_<n>_ops`."""
-    return fmean(fmean(map(percent, tasks.values())) for tasks in _by_split(items, values).values())
+    return fmean(_mean_of_tasks(part, of_part) for part, of_part in _splits(items, values))
 
 
 def _error_of_splits(items: Sequence[Item], values: Sequence[float]) -> float:
-    splits = _by_split(items, values).values()
-    variances = [sum(map(_variance_of_mean, tasks.values())) / len(tasks) ** 2 for tasks in splits]
-    return 100 * math.sqrt(sum(variances)) / len(variances)
-
-
-def _by_split(items: Sequence[Item], values: Sequence[float]) -> dict[str, dict[str, list[float]]]:
-    splits: dict[str, dict[str, list[float]]] = defaultdict(dict)
-    for task, of_task in by_task(items, values).items():
-        splits[task.rsplit("_", 2)[0]][task] = of_task
-    return splits
+    errors = [_error_of_tasks(part, of_part) for part, of_part in _splits(items, values)]
+    return math.hypot(*errors) / len(errors)
 
 
 def _correlation(items: Sequence[Item], values: Sequence[float]) -> float:
@@ -208,17 +203,46 @@ def _correlation(items: Sequence[Item], values: Sequence[float]) -> float:
 
 def _error_of_correlation(items: Sequence[Item], values: Sequence[float]) -> float:
     """Of Fisher's z, sqrt((1 + r^2 / 2) / (n - 3)) for ranks (Bonett & Wright 2000), taken back to
-    r by the delta method."""
+    r by the delta method; of fewer than four items the largest that it can be."""
     if len(values) < 4:
-        return math.nan
+        return 100.0
     r = _correlation(items, values) / 100
     return 100 * (1 - r**2) * math.sqrt((1 + r**2 / 2) / (len(values) - 3))
 
 
-def _variance_of_mean(values: Sequence[float]) -> float:
-    # One item shows no variance: take the largest that values within 0..1 can have.
-    variance = float(np.var(values, ddof=1)) if len(values) > 1 else 0.25
-    return variance / len(values)
+Part = tuple[list[Item], list[float]]
+
+
+def _tasks(items: Sequence[Item], values: Sequence[float]) -> list[Part]:
+    return _parts(items, values, lambda item: item.task)
+
+
+def _splits(items: Sequence[Item], values: Sequence[float]) -> list[Part]:
+    return _parts(items, values, lambda item: item.task.rsplit("_", 2)[0])
+
+
+def _parts(
+    items: Sequence[Item], values: Sequence[float], key: Callable[[Item], str]
+) -> list[Part]:
+    parts: dict[str, Part] = defaultdict(lambda: ([], []))
+    for item, value in zip(items, values, strict=True):
+        part, of_part = parts[key(item)]
+        part.append(item)
+        of_part.append(value)
+    return list(parts.values())
+
+
+def _variance_of_mean(items: Sequence[Item], values: Sequence[float]) -> float:
+    """Of the mean of values whose clusters are independent (Liang & Zeger 1986):
+    C / (C - 1) sum_c (sum of the cluster's deviations)^2 / n^2."""
+    mean = fmean(values)
+    deviations: dict[str | int, float] = defaultdict(float)
+    for index, (item, value) in enumerate(zip(items, values, strict=True)):
+        deviations[item.cluster or index] += value - mean
+    count = len(deviations)
+    if count == 1:  # shows no variance: take the largest that values within 0..1 can have
+        return 0.25
+    return count / (count - 1) * sum(d**2 for d in deviations.values()) / len(values) ** 2
 
 
 class _Rule(NamedTuple):

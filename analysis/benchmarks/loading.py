@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from analysis.benchmarks import bear, ewok
+from analysis.benchmarks import bear, ewok, glue
 from analysis.benchmarks.items import Benchmark
 from analysis.benchmarks.later_tasks import read_entity_tracking, read_wug
 from analysis.benchmarks.minimal_pairs import blimp_from_hub, read_minimal_pairs
@@ -29,18 +29,21 @@ class Source:
             "entity_tracking"), names of folders, or "all"; by default those of the macro figure
             that are there.
         all_templates: ask BEAR's questions in all their wordings, not in the first only.
+        fast: of several folders of a kind take the one ending in `_fast`; if not, the one that does
+            not.
         ewok_password: of EWoK's zip file; by default the environment's `BABYSWEEP_EWOK_PASSWORD`.
     """
 
     path: str
     tasks: tuple[str, ...] = ()
     all_templates: bool = False
+    fast: bool = True
     ewok_password: str | None = field(default=None, repr=False)
 
-    @property
-    def password(self) -> str | None:
-        """The password of EWoK's zip file, if one is known."""
-        return self.ewok_password or os.environ.get(PASSWORD_VARIABLE)
+
+def password(given: str | None) -> str | None:
+    """The password of EWoK's zip file, if one is known."""
+    return given or os.environ.get(PASSWORD_VARIABLE)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ _KINDS = {
     "ewok": _Kind(
         "ewok",
         ewok.find,
-        lambda place, source: ewok.read_ewok(place, source.password),
+        lambda place, source: ewok.read_ewok(place, password(source.ewok_password)),
         lambda source: ewok.ewok_from_hub(),
     ),
     "bear": _Kind(
@@ -96,7 +99,8 @@ def load_suite(path: Path | str | Source, protocol: str, tasks: Sequence[str] = 
 
     A folder is recognised by its name: `supplement*` or `blimp_supplement*`, `blimp*`, `ewok*`
     (with *.jsonl files or a zip of them), `bear*`, `wug_adj*`, `entity_tracking*`. Of several
-    folders of one kind the one ending in `_fast` is taken; without one, `tasks` must name one.
+    folders of one kind the one ending in `_fast` is taken (see `Source.fast`); without one, `tasks`
+    must name one.
 
     Args:
         path: see `Source.path`; or a whole source.
@@ -165,8 +169,8 @@ def _in_folder(source: Source) -> list[_Found]:
     if "all" in source.tasks or not source.tasks:
         there = dict.fromkeys(each.kind for each in found)
         wanted = [kind for kind in there if kind in MACRO and not source.tasks] or list(there)
-        return [_only_or_fast(found, kind) for kind in wanted]
-    chosen = [_named(task, found, path) for task in source.tasks]
+        return [_choose(found, kind, source.fast) for kind in wanted]
+    chosen = [_named(task, found, source) for task in source.tasks]
     kinds = [each.kind for each in chosen]
     if twice := [kind for kind in KINDS if kinds.count(kind) > 1]:
         raise ValueError(f"two of the tasks {', '.join(source.tasks)} are both {twice[0]}")
@@ -181,28 +185,36 @@ def _search(path: Path) -> Iterator[_Found]:
         place = _KINDS[kind].find(candidate) if kind else None
         if kind and place:
             yield _Found(candidate.name, kind, place)
+        elif kind and candidate.is_dir() and candidate in inside:
+            raise ValueError(
+                f"{candidate} is called like a {kind} benchmark and holds none: fill it, or move it"
+            )
 
 
-def _named(task: str, found: Sequence[_Found], path: Path) -> _Found:
+def _named(task: str, found: Sequence[_Found], source: Source) -> _Found:
     """What a task means, which is a kind or the name of a folder."""
     for each in found:
         if each.name == task:
             return each
     there = ", ".join(each.name for each in found)
+    if task == "glue" or task in glue.TASKS:
+        raise ValueError(
+            f"{task} is fine-tuned, which is not done after every epoch: put it into --final-tasks"
+        )
     if task not in KINDS:
         raise ValueError(
             f"unknown task {task!r}: choose a kind of benchmark ({', '.join(KINDS)}), all, or what "
-            f"{path} has ({there})"
+            f"{source.path} has ({there})"
         )
     if not any(each.kind == task for each in found):
-        raise ValueError(f"no {task} benchmark in {path}: it has {there}")
-    return _only_or_fast(found, task)
+        raise ValueError(f"no {task} benchmark in {source.path}: it has {there}")
+    return _choose(found, task, source.fast)
 
 
-def _only_or_fast(found: Sequence[_Found], kind: str) -> _Found:
+def _choose(found: Sequence[_Found], kind: str, fast: bool) -> _Found:
     mine = [each for each in found if each.kind == kind]
-    fast = [each for each in mine if each.name.endswith("_fast")]
-    if len(mine) > 1 and len(fast) != 1:
+    fitting = [each for each in mine if each.name.endswith("_fast") == fast]
+    if len(mine) > 1 and len(fitting) != 1:
         listed = ", ".join(each.name for each in mine)
         raise ValueError(f"several {kind} benchmarks ({listed}) and no rule to choose: name one")
-    return (fast or mine)[0]
+    return (fitting or mine)[0]

@@ -30,7 +30,7 @@ def read_minimal_pairs(name: str, folder: Path) -> Benchmark:
 
 def blimp_from_hub() -> Benchmark:
     """All 67,000 pairs of BLiMP, from `nyu-mll/blimp`; errors as for `hub_rows`."""
-    return Benchmark("blimp", tuple(minimal_pairs(hub_rows(HUB_ID))))
+    return Benchmark("blimp", tuple(minimal_pairs(hub_rows(HUB_ID))), HUB_ID)
 
 
 def minimal_pairs(rows: Iterable[Row]) -> Iterator[Item]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from analysis.benchmarks.items import Benchmark, Item, Outcome
 from analysis.benchmarks.suite import Suite
 
@@ -53,13 +55,23 @@ def write_submission(
     """Write `zero_shot/causal/<task>/<dataset>/predictions.json` as the BabyLM 2025 pipeline does.
 
     A file maps each UID to {"predictions": [{"id": "<UID>_<n>", "pred": <the chosen text>}, ...]}.
-    These files hold texts, EWoK's too: keep them off the public web. Where the best score is shared
-    the first of the best counts, as it does there. Benchmarks that are no part of the challenge's
-    predictions (BEAR) are left out.
+    These files hold texts, EWoK's too: keep them off the public web. The option of the greatest
+    log-probability is the prediction, as it is there: of equal ones the first, which in minimal
+    pairs is the right one. Benchmarks that are no part of the challenge's predictions (BEAR) are
+    left out.
 
     Returns:
         The files written.
+
+    Raises:
+        ValueError: a score is not finite, so that there is no prediction.
     """
+    for name, items in outcomes.items():
+        if bad := sum(not outcome.finite for outcome in items):
+            raise ValueError(
+                f"{bad} items of {name} have scores that are not finite: the model is broken, and "
+                "there is nothing to submit"
+            )
     written = []
     for benchmark in suite.benchmarks:
         if benchmark.name not in _OFFICIAL_TASKS:
@@ -72,7 +84,7 @@ def write_submission(
             mine = predictions[item.task]
             entry: dict[str, Any] = {
                 "id": f"{item.task}_{len(mine)}",
-                "pred": item.options[max(outcome.choice, 0)],
+                "pred": item.options[int(np.argmax(outcome.log_probs))],
             }
             if item.human is not None:
                 entry["prob"] = outcome.value

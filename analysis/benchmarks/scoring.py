@@ -1,8 +1,8 @@
 """One log-probability engine for every zero-shot benchmark.
 
 A benchmark turns its items into `Span`s (token ids, and which of them count), hands all of them
-over in one call, and gets one log-probability per span. Batching, padding and precision live here
-only, so that no score can depend on them.
+over in one call, and gets the log-probabilities of each span's tokens. Batching, padding and
+precision live here only, so that no score can depend on them.
 
 Right padding needs no attention mask: in a causal or recurrent model the hidden state at a position
 is a function of the tokens up to it, so what follows the last real token reaches no scored one.
@@ -10,6 +10,7 @@ is a function of the tokens up to it, so what follows the last real token reache
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -122,7 +123,9 @@ def token_log_probs(
     per_batch: list[Tensor] = []
     done = 0
     with _scoring(model, precision):
-        is_plain = _has_plain_head(model)
+        is_plain = _has_plain_head(model, distinct)
+        if not is_plain:  # the logits of all positions exist at once
+            token_budget = min(token_budget, max(1, 4 * _MAX_LOGITS // model.config.vocab_size))
         for batch in _batches(distinct, token_budget):
             per_batch.append(_score_batch(model, batch, is_plain))
             done += len(batch)
@@ -184,20 +187,24 @@ def _batches(spans: Sequence[Span], token_budget: int) -> Iterator[list[Span]]:
         yield batch
 
 
-def _has_plain_head(model: Any) -> bool:
+def _has_plain_head(model: Any, spans: Sequence[Span]) -> bool:
     """Whether the logits are the head of the hidden states, with nothing after it.
 
-    Some models scale or cap their logits; seen on two tokens.
+    Some models scale or cap their logits. Seen on the longest text, whose tokens are no padding:
+    that of a new model has an embedding of zeros, which no scale changes.
     """
-    if not isinstance(model, PreTrainedModel):
+    if not isinstance(model, PreTrainedModel) or not spans:
         return True
     if model.base_model is model or model.get_output_embeddings() is None:
         return False
-    ids = torch.zeros(1, 2, dtype=torch.long, device=_device(model))
+    ids = torch.tensor([spans[-1].ids[: spans[-1].num_inputs]], device=_device(model))
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    logits = model(input_ids=ids, use_cache=False).logits
-    mine = model.get_output_embeddings()(hidden)
-    return torch.allclose(mine, logits.to(mine.dtype), rtol=1e-2, atol=1e-2, equal_nan=True)
+    logits = model(input_ids=ids, use_cache=False).logits.float()
+    mine = model.get_output_embeddings()(hidden).float()
+    size = float(logits.abs().max())
+    if not 0 < size < math.inf:  # nothing to tell it from
+        return False
+    return torch.allclose(mine, logits, rtol=1e-4, atol=1e-5 * size, equal_nan=True)
 
 
 def _score_batch(model: Any, batch: Sequence[Span], is_plain: bool) -> Tensor:

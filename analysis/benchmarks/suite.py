@@ -34,7 +34,8 @@ class SuiteScores:
     Attributes:
         suite_hash: hash of items and protocol; scores with different hashes are not comparable.
         protocol: "2024" or "2025".
-        macro: mean of the figures of the `MACRO` benchmarks, percent; None without one of them.
+        macro: mean of the figures of those `MACRO` benchmarks that are in the suite, percent; None
+            without any.
         macro_error: its standard error over items, percentage points.
         benchmarks: figure by benchmark, percent.
         errors: its standard error over items, percentage points.
@@ -45,6 +46,7 @@ class SuiteScores:
         ties: items by benchmark whose best scores were equal.
         non_finite: items by benchmark with a non-finite score, each counted as wrong.
         num_items: items by benchmark.
+        datasets: the folder or hub's data set that each benchmark came from.
         outcomes: an item's value (`items.Outcome`), in the suite's order, by benchmark and task.
     """
 
@@ -60,6 +62,7 @@ class SuiteScores:
     ties: dict[str, int]
     non_finite: dict[str, int]
     num_items: dict[str, int]
+    datasets: dict[str, str]
     outcomes: dict[str, dict[str, list[float]]]
 
     def to_dict(self) -> dict[str, Any]:
@@ -171,6 +174,7 @@ class Suite:
                 name: sum(not item.finite for item in items) for name, items in outcomes.items()
             },
             num_items={b.name: len(b) for b in self.benchmarks},
+            datasets={b.name: b.dataset for b in self.benchmarks},
             outcomes={b.name: by_task(b.items, values[b.name]) for b in self.benchmarks},
         )
 

@@ -63,6 +63,14 @@ def test_all_templates_ask_each_question_again(bear: Path) -> None:
     assert benchmark.items[3].options[1] == "Paris is France's capital."
 
 
+def test_other_wordings_are_no_further_evidence(bear: Path) -> None:
+    """The same answers to the same questions in more words have the same standard error."""
+    once, often = read_bear(bear), read_bear(bear, all_templates=True)
+    capitals = [1.0, 0.0, 1.0]
+    one = once.part(range(3)).error(capitals)
+    assert often.part(range(6)).error(capitals * 2) == pytest.approx(one)
+
+
 def test_the_figure_counts_items_not_relations(bear: Path) -> None:
     """Micro score, and chance as the mean of one over the number of answers."""
     benchmark = read_bear(bear)

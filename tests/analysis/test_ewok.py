@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -48,7 +50,22 @@ def encrypted(tmp_path: Path, folder: Path, password: str) -> Path:
 
 def test_a_row_is_one_question(tmp_path: Path) -> None:
     """The first target is right after the first context; the file itself holds swapped items."""
-    assert read_ewok(write(tmp_path / "ewok", ROW)).items == (QUESTION,)
+    (item,) = read_ewok(write(tmp_path / "ewok", ROW)).items
+    assert replace(item, cluster="") == QUESTION
+
+
+def test_a_context_blind_model_has_no_error(tmp_path: Path) -> None:
+    """It answers an item and its swapped twin alike, one of them rightly: always 50 %, exactly."""
+    swap = {"Context1": "Context2", "Context2": "Context1", "Target1": "Target2"}
+    rows = [{**ROW, "Context1": f"{n} {ROW['Context1']}"} for n in range(6)]
+    twins = [
+        {**row, "Target2": row["Target1"], **{k: row[v] for k, v in swap.items()}} for row in rows
+    ]
+    benchmark = read_ewok(write(tmp_path / "ewok", *rows, *twins))
+    blind = [1.0] * 4 + [0.0] * 2 + [0.0] * 4 + [1.0] * 2
+    assert benchmark.figure(blind) == 50.0
+    assert benchmark.error(blind) == 0.0
+    assert benchmark.error([1.0] * 6 + [0.0] * 3 + [1.0] * 3) > 0
 
 
 def test_the_hubs_items_are_asked_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +73,9 @@ def test_the_hubs_items_are_asked_both_ways(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(datasets, "get_dataset_config_names", lambda hub_id: ["default"])
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: {"test": [ROW]})
     swapped = Item(QUESTION.task, QUESTION.options[::-1], context=ROW["Context2"])
-    assert ewok_from_hub().items == (QUESTION, swapped)
+    items = ewok_from_hub().items
+    assert tuple(replace(item, cluster="") for item in items) == (QUESTION, swapped)
+    assert items[0].cluster == items[1].cluster != ""
 
 
 def test_a_plain_zip_is_read_like_a_folder(tmp_path: Path) -> None:
@@ -75,10 +94,12 @@ def test_a_zip_with_password_is_read_in_memory(
     data.mkdir()
     file = encrypted(data, write(tmp_path / "ewok", ROW), "open sesame")
     before = sorted(tmp_path.rglob("*"))
-    assert read_ewok(file, "open sesame").items == (QUESTION,)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (item,) = read_ewok(file, "open sesame").items
+    assert item.options == QUESTION.options
     monkeypatch.setenv("BABYSWEEP_EWOK_PASSWORD", "open sesame")
     (benchmark,) = load_suite(data, "2024").benchmarks
-    assert benchmark.items == (QUESTION,)
+    assert benchmark.items == (item,)
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -42,6 +42,16 @@ def test_fast_folder_is_preferred_and_names_override(evaluation_data: Path) -> N
     assert (names(chosen), chosen.num_items) == (["blimp"], 4)
 
 
+def test_the_whole_set_is_taken_where_it_should_be(evaluation_data: Path) -> None:
+    """Not in every epoch, but once at the end: the folder that is not `_fast`; it is named."""
+    full = write_blimp(evaluation_data / "blimp_filtered")
+    (full / "adverb.jsonl").unlink()
+    (blimp,) = load_suite(Source(str(evaluation_data), ("blimp",), fast=False), "2024").benchmarks
+    assert (blimp.dataset, len(blimp)) == ("blimp_filtered", 4)
+    (blimp,) = load_suite(Source(str(evaluation_data), ("blimp",)), "2024").benchmarks
+    assert (blimp.dataset, len(blimp)) == ("blimp_fast", 5)
+
+
 def test_ambiguous_or_unknown_names_are_errors(evaluation_data: Path) -> None:
     """Two folders of one benchmark, or one that does not exist, are never chosen silently."""
     write_supplement(evaluation_data / "supplement_mine")
@@ -61,10 +71,12 @@ def test_nothing_found_says_what_was_looked_for(tmp_path: Path) -> None:
         ValueError, match=r"no benchmark folder at .*missing: expected one with blimp\*"
     ):
         load_suite(tmp_path / "missing", "2024")
-    (tmp_path / "blimp_empty").mkdir()
     with pytest.raises(
         ValueError, match=r"looked at it and at what is in it for names that begin with blimp"
     ):
+        load_suite(tmp_path, "2024")
+    (tmp_path / "blimp_empty").mkdir()
+    with pytest.raises(ValueError, match=r"blimp_empty is called like a blimp benchmark and holds"):
         load_suite(tmp_path, "2024")
     with pytest.raises(ValueError, match="unknown protocol '2030'"):
         load_suite(tmp_path, "2030")

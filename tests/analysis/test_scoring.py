@@ -213,8 +213,10 @@ def test_budget_must_be_positive(llama: nn.Module) -> None:
         sequence_log_probs(llama, [Span((3, 4))], token_budget=0)
 
 
-def test_a_model_that_changes_its_logits_is_scored_by_them() -> None:
-    """Where something follows the head (here a scale) the model's own logits count."""
+@pytest.mark.parametrize("pad", [0, 1, None])
+def test_a_model_that_changes_its_logits_is_scored_by_them(pad: int | None) -> None:
+    """Where something follows the head (here a scale) the model's own logits count, also with a
+    padding whose embedding is zero."""
     torch.manual_seed(0)
     config = CohereConfig(
         vocab_size=20,
@@ -224,7 +226,7 @@ def test_a_model_that_changes_its_logits_is_scored_by_them() -> None:
         num_attention_heads=2,
         max_position_embeddings=32,
         logit_scale=5.0,
-        pad_token_id=1,
+        pad_token_id=pad,
     )
     model = CohereForCausalLM(config).eval()
     ids = torch.tensor([[3, 7, 2, 9]])

@@ -18,6 +18,7 @@ import models
 from analysis.benchmarks import load_suite
 from analysis.evaluate import EvaluateArgs
 from sweeps.evaluation import plan_evaluation, run_evaluation
+from sweeps.running import without_password
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.tiny_text import write_tiny_text
 from trainables.corpus import prepare_corpus
@@ -118,7 +119,44 @@ def test_a_model_of_nan_is_reported(checkpoint, data, tmp_path, capsys) -> None:
     zero_shot = scores_of(tmp_path)["zero_shot"]
     assert (zero_shot["benchmarks"], zero_shot["non_finite"]) == ({"blimp": 0.0}, {"blimp": 5})
     assert zero_shot["ties"] == {"blimp": 0}
-    assert "not finite" in capsys.readouterr().out
+    row = next(line for line in capsys.readouterr().out.splitlines() if "blimp_fast" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        *("blimp", "blimp_fast", "0.00", "0.00", "50.00", "5", "0", "5"),
+    ]
+
+
+def test_a_blind_model_is_reported(checkpoint, data, tmp_path, capsys) -> None:
+    """Constant logits: exactly 50 % on pairs of whatever lengths, and the report says why."""
+    blind = tmp_path / "blind"
+    shutil.copytree(checkpoint, blind)
+    model = models.load(checkpoint)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.zero_()
+    model.save_pretrained(blind)
+    flags = ("--long-texts", "truncate")
+    assert run_evaluation(arguments(blind, data, tmp_path, *flags)) == 0
+    zero_shot = scores_of(tmp_path)["zero_shot"]
+    assert zero_shot["benchmarks"] == {"blimp": 50.0, "ewok": 50.0}
+    assert zero_shot["ties"] == {"blimp": 5, "ewok": 1}
+    assert "ewok: all were ties" in capsys.readouterr().out
+
+
+def test_no_text_of_a_benchmark_is_shown_or_kept(checkpoint, data, tmp_path, capsys) -> None:
+    """Neither the output nor the files nor the MLflow run hold a word of EWoK."""
+    file = data / "ewok_fast" / "space.jsonl"
+    file.write_text(file.read_text().replace("runs here", "xylophone"))
+    uri = f"sqlite:///{tmp_path / 'storage' / 'mlflow.db'}"
+    (tmp_path / "storage").mkdir()
+    client = MlflowClient(uri)
+    place = (tmp_path / "artifacts").as_uri()
+    run = client.create_run(client.create_experiment("e", artifact_location=place))
+    flags = ("--long-texts", "truncate", "--run-id", run.info.run_id)
+    assert run_evaluation(arguments(checkpoint, data, tmp_path, *flags)) == 0
+    shown = capsys.readouterr()
+    assert "xylophone" not in shown.out + shown.err
+    written = [p for p in tmp_path.rglob("*") if p.is_file() and data not in p.parents]
+    assert len(written) > 4
+    assert not [path for path in written if b"xylophone" in path.read_bytes()]
 
 
 def test_figures_and_files_are_logged_to_a_run(checkpoint, data, tmp_path) -> None:
@@ -182,6 +220,7 @@ def test_submission_has_the_challenges_layout(checkpoint, data, tmp_path) -> Non
         (["--tasks", "blimp", "--model", "models:/none@teacher"], "no model models:/none@teacher"),
         (["--tasks", "blimp", "--model", "models:/none"], "is not models:/NAME@ALIAS"),
         (["--tasks", "blimp", "--run-id", "gone"], "no MLflow run 'gone'"),
+        (["--tasks", "blimp", "--device", "cuda"], "PyTorch sees no GPU here"),
         (["--tasks", "blimp", "--eval-workers", "0"], "--eval-workers must be at least 1, not 0"),
     ],
 )
@@ -222,6 +261,48 @@ def test_the_command_runs_as_a_script() -> None:
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for flag in ("--model", "--benchmarks", "--tasks", "--eval-workers", "--run-id"):
         assert flag in output
+
+
+def test_a_broken_model_submits_nothing(checkpoint, data, tmp_path, capsys) -> None:
+    """Without finite scores there is no prediction: the right answer is not put in their place."""
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint, broken)
+    model = models.load(checkpoint)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(float("nan"))
+    model.save_pretrained(broken)
+    args = arguments(broken, data, tmp_path, "--tasks", "blimp", "--submission")
+    assert run_evaluation(args) == 2
+    assert "5 items of blimp have scores that are not finite" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("predictions.json"))
+
+
+def test_passwords_are_not_shown(data, tmp_path) -> None:
+    """Neither in the arguments as text nor in the command that says how to go on."""
+    args = arguments(tmp_path, data, tmp_path, "--ewok-password", "open sesame")
+    assert args.ewok_password == "open sesame"
+    assert "sesame" not in repr(args)
+    words = ["x.py", "--ewok-password", "open sesame", "--ewok-password=sesame", "--tasks", "ewok"]
+    shown = ["x.py", "--ewok-password", "***", "--ewok-password=***", "--tasks", "ewok"]
+    assert without_password(words) == shown
+
+
+def test_other_results_go_to_another_folder(checkpoint, data, tmp_path) -> None:
+    """Scores of other tasks, or under another protocol, do not overwrite each other."""
+    folders = set()
+    for flags in (["--tasks", "blimp"], ["--tasks", "blimp", "--protocol", "2025"]):
+        words = ["--model", str(checkpoint), "--benchmarks", str(data), *flags]
+        args = tyro.cli(EvaluateArgs, args=[*words, "--storage", str(tmp_path / "storage")])
+        folders |= {plan_evaluation(args).output}
+    assert len(folders) == 2
+
+
+@pytest.mark.slow
+def test_too_many_workers_are_refused(checkpoint, data, tmp_path, capsys) -> None:
+    """Workers that no node has room for would be waited for without end."""
+    flags = ("--tasks", "blimp", "--eval-workers", "2", "--cpus", "100")
+    assert run_evaluation(arguments(checkpoint, data, tmp_path, *flags)) == 2
+    assert "2 workers of 100 CPU need 200, the cluster has" in capsys.readouterr().err
 
 
 @pytest.mark.slow
