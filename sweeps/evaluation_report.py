@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from analysis.benchmarks import MACRO
+
 
 def show_scores(results: dict[str, Any], console: Console) -> None:
     """Print the results of `evaluation.evaluate`."""
@@ -48,9 +50,10 @@ def _benchmarks(scores: dict[str, Any]) -> Table:
             style="red" if scores["non_finite"][name] else None,
         )
     if scores["macro"] is not None:
-        table.add_row(
-            "macro", "", f"{scores['macro']:.2f}", f"{scores['macro_error']:.2f}", style="bold"
-        )
+        there = sum(name in scores["benchmarks"] for name in MACRO)
+        label = "macro" if there == len(MACRO) else f"macro, {there} of {len(MACRO)}"
+        figures = (f"{scores['macro']:.2f}", f"{scores['macro_error']:.2f}")
+        table.add_row(label, "", *figures, style="bold")
     return table
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from analysis.benchmarks import load_suite
@@ -120,6 +121,20 @@ def test_a_missing_relation_is_named(bear: Path) -> None:
     (bear / "P30.jsonl").unlink()
     with pytest.raises(ValueError, match=r"P30.jsonl is missing, but .* describes P30"):
         read_bear(bear)
+
+
+def test_bear_from_the_hub(bear: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's copy is read like a folder; without network the message gives the way out."""
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kw: str(bear.parent))
+    (benchmark,) = load_suite("hub", "2024", ["bear"]).benchmarks
+    assert (len(benchmark), benchmark.dataset) == (4, "lm-pub-quiz/BEAR")
+
+    def refuse(*args: str, **options: str) -> str:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(ValueError, match=r"lm-pub-quiz/BEAR cannot be read.*give its folder"):
+        load_suite("hub", "2024", ["bear"])
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="no public BEAR files")

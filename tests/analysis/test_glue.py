@@ -108,7 +108,8 @@ def test_texts_of_a_row(task: str, tmp_path: Path) -> None:
         ({"sentence": "A", "label": 2}, "label must be 0 to 1"),
         ({"sentence": "A", "label": -1}, "label must be 0 to 1"),
         ({"sentence": "A"}, "field 'label'"),
-        ({"label": 0}, "field 'sentence'"),
+        ({"label": 0}, "field 'sentence' is missing"),
+        ({"sentence": 7, "label": 0}, "field 'sentence' is missing or not a string"),
     ],
 )
 def test_a_bad_row_is_named(row: dict[str, Any], problem: str, tmp_path: Path) -> None:
@@ -117,6 +118,16 @@ def test_a_bad_row_is_named(row: dict[str, Any], problem: str, tmp_path: Path) -
     write_rows(tmp_path, "sst2.valid", [{"sentence": "A", "label": 1}])
     with pytest.raises(ValueError, match=rf"sst2\.train\.jsonl, line 2: {problem}"):
         glue.read_task(tmp_path, "sst2")
+
+
+def test_a_text_may_be_empty(tmp_path: Path) -> None:
+    """Full QQP has empty questions: they are examples like others."""
+    row = {"question1": "", "question2": "Why?", "label": 0}
+    for part in ("train", "valid"):
+        write_rows(tmp_path, f"qqp.{part}", [row])
+    data = glue.read_task(tmp_path, "qqp")
+    assert isinstance(data, TaskData)
+    assert data.train == data.valid == (Example(("", "Why?"), 0),)
 
 
 def test_a_missing_file_is_a_result(tmp_path: Path) -> None:
@@ -167,6 +178,16 @@ def test_settings_are_those_of_protocol_and_task() -> None:
     }
     assert (new["rte"].epochs, new["wsc"].epochs, new["rte"].patience) == (10, 30, None)
     assert (new["rte"].lr, new["rte"].max_length, new["rte"].seed) == (3e-5, 512, 42)
+
+
+def test_changes_win_over_protocol_and_task() -> None:
+    """What is changed replaces also a task's exception; the rest stays, and must make sense."""
+    changed = glue.settings("2024", "wsc", {"lr": 3e-4, "patience": None})
+    assert (changed.lr, changed.patience, changed.epochs) == (3e-4, None, 20)
+    with pytest.raises(ValueError, match=r"unknown settings .*: rate, size; .* lr, batch_size"):
+        glue.settings("2024", "rte", {"rate": 1e-3, "epochs": 1, "size": 2})
+    with pytest.raises(ValueError, match="epochs must be positive, not 0"):
+        glue.settings("2024", "rte", {"epochs": 0})
 
 
 @pytest.mark.parametrize(("protocol", "task"), [("2023", "rte"), ("2024", "snli")])

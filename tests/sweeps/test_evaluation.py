@@ -121,7 +121,7 @@ def test_a_model_of_nan_is_reported(checkpoint, data, tmp_path, capsys) -> None:
     assert zero_shot["ties"] == {"blimp": 0}
     row = next(line for line in capsys.readouterr().out.splitlines() if "blimp_fast" in line)
     assert [cell.strip() for cell in row.strip("│").split("│")] == [
-        *("blimp", "blimp_fast", "0.00", "0.00", "50.00", "5", "0", "5"),
+        *("blimp", "blimp_fast", "0.00", "16.67", "50.00", "5", "0", "5"),
     ]
 
 

@@ -19,10 +19,10 @@ from trainables.spec import TrialSpec
 from trainables.trainer import Data, Trainer, World
 
 Row = dict[str, Any]
-GLUE = [(task, split) for task in ("rte", "boolq") for split in ("train", "valid")]
+SPLITS = {"train": 800, "valid": 200}
 FIELDS = {
     "rte": {"sentence1", "sentence2", "label", "idx"},
-    "boolq": {"question", "passage", "label", "idx"},
+    "cola": {"sentence", "label", "idx"},
 }
 
 
@@ -97,28 +97,36 @@ def test_ewok_rows_are_symmetric(folder: Path, domain: str) -> None:
 
 
 def test_contexts_are_not_in_the_corpus(folder: Path, sentences: Counter[str]) -> None:
-    """No context, premise or sentence of a passage occurs in the corpus, so nothing that follows
-    from one could be learned by heart."""
+    """No context, premise or sentence to judge occurs in the corpus, so nothing that follows from
+    one could be learned by heart."""
     contexts = [
         row[field]
         for file in (folder / "ewok_mini").glob("*.jsonl")
         for row in read(file)
         for field in ("Context1", "Context2")
     ]
-    for task, split in GLUE:
-        for row in read(folder / "glue_mini" / f"{task}.{split}.jsonl"):
-            contexts += split_sentences(row["sentence1" if task == "rte" else "passage"])
+    for task, field in (("rte", "sentence1"), ("cola", "sentence")):
+        for split in SPLITS:
+            contexts += [row[field] for row in read(folder / "glue_mini" / f"{task}.{split}.jsonl")]
     assert len(set(contexts)) > 1000
     assert not [context for context in contexts if context in sentences]
 
 
-@pytest.mark.parametrize(("task", "split"), GLUE)
-def test_glue_is_balanced(folder: Path, task: str, split: str) -> None:
-    """Both labels are equally frequent, with every premise and every hypothesis (passage and
-    question), so that no word and neither text alone says anything about the label."""
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("task", FIELDS)
+def test_glue_rows_have_the_public_fields(folder: Path, task: str, split: str) -> None:
+    """Each split has its number of rows, numbered, half of them of either label."""
     rows = read(folder / "glue_mini" / f"{task}.{split}.jsonl")
-    assert [row["idx"] for row in rows] == list(range({"train": 800, "valid": 200}[split]))
+    assert [row["idx"] for row in rows] == list(range(SPLITS[split]))
     assert all(set(row) == FIELDS[task] for row in rows)
+    assert Counter(row["label"] for row in rows) == dict.fromkeys((0, 1), SPLITS[split] // 2)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_rte_is_balanced(folder: Path, split: str) -> None:
+    """Both labels are equally frequent with every premise and every hypothesis, so that no word and
+    neither text alone says anything about the label."""
+    rows = read(folder / "glue_mini" / f"rte.{split}.jsonl")
     labels: dict[str, Counter[int]] = defaultdict(Counter)
     for row in rows:
         for text in row.values():
@@ -127,28 +135,63 @@ def test_glue_is_balanced(folder: Path, task: str, split: str) -> None:
     assert all(set(count) == {0, 1} and count[0] == count[1] for count in labels.values())
 
 
-@pytest.mark.parametrize("task", ["rte", "boolq"])
-def test_glue_reader_takes_the_tasks(folder: Path, task: str) -> None:
+@pytest.mark.parametrize("split", SPLITS)
+def test_cola_is_balanced(folder: Path, split: str) -> None:
+    """Every acceptable sentence has an unacceptable one in its split, of nearly the same words, and
+    no frequent word stands with one label much oftener than with the other."""
+    rows = read(folder / "glue_mini" / f"cola.{split}.jsonl")
+    bags: dict[int, list[Counter[str]]] = {0: [], 1: []}
+    for row in rows:
+        bags[row["label"]].append(Counter(row["sentence"].lower().rstrip(".?").split()))
+    for good, bad in ((good, bags[0]) for good in bags[1]):
+        assert min(((good - other) + (other - good)).total() for other in bad) <= 3
+    good_words, bad_words = (sum(bags[label], Counter()) for label in (1, 0))
+    frequent = [word for word in good_words if good_words[word] + bad_words[word] >= 20]
+    assert len(frequent) >= {"train": 50, "valid": 8}[split]
+    assert {
+        word
+        for word in frequent
+        if not 0.3 < good_words[word] / (good_words[word] + bad_words[word]) < 0.7
+    } == set()
+
+
+def test_cola_is_not_blimp(folder: Path) -> None:
+    """No sentence of cola stands in the minimal pairs that are scored beside it."""
+    judged = {
+        row["sentence"]
+        for split in SPLITS
+        for row in read(folder / f"glue_mini/cola.{split}.jsonl")
+    }
+    files = list((folder / "blimp_mini").glob("*.jsonl"))
+    fields = ("sentence_good", "sentence_bad")
+    told = {row[field] for file in files for row in read(file) for field in fields}
+    assert len(told) > 3500
+    assert not judged & told
+
+
+@pytest.mark.parametrize(("task", "constant"), [("rte", 50.0), ("cola", 0.0)])
+def test_glue_reader_takes_the_tasks(folder: Path, task: str, constant: float) -> None:
     """The reader of the public files finds the folder and reads both splits; a constant answer is
-    right in half of the examples."""
+    at chance in the task's metric."""
     found = glue.find(folder)
     assert found == folder / "glue_mini"
     data = glue.read_task(found, task)
     assert isinstance(data, glue.TaskData)
     assert (len(data.train), len(data.valid)) == (800, 200)
-    assert glue.baseline(data) == 50.0
+    assert glue.baseline(data) == constant
 
 
-@pytest.mark.parametrize("task", ["rte", "boolq"])
-def test_glue_splits_share_no_text(folder: Path, task: str) -> None:
+@pytest.mark.parametrize(
+    ("task", "field", "rows_each"), [("rte", "sentence1", 2), ("cola", "sentence", 1)]
+)
+def test_glue_splits_share_no_text(folder: Path, task: str, field: str, rows_each: int) -> None:
     """What is validated on was not trained on."""
-    field = "sentence1" if task == "rte" else "passage"
     train, valid = (
         {row[field] for row in read(folder / "glue_mini" / f"{task}.{split}.jsonl")}
-        for split in ("train", "valid")
+        for split in SPLITS
     )
-    assert len(train) == 400
-    assert len(valid) == 100
+    assert len(train) == SPLITS["train"] // rows_each
+    assert len(valid) == SPLITS["valid"] // rows_each
     assert not train & valid
 
 

@@ -19,7 +19,7 @@ from analysis.benchmarks import glue
 from analysis.benchmarks.glue import Example, Settings, TaskData
 from trainables.classifier import Classifier, batches, encode, predict, split
 from trainables.corpus.tokenizer import train_tokenizer
-from trainables.finetune import finetune, learning_rate, out_of_patience
+from trainables.finetune import finetune, learning_rate, out_of_patience, remove_leftovers
 from trainables.finetune_spec import FinetuneSpec, model_hash, read_outcome
 
 WORDS = ["cat", "dog", "good", "bad", "sees", "likes", "runs", "sleeps", "here", "now"]
@@ -127,6 +127,14 @@ def test_the_longer_text_is_cut_first(tokenizer: Any) -> None:
     assert encoded.truncated == 1
 
 
+def test_an_example_without_a_token_is_named(tokenizer: Any) -> None:
+    """One of two texts may be empty; if all are, the error tells the row and not the texts."""
+    half, none = Example(("", "cat"), 0), Example(("", " "), 0)
+    assert encode(tokenizer, [half], 8).ids[0].tolist() == tokenizer("cat")["input_ids"]
+    with pytest.raises(ValueError, match=r"^qqp\.train, row 2: the tokenizer finds no token"):
+        encode(tokenizer, [half, Example(("", ""), 0), none], 8, "qqp.train")
+
+
 def test_batches_hold_every_example_once(tokenizer: Any) -> None:
     """An epoch is a shuffle in batches of equal size, the same for the same seed and epoch."""
     encoded = encode(tokenizer, toy_data().train, 64)
@@ -187,7 +195,7 @@ def test_a_separable_task_is_learned(
     outcome is left, and it is not computed again."""
     spec = dataclasses.replace(spec, precision=precision)
     outcome = run(spec)
-    assert outcome.kind == "finished"
+    assert (outcome.kind, outcome.precision) == ("finished", precision)
     assert outcome.score >= 95
     assert outcome.baseline < 75
     labels = [example.label for example in toy_data().valid]
@@ -223,6 +231,19 @@ def test_an_interrupted_run_ends_the_same(
     assert trained == [1, 2, 3]
     assert outcome == run(spec, "elsewhere")
     assert not half.exists()
+
+
+def test_leftovers_of_a_kill_are_removed(
+    spec: FinetuneSpec, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Epochs that a kill left beside an outcome go, and nothing else does."""
+    run(with_settings(spec, epochs=1))
+    folder = tmp_path / "storage" / with_settings(spec, epochs=1).hash
+    before = {file.name for file in folder.iterdir()}
+    (folder / "epoch-001").mkdir()
+    (folder / "epoch-001" / "model.safetensors").write_text("weights")
+    remove_leftovers(tmp_path / "storage", with_settings(spec, epochs=1))
+    assert {file.name for file in folder.iterdir()} == before
 
 
 def test_a_resumed_run_does_not_repeat_epochs(
