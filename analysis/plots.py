@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from analysis.statistics import completed
 
@@ -21,6 +22,11 @@ STYLES = {
     "hgrn2": ("#E69F00", "v"),
 }
 _OTHER_STYLES = [("#56B4E9", "P"), ("#000000", "X"), ("#7F7F7F", "*")]
+DESIGN_STYLES = {
+    "trajectory": ("#0072B2", "o"),
+    "independent": ("#D55E00", "s"),
+    "branch": ("#E69F00", "v"),
+}
 CHANCE = 50.0
 _MOST_TICKS = 8
 
@@ -63,6 +69,62 @@ def lr_curve(trials: pd.DataFrame, path: Path | str, *, title: str = "") -> Path
     return path
 
 
+def epoch_curve(scores: pd.DataFrame, path: Path | str, *, title: str = "") -> Path:
+    """Draw validation bits-per-byte, and the zero-shot macro if there is one, by epochs trained.
+
+    Per design: a line through the means over the seeds that did not diverge, and a band from the
+    least to the greatest of them. A cross on the upper edge marks a horizon with a diverged seed.
+
+    Args:
+        scores: see `analysis.epochs`.
+        path: file to write; its ending chooses the format (.png, .svg, .pdf).
+        title: above the panels.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: there are no scores.
+    """
+    if scores.empty:
+        raise ValueError("no trial has an outcome yet: there is nothing to draw")
+    has_macro = bool(scores["macro"].notna().any())
+    figure = Figure(figsize=(10.5 if has_macro else 6, 4), layout="constrained")
+    panels = figure.subplots(1, 2 if has_macro else 1, squeeze=False)[0]
+    _draw_epochs(panels[0], scores, "bits_per_byte")
+    panels[0].set_ylabel("validation bits per byte (lower is better)")
+    if has_macro:
+        _draw_chance(panels[1])  # first, so that the axis reaches down to it
+        _draw_epochs(panels[1], scores, "macro")
+        panels[1].set_ylabel("zero-shot macro, % (higher is better)")
+    designs = [design for design in DESIGN_STYLES if (scores["design"] == design).any()]
+    handles = [_line_sign(design, *DESIGN_STYLES[design]) for design in designs]
+    if scores.duplicated(["design", "horizon"]).any():
+        handles.append(_band_sign())
+    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    if title:
+        figure.suptitle(title)
+    path = Path(path)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def _draw_epochs(axes: Axes, scores: pd.DataFrame, metric: str) -> None:
+    """One metric of all designs."""
+    is_finite = np.isfinite(scores["bits_per_byte"])
+    for design, style in DESIGN_STYLES.items():
+        mine = scores["design"] == design
+        _draw_line(axes, scores[mine & is_finite], metric, *style, by="horizon")
+        for horizon in scores.loc[mine & ~is_finite, "horizon"].unique():
+            place = axes.get_xaxis_transform()
+            axes.plot(horizon, 0.98, "x", color=style[0], markersize=8, transform=place)
+    axes.set_xlabel("epochs trained")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.margins(x=0.08, y=0.1)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def _draw_panel(axes: Axes, done: pd.DataFrame, metric: str, worst_edge: float) -> None:
     """One metric of all architectures; `worst_edge` is the bad end of the axis, 0 or 1."""
     diverged = set(done.loc[done["outcome"] == "diverged", "arch"])
@@ -89,12 +151,14 @@ def _draw_panel(axes: Axes, done: pd.DataFrame, metric: str, worst_edge: float) 
     _set_lr_ticks(axes, done["lr"])
 
 
-def _draw_line(axes: Axes, finished: pd.DataFrame, metric: str, color: str, marker: str) -> None:
-    over_seeds = finished.dropna(subset=[metric]).groupby("lr")[metric]
+def _draw_line(
+    axes: Axes, finished: pd.DataFrame, metric: str, color: str, marker: str, *, by: str = "lr"
+) -> None:
+    over_seeds = finished.dropna(subset=[metric]).groupby(by)[metric]
     mean, low, high = over_seeds.mean(), over_seeds.min(), over_seeds.max()
     axes.plot(mean.index, mean, marker=marker, color=color, linewidth=1.6, markersize=6, zorder=3)
     axes.fill_between(mean.index, low, high, color=color, alpha=0.18, linewidth=0)
-    # A band has no width at a rate without neighbours: bars show the same range there.
+    # A band has no width at a point without neighbours: bars show the same range there.
     axes.vlines(mean.index, low, high, color=color, linewidth=1, alpha=0.6)
 
 
@@ -166,10 +230,7 @@ def _styles(done: pd.DataFrame) -> dict[str, tuple[str, str]]:
 
 
 def _legend(done: pd.DataFrame) -> list[Line2D]:
-    handles = [
-        Line2D([], [], color=color, marker=marker, label=arch)
-        for arch, (color, marker) in _styles(done).items()
-    ]
+    handles = [_line_sign(arch, *style) for arch, style in _styles(done).items()]
     for outcome, label, marker in (
         ("stopped", "stopped early", "o"),
         ("diverged", "diverged (n of seeds)", "x"),
@@ -179,6 +240,13 @@ def _legend(done: pd.DataFrame) -> list[Line2D]:
             sign.set_markerfacecolor("none")
             handles.append(sign)
     if done[done["outcome"] == "finished"].duplicated(["arch", "lr"]).any():
-        band = Line2D([], [], color="0.3", alpha=0.25, linewidth=8, label="min to max of seeds")
-        handles.append(band)
+        handles.append(_band_sign())
     return handles
+
+
+def _line_sign(label: str, color: str, marker: str) -> Line2D:
+    return Line2D([], [], color=color, marker=marker, label=label)
+
+
+def _band_sign() -> Line2D:
+    return Line2D([], [], color="0.3", alpha=0.25, linewidth=8, label="min to max of seeds")

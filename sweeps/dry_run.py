@@ -38,6 +38,7 @@ def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None
         params, non_embedding, flops_per_token = model_counts(plan, part)
         trials = plan.plans[part].remaining()
         steps = steps_per_epoch(spec, plan.num_blocks) * spec.epochs
+        steps -= plan.shared_steps.get(part, 0)
         flops = trials * flops_per_token * steps * spec.batch_size * spec.context
         total_flops += flops
         step_seconds = seconds = None

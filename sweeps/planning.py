@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from transformers import AutoConfig
 
 import models
-from analysis.benchmarks import HUB, Source, load_suite
+from analysis.benchmarks import HUB, Source, load_suite, password
+from sweeps.finetuning import check_tasks
 from sweeps.presets import Preset, choose
 from sweeps.spaces import GridPlan, OptunaPlan, Plan
 from sweeps.tasks import find_glue, split_tasks
@@ -54,7 +55,8 @@ class SweepPlan:
         bases: by part of the plan, the spec whose learning rate and seed vary. The parts of a
             learning-rate sweep are its architectures.
         plans: by part, the order of its trials.
-        teachers, init, trunk_steps: see `Workplace`.
+        teachers, init, trunk_steps, milestones: see `Workplace`.
+        shared_steps: by part, the first steps that its trials take over from another part's.
         kind: what the parts are called in MLflow.
     """
 
@@ -73,6 +75,8 @@ class SweepPlan:
     teachers: tuple[Path, ...] = ()
     init: Path | None = None
     trunk_steps: tuple[int, ...] = ()
+    milestones: tuple[int, ...] = ()
+    shared_steps: Mapping[str, int] = field(default_factory=dict)
     kind: str = "lr sweep"
 
     @property
@@ -100,6 +104,7 @@ class SweepPlan:
             teachers=self.teachers,
             init=self.init,
             trunk_steps=self.trunk_steps,
+            milestones=self.milestones,
             micro_batch=self.micro_batch,
             threads=self.resources.cpus,
             checkpoint_minutes=self.checkpoint_minutes,
@@ -337,7 +342,7 @@ def _benchmarks(args: TrainingArgs, corpus: str, storage: Path) -> Source | None
         path = str(mini_benchmark(storage / "benchmarks"))
     elif path != HUB:
         path = str(Path(path).expanduser().resolve())
-    return Source(path, args.tasks, ewok_password=args.ewok_password)
+    return Source(path, args.tasks, ewok_password=password(args.ewok_password))
 
 
 def _final_tasks(
@@ -348,9 +353,12 @@ def _final_tasks(
     zero_shot, glue = split_tasks(args.final_tasks, args.protocol)
     final = None
     if zero_shot:
-        final = replace(source, tasks=zero_shot)
+        final = replace(source, tasks=zero_shot, fast=False)
         load_suite(final, args.protocol).check_fits(corpus.tokenizer(), spec.context)
-    return FinalTasks(final, glue, find_glue(source.path) if glue else None)
+    folder = find_glue(source.path) if glue else None
+    if folder is not None:
+        check_tasks(folder, glue)
+    return FinalTasks(final, glue, folder)
 
 
 def _lr_plan(args: LrSweepArgs, preset: Preset, base: TrialSpec, folder: Path) -> Plan:
@@ -382,7 +390,8 @@ def measured_step_seconds(plan: SweepPlan, part: str, steps: int = 3) -> float:
     from trainables.trainer import Data, Trainer, World
 
     spec = plan.bases[part].replace(lr=1e-4)
-    set_up_cpu(plan.resources.cpus)
+    world = World(device=pick_device(plan.resources.gpus))
+    set_up_cpu(plan.resources.cpus, world.device)
     data = Data(
         plan.corpus,
         Blocks(plan.corpus.train, spec.context),
@@ -391,7 +400,6 @@ def measured_step_seconds(plan: SweepPlan, part: str, steps: int = 3) -> float:
         None,
         tuple(models.load(folder) for folder in plan.teachers) if spec.teacher else (),
     )
-    world = World(device=pick_device(plan.resources.gpus))
     trainer = Trainer(spec, data, world, plan.micro_batch)
     seconds = []
     for _ in range(steps + 1):

@@ -3,6 +3,8 @@
     <trial>/spec.json
     <trial>/checkpoints/step-00000500/   model.safetensors, config.json, the tokenizer, spec.json,
                                          trainer.json, optimizer.safetensors
+    <trial>/began.json                   of a trial that may go on from another's first steps
+    <trial>/milestones.json              zero-shot scores after so many words
     <trial>/outcome.json                 once the trial is over
     <trial>/final.json                   what was scored on its best checkpoint after the sweep
 
@@ -33,6 +35,8 @@ _TEMPORARY = ".partial-"
 _OPTIMIZER = "optimizer.safetensors"
 _TRAINER = "trainer.json"
 _FINAL = "final.json"
+_BEGAN = "began.json"
+_MILESTONES = "milestones.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -192,6 +196,28 @@ class TrialFolder:
         """Keep scores of the best checkpoint beside those of other kinds."""
         write_json(self.path / _FINAL, {**self.final_scores, kind: scores})
 
+    @property
+    def began(self) -> int:
+        """Optimizer steps of other trials, the trunk, that this one goes on from."""
+        path = self.path / _BEGAN
+        return int(read_json(path)["step"]) if path.exists() else 0
+
+    def begin_at(self, step: int) -> None:
+        """Note with how many steps of another trial this one begins, when it does so first."""
+        if not (self.path / _BEGAN).exists():
+            write_json(self.path / _BEGAN, {"step": step})
+
+    @property
+    def milestones(self) -> dict[int, dict[str, Any]]:
+        """Zero-shot scores (`SuiteScores.to_dict()`) by number of words seen, ascending."""
+        path = self.path / _MILESTONES
+        kept = read_json(path) if path.exists() else {}
+        return {int(words): kept[words] for words in sorted(kept, key=int)}
+
+    def keep_milestone(self, words: int, scores: dict[str, Any]) -> None:
+        """Keep the scores after so many words beside the earlier ones."""
+        write_json(self.path / _MILESTONES, {**self.milestones, words: scores})
+
     def checkpoint_at(self, step: int) -> Path:
         """Folder of the checkpoint taken after `step` optimizer steps."""
         return self._checkpoints / f"step-{step:08d}"
@@ -234,6 +260,16 @@ class TrialFolder:
         if prune:
             self._prune(keep=target, best=progress.best)
         return target
+
+    def adopt(self, path: Path) -> None:
+        """Copy a checkpoint of another folder, without what only continuing it takes."""
+        target = self._checkpoints / path.name
+        if not target.exists():
+            partial = self._checkpoints / f"{_TEMPORARY}{os.getpid()}"
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(path, partial, ignore=shutil.ignore_patterns(_OPTIMIZER))
+            _sync(partial)
+            partial.rename(target)
 
     def load_into(
         self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None

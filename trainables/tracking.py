@@ -1,7 +1,8 @@
 """MLflow: one run per trial identity under one parent run per sweep, whatever is killed in between.
 
 experiment = study, parent run = sweep, child run = trial. Parameters are the spec; metrics come by
-optimizer step (`train/*`) and by epoch (`val/*`, `zero_shot/*`, step = epoch, 1-based).
+optimizer step (`train/*`), by epoch (`val/*`, `zero_shot/*`, step = epoch, 1-based) and by words
+seen (`milestone/*`, step = words).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 
 FLUSH_SECONDS = 2.0
 _PROGRESS_METRIC = "train/loss"
+_MILESTONE = "milestone/"
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,10 @@ class TrialRun:
         self._last = {
             "step": _last_step(client, run, _PROGRESS_METRIC),
             "epoch": _last_step(client, run, "val/loss"),
+            "words": max(
+                (_last_step(client, run, m) for m in run.data.metrics if m.startswith(_MILESTONE)),
+                default=-1,
+            ),
         }
 
     def log_step(self, step: int, values: dict[str, float]) -> None:
@@ -227,6 +233,14 @@ class TrialRun:
             self._client.log_dict(
                 self.run_id, report.scores, f"scores/epoch-{report.epoch:03d}.json"
             )
+
+    def log_milestone(self, words: int, scores: dict[str, Any]) -> None:
+        """Record zero-shot scores after so many words, once, in ascending order."""
+        values = {_MILESTONE + name: score for name, score in scores["benchmarks"].items()}
+        if scores["macro"] is not None:
+            values[f"{_MILESTONE}macro"] = scores["macro"]
+        self._add("words", words, values)
+        self.flush()
 
     def flush(self) -> None:
         """Send the buffered points."""

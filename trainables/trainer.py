@@ -40,6 +40,7 @@ class Workplace:
         init: folder of the model whose weights the training starts from, or None.
         trunk_steps: steps after which a trial that still has its peak learning rate leaves a
             checkpoint for those that differ from it in the number of epochs only.
+        milestones: numbers of words seen after which the benchmarks are scored, besides the epochs.
         micro_batch: blocks in one forward pass of one worker; None for the whole share.
         threads: CPU threads of one worker.
         checkpoint_minutes: longest time between two checkpoints.
@@ -52,6 +53,7 @@ class Workplace:
     teachers: tuple[Path, ...] = ()
     init: Path | None = None
     trunk_steps: tuple[int, ...] = ()
+    milestones: tuple[int, ...] = ()
     micro_batch: int | None = None
     threads: int = 1
     checkpoint_minutes: float = 10.0

@@ -10,6 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ def run_trial(
         world: the workers that share the trial; this process alone by default.
     """
     world = world or World()
-    set_up_cpu(place.threads)
+    set_up_cpu(place.threads, world.device)
     folder = TrialFolder.of(place.study, spec)
     # A killed sweep's worker may live on for seconds: wait for it.
     lock = folder.lock() if world.rank == 0 else contextlib.nullcontext()
@@ -83,6 +84,10 @@ class _Run:
         self.run: TrialRun | None = None
         if self.is_first:
             self.run = place.tracker.trial(spec, trial_facts(spec, self.trainer.data.corpus))
+        self.milestone_steps = {
+            words: milestone_step(spec, self.trainer.data.corpus, words)
+            for words in sorted(place.milestones)
+        }
         self.saved_at = time.monotonic()
 
     @property
@@ -90,6 +95,9 @@ class _Run:
         return self.trainer.progress
 
     def to_the_end(self) -> None:
+        if self.run:  # in case the kill came before they were recorded
+            for words, scores in self.folder.milestones.items():
+                self.run.log_milestone(words, scores)
         for epoch in self.progress.history:
             if self.run:
                 self.run.log_epoch(epoch)  # in case the kill came before it was recorded
@@ -107,10 +115,21 @@ class _Run:
     def _resume(self) -> None:
         newest = self.folder.newest()
         if newest is None and self._shared_steps:
-            newest = TrialFolder.trunk(self.place.study, self.spec).newest(self._shared_steps)
+            newest = self._leave_from_trunk()
         if newest is not None:
             path, self.trainer.progress = newest
             self.folder.load_into(path, self.trainer.model, self.trainer.optimizer)
+
+    def _leave_from_trunk(self) -> tuple[Path, Progress] | None:
+        """The newest checkpoint of the steps shared with other lengths; noted where that is."""
+        trunk = TrialFolder.trunk(self.place.study, self.spec)
+        newest = trunk.newest(self._shared_steps)
+        if self.is_first:
+            best = None if newest is None else newest[1].best
+            if best is not None:  # no later epoch may be better
+                self.folder.adopt(trunk.checkpoint_at(best.step))
+            self.folder.begin_at(0 if newest is None else newest[1].step)
+        return newest
 
     def _train_epoch(self) -> None:
         """Train to the end of the current epoch."""
@@ -121,15 +140,16 @@ class _Run:
         while progress.step < end:
             nats, norm = trainer.step()
             pending.append(nats)
+            clock += self._score_milestones()
             if progress.step % LOG_EVERY == 0 or progress.step in (1, end):
                 clock = self._read_losses(pending, norm, clock)
                 pending.clear()
                 is_due = clock - self.saved_at > 60 * self.place.checkpoint_minutes
                 if self.is_first and progress.step < end:  # at the end comes a report
+                    if progress.step in self.place.trunk_steps:
+                        self._leave_trunk()  # first: a resumed trial does not pass here again
                     if is_due:
                         self._save()
-                    if progress.step in self.place.trunk_steps:
-                        self._leave_trunk()
 
     def _read_losses(self, pending: list[torch.Tensor], norm: torch.Tensor, clock: float) -> float:
         """Record the losses of the last steps; returns the time.
@@ -187,6 +207,16 @@ class _Run:
         self.world.barrier()
         self.report(epoch_metrics(epoch, self.progress.history))
 
+    def _score_milestones(self) -> float:
+        """Score the benchmarks if so many words were seen just now; returns the seconds it took."""
+        started = time.monotonic()
+        for words, step in self.milestone_steps.items():
+            is_new = step == self.progress.step and words not in self.folder.milestones
+            if self.run and is_new and (scores := self.trainer.score()) is not None:
+                self.folder.keep_milestone(words, scores)
+                self.run.log_milestone(words, scores)
+        return time.monotonic() - started
+
     def _save(self) -> None:
         trainer = self.trainer
         if self.run:
@@ -199,8 +229,13 @@ class _Run:
     def _leave_trunk(self) -> None:
         """Leave a checkpoint for longer and shorter trials that take the same steps so far."""
         trainer, step = self.trainer, self.progress.step
+        if step > self._shared_steps:
+            return
         folder = TrialFolder.trunk(self.place.study, self.spec)
-        if step <= self._shared_steps and not folder.checkpoint_at(step).exists():
+        if not folder.checkpoint_at(step).exists():
+            best = self.progress.best
+            if best is not None:
+                folder.adopt(self.folder.checkpoint_at(best.step))
             folder.save(
                 trainer.model,
                 trainer.data.tokenizer,
@@ -239,7 +274,18 @@ def record_again(folder: TrialFolder, place: Workplace) -> None:
     run = place.tracker.trial(spec, trial_facts(spec, Corpus.open(place.corpus)))
     for epoch in outcome.history:
         run.log_epoch(epoch)
+    for words, scores in folder.milestones.items():
+        run.log_milestone(words, scores)
     finish_trial(folder, run, outcome.kind, list(outcome.history), outcome.reason)
+
+
+def milestone_step(spec: TrialSpec, corpus: Corpus, words: int) -> int:
+    """The first optimizer step after which so many words of the corpus were seen.
+
+    A token counts as the corpus's words over its tokens.
+    """
+    words_a_step = spec.batch_size * spec.context * corpus.train_words  # over train_tokens
+    return max(1, -(-words * corpus.train_tokens // words_a_step))
 
 
 def trial_facts(spec: TrialSpec, corpus: Corpus) -> dict[str, Any]:

@@ -1,0 +1,180 @@
+"""What an epoch study found: tables, the best number of epochs, its cost, and the picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from analysis.epochs import BestHorizon, best_horizon, differences, epoch_table, tokens_spent
+from analysis.plots import epoch_curve
+from sweeps.planning import SweepPlan, study_trials
+from sweeps.results import with_spread
+from trainables.checkpoint import Outcome, TrialFolder
+from trainables.spec import TrialSpec, format_lr
+from trainables.tracking import Tracker
+
+if TYPE_CHECKING:
+    from sweeps.epochs import Designs
+
+_SCORES = ("design", "horizon", "seed", "bits_per_byte", "macro", "tokens")
+_TRIALS = ("design", "horizon", "seed", "began", "tokens")
+
+
+def show_epochs(plan: SweepPlan, designs: Designs, tracker: Tracker, console: Console) -> None:
+    """Print what the study found with all its seeds, and store it in the parent runs."""
+    scores, trials = epoch_frames(plan.folder, designs)
+    if scores.empty:
+        return
+    table = epoch_table(scores)
+    base = designs.base
+    console.print(f"{base.arch} {base.size}, peak learning rate {format_lr(base.lr)}")
+    found = [best_horizon(scores, design) for design in table["design"].unique()]
+    console.print(_table(table, found))
+    lines = [*_findings(found, scores), *_costs(trials, designs), *_milestones(plan, designs)]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+    title = f"{plan.study}, {base.arch}"
+    picture = epoch_curve(scores, plan.folder / "epoch_curve.png", title=title)
+    for run_id in tracker.parents.values():
+        tracker.client.log_text(run_id, table.to_csv(index=False), "epoch_table.csv")
+        tracker.client.log_artifact(run_id, str(picture))
+    console.print(escape(f"\nPicture     {picture}"), highlight=False, soft_wrap=True)
+
+
+def epoch_frames(study: Path, designs: Designs) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The frames `scores` and `trials` of `analysis.epochs`, of a study's ended trials.
+
+    A trial that a scheduler stopped early counts for the epochs that it reached.
+    """
+    folders = study_trials(study)
+    scores: list[dict[str, Any]] = []
+    trials: list[dict[str, Any]] = []
+    for design in designs.names:
+        for horizon in reversed(designs.lengths(design)):
+            for folder in ended(folders, designs.spec(design, horizon)):
+                outcome = folder.outcome
+                assert outcome is not None
+                row = {"design": design, "seed": folder.spec.seed}
+                first = 1 if design == "trajectory" else horizon
+                for epoch in range(first, horizon + 1):
+                    scores += [{**row, **values} for values in _score(outcome, epoch)]
+                if outcome.kind != "stopped":
+                    trials.append({**row, "horizon": horizon, **_cost(folder, outcome)})
+    return pd.DataFrame(scores, columns=[*_SCORES]), pd.DataFrame(trials, columns=[*_TRIALS])
+
+
+def ended(folders: list[TrialFolder], spec: TrialSpec) -> list[TrialFolder]:
+    """The trials with an outcome that differ from `spec` in their seed only, in its order."""
+    found = {
+        folder.spec.seed: folder
+        for folder in folders
+        if folder.spec.setting == spec.setting
+        and folder.spec.lr == spec.lr
+        and folder.outcome is not None
+    }
+    return [found[seed] for seed in sorted(found)]
+
+
+def _score(outcome: Outcome, epoch: int) -> Iterator[dict[str, Any]]:
+    """The figures after an epoch: none if the trial was stopped before, infinite if it diverged."""
+    for report in outcome.history:
+        if report.epoch == epoch:
+            macro = math.nan if report.macro is None else report.macro
+            yield {
+                "horizon": epoch,
+                "bits_per_byte": report.bits_per_byte,
+                "macro": macro,
+                "tokens": report.tokens,
+            }
+            return
+    if outcome.kind == "diverged":
+        yield {"horizon": epoch, "bits_per_byte": math.inf, "macro": math.nan, "tokens": 0}
+
+
+def _cost(folder: TrialFolder, outcome: Outcome) -> dict[str, int]:
+    """Training tokens; of a diverged trial those of its whole epochs."""
+    spec = folder.spec
+    tokens = max((report.tokens for report in outcome.history), default=0)
+    return {"began": min(tokens, folder.began * spec.batch_size * spec.context), "tokens": tokens}
+
+
+def _table(table: pd.DataFrame, found: list[BestHorizon]) -> Table:
+    shown = Table(header_style="bold")
+    for name in ("design", "epochs", "seeds", "bits/byte", "macro", "tokens", ""):
+        shown.add_column(name, justify="left" if name in ("design", "") else "right")
+    best = {(each.design, each.horizon) for each in found}
+    for row in table.to_dict("records"):
+        notes = ["best"] if (row["design"], row["horizon"]) in best else []
+        notes += [f"{row['diverged']} diverged"] if row["diverged"] else []
+        shown.add_row(
+            row["design"],
+            str(row["horizon"]),
+            str(row["seeds"]),
+            with_spread(row["bits_per_byte"], row["bits_per_byte_sd"], 4),
+            with_spread(row["macro"], row["macro_sd"], 1),
+            f"{row['tokens']:,}",
+            ", ".join(notes),
+            style="bold" if "best" in notes else None,
+        )
+    return shown
+
+
+def _findings(found: list[BestHorizon], scores: pd.DataFrame) -> Iterator[str]:
+    """Sentences: the best horizon of each design, and whether branches agree with whole trials."""
+    for best in found:
+        yield best.sentence
+        if best.is_longest:
+            yield (
+                f"[yellow]{best.design}: that is the longest horizon tried; the optimum may lie "
+                "beyond. Add longer --horizons.[/]"
+            )
+    gaps = differences(scores, "branch", "independent")
+    if not gaps.empty:
+        yield (
+            f"branch minus independent: {gaps['difference'].min():+.4f} to "
+            f"{gaps['difference'].max():+.4f} bits-per-byte; between the seeds of independent "
+            f"at {gaps['within'].sum()} of {len(gaps)} horizons."
+        )
+
+
+def _costs(trials: pd.DataFrame, designs: Designs) -> Iterator[str]:
+    """The training tokens of each design, and as a share of one whole trial for each horizon."""
+    base = designs.base
+    epoch_tokens = designs.steps_per_epoch * base.batch_size * base.context
+    independent = sum(designs.horizons) * epoch_tokens
+    spent = tokens_spent(trials)
+    for design in designs.names:
+        mine = spent[spent.index.get_level_values("design") == design]
+        if not mine.empty:
+            yield (
+                f"{design}: {mine.sum():,} training tokens for {len(mine)} "
+                f"seed{'s' if len(mine) > 1 else ''}, {mine.mean() / independent:.2f} times what "
+                "a whole trial for each horizon takes."
+            )
+
+
+def _milestones(plan: SweepPlan, designs: Designs) -> Iterator[str]:
+    """Scores after so many words, of the longest trials of each design."""
+    folders = study_trials(plan.folder)
+    for design in designs.names:
+        longest = ended(folders, designs.spec(design, designs.horizons[-1]))
+        for words in designs.milestones:
+            scores = [f.milestones[words]["benchmarks"] for f in longest if words in f.milestones]
+            figures = [
+                f"{name} {_mean_and_spread([score[name] for score in scores])}"
+                for name in (scores[0] if scores else ())
+            ]
+            found = ", ".join(figures) or "not scored: the trials ended before it was asked for"
+            yield f"{design} after {words:,} words: {found}"
+
+
+def _mean_and_spread(values: list[float]) -> str:
+    return with_spread(fmean(values), stdev(values) if len(values) > 1 else math.nan, 1)

@@ -1,0 +1,338 @@
+"""Plans of an epoch study: which trials its designs need, in which order, at which rate."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from sweeps.best_run import best_trial
+from sweeps.epoch_results import show_epochs
+from sweeps.epoch_study import EpochStudyArgs
+from sweeps.planning import (
+    Ground,
+    Status,
+    SweepPlan,
+    chosen_archs,
+    earlier_trials,
+    prepare,
+    study_trials,
+)
+from sweeps.running import run_command
+from sweeps.spaces import GridPlan, Plan, SweepSearch
+from trainables.checkpoint import TrialFolder
+from trainables.corpus import Blocks
+from trainables.optim import steps_at_peak
+from trainables.spec import TrialSpec
+from trainables.tracking import Tracker
+from trainables.trainer import steps_per_epoch
+from trainables.trial import LOG_EVERY, milestone_step
+
+DESIGNS = ("trajectory", "independent", "branch")
+_WORDS = re.compile(r"(\d+(?:\.\d+)?)([KMB]?)", re.IGNORECASE)
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
+
+
+def run_epoch_study(args: EpochStudyArgs) -> int:
+    """Plan the study and run it, or print what it would take; returns the exit status."""
+    planned: list[Designs] = []
+
+    def planner(status: Status) -> SweepPlan:
+        ground, designs = plan_designs(args, status)
+        planned.append(designs)
+        return plan_epochs(ground, designs)
+
+    def show(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: Console) -> None:
+        show_epochs(plan, planned[0], tracker, console)
+
+    return run_command(args, planner, show)
+
+
+class BranchPlan:
+    """One trial for each seed, handed out when what it goes on from is there.
+
+    Args:
+        lr: the learning rate of all.
+        seeds: in this order.
+        known: scores that the study already holds, by (lr, seed); these trials are handed out as
+            well, and end at once.
+        ready: whether a seed's trial may begin. It must become so once the trials that it waits
+            for have ended, however they did.
+    """
+
+    def __init__(
+        self,
+        lr: float,
+        seeds: Iterable[int],
+        *,
+        known: Mapping[tuple[float, int], float | None] | None = None,
+        ready: Callable[[int], bool] = lambda seed: True,
+    ) -> None:
+        self.lrs = [lr]
+        self._ready = ready
+        self._done = {pair for pair, score in (known or {}).items() if score is not None}
+        self._queue = [(lr, seed) for seed in dict.fromkeys(seeds)]
+        self._open: set[tuple[float, int]] = set()
+        self.ended: set[int] = set()
+        """Seeds whose trials have ended in this command, failed ones included."""
+
+    @property
+    def finished(self) -> bool:
+        return not self._queue and not self._open
+
+    def ask(self) -> tuple[float, int] | None:
+        for pair in self._queue:
+            if self._ready(pair[1]):
+                self._queue.remove(pair)
+                self._open.add(pair)
+                return pair
+        return None
+
+    def tell(self, lr: float, seed: int, score: float) -> None:
+        self._open.discard((lr, seed))
+        self.ended.add(seed)
+
+    def remaining(self) -> int:
+        return sum(pair not in self._done for pair in [*self._queue, *self._open])
+
+
+@dataclass(frozen=True)
+class Designs:
+    """What the designs of an epoch study train.
+
+    Attributes:
+        base: the spec with the study's own schedule, whatever its epochs; its seed varies.
+        names: of the designs.
+        horizons: numbers of epochs, ascending.
+        steps_per_epoch: optimizer steps.
+        decay: fraction of a branch's steps in its decay.
+        seeds: of this command.
+        milestones: words seen after which to score.
+    """
+
+    base: TrialSpec
+    names: tuple[str, ...]
+    horizons: tuple[int, ...]
+    steps_per_epoch: int
+    decay: float
+    seeds: tuple[int, ...]
+    milestones: tuple[int, ...] = ()
+
+    def spec(self, design: str, horizon: int) -> TrialSpec:
+        """The spec of a design's trial of so many epochs, for seed 0."""
+        spec = self.base.replace(epochs=horizon)
+        if design != "branch":
+            return spec
+        return spec.replace(schedule="wsd", warmup_steps=self.warmup_steps, decay=self.decay)
+
+    def lengths(self, design: str) -> tuple[int, ...]:
+        """Epochs of the trials of a design, the longest first."""
+        return self.horizons[-1:] if design == "trajectory" else self.horizons[::-1]
+
+    @property
+    def warmup_steps(self) -> int:
+        """Warm-up of all branches: of the longest one, but at most a tenth of the shortest."""
+        longest = math.ceil(self.base.warmup * self.horizons[-1] * self.steps_per_epoch)
+        return max(1, min(longest, self.horizons[0] * self.steps_per_epoch // 10))
+
+    def trunk_step(self, horizon: int) -> int:
+        """Where a branch of so many epochs leaves the trunk; 0 if it shares nothing.
+
+        The last step at its peak after which a trial may leave a checkpoint: one where it reads
+        the loss, in the middle of an epoch.
+        """
+        spec = self.spec("branch", horizon)
+        step = steps_at_peak(spec, horizon * self.steps_per_epoch)
+        step -= step % LOG_EVERY
+        while step > 0 and step % self.steps_per_epoch == 0:
+            step -= LOG_EVERY
+        return step
+
+
+def plan_designs(args: EpochStudyArgs, status: Status) -> tuple[Ground, Designs]:
+    """What the arguments ask for, with the learning rate from the study.
+
+    Raises:
+        ValueError: something asked for cannot be; the message says what to do.
+    """
+    archs = chosen_archs(args.arch)
+    if len(archs) > 1:
+        raise ValueError(
+            f"an epoch study is of one architecture, not of {', '.join(archs)}: run one for each"
+        )
+    names = _names(args.designs)
+    ground = prepare(args, status)
+    base = ground.spec(archs[0])
+    horizons = _horizons(args, base.epochs)
+    base = base.replace(epochs=horizons[-1])
+    study = ground.study(base)
+    lr = study_lr(ground.storage / study, base, study) if args.lr is None else args.lr
+    base = base.replace(lr=lr)
+    if base.schedule == "wsd":
+        base = base.replace(decay=args.decay)
+    steps = steps_per_epoch(base, len(Blocks(ground.corpus.train, base.context)))
+    milestones = _milestones(args, ground, base, horizons[-1] * steps)
+    return ground, Designs(base, names, horizons, steps, args.decay, args.seeds, milestones)
+
+
+def plan_epochs(ground: Ground, designs: Designs) -> SweepPlan:
+    """The trials of all designs, each once; errors as for `Ground.plan`."""
+    study = ground.study(designs.base)
+    folder = ground.storage / study
+    bases: dict[str, TrialSpec] = {}
+    plans: dict[str, Plan] = {}
+    shared: dict[str, int] = {}
+    for design in designs.names:
+        trunk: BranchPlan | None = None
+        for horizon in designs.lengths(design):
+            spec = designs.spec(design, horizon)
+            if spec.setting in [base.setting for base in bases.values()]:
+                continue  # of another design as well
+            part = f"{design} {horizon} epochs"
+            bases[part] = spec
+            known = earlier_trials(folder, spec)
+            if design != "branch":
+                scores = {pair: score for pair, score in known.items() if score is not None}
+                plans[part] = GridPlan([spec.lr], designs.seeds, extend=False, known=scores)
+            elif trunk is None:
+                plans[part] = trunk = BranchPlan(spec.lr, designs.seeds, known=known)
+            else:
+                shared[part] = designs.trunk_step(horizon)
+                ready = _leaves_trunk(folder, spec, shared[part], trunk)
+                plans[part] = BranchPlan(spec.lr, designs.seeds, known=known, ready=ready)
+    branches = designs.lengths("branch") if "branch" in designs.names else ()
+    # Where the longest one ends its peak as well: a longer one may join the study.
+    trunk_steps = {designs.trunk_step(horizon) for horizon in branches}
+    return ground.plan(
+        bases,
+        plans,
+        trunk_steps=tuple(sorted(trunk_steps - {0})),
+        milestones=designs.milestones,
+        shared_steps=shared,
+        kind="epoch study",
+    )
+
+
+def _leaves_trunk(
+    folder: Path, spec: TrialSpec, step: int, trunk: BranchPlan
+) -> Callable[[int], bool]:
+    """Whether a seed's branch can begin: its checkpoint is there, or will never be."""
+
+    def ready(seed: int) -> bool:
+        if step == 0 or seed in trunk.ended:
+            return True
+        return TrialFolder.trunk(folder, spec.replace(seed=seed)).checkpoint_at(step).exists()
+
+    return ready
+
+
+def study_lr(folder: Path, base: TrialSpec, study: str) -> float:
+    """The best learning rate of a study's ended trials of an architecture, size and corpus.
+
+    Any number of epochs and any schedule count, as `best_trial` compares them. Where rates were
+    compared, only these count, on the seeds that the most of them have: further seeds of the one
+    that was chosen must not change the choice.
+
+    Raises:
+        ValueError: there is none.
+    """
+    specs: dict[str, TrialSpec] = {}
+    rows = []
+    for trial in study_trials(folder):
+        spec, outcome = trial.spec, trial.outcome
+        if outcome is None or not _alike(spec, base):
+            continue
+        specs[spec.hash] = spec
+        rows.append(
+            {
+                "arch": spec.arch,
+                "lr": spec.lr,
+                "seed": spec.seed,
+                "setting": spec.setting.hash,
+                "outcome": outcome.kind,
+                "bits_per_byte": outcome.score,
+                "spec_hash": spec.hash,
+            }
+        )
+    trials = pd.DataFrame(rows)
+    best = best_trial(_compared(trials), specs) if rows else None
+    if best is None:
+        raise ValueError(
+            f"study {study!r} has no finished trial of {base.arch} {base.size} on this corpus to "
+            f"take the learning rate from: run sweeps/lr_sweep.py --arch {base.arch} first, or "
+            "give --lr"
+        )
+    return float(best["lr"])
+
+
+def _alike(spec: TrialSpec, base: TrialSpec) -> bool:
+    names = ("arch", "size", "corpus_hash", "revision", "teacher", "init")
+    return all(getattr(spec, name) == getattr(base, name) for name in names)
+
+
+def _compared(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials of settings with several rates, on the seeds that the most rates have."""
+    groups = []
+    for _, group in trials.groupby("setting"):
+        rates = group.groupby("seed")["lr"].nunique()
+        group = group[group["seed"].isin(rates[rates == rates.max()].index)]
+        if rates.max() > 1:
+            groups.append(group)
+    return pd.concat(groups) if groups else trials
+
+
+def _names(designs: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = [name for name in designs if name not in DESIGNS]
+    if unknown or not designs:
+        found = f"not {unknown[0]!r}" if unknown else "and there is none"
+        raise ValueError(f"--designs takes one or more of {', '.join(DESIGNS)}, {found}")
+    return tuple(name for name in DESIGNS if name in designs)
+
+
+def _horizons(args: EpochStudyArgs, epochs: int) -> tuple[int, ...]:
+    if args.horizons and args.epochs is not None:
+        raise ValueError(
+            f"--epochs {args.epochs} stands for --horizons 1 to {args.epochs}: give one of them"
+        )
+    for horizon in args.horizons:
+        if horizon < 1:
+            raise ValueError(f"--horizons are numbers of epochs, at least 1, not {horizon}")
+    return tuple(sorted(set(args.horizons or range(1, epochs + 1))))
+
+
+def _milestones(
+    args: EpochStudyArgs, ground: Ground, base: TrialSpec, total_steps: int
+) -> tuple[int, ...]:
+    """Numbers of words, each seen by the longest trial."""
+    milestones = sorted({parse_words(text) for text in args.milestones})
+    if milestones and ground.benchmarks is None:
+        raise ValueError("--milestones are scored on benchmarks: add --benchmarks")
+    for words in milestones:
+        if milestone_step(base, ground.corpus, words) > total_steps:
+            tokens = total_steps * base.batch_size * base.context
+            seen = tokens * ground.corpus.train_words // ground.corpus.train_tokens
+            raise ValueError(
+                f"--milestones {words:,} lies beyond the {seen:,} words that {base.epochs} epochs "
+                "see: take fewer words, or more --epochs"
+            )
+    return tuple(milestones)
+
+
+def parse_words(text: str) -> int:
+    """A number of words: 1000000, 250K, 1.5M.
+
+    Raises:
+        ValueError: it is none, or less than one word.
+    """
+    match = _WORDS.fullmatch(text)
+    words = round(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if words < 1:
+        raise ValueError(
+            f"--milestones are numbers of words like 1000000, 250K or 1M, not {text!r}"
+        )
+    return words
