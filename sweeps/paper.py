@@ -1,0 +1,74 @@
+"""The whole study in one command: sweeps, epochs, teacher, distillation, final scores.
+
+    sweep     the learning rates of the architectures
+    epochs    how many epochs the teacher's architecture wants, at its best learning rate
+    promote   its best run becomes the registered teacher
+    distill   the teacher is distilled into students, beside controls without it
+    final     the best checkpoint of each architecture, and of students and controls, on all tasks
+
+A stage whose inputs have not changed is not run again, and every stage continues where it was
+stopped: run the same command again after a kill. `--preset paper` is BabyHGRN's study; look at what
+it takes with --dry-run first.
+
+    python sweeps/paper.py
+    python sweeps/paper.py --status
+    python sweeps/paper.py --preset paper --corpus babylm-strict-small --benchmarks data/ --dry-run
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+if __name__ == "__main__":
+    # The sibling packages, whether or not the project is installed; not this folder's modules.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from sweeps.arguments import TrainingArgs
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperArgs(TrainingArgs):
+    """Arguments of the study."""
+
+    arch: tuple[str, ...] = ("all",)
+    """Architectures to sweep: transformer, lstm, xlstm, mamba, hgrn2, or all."""
+    teacher_arch: str = "hgrn2"
+    """Architecture of epoch study, teacher and students."""
+    lrs: tuple[float, ...] = ()
+    """The grid of learning rates of the sweep."""
+    sweep_seeds: tuple[int, ...] = (0,)
+    """Seeds of the sweep; --seeds are those of epoch study and distillation."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of epoch study and distillation; three or more give an interval."""
+    designs: tuple[str, ...] = ("branch",)
+    """Of the epoch study: trajectory, independent, branch."""
+    horizons: tuple[int, ...] = ()
+    """Numbers of epochs to compare; default: 1 to the preset's."""
+    alphas: tuple[float, ...] = (0.5,)
+    """Weights of the divergence from the teacher."""
+    temperatures: tuple[float, ...] = (1.0,)
+    """Temperatures of the divergence."""
+    status: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print where the study stands, and stop."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    args = tyro.cli(PaperArgs, args=argv, description=__doc__)
+    from sweeps.environment import secure_local_cluster
+
+    secure_local_cluster(args.address)
+    from sweeps.stages import run_study  # heavy imports: not before --help
+
+    return run_study(args)
+
+
+if __name__ == "__main__":
+    from sweeps.paper import main as imported_main  # one module, also for pickles and types
+
+    sys.exit(imported_main())

@@ -1,0 +1,321 @@
+"""The stages of a whole study: each is a command of its own, run when its inputs have changed.
+
+<study>/paper.json    by stage, the hash of the inputs that it was last finished with, and when
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from analysis import runs
+from analysis.evaluate import EvaluateArgs
+from sweeps.arguments import TrainingArgs
+from sweeps.distill import DistillArgs
+from sweeps.distillation import run_distillation
+from sweeps.epoch_study import EpochStudyArgs
+from sweeps.epochs import run_epoch_study
+from sweeps.evaluation import run_evaluation
+from sweeps.lr_sweep import LrSweepArgs
+from sweeps.model_names import find_version
+from sweeps.planning import Ground, chosen_archs, prepare, study_trials
+from sweeps.promote import PromoteArgs
+from sweeps.promotion import run_promotion
+from sweeps.running import refuse, run_lr_sweep
+from trainables.checkpoint import TrialFolder, read_json, write_json
+from trainables.tracking import tracking_uri
+
+if TYPE_CHECKING:
+    from sweeps.paper import PaperArgs
+
+ALIAS = "teacher"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the study.
+
+    Attributes:
+        name: what it is called.
+        run: runs it, from wherever it stands; returns its exit status.
+        inputs: all that its result depends on, JSON-ready, as it is when the stage's turn comes.
+    """
+
+    name: str
+    run: Callable[[], int]
+    inputs: Callable[[], Any]
+
+
+def run_study(args: PaperArgs) -> int:
+    """Run what is to be run, or say what it would take, or where the study stands."""
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    try:
+        with console.status("Preparing"):
+            ground = prepare(args, lambda text: None)
+            folder = ground.storage / ground.study(ground.spec(args.teacher_arch))
+            archs = chosen_archs(args.arch)
+            if args.teacher_arch not in archs:
+                raise ValueError(
+                    f"--teacher-arch {args.teacher_arch} is not among --arch {', '.join(archs)}: "
+                    "the teacher's learning rate comes from its sweep"
+                )
+    except (ValueError, OSError) as error:
+        return refuse(error)
+    stages = plan_stages(args, ground, folder)
+    if args.status:
+        show_status(stages, folder, console)
+        return 0
+    if args.dry_run:
+        return _dry_run(args, ground, console)
+    return run_stages(stages, folder, console)
+
+
+def run_stages(stages: Sequence[Stage], folder: Path, console: Console) -> int:
+    """Run the stages whose inputs are not those that they were finished with, in their order."""
+    for number, stage in enumerate(stages, start=1):
+        title = f"{number}/{len(stages)} {stage.name}"
+        # Only now: a stage's inputs are what the earlier ones left.
+        inputs = _hash(stage.inputs())
+        if _finished(folder).get(stage.name, {}).get("inputs") == inputs:
+            console.print(f"[bold]{title}[/]: done, nothing has changed", highlight=False)
+            continue
+        console.rule(f"[bold]{title}", align="left")
+        status = stage.run()
+        if status != 0:
+            return status
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        done = {**_finished(folder), stage.name: {"inputs": inputs, "finished": time}}
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "paper.json", done)
+    return 0
+
+
+def show_status(stages: Sequence[Stage], folder: Path, console: Console) -> None:
+    """Print each stage's state, and how many trials the study has."""
+    table = Table(header_style="bold")
+    for name in ("stage", "state", "finished"):
+        table.add_column(name)
+    records, is_open = _finished(folder), False
+    for stage in stages:
+        record = records.get(stage.name)
+        is_same = record is not None and not is_open and record["inputs"] == _hash(stage.inputs())
+        state = "done" if is_same else "to do" if record is None else "to do again: inputs changed"
+        is_open = is_open or not is_same
+        table.add_row(stage.name, state, record["finished"] if record else "")
+    console.print(table)
+    trials = study_trials(folder)
+    ended = sum(trial.outcome is not None for trial in trials)
+    console.print(
+        escape(f"{ended} of {len(trials)} begun trials have ended; the study is in {folder}"),
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def plan_stages(args: PaperArgs, ground: Ground, folder: Path) -> list[Stage]:
+    """The stages of the study."""
+    teacher = f"models:/{args.teacher_arch}@{ALIAS}"
+    commands = Commands.of(args, ground, folder, teacher)
+    data = [ground.corpus.hash, ground.suite_hash]
+
+    def swept() -> Any:
+        return [data, _plain(commands.sweep)]
+
+    def studied() -> Any:
+        return [swept(), _plain(commands.epochs)]
+
+    def taught() -> Any:
+        version = _version(teacher, tracking_uri(ground.storage))
+        return [studied(), version, _plain(commands.distill)]
+
+    return [
+        Stage("sweep", lambda: run_lr_sweep(commands.sweep), swept),
+        Stage("epochs", lambda: run_epoch_study(commands.epochs), studied),
+        Stage("promote", lambda: run_promotion(commands.promote), studied),
+        Stage("distill", lambda: run_distillation(commands.distill), taught),
+        Stage(
+            "final",
+            lambda: score_finally(args, ground, folder),
+            lambda: [taught(), args.final_tasks, args.protocol],
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class Commands:
+    """The arguments of the stages' commands."""
+
+    sweep: LrSweepArgs
+    epochs: EpochStudyArgs
+    promote: PromoteArgs
+    distill: DistillArgs
+
+    @classmethod
+    def of(cls, args: PaperArgs, ground: Ground, folder: Path, teacher: str) -> Commands:
+        """Those of a study."""
+        common = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainingArgs)}
+        common |= {"study": folder.name, "storage": ground.storage, "final_tasks": ()}
+        # The student is trained like its teacher.
+        unset = {"arch": (), "epochs": None, "size": None, "context": None, "batch_size": None}
+        return cls(
+            LrSweepArgs(**{**common, "seeds": args.sweep_seeds}, lrs=args.lrs),
+            EpochStudyArgs(
+                **{**common, "arch": (args.teacher_arch,)},
+                designs=args.designs,
+                horizons=args.horizons,
+            ),
+            PromoteArgs(
+                arch=args.teacher_arch, study=folder.name, alias=ALIAS, storage=ground.storage
+            ),
+            DistillArgs(
+                **{**common, **unset},
+                teacher=(teacher,),
+                alphas=args.alphas,
+                temperatures=args.temperatures,
+            ),
+        )
+
+
+def best_trials(folder: Path, corpus_hash: str) -> list[TrialFolder]:
+    """Of the trials on a corpus the best of each architecture, the best student of each kind, and
+    its control."""
+    best: dict[Any, TrialFolder] = {}
+    trials = {
+        trial.spec.hash: trial
+        for trial in study_trials(folder)
+        if _has_checkpoint(trial) and trial.spec.corpus_hash == corpus_hash
+    }
+    for trial in trials.values():
+        spec = trial.spec
+        kind = (spec.arch, spec.teacher, spec.alpha, spec.temperature, spec.reverse_kl)
+        if kind not in best or _score(trial) < _score(best[kind]):
+            best[kind] = trial
+    controls = [trials.get(t.spec.control.hash) for t in best.values() if t.spec.teacher]
+    chosen = [*best.values(), *(control for control in controls if control)]
+    return list({trial.spec.hash: trial for trial in chosen}.values())
+
+
+def score_finally(args: PaperArgs, ground: Ground, folder: Path) -> int:
+    """Score the best trials on all tasks, log the figures to their runs, and print them."""
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    if ground.benchmarks is None:
+        console.print("no benchmarks: give --benchmarks to have final scores")
+        return 0
+    recorded = runs.trials(tracking_uri(ground.storage), folder.name)
+    run_ids = dict(zip(recorded["spec_hash"], recorded["run_id"], strict=True))
+    scored = []
+    for trial in best_trials(folder, ground.corpus.hash):
+        output = folder / "final" / trial.spec.hash
+        status = run_evaluation(
+            EvaluateArgs(
+                model=str(trial.best_checkpoint),
+                benchmarks=ground.benchmarks.path,
+                tasks=args.final_tasks,
+                protocol=trial.spec.protocol,  # type: ignore[arg-type]
+                ewok_password=args.ewok_password,
+                long_texts="truncate",
+                storage=ground.storage,
+                output=output,
+                run_id=run_ids[trial.spec.hash],
+            )
+        )
+        if status != 0:
+            return status
+        scored.append((trial, read_json(output / "scores.json")))
+    console.print(_summary(scored))
+    return 0
+
+
+def _summary(scored: Sequence[tuple[TrialFolder, dict[str, Any]]]) -> Table:
+    """A row for each model: what it was trained as, bits per byte, zero-shot figures."""
+    names = list(
+        dict.fromkeys(
+            name
+            for _, scores in scored
+            for name in scores.get("zero_shot", {"benchmarks": {}})["benchmarks"]
+        )
+    )
+    table = Table(title="Final scores", title_justify="left", header_style="bold")
+    for name in ("model", "epochs", "bits/byte", *names):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for trial, scores in sorted(scored, key=lambda pair: _score(pair[0])):
+        figures = scores.get("zero_shot", {"benchmarks": {}})["benchmarks"]
+        shown = [f"{figures[name]:.1f}" if name in figures else "" for name in names]
+        table.add_row(trial.spec.name, str(trial.spec.epochs), f"{_score(trial):.4f}", *shown)
+    return table
+
+
+def _dry_run(args: PaperArgs, ground: Ground, console: Console) -> int:
+    """Print what each stage would take, from measured steps; nothing is run."""
+    commands = Commands.of(args, ground, Path(ground.study(ground.spec(args.teacher_arch))), "")
+    lrs = args.lrs or ground.preset.lrs
+    middle = lrs[len(lrs) // 2]
+    console.rule("[bold]1/5 sweep", align="left")
+    status = run_lr_sweep(dataclasses.replace(commands.sweep, dry_run=True))
+    if status != 0:
+        return status
+    console.rule("[bold]2/5 epochs", align="left")
+    epochs = dataclasses.replace(commands.epochs, lr=middle, dry_run=True)
+    status = run_epoch_study(epochs)
+    if status != 0:
+        return status
+    students = len(args.seeds) * len(args.alphas) * len(args.temperatures)
+    console.rule("[bold]3-5 promote, distill, final", align="left")
+    console.print(
+        f"{students} students and {len(args.seeds)} controls of {args.teacher_arch}, each trained "
+        "like the teacher: a student's step takes about 1.3 times as long as the sweep's. Then the "
+        "best models are scored on all tasks.",
+        highlight=False,
+    )
+    return 0
+
+
+def _version(teacher: str, uri: str) -> list[str | None] | None:
+    """What the alias points to, None as long as it points to nothing."""
+    try:
+        version = find_version(teacher, uri)
+    except ValueError:
+        return None
+    return [str(version.version), version.run_id]
+
+
+def _finished(folder: Path) -> dict[str, Any]:
+    path = folder / "paper.json"
+    return read_json(path) if path.exists() else {}
+
+
+_NO_INPUT = {
+    *("storage", "address", "max_concurrent", "checkpoint_minutes", "dry_run", "ewok_password"),
+    *("cpus_per_trial", "gpus_per_trial", "workers_per_trial", "runner", "micro_batch", "study"),
+}
+"""Arguments that change where and how fast a stage runs, not what it finds."""
+
+
+def _plain(args: Any) -> dict[str, Any]:
+    values = dataclasses.asdict(args)
+    return {name: value for name, value in values.items() if name not in _NO_INPUT}
+
+
+def _hash(inputs: Any) -> str:
+    canonical = json.dumps(inputs, sort_keys=True, default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _has_checkpoint(trial: TrialFolder) -> bool:
+    return trial.outcome is not None and trial.outcome.checkpoint is not None
+
+
+def _score(trial: TrialFolder) -> float:
+    assert trial.outcome is not None
+    return trial.outcome.score

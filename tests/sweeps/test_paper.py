@@ -1,0 +1,172 @@
+"""The whole study: which stages run, and that a kill in any of them changes nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from rich.console import Console
+
+from sweeps.stages import Stage, run_stages, show_status
+from tests.analysis.benchmark_files import write_blimp, write_supplement
+from tests.sweeps.conftest import ROOT, environment
+from tests.sweeps.test_lr_sweep import wait_for
+from trainables.checkpoint import TrialFolder
+
+
+class Recorder:
+    """Stages that note when they run; `inputs` and `status` may be changed."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.inputs = {"first": 1, "second": 2, "third": 3}
+        self.status = dict.fromkeys(self.inputs, 0)
+
+    def stages(self) -> list[Stage]:
+        return [Stage(name, self._run(name), self._inputs(name)) for name in self.inputs]
+
+    def _run(self, name: str):
+        def run() -> int:
+            self.ran.append(name)
+            if name == "first":
+                self.inputs["second"] += 10  # a stage changes what the next one reads
+            return self.status[name]
+
+        return run
+
+    def _inputs(self, name: str):
+        return lambda: self.inputs[name]
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=io.StringIO(), width=120)
+
+
+def test_a_stage_runs_again_only_if_its_inputs_changed(tmp_path: Path, console: Console) -> None:
+    """All run once; then none; then the one whose inputs changed."""
+    recorder = Recorder()
+    assert run_stages(recorder.stages(), tmp_path, console) == 0
+    assert recorder.ran == ["first", "second", "third"]
+    assert run_stages(recorder.stages(), tmp_path, console) == 0
+    assert recorder.ran == ["first", "second", "third"]
+    recorder.inputs["third"] = 4
+    assert run_stages(recorder.stages(), tmp_path, console) == 0
+    assert recorder.ran == ["first", "second", "third", "third"]
+
+
+def test_a_failed_stage_stops_the_study_and_is_tried_again(tmp_path, console) -> None:
+    """Its status is the study's; what came before is not run again."""
+    recorder = Recorder()
+    recorder.status["second"] = 130
+    assert run_stages(recorder.stages(), tmp_path, console) == 130
+    recorder.status["second"] = 0
+    assert run_stages(recorder.stages(), tmp_path, console) == 0
+    assert recorder.ran == ["first", "second", "second", "third"]
+
+
+def test_status_says_what_is_done(tmp_path: Path, console: Console) -> None:
+    """A stage behind one that is to be done is to be done as well."""
+    recorder = Recorder()
+    recorder.status["third"] = 1
+    run_stages(recorder.stages(), tmp_path, console)
+    recorder.status["third"] = 0
+    assert states(recorder, tmp_path) == ["done", "done", "to do"]
+    run_stages(recorder.stages(), tmp_path, console)
+    recorder.inputs["second"] += 1
+    again = "to do again: inputs changed"
+    assert states(recorder, tmp_path) == ["done", again, again]
+
+
+def states(recorder: Recorder, folder: Path) -> list[str]:
+    console = Console(file=io.StringIO(), width=120)
+    show_status(recorder.stages(), folder, console)
+    assert isinstance(console.file, io.StringIO)
+    rows = [line.split("│") for line in console.file.getvalue().splitlines() if "│" in line]
+    return [row[2].strip() for row in rows]
+
+
+def study(folder: Path, text: Path, *extra: str) -> list[str]:
+    words = [sys.executable, "sweeps/paper.py", "--arch", "lstm", "--teacher-arch", "lstm"]
+    words += ["--corpus", str(text), "--vocab-size", "280", "--context", "64", "--batch-size", "4"]
+    words += ["--epochs", "2", "--lrs", "1e-3", "3e-3", "--seeds", "0", "1", "--study", "study"]
+    words += ["--benchmarks", str(folder / "data"), "--storage", str(folder / "storage")]
+    return [*words, *extra]
+
+
+def start(folder: Path, text: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        study(folder, text),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        bufsize=1,
+    )
+
+
+def finish(folder: Path, text: Path) -> str:
+    with start(folder, text) as process:
+        output, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, output
+    return output
+
+
+def figures(folder: Path) -> dict[str, tuple]:
+    """By trial: its outcome, losses and scores, which no interruption may change."""
+    found = {}
+    for path in (folder / "storage").glob("study/trials/*/spec.json"):
+        trial = TrialFolder(path.parent)
+        assert trial.outcome is not None
+        losses = tuple(epoch.val_loss for epoch in trial.outcome.history)
+        # A teacher's hash is that of its files, which hold no time or place.
+        found[path.parent.name] = (trial.outcome.kind, losses, trial.outcome.history[-1].scores)
+    return found
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage_the_study_ends_the_same(tmp_path: Path, tiny_text: Path) -> None:
+    """kill -9 once in each stage that trains or scores, the command again after each: the numbers
+    of an uninterrupted study, and no run twice."""
+    for name in ("whole", "killed"):
+        write_blimp(tmp_path / name / "data" / "blimp_fast")
+        write_supplement(tmp_path / name / "data" / "supplement_filtered")
+    output = finish(tmp_path / "whole", tiny_text)
+    assert "Final scores" in output
+    for line in (r"1/5 sweep", r"2/5 epochs", r"3/5 promote", r"4/5 distill", r"5/5 final"):
+        process = start(tmp_path / "killed", tiny_text)
+        wait_for(process, rf"^{line} ─")
+        if "promote" not in line and "final" not in line:
+            wait_for(process, r"epoch 1/")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    finish(tmp_path / "killed", tiny_text)
+    assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'killed' / 'storage' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("study")
+    runs = client.search_runs([experiment.experiment_id])
+    trials = [run for run in runs if run.data.tags["babysweep.kind"] == "trial"]
+    hashes = [run.data.tags["babysweep.spec_hash"] for run in trials]
+    assert sorted(hashes) == sorted(figures(tmp_path / "whole"))
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    (version,) = client.search_model_versions("name='lstm'")
+    students = [run for run in trials if run.data.params["teacher"]]
+    assert {run.data.params["teacher_name"] for run in students} == {"models:/lstm/1"}
+    teacher_run = client.get_run(version.run_id)
+    sweep = client.get_run(teacher_run.data.tags["mlflow.parentRunId"])
+    assert sweep.data.tags["babysweep.kind"] == "sweep"
+    again = subprocess.run(
+        study(tmp_path / "killed", tiny_text), cwd=ROOT, env=environment(), capture_output=True
+    )
+    assert len(re.findall(rb"done, nothing has changed", again.stdout)) == 5
+    assert json.loads((tmp_path / "killed/storage/study/paper.json").read_text()).keys() == {
+        *("sweep", "epochs", "promote", "distill", "final"),
+    }
