@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import shutil
 import tempfile
 import time
@@ -29,9 +30,10 @@ from transformers import AutoConfig
 
 from analysis.benchmarks import glue
 from analysis.benchmarks.protocols import check_protocol
+from sweeps.tasks import find_glue
 from sweeps.tuning import MAX_FAILURES, DriverCallback
 from trainables.device import default_precision, pick_device
-from trainables.finetune import finetune
+from trainables.finetune import finetune, remove_leftovers
 from trainables.finetune_spec import (
     FinetuneOutcome,
     FinetuneSpec,
@@ -55,7 +57,7 @@ class TaskResult:
         task: its name.
         outcome: how its fine-tuning ended.
         missing: the files that it lacks.
-        error: why it has no outcome: its last error, or that it was stopped.
+        error: why it has no outcome: its last error.
     """
 
     task: str
@@ -75,59 +77,68 @@ def finetune_tasks(
     gpus: float,
     console: Console,
     selection: str = "split",
-    seed: int | None = None,
+    precision: str | None = None,
+    changes: Mapping[str, Any] = {},
 ) -> list[TaskResult]:
     """Fine-tune a model on each task, and print a table of what they scored.
 
     Args:
         model: folder of a causal LM (safetensors) and its tokenizer, e.g. a trial's checkpoint.
-        folder: see `glue.find`.
+        folder: see `find_glue`.
         tasks: names of `glue.TASKS`; none for all of the protocol.
         protocol: "2024" or "2025"; see `glue.settings`.
-        storage: folder for epochs and outcomes; all nodes of the cluster must see it.
+        storage: epochs and outcomes are kept in its folder `glue`, which all nodes of the cluster
+            must see.
         cpus, gpus: of each task.
         console: told every epoch, what failed, and the table.
         selection: what epochs are chosen on; see `FinetuneSpec`.
-        seed: in place of the protocol's.
+        precision: see `FinetuneSpec`; None: that of `default_precision`.
+        changes: see `glue.settings`.
 
     Returns:
         A result for each task, in their order; a failure of one is its own result.
 
     Raises:
-        ValueError: no model, no task files, an unknown task or protocol.
+        ValueError: no model, no task files, an unknown task, protocol or setting.
+        KeyboardInterrupt: Ctrl-C stopped a task. Tune itself only returns early.
     """
-    model, storage = Path(model).absolute(), storage.absolute()
     check_protocol(protocol)
-    place = glue.find(folder.absolute())
-    if place is None:
-        raise ValueError(
-            f"no GLUE files in {folder}: expected <task>.train.jsonl and <task>.valid.jsonl there "
-            "or in its folder glue*"
-        )
-    names = tuple(tasks) or glue.PROTOCOL_TASKS[protocol]
-    precision = default_precision(gpus, AutoConfig.from_pretrained(model).hidden_size)
-    # Task and data are filled in by `_plan`.
+    model, storage = Path(model).absolute(), storage.absolute() / "glue"
+    place = find_glue(str(folder.absolute()))
+    names = tuple(dict.fromkeys(tasks)) or glue.PROTOCOL_TASKS[protocol]
+    if precision is None:
+        precision = default_precision(gpus, AutoConfig.from_pretrained(model).hidden_size)
+    # Task, data and settings are filled in by `_plan`.
     base = FinetuneSpec(
         model_hash(model), "", "", protocol, glue.settings(protocol, names[0]), selection, precision
     )
-    planned = {name: _plan(base, place, name, seed) for name in names}
-    specs = [spec for spec in planned.values() if isinstance(spec, FinetuneSpec)]
+    planned = [_plan(base, place, name, changes) for name in names]
+    specs = [spec for spec in planned if isinstance(spec, FinetuneSpec)]
     errors = _run(specs, Job(model, place, storage, cpus, gpus), console)
     results = [
-        each if isinstance(each, TaskResult) else _result(each, storage, errors)
-        for each in planned.values()
+        each if isinstance(each, TaskResult) else _result(each, storage, errors) for each in planned
     ]
+    if any(result == TaskResult(result.task) for result in results):  # nothing became of it
+        raise KeyboardInterrupt
     show_results(results, selection, console)
     return results
 
 
+def check_tasks(folder: Path, tasks: Sequence[str]) -> None:
+    """Read the tasks' files from the folder that `find_glue` finds; a missing one is no error.
+
+    Raises:
+        ValueError: an unknown task, or a bad row (file and line are named).
+    """
+    for name in tasks:
+        glue.read_task(folder, name)
+
+
 def _plan(
-    base: FinetuneSpec, place: Path, name: str, seed: int | None
+    base: FinetuneSpec, place: Path, name: str, changes: Mapping[str, Any]
 ) -> FinetuneSpec | TaskResult:
     """The spec of a task, or its result if it cannot be run."""
-    settings = glue.settings(base.protocol, name)
-    if seed is not None:
-        settings = dataclasses.replace(settings, seed=seed)
+    settings = glue.settings(base.protocol, name, changes)
     try:
         data = glue.read_task(place, name)
     except ValueError as error:  # a bad row is no reason to lose the other tasks
@@ -138,9 +149,9 @@ def _plan(
 
 
 def _result(spec: FinetuneSpec, storage: Path, errors: Mapping[str, str]) -> TaskResult:
+    """What became of a task; neither an outcome nor an error if it was stopped."""
     outcome = read_outcome(storage, spec)
-    error = "" if outcome else errors.get(spec.task, "stopped before its end")
-    return TaskResult(spec.task, outcome, error=error)
+    return TaskResult(spec.task, outcome, error="" if outcome else errors.get(spec.task, ""))
 
 
 @dataclass(frozen=True)
@@ -176,7 +187,12 @@ def task_trial(config: dict[str, Any], job: Job) -> None:
 
 def _run(specs: Sequence[FinetuneSpec], job: Job, console: Console) -> dict[str, str]:
     """Run the tasks that have no outcome yet; returns the last error of those that failed."""
-    unfinished = [spec for spec in specs if read_outcome(job.storage, spec) is None]
+    unfinished = []
+    for spec in specs:
+        if read_outcome(job.storage, spec) is None:
+            unfinished.append(spec)
+        else:
+            remove_leftovers(job.storage, spec)
     if not unfinished:
         return {}
     watcher = Watcher(job.storage, console)
@@ -274,17 +290,44 @@ class Watcher(DriverCallback):
     def _failed(self, trial: Any, what: str) -> tuple[str, str]:
         """Keep the whole error beside the task's epochs; returns the task and the last line."""
         spec = FinetuneSpec.from_dict(trial.config["spec"])
-        error = Path(trial.error_file).read_text() if trial.error_file else "no error was recorded"
+        error = Path(trial.error_file).read_text().strip() if trial.error_file else ""
+        error = error or "no error was recorded"
         path = self._storage / spec.hash / "error.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(error)
-        last = error.strip().splitlines()[-1][:300]
+        path.write_text(error + "\n")
+        last = error.splitlines()[-1][:300]
         self._say(f"{spec.task} {what}: {last} (all of it: {path})")
         return spec.task, last
 
     def _say(self, text: str) -> None:
         clock = time.strftime("%H:%M:%S")
         self._console.print(escape(f"{clock}  {text}"), highlight=False, soft_wrap=True)
+
+
+def write_glue_submission(results: Sequence[TaskResult], folder: Path) -> list[Path]:
+    """Write `finetune/<task>/predictions.json` as the BabyLM 2025 pipeline does.
+
+    A file holds {<task>: {"predictions": [{"id": "<task>_<n>", "pred": <label index>}, ...]}}, one
+    entry for each reported example, in the file's order. A task without predictions (it lacks
+    files, failed or diverged) is left out.
+
+    Returns:
+        The files written.
+    """
+    written = []
+    for result in results:
+        if result.outcome is None or not result.outcome.predictions:
+            continue
+        file = folder / "finetune" / result.task / "predictions.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        predictions = [
+            {"id": f"{result.task}_{index}", "pred": label}
+            for index, label in enumerate(result.outcome.predictions)
+        ]
+        values = {result.task: {"predictions": predictions}}
+        file.write_text(json.dumps(values), encoding="utf-8")
+        written.append(file)
+    return written
 
 
 def show_results(results: Sequence[TaskResult], selection: str, console: Console) -> None:

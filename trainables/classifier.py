@@ -98,14 +98,22 @@ class Encoded:
         return first, second, third
 
 
-def encode(tokenizer: Any, examples: Sequence[Example], max_length: int) -> Encoded:
+def encode(
+    tokenizer: Any, examples: Sequence[Example], max_length: int, name: str = "examples"
+) -> Encoded:
     """Encode one or two texts an example as the tokenizer itself does.
 
     An example of more than `max_length` tokens is cut at the end of its longer text, token by token
     (`longest_first` of the tokenizers library).
 
+    Args:
+        tokenizer: of the model.
+        examples: of one task.
+        max_length: most tokens of an example.
+        name: of their file, for the error.
+
     Raises:
-        ValueError: a text has no token.
+        ValueError: an example has no token.
     """
     texts = [[example.texts[i] for example in examples] for i in range(len(examples[0].texts))]
     whole = tokenizer(*texts)["input_ids"]
@@ -114,7 +122,9 @@ def encode(tokenizer: Any, examples: Sequence[Example], max_length: int) -> Enco
         whole = tokenizer(*texts, truncation="longest_first", max_length=max_length)["input_ids"]
     for index, ids in enumerate(whole):
         if not ids:
-            raise ValueError(f"the tokenizer finds no token in {examples[index].texts!r}")
+            raise ValueError(
+                f"{name}, row {index + 1}: the tokenizer finds no token in it: remove the row"
+            )
     labels = np.array([example.label for example in examples])
     return Encoded(tuple(np.array(ids) for ids in whole), labels, truncated)
 

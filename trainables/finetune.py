@@ -91,6 +91,14 @@ def finetune(
         return run.to_the_end(report)
 
 
+def remove_leftovers(storage: Path, spec: FinetuneSpec) -> None:
+    """Remove the epochs of a finished fine-tuning that was killed before it did so."""
+    folder = storage / spec.hash
+    if any(folder.glob("epoch-*")):
+        with FileLock(folder / ".lock"):
+            _remove_epochs(folder)
+
+
 class _Diverged(Exception):
     """A loss or a logit is not finite."""
 
@@ -107,8 +115,9 @@ class _Run:
         language_model = models.load(model)
         context = getattr(language_model.config, "max_position_embeddings", None)
         self.max_length = min(settings.max_length, context or settings.max_length)
-        train = encode(tokenizer, data.train, self.max_length)
-        self.reported = encode(tokenizer, data.valid, self.max_length)
+        names = [file.stem for file in data.task.files(folder)]
+        train = encode(tokenizer, data.train, self.max_length, names[0])
+        self.reported = encode(tokenizer, data.valid, self.max_length, names[1])
         self.truncated = train.truncated + self.reported.truncated
         self.train, self.selection = train, self.reported
         if spec.selection == "split":
@@ -213,6 +222,7 @@ class _Run:
             max_length=self.max_length,
             truncated=self.truncated,
             reason=reason,
+            precision=self.spec.precision,
         )
 
     def _epoch_folder(self, epoch: int) -> Path:

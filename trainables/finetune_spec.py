@@ -97,6 +97,7 @@ class FinetuneOutcome:
         max_length: tokens of an example: the settings', or the model's context if that is less.
         truncated: training and reported examples that were longer.
         reason: of a divergence.
+        precision: of the training's arithmetic; see `FinetuneSpec`. Predictions are float32's.
     """
 
     kind: str
@@ -117,6 +118,7 @@ class FinetuneOutcome:
     max_length: int
     truncated: int
     reason: str = ""
+    precision: str = "fp32"
 
 
 def model_hash(folder: Path) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.benchmarks.files import read_file, text_field
+from analysis.benchmarks.files import read_file
 from analysis.benchmarks.protocols import check_protocol
 
 METRICS = ("accuracy", "f1", "matthews")
@@ -186,15 +187,25 @@ _EXCEPTIONS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def settings(protocol: str, task: str) -> Settings:
+def settings(protocol: str, task: str, changes: Mapping[str, Any] = {}) -> Settings:
     """The settings of a task under the protocol "2024" (the paper's) or "2025".
 
+    Args:
+        protocol, task: their names.
+        changes: values of fields of `Settings` in place of the protocol's.
+
     Raises:
-        ValueError: unknown protocol or task.
+        ValueError: unknown protocol, task or field, or a value that cannot be.
     """
     check_protocol(protocol)
-    changes = _EXCEPTIONS[protocol].get(find_task(task).name, {})
-    return dataclasses.replace(_SETTINGS[protocol], **changes)
+    fields = [field.name for field in dataclasses.fields(Settings)]
+    if unknown := [name for name in changes if name not in fields]:
+        raise ValueError(
+            f"unknown settings of fine-tuning: {', '.join(unknown)}; choose from "
+            f"{', '.join(fields)}"
+        )
+    exceptions = _EXCEPTIONS[protocol].get(find_task(task).name, {})
+    return dataclasses.replace(_SETTINGS[protocol], **{**exceptions, **changes})
 
 
 def find_task(name: str) -> Task:
@@ -285,7 +296,15 @@ def _read_examples(file: Path, task: Task) -> tuple[Example, ...]:
 
 def _fill(template: str, values: dict[str, Any]) -> str:
     fields = [name for _, name, _, _ in Formatter().parse(template) if name]
-    return template.format(**{name: text_field(values, name) for name in fields})
+    return template.format(**{name: _text(values, name) for name in fields})
+
+
+def _text(values: Mapping[str, Any], name: str) -> str:
+    """A field that must be a text, perhaps an empty one: full QQP has such questions."""
+    value = values.get(name)
+    if not isinstance(value, str):
+        raise ValueError(f"field {name!r} is missing or not a string")
+    return value
 
 
 def confusion(labels: ArrayLike, predictions: ArrayLike, num_labels: int) -> np.ndarray:

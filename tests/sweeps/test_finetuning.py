@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,11 +21,18 @@ from rich.console import Console
 
 import models
 from analysis.benchmarks import glue
-from sweeps.finetuning import TaskResult, Watcher, finetune_tasks
+from sweeps.finetuning import (
+    TaskResult,
+    Watcher,
+    check_tasks,
+    finetune_tasks,
+    write_glue_submission,
+)
 from tests.sweeps.conftest import ROOT, environment
 from tests.tiny_text import write_tiny_text
+from trainables.corpus import mini_benchmark
 from trainables.corpus.tokenizer import train_tokenizer
-from trainables.finetune_spec import FinetuneSpec
+from trainables.finetune_spec import FinetuneOutcome, FinetuneSpec
 
 GOOD, BAD = "the old cat sleeps", "old sleeps the cat"
 
@@ -60,8 +70,10 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+CHANGES = {"seed": 0, "lr": 1e-4}
 # In a process of its own: Ray reads its token while it is imported.
 _SCRIPT = """
+import json
 import sys
 from pathlib import Path
 from sweeps.environment import secure_local_cluster
@@ -69,27 +81,33 @@ secure_local_cluster("local")
 from rich.console import Console
 from sweeps.finetuning import finetune_tasks
 from sweeps.tuning import ray_cluster
-model, folder, storage, *names = sys.argv[1:]
-options = {"storage": Path(storage), "cpus": 1, "gpus": 0, "seed": 0}
+model, folder, storage, changes, *names = sys.argv[1:]
+options = {"storage": Path(storage), "cpus": 1, "gpus": 0, "changes": json.loads(changes)}
 with ray_cluster("local", dashboard=False):
     finetune_tasks(model, Path(folder), names, "2024", console=Console(width=160), **options)
 """
 
 
-def run_with_ray(model: Path, tasks: Path, storage: Path, *names: str) -> str:
-    """What was printed."""
-    words = [sys.executable, "-c", _SCRIPT, str(model), str(tasks), str(storage), *names]
-    done = subprocess.run(
-        words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
+def start(
+    model: Path, tasks: Path, storage: Path, changes: dict[str, Any], *names: str
+) -> subprocess.Popen[str]:
+    """Fine-tune in a process of its own; its lines come as they are printed."""
+    words = [str(model), str(tasks), str(storage), json.dumps(changes), *names]
+    return subprocess.Popen(
+        [sys.executable, "-c", _SCRIPT, *words],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        bufsize=1,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def run(model: Path, tasks: Path, storage: Path, *names: str) -> tuple[list[TaskResult], str]:
     """The results, and what was printed, where nothing is left to run."""
     output = io.StringIO()
-    options: dict[str, Any] = {"storage": storage, "cpus": 1, "gpus": 0, "seed": 0}
+    options: dict[str, Any] = {"storage": storage, "cpus": 1, "gpus": 0, "changes": CHANGES}
     console = Console(file=output, width=160)
     results = finetune_tasks(model, tasks, names, "2024", console=console, **options)
     return results, output.getvalue()
@@ -100,7 +118,10 @@ def test_one_failing_task_does_not_lose_the_others(
 ) -> None:
     """Of four tasks one is scored, one lacks a file, one has a bad row, one fails while it runs:
     the table says so of each, the results of those that are not to be run again do, too."""
-    output = run_with_ray(model, tasks.parent, tmp_path, "wsc", "sst2", "rte", "cola")
+    names = ("wsc", "sst2", "rte", "cola")
+    with start(model, tasks.parent, tmp_path, CHANGES, *names) as process:
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
     assert "wsc failed: 1 training examples are too few" in output
     rows = dict(re.findall(r"│ (\w+) +│ \w+ +│(.*)│\n", output))
     assert list(rows) == ["wsc", "sst2", "rte", "cola"]
@@ -108,17 +129,42 @@ def test_one_failing_task_does_not_lose_the_others(
     assert "sst2.train.jsonl, line 3" in rows["sst2"]
     assert "missing: rte.train.jsonl" in rows["rte"]
     assert "cola: epoch 1/10: loss" in output
-    assert not list(tmp_path.glob("tune-*/"))
+    assert {path.name for path in tmp_path.iterdir()} == {"glue"}
+    assert not list((tmp_path / "glue").glob("tune-*/"))
 
+    (spec_file,) = (
+        file for file in tmp_path.glob("glue/*/spec.json") if "cola" in file.read_text()
+    )
+    leftover = spec_file.parent / "epoch-001"
+    leftover.mkdir()
     (sst2, rte, cola), output = run(model, tasks, tmp_path, "sst2", "rte", "cola")
     assert not ray.is_initialized()
+    assert not leftover.exists()
     assert "epoch 1/10" not in output
     assert "sst2.train.jsonl, line 3: field 'label'" in sst2.error
     assert rte.missing == (tasks / "rte.train.jsonl",)
     outcome = cola.outcome
     assert outcome is not None
     assert (outcome.seed, outcome.baseline, len(outcome.predictions)) == (0, 0.0, 8)
+    assert (outcome.precision, json.loads(spec_file.read_text())["settings"]["lr"]) == (
+        "fp32",
+        1e-4,
+    )
     assert f"{outcome.score:.1f} ± {outcome.error:.1f}" in rows["cola"]
+
+
+def test_ctrl_c_is_no_success(model: Path, tasks: Path, tmp_path: Path) -> None:
+    """SIGINT while a task runs ends in KeyboardInterrupt, not in a table of what is there."""
+    endless = {"epochs": 100_000, "patience": None}
+    with start(model, tasks, tmp_path, endless, "cola") as process:
+        assert process.stdout is not None
+        lines = iter(process.stdout)
+        assert any("cola: epoch 1/100000" in line for line in lines)
+        process.send_signal(signal.SIGINT)
+        rest = "".join(lines)
+    assert process.returncode != 0
+    assert rest.rstrip().endswith("KeyboardInterrupt")
+    assert "constant answer" not in rest
 
 
 def test_a_dying_process_is_reported(tmp_path: Path) -> None:
@@ -146,7 +192,10 @@ def test_a_dying_process_is_reported(tmp_path: Path) -> None:
         f"rte failed for good: WorkerCrashed: out of memory {where}",
     ]
     assert watcher.errors == {"rte": "WorkerCrashed: out of memory"}
-    assert (tmp_path / spec.hash / "error.txt").read_text() == error.read_text()
+    assert (tmp_path / spec.hash / "error.txt").read_text().strip() == error.read_text()
+    error.write_text("\n")
+    watcher.on_trial_error(0, [], trial)
+    assert watcher.errors == {"rte": "no error was recorded"}
 
 
 def test_a_folder_without_tasks_is_refused(model: Path, tmp_path: Path) -> None:
@@ -159,3 +208,85 @@ def test_an_unknown_task_is_refused(model: Path, tasks: Path, tmp_path: Path) ->
     """A wrong name is an error before anything is run."""
     with pytest.raises(ValueError, match="unknown GLUE task 'snli'"):
         run(model, tasks, tmp_path, "cola", "snli")
+
+
+def test_tasks_are_checked_without_a_model(tasks: Path) -> None:
+    """A bad row is found where it stands; a task that lacks a file is none of the errors."""
+    check_tasks(tasks, ["cola", "rte", "wsc"])
+    with pytest.raises(ValueError, match=r"sst2\.train\.jsonl, line 3: field 'label'"):
+        check_tasks(tasks, ["cola", "sst2"])
+
+
+def test_submission_has_the_challenges_layout(tmp_path: Path) -> None:
+    """finetune/<task>/predictions.json numbers the label indices under the task's name; a task
+    that failed or diverged has no file."""
+    finished = FinetuneOutcome(
+        kind="finished",
+        task="rte",
+        metric="accuracy",
+        protocol="2025",
+        seed=42,
+        selection="split",
+        score=100.0,
+        error=0.0,
+        baseline=50.0,
+        epoch=1,
+        history=(),
+        predictions=(1, 0),
+        num_train=1,
+        num_selection=1,
+        num_reported=2,
+        max_length=8,
+        truncated=0,
+    )
+    diverged = dataclasses.replace(finished, kind="diverged", score=None, predictions=())
+    results = [
+        TaskResult("rte", finished),
+        TaskResult("wsc", diverged),
+        TaskResult("qqp", error="x"),
+    ]
+    file = tmp_path / "finetune" / "rte" / "predictions.json"
+    assert write_glue_submission(results, tmp_path) == [file]
+    assert json.loads(file.read_text()) == {
+        "rte": {"predictions": [{"id": "rte_0", "pred": 1}, {"id": "rte_1", "pred": 0}]}
+    }
+    assert [path.name for path in (tmp_path / "finetune").iterdir()] == ["rte"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_command_continues(model: Path, tmp_path: Path) -> None:
+    """`evaluate.py` on GLUE, killed with all its processes behind the first epoch, ends after
+    another start with the scores of one that was left alone."""
+    benchmarks = mini_benchmark(tmp_path / "benchmarks")
+
+    def command(name: str) -> subprocess.Popen[str]:
+        words = ["analysis/evaluate.py", "--model", str(model), "--benchmarks", str(benchmarks)]
+        words += ["--tasks", "rte", "cola", "--device", "cpu", "--cpus", "1"]
+        words += ["--storage", str(tmp_path / name), "--output", str(tmp_path / name / "out")]
+        return subprocess.Popen(
+            [sys.executable, *words],
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            bufsize=1,
+            start_new_session=True,
+        )
+
+    def scores(name: str) -> Any:
+        with command(name) as process:
+            output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output
+        return json.loads((tmp_path / name / "out" / "scores.json").read_text())["glue"]
+
+    with command("killed") as process:
+        assert process.stdout is not None
+        assert any(": epoch 1/10: loss" in line for line in process.stdout)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not list((tmp_path / "killed" / "glue").glob("*/outcome.json"))
+    assert list((tmp_path / "killed" / "glue").glob("*/epoch-*"))
+    continued, whole = scores("killed"), scores("whole")
+    assert set(whole) == {"rte", "cola"}
+    assert continued == whole

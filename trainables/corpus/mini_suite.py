@@ -1,8 +1,8 @@
 """The built-in benchmarks: files in the layouts of the public ones, about the built-in language.
 
 Nothing in them can be told by length or by the frequency of a word, so a model that has learned
-nothing scores at chance. Every sentence of `blimp_mini` and every context of `ewok_mini` and
-`glue_mini` is one that the corpus leaves out (see `grammar.reserved`), so no context was ever seen
+nothing scores at chance. Every sentence of `blimp_mini` and cola, and every context of `ewok_mini`
+and rte, is one that the corpus leaves out (see `grammar.reserved`), so no context was ever seen
 with what follows from it. The facts of `bear_mini` are in the corpus; see `knowledge`.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,30 @@ from trainables.corpus.knowledge import (
     DOMAINS,
     FACTS,
     RELATIONS,
-    Claim,
     Relation,
     Situation,
-    possession,
-    spatial_relations,
 )
-from trainables.corpus.phenomena import PARADIGMS, Paradigm, pairs
+from trainables.corpus.phenomena import PARADIGMS, Pair, Paradigm, pairs
 
 EWOK_ITEMS = 60
 """Of each domain; each gives two rows."""
 GLUE_SITUATIONS = {"train": 40, "valid": 10}
-"""Of each domain; each gives four rows."""
+"""Of each domain; each gives four rows of rte."""
+GLUE_PAIRS = {"train": 80, "valid": 20}
+"""Of each of `COLA_PARADIGMS`; each gives one row of cola."""
+COLA_PARADIGMS = (
+    "anaphor_number",
+    "anaphor_domain",
+    "object_gap",
+    "adjunct_island",
+    "coordinate_island",
+    "even_or_least",
+    "existential_there",
+    "transitivity",
+    "passive",
+    "pronoun_case",
+)
+"""Half of all: 80 sentences teach a small model to judge these, and 40 of each of 20 do not."""
 
 Row = dict[str, Any]
 
@@ -45,9 +57,10 @@ def mini_benchmark(directory: str | Path, seed: int = 0) -> Path:
     EWoK's fields.
     `bear_mini/`: 5 relations of 16 people and 8 answers, in BEAR's layout. The same for all seeds,
     as the facts are.
-    `glue_mini/{rte,boolq}.{train,valid}.jsonl`: 800 and 200 rows each, with the fields of the GLUE
-    and SuperGLUE tasks; rte: 0 is entailment; boolq: 1 is yes. Only situations that swap the
-    relation: these a small model has learned from the corpus before it is fine-tuned.
+    `glue_mini/{rte,cola}.{train,valid}.jsonl`: 800 and 200 rows each, with the fields of the GLUE
+    tasks. rte: 0 is entailment; only situations that swap the relation, for these a small model has
+    learned from the corpus before it is fine-tuned. cola: 1 is acceptable; sentences of minimal
+    pairs that `blimp_mini` does not have.
 
     The same seed writes the same bytes. A file that is already there with these bytes is left
     alone, for trials may be reading it.
@@ -73,15 +86,19 @@ def mini_benchmark(directory: str | Path, seed: int = 0) -> Path:
 def _tables(seed: int) -> Iterator[tuple[str, Iterable[Row]]]:
     """The names of the files of rows, and their rows."""
     for index, paradigm in enumerate(PARADIGMS):
-        yield f"blimp_mini/{paradigm.uid}.jsonl", _blimp_rows(paradigm, 1000 * seed + index)
+        yield f"blimp_mini/{paradigm.uid}.jsonl", _blimp_rows(paradigm, _blimp_seed(seed, index))
     for index, domain in enumerate(DOMAINS):
         rows = _ewok_rows(domain, 1000 * seed + 100 + index)
         yield f"ewok_mini/{domain.__name__}.jsonl", rows
     for relation in RELATIONS:
         yield f"bear_mini/{relation.name}.jsonl", _bear_rows(relation)
-    for index, (task, rows_of) in enumerate((("rte", _rte_rows), ("boolq", _boolq_rows))):
-        for split, table in _glue_splits(rows_of, 1000 * seed + 200 + index).items():
+    for task, splits in (("rte", _rte_splits(seed)), ("cola", _cola_splits(seed))):
+        for split, table in splits.items():
             yield f"glue_mini/{task}.{split}.jsonl", table
+
+
+def _blimp_seed(seed: int, index: int) -> int:
+    return 1000 * seed + index
 
 
 def _blimp_rows(paradigm: Paradigm, seed: int) -> Iterator[Row]:
@@ -151,42 +168,62 @@ def _bear_rows(relation: Relation) -> Iterator[Row]:
             }
 
 
-def _rte_rows(g: Grammar, domain: Domain, drawn: Situation) -> Iterator[Row]:
-    """Each premise once with what follows from it and once with what does not, and each
-    hypothesis as often with the one label as with the other."""
-    for premise, claim, follows in _combinations(drawn):
-        hypothesis = sentence(claim.statement)
-        yield {"sentence1": premise, "sentence2": hypothesis, "label": int(not follows)}
-
-
-def _boolq_rows(g: Grammar, domain: Domain, drawn: Situation) -> Iterator[Row]:
-    """The same with questions about a passage, which first tells something else: of things
-    unless the question is about things, so that it is clear who `she` is."""
-    other = possession if domain is spatial_relations else spatial_relations
-    beside = _unseen(g, other).contexts[0]
-    for context, claim, follows in _combinations(drawn):
-        passage = f"{beside} {context}"
-        yield {"question": claim.question, "passage": passage, "label": int(follows)}
-
-
-def _combinations(drawn: Situation) -> Iterator[tuple[str, Claim, bool]]:
-    for number, context in enumerate(drawn.contexts):
-        for other, claim in enumerate(drawn.claims):
-            yield context, claim, number == other
-
-
-def _glue_splits(rows_of: Callable[..., Iterator[Row]], seed: int) -> dict[str, list[Row]]:
+def _rte_splits(seed: int) -> dict[str, list[Row]]:
     """Balanced rows in random order; the rows of a situation are in one split together."""
-    g = Grammar(seed)
+    g = Grammar(1000 * seed + 200)
     splits: dict[str, list[Row]] = {split: [] for split in GLUE_SITUATIONS}
     for domain in DOMAINS:
         situations = (
             drawn for drawn in _situations(domain, g) if drawn.context_diff == CONCEPT_SWAP
         )
-        for split, count in GLUE_SITUATIONS.items():
-            for drawn in islice(situations, count):
-                splits[split].extend(rows_of(g, domain, drawn))
+        for split, wanted in GLUE_SITUATIONS.items():
+            for drawn in islice(situations, wanted):
+                splits[split].extend(_rte_rows(drawn))
     return {split: _shuffled(g.dice, rows) for split, rows in splits.items()}
+
+
+def _rte_rows(drawn: Situation) -> Iterator[Row]:
+    """Each premise once with what follows from it and once with what does not, and each
+    hypothesis as often with the one label as with the other."""
+    for number, premise in enumerate(drawn.contexts):
+        for other, claim in enumerate(drawn.claims):
+            hypothesis = sentence(claim.statement)
+            yield {"sentence1": premise, "sentence2": hypothesis, "label": int(number != other)}
+
+
+def _cola_splits(seed: int) -> dict[str, list[Row]]:
+    """Balanced rows in random order.
+
+    Of each minimal pair only one sentence is told. If both were, whatever part of the rows is held
+    out to choose the epoch on would be nearly the same sentences as in the rest, labelled the other
+    way, and a model would be chosen for not having learned them.
+    """
+    splits: dict[str, list[Row]] = {split: [] for split in GLUE_PAIRS}
+    told: set[str] = set()
+    for index, paradigm in enumerate(PARADIGMS):
+        told.update(*pairs(paradigm, _blimp_seed(seed, index)))
+    chosen = [paradigm for paradigm in PARADIGMS if paradigm.uid in COLA_PARADIGMS]
+    for index, paradigm in enumerate(chosen):
+        found = _new_pairs(paradigm, 1000 * seed + 300 + index, told)
+        for split, wanted in GLUE_PAIRS.items():
+            for number, pair in enumerate(islice(found, wanted)):
+                # Two good sentences, not flipped and flipped, then two bad ones; or bad ones first.
+                is_bad = (number // 2 + index) % 2
+                splits[split].append({"sentence": pair[is_bad], "label": 1 - is_bad})
+    dice = Dice(1000 * seed + 201)
+    return {split: _shuffled(dice, rows) for split, rows in splits.items()}
+
+
+def _new_pairs(paradigm: Paradigm, seed: int, told: set[str]) -> Iterator[Pair]:
+    """Pairs without a sentence that was told, by turns not flipped and flipped, so that no word
+    tells a label; without end."""
+    for more in count(seed, 1_000_000):
+        drawn = pairs(paradigm, more)
+        for two in zip(drawn[::2], drawn[1::2], strict=True):
+            sentences = [text for pair in two for text in pair]
+            if told.isdisjoint(sentences):
+                told.update(sentences)
+                yield from two
 
 
 def _shuffled(dice: Dice, rows: list[Row]) -> list[Row]:
