@@ -26,10 +26,11 @@ Progress = Callable[[int, int], None]
 PRECISIONS = ("fp32", "bf16")
 
 # Most tokens of a batch: what fits a CPU's caches is fastest there, an accelerator wants more.
-_CPU_TOKEN_BUDGET = 2048
+_CPU_TOKEN_BUDGET = 1024
 _ACCELERATOR_TOKEN_BUDGET = 32768
-# Logits are made in slices of at most this many numbers (64 MiB in float32) for any vocabulary.
-_MAX_LOGITS = 2**24
+# Logits are made in slices of at most this many numbers (16 MiB in float32) for any vocabulary, on
+# an accelerator of 16 times as many.
+_MAX_LOGITS = 2**22
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def token_log_probs(
         sequences: the spans.
         precision: "fp32" computes in the type of the model's parameters, "bf16" under autocast.
         token_budget: most tokens of one batch, padding included (a longer span is a batch alone);
-            it bounds the memory. None for 2,048 on a CPU, 32,768 on an accelerator.
+            it bounds the memory. None for 1,024 on a CPU, 32,768 on an accelerator.
         progress: called after each batch with (distinct spans done, distinct spans in all).
 
     Raises:
@@ -226,6 +227,7 @@ def _score_batch(model: Any, batch: Sequence[Span], is_plain: bool) -> Tensor:
     hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
     hidden = hidden[where]  # (batch, time, dim) -> (scored, dim)
     head = model.get_output_embeddings()
-    rows = max(1, _MAX_LOGITS // head.weight.shape[0])
+    most = _MAX_LOGITS if device.type == "cpu" else 16 * _MAX_LOGITS
+    rows = max(1, most // head.weight.shape[0])
     slices = zip(hidden.split(rows), targets.split(rows), strict=True)
     return torch.cat([-F.cross_entropy(head(h).float(), t, reduction="none") for h, t in slices])

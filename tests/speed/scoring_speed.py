@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from sweeps.environment import WORKER_ENVIRONMENT
 from tests.agreement.remote import Remote
 from tests.speed.measurements import Note, Ratio
 from tests.speed.scorers import LM_EVAL, OURS
@@ -46,8 +45,8 @@ class Way:
     arguments: dict[str, str | int]
 
     def start(self, threads: int) -> Remote:
-        """The process; all ways get the environment of a trial."""
-        environment = {**WORKER_ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
+        """The process."""
+        environment = {"OMP_NUM_THREADS": str(threads)}
         return Remote(self.python, self.served, environment, threads=threads, **self.arguments)
 
 
