@@ -28,9 +28,9 @@ PRECISIONS = ("fp32", "bf16")
 # Most tokens of a batch: what fits a CPU's caches is fastest there, an accelerator wants more.
 _CPU_TOKEN_BUDGET = 1024
 _ACCELERATOR_TOKEN_BUDGET = 32768
-# Logits are made in slices of at most this many numbers (16 MiB in float32) for any vocabulary, on
-# an accelerator of 16 times as many.
-_MAX_LOGITS = 2**22
+# Logits are made in slices of at most this many numbers (4 MiB in float32) for any vocabulary, on an
+# accelerator of 64 times as many. Larger ones are no faster, and allocators keep what they took.
+_MAX_LOGITS = 2**20
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def token_log_probs(
     with _scoring(model, precision):
         is_plain = _has_plain_head(model, distinct)
         if not is_plain:  # the logits of all positions exist at once
-            token_budget = min(token_budget, max(1, 4 * _MAX_LOGITS // model.config.vocab_size))
+            token_budget = min(token_budget, max(1, 16 * _MAX_LOGITS // model.config.vocab_size))
         for batch in _batches(distinct, token_budget):
             per_batch.append(_score_batch(model, batch, is_plain))
             done += len(batch)
@@ -227,7 +227,7 @@ def _score_batch(model: Any, batch: Sequence[Span], is_plain: bool) -> Tensor:
     hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
     hidden = hidden[where]  # (batch, time, dim) -> (scored, dim)
     head = model.get_output_embeddings()
-    most = _MAX_LOGITS if device.type == "cpu" else 16 * _MAX_LOGITS
+    most = _MAX_LOGITS if device.type == "cpu" else 64 * _MAX_LOGITS
     rows = max(1, most // head.weight.shape[0])
     slices = zip(hidden.split(rows), targets.split(rows), strict=True)
     return torch.cat([-F.cross_entropy(head(h).float(), t, reduction="none") for h, t in slices])
