@@ -28,8 +28,8 @@ PRECISIONS = ("fp32", "bf16")
 # Most tokens of a batch: what fits a CPU's caches is fastest there, an accelerator wants more.
 _CPU_TOKEN_BUDGET = 1024
 _ACCELERATOR_TOKEN_BUDGET = 32768
-# Logits are made in slices of at most this many numbers (4 MiB in float32) for any vocabulary, on an
-# accelerator of 64 times as many. Larger ones are no faster, and allocators keep what they took.
+# Logits are made in slices of at most this many numbers (4 MiB in float32) for any vocabulary, 64
+# times as many on an accelerator. Larger ones are no faster, and allocators keep what they took.
 _MAX_LOGITS = 2**20
 
 
