@@ -56,18 +56,18 @@ def test_targets_judge_what_was_measured() -> None:
     base = {"memory_ratio": 1.4, "seconds": 1.0}
     results = [
         StepResult(Row("lstm", "torch", "bf16"), ratio=Ratio(0.9, 0.8, 1.1), **base),
-        StepResult(Row("mamba", "torch", "bf16"), ratio=Ratio(3.6, 3.5, 3.7), **base),
-        StepResult(Row("mamba", "library", "plain"), ratio=Ratio(300.0, 1.0, 1.0), **base),
+        StepResult(Row("xlstm", "torch", "bf16"), ratio=Ratio(3.6, 3.5, 3.7), **base),
+        StepResult(Row("xlstm", "library", "plain"), ratio=Ratio(300.0, 1.0, 1.0), **base),
         StepResult(Row("hgrn2", "torch", "bf16"), "wrong: the loss is off"),
     ]
     verdicts = targets.of_steps(results) + targets.of_libraries(results)
     passes = {verdict.target: verdict.passes for verdict in verdicts}
     assert passes == {
         "lstm, without a compiler: time / yardstick": True,
-        "mamba, without a compiler: time / yardstick": False,
+        "xlstm, without a compiler: time / yardstick": False,
         "hgrn2, without a compiler: time / yardstick": False,
         "lstm, without a compiler: memory / yardstick": True,
-        "mamba, without a compiler: memory / yardstick": True,
+        "xlstm, without a compiler: memory / yardstick": True,
         "hgrn2, without a compiler: memory / yardstick": False,
-        "mamba, without a compiler: library's time / ours": True,
+        "xlstm, without a compiler: library's time / ours": True,
     }

@@ -121,6 +121,7 @@ def start(storage, teacher, *extra: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_killed_distillation_goes_on_and_prints_the_gain(whole_sweep, teacher, tmp_path):
     """kill -9 after an epoch, the command again: every trial once, students learned from the
     teacher, and the paired gain over the control is printed and recorded."""

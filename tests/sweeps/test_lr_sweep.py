@@ -66,6 +66,7 @@ def test_sweep_records_and_reports(whole_sweep):
     assert not list((whole_sweep.storage / "study").glob("tune-*"))
 
 
+@pytest.mark.slow
 def test_rerun_trains_nothing_and_new_rates_join(sweep, whole_sweep):
     """The same command is a no-op; a further rate adds one trial to the same study."""
     shutil.copytree(whole_sweep.storage / "study", sweep.storage / "study")
@@ -96,6 +97,7 @@ def test_killed_sweep_continues_to_the_same_result(sweep, whole_sweep):
     assert sweep.results() == {trial: reference[trial] for trial in sweep.results()}
 
 
+@pytest.mark.slow
 def test_killed_trial_is_started_again_by_itself(sweep, whole_sweep):
     """kill -9 of one trial's process: the sweep goes on, and its result is the same."""
     process = sweep.start()
@@ -294,6 +296,7 @@ def free_ports(count):
         return [each.getsockname()[1] for each in sockets]
 
 
+@pytest.mark.slow
 def test_submitted_job_gives_the_same_result(sweep, whole_sweep, ray_head):
     """`ray job submit` of the command ends with the same figures as the plain command."""
     submit, env = ray_head
