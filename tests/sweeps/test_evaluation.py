@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -107,14 +109,20 @@ def test_long_texts_are_refused_or_counted(checkpoint, data, tmp_path, capsys) -
     assert "2 texts were longer" in capsys.readouterr().out
 
 
-def test_a_model_of_nan_is_reported(checkpoint, data, tmp_path, capsys) -> None:
-    """Non-finite scores are wrong answers, and the table says how many there were."""
-    broken = tmp_path / "broken"
-    shutil.copytree(checkpoint, broken)
+def altered(checkpoint: Path, tmp_path: Path, layer: Callable, value: float) -> Path:
+    """A copy of the checkpoint in which all weights of a layer have one value."""
+    folder = tmp_path / "altered"
+    shutil.copytree(checkpoint, folder)
     model = models.load(checkpoint)
     with torch.no_grad():
-        model.get_input_embeddings().weight.fill_(float("nan"))
-    model.save_pretrained(broken)
+        layer(model).weight.fill_(value)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_of_nan_is_reported(checkpoint, data, tmp_path, capsys) -> None:
+    """Non-finite scores are wrong answers, and the table says how many there were."""
+    broken = altered(checkpoint, tmp_path, lambda model: model.get_input_embeddings(), math.nan)
     assert run_evaluation(arguments(broken, data, tmp_path, "--tasks", "blimp")) == 0
     zero_shot = scores_of(tmp_path)["zero_shot"]
     assert (zero_shot["benchmarks"], zero_shot["non_finite"]) == ({"blimp": 0.0}, {"blimp": 5})
@@ -127,12 +135,7 @@ def test_a_model_of_nan_is_reported(checkpoint, data, tmp_path, capsys) -> None:
 
 def test_a_blind_model_is_reported(checkpoint, data, tmp_path, capsys) -> None:
     """Constant logits: exactly 50 % on pairs of whatever lengths, and the report says why."""
-    blind = tmp_path / "blind"
-    shutil.copytree(checkpoint, blind)
-    model = models.load(checkpoint)
-    with torch.no_grad():
-        model.get_output_embeddings().weight.zero_()
-    model.save_pretrained(blind)
+    blind = altered(checkpoint, tmp_path, lambda model: model.get_output_embeddings(), 0.0)
     flags = ("--long-texts", "truncate")
     assert run_evaluation(arguments(blind, data, tmp_path, *flags)) == 0
     zero_shot = scores_of(tmp_path)["zero_shot"]
@@ -265,12 +268,7 @@ def test_the_command_runs_as_a_script() -> None:
 
 def test_a_broken_model_submits_nothing(checkpoint, data, tmp_path, capsys) -> None:
     """Without finite scores there is no prediction: the right answer is not put in their place."""
-    broken = tmp_path / "broken"
-    shutil.copytree(checkpoint, broken)
-    model = models.load(checkpoint)
-    with torch.no_grad():
-        model.get_input_embeddings().weight.fill_(float("nan"))
-    model.save_pretrained(broken)
+    broken = altered(checkpoint, tmp_path, lambda model: model.get_input_embeddings(), math.nan)
     args = arguments(broken, data, tmp_path, "--tasks", "blimp", "--submission")
     assert run_evaluation(args) == 2
     assert "5 items of blimp have scores that are not finite" in capsys.readouterr().err
