@@ -26,7 +26,6 @@ from transformers import AutoConfig, AutoTokenizer
 from analysis.benchmarks import (
     HUB,
     MACRO,
-    Outcome,
     Source,
     Span,
     Suite,
@@ -58,8 +57,8 @@ class EvaluationPlan:
     Attributes:
         model: folder or hub id.
         suite: the zero-shot benchmarks, None for GLUE alone.
-        context: most tokens that the model reads, None without a limit.
-        truncated: spans longer than that, of which only the last tokens are scored.
+        spans: what is scored of it, within the model's context.
+        truncated: texts longer than that, of which only the last tokens are scored.
         glue: names of GLUE tasks, whose files are in `glue_folder`.
     """
 
@@ -69,7 +68,7 @@ class EvaluationPlan:
     model: str
     tokenizer: Any
     suite: Suite | None
-    context: int | None
+    spans: list[Span]
     truncated: int
     scoring: Scoring
     glue: tuple[str, ...]
@@ -147,7 +146,10 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
         suite = load_suite(source, args.protocol)
     model = resolve_model(args.model, uri, storage)
     tokenizer, context = _open_tokenizer(model)
-    truncated = _count_truncated(args, suite, tokenizer, context) if suite else 0
+    spans = suite.spans(tokenizer) if suite else []
+    truncated = _check_length(args, spans, context)
+    if context is not None:
+        spans = keep_last(spans, context)
     output = args.output or storage / "evaluations" / _name_of(model, suite, glue, args)
     output = output.expanduser().resolve()
     output.mkdir(parents=True, exist_ok=True)
@@ -158,7 +160,7 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
         model,
         tokenizer,
         suite,
-        context,
+        spans,
         truncated,
         _scoring(args, model),
         glue,
@@ -166,9 +168,8 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
     )
 
 
-def _count_truncated(args: EvaluateArgs, suite: Suite, tokenizer: Any, context: int | None) -> int:
+def _check_length(args: EvaluateArgs, spans: Sequence[Span], context: int | None) -> int:
     """The number of texts that the model cannot read whole; ValueError unless that is allowed."""
-    spans = suite.spans(tokenizer)
     too_long = [span for span in spans if context is not None and span.num_inputs > context]
     if too_long and args.long_texts == "refuse":
         longest = max(too_long, key=lambda span: span.num_inputs)
@@ -192,7 +193,7 @@ def evaluate(plan: EvaluationPlan, console: Console) -> dict[str, Any]:
     figures: dict[str, float] = {}
     scores = None
     if plan.suite is not None:
-        outcomes = _zero_shot(plan, plan.suite, console)
+        outcomes = plan.suite.grade(_log_probs(plan, console))
         scores = plan.suite.summarize(outcomes)
         figures |= scores.benchmarks
         figures |= {} if scores.macro is None else {"macro": scores.macro}
@@ -204,9 +205,9 @@ def evaluate(plan: EvaluationPlan, console: Console) -> dict[str, Any]:
     if plan.glue:
         tasks = _glue(plan, console)
         figures |= glue_figures(tasks)
-        figures |= with_glue(scores, figures)
         results["glue"] = glue_results(tasks)
         results["means"] = with_glue(scores, figures)
+        figures |= results["means"]
         if plan.args.submission:
             write_glue_submission(tasks, plan.output)
     results["seconds"] = round(time.monotonic() - started, 1)
@@ -226,22 +227,16 @@ def with_glue(scores: SuiteScores | None, figures: dict[str, float]) -> dict[str
     return means
 
 
-def _zero_shot(plan: EvaluationPlan, suite: Suite, console: Console) -> dict[str, list[Outcome]]:
+def _log_probs(plan: EvaluationPlan, console: Console) -> list[np.ndarray]:
     workers = plan.args.eval_workers
-
-    def score(spans: list[Span]) -> list[np.ndarray]:
-        if plan.context is not None:
-            spans = keep_last(spans, plan.context)
-        if workers == 1:
-            with show_progress(console, "texts") as progress:
-                return score_here(plan.scoring, spans, progress)
-        with (
-            ray_cluster(plan.args.address, dashboard=False),
-            show_progress(console, "texts") as progress,
-        ):
-            return score_on_ray(plan.scoring, spans, workers, progress)
-
-    return suite.outcomes(plan.tokenizer, score)
+    if workers == 1:
+        with show_progress(console, "texts") as progress:
+            return score_here(plan.scoring, plan.spans, progress)
+    with (
+        ray_cluster(plan.args.address, dashboard=False),
+        show_progress(console, "texts") as progress,
+    ):
+        return score_on_ray(plan.scoring, plan.spans, workers, progress)
 
 
 def _glue(plan: EvaluationPlan, console: Console) -> list[TaskResult]:

@@ -55,10 +55,8 @@ def _zero_shot(
     needs = plan.resources
     scoring = Scoring(str(folder.best_checkpoint), needs.cpus, needs.gpus)
     with show_progress(console, f"{spec.arch}: final scores") as progress:
-        outcomes = suite.outcomes(
-            plan.corpus.tokenizer(), lambda spans: score_on_ray(scoring, spans, 1, progress)
-        )
-    scores = suite.summarize(outcomes)
+        log_probs = score_on_ray(scoring, suite.spans(plan.corpus.tokenizer()), 1, progress)
+    scores = suite.summarize(suite.grade(log_probs))
     folder.keep_final_scores("zero_shot", scores.to_dict())
     macro = {} if scores.macro is None else {"macro": scores.macro}
     tracker.log_final(spec, {**scores.benchmarks, **macro}, folder.final_scores)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from statistics import fmean
@@ -20,9 +20,6 @@ from analysis.benchmarks.scoring import Progress, Span, token_log_probs
 
 MACRO = ("blimp", "supplement", "ewok")
 """The benchmarks whose unweighted mean is the macro figure; the others stand beside it."""
-
-Scorer = Callable[[list[Span]], Sequence[np.ndarray]]
-"""Token log-probabilities (nats) of spans, in their order."""
 
 
 @dataclass(frozen=True)
@@ -135,24 +132,23 @@ class Suite:
             ValueError: a sentence is longer than the model's context, or the tokenizer lacks what
                 the protocol needs.
         """
+        log_probs = token_log_probs(
+            model, self.spans(tokenizer), token_budget=token_budget, progress=progress
+        )
+        return self.summarize(self.grade(log_probs))
 
-        def score(spans: list[Span]) -> list[np.ndarray]:
-            return token_log_probs(model, spans, token_budget=token_budget, progress=progress)
-
-        return self.summarize(self.outcomes(tokenizer, score))
-
-    def outcomes(self, tokenizer: Any, score: Scorer) -> dict[str, list[Outcome]]:
-        """How every item went, by benchmark, with log-probabilities from wherever `score` does."""
-        encoder = Encoder(tokenizer, self.protocol)
-        spans = [benchmark.spans(encoder) for benchmark in self.benchmarks]
-        log_probs = iter(score([span for group in spans for span in group]))
+    def grade(self, log_probs: Sequence[np.ndarray]) -> dict[str, list[Outcome]]:
+        """How every item went, by benchmark, from the token log-probabilities (nats) of `spans`."""
+        remaining = iter(log_probs)
         return {
-            benchmark.name: benchmark.grade([next(log_probs) for _ in group])
-            for benchmark, group in zip(self.benchmarks, spans, strict=True)
+            benchmark.name: benchmark.grade(
+                [next(remaining) for item in benchmark.items for _ in item.options]
+            )
+            for benchmark in self.benchmarks
         }
 
     def summarize(self, outcomes: dict[str, list[Outcome]]) -> SuiteScores:
-        """The figures of the outcomes of `outcomes`."""
+        """The figures of the outcomes of `grade`."""
         values = {name: [item.value for item in items] for name, items in outcomes.items()}
         figures = {b.name: b.figure(values[b.name]) for b in self.benchmarks}
         errors = {b.name: b.error(values[b.name]) for b in self.benchmarks}
