@@ -17,14 +17,29 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 _SPEC = ("arch", "size", "lr", "seed", "epochs")
-_COUNTS = ("seed", "epochs", "context", "batch_size", "best_epoch")
+_COUNTS = (
+    *("seed", "epochs", "context", "batch_size", "best_epoch", "total_steps", "warmup_steps"),
+    "began_step",
+    *("params", "params_non_embedding", "vocab_size", "train_tokens", "train_words"),
+    "flops_per_token",
+)
 _NUMBERS = (
     *("lr", "warmup", "decay", "weight_decay", "beta1", "beta2", "eps", "grad_clip"),
-    *("bits_per_byte", "macro"),
+    *("alpha", "temperature", "bits_per_byte", "macro"),
 )
 _BEST = {"best_epoch": "best/epoch", "bits_per_byte": "best/bits_per_byte", "macro": "best/macro"}
+_TAGS = {
+    "spec_hash": "babysweep.spec_hash",
+    "outcome": "babysweep.outcome",
+    "parent": "mlflow.parentRunId",
+    "commit": "mlflow.source.git.commit",
+    "reason": "babysweep.reason",
+}
 _COLUMNS = ("run_id", "spec_hash", *_SPEC, "outcome", "status", *_BEST)
-_BY_EPOCH = ("val/", "zero_shot/")
+_BY_EPOCH = {
+    **{"val/": "", "zero_shot/": "", "epoch/": ""},
+    **{"selection/": "selection_", "held_out/": "held_out_"},
+}
 _PAGE = 500
 
 
@@ -34,7 +49,9 @@ def trials(store: MlflowClient | str, study: str) -> pd.DataFrame:
     Columns: `run_id`, `spec_hash`, all logged parameters under their own names (those of the spec
     that are numbers as numbers, the rest as text), `outcome` ("finished", "diverged", "stopped";
     missing while unfinished), `status` (MLflow's), and at the epoch of least validation loss
-    `best_epoch`, `bits_per_byte` and `macro` (percent), missing where the trial has none.
+    `best_epoch`, `bits_per_byte` and `macro` (percent), missing where the trial has none. Also
+    `name`, `parent` (the sweep's run), `commit` and `reason` (why it ended so; missing if it just
+    finished).
 
     Args:
         store: an MLflow client, or the tracking URI.
@@ -57,7 +74,8 @@ def epochs(store: MlflowClient | str, study: str) -> pd.DataFrame:
 
     Columns: `run_id`, `spec_hash`, `arch`, `size`, `lr`, `seed`, `outcome`, `epoch`, and the
     metrics by epoch without their prefix: `bits_per_byte`, `loss`, `perplexity`, `macro`, and each
-    benchmark.
+    benchmark, of the selection split and of the other items as `selection_...` and `held_out_...`;
+    `train_loss`, `seconds`, `tokens_per_second`.
     Arguments and errors as for `trials`.
     """
     client = _client(store)
@@ -102,9 +120,9 @@ def _trial_row(run: Run) -> dict[str, object]:
     return {
         **run.data.params,
         "run_id": run.info.run_id,
-        "spec_hash": tags.get("babysweep.spec_hash"),
-        "outcome": tags.get("babysweep.outcome"),
         "status": run.info.status,
+        "name": run.info.run_name,
+        **{column: tags.get(tag) for column, tag in _TAGS.items()},
         **{column: metrics.get(metric) for column, metric in _BEST.items()},
     }
 
@@ -112,8 +130,9 @@ def _trial_row(run: Run) -> dict[str, object]:
 def _values_by_epoch(client: MlflowClient, run_id: str) -> dict[int, dict[str, float]]:
     values: dict[int, dict[str, float]] = {}
     for metric in client.get_run(run_id).data.metrics:
-        if metric.startswith(_BY_EPOCH):
-            name = metric.split("/", 1)[1]
+        prefix, _, name = metric.partition("/")
+        if f"{prefix}/" in _BY_EPOCH:
+            name = _BY_EPOCH[f"{prefix}/"] + name
             for point in client.get_metric_history(run_id, metric):
                 values.setdefault(point.step, {})[name] = point.value
     return values

@@ -1,8 +1,8 @@
 """MLflow: one run per trial identity under one parent run per sweep, whatever is killed in between.
 
 experiment = study, parent run = sweep, child run = trial. Parameters are the spec; metrics come by
-optimizer step (`train/*`), by epoch (`val/*`, `zero_shot/*`, step = epoch, 1-based) and by words
-seen (`milestone/*`, step = words).
+optimizer step (`train/*`), by epoch (`val/*`, `zero_shot/*` and its two parts `selection/*` and
+`held_out/*`; step = epoch, 1-based) and by words seen (`milestone/*`, step = words).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before the first import of ml
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
+from analysis.benchmarks import macro_of
 from trainables.checkpoint import EpochReport, Outcome
 from trainables.spec import TrialSpec
 
@@ -223,10 +224,10 @@ class TrialRun:
             "epoch/tokens_per_second": report.tokens / report.epoch / report.train_seconds,
         }
         if report.scores is not None:
-            if report.macro is not None:
-                values["zero_shot/macro"] = report.macro
-            for benchmark, score in report.scores["benchmarks"].items():
-                values[f"zero_shot/{benchmark}"] = score
+            values |= _with_macro("zero_shot", report.scores["benchmarks"])
+            for part in ("selection", "held_out"):
+                # An epoch of a trial that an older version began has no such parts.
+                values |= _with_macro(part, report.scores.get(part, {}))
         self._add("epoch", report.epoch, values)
         self.flush()
         if report.scores is not None:
@@ -236,10 +237,7 @@ class TrialRun:
 
     def log_milestone(self, words: int, scores: dict[str, Any]) -> None:
         """Record zero-shot scores after so many words, once, in ascending order."""
-        values = {_MILESTONE + name: score for name, score in scores["benchmarks"].items()}
-        if scores["macro"] is not None:
-            values[f"{_MILESTONE}macro"] = scores["macro"]
-        self._add("words", words, values)
+        self._add("words", words, _with_macro("milestone", scores["benchmarks"]))
         self.flush()
 
     def flush(self) -> None:
@@ -297,6 +295,12 @@ def _find_run(client: MlflowClient, experiment_id: str, tags: dict[str, str]) ->
     condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
     runs = client.search_runs([experiment_id], condition, order_by=["attributes.start_time ASC"])
     return runs[0] if runs else None
+
+
+def _with_macro(prefix: str, figures: dict[str, float]) -> dict[str, float]:
+    macro = macro_of(figures)
+    named = figures if macro is None else {**figures, "macro": macro}
+    return {f"{prefix}/{name}": value for name, value in named.items()}
 
 
 def _params(values: dict[str, Any]) -> list[Param]:

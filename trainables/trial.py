@@ -18,8 +18,10 @@ import torch
 import models
 from trainables.checkpoint import EpochReport, Outcome, Progress, TrialFolder
 from trainables.corpus import Blocks, Corpus
+from trainables.corpus.tokenizer import tokenizer_hash
 from trainables.device import set_up_cpu
 from trainables.optim import learning_rate, steps_at_peak
+from trainables.provenance import provenance
 from trainables.spec import TrialSpec
 from trainables.tracking import TrialRun
 from trainables.trainer import Data, Diverged, Trainer, Workplace, World, steps_per_epoch
@@ -83,7 +85,9 @@ class _Run:
         self._resume()
         self.run: TrialRun | None = None
         if self.is_first:
-            self.run = place.tracker.trial(spec, trial_facts(spec, self.trainer.data.corpus))
+            facts = trial_facts(spec, self.trainer.data.corpus)
+            facts |= {"began_step": folder.began, **provenance(world.device, place.threads)}
+            self.run = place.tracker.trial(spec, facts)
         self.milestone_steps = {
             words: milestone_step(spec, self.trainer.data.corpus, words)
             for words in sorted(place.milestones)
@@ -271,7 +275,8 @@ def record_again(folder: TrialFolder, place: Workplace) -> None:
     assert outcome is not None
     if place.tracker.has_outcome(spec):
         return
-    run = place.tracker.trial(spec, trial_facts(spec, Corpus.open(place.corpus)))
+    facts = {**trial_facts(spec, Corpus.open(place.corpus)), "began_step": folder.began}
+    run = place.tracker.trial(spec, facts)
     for epoch in outcome.history:
         run.log_epoch(epoch)
     for words, scores in folder.milestones.items():
@@ -301,6 +306,9 @@ def trial_facts(spec: TrialSpec, corpus: Corpus) -> dict[str, Any]:
         "params_non_embedding": counts.non_embedding,
         "vocab_size": corpus.vocab_size,
         "train_tokens": corpus.train_tokens,
+        "train_words": corpus.train_words,
+        "tokenizer_hash": tokenizer_hash(corpus.directory),
+        "flops_per_token": 3 * models.flops_per_token(config, spec.context),  # backward: twice
     }
 
 

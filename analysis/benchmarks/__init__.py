@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from analysis.benchmarks.facts import from_facts
 from analysis.benchmarks.items import Benchmark, Item, Outcome
 from analysis.benchmarks.loading import HUB, KINDS, Source, load_suite, password
 from analysis.benchmarks.minimal_pairs import read_minimal_pairs
 from analysis.benchmarks.protocols import PROTOCOLS, Encoder
 from analysis.benchmarks.scoring import Span, keep_last, sequence_log_probs, token_log_probs
-from analysis.benchmarks.suite import MACRO, Suite, SuiteScores
+from analysis.benchmarks.suite import MACRO, Suite, SuiteScores, macro_of
 
 __all__ = [
     "HUB",
@@ -22,8 +23,10 @@ __all__ = [
     "Span",
     "Suite",
     "SuiteScores",
+    "from_facts",
     "keep_last",
     "load_suite",
+    "macro_of",
     "password",
     "read_minimal_pairs",
     "sequence_log_probs",

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from analysis.benchmarks import figures, splits
 from analysis.benchmarks.protocols import Encoder
 from analysis.benchmarks.scoring import Span
 
@@ -109,11 +110,16 @@ class Benchmark:
 
     def figure(self, values: Sequence[float]) -> float:
         """The benchmark's figure in percent, from the value of each item."""
-        return _RULES.get(self.name, _TASKS).figure(self.items, values)
+        return figures.rule(self.name).figure(self.items, values)
 
     def error(self, values: Sequence[float]) -> float:
         """Standard error of the figure over other items of the same kind, in percentage points."""
-        return _RULES.get(self.name, _TASKS).error(self.items, values)
+        return figures.rule(self.name).error(self.items, values)
+
+    @cached_property
+    def in_selection(self) -> list[bool]:
+        """Whether each item belongs to the selection split."""
+        return splits.selection_split(self.items)
 
     @property
     def chance(self) -> float:
@@ -121,6 +127,34 @@ class Benchmark:
         if all(item.human is not None for item in self.items):
             return 0.0  # a correlation
         return self.figure([1 / len(item.options) for item in self.items])
+
+    @property
+    def chance_error(self) -> float:
+        """Standard deviation of that figure over models that guess, in percentage points.
+
+        The items of a cluster count as one guess, which is the worst case.
+        """
+        if self.weights is None:
+            return 100 / math.sqrt(max(len(self) - 1, 1))  # a rank correlation's
+        by_cluster: dict[str | int, float] = defaultdict(float)
+        for index, (item, weight) in enumerate(zip(self.items, self.weights, strict=True)):
+            share = 1 / len(item.options)
+            by_cluster[item.cluster or index] += weight * math.sqrt(share * (1 - share))
+        return 100 * math.hypot(*by_cluster.values())
+
+    @property
+    def weights(self) -> list[float] | None:
+        """What each item's value counts in the figure: figure = 100 * sum of weight * value.
+
+        None where the figure is a correlation.
+        """
+        return figures.rule(self.name).weights(self.items)
+
+    @property
+    def strata(self) -> list[str]:
+        """What each item is drawn anew within, where other items of the same kind are imagined."""
+        by_task = figures.rule(self.name).by_task
+        return [item.task if by_task else "" for item in self.items]
 
 
 def grade(item: Item, log_probs: Sequence[np.ndarray]) -> Outcome:
@@ -148,114 +182,3 @@ def _is_blind(log_probs: Sequence[np.ndarray]) -> bool:
     low = min(float(values.min()) for values in log_probs)
     high = max(float(values.max()) for values in log_probs)
     return high - low < TIE_TOLERANCE
-
-
-def by_task(items: Sequence[Item], values: Sequence[float]) -> dict[str, list[float]]:
-    """The values of each task's items."""
-    tasks = defaultdict(list)
-    for item, value in zip(items, values, strict=True):
-        tasks[item.task].append(value)
-    return dict(tasks)
-
-
-def percent(values: Sequence[float]) -> float:
-    """Their mean in percent."""
-    return 100.0 * fmean(values)
-
-
-def _mean_of_tasks(items: Sequence[Item], values: Sequence[float]) -> float:
-    return fmean(map(percent, by_task(items, values).values()))
-
-
-def _error_of_tasks(items: Sequence[Item], values: Sequence[float]) -> float:
-    """Of the mean of U tasks' means: the root of their variances' sum, over U (stratified sampling,
-    Cochran 1977, ch. 5)."""
-    variances = [_variance_of_mean(part, of_part) for part, of_part in _tasks(items, values)]
-    return 100 * math.sqrt(sum(variances)) / len(variances)
-
-
-def _mean_of_items(items: Sequence[Item], values: Sequence[float]) -> float:
-    return percent(values)
-
-
-def _error_of_items(items: Sequence[Item], values: Sequence[float]) -> float:
-    return 100 * math.sqrt(_variance_of_mean(items, values))
-
-
-def _mean_of_splits(items: Sequence[Item], values: Sequence[float]) -> float:
-    """Mean over splits of the mean over a split's tasks, which are called `<split>_<n>_ops`."""
-    return fmean(_mean_of_tasks(part, of_part) for part, of_part in _splits(items, values))
-
-
-def _error_of_splits(items: Sequence[Item], values: Sequence[float]) -> float:
-    errors = [_error_of_tasks(part, of_part) for part, of_part in _splits(items, values)]
-    return math.hypot(*errors) / len(errors)
-
-
-def _correlation(items: Sequence[Item], values: Sequence[float]) -> float:
-    """100 times Spearman's correlation of the model's shares with people's; 0 if it is constant."""
-    if np.ptp(values) == 0:
-        return 0.0
-    from scipy import stats  # 60 MB: only for those who use it
-
-    return 100.0 * float(stats.spearmanr(values, [item.human for item in items]).statistic)
-
-
-def _error_of_correlation(items: Sequence[Item], values: Sequence[float]) -> float:
-    """Of Fisher's z, sqrt((1 + r^2 / 2) / (n - 3)) for ranks (Bonett & Wright 2000), taken back to
-    r by the delta method; of fewer than four items the largest that it can be."""
-    if len(values) < 4:
-        return 100.0
-    r = _correlation(items, values) / 100
-    return 100 * (1 - r**2) * math.sqrt((1 + r**2 / 2) / (len(values) - 3))
-
-
-Part = tuple[list[Item], list[float]]
-
-
-def _tasks(items: Sequence[Item], values: Sequence[float]) -> list[Part]:
-    return _parts(items, values, lambda item: item.task)
-
-
-def _splits(items: Sequence[Item], values: Sequence[float]) -> list[Part]:
-    return _parts(items, values, lambda item: item.task.rsplit("_", 2)[0])
-
-
-def _parts(
-    items: Sequence[Item], values: Sequence[float], key: Callable[[Item], str]
-) -> list[Part]:
-    parts: dict[str, Part] = defaultdict(lambda: ([], []))
-    for item, value in zip(items, values, strict=True):
-        part, of_part = parts[key(item)]
-        part.append(item)
-        of_part.append(value)
-    return list(parts.values())
-
-
-def _variance_of_mean(items: Sequence[Item], values: Sequence[float]) -> float:
-    """Of the mean of values whose clusters are independent (Liang & Zeger 1986):
-    C / (C - 1) sum_c (sum of the cluster's deviations)^2 / n^2."""
-    mean = fmean(values)
-    deviations: dict[str | int, float] = defaultdict(float)
-    for index, (item, value) in enumerate(zip(items, values, strict=True)):
-        deviations[item.cluster or index] += value - mean
-    count = len(deviations)
-    if count == 1:  # shows no variance: take the largest that values within 0..1 can have
-        return 0.25
-    return count / (count - 1) * sum(d**2 for d in deviations.values()) / len(values) ** 2
-
-
-class _Rule(NamedTuple):
-    """How the values of items become a figure, and that figure's standard error."""
-
-    figure: Callable[[Sequence[Item], Sequence[float]], float]
-    error: Callable[[Sequence[Item], Sequence[float]], float]
-
-
-_TASKS = _Rule(_mean_of_tasks, _error_of_tasks)
-_RULES = {
-    "bear": _Rule(_mean_of_items, _error_of_items),
-    "entity_tracking": _Rule(_mean_of_splits, _error_of_splits),
-    "wug": _Rule(_correlation, _error_of_correlation),
-}
-"""By benchmark; the unweighted mean over tasks for all others."""

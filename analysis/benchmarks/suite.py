@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.benchmarks.items import Benchmark, Outcome, by_task, percent
+from analysis.benchmarks.facts import item_facts
+from analysis.benchmarks.figures import by_task, percent
+from analysis.benchmarks.items import Benchmark, Outcome
 from analysis.benchmarks.protocols import Encoder, check_protocol
 from analysis.benchmarks.scoring import Progress, Span, token_log_probs
 
@@ -45,6 +47,11 @@ class SuiteScores:
         num_items: items by benchmark.
         datasets: the folder or hub's data set that each benchmark came from.
         outcomes: an item's value (`items.Outcome`), in the suite's order, by benchmark and task.
+        chance_errors: standard deviation of `chance` over models that guess, percentage points.
+        selection: figures on the selection split (`splits`), percent; without benchmarks that have
+            no item in it.
+        held_out: figures on the other items, percent.
+        items: `facts.item_facts` by benchmark, from which `facts.from_facts` makes them anew.
     """
 
     suite_hash: str
@@ -61,6 +68,10 @@ class SuiteScores:
     num_items: dict[str, int]
     datasets: dict[str, str]
     outcomes: dict[str, dict[str, list[float]]]
+    chance_errors: dict[str, float]
+    selection: dict[str, float]
+    held_out: dict[str, float]
+    items: dict[str, dict[str, dict[str, Any]]]
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON types."""
@@ -156,7 +167,7 @@ class Suite:
         return SuiteScores(
             suite_hash=self.hash,
             protocol=self.protocol,
-            macro=fmean(figures[name] for name in macro) if macro else None,
+            macro=macro_of(figures),
             macro_error=math.hypot(*(errors[name] for name in macro)) / len(macro)
             if macro
             else None,
@@ -172,7 +183,29 @@ class Suite:
             num_items={b.name: len(b) for b in self.benchmarks},
             datasets={b.name: b.dataset for b in self.benchmarks},
             outcomes={b.name: by_task(b.items, values[b.name]) for b in self.benchmarks},
+            chance_errors={b.name: b.chance_error for b in self.benchmarks},
+            selection=_part_figures(self.benchmarks, values, selection=True),
+            held_out=_part_figures(self.benchmarks, values, selection=False),
+            items={b.name: item_facts(b) for b in self.benchmarks},
         )
+
+
+def macro_of(figures: dict[str, float]) -> float | None:
+    """The mean of the figures of those `MACRO` benchmarks that are there, None without any."""
+    macro = [figures[name] for name in MACRO if name in figures]
+    return fmean(macro) if macro else None
+
+
+def _part_figures(
+    benchmarks: Sequence[Benchmark], values: dict[str, list[float]], *, selection: bool
+) -> dict[str, float]:
+    figures = {}
+    for benchmark in benchmarks:
+        indices = [i for i, mine in enumerate(benchmark.in_selection) if mine == selection]
+        if indices:
+            of_part = [values[benchmark.name][index] for index in indices]
+            figures[benchmark.name] = benchmark.part(indices).figure(of_part)
+    return figures
 
 
 def _task_figures(benchmark: Benchmark, values: Sequence[float]) -> dict[str, float]:

@@ -45,6 +45,7 @@ from tests.speed.measurements import (
     measure_trials,
 )
 from tests.speed.processes import ROOT, Failed, Process, Row, Shape, prepare_server
+from trainables.provenance import cpu_name
 
 Part = Literal["steps", "length", "trials"]
 PARTS: tuple[Part, ...] = ("steps", "length", "trials")
@@ -298,16 +299,6 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [without_nan(each) for each in value]
     return None if value != value else value
-
-
-def cpu_name() -> str:
-    """The processor's name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return platform.processor() or platform.machine()
 
 
 @contextmanager

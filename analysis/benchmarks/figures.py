@@ -1,0 +1,155 @@
+"""How the values of a benchmark's items become its figure, and how sure that figure is."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from analysis.benchmarks.items import Item
+
+
+class Rule(NamedTuple):
+    """The figure of items' values, its standard error, what each value weighs in it, and whether
+    other items would be drawn task by task (or from all alike)."""
+
+    figure: Callable[[Sequence[Item], Sequence[float]], float]
+    error: Callable[[Sequence[Item], Sequence[float]], float]
+    weights: Callable[[Sequence[Item]], list[float] | None]
+    by_task: bool = True
+
+
+def rule(benchmark: str) -> Rule:
+    """The benchmark's rule: the unweighted mean over tasks unless it has one of its own."""
+    return _RULES.get(benchmark, _TASKS)
+
+
+def by_task(items: Sequence[Item], values: Sequence[float]) -> dict[str, list[float]]:
+    """The values of each task's items."""
+    tasks = defaultdict(list)
+    for item, value in zip(items, values, strict=True):
+        tasks[item.task].append(value)
+    return dict(tasks)
+
+
+def percent(values: Sequence[float]) -> float:
+    """Their mean in percent."""
+    return 100.0 * fmean(values)
+
+
+def _mean_of_tasks(items: Sequence[Item], values: Sequence[float]) -> float:
+    return fmean(map(percent, by_task(items, values).values()))
+
+
+def _error_of_tasks(items: Sequence[Item], values: Sequence[float]) -> float:
+    """Of the mean of U tasks' means: the root of their variances' sum, over U (stratified sampling,
+    Cochran 1977, ch. 5)."""
+    variances = [_variance_of_mean(part, of_part) for part, of_part in _tasks(items, values)]
+    return 100 * math.sqrt(sum(variances)) / len(variances)
+
+
+def _mean_of_items(items: Sequence[Item], values: Sequence[float]) -> float:
+    return percent(values)
+
+
+def _error_of_items(items: Sequence[Item], values: Sequence[float]) -> float:
+    return 100 * math.sqrt(_variance_of_mean(items, values))
+
+
+def _mean_of_splits(items: Sequence[Item], values: Sequence[float]) -> float:
+    """Mean over splits of the mean over a split's tasks, which are called `<split>_<n>_ops`."""
+    return fmean(_mean_of_tasks(part, of_part) for part, of_part in _splits(items, values))
+
+
+def _error_of_splits(items: Sequence[Item], values: Sequence[float]) -> float:
+    errors = [_error_of_tasks(part, of_part) for part, of_part in _splits(items, values)]
+    return math.hypot(*errors) / len(errors)
+
+
+def _correlation(items: Sequence[Item], values: Sequence[float]) -> float:
+    """100 times Spearman's correlation of the model's shares with people's; 0 if it is constant."""
+    if np.ptp(values) == 0:
+        return 0.0
+    from scipy import stats  # 60 MB: only for those who use it
+
+    return 100.0 * float(stats.spearmanr(values, [item.human for item in items]).statistic)
+
+
+def _error_of_correlation(items: Sequence[Item], values: Sequence[float]) -> float:
+    """Of Fisher's z, sqrt((1 + r^2 / 2) / (n - 3)) for ranks (Bonett & Wright 2000), taken back to
+    r by the delta method; of fewer than four items the largest that it can be."""
+    if len(values) < 4:
+        return 100.0
+    r = _correlation(items, values) / 100
+    return 100 * (1 - r**2) * math.sqrt((1 + r**2 / 2) / (len(values) - 3))
+
+
+Part: TypeAlias = "tuple[list[Item], list[float]]"
+
+
+def _tasks(items: Sequence[Item], values: Sequence[float]) -> list[Part]:
+    return _parts(items, values, lambda item: item.task)
+
+
+def _splits(items: Sequence[Item], values: Sequence[float]) -> list[Part]:
+    return _parts(items, values, lambda item: _split_of(item.task))
+
+
+def _split_of(task: str) -> str:
+    return task.rsplit("_", 2)[0]
+
+
+def _parts(
+    items: Sequence[Item], values: Sequence[float], key: Callable[[Item], str]
+) -> list[Part]:
+    parts: dict[str, Part] = defaultdict(lambda: ([], []))
+    for item, value in zip(items, values, strict=True):
+        part, of_part = parts[key(item)]
+        part.append(item)
+        of_part.append(value)
+    return list(parts.values())
+
+
+def _variance_of_mean(items: Sequence[Item], values: Sequence[float]) -> float:
+    """Of the mean of values whose clusters are independent (Liang & Zeger 1986):
+    C / (C - 1) sum_c (sum of the cluster's deviations)^2 / n^2."""
+    mean = fmean(values)
+    deviations: dict[str | int, float] = defaultdict(float)
+    for index, (item, value) in enumerate(zip(items, values, strict=True)):
+        deviations[item.cluster or index] += value - mean
+    count = len(deviations)
+    if count == 1:  # shows no variance: take the largest that values within 0..1 can have
+        return 0.25
+    return count / (count - 1) * sum(d**2 for d in deviations.values()) / len(values) ** 2
+
+
+def _weights_of_tasks(items: Sequence[Item]) -> list[float]:
+    counts = Counter(item.task for item in items)
+    return [1 / (len(counts) * counts[item.task]) for item in items]
+
+
+def _weights_of_items(items: Sequence[Item]) -> list[float]:
+    return [1 / len(items)] * len(items)
+
+
+def _weights_of_splits(items: Sequence[Item]) -> list[float]:
+    counts = Counter(item.task for item in items)
+    tasks = Counter(map(_split_of, counts))
+    return [1 / (len(tasks) * tasks[_split_of(item.task)] * counts[item.task]) for item in items]
+
+
+def _no_weights(items: Sequence[Item]) -> None:
+    return None
+
+
+_TASKS = Rule(_mean_of_tasks, _error_of_tasks, _weights_of_tasks)
+_RULES = {
+    "bear": Rule(_mean_of_items, _error_of_items, _weights_of_items, by_task=False),
+    "entity_tracking": Rule(_mean_of_splits, _error_of_splits, _weights_of_splits),
+    "wug": Rule(_correlation, _error_of_correlation, _no_weights, by_task=False),
+}
