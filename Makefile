@@ -8,7 +8,7 @@ ARCH ?= mamba
 STORAGE ?= $(or $(BABYSWEEP_STORAGE),runs)
 PORT ?= 5000
 
-.PHONY: sweep test test-all test-gpu agreement lint format ui \
+.PHONY: sweep test test-all test-gpu agreement lint format ui check-statistics \
 	speed-sweep speed-models speed-eval speed-distill clean-venv
 
 sweep: $(VENV)/installed
@@ -41,6 +41,9 @@ ui: $(VENV)/installed
 	$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
 		--backend-store-uri sqlite:///$(abspath $(STORAGE))/mlflow.db \
 		--artifacts-destination $(abspath $(STORAGE))/artifacts
+
+check-statistics: $(VENV)/installed
+	$(BIN)/python -m tests.analysis.check_statistics $(ARGS)
 
 speed-sweep: $(VENV)/installed
 	$(BIN)/python tests/speed/sweep_overhead.py $(ARGS)

@@ -6,13 +6,9 @@ as parameters, `val/*` and `zero_shot/*` by epoch (step = epoch, from 1) and `be
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pandas as pd
-
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before the first import of mlflow
-
 from mlflow import MlflowClient
 from mlflow.entities import Run
 

@@ -1,153 +1,294 @@
-"""How good is each learning rate, which is best, and how sure is that.
+"""How sure is a score, and does one model beat another: over other seeds and over other items.
 
-The functions take the frame of `runs.trials`, or any with the columns `arch`, `lr`, `seed`,
-`outcome` and `bits_per_byte` (and `macro`), one row per architecture, learning rate and seed.
+A `Sample` holds what models trained alike but for their seed scored on the same items. Other seeds
+could have been drawn, and other items of the same kind: by cluster, within subtask. The two-level
+bootstrap draws both anew, the same items for every seed. A figure is a weighted mean, and of a mean
+the variance of such draws is known without drawing (Efron & Tibshirani 1993, An Introduction to the
+Bootstrap, ch. 5), so there are none here, and no noise of theirs; see `variances`. A few seeds know
+little of their spread, and the percentiles of draws from them are far too narrow (Hesterberg 2015,
+The American Statistician 69:371), so intervals and p-values are those of a t distribution: a
+p-value is below 0.05 just when the 95 % interval excludes zero.
 
-Rules. The learning rate with the least mean validation bits-per-byte over seeds is the best one. A
-diverged trial counts as infinitely bad, so a rate with a diverged seed ranks after all rates
-without, whatever its other seeds did. A rate with a seed that the scheduler stopped early ranks
-between them: its figure is that of a shorter training. Trials without an outcome yet are left out.
+`make check-statistics` holds this against data drawn with known truth. What it cannot do: a figure
+of exactly 0 or 100 % shows no variance, and its interval has no width.
 """
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import optimize, stats
 
-CONFIDENCE = 0.95
+from analysis.variances import CONFIDENCE, Sample, SeedParts, Spread
 
-
-def lr_table(trials: pd.DataFrame) -> pd.DataFrame:
-    """Mean and spread over seeds of every learning rate, best first within each architecture.
-
-    Columns: `arch`, `lr`, `seeds` (trials with an outcome), `diverged`, `stopped` (how many of
-    them), `bits_per_byte` (mean; infinite where a seed diverged), `bits_per_byte_sd`, `macro`,
-    `macro_sd` (percent), `rank` (1 = best of its architecture). All but the mean bits-per-byte are
-    over the seeds that did not diverge; standard deviations are of a sample, NaN for one seed.
-
-    Raises:
-        ValueError: several trials share architecture, rate and seed: they differ in something else,
-            and their mean would be of unlike things.
-    """
-    rows = [_lr_row(group) for _, group in completed(trials).groupby(["arch", "lr"])]
-    columns = ["arch", "lr", "seeds", "diverged", "stopped"]
-    columns += ["bits_per_byte", "bits_per_byte_sd", "macro", "macro_sd"]
-    table = pd.DataFrame(rows, columns=columns)
-    table = (
-        table.assign(_diverged=table["diverged"] > 0, _stopped=table["stopped"] > 0)
-        .sort_values(["arch", "_diverged", "_stopped", "bits_per_byte", "lr"], ignore_index=True)
-        .drop(columns=["_diverged", "_stopped"])
-    )
-    return table.assign(rank=table.groupby("arch").cumcount() + 1)
-
-
-def best_lrs(trials: pd.DataFrame) -> dict[str, float]:
-    """The best learning rate of each architecture that has one without a diverged seed."""
-    table = lr_table(trials)
-    best = table[(table["rank"] == 1) & (table["diverged"] == 0)]
-    return dict(zip(best["arch"], best["lr"], strict=True))
+LEVEL = 1 - CONFIDENCE
+POWER = 0.8  # with which a difference should be shown when asked what that takes
+_MOST_SEEDS, _MOST_ITEMS = 10_000, 1_000.0
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The best learning rate of an architecture against the runner-up.
+class Estimate:
+    """A figure and how sure it is, in percent.
 
     Attributes:
-        arch: the architecture.
-        best: the best rate; None when every rate diverged.
-        runner_up: the second best; None when there is none.
-        seeds: seeds on which both were trained to the end.
-        difference: mean over these seeds of runner-up minus best, bits-per-byte; positive favours
-            the best; None without a common seed.
-        interval: 95 % t interval of the mean difference; None with fewer than two seeds.
-        sentence: the same in words.
+        mean: over seeds.
+        low, high: 95 % interval over other items and, with several seeds, other seeds.
+        standard_error: over the same. The interval is wider than two of it where few degrees of
+            freedom tell it.
+        seeds: how many.
+        seed_sd: sample standard deviation of the seeds' figures on these items; NaN for one seed.
     """
 
-    arch: str
-    best: float | None
-    runner_up: float | None
+    mean: float
+    low: float
+    high: float
+    standard_error: float
     seeds: int
-    difference: float | None
-    interval: tuple[float, float] | None
+    seed_sd: float
+
+    @property
+    def sentence(self) -> str:
+        """The figure in words."""
+        text = f"{self.mean:.1f} (95 % interval {self.low:.1f} to {self.high:.1f} over other items"
+        if self.seeds == 1:
+            return f"{text}; one seed, which says nothing about other seeds)"
+        return f"{text} and seeds; {self.seeds} seeds)"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One figure minus another on the same items, in percentage points.
+
+    Attributes:
+        mean: first minus second.
+        low, high: 95 % interval over other items and, unless both have one seed, other seeds.
+        standard_error: see `Estimate`.
+        p_value: two-sided, of no difference.
+        mcnemar_p: of `mcnemar` on these items: a cross-check that asks less, since it takes these
+            seeds for all there are.
+        seeds: of first and second.
+        seeds_needed: seeds of each with which a difference as large as `mean` would be shown four
+            times in five; None where 10,000 do not suffice or nothing tells the spread over seeds.
+        items_needed: how many times the items would do it, with the seeds as they are; None where
+            1,000 times do not suffice.
+    """
+
+    mean: float
+    low: float
+    high: float
+    standard_error: float
+    p_value: float
+    mcnemar_p: float
+    seeds: tuple[int, int]
+    seeds_needed: int | None
+    items_needed: float | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two of several samples compared; `adjusted_p` is after Holm's correction over all pairs."""
+
+    first: str
+    second: str
+    difference: Difference
+    adjusted_p: float
     sentence: str
 
 
-def compare_best(trials: pd.DataFrame, arch: str) -> Comparison:
-    """Compare the two best learning rates of an architecture, paired by seed.
+def estimate(sample: Sample) -> Estimate:
+    """The figure of a sample with its 95 % interval; with one seed, over items only."""
+    figures = sample.figures
+    seeds = SeedParts.of(figures, sample.deviations, sample.layout)
+    # 1/4 is the greatest variance of values from 0 to 1.
+    spread = Spread.of(sample.deviations.mean(axis=0), sample, seeds, 0.25)
+    mean, half = float(figures.mean()), spread.half_width
+    return Estimate(
+        mean=mean,
+        low=mean - half,
+        high=mean + half,
+        standard_error=math.sqrt(spread.variance),
+        seeds=sample.seeds,
+        seed_sd=float(figures.std(ddof=1)) if sample.seeds > 1 else math.nan,
+    )
 
-    Pairing removes what a seed does to both (data order, to some extent initialisation). The best
-    rate was chosen on the very figures compared, so the interval is somewhat optimistic.
+
+def difference(
+    first: Sample, second: Sample, *, paired: bool = False, comparisons: int = 1
+) -> Difference:
+    """Compare two samples on the same items.
+
+    Items are always paired: what makes one hard for both cancels. Where one side has a single seed,
+    its spread over seeds is taken to be that of the other; where both have, the interval is over
+    items only.
+
+    Args:
+        first: one sample.
+        second: another, of the same items in the same order.
+        paired: whether seed i of one belongs to seed i of the other (a student and its control),
+            so that what the seed does to both cancels, too.
+        comparisons: how many are made at once. What would be needed is to show the difference at
+            0.05 over this number.
 
     Raises:
-        ValueError: no trial of this architecture has an outcome, or see `lr_table`.
+        ValueError: the items are not the same, or paired samples do not have as many seeds.
     """
-    table = lr_table(trials)
-    ranked = table[table["arch"] == arch]
-    if ranked.empty:
-        known = ", ".join(sorted(table["arch"].unique())) or "none"
-        raise ValueError(f"no completed trial of architecture {arch!r}: there are those of {known}")
-    if ranked.iloc[0]["diverged"]:
-        sentence = f"{arch}: every learning rate diverged on at least one seed; try lower ones."
-        return Comparison(arch, None, None, 0, None, None, sentence)
-    best = float(ranked.iloc[0]["lr"])
-    if len(ranked) == 1:
-        sentence = f"{arch}: {best:g} is the only learning rate tried, so nothing says it is good."
-        return Comparison(arch, best, None, 0, None, None, sentence)
-    second = ranked.iloc[1]
-    runner_up = float(second["lr"])
-    if second["diverged"]:
-        sentence = (
-            f"{arch}: {best:g} is the best learning rate; the next, {runner_up:g}, diverged on "
-            f"{second['diverged']} of {second['seeds']} seeds."
-        )
-        return Comparison(arch, best, runner_up, 0, None, None, sentence)
-    if second["stopped"]:
-        sentence = (
-            f"{arch}: {best:g} is the best learning rate; the next, {runner_up:g}, was stopped "
-            "early because it was behind."
-        )
-        return Comparison(arch, best, runner_up, 0, None, None, sentence)
-    differences = _paired_differences(trials, arch, best, runner_up)
-    return _compare(arch, best, runner_up, differences)
+    _check_comparable(first, second, paired)
+    spread = _spread_of_difference(first, second, paired)
+    mean, half = float(first.figures.mean() - second.figures.mean()), spread.half_width
+    return Difference(
+        mean=mean,
+        low=mean - half,
+        high=mean + half,
+        standard_error=math.sqrt(spread.variance),
+        p_value=spread.p_value(mean),
+        mcnemar_p=mcnemar(first, second),
+        seeds=(first.seeds, second.seeds),
+        seeds_needed=_seeds_needed(spread, mean, LEVEL / comparisons),
+        items_needed=_items_needed(spread, mean, LEVEL / comparisons),
+    )
 
 
-def _compare(arch: str, best: float, runner_up: float, differences: np.ndarray) -> Comparison:
-    count = len(differences)
-    if count == 0:
-        sentence = (
-            f"{arch}: {best:g} is ahead of {runner_up:g}, but on different seeds, which cannot be "
-            "compared; train both on the same --seeds."
+def _check_comparable(first: Sample, second: Sample, paired: bool) -> None:
+    for name in ("weights", "strata", "clusters"):
+        if not np.array_equal(getattr(first, name), getattr(second, name)):
+            raise ValueError(
+                f"the samples differ in the {name} of their items: only scores of the same items "
+                "in the same order can be compared"
+            )
+    if paired and first.seeds != second.seeds:
+        raise ValueError(
+            f"paired samples must have the same seeds, but one has {first.seeds} and the other "
+            f"{second.seeds}: keep the seeds that both have"
         )
-        return Comparison(arch, best, runner_up, 0, None, None, sentence)
-    mean = float(differences.mean())
-    if mean <= 0:  # the rates were trained on different seeds besides the common ones
-        sentence = (
-            f"{arch}: {best:g} has the lowest mean over its seeds, but on those that both have "
-            f"({count}) {runner_up:g} is not behind; train both on the same --seeds."
-        )
-        return Comparison(arch, best, runner_up, count, mean, None, sentence)
-    lead = f"{arch}: {best:g} is ahead of {runner_up:g} by {mean:.4f} bits-per-byte"
-    if count == 1:
-        sentence = (
-            f"{lead} on one seed: the spread over seeds is unknown, so this may be chance; "
-            "add --seeds to find out."
-        )
-        return Comparison(arch, best, runner_up, 1, mean, None, sentence)
-    low, high = mean_interval(differences)
-    verdict = (
-        "the interval excludes zero"
-        if low > 0
-        else "the interval includes zero, so either may be the better"
+
+
+def _spread_of_difference(first: Sample, second: Sample, paired: bool) -> Spread:
+    layout = first.layout
+    if paired:
+        deviations = first.deviations - second.deviations
+        seeds = SeedParts.of(first.figures - second.figures, deviations, layout)
+    else:
+        sides = [SeedParts.of(one.figures, one.deviations, layout) for one in (first, second)]
+        seeds = SeedParts.of_both(sides[0], sides[1], (first.seeds, second.seeds))
+    means = first.deviations.mean(axis=0) - second.deviations.mean(axis=0)
+    # 1 is the greatest variance of differences from -1 to 1.
+    return Spread.of(means, first, seeds, 1.0)
+
+
+def mcnemar(first: Sample, second: Sample) -> float:
+    """The p-value of the exact McNemar test (McNemar 1947, Psychometrika 12:153), as a sign test.
+
+    Of binary values, one seed each and no clusters: of the items that just one side has right, does
+    either have too many? Otherwise of the clusters (of items that count) on which one side has the
+    greater sum of values, averaged over seeds. Every cluster counts as much as any other.
+    """
+    per_item = first.values.mean(axis=0) - second.values.mean(axis=0)
+    sums = np.bincount(first.layout.cluster, per_item[first.weights > 0])
+    apart = sums[np.abs(sums) > 1e-9]  # means over seeds that are equal but for rounding are ties
+    if not len(apart):
+        return 1.0
+    return float(stats.binomtest(int((apart > 0).sum()), len(apart)).pvalue)
+
+
+def _seeds_needed(spread: Spread, mean: float, level: float) -> int | None:
+    if abs(mean) < 1e-9 or spread.seeds is None:
+        return None
+    numbers = range(2, _MOST_SEEDS + 1)
+    first = bisect.bisect_left(
+        numbers, True, key=lambda count: spread.with_seeds(count).least(level, POWER) <= abs(mean)
     )
-    sentence = (
-        f"{lead} (95 % interval {low:.4f} to {high:.4f}, paired over {count} seeds): {verdict}."
+    return numbers[first] if first < len(numbers) else None
+
+
+def _items_needed(spread: Spread, mean: float, level: float) -> float | None:
+    def misses(log_factor: float) -> float:
+        return spread.with_items(math.exp(log_factor)).least(level, POWER) - abs(mean)
+
+    most = math.log(_MOST_ITEMS)
+    if abs(mean) < 1e-9 or misses(most) > 0:
+        return None
+    if misses(0.0) <= 0:
+        return 1.0
+    return math.exp(float(optimize.brentq(misses, 0.0, most, xtol=1e-4)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values after Holm's correction (1979, Scandinavian Journal of Statistics 6:65), in the
+    order given: rejecting those below 0.05 rejects any true hypothesis in at most 5 % of cases."""
+    ordered = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted = [1.0] * len(p_values)
+    greatest = 0.0
+    for rank, index in enumerate(ordered):
+        greatest = max(greatest, (len(p_values) - rank) * p_values[index])
+        adjusted[index] = min(greatest, 1.0)
+    return adjusted
+
+
+def compare_all(samples: dict[str, Sample]) -> list[Pair]:
+    """All pairs of samples of the same items, with Holm's correction and a sentence for each.
+
+    Raises:
+        ValueError: see `difference`.
+    """
+    names = list(itertools.combinations(samples, 2))
+    differences = [
+        difference(samples[first], samples[second], comparisons=len(names))
+        for first, second in names
+    ]
+    adjusted = holm([one.p_value for one in differences])
+    return [
+        Pair(first, second, one, p_value, in_words(first, second, one, p_value, len(names)))
+        for (first, second), one, p_value in zip(names, differences, adjusted, strict=True)
+    ]
+
+
+def in_words(
+    first: str, second: str, one: Difference, adjusted_p: float, comparisons: int = 1
+) -> str:
+    """Whether one sample beats the other, and what it would take to show it."""
+    ahead, behind = (first, second) if one.mean >= 0 else (second, first)
+    low, high = (one.low, one.high) if one.mean >= 0 else (-one.high, -one.low)
+    chance = "p < 0.0001" if adjusted_p < 1e-4 else f"p = {adjusted_p:.2g}"
+    holms = f" after Holm over {comparisons} pairs" if comparisons > 1 else ""
+    figures = f"(95 % interval {low:.2f} to {high:.2f}, {chance}{holms})"
+    if adjusted_p < LEVEL:
+        text = f"{ahead} beats {behind} by {abs(one.mean):.2f} points {figures}."
+    else:
+        found = f"{ahead} is {abs(one.mean):.2f} points ahead" if one.mean else "they are equal"
+        text = f"No difference shown between {first} and {second} at this size: {found} {figures}."
+        text += _needed_in_words(one) if one.mean else ""
+    return text + _seeds_in_words(first, second, one.seeds)
+
+
+def _needed_in_words(one: Difference) -> str:
+    ways = []
+    if one.seeds_needed is not None:
+        ways.append(f"about {one.seeds_needed} seeds each")
+    if one.items_needed is not None:
+        ways.append(f"{one.items_needed:.1f} times the items")
+    if not ways:
+        return " Neither more seeds nor more items alone would show a difference this small."
+    return (
+        f" To show a difference of this size four times in five, {' or '.join(ways)} would be "
+        "needed."
     )
-    return Comparison(arch, best, runner_up, count, mean, (low, high), sentence)
+
+
+def _seeds_in_words(first: str, second: str, seeds: tuple[int, int]) -> str:
+    if seeds == (1, 1):
+        return (
+            " With one seed each this is about these two models, and says nothing of other seeds."
+        )
+    if 1 in seeds:
+        single, other = (first, second) if seeds[0] == 1 else (second, first)
+        return f" {single} has one seed; its spread over seeds is taken to be that of {other}."
+    return ""
 
 
 def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
@@ -197,68 +338,3 @@ def paired_gain(changed: pd.Series, control: pd.Series) -> Gain:
         return Gain(0, math.nan, None)
     interval = mean_interval(differences) if len(differences) > 1 else None
     return Gain(len(differences), float(differences.mean()), interval)
-
-
-def edge_of_grid(lrs: Sequence[float], best: float) -> str | None:
-    """Whether the best rate is the lowest ("low") or highest ("high") tried, so that better may lie
-    beyond; None inside, or when only one rate was tried.
-
-    Raises:
-        ValueError: `best` is not among the rates.
-    """
-    grid = sorted(set(lrs))
-    if best not in grid:
-        listed = ", ".join(f"{lr:g}" for lr in grid)
-        raise ValueError(f"the best learning rate {best:g} is not among those tried: {listed}")
-    if len(grid) == 1:
-        return None
-    return {grid[0]: "low", grid[-1]: "high"}.get(best)
-
-
-def completed(trials: pd.DataFrame) -> pd.DataFrame:
-    """Trials with an outcome, each a figure: infinite bits-per-byte where there is no finite one.
-
-    A trial that ended without a finite figure counts as diverged, whatever its outcome says.
-
-    Raises:
-        ValueError: several trials share architecture, rate and seed.
-    """
-    done = trials[trials["outcome"].notna()]
-    repeated = done[done.duplicated(["arch", "lr", "seed"])]
-    if not repeated.empty:
-        first = repeated.iloc[0]
-        raise ValueError(
-            f"several trials of {first['arch']} with lr {first['lr']:g} and seed {first['seed']}: "
-            "they differ in size, corpus, epochs or another setting; keep one before comparing"
-        )
-    figure = done["bits_per_byte"].astype(float)
-    good = (done["outcome"] != "diverged") & np.isfinite(figure)
-    outcome = done["outcome"].where(good, "diverged")
-    return done.assign(outcome=outcome, bits_per_byte=figure.where(good, math.inf))
-
-
-def _lr_row(group: pd.DataFrame) -> dict[str, object]:
-    survived = group[group["outcome"] != "diverged"]
-    macro = survived["macro"].astype(float) if "macro" in group else pd.Series(dtype=float)
-    return {
-        "arch": group["arch"].iloc[0],
-        "lr": group["lr"].iloc[0],
-        "seeds": len(group),
-        "diverged": len(group) - len(survived),
-        "stopped": int((group["outcome"] == "stopped").sum()),
-        "bits_per_byte": group["bits_per_byte"].mean(),
-        "bits_per_byte_sd": survived["bits_per_byte"].std(),
-        "macro": macro.mean(),
-        "macro_sd": macro.std(),
-    }
-
-
-def _paired_differences(
-    trials: pd.DataFrame, arch: str, best: float, runner_up: float
-) -> np.ndarray:
-    """Runner-up minus best by seed, for the seeds that finished with both."""
-    done = completed(trials)
-    done = done[(done["arch"] == arch) & (done["outcome"] == "finished")]
-    by_seed = done.pivot(index="seed", columns="lr", values="bits_per_byte")
-    pairs = by_seed.reindex(columns=[best, runner_up]).dropna()
-    return (pairs[runner_up] - pairs[best]).to_numpy(dtype=float)

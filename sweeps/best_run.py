@@ -1,21 +1,17 @@
-"""Which run of a study is the best one, by the rules of `analysis.statistics`."""
+"""Which run of a study is the best one, by the rules of `analysis.learning_rates`."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before the first import of mlflow
-
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from analysis import runs
-from analysis.statistics import completed, lr_table
+from analysis.learning_rates import completed, lr_table
 from trainables.checkpoint import TrialFolder
 from trainables.spec import TrialSpec
 
@@ -54,7 +50,7 @@ def choose(
 
 
 def best_trial(trials: pd.DataFrame, specs: Mapping[str, TrialSpec]) -> pd.Series | None:
-    """The row of the best trial by the rules of `analysis.statistics`.
+    """The row of the best trial by the rules of `analysis.learning_rates`.
 
     Trials are compared within what a sweep varies (`TrialSpec.setting`). Of each setting the best
     learning rate is that of the least mean validation bits-per-byte over seeds, among those without

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from analysis import runs
-from analysis.statistics import Gain, best_lrs, completed, paired_gain
+from analysis.learning_rates import best_lrs, completed
+from analysis.statistics import Gain, paired_gain
 from sweeps.model_names import copy_version, find_version, resolve_model
 from sweeps.planning import (
     Ground,
@@ -23,7 +23,7 @@ from sweeps.planning import (
     prepare,
     resolve_storage,
 )
-from sweeps.results import glue_line, of_setting, winner, zero_shot_line
+from sweeps.results import describe, glue_line, of_setting, rich_table, winner, zero_shot_line
 from sweeps.running import run_command
 from sweeps.spaces import GridPlan, SweepSearch
 from trainables.checkpoint import Progress, read_json
@@ -229,14 +229,18 @@ def show_gains(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: 
     """Print each part's figures and its gain over the control, and store them in its MLflow run."""
     trials = runs.trials(plan.tracking_uri, plan.study)
     figures = {part: _figures(plan, trials, part) for part in plan.bases}
-    console.print(_table(plan, figures))
+    cells = _cells(figures)
+    console.print(rich_table(cells))
     for part, base in plan.bases.items():
+        lines = []
         if part != CONTROL and CONTROL in plan.bases:
             gain = gain_over_control(figures[part], figures[CONTROL])
-            line = f"{part}: the teacher {gain.sentence}."
-            console.print(line, highlight=False, soft_wrap=True)
+            lines.append(f"{part}: the teacher {gain.sentence}.")
             _store(tracker, base, gain)
-        _print_winner(plan, trials, part, console)
+        lines += _winner_lines(plan, trials, part)
+        for line in lines:
+            console.print(line, highlight=False, soft_wrap=True)
+        describe(plan, tracker, trials, part, lines or [f"{part}: no trial ended."], cells)
 
 
 def _figures(plan: SweepPlan, trials: pd.DataFrame, part: str) -> pd.DataFrame:
@@ -255,19 +259,14 @@ def gain_over_control(distilled: pd.DataFrame, control: pd.DataFrame) -> Gain:
     return paired_gain(left, right)
 
 
-def _table(plan: SweepPlan, figures: dict[str, pd.DataFrame]) -> Table:
-    table = Table(header_style="bold")
-    for name in ("", "LR", "seeds", "bits/byte", "macro"):
-        table.add_column(name, justify="right" if name else "left")
+def _cells(figures: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row of text for each part."""
+    rows = []
     for part, frame in figures.items():
-        if frame.empty:
-            table.add_row(part, "", "0", "-", "-")
-            continue
-        cells = [
-            _mean(frame[name], digits) for name, digits in (("bits_per_byte", 4), ("macro", 1))
-        ]
-        table.add_row(part, format_lr(float(frame["lr"].iloc[0])), str(len(frame)), *cells)
-    return table
+        lr = "" if frame.empty else format_lr(float(frame["lr"].iloc[0]))
+        bits, macro = _mean(frame["bits_per_byte"], 4), _mean(frame["macro"], 1)
+        rows.append([part, lr, str(len(frame)), bits, macro])
+    return pd.DataFrame(rows, columns=["", "LR", "seeds", "bits/byte", "macro"])
 
 
 def _mean(values: pd.Series, digits: int) -> str:
@@ -278,10 +277,11 @@ def _mean(values: pd.Series, digits: int) -> str:
     return f"{numbers.mean():.{digits}f}{spread}"
 
 
-def _print_winner(plan: SweepPlan, trials: pd.DataFrame, part: str, console: Console) -> None:
+def _winner_lines(plan: SweepPlan, trials: pd.DataFrame, part: str) -> list[str]:
+    """The scores of a part's best trial and its checkpoint, with rich's markup."""
     folder = winner(plan, trials, part)
     if folder is None or folder.outcome is None:
-        return
+        return []
     best = Progress(history=list(folder.outcome.history)).best
     lines = []
     if best is not None and best.scores is not None:
@@ -290,8 +290,7 @@ def _print_winner(plan: SweepPlan, trials: pd.DataFrame, part: str, console: Con
     lines += [f"{part}: final {zero_shot_line(final['zero_shot'])}"] if "zero_shot" in final else []
     lines += [f"{part}: final {glue_line(final['glue'])}"] if "glue" in final else []
     lines.append(f"Checkpoint  {folder.best_checkpoint}")
-    for line in lines:
-        console.print(escape(line), highlight=False, soft_wrap=True)
+    return [escape(line) for line in lines]
 
 
 def _store(tracker: Tracker, base: TrialSpec, gain: Gain) -> None:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from analysis import runs
 from analysis.epochs import BestHorizon, best_horizon, differences, epoch_table, tokens_spent
-from analysis.plots import epoch_curve
+from analysis.plots import epoch_curve, epoch_figure
 from sweeps.planning import SweepPlan, study_trials
-from sweeps.results import with_spread
+from sweeps.results import describe, for_mlflow, rich_table, with_spread
 from trainables.checkpoint import Outcome, TrialFolder
 from trainables.spec import TrialSpec, format_lr
 from trainables.tracking import Tracker
@@ -37,15 +37,21 @@ def show_epochs(plan: SweepPlan, designs: Designs, tracker: Tracker, console: Co
     base = designs.base
     console.print(f"{base.arch} {base.size}, peak learning rate {format_lr(base.lr)}")
     found = [best_horizon(scores, design) for design in table["design"].unique()]
-    console.print(_table(table, found))
+    cells = _cells(table, found)
+    console.print(rich_table(cells))
     lines = [*_findings(found, scores), *_costs(trials, designs), *_milestones(plan, designs)]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
     title = f"{plan.study}, {base.arch}"
     picture = epoch_curve(scores, plan.folder / "epoch_curve.png", title=title)
-    for run_id in tracker.parents.values():
+    small = for_mlflow(epoch_figure(scores, title=title), picture)
+    recorded = runs.trials(plan.tracking_uri, plan.study)
+    for part, spec in plan.bases.items():
+        run_id = tracker.parents[spec.setting.hash]
         tracker.client.log_text(run_id, table.to_csv(index=False), "epoch_table.csv")
-        tracker.client.log_artifact(run_id, str(picture))
+        for each in (picture, small):
+            tracker.client.log_artifact(run_id, str(each))
+        describe(plan, tracker, recorded, part, lines, cells, small.name)
     console.print(escape(f"\nPicture     {picture}"), highlight=False, soft_wrap=True)
 
 
@@ -106,25 +112,25 @@ def _cost(folder: TrialFolder, outcome: Outcome) -> dict[str, int]:
     return {"began": min(tokens, folder.began * spec.batch_size * spec.context), "tokens": tokens}
 
 
-def _table(table: pd.DataFrame, found: list[BestHorizon]) -> Table:
-    shown = Table(header_style="bold")
-    for name in ("design", "epochs", "seeds", "bits/byte", "macro", "tokens", ""):
-        shown.add_column(name, justify="left" if name in ("design", "") else "right")
+def _cells(table: pd.DataFrame, found: list[BestHorizon]) -> pd.DataFrame:
+    """One row of text for each design and horizon."""
     best = {(each.design, each.horizon) for each in found}
+    rows = []
     for row in table.to_dict("records"):
         notes = ["best"] if (row["design"], row["horizon"]) in best else []
         notes += [f"{row['diverged']} diverged"] if row["diverged"] else []
-        shown.add_row(
-            row["design"],
-            str(row["horizon"]),
-            str(row["seeds"]),
-            with_spread(row["bits_per_byte"], row["bits_per_byte_sd"], 4),
-            with_spread(row["macro"], row["macro_sd"], 1),
-            f"{row['tokens']:,}",
-            ", ".join(notes),
-            style="bold" if "best" in notes else None,
+        rows.append(
+            {
+                "design": row["design"],
+                "epochs": str(row["horizon"]),
+                "seeds": str(row["seeds"]),
+                "bits/byte": with_spread(row["bits_per_byte"], row["bits_per_byte_sd"], 4),
+                "macro": with_spread(row["macro"], row["macro_sd"], 1),
+                "tokens": f"{row['tokens']:,}",
+                "": ", ".join(notes),
+            }
         )
-    return shown
+    return pd.DataFrame(rows)
 
 
 def _findings(found: list[BestHorizon], scores: pd.DataFrame) -> Iterator[str]:

@@ -7,7 +7,6 @@ A version's source is the artifact `model` that the trial logged; its tags say w
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from dataclasses import dataclass
@@ -15,15 +14,12 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before the first import of mlflow
-
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from sweeps.best_run import Choice, choose
 from sweeps.planning import resolve_storage

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from analysis import runs
-from analysis.plots import lr_curve
-from analysis.statistics import compare_best, edge_of_grid, lr_table
+from analysis.learning_rates import compare_best, edge_of_grid, lr_table
+from analysis.plots import lr_curve, lr_figure
+from analysis.plots.style import write
+from sweeps.mlflow_notes import picture_of, study_note, sweep_note, trial_link
 from sweeps.planning import SweepPlan, study_trials
 from sweeps.spaces import SweepSearch
 from trainables.checkpoint import Progress, TrialFolder
@@ -33,16 +38,17 @@ def show_results(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console
     trials = comparable_trials(plan)
     mine = trials[trials["arch"].isin(list(plan.bases))]
     if mine["outcome"].notna().any():
-        console.print(_table(mine))
+        console.print(rich_table(_cells(mine)))
         for arch in plan.bases:
             for line in _findings(plan, mine, arch):
                 console.print(line, highlight=False, soft_wrap=True)
         picture = lr_curve(trials, plan.folder / "lr_curve.png", title=plan.study)
-        _store(plan, tracker, mine, picture)
+        small = for_mlflow(lr_figure(trials, title=plan.study), picture)
+        _store(plan, tracker, mine, [picture, small])
         console.print(escape(f"\nPicture     {picture}"), highlight=False, soft_wrap=True)
 
 
-def show_failures(plan: SweepPlan, search: SweepSearch, console: Console) -> None:
+def show_failures(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: Console) -> None:
     """Print which trials failed, and where to look at all of them."""
     for spec in failed_trials(plan, search):
         console.print(
@@ -51,7 +57,7 @@ def show_failures(plan: SweepPlan, search: SweepSearch, console: Console) -> Non
             highlight=False,
             soft_wrap=True,
         )
-    console.print(escape(f"Browse      {_ui_command(plan)}"), highlight=False, soft_wrap=True)
+    console.print(escape(f"Browse      {_browse(plan, tracker)}"), highlight=False, soft_wrap=True)
 
 
 def comparable_trials(plan: SweepPlan) -> pd.DataFrame:
@@ -75,24 +81,32 @@ def _common(spec: TrialSpec) -> TrialSpec:
     return spec.setting.replace(arch="", precision="fp32")
 
 
-def _table(trials: pd.DataFrame) -> Table:
-    """One row for each learning rate, sorted by architecture and learning rate."""
-    table = Table(header_style="bold")
-    for name in ("arch", "LR", "seeds", "bits/byte", "macro", ""):
-        table.add_column(name, justify="left" if name in ("arch", "") else "right")
-    frame = lr_table(trials).sort_values(["arch", "lr"])
-    for row in frame.to_dict("records"):
+def _cells(trials: pd.DataFrame) -> pd.DataFrame:
+    """One row of text for each learning rate, sorted by architecture and learning rate."""
+    rows = []
+    for row in lr_table(trials).sort_values(["arch", "lr"]).to_dict("records"):
         notes = ["best"] if row["rank"] == 1 and not row["diverged"] else []
         notes += [f"{row[kind]} {kind}" for kind in ("diverged", "stopped") if row[kind]]
-        table.add_row(
-            row["arch"],
-            format_lr(row["lr"]),
-            str(row["seeds"]),
-            with_spread(row["bits_per_byte"], row["bits_per_byte_sd"], 4),
-            with_spread(row["macro"], row["macro_sd"], 1),
-            ", ".join(notes),
-            style="bold" if "best" in notes else None,
+        rows.append(
+            {
+                "arch": row["arch"],
+                "LR": format_lr(row["lr"]),
+                "seeds": str(row["seeds"]),
+                "bits/byte": with_spread(row["bits_per_byte"], row["bits_per_byte_sd"], 4),
+                "macro": with_spread(row["macro"], row["macro_sd"], 1),
+                "": ", ".join(notes),
+            }
         )
+    return pd.DataFrame(rows)
+
+
+def rich_table(cells: pd.DataFrame) -> Table:
+    """A table of text for the terminal; rows that are best are bold."""
+    table = Table(header_style="bold")
+    for number, name in enumerate(cells.columns):
+        table.add_column(name, justify="left" if number == 0 or not name else "right")
+    for row in cells.to_numpy():
+        table.add_row(*row, style="bold" if row[-1].startswith("best") else None)
     return table
 
 
@@ -133,15 +147,21 @@ def _findings(plan: SweepPlan, trials: pd.DataFrame, arch: str) -> list[str]:
 
 def winner(plan: SweepPlan, trials: pd.DataFrame, part: str) -> TrialFolder | None:
     """The trial of a part with the best checkpoint: the best seed at the best learning rate."""
+    row = _best_row(plan, trials, part)
+    if row is None:
+        return None
+    spec = plan.bases[part].replace(lr=float(row["lr"]), seed=int(row["seed"]))
+    return TrialFolder.of(plan.folder, spec)
+
+
+def _best_row(plan: SweepPlan, trials: pd.DataFrame, part: str) -> pd.Series | None:
     base = plan.bases[part]
     mine = of_setting(plan, trials, base)
     mine = mine[mine["outcome"].notna()]
     best = None if mine.empty else compare_best(mine, base.arch).best
     if best is None:
         return None
-    first = mine[mine["lr"] == best].sort_values("bits_per_byte").iloc[0]
-    spec = base.replace(lr=float(first["lr"]), seed=int(first["seed"]))
-    return TrialFolder.of(plan.folder, spec)
+    return mine[mine["lr"] == best].sort_values("bits_per_byte").iloc[0]
 
 
 def of_setting(plan: SweepPlan, trials: pd.DataFrame, base: TrialSpec) -> pd.DataFrame:
@@ -179,21 +199,78 @@ def glue_line(results: dict[str, Any]) -> str:
     return "GLUE " + ", ".join(parts)
 
 
-def _store(plan: SweepPlan, tracker: Tracker, trials: pd.DataFrame, picture: Path) -> None:
-    """Put the winner, the table and the picture into each architecture's parent run."""
+def _store(
+    plan: SweepPlan, tracker: Tracker, trials: pd.DataFrame, pictures: Sequence[Path]
+) -> None:
+    """Put the winner, the table and the pictures into each architecture's parent run.
+
+    The last one is shown in its description.
+    """
     table = lr_table(trials)
     for arch, base in plan.bases.items():
         run_id = tracker.parents[base.setting.hash]
         mine = table[table["arch"] == arch]
-        winners = mine[(mine["rank"] == 1) & (mine["diverged"] == 0)]
-        for row in winners.to_dict("records"):
-            values = {"lr": row["lr"], "bits_per_byte": row["bits_per_byte"], "macro": row["macro"]}
-            recorded = tracker.client.get_run(run_id).data.metrics
-            for name, value in values.items():
-                if not math.isnan(value) and recorded.get(f"best/{name}") != value:
-                    tracker.client.log_metric(run_id, f"best/{name}", value)
         tracker.client.log_text(run_id, mine.to_csv(index=False), "lr_table.csv")
-        tracker.client.log_artifact(run_id, str(picture))
+        for picture in pictures:
+            tracker.client.log_artifact(run_id, str(picture))
+        cells = _cells(trials[trials["arch"] == arch]).drop(columns="arch", errors="ignore")
+        findings = _findings(plan, trials, arch)
+        describe(plan, tracker, trials, arch, findings, cells, pictures[-1].name)
+
+
+def for_mlflow(figure: Figure, picture: Path) -> Path:
+    """Write a figure beside a picture, as wide as MLflow's pages show it: they cut the rest."""
+    figure.set_size_inches(8.5, 3.4)
+    return write(figure, picture.with_suffix(".svg"))
+
+
+def describe(
+    plan: SweepPlan,
+    tracker: Tracker,
+    trials: pd.DataFrame,
+    part: str,
+    findings: Iterable[str],
+    cells: pd.DataFrame,
+    picture: str = "",
+) -> None:
+    """Put the best learning rate's figures and a description into the parent run of a part.
+
+    Args:
+        plan, tracker: of the sweep.
+        trials: frame of `runs.trials`.
+        part: of the plan.
+        findings: lines as they are printed, with rich's markup.
+        cells: text of the table in the description.
+        picture: name of the parent run's artifact to show in it, if any.
+    """
+    run_id = tracker.parents[plan.bases[part].setting.hash]
+    mine = of_setting(plan, trials, plan.bases[part])
+    table = lr_table(mine)
+    recorded = tracker.client.get_run(run_id).data.metrics
+    for row in table[(table["rank"] == 1) & (table["diverged"] == 0)].to_dict("records"):
+        row["epoch"] = float(mine.loc[mine["lr"] == row["lr"], "best_epoch"].mean())
+        for name in ("lr", "bits_per_byte", "macro", "epoch"):
+            if not math.isnan(row[name]) and recorded.get(f"best/{name}") != row[name]:
+                tracker.client.log_metric(run_id, f"best/{name}", row[name])
+    best = _best_row(plan, trials, part)
+    link = "" if best is None else trial_link(tracker.experiment_id, best["run_id"], best["name"])
+    note = sweep_note(
+        [Text.from_markup(line).plain for line in findings],
+        cells,
+        best=link,
+        picture=picture_of(run_id, picture) if picture else "",
+    )
+    tracker.describe(run_id, plan.kind, note)
+
+
+def describe_study(plan: SweepPlan, tracker: Tracker) -> None:
+    """Say in MLflow what the study is and how to read its pages."""
+    logged = {name for run in tracker.trial_runs() for name in run.data.metrics}
+    scored = {name.partition("/")[2] for name in logged if name.startswith("zero_shot/")}
+    trials = runs.trials(plan.tracking_uri, plan.study)
+    if not trials.empty:
+        text = study_note(trials, sorted(scored - {"macro"}), tracker.experiment_id)
+        tracker.describe_study(text)
 
 
 def with_spread(mean: float, deviation: float, digits: int) -> str:
@@ -204,7 +281,11 @@ def with_spread(mean: float, deviation: float, digits: int) -> str:
     return f"{mean:.{digits}f}{spread}"
 
 
-def _ui_command(plan: SweepPlan) -> str:
+def _browse(plan: SweepPlan, tracker: Tracker) -> str:
+    """Where to look at the study's runs."""
     if plan.tracking_uri == f"sqlite:///{plan.storage / 'mlflow.db'}":
-        return f"make ui STORAGE={shlex.quote(str(plan.storage))}    then http://127.0.0.1:5000"
+        storage = shlex.quote(str(plan.storage))
+        return f"make ui STORAGE={storage}    then http://127.0.0.1:5000/{tracker.page}"
+    if plan.tracking_uri.startswith("http"):
+        return f"{plan.tracking_uri.rstrip('/')}/{tracker.page}"
     return plan.tracking_uri

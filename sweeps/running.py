@@ -22,7 +22,7 @@ from sweeps.final_scores import score_winners
 from sweeps.lr_sweep import LrSweepArgs
 from sweeps.planning import Status, SweepPlan, plan_sweep
 from sweeps.progress import ProgressDisplay
-from sweeps.results import failed_trials, show_failures, show_results
+from sweeps.results import describe_study, failed_trials, show_failures, show_results
 from sweeps.spaces import SweepSearch
 from sweeps.tuning import DriverCallback, build_scheduler, ray_cluster, run_tune
 from trainables.checkpoint import TrialFolder
@@ -31,6 +31,8 @@ from trainables.tracking import Tracker
 from trainables.trial import finish_trial
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+COMMAND_TAG = "babysweep.command"
+"""Of a sweep's run: the commands that ran it, as they were typed."""
 
 
 def run_lr_sweep(args: LrSweepArgs) -> int:
@@ -98,6 +100,7 @@ def _run(
             )
         except ValueError as error:
             return refuse(error)
+        _record_command(tracker)
         tracker.close_trials()  # of a process that was killed
         starting.stop()
         search = SweepSearch({part: (plan.bases[part], plan.plans[part]) for part in plan.bases})
@@ -113,7 +116,8 @@ def _run(
     if status == "KILLED":
         return _say_how_to_continue(console)
     show(plan, tracker, search, console)
-    show_failures(plan, search, console)
+    describe_study(plan, tracker)
+    show_failures(plan, tracker, search, console)
     return EXIT_FAILED if status == "FAILED" else 0
 
 
@@ -141,6 +145,16 @@ def refuse(error: Exception) -> int:
     message = f"[bold red]error:[/] {escape(str(error))}"
     Console(stderr=True).print(message, highlight=False, soft_wrap=True)
     return EXIT_USAGE
+
+
+def _record_command(tracker: Tracker) -> None:
+    """Add this command to those that the sweeps' runs name, one in a line."""
+    script = os.path.relpath(sys.argv[0], Path(__file__).resolve().parent.parent)
+    command = shlex.join(["python", script, *without_password(sys.argv[1:])])
+    for run_id in tracker.parents.values():
+        earlier = tracker.client.get_run(run_id).data.tags.get(COMMAND_TAG, "").splitlines()
+        lines = "\n".join(dict.fromkeys([*earlier, command]))
+        tracker.client.set_tag(run_id, COMMAND_TAG, lines)
 
 
 def _say_how_to_continue(console: Console) -> int:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import optuna
 from ray.tune.search import Searcher
 
-from analysis.statistics import edge_of_grid
+from analysis.learning_rates import edge_of_grid
 from trainables.spec import TrialSpec
 
 MAX_EXTENSIONS = 3

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before the first import of mlflow
-
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
 from analysis.benchmarks import macro_of
 from trainables.checkpoint import EpochReport, Outcome
+from trainables.mlflow_pages import page, study_tags, trial_note, with_text
 from trainables.spec import TrialSpec
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -32,6 +31,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 FLUSH_SECONDS = 2.0
 _PROGRESS_METRIC = "train/loss"
 _MILESTONE = "milestone/"
+_NOTE = "mlflow.note.content"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,28 @@ class Tracker:
                 client.log_batch(run.info.run_id, params=_params(fixed))
             client.update_run(run.info.run_id, status="RUNNING")
             parents[setting] = run.info.run_id
+        created = client.get_experiment(experiment_id).creation_time
+        for name, value in study_tags(created or 0).items():
+            client.set_experiment_tag(experiment_id, name, value)
         return cls(uri, experiment_id, parents, commit)
+
+    @property
+    def page(self) -> str:
+        """The study's page, to be added to the address of MLflow's server."""
+        return page(self.experiment_id)
+
+    def describe(self, run_id: str, topic: str, text: str) -> None:
+        """Put a Markdown text into a run's description, in place of the one put there before.
+
+        Texts on other topics stay, and what a person wrote around them.
+        """
+        note = self.client.get_run(run_id).data.tags.get(_NOTE, "")
+        self.client.set_tag(run_id, _NOTE, with_text(note, topic, text))
+
+    def describe_study(self, text: str) -> None:
+        """The same for the description of the study."""
+        note = self.client.get_experiment(self.experiment_id).tags.get(_NOTE, "")
+        self.client.set_experiment_tag(self.experiment_id, _NOTE, with_text(note, "study", text))
 
     def trial(self, spec: TrialSpec, facts: dict[str, Any]) -> TrialRun:
         """Find or create the run of `spec`, set to running.
@@ -141,7 +162,7 @@ class Tracker:
         params = {**spec.to_dict(), **facts}
         missing = {name: params[name] for name in params if name not in run.data.params}
         client.log_batch(run.info.run_id, params=_params(missing))
-        return TrialRun(client, run)
+        return TrialRun(client, run, spec)
 
     def has_outcome(self, spec: TrialSpec) -> bool:
         """Whether the store holds the ended run of `spec`."""
@@ -193,8 +214,8 @@ class Tracker:
 class TrialRun:
     """The MLflow run of one trial. Points are buffered and sent in batches."""
 
-    def __init__(self, client: MlflowClient, run: Run) -> None:
-        self._client = client
+    def __init__(self, client: MlflowClient, run: Run, spec: TrialSpec) -> None:
+        self._client, self._spec = client, spec
         self.run_id: str = run.info.run_id
         self._points: list[Metric] = []
         self._flushed = time.monotonic()
@@ -252,7 +273,11 @@ class TrialRun:
         self.flush()
         best = min(outcome.history, key=lambda report: report.val_loss, default=None)
         if best is not None:
-            values = {"epoch": best.epoch, "bits_per_byte": best.bits_per_byte}
+            values = {
+                "lr": self._spec.lr,
+                "epoch": best.epoch,
+                "bits_per_byte": best.bits_per_byte,
+            }
             if best.macro is not None:
                 values["macro"] = best.macro
             now = int(time.time() * 1000)
@@ -264,6 +289,8 @@ class TrialRun:
                 if file.name != "optimizer.safetensors":
                     self._client.log_artifact(self.run_id, str(file), "model")
         tags = {"babysweep.outcome": outcome.kind, "babysweep.reason": outcome.reason}
+        if _NOTE not in self._client.get_run(self.run_id).data.tags:  # a person's stays
+            tags[_NOTE] = trial_note(self._spec, outcome.kind, best)
         self._client.log_batch(
             self.run_id, tags=[RunTag(name, value) for name, value in tags.items() if value]
         )

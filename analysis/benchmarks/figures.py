@@ -153,3 +153,5 @@ _RULES = {
     "entity_tracking": Rule(_mean_of_splits, _error_of_splits, _weights_of_splits),
     "wug": Rule(_correlation, _error_of_correlation, _no_weights, by_task=False),
 }
+CORRELATIONS = frozenset(name for name, rule in _RULES.items() if rule.weights is _no_weights)
+"""Benchmarks whose figure is no weighted mean of their items' values."""

@@ -1,125 +1,297 @@
-"""Ranking learning rates, and how sure the best one is."""
+"""Intervals of scores and tests of differences, against references made in other ways."""
 
 from __future__ import annotations
 
+import itertools
 import math
-import statistics as stdlib
+from typing import Any
 
-import pandas as pd
+import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.statistics import best_lrs, compare_best, edge_of_grid, lr_table
-
-Row = tuple[float, int, str | None, float | None]
-
-
-def frame(*rows: Row, arch: str = "mamba") -> pd.DataFrame:
-    """Rows of (lr, seed, outcome, bits-per-byte); the macro is ten times as much."""
-    table = pd.DataFrame(rows, columns=["lr", "seed", "outcome", "bits_per_byte"])
-    return table.assign(arch=arch, macro=table["bits_per_byte"].astype(float) * 10)
+from analysis import statistics
+from analysis.benchmarks import Benchmark, Item
+from analysis.statistics import Sample, compare_all, difference, estimate, holm, mcnemar
+from analysis.variances import SeedParts
+from tests.analysis import check_statistics
 
 
-def test_table_has_mean_and_spread_over_seeds() -> None:
-    """Means and sample deviations per rate, the best rate first, architectures apart."""
-    first = frame(
-        (1e-3, 0, "finished", 2.0), (1e-3, 1, "finished", 2.2), (3e-3, 0, "finished", 3.0)
+def sample(values: Any, *, weights: Any = None, strata: Any = None, clusters: Any = None) -> Sample:
+    """One stratum, no clusters and equal weights unless given."""
+    scores = np.atleast_2d(np.asarray(values, dtype=float))
+    items = scores.shape[1]
+    return Sample(
+        scores,
+        np.full(items, 1 / items) if weights is None else np.asarray(weights, dtype=float),
+        np.zeros(items, dtype=int) if strata is None else np.asarray(strata),
+        np.arange(items) if clusters is None else np.asarray(clusters),
     )
-    table = lr_table(pd.concat([first, frame((1e-2, 0, "finished", 9.0), arch="lstm")]))
-    lstm, best, other = (row for _, row in table.iterrows())
-    assert (lstm["arch"], lstm["rank"]) == ("lstm", 1)
-    assert (best["lr"], best["rank"], best["seeds"]) == (1e-3, 1, 2)
-    assert best["bits_per_byte"] == pytest.approx(2.1)
-    assert best["bits_per_byte_sd"] == pytest.approx(stdlib.stdev([2.0, 2.2]))
-    assert best["macro"] == pytest.approx(21)
-    assert (other["rank"], other["seeds"]) == (2, 1)
-    assert math.isnan(other["bits_per_byte_sd"])
+
+
+def answers(seeds: int, items: int, share: float = 0.6, *, random_seed: int = 0) -> np.ndarray:
+    """(seeds, items) of 0 and 1, with items that are harder than others."""
+    random = np.random.default_rng(random_seed)
+    hard = random.uniform(share - 0.35, share + 0.35, items)
+    return (random.random((seeds, items)) < hard).astype(float)
+
+
+def constant(*figures: float, items: int = 20) -> Sample:
+    """Seeds that score the same on every item, in percent: items add nothing to their spread."""
+    return sample(np.repeat(np.array(figures)[:, None] / 100, items, axis=1))
+
+
+def test_the_error_over_items_is_the_benchmarks_own() -> None:
+    """With one seed, strata and clusters give the standard error of `Benchmark.error`."""
+    values = answers(1, 60)
+    strata = np.repeat([0, 1, 2], [10, 20, 30])
+    clusters = np.arange(60) // 2
+    items = [
+        Item(f"task {stratum}", ("", ""), cluster=f"cluster {cluster}")
+        for stratum, cluster in zip(strata, clusters, strict=True)
+    ]
+    benchmark = Benchmark("blimp", tuple(items))
+    found = estimate(sample(values, weights=benchmark.weights, strata=strata, clusters=clusters))
+    assert found.mean == pytest.approx(benchmark.figure(values[0].tolist()))
+    assert found.standard_error == pytest.approx(benchmark.error(values[0].tolist()))
+    assert math.isnan(found.seed_sd)
+
+
+def test_the_parts_are_those_of_drawn_bootstraps() -> None:
+    """Draws of seeds, of items within strata, and of both have the variances that are computed
+    without drawing: seeds + items - answers, each freed of the bootstrap's factor (n - 1) / n."""
+    seeds, strata, each, draws = 4, 3, 8, 200_000
+    values = answers(seeds, strata * each)
+    one = sample(values, strata=np.repeat(np.arange(strata), each))
+    random = np.random.default_rng(1)
+    of_seeds = random.multinomial(seeds, [1 / seeds] * seeds, draws) / seeds
+    of_items = random.multinomial(each, [1 / each] * each, (draws, strata)) / (each * strata)
+    of_items = of_items.reshape(draws, -1)
+    drawn_seeds = 100 * of_seeds @ values.mean(axis=1)
+    drawn_items = 100 * of_items @ values.mean(axis=0)
+    drawn_both = 100 * np.einsum("ds,si,di->d", of_seeds, values, of_items, optimize=True)
+    from_seeds, from_items = drawn_seeds.var(), drawn_items.var()
+    from_answers = drawn_both.var() - from_seeds - from_items
+    fewer_seeds, fewer_items = (seeds - 1) / seeds, (each - 1) / each
+    expected = from_seeds / fewer_seeds + from_items / fewer_items
+    expected -= from_answers / (fewer_seeds * fewer_items)
+    assert estimate(one).standard_error ** 2 == pytest.approx(expected, rel=0.03)
+    parts = SeedParts.of(one.figures, one.deviations, one.layout)
+    assert parts is not None
+    assert parts.answers.variance == pytest.approx(
+        from_answers / (fewer_seeds * fewer_items), rel=0.03
+    )
+
+
+def test_the_variance_is_right_on_average() -> None:
+    """Over 3,000 draws with known spread of seeds, items and answers the squared standard error is
+    their variance of the mean, by arithmetic."""
+    random = np.random.default_rng(2)
+    seeds, items, draws = 3, 100, 3000
+    found = []
+    for _ in range(draws):
+        right = random.uniform(0.3, 0.7, items) + 0.03 * random.standard_normal((seeds, 1))
+        found.append(estimate(sample(random.random((seeds, items)) < right)).standard_error ** 2)
+    of_items, of_seeds = 0.4**2 / 12, 0.03**2
+    of_answers = 0.25 - of_items - of_seeds  # of a coin that is fair on the whole
+    expected = 1e4 * (of_seeds / seeds + of_items / items + of_answers / (seeds * items))
+    error = np.std(found) / math.sqrt(draws)
+    assert np.mean(found) == pytest.approx(expected, abs=3 * error)
+    assert error < 0.02 * expected
+
+
+def test_seeds_alone_give_students_t() -> None:
+    """Where items add no spread, intervals and p-values are those of scipy's t tests."""
+    first, second = (60.0, 63.0, 61.0), (58.0, 62.0, 57.5)
+    interval = stats.ttest_1samp(first, 0).confidence_interval(0.95)
+    found = estimate(constant(*first))
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.seed_sd == pytest.approx(np.std(first, ddof=1))
+    expected = stats.ttest_rel(first, second)
+    paired = difference(constant(*first), constant(*second), paired=True)
+    assert paired.p_value == pytest.approx(expected.pvalue)
+    interval = expected.confidence_interval(0.95)
+    assert (paired.low, paired.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_items_alone_give_students_t() -> None:
+    """One seed each, no strata or clusters: the p-value is that of a paired t test on items."""
+    first, second = answers(1, 80), answers(1, 80, 0.5, random_seed=1)
+    found = difference(sample(first), sample(second))
+    assert found.p_value == pytest.approx(stats.ttest_rel(first[0], second[0]).pvalue)
+    assert found.seeds == (1, 1)
+    assert found.seeds_needed is None
+
+
+def test_a_side_with_one_seed_is_taken_to_vary_as_the_other() -> None:
+    """The standard error is s sqrt(1 + 1/n), that of one more draw from the other's seeds."""
+    first = (60.0, 63.0, 61.0, 62.0)
+    expected = np.std(first, ddof=1) * math.sqrt(1 + 1 / 4)
+    for found in (
+        difference(constant(*first), constant(55.0)),
+        difference(constant(55.0), constant(*first)),
+    ):
+        assert found.standard_error == pytest.approx(expected)
+        statistic = abs(found.mean) / expected
+        assert found.p_value == pytest.approx(2 * stats.t.sf(statistic, 3))
+
+
+def test_interval_and_p_value_agree() -> None:
+    """The interval excludes zero just when the p-value is below 0.05, one seed or several."""
+    seen = set()
+    for seeds, paired, random_seed in itertools.product((1, 2, 4), (False, True), range(20)):
+        first = sample(answers(seeds, 100, 0.6, random_seed=random_seed))
+        second = sample(answers(seeds, 100, 0.45, random_seed=100 + random_seed))
+        found = difference(first, second, paired=paired)
+        assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
+        seen.add(found.p_value < 0.05)
+    assert seen == {True, False}
+
+
+def test_equal_models_do_not_differ() -> None:
+    """A model against itself: no difference, p = 1, nothing that more data would show."""
+    for seeds, paired in ((1, False), (3, False), (3, True)):
+        one = sample(answers(seeds, 30))
+        found = difference(one, one, paired=paired)
+        assert (found.mean, found.p_value, found.mcnemar_p) == (0, 1, 1)
+        assert (found.seeds_needed, found.items_needed) == (None, None)
+
+
+def test_items_of_weight_0_do_not_count() -> None:
+    """They change neither interval nor tests."""
+    values, other = answers(2, 40), answers(2, 40, random_seed=1)
+    weights = np.where(np.arange(40) < 25, 1 / 25, 0.0)
+    with_them = difference(sample(values, weights=weights), sample(other, weights=weights))
+    assert with_them == difference(sample(values[:, :25]), sample(other[:, :25]))
+
+
+def test_a_question_asked_again_is_no_new_evidence() -> None:
+    """Each item three times over, as one cluster, gives the interval and test of asking once."""
+    values, other = answers(3, 40), answers(3, 40, 0.5, random_seed=1)
+    clusters = np.repeat(np.arange(40), 3)
+    once = difference(sample(values), sample(other))
+    again = difference(
+        *(sample(np.repeat(v, 3, axis=1), clusters=clusters) for v in (values, other))
+    )
+    assert (again.low, again.high) == pytest.approx((once.low, once.high))
+    assert again.mcnemar_p == once.mcnemar_p
+
+
+def test_a_stratum_of_one_item_counts_as_unsure_as_can_be() -> None:
+    """It shows no variance; the largest of a value from 0 to 1 stands in."""
+    found = estimate(sample([[1.0, 1.0, 1.0]], strata=[0, 1, 1]))
+    assert found.standard_error == pytest.approx(100 / 3 * 0.5)
+
+
+def test_mcnemar_counts_items_on_which_the_models_differ() -> None:
+    """9 against 2 is 2 (C(11,9) + C(11,10) + C(11,11)) / 2^11, however many items both have."""
+    first = [1] * 9 + [0] * 2 + [1] * 50
+    second = [0] * 9 + [1] * 2 + [1] * 50
+    expected = 2 * (55 + 11 + 1) / 2**11
+    assert mcnemar(sample(first), sample(second)) == pytest.approx(expected)
+    assert mcnemar(sample(second), sample(first)) == pytest.approx(expected)
+
+
+def test_mcnemar_averages_seeds_and_sums_clusters() -> None:
+    """Two seeds that split an item tie with two that split it otherwise; a cluster has one side."""
+    first = sample([[1, 0, 1, 1], [0, 1, 1, 1]], clusters=[0, 1, 2, 2])
+    second = sample([[0, 1, 0, 1], [1, 0, 0, 1]], clusters=[0, 1, 2, 2])
+    assert mcnemar(first, second) == 1.0  # one cluster apart: p = 2 / 2
+
+
+def test_holm() -> None:
+    """A worked example: sorted p-values times 4, 3, 2, 1, never falling, at most 1."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_the_seeds_said_to_be_needed_suffice_four_times_in_five() -> None:
+    """Of samples with as many seeds, drawn with the difference and spread seen, t tests show 80 %;
+    with two thirds as many, clearly fewer."""
+    found = difference(constant(60.0, 62.0, 64.0), constant(59.0, 61.0, 63.0))
+    assert found.p_value > 0.05
+    assert found.seeds_needed is not None
+    random = np.random.default_rng(3)
+    powers = []
+    for seeds in (found.seeds_needed, 2 * found.seeds_needed // 3):
+        drawn = 2 * random.standard_normal((2, seeds, 20_000))
+        p_values = stats.ttest_ind(drawn[0] + 1, drawn[1]).pvalue
+        powers.append(float((p_values < 0.05).mean()))
+    assert powers[0] == pytest.approx(0.8, abs=0.02)
+    assert powers[1] < 0.7
+    assert found.items_needed is None  # items add nothing here
+
+
+def test_the_items_said_to_be_needed_make_the_error_small_enough() -> None:
+    """With k times the items the standard error falls by sqrt(k), to |difference| / 2.80."""
+    first, second = sample(answers(1, 2000, 0.52)), sample(answers(1, 2000, 0.5, random_seed=1))
+    found = difference(first, second)
+    factor = ((1.960 + 0.842) * found.standard_error / found.mean) ** 2
+    assert factor > 1
+    assert found.items_needed == pytest.approx(factor, rel=0.01)
+
+
+def test_pairs_are_judged_after_correction_and_said_in_words() -> None:
+    """Who wins, or that nothing shows and what would; for one seed what it cannot say."""
+    good, same = answers(3, 400, 0.64), answers(3, 400, 0.64, random_seed=1)
+    poor = answers(3, 400, 0.36, random_seed=2)
+    pairs = compare_all({"a": sample(poor), "b": sample(good), "c": sample(same)})
+    assert [(pair.first, pair.second) for pair in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert [pair.adjusted_p for pair in pairs] == holm([p.difference.p_value for p in pairs])
+    assert pairs[0].sentence.startswith("b beats a by ")
+    assert "after Holm over 3 pairs" in pairs[0].sentence
+    assert pairs[2].sentence.startswith("No difference shown between b and c at this size: ")
+    assert "would" in pairs[2].sentence
+    [single] = compare_all({"a": sample(good[:1]), "b": sample(poor[:1])})
+    assert "says nothing of other seeds" in single.sentence
+    [mixed] = compare_all({"a": sample(good[:1]), "b": sample(poor)})
+    assert "a has one seed; its spread over seeds is taken to be that of b" in mixed.sentence
+    assert compare_all({"a": sample(good)}) == []
 
 
 @pytest.mark.parametrize(
-    "bad", [("diverged", 1.0), ("diverged", None), ("finished", math.nan), ("finished", math.inf)]
+    ("changed", "message"),
+    [
+        ({"values": [[0.5, math.nan]]}, "from 0 to 1"),
+        ({"values": [[0.5, 2.0]]}, "from 0 to 1"),
+        ({"weights": [1.0, -1.0]}, "at least 0"),
+        ({"weights": [0.0, 0.0]}, "not all 0"),
+        ({"weights": [1.0]}, "weights must be one for each of 2 items"),
+        ({"strata": [0, 1], "clusters": [0, 0]}, "cluster lies in two strata"),
+    ],
 )
-def test_a_rate_with_a_diverged_seed_ranks_last(bad: tuple[str, float | None]) -> None:
-    """However good its other seeds, with or without a figure for this one, it is not the best."""
-    trials = frame((1e-3, 0, "finished", 5.0), (1e-2, 0, "finished", 1.0), (1e-2, 1, *bad))
-    table = lr_table(trials)
-    assert table["lr"].tolist() == [1e-3, 1e-2]
-    assert table["bits_per_byte"].tolist() == [5.0, math.inf]
-    assert table["diverged"].tolist() == [0, 1]
-    assert best_lrs(trials) == {"mamba": 1e-3}
-    assert "0.01, diverged on 1 of 2 seeds" in compare_best(trials, "mamba").sentence
+def test_what_is_no_sample_is_refused(changed: dict[str, Any], message: str) -> None:
+    """With a sentence that says what is wrong."""
+    with pytest.raises(ValueError, match=message):
+        sample(**{"values": [[0.5, 1.0]], **changed})
 
 
-def test_a_rate_with_a_stopped_seed_ranks_between() -> None:
-    """Stopped early ranks after finished and before diverged, whatever the figures."""
-    trials = frame(
-        (1e-4, 0, "diverged", 0.1), (1e-3, 0, "stopped", 0.2), (1e-2, 0, "finished", 3.0)
-    )
-    assert lr_table(trials)["lr"].tolist() == [1e-2, 1e-3, 1e-4]
+def test_only_the_same_items_are_compared() -> None:
+    """Other weights, strata or clusters, or pairs without partners, are refused."""
+    one = sample(answers(2, 4))
+    with pytest.raises(ValueError, match="differ in the strata"):
+        difference(one, sample(answers(2, 4), strata=[0, 0, 1, 1]))
+    with pytest.raises(ValueError, match="one has 2 and the other 3"):
+        difference(one, sample(answers(3, 4)), paired=True)
 
 
-def test_trials_without_an_outcome_are_left_out() -> None:
-    """What is still running decides nothing."""
-    trials = frame((1e-4, 0, None, 0.1), (1e-3, 0, "finished", 2.0))
-    assert lr_table(trials)["lr"].tolist() == [1e-3]
-    assert lr_table(trials.iloc[:0]).empty
+def test_the_check_holds_on_a_small_scale() -> None:
+    """2,000 draws of three seeds within the bounds of `make check-statistics`."""
+    design = check_statistics.DESIGNS[2]
+    assert check_statistics.check(design, 2000, 1).passes
 
 
-def test_unlike_trials_are_not_averaged() -> None:
-    """Two trials with the same rate and seed differ in a setting; averaging them is refused."""
-    trials = frame((1e-3, 0, "finished", 2.0), (1e-3, 0, "finished", 3.0))
-    with pytest.raises(ValueError, match="several trials of mamba with lr 0.001 and seed 0"):
-        lr_table(trials)
+def test_the_check_notices_intervals_that_are_too_narrow(monkeypatch) -> None:
+    """With the normal quantile in place of Student's it fails: it is able to."""
+    monkeypatch.setattr(statistics.Spread, "degrees", math.inf)
+    result = check_statistics.check(check_statistics.DESIGNS[2], 500, 0)
+    assert not result.passes
+    assert result.score < check_statistics.COVERAGE[0]
 
 
-def test_comparison_is_paired_by_seed() -> None:
-    """The interval is that of a paired t test, over the seeds that both rates share."""
-    best, second = [1.0, 2.0, 3.0], [1.1, 2.3, 3.2]
-    rows = [(1e-3, seed, "finished", value) for seed, value in enumerate(best)]
-    rows += [(3e-3, seed, "finished", value) for seed, value in enumerate(second)]
-    comparison = compare_best(frame(*rows, (3e-3, 7, "finished", 9.0)), "mamba")
-    expected = stats.ttest_rel(second, best).confidence_interval(0.95)
-    assert (comparison.best, comparison.runner_up, comparison.seeds) == (1e-3, 3e-3, 3)
-    assert comparison.difference == pytest.approx(0.2)
-    assert comparison.interval == pytest.approx((expected.low, expected.high))
-    assert "paired over 3 seeds" in comparison.sentence
-    assert "includes zero" in comparison.sentence
-
-
-def test_a_clear_winner_is_called_one() -> None:
-    """An interval above zero is said to exclude it."""
-    rows = [(lr, seed, "finished", 2 + lr + seed) for lr in (0.1, 0.5) for seed in range(3)]
-    assert "excludes zero" in compare_best(frame(*rows), "mamba").sentence
-
-
-def test_one_seed_admits_that_the_spread_is_unknown() -> None:
-    """One seed gives a difference, no interval, and the advice to add seeds."""
-    comparison = compare_best(
-        frame((1e-3, 0, "finished", 2.0), (3e-3, 0, "finished", 2.5)), "mamba"
-    )
-    assert (comparison.difference, comparison.interval) == (0.5, None)
-    assert "spread over seeds is unknown" in comparison.sentence
-    assert "--seeds" in comparison.sentence
-
-
-def test_special_comparisons_are_said_plainly() -> None:
-    """No common seed, one rate, none that held, no trial: each has its own words."""
-    apart = frame((1e-3, 0, "finished", 2.0), (3e-3, 1, "finished", 2.5))
-    assert "on different seeds" in compare_best(apart, "mamba").sentence
-    assert "only learning rate tried" in compare_best(apart.iloc[:1], "mamba").sentence
-    diverged = compare_best(frame((1e-3, 0, "diverged", None)), "mamba")
-    assert diverged.best is None
-    assert "every learning rate diverged" in diverged.sentence
-    with pytest.raises(ValueError, match="no completed trial of architecture 'gru'.*mamba"):
-        compare_best(apart, "gru")
-
-
-def test_edge_of_grid() -> None:
-    """Low, high, inside, a single rate, and a rate that was not tried."""
-    grid = [1e-2, 1e-4, 1e-3, 1e-4]
-    assert edge_of_grid(grid, 1e-4) == "low"
-    assert edge_of_grid(grid, 1e-2) == "high"
-    assert edge_of_grid(grid, 1e-3) is None
-    assert edge_of_grid([1e-3], 1e-3) is None
-    with pytest.raises(ValueError, match=r"0.5 is not among those tried: 0.0001, 0.001, 0.01"):
-        edge_of_grid(grid, 0.5)
+@pytest.mark.slow
+def test_intervals_and_tests_hold_what_they_promise(capsys) -> None:
+    """All designs of `make check-statistics`, with as many draws, are within bounds."""
+    assert check_statistics.main([]) == 0
+    assert "MISSED" not in capsys.readouterr().out

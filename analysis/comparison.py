@@ -1,0 +1,164 @@
+"""Two runs beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from analysis import runs
+from analysis.reporting import tracking_uri
+from analysis.samples import PARTS, Scores, benchmarks_of, chance, members, sample
+from analysis.statistics import Difference, difference, holm
+from analysis.study import RECORDED, open_client, scores_of_run
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from analysis.compare import CompareArgs
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run as it is compared: a row of `runs.trials`, and its scores at its best epoch."""
+
+    trial: dict[str, Any]
+    scores: Scores | None
+
+    @property
+    def name(self) -> str:
+        """What it is called in the tables."""
+        return f"{self.trial['name']} ({self.trial['run_id'][:8]})"
+
+
+def compare_runs(args: CompareArgs, console: Console) -> None:
+    """Print how two runs differ.
+
+    Raises:
+        ValueError: a run is not there, or several are meant; an unknown part of the items.
+    """
+    if args.part not in PARTS:
+        raise ValueError(f"--part must be one of {', '.join(PARTS)}, not {args.part!r}")
+    client = open_client(tracking_uri(args.storage))
+    trials = _trials(client, args.study)
+    first, second = (_find(client, trials, asked) for asked in (args.first, args.second))
+    if first.trial["run_id"] == second.trial["run_id"]:
+        raise ValueError(f"{args.first!r} and {args.second!r} are the same run: give two")
+    console.print(_specs(first, second))
+    console.print(_losses(first, second))
+    if first.scores is None or second.scores is None:
+        without = " and ".join(it.name for it in (first, second) if it.scores is None)
+        console.print(f"No benchmark scores of {escape(without)}.", highlight=False)
+        return
+    if first.scores["suite_hash"] != second.scores["suite_hash"]:
+        console.print("They were scored on different items: their scores are not compared.")
+        return
+    console.print(_scores(first, second, args.part))
+    console.print(
+        "Intervals are over items within subtasks; p is after Holm's correction over the "
+        "benchmarks. One seed each: this is about these two models, not about how they were made.",
+        highlight=False,
+    )
+
+
+def _trials(client: MlflowClient, study: str | None) -> pd.DataFrame:
+    names = [study] if study else [found.name for found in client.search_experiments()]
+    return pd.concat([runs.trials(client, name) for name in names], ignore_index=True)
+
+
+def _find(client: MlflowClient, trials: pd.DataFrame, asked: str) -> Compared:
+    is_it = trials["run_id"].str.startswith(asked) | (trials["name"] == asked)
+    found = trials[is_it]
+    if len(found) != 1:
+        shown = ", ".join(f"{row.run_id[:8]} ({row.name_})" for row in _named(found[:8]))
+        what = (
+            f"{len(found)} trials are {asked!r}: {shown}" if len(found) else f"no trial {asked!r}"
+        )
+        raise ValueError(
+            f"{what}; give more of the id, or the name (one of {len(trials)} trials; "
+            "--study narrows them down)"
+        )
+    trial = found.iloc[0].to_dict()
+    if pd.isna(trial["best_epoch"]):
+        raise ValueError(f"{trial['name']} has not ended with a finished epoch: nothing to compare")
+    return Compared(trial, scores_of_run(client, trial["run_id"], int(trial["best_epoch"])))
+
+
+def _named(found: pd.DataFrame) -> Iterator[Any]:
+    return found.rename(columns={"name": "name_"}).itertuples()
+
+
+def _specs(first: Compared, second: Compared) -> Table:
+    table = _table("What differs in how they were trained", "", first.name, second.name)
+    for name in sorted(set(first.trial) | set(second.trial)):
+        left, right = (_shown(it.trial.get(name)) for it in (first, second))
+        if name not in RECORDED and left != right:
+            table.add_row(name, escape(left), escape(right))
+    if not table.row_count:
+        table.add_row("nothing: the same settings", "", "")
+    return table
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None or pd.isna(value) else str(value)
+
+
+def _losses(first: Compared, second: Compared) -> Table:
+    table = _table(
+        "At the epoch of least validation loss", "", first.name, second.name, "difference"
+    )
+    left, right = first.trial, second.trial
+    table.add_row("epoch", str(left["best_epoch"]), str(right["best_epoch"]))
+    gap = left["bits_per_byte"] - right["bits_per_byte"]
+    figures = [f"{it['bits_per_byte']:.4f}" for it in (left, right)]
+    table.add_row("bits/byte", *figures, f"{gap:+.4f}")
+    return table
+
+
+def _scores(first: Compared, second: Compared, part: str) -> Table:
+    assert first.scores is not None
+    assert second.scores is not None
+    names = [
+        name
+        for name in benchmarks_of(first.scores)
+        if members(first.scores, name) == members(second.scores, name)
+    ]
+    samples = {
+        name: [sample([it.scores], name, part) for it in (first, second) if it.scores]
+        for name in names
+    }
+    found: dict[str, Difference] = {name: difference(*pair) for name, pair in samples.items()}
+    single = [name for name in names if name != "macro"]  # the macro is no further test
+    adjusted = dict(zip(single, holm([found[name].p_value for name in single]), strict=True))
+    adjusted["macro"] = found["macro"].p_value if "macro" in found else 1.0
+    items = {"all": "all items", "held_out": "held-out items", "selection": "the selection split"}
+    table = _table(
+        f"Scores on {items[part]}, percent",
+        *("", first.name, second.name, "difference", "95 % interval", "p", "McNemar p", "chance"),
+    )
+    for name in names:
+        it = found[name]
+        figures = [f"{one.figures[0]:.2f}" for one in samples[name]]
+        table.add_row(
+            *(name, *figures, f"{it.mean:+.2f}", f"{it.low:+.2f} to {it.high:+.2f}"),
+            *(_p(adjusted[name]), _p(it.mcnemar_p)),
+            f"{chance(first.scores, name, part).level:.1f}",
+            style="bold" if it.low * it.high > 0 else None,
+        )
+    return table
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for index, name in enumerate(columns):
+        table.add_column(escape(name), justify="right" if index else "left", overflow="fold")
+    return table

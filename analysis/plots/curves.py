@@ -1,0 +1,272 @@
+"""Figures by learning rate and by epochs trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
+
+from analysis.learning_rates import Optimum, completed
+from analysis.plots.style import (
+    DESIGN_LOOKS,
+    INK,
+    RC,
+    Look,
+    ink_sign,
+    line_sign,
+    looks,
+    say,
+    short,
+    write,
+)
+
+CHANCE = 50.0
+_MOST_TICKS = 8
+_ROW = 0.05  # height of a row of crosses or of bars, in parts of the axis
+_LOSS = "validation bits per byte (lower is better)"
+_MACRO = "zero-shot macro, % (higher is better)"
+_NOTHING = "no trial has an outcome yet: there is nothing to draw"
+
+
+def lr_curve(trials: pd.DataFrame, path: Path | str, *, title: str = "") -> Path:
+    """Write `lr_figure` of the trials to `path`, whose ending chooses the format."""
+    return write(lr_figure(trials, title), path)
+
+
+def epoch_curve(scores: pd.DataFrame, path: Path | str, *, title: str = "") -> Path:
+    """Write `epoch_figure` of the scores to `path`, whose ending chooses the format."""
+    return write(epoch_figure(scores, title), path)
+
+
+@rc_context(RC)
+def lr_figure(
+    trials: pd.DataFrame, title: str = "", fits: Mapping[str, Optimum] | None = None
+) -> Figure:
+    """Draw validation bits-per-byte, and the zero-shot macro if there is one, by learning rate.
+
+    Per architecture: a line through the means over the seeds that finished, and a band from the
+    least to the greatest of them. Hollow markers are trials stopped early. A cross on the edge of
+    the bad side marks a rate with a diverged seed; where only some diverged it says how many.
+
+    Args:
+        trials: frame of `runs.trials`; rows without an outcome are left out.
+        title: above the panels.
+        fits: `learning_rates.optimum` by architecture: its parabola is drawn as a thin line over
+            the rates of the fit, its minimum and the interval of that as a marker and a bar at the
+            foot of the panel, with an arrow where the interval goes on beyond.
+
+    Raises:
+        ValueError: no trial has an outcome yet, or see `learning_rates.completed`.
+    """
+    done = completed(trials)
+    if done.empty:
+        raise ValueError(_NOTHING)
+    figure, panels = _panels(done, title)
+    styles = looks(done["arch"])
+    for axes, metric in zip(panels, ("bits_per_byte", "macro"), strict=False):
+        _draw_panel(axes, done, metric, styles, group="arch", by="lr")
+        axes.set_xscale("log")
+        _set_lr_ticks(axes, done["lr"])
+        axes.set_xlabel("peak learning rate")
+    shown = {arch: fits[arch] for arch in styles if fits and arch in fits}
+    _draw_fits(panels[0], shown, styles)
+    handles = _legend(done, styles, ["arch", "lr"])
+    if any(fit.coefficients for fit in shown.values()):
+        handles.append(ink_sign("parabola", linestyle="-", linewidth=0.8))
+    if any(fit.interval for fit in shown.values()):
+        handles.append(ink_sign("its minimum, 95 % interval", linestyle="-", linewidth=3))
+    figure.legend(handles=handles, loc="outside right upper")
+    return figure
+
+
+@rc_context(RC)
+def epoch_figure(scores: pd.DataFrame, title: str = "") -> Figure:
+    """Draw validation bits-per-byte, and the zero-shot macro if there is one, by epochs trained.
+
+    Per design: a line through the means over the seeds that did not diverge, and a band from the
+    least to the greatest of them. A cross on the edge of the bad side marks a horizon with a
+    diverged seed; where only some diverged it says how many.
+
+    Args:
+        scores: see `analysis.epochs`.
+        title: above the panels.
+
+    Raises:
+        ValueError: there are no scores.
+    """
+    if scores.empty:
+        raise ValueError(_NOTHING)
+    finite = np.isfinite(scores["bits_per_byte"].astype(float))
+    scores = scores.assign(outcome=np.where(finite, "finished", "diverged"))
+    figure, panels = _panels(scores, title)
+    styles = looks(scores["design"], DESIGN_LOOKS)
+    for axes, metric in zip(panels, ("bits_per_byte", "macro"), strict=False):
+        _draw_panel(axes, scores, metric, styles, group="design", by="horizon")
+        lengths = sorted(scores["horizon"].unique())
+        is_few = len(lengths) <= _MOST_TICKS
+        axes.xaxis.set_major_locator(FixedLocator(lengths) if is_few else MaxNLocator(integer=True))
+        axes.set_xlabel("epochs trained")
+    handles = _legend(scores, styles, ["design", "horizon"])
+    figure.legend(handles=handles, loc="outside right upper")
+    return figure
+
+
+def _panels(done: pd.DataFrame, title: str) -> tuple[Figure, list[Axes]]:
+    """One panel for the loss and, if there is any, one for the macro."""
+    has_macro = "macro" in done and bool(done["macro"].notna().any())
+    figure = Figure(figsize=(11 if has_macro else 6.5, 4), layout="constrained")
+    panels = list(figure.subplots(1, 2 if has_macro else 1, squeeze=False)[0])
+    panels[0].set_ylabel(_LOSS)
+    if has_macro:
+        panels[1].set_ylabel(_MACRO)
+        _draw_chance(panels[1])  # first, so that the axis reaches down to it
+    if title:
+        figure.suptitle(title)
+    return figure, panels
+
+
+def _draw_panel(
+    axes: Axes, done: pd.DataFrame, metric: str, styles: dict[str, Look], *, group: str, by: str
+) -> None:
+    """One metric of all groups along the column `by`."""
+    is_lost = done["outcome"] == "diverged"
+    rows = [name for name in styles if (is_lost & (done[group] == name)).any()]
+    from_top = metric == "bits_per_byte"  # the crosses stand on the bad side
+    for name, look in styles.items():
+        mine = done[done[group] == name]
+        _draw_line(axes, mine[mine["outcome"] == "finished"], metric, look, by)
+        stopped = mine[mine["outcome"] == "stopped"]
+        axes.plot(stopped[by], stopped[metric], look.marker, color=look.color, mfc="none", zorder=2)
+        if name in rows:
+            # One row of crosses per group, so that none hides another.
+            height = 0.03 + _ROW * rows.index(name)
+            _draw_diverged(axes, mine, by, look.color, 1 - height if from_top else height)
+    axes.margins(x=0.08, y=0.1)
+    axes.grid()
+    if not done.loc[~is_lost, metric].notna().any():
+        axes.yaxis.set_major_locator(NullLocator())
+        say(axes, "all trials diverged" if is_lost.all() else "no data")
+    _leave_room(axes, len(rows), at_top=from_top)
+
+
+def _draw_line(axes: Axes, finished: pd.DataFrame, metric: str, look: Look, by: str) -> None:
+    over_seeds = finished.dropna(subset=[metric]).groupby(by)[metric]
+    mean, low, high = over_seeds.mean(), over_seeds.min(), over_seeds.max()
+    axes.plot(mean.index, mean, linewidth=1.6, markersize=6, zorder=3, **look.line)
+    if (high > low).any():
+        axes.fill_between(mean.index, low, high, color=look.color, alpha=0.18, linewidth=0)
+        # A band has no width at a point without neighbours: bars show the same range there.
+        axes.vlines(mean.index, low, high, color=look.color, linewidth=1, alpha=0.6)
+
+
+def _draw_diverged(axes: Axes, mine: pd.DataFrame, by: str, color: str, height: float) -> None:
+    place = axes.get_xaxis_transform()  # x in data, y in parts of the axis
+    for x, seeds in mine.groupby(by):
+        diverged = int((seeds["outcome"] == "diverged").sum())
+        if not diverged:
+            continue
+        axes.plot(x, height, "x", color=color, markersize=8, markeredgewidth=2, transform=place)
+        if diverged < len(seeds):
+            axes.annotate(
+                f"{diverged}/{len(seeds)}",
+                (x, height),
+                xycoords=place,
+                xytext=(7, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7,
+            )
+
+
+def _leave_room(axes: Axes, rows: int, *, at_top: bool) -> None:
+    """Keep the lines out of the rows at an edge of the panel."""
+    if not rows:
+        return
+    share = 0.03 + _ROW * rows
+    low, high = axes.get_ylim()
+    room = (high - low) * share / (1 - share)
+    axes.set_ylim((low, high + room) if at_top else (low - room, high))
+
+
+def _draw_chance(axes: Axes) -> None:
+    axes.axhline(CHANCE, color=INK, alpha=0.7, linestyle=":", linewidth=1.2, zorder=1)
+    axes.annotate(
+        "chance",
+        (1, CHANCE),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(-2, 2),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+    )
+
+
+def _draw_fits(axes: Axes, fits: dict[str, Optimum], styles: dict[str, Look]) -> None:
+    """The parabolas within the panel, and under them a row for the minimum of each."""
+    rows = [arch for arch, fit in fits.items() if fit.lr or fit.interval]
+    _leave_room(axes, len(rows), at_top=False)
+    limits, edges = axes.get_ylim(), axes.get_xlim()
+    for arch, fit in fits.items():
+        if fit.fitted:
+            lrs = np.geomspace(*fit.fitted, 101)
+            axes.plot(lrs, [fit.at(lr) for lr in lrs], color=styles[arch].color, linewidth=0.8)
+    for row, arch in enumerate(reversed(rows)):  # as in the legend
+        _draw_minimum(axes, fits[arch], styles[arch], 0.03 + _ROW * row, edges)
+    axes.set_ylim(limits)
+    axes.set_xlim(edges)
+
+
+def _draw_minimum(
+    axes: Axes, fit: Optimum, look: Look, height: float, edges: tuple[float, float]
+) -> None:
+    """A marker at the minimum and a bar over its interval, as far as they lie between the edges."""
+    place = axes.get_xaxis_transform()  # x in learning rate, y in parts of the axis
+    if fit.interval:
+        low, high = np.clip(fit.interval, *edges)
+        axes.plot([low, high], [height] * 2, color=look.color, linewidth=3, transform=place)
+        for end, arrow, beyond in (
+            (edges[0], "<", fit.interval[0] < edges[0]),
+            (edges[1], ">", fit.interval[1] > edges[1]),
+        ):
+            if beyond:
+                axes.plot(end, height, arrow, color=look.color, transform=place, clip_on=False)
+    if fit.lr and edges[0] <= fit.lr <= edges[1]:
+        axes.plot(fit.lr, height, markersize=6, transform=place, **look.line)
+
+
+def _set_lr_ticks(axes: Axes, lrs: pd.Series) -> None:
+    """Label the rates that were tried, unless they are too many for that."""
+    grid = sorted(lrs.unique())
+    axes.xaxis.set_major_locator(FixedLocator(grid) if len(grid) <= _MOST_TICKS else LogLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda lr, _: short(lr)))
+    if len(grid) <= _MOST_TICKS:
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _legend(done: pd.DataFrame, styles: dict[str, Look], point: list[str]) -> list[Line2D | Patch]:
+    """Signs of the groups and of what else is drawn; `point`: columns that make up a point."""
+    handles: list[Line2D | Patch] = [line_sign(name, look) for name, look in styles.items()]
+    if (done["outcome"] == "stopped").any():
+        handles.append(ink_sign("stopped early", marker="o", markerfacecolor="none"))
+    if (done["outcome"] == "diverged").any():
+        handles.append(ink_sign("diverged (n of seeds)", marker="x"))
+    finished = done[done["outcome"] == "finished"]
+    if finished.duplicated(point).any():
+        handles.append(Patch(color=INK, alpha=0.25, linewidth=0, label="min to max of seeds"))
+    return handles

@@ -1,0 +1,128 @@
+"""From a study to the files of its report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from analysis.report_page import Page, render
+from analysis.report_tables import write_tables
+from analysis.sections.architectures import architectures
+from analysis.sections.beside_literature import beside_literature
+from analysis.sections.common import Context, Part
+from analysis.sections.cost import cost
+from analysis.sections.distillation import distillation
+from analysis.sections.epoch_study import epoch_study
+from analysis.sections.optimism import optimism
+from analysis.sections.phenomena import phenomena
+from analysis.sections.rates import rates
+from analysis.sections.reproduction import every_trial, reproduction
+from analysis.study import Study, open_client
+
+if TYPE_CHECKING:
+    from analysis.report import ReportArgs
+
+LOCAL_UI = "http://127.0.0.1:5000"
+"""Where `make ui` serves MLflow."""
+
+_PARTS: tuple[Callable[[Context], Part | None], ...] = (
+    *(architectures, rates, epoch_study, distillation, phenomena),
+    *(optimism, beside_literature, cost, reproduction, every_trial),
+)
+
+
+def write_report(
+    args: ReportArgs, started: datetime, say: Callable[[str], None]
+) -> tuple[Page, Path]:
+    """Write the report; returns its page and the HTML file.
+
+    Raises:
+        ValueError: there is no such store or study, or nothing of the kind to choose by.
+    """
+    uri = tracking_uri(args.storage)
+    study = Study.open(uri, args.study or only_study(uri), args.ui or ui_of(uri))
+    folder = args.output or args.storage / study.name / "report"
+    for name in ("pictures", "tables"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    context = Context(study, args.select, folder / "pictures")
+    parts = []
+    for part in _PARTS:
+        say(f"Writing the report: {part.__name__.replace('_', ' ')}")
+        found = part(context)
+        if found is not None:
+            parts.append(found)
+    page = Page(
+        title=f"Study {study.name}",
+        subtitle=_subtitle(study, started),
+        answers=tuple(answer for part in parts for answer in part.answers),
+        warnings=tuple(dict.fromkeys(warning for part in parts for warning in part.warnings)),
+        sections=tuple(part.section for part in parts),
+    )
+    path = folder / "report.html"
+    path.write_text(render(page), encoding="utf-8")
+    write_tables(page, folder / "tables")
+    return page, path
+
+
+def tracking_uri(storage: Path) -> str:
+    """The store: MLFLOW_TRACKING_URI if it is set, else the storage's file.
+
+    Raises:
+        ValueError: the storage has none.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        return uri
+    file = storage.resolve() / "mlflow.db"
+    if not file.exists():  # MLflow would make a new one
+        raise ValueError(
+            f"no results in {storage}: it has no mlflow.db. Give the --storage of the sweeps, or "
+            "set MLFLOW_TRACKING_URI to their server"
+        )
+    return f"sqlite:///{file}"
+
+
+def only_study(uri: str) -> str:
+    """The name of the store's only study with a run.
+
+    Raises:
+        ValueError: there is none, or there are several.
+    """
+    client = open_client(uri)
+    names = [
+        experiment.name
+        for experiment in client.search_experiments()
+        if client.search_runs([experiment.experiment_id], max_results=1)
+    ]
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise ValueError(f"no study in {uri} has a run: run sweeps/lr_sweep.py first")
+    raise ValueError(f"{uri} has several studies: give one as --study: {', '.join(sorted(names))}")
+
+
+def ui_of(uri: str) -> str:
+    """Where MLflow's web pages of a store are."""
+    return uri if uri.startswith(("http://", "https://")) else LOCAL_UI
+
+
+def _subtitle(study: Study, started: datetime) -> str:
+    trials = study.trials
+    ended = int(trials["outcome"].notna().sum())
+    archs = ", ".join(sorted(trials["arch"].dropna().unique()))
+    return (
+        f"{ended} of {len(trials)} trials ended; {archs}. Written "
+        f"{started.strftime('%Y-%m-%d %H:%M')} UTC from {without_secret(study.uri)}."
+    )
+
+
+def without_secret(uri: str) -> str:
+    """A URI without a user name and password."""
+    address = urlsplit(uri)
+    if not address.hostname:
+        return uri
+    return urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2]))

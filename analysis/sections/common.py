@@ -1,0 +1,137 @@
+"""What all parts of a report use: what they are made from, what they give back, and cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import plots
+from analysis.report_page import Cell, Picture, Section
+from analysis.samples import Scores
+from analysis.selection import Choice, Rule, choose
+from analysis.study import Study, compared
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the report, with what it adds to the top of the page."""
+
+    section: Section
+    answers: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a report is made from.
+
+    Attributes:
+        study: what MLflow holds.
+        select: how learning rate and epoch are chosen.
+        folder: where pictures are written.
+    """
+
+    study: Study
+    select: Rule
+    folder: Path
+    _scores: dict[tuple[str, int], Scores | None] = field(default_factory=dict)
+
+    @cached_property
+    def sweep(self) -> pd.DataFrame:
+        """The trials that are compared between architectures and learning rates."""
+        return compared(self.study.trials)
+
+    @cached_property
+    def choices(self) -> dict[str, Choice]:
+        """What was chosen for each architecture."""
+        return choose(self.sweep, self.study.epochs, self.select)
+
+    def scores_of(self, choice: Choice) -> list[Scores]:
+        """The scores of a choice's trials; empty unless all of them have some."""
+        found = [self.scores(row["run_id"], row["epoch"]) for row in records(choice.trials)]
+        return [scores for scores in found if scores] if all(found) else []
+
+    def scores(self, run_id: str, epoch: int) -> Scores | None:
+        """See `Study.scores`; read once."""
+        key = run_id, int(epoch)
+        if key not in self._scores:
+            self._scores[key] = self.study.scores(*key)
+        return self._scores[key]
+
+    def link(self, run_ids: Sequence[str]) -> str:
+        """Of a figure of several trials: their common parent's page; of one its own."""
+        if len(run_ids) == 1:
+            return self.study.link(run_ids[0])
+        trials = self.study.trials
+        parents = trials.loc[trials["run_id"].isin(list(run_ids)), "parent"].dropna().unique()
+        return self.study.link(parents[0] if len(parents) else run_ids[0])
+
+    def draw(self, figure: Figure, name: str, caption: str, alt: str) -> Picture:
+        """Write a picture's files, and give it to the page."""
+        svg = plots.inline_svg(figure, name=name, alt=alt)
+        plots.save(figure, self.folder, name)
+        return Picture(name, caption, alt, svg)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows by column name."""
+    return frame.to_dict("records")  # type: ignore[return-value]
+
+
+def number(value: float | None, digits: int, *, link: str = "", mark: str = "") -> Cell:
+    """A figure; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return Cell("-")
+    return Cell(f"{value:.{digits}f}", value, link, mark)
+
+
+def with_spread(
+    mean: float, deviation: float, digits: int, *, link: str = "", mark: str = ""
+) -> Cell:
+    """A mean and its standard deviation over seeds, where there is one."""
+    cell = number(mean, digits, link=link, mark=mark)
+    if cell.value is None or not math.isfinite(mean) or math.isnan(deviation):
+        return cell
+    text = f"{cell.text} ± {deviation:.{digits}f}"
+    return Cell(text, mean, link, mark, also=(("sd", deviation),))
+
+
+def interval(low: float, high: float, digits: int) -> Cell:
+    """An interval; a dash where there is none."""
+    if math.isnan(low) or math.isnan(high):
+        return Cell("-")
+    return Cell(f"{low:.{digits}f} to {high:.{digits}f}", low, also=(("high", high),))
+
+
+def probability(value: float) -> Cell:
+    """A p-value."""
+    if math.isnan(value):
+        return Cell("-")
+    return Cell("< 0.001" if value < 0.001 else f"{value:.3f}", value)
+
+
+def count(value: float | None) -> Cell:
+    """A whole number; a dash where there is none."""
+    if value is None or pd.isna(value):
+        return Cell("-")
+    return Cell(f"{int(value):,}", float(value))
+
+
+def rate(lr: float) -> str:
+    """A learning rate as people write it: 1e-3, 3.3e-4."""
+    mantissa, exponent = f"{lr:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """a, b and c"""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} and {words[-1]}"

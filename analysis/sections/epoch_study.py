@@ -1,0 +1,188 @@
+"""How many epochs are best."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis import plots
+from analysis.epochs import BestHorizon, best_horizon, differences, epoch_table
+from analysis.report_page import Cell, Section, Table
+from analysis.sections.common import Context, Part, count, number, rate, records, with_spread
+from analysis.study import LENGTH, Study, is_plain, setting
+
+DESIGNS = ("independent", "branch", "trajectory")
+"""The most trustworthy first."""
+
+
+def epoch_study(context: Context) -> Part | None:
+    """Score against the number of epochs, for the architecture that has the most lengths.
+
+    None where no architecture was trained for different numbers of epochs, nor longer than one.
+    """
+    studied = studied_epochs(context.study)
+    if studied is None:
+        return None
+    trials, scores = studied.trials, studied.scores
+    arch, lr = str(trials["arch"].iloc[0]), float(trials["lr"].iloc[0])
+    found = [
+        best_horizon(scores, design) for design in DESIGNS if (scores["design"] == design).any()
+    ]
+    sentences = [f"{arch}, {best.sentence}" for best in found]
+    picture = context.draw(
+        plots.epoch_figure(scores),
+        "epochs",
+        f"{arch} at learning rate {rate(lr)}: score against epochs trained",
+        "; ".join(sentences),
+    )
+    section = Section(
+        "epochs",
+        "How many epochs",
+        (*sentences, *_remarks(found, scores), _designs(scores)),
+        (_table(context, scores, found),),
+        (picture,),
+    )
+    known = [s for s, best in zip(sentences, found, strict=True) if best.horizon is not None]
+    return Part(section, tuple(known[:1]))
+
+
+@dataclass(frozen=True)
+class Studied:
+    """Trials that differ in length and seed only, and their `scores` (see `epoch_scores`)."""
+
+    trials: pd.DataFrame
+    scores: pd.DataFrame
+
+
+def studied_epochs(study: Study) -> Studied | None:
+    """The study's trials of different lengths and their scores; None if there are none."""
+    trials = _group(study.trials)
+    if trials is None:
+        return None
+    scores = epoch_scores(trials, study.epochs)
+    return None if scores.empty else Studied(trials, scores)
+
+
+def _group(trials: pd.DataFrame) -> pd.DataFrame | None:
+    """The plain trials of one architecture and rate that differ in length and seed only, those
+    with the most lengths and seeds."""
+    plain = trials[is_plain(trials) & trials["outcome"].isin(["finished", "diverged"])]
+    if plain.empty:
+        return None
+    keys = [setting(plain, without=LENGTH).rename("setting"), plain["arch"], plain["lr"]]
+    # Groups of one length are a sweep's: its epochs can be read as well, if there is nothing else.
+    sizes = plain.groupby(keys).apply(
+        lambda group: (
+            *(group["epochs"].nunique(), group["epochs"].max(), len(group)),
+            -group["bits_per_byte"].fillna(math.inf).mean(),  # of equals the best
+        ),
+        include_groups=False,
+    )
+    lengths, longest, *_ = sizes.max()
+    if lengths == 1 and longest == 1:
+        return None
+    _, arch, lr = sizes.idxmax()
+    chosen = plain.assign(setting=keys[0])
+    return chosen[
+        (chosen["setting"] == sizes.idxmax()[0]) & (chosen["arch"] == arch) & (chosen["lr"] == lr)
+    ]
+
+
+def epoch_scores(trials: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
+    """The frame `scores` of `analysis.epochs` from trials that differ in length and seed.
+
+    A trial with a stable phase ("wsd") is a branch, any other stands for its own length; the
+    longest of the latter are also a trajectory, read at each epoch.
+    """
+    columns = ["design", "horizon", "seed", "run_id", "bits_per_byte", "macro", "tokens"]
+    rows: list[dict[str, Any]] = []
+    whole = trials[trials["schedule"] != "wsd"]
+    longest = whole["epochs"].max() if len(whole) else 0
+    several = whole["epochs"].nunique() > 1
+    by_run = dict(list(epochs.groupby("run_id")))
+    for trial in records(trials):
+        history = by_run.get(trial["run_id"], epochs.iloc[:0])
+        if trial["schedule"] == "wsd":
+            rows += _rows("branch", trial, history, [trial["epochs"]])
+        elif several:
+            rows += _rows("independent", trial, history, [trial["epochs"]])
+        if trial["schedule"] != "wsd" and trial["epochs"] == longest:
+            rows += _rows("trajectory", trial, history, range(1, longest + 1))
+    return pd.DataFrame(rows, columns=columns).sort_values(
+        ["design", "horizon", "seed"], ignore_index=True
+    )
+
+
+def _rows(
+    design: str, trial: dict[str, Any], history: pd.DataFrame, horizons: Any
+) -> list[dict[str, Any]]:
+    """A row for each horizon that the trial reached; infinite figures where it diverged before."""
+    reached = history.set_index("epoch")
+    rows = []
+    for horizon in horizons:
+        row = {"design": design, "horizon": int(horizon), "seed": int(trial["seed"])}
+        row["run_id"] = trial["run_id"]
+        if horizon in reached.index:
+            at = reached.loc[horizon]
+            macro = at.get("macro", math.nan)
+            figures = {"bits_per_byte": at["bits_per_byte"], "macro": macro, "tokens": at["tokens"]}
+            rows.append({**row, **figures})
+        elif trial["outcome"] == "diverged":
+            rows.append({**row, "bits_per_byte": math.inf, "macro": math.nan, "tokens": math.nan})
+    return rows
+
+
+def _remarks(found: list[BestHorizon], scores: pd.DataFrame) -> list[str]:
+    remarks = [
+        f"{best.design}: that is the longest horizon tried; the optimum may lie beyond."
+        for best in found
+        if best.is_longest
+    ]
+    if any(best.interval is not None and best.seeds < 5 for best in found):
+        remarks.append(
+            "An interval from fewer than five seeds is too narrow: they know little of the spread."
+        )
+    gaps = differences(scores, "branch", "independent")
+    if not gaps.empty:
+        remarks.append(
+            f"branch minus independent: {gaps['difference'].min():+.4f} to "
+            f"{gaps['difference'].max():+.4f} bits-per-byte; between the seeds of independent at "
+            f"{gaps['within'].sum()} of {len(gaps)} horizons."
+        )
+    return remarks
+
+
+def _designs(scores: pd.DataFrame) -> str:
+    meanings = {
+        "branch": "branch: all lengths share a warm-up and a plateau, and each has its own decay",
+        "independent": "independent: a trial of its own for each length, with its whole schedule",
+        "trajectory": "trajectory: the longest trial read after each epoch, in mid-schedule",
+    }
+    present = [meanings[design] for design in meanings if (scores["design"] == design).any()]
+    return f"{'; '.join(present)}. The epoch is chosen by validation loss."
+
+
+def _table(context: Context, scores: pd.DataFrame, found: list[BestHorizon]) -> Table:
+    best = {(each.design, each.horizon) for each in found}
+    rows = []
+    for row in records(epoch_table(scores)):
+        key = row["design"], row["horizon"]
+        mine = scores[(scores["design"] == key[0]) & (scores["horizon"] == key[1])]
+        link = context.link(list(mine["run_id"]))
+        mark = "diverged" if row["diverged"] else "best" if key in best else ""
+        rows.append(
+            (
+                Cell(row["design"]),
+                Cell(str(row["horizon"]), row["horizon"], mark=mark),
+                Cell(str(row["seeds"]), row["seeds"]),
+                with_spread(row["bits_per_byte"], row["bits_per_byte_sd"], 4, link=link),
+                with_spread(row["macro"], row["macro_sd"], 1, link=link),
+                count(row["tokens"]) if row["tokens"] == row["tokens"] else number(None, 0),
+            )
+        )
+    columns = ("design", "epochs", "seeds", "bits/byte", "macro, all items", "tokens seen")
+    caption = "Mean ± standard deviation over seeds after each number of epochs"
+    return Table("epochs", caption, columns, tuple(rows))

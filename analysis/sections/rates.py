@@ -1,0 +1,163 @@
+"""Which learning rate is best for each architecture, how sure is that, and how much it matters."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from analysis import plots
+from analysis.learning_rates import (
+    Loss,
+    Optimum,
+    Sensitivity,
+    compare_best,
+    edge_of_grid,
+    lr_table,
+    optimum,
+    sensitivity,
+)
+from analysis.report_page import Cell, Section, Table
+from analysis.sections.common import Context, Part, count, number, rate, records, with_spread
+
+
+def rates(context: Context) -> Part:
+    """The table and the curves of the learning rates, with fits and what a wrong rate costs."""
+    trials = context.sweep[context.sweep["outcome"].notna()]
+    title = "Which learning rate"
+    if trials.empty:
+        text = "No trial of a sweep has ended yet."
+        return Part(Section("rates", title, (text,)))
+    archs = sorted(trials["arch"].unique())
+    fits = {arch: optimum(trials, arch) for arch in archs}
+    losses = {arch: sensitivity(trials, arch) for arch in archs}
+    sentences = [compare_best(trials, arch).sentence for arch in archs]
+    warnings = [warning for arch in archs if (warning := _edge(trials, arch))]
+    picture = context.draw(
+        plots.lr_figure(trials, fits=fits),
+        "rates",
+        "Score against peak learning rate: means and ranges over seeds, parabolas near the best, "
+        "crosses where a seed diverged",
+        " ".join(sentences),
+    )
+    section = Section(
+        "rates",
+        title,
+        (_answer(trials), *sentences, *warnings),
+        (_optima(context, trials, fits, losses),),
+        (picture,),
+        (_fits(fits, losses), _all_rates(context, trials)),
+    )
+    return Part(section, (_answer(trials),), tuple(warnings))
+
+
+def _answer(trials: pd.DataFrame) -> str:
+    best = lr_table(trials)
+    best = best[(best["rank"] == 1) & (best["diverged"] == 0)]
+    if best.empty:
+        return "Every learning rate diverged; try lower ones."
+    found = [f"{row['arch']} {rate(row['lr'])}" for row in records(best)]
+    return f"Best learning rate by validation loss: {', '.join(found)}."
+
+
+def _edge(trials: pd.DataFrame, arch: str) -> str:
+    mine = trials[trials["arch"] == arch]
+    best = compare_best(mine, arch).best
+    edge = None if best is None else edge_of_grid([float(lr) for lr in mine["lr"].unique()], best)
+    if edge is None:
+        return ""
+    beyond = "higher" if edge == "high" else "lower"
+    return (
+        f"{arch}: the best learning rate, {rate(best or 0)}, is the {beyond[:-2]}est tried; the "
+        f"optimum may lie {beyond}. Add --lrs beyond it."
+    )
+
+
+def _optima(
+    context: Context,
+    trials: pd.DataFrame,
+    fits: dict[str, Optimum],
+    losses: dict[str, Sensitivity],
+) -> Table:
+    rows = []
+    for arch, fit in fits.items():
+        mine = trials[trials["arch"] == arch]
+        found = losses[arch]
+        cells = [Cell("-"), Cell("-")]
+        if found.best is not None:
+            at_best = mine[mine["lr"] == found.best]
+            link = context.link(list(at_best["run_id"]))
+            figures = at_best["bits_per_byte"].astype(float)
+            cells = [
+                Cell(rate(found.best), found.best, link),
+                with_spread(figures.mean(), figures.std(), 4, link=link),
+            ]
+        inside = found.best is not None and not _edge(trials, arch)
+        rows.append(
+            (
+                Cell(arch),
+                *cells,
+                Cell("yes" if inside else "no", mark="" if inside else "open"),
+                Cell(rate(fit.lr), fit.lr) if fit.lr is not None else Cell("-"),
+                _range(fit.interval),
+                _loss(found.third),
+                _loss(found.thrice),
+            )
+        )
+    columns = ("architecture", "best tried", "bits/byte", "inside the grid", "fitted optimum")
+    return Table(
+        "optima",
+        "The best learning rate of each architecture, and what a third and three times of it lose",
+        (*columns, "its 95 % interval", "lost at a third", "lost at three times"),
+        tuple(rows),
+        "Lost: bits-per-byte above the best. The parabolas are fitted in log learning rate.",
+    )
+
+
+def _range(bounds: tuple[float, float] | None) -> Cell:
+    if bounds is None:
+        return Cell("-")
+    low, high = bounds
+    return Cell(f"{rate(low)} to {rate(high)}", low, also=(("high", high),))
+
+
+def _fits(fits: dict[str, Optimum], losses: dict[str, Sensitivity]) -> Table:
+    rows = tuple((Cell(a), Cell(fits[a].sentence), Cell(losses[a].sentence)) for a in fits)
+    columns = ("architecture", "the fitted parabola", "what other rates lose")
+    return Table("fits", "Fits and losses in words", columns, rows)
+
+
+def _loss(loss: Loss | None) -> Cell:
+    if loss is None:
+        return Cell("-")
+    if loss.bits_per_byte is None:
+        return Cell(loss.source, mark="diverged" if loss.source == "diverged" else "")
+    how = " (fit)" if loss.source == "fit" else ""
+    return Cell(f"{loss.bits_per_byte:+.4f}{how}", loss.bits_per_byte)
+
+
+def _all_rates(context: Context, trials: pd.DataFrame) -> Table:
+    rows = []
+    for row in records(lr_table(trials).sort_values(["arch", "lr"])):
+        mine = trials[(trials["arch"] == row["arch"]) & (trials["lr"] == row["lr"])]
+        link = context.link(list(mine["run_id"]))
+        mark = "best" if row["rank"] == 1 and not row["diverged"] else ""
+        if row["diverged"]:
+            figure = Cell(
+                f"{row['diverged']} of {row['seeds']} diverged", math.inf, link, "diverged"
+            )
+        else:
+            figure = with_spread(row["bits_per_byte"], row["bits_per_byte_sd"], 4, link=link)
+        rows.append(
+            (
+                Cell(row["arch"]),
+                Cell(rate(row["lr"]), row["lr"], mark=mark),
+                count(row["seeds"]),
+                figure,
+                with_spread(row["macro"], row["macro_sd"], 1, link=link),
+                number(row["stopped"], 0),
+            )
+        )
+    columns = ("architecture", "learning rate", "seeds", "bits/byte", "macro, all items", "stopped")
+    caption = "Every learning rate that was tried: mean ± standard deviation over seeds"
+    return Table("rates", caption, columns, tuple(rows))

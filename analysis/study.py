@@ -1,0 +1,182 @@
+"""A study as MLflow holds it: its trials, what they measured, and which of them belong together."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before the first import of mlflow
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each small file
+# A server that is not there is said to be so in seconds, not in minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from analysis import runs
+
+_RESULTS = {
+    *("run_id", "spec_hash", "name", "parent", "commit", "reason", "outcome", "status"),
+    *("best_epoch", "bits_per_byte", "macro"),
+}
+_FACTS = {
+    *("total_steps", "params", "params_non_embedding", "vocab_size", "train_tokens", "train_words"),
+    *("tokenizer_hash", "flops_per_token", "began_step", "hardware", "software"),
+}
+RECORDED = _RESULTS | _FACTS
+"""Columns of `runs.trials` that are no part of a trial's spec."""
+_NAMES = {"corpus", "teacher_name"}
+_VARIED = {"lr", "seed"}
+_OF_ARCH = {"arch", "precision", "revision"}
+DISTILLATION = ("teacher", "teacher_name", "alpha", "temperature", "reverse_kl")
+"""Parameters of a student that its control has not."""
+LENGTH = ("epochs", "schedule", "warmup", "warmup_steps", "decay")
+"""Parameters in which the trials of an epoch study differ."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One experiment of an MLflow store.
+
+    Attributes:
+        name: of the experiment.
+        uri: of the store.
+        ui: address of MLflow's web pages, without a slash at the end.
+        experiment_id: MLflow's.
+        trials: see `runs.trials`.
+        epochs: see `runs.epochs`, with the `tokens` seen and the `hours` spent until then.
+    """
+
+    name: str
+    uri: str
+    ui: str
+    experiment_id: str
+    trials: pd.DataFrame
+    epochs: pd.DataFrame
+
+    @classmethod
+    def open(cls, uri: str, name: str, ui: str) -> Study:
+        """Read a study.
+
+        Raises:
+            ValueError: the store has no such study, or it has no trial.
+        """
+        client = open_client(uri)
+        trials = runs.trials(client, name)
+        if trials.empty:
+            raise ValueError(
+                f"study {name!r} in {uri} has no trial yet: run sweeps/lr_sweep.py --study {name}"
+            )
+        experiment = client.get_experiment_by_name(name)
+        assert experiment is not None  # it has trials
+        epochs = _with_costs(runs.epochs(client, name), trials)
+        return cls(name, uri, ui.rstrip("/"), experiment.experiment_id, trials, epochs)
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """Of the store."""
+        return MlflowClient(self.uri)
+
+    def link(self, run_id: str) -> str:
+        """Address of a run in MLflow's web pages."""
+        return f"{self.ui}/#/experiments/{self.experiment_id}/runs/{run_id}"
+
+    def scores(self, run_id: str, epoch: int) -> dict[str, Any] | None:
+        """See `scores_of_run`."""
+        return scores_of_run(self.client, run_id, epoch)
+
+
+def open_client(uri: str) -> MlflowClient:
+    """A client of a store that answers.
+
+    Raises:
+        ValueError: it does not.
+    """
+    client = MlflowClient(uri)
+    try:
+        client.search_experiments(max_results=1)
+    except MlflowException as error:
+        raise ValueError(f"the MLflow store {uri} cannot be read: {error}") from error
+    return client
+
+
+def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> dict[str, Any] | None:
+    """What a trial scored after an epoch (`SuiteScores.to_dict()`); None without benchmarks.
+
+    Raises:
+        ValueError: the scores are of a version that kept no items.
+    """
+    file = f"scores/epoch-{epoch:03d}.json"
+    if file not in {artifact.path for artifact in client.list_artifacts(run_id, "scores")}:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        scores = json.loads(Path(client.download_artifacts(run_id, file, folder)).read_text())
+    if "items" not in scores:
+        raise ValueError(
+            f"the scores of run {run_id} were recorded by an older version and cannot be "
+            "compared item by item: run the sweep in a new --study"
+        )
+    return scores
+
+
+def setting(trials: pd.DataFrame, *, without: tuple[str, ...] = ()) -> pd.Series:
+    """What trials that are compared have in common, as one text for each.
+
+    That is the whole spec but for the architecture (with its precision and revision), the learning
+    rate and the seed, and the parameters in `without`.
+    """
+    left_out = RECORDED | _NAMES | _VARIED | _OF_ARCH | set(without)
+    columns = sorted(set(trials.columns) - left_out)
+    rows = trials[columns].astype(object).where(trials[columns].notna(), "")
+    texts = [json.dumps(row, sort_keys=True, default=str) for row in rows.to_dict("records")]
+    return pd.Series(texts, index=trials.index, dtype=object)
+
+
+def is_plain(trials: pd.DataFrame) -> pd.Series:
+    """Whether trials learn from text alone, from random weights."""
+    plain = pd.Series(True, index=trials.index)
+    for column in ("teacher", "init"):
+        if column in trials:
+            plain &= trials[column].fillna("") == ""
+    return plain
+
+
+def compared(trials: pd.DataFrame) -> pd.DataFrame:
+    """The study's sweep: of all trials the plain ones of the setting that compares the most.
+
+    The most pairs of architecture and learning rate; of equals the most trials.
+    """
+    plain = trials[is_plain(trials)]
+    plain = plain.assign(setting=setting(plain))
+    sizes = plain.groupby("setting").apply(
+        lambda group: (len(group[["arch", "lr"]].drop_duplicates()), len(group)),
+        include_groups=False,
+    )
+    if sizes.empty:
+        return plain.drop(columns="setting")
+    return plain[plain["setting"] == sizes.idxmax()].drop(columns="setting")
+
+
+def _with_costs(epochs: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+    """Add the training tokens until each epoch's end, and the hours, validation included."""
+    steps = {row["run_id"]: _tokens_per_epoch(row) for row in trials.to_dict("records")}
+    tokens = epochs["epoch"] * epochs["run_id"].map(steps)
+    seconds = epochs["seconds"] if "seconds" in epochs else pd.Series(math.nan, epochs.index)
+    hours = seconds.groupby(epochs["run_id"]).cumsum() / 3600
+    return epochs.assign(tokens=tokens.astype(float), hours=hours.astype(float))
+
+
+def _tokens_per_epoch(trial: dict[str, Any]) -> float:
+    numbers = [trial.get(name) for name in ("total_steps", "epochs", "batch_size", "context")]
+    if any(number is None or pd.isna(number) for number in numbers):
+        return math.nan
+    total_steps, epochs, batch_size, context = map(int, numbers)  # type: ignore[arg-type]
+    return total_steps // epochs * batch_size * context

@@ -1,0 +1,227 @@
+"""The report of a study, in every state that a study can be in."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import report
+from analysis.reporting import without_secret
+from tests.made_study import SKILL, MadeStudy, base_spec, suite
+
+ROOT = Path(__file__).resolve().parents[2]
+TEACHER = {"teacher": "abcd", "teacher_name": "hgrn2 version 1", "alpha": 0.5}
+LRS = (3e-3, 1e-2, 3e-2)
+
+
+class Text(HTMLParser):
+    """The visible text of a page, and where its links lead."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.links: list[str] = []
+        self._hidden = False
+        self.feed(html)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._hidden = tag in ("script", "style")
+        self.links += [value or "" for name, value in attrs if tag == "a" and name == "href"]
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.words.append(data)
+
+
+def written(made: MadeStudy, *words: str) -> Text:
+    """Run the command; returns the page that it wrote."""
+    assert report.main(["--storage", str(made.storage), *words]) == 0
+    html = (made.storage / made.name / "report" / "report.html").read_text()
+    return Text(html)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> MadeStudy:
+    """A sweep with a diverged rate, branches, and students with their controls."""
+    made = MadeStudy(tmp_path_factory.mktemp("whole"))
+    made.sweep(["mamba", "hgrn2"], LRS, (0, 1, 2))
+    made.add([base_spec("mamba", lr=1e-1)], outcome="diverged")
+    branch = {"schedule": "wsd", "warmup_steps": 10}
+    branches = [base_spec(seed=s, epochs=e, **branch) for e in (1, 2, 3) for s in (0, 1, 2)]
+    made.add(branches, kind="epoch study")
+    made.add([base_spec(seed=s, **TEACHER) for s in (0, 1, 2)], kind="distillation", bonus=0.02)
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(whole: MadeStudy) -> Text:
+    """Its report."""
+    return written(whole, "--ui", "https://mlflow.example.org/base/")
+
+
+@pytest.fixture
+def folder(whole: MadeStudy, page: Text) -> Path:
+    """Where that was written."""
+    return whole.storage / "study" / "report"
+
+
+def test_every_question_is_answered(page: Text) -> None:
+    """Architecture, rate, epochs and distillation each have a sentence with its uncertainty."""
+    for answer in (
+        r"macro",
+        "Best learning rate by validation loss: hgrn2 1e-2, mamba 1e-2.",
+        "branch: best after 3 epochs",
+        "hgrn2 taught by hgrn2 version 1 (alpha 0.5, T 1): the teacher gains 0.0200 bits-per-byte",
+        "paired over 3 seeds",
+        "Diverged: mamba lr=1e-1 seed=0.",
+    ):
+        assert answer in page.text
+
+
+def test_every_figure_leads_to_its_run(page: Text) -> None:
+    """All runs of the study are linked, under the address that was asked for."""
+    runs = [link for link in page.links if "/runs/" in link]
+    assert len(set(runs)) >= 19 + 9 + 3
+    assert all(link.startswith("https://mlflow.example.org/base/#/experiments/") for link in runs)
+
+
+def test_tables_and_pictures_stand_beside_the_page(folder: Path) -> None:
+    """CSV, LaTeX, PNG and SVG of what the page shows; the CSV has the figures in full."""
+    board = pd.read_csv(folder / "tables" / "leaderboard.csv")
+    assert set(board["architecture"]) == {"hgrn2", "mamba"}
+    assert len(f"{board['bits/byte'].iloc[0]}") > 8
+    for name in ("leaderboard", "rates", "epochs", "gains", "phenomena", "cost"):
+        assert (folder / "pictures" / f"{name}.png").stat().st_size > 10_000
+        assert "<svg" in (folder / "pictures" / f"{name}.svg").read_text()
+    assert "\\toprule" in (folder / "tables" / "pairs.tex").read_text()
+
+
+def test_published_figures_stand_beside_ours(folder: Path) -> None:
+    """HGRN2's and Mamba's published macro, their epochs, and the distilled HGRN2."""
+    best = pd.read_csv(folder / "tables" / "published_best.csv").set_index("architecture")
+    assert best.loc["hgrn2", "macro, published"] == 57.54
+    assert 50 < best.loc["hgrn2", "macro, ours"] < 100
+    assert len(pd.read_csv(folder / "tables" / "published_epochs.csv")) == 3
+    assert len(pd.read_csv(folder / "tables" / "published_distillation.csv")) == 2
+
+
+@pytest.mark.parametrize("select", ["selection-split", "macro"])
+def test_choosing_is_apart_from_reporting(whole: MadeStudy, tmp_path: Path, select: str) -> None:
+    """Each rule stands with its figures, and the macro's own is warned of."""
+    words = ("--select", select, "--output", str(tmp_path))
+    assert report.main(["--storage", str(whole.storage), *words]) == 0
+    page = Text((tmp_path / "report.html").read_text())
+    table = pd.read_csv(tmp_path / "tables" / "optimism.csv")
+    assert len(table) == 2 * 3
+    usual = table[table["chosen by"] == "macro on all items"].set_index("architecture")
+    for row in table.to_dict("records"):
+        gap = usual.loc[row["architecture"], "all items"] - row["held out"]
+        assert row["usual minus held out"] == pytest.approx(gap)
+    assert ("it is optimistic" in page.text) == (select == "macro")
+
+
+def test_one_seed_is_warned_of(tmp_path: Path) -> None:
+    """Nothing is claimed about other seeds from one."""
+    made = MadeStudy(tmp_path)
+    made.sweep(["mamba", "lstm"], (3e-3, 1e-2, 3e-2), (0,))
+    page = written(made)
+    assert "nothing is known of the spread over seeds" in page.text
+    assert "says nothing of other seeds" in page.text
+
+
+def test_a_half_finished_study_says_what_is_missing(tmp_path: Path) -> None:
+    """Trials that go on are counted, and the report is of the others."""
+    made = MadeStudy(tmp_path)
+    made.sweep(["mamba"], (3e-3, 1e-2), (0,))
+    made.add([base_spec("mamba", lr=3e-2), base_spec("hgrn2")], outcome=None)
+    page = written(made)
+    assert "2 of 4 trials have not ended" in page.text
+    assert "Only mamba has finished trials" in page.text
+
+
+@pytest.mark.parametrize("outcome", [None, "diverged"])
+def test_nothing_finished_is_a_report_that_says_so(tmp_path: Path, outcome: str | None) -> None:
+    """All trials go on, or all diverged: no figure is made up."""
+    made = MadeStudy(tmp_path)
+    made.add([base_spec("mamba", lr=lr) for lr in LRS], outcome=outcome)
+    page = written(made)
+    assert "No trial has finished yet, so there is nothing to compare." in page.text
+    expected = "Every learning rate diverged" if outcome else "3 of 3 trials have not ended"
+    assert expected in page.text
+
+
+def test_without_benchmarks_the_loss_is_reported(tmp_path: Path) -> None:
+    """A study without scores has no empty tables of them, and says why."""
+    made = MadeStudy(tmp_path, suite=None)
+    made.sweep(["mamba", "hgrn2"], LRS, (0, 1))
+    page = written(made)
+    assert "No benchmark scores" in page.text
+    assert "By validation loss, hgrn2 is best" in page.text
+    assert not (tmp_path / "study" / "report" / "tables" / "optimism.csv").exists()
+
+
+def test_clear_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No store, no study, several studies, an unknown one: each says what to do, with status 2."""
+    assert report.main(["--storage", str(tmp_path)]) == 2
+    assert "has no mlflow.db. Give the --storage of the sweeps" in capsys.readouterr().err
+    made = MadeStudy(tmp_path / "storage")
+
+    def error(*words: str) -> str:
+        assert report.main(["--storage", str(made.storage), *words]) == 2
+        return capsys.readouterr().err
+
+    assert "has a run: run sweeps/lr_sweep.py first" in error()
+    made.tracker([base_spec()])
+    assert "has no trial yet: run" in error("--study", "study")
+    assert "no study 'other'" in error("--study", "other")
+    MadeStudy(made.storage, "second").add([base_spec()])
+    made.add([base_spec()])
+    assert "has several studies: give one as --study: second, study" in error()
+    assert not (made.storage / "other").exists()
+
+
+def test_scores_without_items_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scores that kept no items cannot give intervals: the error names the run."""
+    made = MadeStudy(tmp_path)
+    (run_id,) = made.add([base_spec()])
+    for file in tmp_path.rglob("scores/epoch-*.json"):
+        scores = json.loads(file.read_text())
+        del scores["items"]
+        file.write_text(json.dumps(scores))
+    assert report.main(["--storage", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert f"the scores of run {run_id} were recorded by an older version" in error
+
+
+def test_a_password_of_the_store_is_not_shown() -> None:
+    """User and password of a server's address stay out of the page."""
+    assert without_secret("https://me:secret@host:5000/x") == "https://host:5000/x"
+    assert without_secret("sqlite:////data/a@b/mlflow.db") == "sqlite:////data/a@b/mlflow.db"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_large_report_is_quick(tmp_path: Path) -> None:
+    """Five architectures, five rates, three seeds, items as many as the real: under 30 s, 2 GB."""
+    blimp = {f"uid_{number:02}": 900 for number in range(67)}
+    supplement = {f"part_{number}": 1000 for number in range(5)}
+    ewok = {f"domain_{number:02}": 690 for number in range(11)}
+    items = {"blimp": blimp, "supplement": supplement, "ewok": ewok}
+    made = MadeStudy(tmp_path, suite=suite(items))
+    made.sweep(list(SKILL), (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), (0, 1, 2), epochs=2)
+    started = time.monotonic()
+    command = [sys.executable, "analysis/report.py", "--storage", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert time.monotonic() - started < 30
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2 * 1024**2  # KiB

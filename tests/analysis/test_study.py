@@ -1,0 +1,88 @@
+"""Reading a study, and which of its trials belong together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from analysis.sections.epoch_study import studied_epochs
+from analysis.study import Study, compared, is_plain
+from tests.made_study import MadeStudy, base_spec
+
+LRS, SEEDS = (3e-3, 1e-2, 3e-2), (0, 1)
+TEACHER = {"teacher": "abcd", "teacher_name": "hgrn2 version 1", "alpha": 0.5}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A sweep of two architectures, branches of three lengths, and students."""
+    made = MadeStudy(tmp_path_factory.mktemp("study"))
+    made.sweep(["mamba", "hgrn2"], LRS, SEEDS)
+    branch = {"schedule": "wsd", "warmup_steps": 10}
+    branches = [base_spec(seed=s, epochs=e, **branch) for e in (1, 2, 4) for s in SEEDS]
+    made.add(branches, kind="epoch study")
+    made.add([base_spec(seed=seed, **TEACHER) for seed in SEEDS], kind="distillation")
+    return Study.open(made.uri, "study", "http://127.0.0.1:5000/")
+
+
+def test_the_sweep_is_what_compares_the_most(study: Study) -> None:
+    """Neither branches nor students enter the comparison of architectures and rates."""
+    sweep = compared(study.trials)
+    assert len(study.trials) == 12 + 6 + 2
+    assert len(sweep) == 12
+    assert set(sweep["schedule"]) == {"linear"}
+    assert (~is_plain(study.trials)).sum() == 2
+
+
+def test_tokens_and_hours_are_counted_by_epoch(study: Study) -> None:
+    """After two of three epochs: two thirds of all steps, each of batch times context tokens."""
+    run_id = compared(study.trials)["run_id"].iloc[0]
+    mine = study.epochs[study.epochs["run_id"] == run_id].set_index("epoch")
+    assert mine.loc[2, "tokens"] == 2 * 100 * 32 * 64
+    assert mine.loc[2, "hours"] == pytest.approx(2 * 12 / 3600)
+
+
+def test_scores_are_read_with_their_items(study: Study) -> None:
+    """The scores after an epoch come from the run's artifacts; of an epoch that was not, none."""
+    run_id = compared(study.trials)["run_id"].iloc[0]
+    scores = study.scores(run_id, 3)
+    assert scores is not None
+    assert scores["items"].keys() == scores["outcomes"].keys()
+    assert study.scores(run_id, 7) is None
+
+
+def test_epochs_are_studied_by_each_design(study: Study) -> None:
+    """Branches stand for their own length, the longest whole trial for each of its epochs."""
+    found = studied_epochs(study)
+    assert found is not None
+    counts = found.scores.groupby("design")["horizon"].unique().map(sorted).to_dict()
+    assert counts == {"branch": [1, 2, 4], "trajectory": [1, 2, 3]}
+    assert set(found.trials["lr"]) == {1e-2}
+    at = found.scores.set_index(["design", "horizon", "seed"])
+    trial = found.trials[(found.trials["epochs"] == 4) & (found.trials["seed"] == 1)].iloc[0]
+    of_trial = study.epochs[study.epochs["run_id"] == trial["run_id"]].set_index("epoch")
+    assert at.loc[("branch", 4, 1), "bits_per_byte"] == of_trial.loc[4, "bits_per_byte"]
+
+
+def test_links_lead_to_the_run(study: Study) -> None:
+    """The address is that of MLflow's page of the run."""
+    assert study.link("abc") == (
+        f"http://127.0.0.1:5000/#/experiments/{study.experiment_id}/runs/abc"
+    )
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    """No such study, and a study without trials: each error says what there is, or what to do."""
+    made = MadeStudy(tmp_path)
+    made.tracker([base_spec()])
+    with pytest.raises(ValueError, match="no study 'other' in .*study"):
+        Study.open(made.uri, "other", "")
+    with pytest.raises(ValueError, match=r"study 'study' in .* has no trial yet: run .*lr_sweep"):
+        Study.open(made.uri, "study", "")
+
+
+def test_a_server_that_is_not_there_is_said_to_be_so() -> None:
+    """The message names the store, in seconds."""
+    with pytest.raises(ValueError, match=r"store http://127.0.0.1:9 cannot be read"):
+        Study.open("http://127.0.0.1:9", "study", "")
