@@ -20,6 +20,8 @@ import pandas as pd
 
 CONFIDENCE = 0.95
 _DRAWS = 10_000
+_FEW = 5
+"""Fewer seeds know little of their spread: their percentiles lie too close together."""
 
 
 def epoch_table(scores: pd.DataFrame) -> pd.DataFrame:
@@ -146,7 +148,8 @@ def _in_words(
         )
     low, high = interval
     verdict = f"95 % interval {low} to {high}" if low < high else "the 95 % interval holds no other"
-    return f"{lead} ({verdict}; bootstrap over {seeds} seeds)."
+    few = ", which is too narrow with so few" if seeds < _FEW else ""
+    return f"{lead} ({verdict}; bootstrap over {seeds} seeds{few})."
 
 
 def tokens_spent(trials: pd.DataFrame) -> pd.Series:

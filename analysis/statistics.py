@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from analysis.variances import CONFIDENCE, Sample, SeedParts, Spread
 
@@ -193,7 +193,8 @@ def mcnemar(first: Sample, second: Sample) -> float:
     apart = sums[np.abs(sums) > 1e-9]  # means over seeds that are equal but for rounding are ties
     if not len(apart):
         return 1.0
-    return float(stats.binomtest(int((apart > 0).sum()), len(apart)).pvalue)
+    fewer = min((apart > 0).sum(), (apart < 0).sum())
+    return min(2 * float(special.bdtr(fewer, len(apart), 0.5)), 1.0)
 
 
 def _seeds_needed(spread: Spread, mean: float, level: float) -> int | None:

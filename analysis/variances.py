@@ -122,25 +122,6 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of a variance, with what Satterthwaite's formula needs of it.
-
-    Attributes:
-        variance: percentage points squared.
-        doubt: sum over its terms of their square over their degrees of freedom.
-    """
-
-    variance: float
-    doubt: float = 0.0
-
-    def __add__(self, other: Part) -> Part:
-        return Part(self.variance + other.variance, self.doubt + other.doubt)
-
-    def __mul__(self, factor: float) -> Part:
-        return Part(self.variance * factor, self.doubt * factor**2)
-
-
-@dataclass(frozen=True)
 class SeedParts:
     """What drawing other seeds adds.
 
@@ -154,7 +135,7 @@ class SeedParts:
 
     variance: float
     degrees: float
-    answers: Part
+    answers: float
     one: float
     sides: int = 1
 
@@ -166,8 +147,8 @@ class SeedParts:
             return None
         one = float(figures.var(ddof=1))
         squares = ((deviations - deviations.mean(axis=0)) ** 2).sum(axis=0)
-        answers = over_strata(squares / (count * (count - 1)), layout, count - 1)
-        return cls(one / count, count - 1, answers, one)
+        answers = over_strata(squares / (count * (count - 1)), layout).sum()
+        return cls(one / count, count - 1, float(answers), one)
 
     @classmethod
     def of_both(
@@ -187,8 +168,12 @@ class SeedParts:
             if known is None:
                 return None
             factor = 1 + max(counts)
-            return cls(
-                known.variance * factor, known.degrees, known.answers * factor, 2 * known.one, 2
+            return replace(
+                known,
+                variance=known.variance * factor,
+                answers=known.answers * factor,
+                one=2 * known.one,
+                sides=2,
             )
         variance = first.variance + second.variance
         degrees = first.degrees + second.degrees
@@ -210,24 +195,23 @@ def exponent(share: float, degrees: float, others: float = math.inf) -> float:
     of few degrees (few seeds) comes out small by luck, it trusts the many degrees of the others,
     and intervals are too short just when they must not be: with three seeds and items that add a
     tenth to their variance, a difference that is not there would be found in 7.8 % of cases instead
-    of 5, with two seeds in 12.7 %. The power here, 2 - sqrt(share) (3 / degrees - 4 / degrees of the
-    others), goes to 2 with many degrees or a small share, and makes that 4.3 to 5.6 % for three
-    seeds or more and 3.7 to 6.8 % for two, whatever the items add. It was found by numerical
-    integration, which a test repeats.
+    of 5, with two seeds in 12.7 %. The power here is 2 - sqrt(share) (3 / degrees - 4 / degrees of
+    the others), so that it goes to 2 with many degrees or a small share. It makes that 4.3 to 5.6 %
+    for three seeds or more and 3.7 to 6.8 % for two, whatever the items add, and was found by
+    numerical integration, which a test repeats.
     """
     lowered = math.sqrt(share) * max(3 / degrees - 4 / others, 0.0)
     return max(2 - lowered, 0.0)
 
 
-def over_strata(squares: np.ndarray, layout: Layout, times: int = 1) -> Part:
-    """Variance of a sum of independent (clusters,) deviations with these squares.
+def over_strata(squares: np.ndarray, layout: Layout) -> np.ndarray:
+    """(strata,) variances of sums of independent (clusters,) deviations with these squares.
 
     Each stratum of C clusters counts C / (C - 1) times the sum of its squares (Cochran 1977,
-    Sampling Techniques, ch. 5), with C - 1 degrees of freedom, or `times` as many.
+    Sampling Techniques, ch. 5).
     """
-    degrees = np.maximum(layout.counts - 1, 1)
-    variances = np.bincount(layout.stratum, squares) * layout.counts / degrees
-    return Part(float(variances.sum()), float((variances**2 / (degrees * times)).sum()))
+    factors = layout.counts / np.maximum(layout.counts - 1, 1)
+    return np.bincount(layout.stratum, squares) * factors
 
 
 @dataclass(frozen=True)
@@ -235,11 +219,13 @@ class Spread:
     """The variance of a figure or difference over other items and seeds.
 
     Attributes:
-        items: of the mean over these seeds, were the items others.
+        items: variance of the mean over these seeds, were the items others.
+        items_degrees: its degrees of freedom.
         seeds: what other seeds add; None where there is one seed, so that nothing shows it.
     """
 
-    items: Part
+    items: float
+    items_degrees: float
     seeds: SeedParts | None
 
     @classmethod
@@ -251,8 +237,11 @@ class Spread:
         `largest` is the greatest variance that an item's value can have: that of the items of a
         stratum whose single cluster shows none.
         """
-        items = over_strata(deviations**2, sample.layout)
-        return cls(items + Part(largest * sample.unseen), seeds)
+        layout = sample.layout
+        variances = over_strata(deviations**2, layout)
+        doubt = float((variances**2 / np.maximum(layout.counts - 1, 1)).sum())
+        items = float(variances.sum()) + largest * sample.unseen
+        return cls(items, items**2 / doubt if doubt > 0 else _MANY, seeds)
 
     @property
     def variance(self) -> float:
@@ -262,8 +251,7 @@ class Spread:
     @property
     def beyond(self) -> float:
         """What the items add to the variance of seeds, at least nothing."""
-        answers = 0.0 if self.seeds is None else self.seeds.answers.variance
-        return max(self.items.variance - answers, 0.0)
+        return max(self.items - (0.0 if self.seeds is None else self.seeds.answers), 0.0)
 
     @property
     def degrees(self) -> float:
@@ -271,12 +259,11 @@ class Spread:
         variance = self.variance
         if variance == 0:
             return _MANY
-        doubt = self.items.doubt / variance**2
+        doubt = (self.beyond / variance) ** 2 / self.items_degrees
         if self.seeds is not None:
             share = self.seeds.variance / variance
-            doubt += self.seeds.answers.doubt / variance**2
             doubt += share ** exponent(share, self.seeds.degrees) / self.seeds.degrees
-        return min(1 / doubt, _MANY) if doubt > 0 else _MANY
+        return min(1 / doubt, _MANY)
 
     @property
     def half_width(self) -> float:
@@ -301,14 +288,14 @@ class Spread:
         """What it would be with so many seeds (of each side), two or more."""
         assert self.seeds is not None
         one, sides = self.seeds.one, self.seeds.sides
-        seeds = SeedParts(one / count, sides * (count - 1), Part(0.0), one, sides)
-        return Spread(Part(self.beyond, self.items.doubt), seeds)
+        seeds = SeedParts(one / count, sides * (count - 1), 0.0, one, sides)
+        return Spread(self.beyond, self.items_degrees, seeds)
 
     def with_items(self, factor: float) -> Spread:
         """What it would be with so many times the items, the seeds as they are."""
-        items, seeds = self.items * (1 / factor), self.seeds
+        seeds = self.seeds
         if seeds is not None:
-            answers = seeds.answers.variance
-            variance = max(seeds.variance - answers, 0.0) + min(seeds.variance, answers) / factor
-            seeds = replace(seeds, variance=variance, answers=seeds.answers * (1 / factor))
-        return Spread(items, seeds)
+            kept = max(seeds.variance - seeds.answers, 0.0)
+            variance = kept + min(seeds.variance, seeds.answers) / factor
+            seeds = replace(seeds, variance=variance, answers=seeds.answers / factor)
+        return Spread(self.items / factor, self.items_degrees * factor, seeds)

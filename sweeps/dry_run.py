@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
+import time
 
 import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from transformers import AutoConfig
 
+import models
 from sweeps.arguments import TrainingArgs
-from sweeps.planning import SweepPlan, measured_step_seconds, model_counts
+from sweeps.planning import SweepPlan
 from sweeps.progress import format_seconds
 from sweeps.tuning import local_gpus
+from trainables.corpus import Blocks
+from trainables.device import pick_device, set_up_cpu
 from trainables.spec import TrialSpec, format_lr
-from trainables.trainer import steps_per_epoch
+from trainables.trainer import Data, Trainer, World, steps_per_epoch
 
 
 def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None:
@@ -35,7 +41,7 @@ def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None
     total_seconds, total_flops = 0.0, 0.0
     measured: dict[TrialSpec, float] = {}
     for part, spec in plan.bases.items():
-        params, non_embedding, flops_per_token = model_counts(plan, part)
+        params, non_embedding, flops_per_token = _model_counts(plan, part)
         trials = plan.plans[part].remaining()
         steps = steps_per_epoch(spec, plan.num_blocks) * spec.epochs
         steps -= plan.shared_steps.get(part, 0)
@@ -45,7 +51,7 @@ def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None
         if at_once is not None:
             alike = spec.replace(epochs=1)
             if alike not in measured:
-                measured[alike] = measured_step_seconds(plan, part)
+                measured[alike] = _measured_step_seconds(plan, part)
             step_seconds = measured[alike]
             seconds = math.ceil(trials / at_once) * steps * step_seconds
             total_seconds += seconds
@@ -83,3 +89,43 @@ def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None
         f"points beyond the grid not counted), {total_flops:.3g} FLOPs. Nothing was run.",
         highlight=False,
     )
+
+
+def _measured_step_seconds(plan: SweepPlan, part: str, steps: int = 3) -> float:
+    """Seconds of one optimizer step of a trial, measured here after a warm-up step."""
+    spec = plan.bases[part].replace(lr=1e-4)
+    world = World(device=pick_device(plan.resources.gpus))
+    set_up_cpu(plan.resources.cpus, world.device)
+    data = Data(
+        plan.corpus,
+        Blocks(plan.corpus.train, spec.context),
+        Blocks(plan.corpus.dev, spec.context),
+        plan.corpus.tokenizer(),
+        None,
+        tuple(models.load(folder) for folder in plan.teachers) if spec.teacher else (),
+    )
+    trainer = Trainer(spec, data, world, plan.micro_batch)
+    seconds = []
+    for _ in range(steps + 1):
+        started = time.perf_counter()
+        nats, _norm = trainer.step()
+        nats.item()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])
+
+
+def _model_counts(plan: SweepPlan, part: str) -> tuple[int, int, float]:
+    """Parameters, those outside the embeddings, and FLOPs of training per token.
+
+    A backward pass counts twice a forward pass; a teacher only has the latter.
+    """
+    spec = plan.bases[part]
+    config = models.build_config(
+        spec.arch, spec.size, vocab_size=plan.corpus.vocab_size, context=spec.context
+    )
+    counts = models.num_params(config)
+    flops = 3 * models.flops_per_token(config, spec.context)
+    for folder in plan.teachers if spec.teacher else ():
+        teacher = AutoConfig.from_pretrained(folder)
+        flops += models.flops_per_token(teacher, spec.context)
+    return counts.total, counts.non_embedding, flops

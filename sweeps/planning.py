@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from transformers import AutoConfig
-
 import models
 from analysis.benchmarks import HUB, Source, load_suite, password
 from sweeps.finetuning import check_tasks
@@ -379,52 +377,6 @@ def _lr_plan(args: LrSweepArgs, preset: Preset, base: TrialSpec, folder: Path) -
         base.replace(lr=lr)  # checks it
     known = {pair: score for pair, score in earlier.items() if score is not None}
     return GridPlan(lrs, args.seeds, extend=args.extend, known=known)
-
-
-def measured_step_seconds(plan: SweepPlan, part: str, steps: int = 3) -> float:
-    """Seconds of one optimizer step of a trial, measured here after a warm-up step."""
-    import statistics
-    import time
-
-    from trainables.device import pick_device, set_up_cpu
-    from trainables.trainer import Data, Trainer, World
-
-    spec = plan.bases[part].replace(lr=1e-4)
-    world = World(device=pick_device(plan.resources.gpus))
-    set_up_cpu(plan.resources.cpus, world.device)
-    data = Data(
-        plan.corpus,
-        Blocks(plan.corpus.train, spec.context),
-        Blocks(plan.corpus.dev, spec.context),
-        plan.corpus.tokenizer(),
-        None,
-        tuple(models.load(folder) for folder in plan.teachers) if spec.teacher else (),
-    )
-    trainer = Trainer(spec, data, world, plan.micro_batch)
-    seconds = []
-    for _ in range(steps + 1):
-        started = time.perf_counter()
-        nats, _norm = trainer.step()
-        nats.item()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:])
-
-
-def model_counts(plan: SweepPlan, part: str) -> tuple[int, int, float]:
-    """Parameters, those outside the embeddings, and FLOPs of training per token.
-
-    A backward pass counts twice a forward pass; a teacher only has the latter.
-    """
-    spec = plan.bases[part]
-    config = models.build_config(
-        spec.arch, spec.size, vocab_size=plan.corpus.vocab_size, context=spec.context
-    )
-    counts = models.num_params(config)
-    flops = 3 * models.flops_per_token(config, spec.context)
-    for folder in plan.teachers if spec.teacher else ():
-        teacher = AutoConfig.from_pretrained(folder)
-        flops += models.flops_per_token(teacher, spec.context)
-    return counts.total, counts.non_embedding, flops
 
 
 def _or(value: Number | None, default: Number) -> Number:

@@ -141,10 +141,6 @@ def _remarks(found: list[BestHorizon], scores: pd.DataFrame) -> list[str]:
         for best in found
         if best.is_longest
     ]
-    if any(best.interval is not None and best.seeds < 5 for best in found):
-        remarks.append(
-            "An interval from fewer than five seeds is too narrow: they know little of the spread."
-        )
     gaps = differences(scores, "branch", "independent")
     if not gaps.empty:
         remarks.append(

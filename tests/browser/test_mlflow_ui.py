@@ -25,8 +25,8 @@ from sweeps.lr_sweep import LrSweepArgs
 from sweeps.planning import SweepPlan, plan_sweep
 from sweeps.results import describe_study, show_failures, show_results
 from sweeps.spaces import SweepSearch
+from tests.processes import wait_for
 from tests.sweeps.conftest import ROOT, environment
-from tests.sweeps.test_lr_sweep import wait_for
 from tests.tiny_text import write_tiny_text
 from trainables.checkpoint import EpochReport, Outcome, TrialFolder
 from trainables.mlflow_pages import TRIALS

@@ -16,8 +16,8 @@ import tyro
 import models
 from sweeps.distill import DistillArgs
 from sweeps.distillation import plan_distillation, run_distillation
+from tests.processes import wait_for
 from tests.sweeps.conftest import ROOT, environment
-from tests.sweeps.test_lr_sweep import wait_for
 from trainables.checkpoint import TrialFolder
 
 

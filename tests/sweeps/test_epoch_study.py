@@ -23,8 +23,8 @@ from sweeps.epoch_study import EpochStudyArgs
 from sweeps.epochs import Designs, parse_words, plan_designs, plan_epochs, run_epoch_study, study_lr
 from sweeps.spaces import SweepSearch
 from tests.analysis.benchmark_files import write_blimp
+from tests.processes import wait_for
 from tests.sweeps.conftest import FIGURES, ROOT, SweepCommand, environment
-from tests.sweeps.test_lr_sweep import wait_for
 from tests.trainables.test_spec import SPEC
 from tests.trainables.test_trial import assert_same
 from trainables.checkpoint import EpochReport, Outcome, TrialFolder
@@ -259,9 +259,10 @@ def test_what_several_seeds_found_is_told(command, tmp_path):
     output = console.file.getvalue()
     for line in (
         "branch: best after 2 epochs, 1.2433 bits-per-byte (the 95 % interval holds no other; "
-        "bootstrap over 3 seeds).",
+        "bootstrap over 3 seeds, which is too narrow with so few).",
+        # The third seed was stopped before its last epoch.
         "independent: best after 2 epochs, 1.1500 bits-per-byte (the 95 % interval holds no other; "
-        "bootstrap over 2 seeds).",  # the third was stopped before its last epoch
+        "bootstrap over 2 seeds, which is too narrow with so few).",
         "branch minus independent: +0.0100 to +0.0100 bits-per-byte; between the seeds of "
         "independent at 1 of 1 horizons.",
         "branch after 1,000 words: blimp 61.0 ± 1.0",

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -22,17 +17,8 @@ import tyro
 from sweeps.lr_sweep import LrSweepArgs
 from sweeps.running import run_lr_sweep
 from tests.analysis.benchmark_files import write_blimp, write_supplement
+from tests.processes import wait_for
 from tests.sweeps.conftest import ROOT, environment
-
-
-def wait_for(process, pattern):
-    """Read a process's output up to a line that matches; returns what came until then."""
-    seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if re.search(pattern, line):
-            return "".join(seen)
-    raise AssertionError(f"{pattern!r} was never printed:\n{''.join(seen)}")
 
 
 def assert_clean(sweep, trials):
@@ -255,45 +241,6 @@ def test_flags_are_frozen():
         *("--gpus-per-trial", "--workers-per-trial", "--max-concurrent", "--runner"),
         *("--address", "--storage", "--study", "--checkpoint-minutes", "--dry-run", "--help"),
     }
-
-
-@pytest.fixture
-def ray_head(tmp_path_factory):
-    """A Ray head node on loopback with ports and a folder of its own; ends with the test."""
-    ports = free_ports(3)
-    names = ("--port", "--dashboard-port", "--dashboard-agent-listen-port")
-    flags = [f"{name}={port}" for name, port in zip(names, ports, strict=True)]
-    folder = tmp_path_factory.mktemp("r")  # short: sockets lie in it
-    ray = str(Path(sys.executable).with_name("ray"))
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    env = environment() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    process = subprocess.Popen(
-        [ray, "start", "--head", "--block", "--node-ip-address=127.0.0.1", *flags]
-        + ["--dashboard-host=127.0.0.1", "--num-cpus=2", "--disable-usage-stats"]
-        + [f"--temp-dir={folder}", "--object-store-memory=100000000"],
-        env=env | {"PATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    wait_for(process, "Ray runtime started")
-    family = psutil.Process(process.pid).children(recursive=True)
-    yield [ray, "job", "submit", f"--address=http://127.0.0.1:{ports[1]}"], env
-    process.terminate()
-    process.communicate(timeout=60)
-    for member in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.kill()
-
-
-def free_ports(count):
-    """Ports that nothing listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 @pytest.mark.slow

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from sweeps.stages import Stage, run_stages, show_status
 from tests.analysis.benchmark_files import write_blimp, write_supplement
+from tests.processes import wait_for
 from tests.sweeps.conftest import ROOT, environment
-from tests.sweeps.test_lr_sweep import wait_for
 from trainables.checkpoint import TrialFolder
 
 
@@ -170,3 +170,27 @@ def test_killed_in_every_stage_the_study_ends_the_same(tmp_path: Path, tiny_text
     assert json.loads((tmp_path / "killed/storage/study/paper.json").read_text()).keys() == {
         *("sweep", "epochs", "promote", "distill", "final"),
     }
+
+
+@pytest.mark.slow
+def test_submitted_study_gives_the_same_result(tmp_path: Path, tiny_text: Path, ray_head) -> None:
+    """`ray job submit` of the whole study, all five stages, ends with the plain command's figures;
+    submitted again it finds nothing to do."""
+    for name in ("whole", "submitted"):
+        write_blimp(tmp_path / name / "data" / "blimp_fast")
+        write_supplement(tmp_path / name / "data" / "supplement_filtered")
+    finish(tmp_path / "whole", tiny_text)
+    submit, env = ray_head
+    line = ["python", *study(tmp_path / "submitted", tiny_text)[1:]]
+    for _ in range(2):
+        job = subprocess.run(
+            [*submit, "--working-dir", ".", "--", *line],
+            cwd=ROOT,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
+        assert job.returncode == 0, job.stdout + job.stderr
+    assert len(re.findall("done, nothing has changed", job.stdout)) == 5
+    assert figures(tmp_path / "submitted") == figures(tmp_path / "whole")
