@@ -9,7 +9,6 @@ over these items. Two runs are two seeds: what other seeds would do, they do not
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +33,9 @@ class CompareArgs:
     """The run to compare it with."""
     study: str | None = None
     """Name of the study that both are in; default: all studies of the store are searched."""
-    storage: Path = Path(os.environ.get("BABYSWEEP_STORAGE", "runs"))
-    """Folder of the sweeps; its mlflow.db is read unless MLFLOW_TRACKING_URI is set."""
+    storage: Path | None = None
+    """Folder of the sweeps, by default $BABYSWEEP_STORAGE or runs; its mlflow.db is read unless
+    MLFLOW_TRACKING_URI is set."""
     part: str = "all"
     """Items to compare on: all, held_out, or selection."""
 

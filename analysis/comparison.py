@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis import runs
-from analysis.reporting import tracking_uri
+from analysis.reporting import storage_of, tracking_uri
 from analysis.samples import PARTS, Scores, benchmarks_of, chance, members, sample
 from analysis.statistics import Difference, difference, holm
 from analysis.study import RECORDED, open_client, scores_of_run
@@ -44,7 +44,7 @@ def compare_runs(args: CompareArgs, console: Console) -> None:
     """
     if args.part not in PARTS:
         raise ValueError(f"--part must be one of {', '.join(PARTS)}, not {args.part!r}")
-    client = open_client(tracking_uri(args.storage))
+    client = open_client(tracking_uri(storage_of(args.storage)))
     trials = _trials(client, args.study)
     first, second = (_find(client, trials, asked) for asked in (args.first, args.second))
     if first.trial["run_id"] == second.trial["run_id"]:

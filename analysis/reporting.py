@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
+
+from rich.console import Console
+from rich.markup import escape
 
 from analysis.report_page import Page, render
 from analysis.report_tables import write_tables
@@ -35,17 +39,38 @@ _PARTS: tuple[Callable[[Context], Part | None], ...] = (
 )
 
 
-def write_report(
-    args: ReportArgs, started: datetime, say: Callable[[str], None]
-) -> tuple[Page, Path]:
+def run_report(args: ReportArgs) -> int:
+    """Write the report and print its answers; returns the exit status."""
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    try:
+        with console.status("Reading the study") as status:
+            page, path = write_report(args, lambda text: status.update(text))
+    except (ValueError, OSError) as error:
+        text = f"[bold red]error:[/] {escape(str(error))}"
+        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+        return 2
+    for answer in page.answers:
+        console.print(f"- {escape(answer)}", highlight=False, soft_wrap=True)
+    for warning in page.warnings:
+        console.print(f"[yellow]- {escape(warning)}[/]", highlight=False, soft_wrap=True)
+    console.print(escape(f"\nReport      {path}"), highlight=False, soft_wrap=True)
+    return 0
+
+
+def write_report(args: ReportArgs, say: Callable[[str], None]) -> tuple[Page, Path]:
     """Write the report; returns its page and the HTML file.
+
+    Args:
+        args: the command's.
+        say: told what is being done.
 
     Raises:
         ValueError: there is no such store or study, or nothing of the kind to choose by.
     """
-    uri = tracking_uri(args.storage)
+    storage = storage_of(args.storage)
+    uri = tracking_uri(storage)
     study = Study.open(uri, args.study or only_study(uri), args.ui or ui_of(uri))
-    folder = args.output or args.storage / study.name / "report"
+    folder = args.output or storage / study.name / "report"
     for name in ("pictures", "tables"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     context = Context(study, args.select, folder / "pictures")
@@ -57,7 +82,7 @@ def write_report(
             parts.append(found)
     page = Page(
         title=f"Study {study.name}",
-        subtitle=_subtitle(study, started),
+        subtitle=_subtitle(study),
         answers=tuple(answer for part in parts for answer in part.answers),
         warnings=tuple(dict.fromkeys(warning for part in parts for warning in part.warnings)),
         sections=tuple(part.section for part in parts),
@@ -66,6 +91,12 @@ def write_report(
     path.write_text(render(page), encoding="utf-8")
     write_tables(page, folder / "tables")
     return page, path
+
+
+def storage_of(storage: Path | None) -> Path:
+    """The folder of the sweeps: the one given, or $BABYSWEEP_STORAGE, or the checkout's `runs`."""
+    default = os.environ.get("BABYSWEEP_STORAGE") or Path(__file__).resolve().parent.parent / "runs"
+    return Path(storage or default).expanduser().resolve()
 
 
 def tracking_uri(storage: Path) -> str:
@@ -110,13 +141,13 @@ def ui_of(uri: str) -> str:
     return uri if uri.startswith(("http://", "https://")) else LOCAL_UI
 
 
-def _subtitle(study: Study, started: datetime) -> str:
+def _subtitle(study: Study) -> str:
     trials = study.trials
     ended = int(trials["outcome"].notna().sum())
     archs = ", ".join(sorted(trials["arch"].dropna().unique()))
     return (
         f"{ended} of {len(trials)} trials ended; {archs}. Written "
-        f"{started.strftime('%Y-%m-%d %H:%M')} UTC from {without_secret(study.uri)}."
+        f"{datetime.now(UTC).strftime('%Y-%m-%d %H:%M')} UTC from {without_secret(study.uri)}."
     )
 
 

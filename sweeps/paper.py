@@ -5,6 +5,7 @@
     promote   its best run becomes the registered teacher
     distill   the teacher is distilled into students, beside controls without it
     final     the best checkpoint of each architecture, and of students and controls, on all tasks
+    report    what it all says, in one HTML file
 
 A stage whose inputs have not changed is not run again, and every stage continues where it was
 stopped: run the same command again after a kill. `--preset paper` is BabyHGRN's study; look at what

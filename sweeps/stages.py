@@ -21,6 +21,8 @@ from rich.table import Table
 
 from analysis import runs
 from analysis.evaluate import EvaluateArgs
+from analysis.report import ReportArgs
+from analysis.reporting import run_report
 from sweeps.arguments import TrainingArgs
 from sweeps.distill import DistillArgs
 from sweeps.distillation import run_distillation
@@ -139,15 +141,19 @@ def plan_stages(args: PaperArgs, ground: Ground, folder: Path) -> list[Stage]:
         version = _version(teacher, tracking_uri(ground.storage))
         return [studied(), version, _plain(commands.distill)]
 
+    def scored() -> Any:
+        return [taught(), args.final_tasks, args.protocol]
+
     return [
         Stage("sweep", lambda: run_lr_sweep(commands.sweep), swept),
         Stage("epochs", lambda: run_epoch_study(commands.epochs), studied),
         Stage("promote", lambda: run_promotion(commands.promote), studied),
         Stage("distill", lambda: run_distillation(commands.distill), taught),
+        Stage("final", lambda: score_finally(args, ground, folder), scored),
         Stage(
-            "final",
-            lambda: score_finally(args, ground, folder),
-            lambda: [taught(), args.final_tasks, args.protocol],
+            "report",
+            lambda: run_report(ReportArgs(study=folder.name, storage=ground.storage)),
+            lambda: [scored(), [trial.spec.hash for trial in study_trials(folder)]],
         ),
     ]
 
@@ -261,21 +267,21 @@ def _dry_run(args: PaperArgs, ground: Ground, console: Console) -> int:
     commands = Commands.of(args, ground, Path(ground.study(ground.spec(args.teacher_arch))), "")
     lrs = args.lrs or ground.preset.lrs
     middle = lrs[len(lrs) // 2]
-    console.rule("[bold]1/5 sweep", align="left")
+    console.rule("[bold]1/6 sweep", align="left")
     status = run_lr_sweep(dataclasses.replace(commands.sweep, dry_run=True))
     if status != 0:
         return status
-    console.rule("[bold]2/5 epochs", align="left")
+    console.rule("[bold]2/6 epochs", align="left")
     epochs = dataclasses.replace(commands.epochs, lr=middle, dry_run=True)
     status = run_epoch_study(epochs)
     if status != 0:
         return status
     students = len(args.seeds) * len(args.alphas) * len(args.temperatures)
-    console.rule("[bold]3-5 promote, distill, final", align="left")
+    console.rule("[bold]3-6 promote, distill, final, report", align="left")
     console.print(
         f"{students} students and {len(args.seeds)} controls of {args.teacher_arch}, each trained "
         "like the teacher: a student's step takes about 1.3 times as long as the sweep's. Then the "
-        "best models are scored on all tasks.",
+        "best models are scored on all tasks, and the report is written.",
         highlight=False,
     )
     return 0

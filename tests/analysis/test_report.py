@@ -31,7 +31,7 @@ class Text(HTMLParser):
         self.links: list[str] = []
         self._hidden = False
         self.feed(html)
-        self.text = " ".join(" ".join(self.words).split())
+        self.text = " ".join("".join(self.words).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._hidden = tag in ("script", "style")

@@ -13,7 +13,7 @@ from scipy import stats
 from analysis import statistics
 from analysis.benchmarks import Benchmark, Item
 from analysis.statistics import Sample, compare_all, difference, estimate, holm, mcnemar
-from analysis.variances import SeedParts
+from analysis.variances import SeedParts, Spread
 from tests.analysis import check_statistics
 
 
@@ -134,6 +134,31 @@ def test_a_side_with_one_seed_is_taken_to_vary_as_the_other() -> None:
         assert found.p_value == pytest.approx(2 * stats.t.sf(statistic, 3))
 
 
+@pytest.mark.parametrize(("seeds", "least", "most"), [(2, 3.7, 6.8), (3, 4.3, 5.6), (5, 4.7, 5.3)])
+def test_false_positives_whatever_the_items_add(seeds: int, least: float, most: float) -> None:
+    """Of a normal mean whose variance is known but for that of its seeds, of which a chi-squared
+    variate is seen: percent found different from its truth, by integrating over that variate."""
+    degrees = seeds - 1
+    seen = stats.chi2.ppf((np.arange(4000) + 0.5) / 4000, degrees) / degrees
+    rates = []
+    for items in (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 20):
+        spreads = [Spread(items, 1e9, SeedParts(one, degrees, 0.0, one)) for one in seen]
+        halves = np.array([spread.half_width for spread in spreads])
+        rates.append(100 * float(2 * stats.norm.sf(halves / math.sqrt(1 + items)).mean()))
+    assert least <= min(rates) < max(rates) <= most
+
+
+def test_two_sides_with_as_many_seeds_are_told_apart_as_often_as_they_should() -> None:
+    """By integrating over the variances seen of two equal sides of three seeds: 4.9 to 5.1 %."""
+    grid = stats.chi2.ppf((np.arange(100) + 0.5) / 100, 2) / 2
+    rates = []
+    for first, second in itertools.product(grid, grid):
+        sides = (SeedParts(first, 2, 0.0, first), SeedParts(second, 2, 0.0, second))
+        spread = Spread(0.0, 1e9, SeedParts.of_both(*sides, (3, 3)))
+        rates.append(2 * stats.norm.sf(spread.half_width / math.sqrt(2)))
+    assert 4.9 <= 100 * float(np.mean(rates)) <= 5.1
+
+
 def test_interval_and_p_value_agree() -> None:
     """The interval excludes zero just when the p-value is below 0.05, one seed or several."""
     seen = set()
@@ -195,6 +220,15 @@ def test_mcnemar_averages_seeds_and_sums_clusters() -> None:
     first = sample([[1, 0, 1, 1], [0, 1, 1, 1]], clusters=[0, 1, 2, 2])
     second = sample([[0, 1, 0, 1], [1, 0, 0, 1]], clusters=[0, 1, 2, 2])
     assert mcnemar(first, second) == 1.0  # one cluster apart: p = 2 / 2
+
+
+def test_mcnemar_is_scipys_binomial_test() -> None:
+    """For any split of the items on which two models differ."""
+    for wins, losses in ((0, 1), (3, 3), (0, 20), (17, 40), (900, 1020)):
+        first = sample([1] * wins + [0] * losses)
+        second = sample([0] * wins + [1] * losses)
+        expected = stats.binomtest(wins, wins + losses).pvalue
+        assert mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
 
 
 def test_holm() -> None:

@@ -20,6 +20,8 @@ from tests.processes import wait_for
 from tests.sweeps.conftest import ROOT, environment
 from trainables.checkpoint import TrialFolder
 
+STAGES = ("sweep", "epochs", "promote", "distill", "final", "report")
+
 
 class Recorder:
     """Stages that note when they run; `inputs` and `status` may be changed."""
@@ -141,10 +143,10 @@ def test_killed_in_every_stage_the_study_ends_the_same(tmp_path: Path, tiny_text
         write_supplement(tmp_path / name / "data" / "supplement_filtered")
     output = finish(tmp_path / "whole", tiny_text)
     assert "Final scores" in output
-    for line in (r"1/5 sweep", r"2/5 epochs", r"3/5 promote", r"4/5 distill", r"5/5 final"):
+    for number, stage in enumerate(STAGES, start=1):
         process = start(tmp_path / "killed", tiny_text)
-        wait_for(process, rf"^{line} ─")
-        if "promote" not in line and "final" not in line:
+        wait_for(process, rf"^{number}/6 {stage} ─")
+        if stage in ("sweep", "epochs", "distill"):
             wait_for(process, r"epoch 1/")
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -166,15 +168,16 @@ def test_killed_in_every_stage_the_study_ends_the_same(tmp_path: Path, tiny_text
     again = subprocess.run(
         study(tmp_path / "killed", tiny_text), cwd=ROOT, env=environment(), capture_output=True
     )
-    assert len(re.findall(rb"done, nothing has changed", again.stdout)) == 5
-    assert json.loads((tmp_path / "killed/storage/study/paper.json").read_text()).keys() == {
-        *("sweep", "epochs", "promote", "distill", "final"),
-    }
+    assert len(re.findall(rb"done, nothing has changed", again.stdout)) == 6
+    done = json.loads((tmp_path / "killed/storage/study/paper.json").read_text())
+    assert done.keys() == set(STAGES)
+    report = (tmp_path / "killed/storage/study/report/report.html").read_text()
+    assert "the teacher" in report
 
 
 @pytest.mark.slow
 def test_submitted_study_gives_the_same_result(tmp_path: Path, tiny_text: Path, ray_head) -> None:
-    """`ray job submit` of the whole study, all five stages, ends with the plain command's figures;
+    """`ray job submit` of the whole study, all its stages, ends with the plain command's figures;
     submitted again it finds nothing to do."""
     for name in ("whole", "submitted"):
         write_blimp(tmp_path / name / "data" / "blimp_fast")
@@ -192,5 +195,5 @@ def test_submitted_study_gives_the_same_result(tmp_path: Path, tiny_text: Path, 
             timeout=500,
         )
         assert job.returncode == 0, job.stdout + job.stderr
-    assert len(re.findall("done, nothing has changed", job.stdout)) == 5
+    assert len(re.findall("done, nothing has changed", job.stdout)) == 6
     assert figures(tmp_path / "submitted") == figures(tmp_path / "whole")
