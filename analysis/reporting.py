@@ -21,6 +21,7 @@ from analysis.sections.common import Context, Part
 from analysis.sections.cost import cost
 from analysis.sections.distillation import distillation
 from analysis.sections.epoch_study import epoch_study
+from analysis.sections.finals import finals
 from analysis.sections.optimism import optimism
 from analysis.sections.phenomena import phenomena
 from analysis.sections.rates import rates
@@ -35,7 +36,7 @@ LOCAL_UI = "http://127.0.0.1:5000"
 
 _PARTS: tuple[Callable[[Context], Part | None], ...] = (
     *(architectures, rates, epoch_study, distillation, phenomena),
-    *(optimism, beside_literature, cost, reproduction, every_trial),
+    *(finals, optimism, beside_literature, cost, reproduction, every_trial),
 )
 
 

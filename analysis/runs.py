@@ -36,6 +36,7 @@ _BY_EPOCH = {
     **{"val/": "", "zero_shot/": "", "epoch/": ""},
     **{"selection/": "selection_", "held_out/": "held_out_"},
 }
+_FINAL = ("final/", "eval/")
 _PAGE = 500
 
 
@@ -46,8 +47,8 @@ def trials(store: MlflowClient | str, study: str) -> pd.DataFrame:
     that are numbers as numbers, the rest as text), `outcome` ("finished", "diverged", "stopped";
     missing while unfinished), `status` (MLflow's), and at the epoch of least validation loss
     `best_epoch`, `bits_per_byte` and `macro` (percent), missing where the trial has none. Also
-    `name`, `parent` (the sweep's run), `commit` and `reason` (why it ended so; missing if it just
-    finished).
+    `name`, `parent` (the sweep's run), `commit`, `reason` (why it ended so; missing if it just
+    finished), and `has_final`: whether it was scored once more, on its best checkpoint.
 
     Args:
         store: an MLflow client, or the tracking URI.
@@ -118,6 +119,7 @@ def _trial_row(run: Run) -> dict[str, object]:
         "run_id": run.info.run_id,
         "status": run.info.status,
         "name": run.info.run_name,
+        "has_final": any(metric.startswith(_FINAL) for metric in metrics),
         **{column: tags.get(tag) for column, tag in _TAGS.items()},
         **{column: metrics.get(metric) for column, metric in _BEST.items()},
     }

@@ -25,7 +25,7 @@ from analysis import runs
 
 _RESULTS = {
     *("run_id", "spec_hash", "name", "parent", "commit", "reason", "outcome", "status"),
-    *("best_epoch", "bits_per_byte", "macro"),
+    *("best_epoch", "bits_per_byte", "macro", "has_final"),
 }
 _FACTS = {
     *("total_steps", "params", "params_non_embedding", "vocab_size", "train_tokens", "train_words"),
@@ -114,17 +114,34 @@ def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> dict[str, An
     Raises:
         ValueError: the scores are of a version that kept no items.
     """
-    file = f"scores/epoch-{epoch:03d}.json"
-    if file not in {artifact.path for artifact in client.list_artifacts(run_id, "scores")}:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        scores = json.loads(Path(client.download_artifacts(run_id, file, folder)).read_text())
-    if "items" not in scores:
+    scores = _artifact(client, run_id, f"scores/epoch-{epoch:03d}.json")
+    if scores is not None and "items" not in scores:
         raise ValueError(
             f"the scores of run {run_id} were recorded by an older version and cannot be "
             "compared item by item: run the sweep in a new --study"
         )
     return scores
+
+
+def final_scores(client: MlflowClient, run_id: str) -> dict[str, Any]:
+    """What was scored once on a trial's best checkpoint: `zero_shot` (`SuiteScores.to_dict()`) and
+    `glue` (by task, with `score` and the constant answer's `baseline`), as far as there is any."""
+    during = _artifact(client, run_id, "final.json") or {}
+    afterwards = _artifact(client, run_id, "eval/scores.json") or {}
+    found = {**during, **afterwards}
+    return {kind: found[kind] for kind in ("zero_shot", "glue") if kind in found}
+
+
+def _artifact(client: MlflowClient, run_id: str, file: str) -> dict[str, Any] | None:
+    """A JSON file of a run, None if it has no such file."""
+    folder = file.rpartition("/")[0] or None
+    if file not in {artifact.path for artifact in client.list_artifacts(run_id, folder)}:
+        return None
+    with tempfile.TemporaryDirectory() as place:
+        content: dict[str, Any] = json.loads(
+            Path(client.download_artifacts(run_id, file, place)).read_text()
+        )
+        return content
 
 
 def setting(trials: pd.DataFrame, *, without: tuple[str, ...] = ()) -> pd.Series:

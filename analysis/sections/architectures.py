@@ -129,7 +129,9 @@ def _answer(contenders: list[Contender], pairs: list[Pair]) -> str:
         verdict = "a difference to each of the others is shown"
     else:
         verdict = f"it beats {listed(beaten)}, but no difference to {listed(others)} is shown"
-    return f"{lead}; {verdict}. By validation loss, {loss}."
+    single = [c.choice.arch for c in contenders if len(c.choice.trials) == 1]
+    limit = f", of these models only: one seed of {listed(single)}" if single else ""
+    return f"{lead}; {verdict}{limit}. By validation loss, {loss}."
 
 
 def _names(pair: Pair) -> tuple[str, str]:

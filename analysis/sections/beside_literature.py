@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from statistics import fmean
+from typing import Any
 
 import pandas as pd
 
@@ -12,7 +14,7 @@ from analysis.report_page import Cell, Section, Table
 from analysis.sections.common import Context, Part, number, rate
 from analysis.sections.epoch_study import studied_epochs
 from analysis.selection import choose
-from analysis.study import is_plain
+from analysis.study import final_scores, is_plain
 
 _BENCHMARKS = ("blimp", "supplement", "ewok", "macro")
 
@@ -55,6 +57,7 @@ def _ours(context: Context) -> str:
 def _best(context: Context) -> Table:
     rows = []
     choices = choose(context.sweep, context.study.epochs, "macro") if _has_macro(context) else {}
+    names = [name for name in _BENCHMARKS if name in context.study.epochs]
     for arch, published in literature.BEST.items():
         if arch not in choices:
             continue
@@ -67,12 +70,12 @@ def _best(context: Context) -> Table:
         )
         figures = [
             cell
-            for name in _BENCHMARKS
+            for name in names
             for cell in (number(published[name], 2), number(ours.mean(name), 2, link=link))
         ]
         rows.append((Cell(arch), place, our_place, *figures))
     columns = ["architecture", "best at, published", "ours"]
-    for name in _BENCHMARKS:
+    for name in names:
         columns += [f"{name}, published", f"{name}, ours"]
     caption = "Each architecture at the learning rate and epoch of its greatest macro, all items"
     return Table("published_best", caption, tuple(columns), tuple(rows))
@@ -135,25 +138,34 @@ def _distilled(context: Context) -> Table:
     rows = []
     for label, trials in _with_and_without(context.study.trials):
         published = literature.DISTILLED[label]
-        best = trials.sort_values("bits_per_byte").iloc[0]
-        scores = context.scores(best["run_id"], best["best_epoch"])
-        if scores is None:
-            continue
+        best = trials.sort_values("bits_per_byte").iloc[0].to_dict()
+        ours = _figures(context, best)
         link = context.study.link(best["run_id"])
-        cells = [
-            cell
-            for name in ("blimp", "supplement", "ewok", "bear")
-            for cell in (
+        rows += [
+            (
+                Cell(f"{label} distillation"),
+                Cell(name),
                 number(published[name], 1),
-                number(scores["benchmarks"].get(name), 1, link=link),
+                number(ours[name], 1, link=link),
             )
+            for name in published
+            if name in ours
         ]
-        rows.append((Cell(f"{label} distillation"), *cells))
-    columns = ["HGRN2"]
-    for name in ("blimp", "supplement", "ewok", "bear"):
-        columns += [f"{name}, published", f"{name}, ours"]
+    columns = ("HGRN2", "benchmark", "published", "ours")
     caption = "The final HGRN2 with and without distillation, all items"
-    return Table("published_distillation", caption, tuple(columns), tuple(rows))
+    return Table("published_distillation", caption, columns, tuple(rows))
+
+
+def _figures(context: Context, trial: dict[str, Any]) -> dict[str, float]:
+    """A model's figures on all items: those scored once, else those of its best epoch."""
+    scores = context.scores(trial["run_id"], trial["best_epoch"]) or {}
+    final = final_scores(context.study.client, trial["run_id"])
+    glue = [task["score"] for task in final.get("glue", {}).values() if task.get("score")]
+    return {
+        **scores.get("benchmarks", {}),
+        **final.get("zero_shot", {}).get("benchmarks", {}),
+        **({"glue": fmean(glue)} if glue else {}),
+    }
 
 
 def _with_and_without(trials: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

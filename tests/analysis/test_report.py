@@ -111,7 +111,30 @@ def test_published_figures_stand_beside_ours(folder: Path) -> None:
     assert best.loc["hgrn2", "macro, published"] == 57.54
     assert 50 < best.loc["hgrn2", "macro, ours"] < 100
     assert len(pd.read_csv(folder / "tables" / "published_epochs.csv")) == 3
-    assert len(pd.read_csv(folder / "tables" / "published_distillation.csv")) == 2
+    distilled = pd.read_csv(folder / "tables" / "published_distillation.csv")
+    assert len(distilled) == 2 * 4  # BLiMP, supplement, EWoK and BEAR, without and with a teacher
+    assert distilled["published"].iloc[0] == 69.4
+
+
+def test_final_scores_stand_with_chance_and_constant_answers(tmp_path: Path) -> None:
+    """BEAR and GLUE of a best checkpoint: within chance, or no better than a constant, is said."""
+    made = MadeStudy(tmp_path)
+    made.sweep(["mamba"], (1e-2,), (0, 1))
+    client = made.tracker([]).client
+    run_id = made.add([base_spec("hgrn2")])[0]
+    report_of_epoch = made.report(base_spec("hgrn2"), 3, 0.0)
+    assert report_of_epoch.scores is not None
+    scores = {**report_of_epoch.scores, "benchmarks": {"bear": 21.0}}
+    glue = {"rte": {"score": 50.0, "baseline": 54.0}, "mrpc": {"score": 81.5, "baseline": 79.0}}
+    client.log_dict(run_id, {"zero_shot": scores, "glue": glue}, "eval/scores.json")
+    client.log_metric(run_id, "eval/bear", 21.0)
+    page = written(made)
+    table = pd.read_csv(tmp_path / "study" / "report" / "tables" / "finals.csv")
+    assert list(table["model"]) == ["hgrn2 lr=1e-2 seed=0"]
+    assert table["bear mark"].iloc[0] == "chance"
+    assert table["rte mark"].iloc[0] == "no better than constant"
+    assert (table["mrpc"].iloc[0], table["mrpc constant"].iloc[0]) == (81.5, 79.0)
+    assert "1 of the best checkpoints were scored once more, on bear, rte, mrpc." in page.text
 
 
 @pytest.mark.parametrize("select", ["selection-split", "macro"])

@@ -1,0 +1,72 @@
+"""What was scored once, on the best checkpoints: what costs too much after every epoch, GLUE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from analysis.report_page import Cell, Section, Table
+from analysis.sections.common import Context, Part, count, number, records
+from analysis.study import final_scores
+
+
+def finals(context: Context) -> Part | None:
+    """A row for each model that was scored once more; None without any."""
+    trials = context.study.trials
+    chosen = trials[trials["has_final"]].sort_values("bits_per_byte")
+    found = [
+        (trial, scores)
+        for trial in records(chosen)
+        if (scores := final_scores(context.study.client, trial["run_id"]))
+    ]
+    if not found:
+        return None
+    zero_shot = _names(found, "zero_shot")
+    glue = _names(found, "glue")
+    rows = []
+    for trial, scores in found:
+        link = context.study.link(trial["run_id"])
+        cells = [_zero_shot(scores.get("zero_shot"), name, link) for name in zero_shot]
+        cells += [_glue(scores.get("glue", {}).get(task), link) for task in glue]
+        loss = number(trial["bits_per_byte"], 4, link=link)
+        rows.append((Cell(trial["name"], link=link), count(trial["epochs"]), loss, *cells))
+    table = Table(
+        "finals",
+        "Final scores of single models, on all items",
+        ("model", "epochs", "bits/byte", *zero_shot, *glue),
+        tuple(rows),
+        "Percent ± standard error over items; of GLUE the score, with that of a constant answer in "
+        "brackets. “Within chance” as above.",
+    )
+    text = (
+        f"{len(found)} of the best checkpoints were scored once more, on "
+        f"{', '.join([*zero_shot, *glue])}."
+    )
+    return Part(Section("finals", "Final scores", (text,), (table,)))
+
+
+def _names(found: list[tuple[dict[str, Any], dict[str, Any]]], kind: str) -> list[str]:
+    """Benchmarks, or GLUE's tasks, that any model has."""
+    names: dict[str, None] = {}
+    for _, scores in found:
+        of_kind = scores.get(kind, {})
+        names |= dict.fromkeys(
+            of_kind["benchmarks"] if kind == "zero_shot" and of_kind else of_kind
+        )
+    return list(names)
+
+
+def _zero_shot(scores: dict[str, Any] | None, name: str, link: str) -> Cell:
+    if scores is None or name not in scores["benchmarks"]:
+        return Cell("-")
+    figure, error = scores["benchmarks"][name], scores["errors"][name]
+    guessing = 1.96 * scores.get("chance_errors", {}).get(name, 0.0)
+    mark = "chance" if abs(figure - scores["chance"][name]) <= guessing else ""
+    return Cell(f"{figure:.1f} ± {error:.1f}", figure, link, mark, also=(("error", error),))
+
+
+def _glue(outcome: dict[str, Any] | None, link: str) -> Cell:
+    if outcome is None or outcome.get("score") is None:
+        return Cell("-")
+    score, baseline = outcome["score"], outcome["baseline"]
+    mark = "no better than constant" if score <= baseline else ""
+    return Cell(f"{score:.1f} ({baseline:.1f})", score, link, mark, also=(("constant", baseline),))
