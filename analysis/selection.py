@@ -74,9 +74,19 @@ _Chosen = dict[str, tuple[float, pd.DataFrame]]
 """By architecture the learning rate, and the pairs of `run_id` and `epoch`."""
 
 
+def on_common_seeds(trials: pd.DataFrame) -> pd.DataFrame:
+    """Of each architecture the trials of the seeds that were tried at the most learning rates.
+
+    Rates are compared on these: further seeds of the one that was chosen must not change the
+    choice.
+    """
+    rates = trials.groupby(["arch", "seed"])["lr"].transform("nunique")
+    return trials[rates == rates.groupby(trials["arch"]).transform("max")]
+
+
 def _by_loss(trials: pd.DataFrame, finished: pd.DataFrame) -> _Chosen:
     chosen: _Chosen = {}
-    for arch, lr in best_lrs(trials).items():
+    for arch, lr in best_lrs(on_common_seeds(trials)).items():
         mine = finished[(finished["arch"] == arch) & (finished["lr"] == lr)]
         if len(mine):
             pairs = mine[["run_id", "best_epoch"]].rename(columns={"best_epoch": "epoch"})
@@ -93,7 +103,7 @@ def _by_macro(finished: pd.DataFrame, epochs: pd.DataFrame, rule: Rule) -> _Chos
             "--select val_loss, or give the sweep --benchmarks"
         )
     means = (
-        scored.dropna(subset=[column])
+        on_common_seeds(scored.dropna(subset=[column]))
         .groupby(["arch", "lr", "epoch"])[column]
         .agg(["mean", "size"])
         .reset_index()
@@ -104,6 +114,6 @@ def _by_macro(finished: pd.DataFrame, epochs: pd.DataFrame, rule: Rule) -> _Chos
     chosen: _Chosen = {}
     for arch, best in ranked.groupby("arch", sort=False).first().iterrows():
         mine = scored[(scored["arch"] == arch) & (scored["lr"] == best["lr"])]
-        mine = mine[mine["epoch"] == best["epoch"]]
+        mine = mine[(mine["epoch"] == best["epoch"]) & mine[column].notna()]
         chosen[str(arch)] = float(best["lr"]), mine[["run_id", "epoch"]]
     return chosen

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
+from analysis.selection import on_common_seeds
 from sweeps.best_run import best_trial
 from sweeps.epoch_results import show_epochs
 from sweeps.epoch_study import EpochStudyArgs
@@ -277,13 +278,9 @@ def _alike(spec: TrialSpec, base: TrialSpec) -> bool:
 
 def _compared(trials: pd.DataFrame) -> pd.DataFrame:
     """The trials of settings with several rates, on the seeds that the most rates have."""
-    groups = []
-    for _, group in trials.groupby("setting"):
-        rates = group.groupby("seed")["lr"].nunique()
-        group = group[group["seed"].isin(rates[rates == rates.max()].index)]
-        if rates.max() > 1:
-            groups.append(group)
-    return pd.concat(groups) if groups else trials
+    several = trials.groupby(["setting", "seed"])["lr"].transform("nunique") > 1
+    groups = [group for _, group in trials.groupby("setting") if several[group.index].any()]
+    return pd.concat([on_common_seeds(group) for group in groups]) if groups else trials
 
 
 def _names(designs: tuple[str, ...]) -> tuple[str, ...]:

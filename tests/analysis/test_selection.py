@@ -75,3 +75,18 @@ def test_nothing_finished_means_nothing_chosen() -> None:
     going_on = frames(dict.fromkeys(CURVES, None))  # type: ignore[arg-type]
     assert choose(*going_on, "val_loss") == {}
     assert choose(*frames(dict.fromkeys(CURVES, "diverged")), "val_loss") == {}
+
+
+def test_further_seeds_of_one_rate_do_not_change_the_choice() -> None:
+    """A lucky third seed of the worse rate is no reason to choose it; at the chosen rate all seeds
+    are read."""
+    trials, epochs = frames()
+    for lr in (1e-3, 1e-2):
+        run_id = f"{lr}-2"
+        lucky = {"run_id": run_id, "lr": lr, "seed": 2}
+        more = trials[trials["lr"] == lr].iloc[:1].assign(**lucky, bits_per_byte=0.5)
+        rows = epochs[epochs["run_id"] == f"{lr}-0"].assign(**lucky, selection_macro=99.0)
+        frame = pd.concat([trials, more]), pd.concat([epochs, rows])
+        assert choose(*frame, "val_loss")["mamba"].lr == 1e-2
+        assert choose(*frame, "selection-split")["mamba"].lr == 1e-3
+    assert list(choose(*frame, "val_loss")["mamba"].trials["seed"]) == [0, 1, 2]
