@@ -35,6 +35,7 @@ from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 
 expect = pytest.importorskip("playwright.sync_api").expect
+expect.set_options(timeout=30_000)  # ms; MLflow's pages are large
 
 LRS = {1e-3: 1.5, 3e-3: 1.2, 1e-2: 1.1, 3e-2: math.inf}
 """Bits per byte of the LSTM after its last epoch; the other architecture is a little better."""
@@ -65,6 +66,10 @@ class Study:
         """The sweep, or the trials, of an architecture."""
         condition = f"tags.`babysweep.kind` = '{kind}' and params.arch = '{arch}'"
         return list(self.tracker.client.search_runs([self.tracker.experiment_id], condition))
+
+    def trial(self, name: str) -> Run:
+        """The trial of this name."""
+        return next(run for run in self.tracker.trial_runs() if run.info.run_name == name)
 
 
 def end_trial(plan: SweepPlan, tracker: Tracker, spec: TrialSpec, bits: float) -> None:
@@ -199,8 +204,7 @@ def test_trials_are_nested_under_their_sweep(study, open_page):
     for trial in trials:
         expect(row(page, trial).first).to_contain_text(trial.info.run_name)
     expect(row(page, study.runs("hgrn2", "trial")[0])).to_have_count(0)
-    best = next(trial for trial in trials if trial.info.run_name == "lstm lr=1e-2 seed=0")
-    bad = next(trial for trial in trials if trial.info.run_name == "lstm lr=3e-2 seed=0")
+    best, bad = study.trial("lstm lr=1e-2 seed=0"), study.trial("lstm lr=3e-2 seed=0")
     for run, bits, lr, epoch in ((lstm, "1.105", "0.01", "3"), (best, "1.1", "0.01", "3")):
         expect(cell(page, run, "metrics.`best/bits_per_byte`")).to_have_text(bits)
         expect(cell(page, run, "metrics.`best/lr`")).to_have_text(lr)
@@ -238,10 +242,10 @@ def test_charts_show_all_trials(study, open_page):
     """The other view lists the trials, the best first, and draws a line for each one's epochs."""
     opened = open_page(study.server + page_of(study.tracker.experiment_id, TRIALS, charts=True))
     page = opened.page
-    names = page.locator("[row-index='0'] [col-id='attributes.`Run Name`']")
-    expect(names.first).to_contain_text("hgrn2 lr=1e-2 seed=0")
+    best = study.trial("hgrn2 lr=1e-2 seed=0")
+    expect(row(page, best).first).to_have_attribute("row-index", "0")
     for metric in ("val/bits_per_byte", "zero_shot/macro", "train/loss"):
-        expect(page.get_by_text(metric, exact=True)).to_be_visible()
+        expect(page.get_by_role("heading", name=metric)).to_be_visible()
     chart = page.locator(".js-plotly-plot").first
     finished = 2 * 2 * sum(map(math.isfinite, LRS.values()))
     page.wait_for_function(
