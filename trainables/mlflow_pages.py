@@ -1,8 +1,8 @@
 """What MLflow's pages show of a study at first sight: columns and charts, and descriptions.
 
 The pages remember columns and charts in the browser, so that everyone begins with none. A view
-that a person saves there ("Save view") is an experiment tag, and this module writes the same tag:
-`savedViewEnvelope.ts` in MLflow 3.16 and later; before, a link with the tag's name opens it.
+that a person saves there ("Save view") is an experiment tag; this module writes the same tag, which
+MLflow reads since 3.16 (`savedViewEnvelope.ts` among its pages' sources).
 A description is the tag `mlflow.note.content`, in Markdown.
 """
 
@@ -34,7 +34,7 @@ COLUMNS = tuple(_WIDTHS)[1:]
 """Beside the name of a run, in this order."""
 _LINES = ("val/bits_per_byte", "zero_shot/macro", "train/loss", "epoch/tokens_per_second")
 _CHARTS = "babysweep-charts"
-_LONGEST = 8000
+_LONGEST = 8000  # characters that a tag of a run holds
 
 
 def page(experiment_id: str, view: str = SWEEPS, *, charts: bool = False) -> str:
