@@ -1,0 +1,88 @@
+"""Two runs beside each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from analysis import compare
+from analysis.samples import sample
+from analysis.statistics import difference
+from analysis.study import Study
+from tests.made_study import MadeStudy, base_spec, suite
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> MadeStudy:
+    """Two architectures at one rate, a branch of the same name as a trial, and one that diverged
+    before its first epoch."""
+    study = MadeStudy(tmp_path_factory.mktemp("made"))
+    study.sweep(["mamba", "hgrn2"], (1e-2,), (0, 1))
+    study.add([base_spec("hgrn2", schedule="wsd", warmup_steps=5)], kind="epoch study")
+    study.add([base_spec("lstm")], outcome=None)
+    return study
+
+
+def compared(made: MadeStudy, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What the command prints."""
+    assert compare.main([*words, "--storage", str(made.storage)]) == 0
+    return capsys.readouterr().out
+
+
+def test_settings_and_scores_stand_beside_each_other(
+    made: MadeStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only what differs in the spec, both figures, and the difference with its interval."""
+    study = Study.open(made.uri, "study", "")
+    runs = study.trials[study.trials["seed"] == 1].set_index("arch")["run_id"]
+    output = compared(made, capsys, runs["mamba"], runs["hgrn2"][:10])
+    settings = output[: output.index("At the epoch")]
+    assert "arch" in settings
+    assert not any(name in settings for name in ("batch_size", "params", "spec_hash", "hardware"))
+    scores = [study.scores(runs[arch], 3) for arch in ("mamba", "hgrn2")]
+    expected = difference(*(sample([found], "blimp", "all") for found in scores if found))
+    assert f"{expected.mean:+.2f}" in output
+    assert f"{expected.low:+.2f} to {expected.high:+.2f}" in output
+
+
+def test_the_held_out_items_can_be_asked_for(
+    made: MadeStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The figures are those of the part that is named."""
+    names = "mamba lr=1e-2 seed=0", "mamba lr=1e-2 seed=1"
+    output = compared(made, capsys, *names, "--part", "held_out")
+    study = Study.open(made.uri, "study", "")
+    found = study.epochs.query("arch == 'mamba' and seed == 0 and epoch == 3")
+    assert "Scores on held-out items" in output
+    assert f"{found['held_out_blimp'].iloc[0]:.2f}" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("hgrn2 lr=1e-2 seed=0", "nothing"), "2 trials are 'hgrn2 lr=1e-2 seed=0': "),
+        (("mamba lr=1e-2 seed=0", "nothing"), "no trial 'nothing'; give more of the id"),
+        (("mamba lr=1e-2 seed=0", "mamba lr=1e-2 seed=0"), "are the same run: give two"),
+        (("mamba lr=1e-2 seed=0", "lstm lr=1e-2 seed=0"), "has not ended with a finished epoch"),
+        (("a", "b", "--part", "half"), "--part must be one of held_out, selection, all"),
+        (("a", "b", "--study", "other"), "no study 'other'"),
+    ],
+)
+def test_errors_say_which_run_is_meant(
+    made: MadeStudy, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    """Nothing, several, the same, or an unfinished run: the message says what to give."""
+    assert compare.main([*words, "--storage", str(made.storage)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_other_items_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scores on other items have no difference, and of a run without scores that is said."""
+    first = MadeStudy(tmp_path)
+    first.add([base_spec("mamba")])
+    MadeStudy(tmp_path, suite=suite({"blimp": {"a": 10}})).add([base_spec("hgrn2")])
+    MadeStudy(tmp_path, suite=None).add([base_spec("lstm")])
+    names = [f"{arch} lr=1e-2 seed=0" for arch in ("mamba", "hgrn2", "lstm")]
+    assert "scored on different items" in compared(first, capsys, *names[:2])
+    assert "No benchmark scores of lstm" in compared(first, capsys, *names[1:])
