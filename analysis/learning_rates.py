@@ -7,6 +7,8 @@ Rules. The learning rate with the least mean validation bits-per-byte over seeds
 diverged trial counts as infinitely bad, so a rate with a diverged seed ranks after all rates
 without, whatever its other seeds did. A rate with a seed that the scheduler stopped early ranks
 between them: its figure is that of a shorter training. Trials without an outcome yet are left out.
+Rates are ranked on the seeds that were tried at the most of them: further seeds of the one that was
+chosen must not change the choice.
 """
 
 from __future__ import annotations
@@ -21,11 +23,7 @@ import pandas as pd
 from analysis.parabola import Parabola
 from analysis.statistics import mean_interval
 
-_WITHOUT_A_FIGURE = {
-    "not tried": "was not tried",
-    "diverged": "diverged",
-    "stopped": "was stopped early",
-}
+_IN_WORDS = {"not tried": "was not tried", "diverged": "diverged", "stopped": "was stopped early"}
 
 
 def lr_table(trials: pd.DataFrame) -> pd.DataFrame:
@@ -40,16 +38,30 @@ def lr_table(trials: pd.DataFrame) -> pd.DataFrame:
         ValueError: several trials share architecture, rate and seed: they differ in something else,
             and their mean would be of unlike things.
     """
-    rows = [_lr_row(group) for _, group in completed(trials).groupby(["arch", "lr"])]
+    done = completed(trials)
+    rows = [_lr_row(group) for _, group in done.groupby(["arch", "lr"])]
     columns = ["arch", "lr", "seeds", "diverged", "stopped"]
     columns += ["bits_per_byte", "bits_per_byte_sd", "macro", "macro_sd"]
     table = pd.DataFrame(rows, columns=columns)
-    table = (
-        table.assign(_diverged=table["diverged"] > 0, _stopped=table["stopped"] > 0)
-        .sort_values(["arch", "_diverged", "_stopped", "bits_per_byte", "lr"], ignore_index=True)
-        .drop(columns=["_diverged", "_stopped"])
+    on_common = on_common_seeds(done).groupby(["arch", "lr"])["bits_per_byte"].mean()
+    keys = pd.DataFrame(
+        {
+            "arch": table["arch"],
+            "diverged": table["diverged"] > 0,
+            "stopped": table["stopped"] > 0,
+            # Missing, and so after the others, where a rate was tried on other seeds only.
+            "figure": on_common.reindex(pd.MultiIndex.from_frame(table[["arch", "lr"]])).to_numpy(),
+            "lr": table["lr"],
+        }
     )
+    table = table.loc[keys.sort_values(list(keys.columns)).index].reset_index(drop=True)
     return table.assign(rank=table.groupby("arch").cumcount() + 1)
+
+
+def on_common_seeds(trials: pd.DataFrame) -> pd.DataFrame:
+    """Of each architecture the trials of the seeds that were tried at the most learning rates."""
+    rates = trials.groupby(["arch", "seed"])["lr"].transform("nunique")
+    return trials[rates == rates.groupby(trials["arch"]).transform("max")]
 
 
 def best_lrs(trials: pd.DataFrame) -> dict[str, float]:
@@ -235,15 +247,10 @@ def optimum(trials: pd.DataFrame, arch: str) -> Optimum:
     low, high = fitted = float(points["lr"].min()), float(points["lr"].max())
     known = Optimum(arch, None, None, None, fit.coefficients, fitted, seeds, "")
     if lr is None:
-        sentence = (
-            f"{arch}: the parabola through the learning rates around the best has no minimum."
-        )
-        return replace(known, sentence=sentence)
+        return replace(known, sentence=f"{arch}: the fitted parabola has no minimum.")
     if not low * (1 - 1e-9) <= lr <= high * (1 + 1e-9):
         side, edge = ("below", low) if lr < low else ("above", high)
-        sentence = (
-            f"{arch}: by the fitted parabola the optimum lies {side} {edge:g}, beyond its rates."
-        )
+        sentence = f"{arch}: the fitted parabola's minimum lies {side} {edge:g}, its last rate."
         return replace(known, sentence=sentence)
     interval = fit.interval
     sentence = f"{arch}: by a parabola through {low:g} to {high:g} the optimum is {lr:.2g}"
@@ -278,7 +285,7 @@ class Loss:
     def words(self) -> str:
         """The same in words."""
         if self.bits_per_byte is None:
-            return f"{self.lr:.2g} {_WITHOUT_A_FIGURE[self.source]}"
+            return f"{self.lr:.2g} {_IN_WORDS[self.source]}"
         text = f"{self.bits_per_byte:+.4f} bits-per-byte"
         if self.macro is not None:
             text += f" and {-self.macro:+.2f} points"
@@ -339,9 +346,7 @@ def _loss(
                 return Loss(lr, trouble)
         losses = _paired_differences(trials, arch, best, lr, "bits_per_byte")
         if len(losses):
-            gains = np.array([])
-            if "macro" in trials:
-                gains = _paired_differences(trials, arch, best, lr, "macro")
+            gains = _paired_differences(trials, arch, best, lr, "macro")
             macro = -float(gains.mean()) if len(gains) else None
             return Loss(lr, "tried", float(losses.mean()), macro, len(losses))
     fit = optimum(trials, arch)
@@ -404,6 +409,8 @@ def _paired_differences(
     """Other minus best by seed, for the seeds that finished with both and have the figure."""
     done = completed(trials)
     done = done[(done["arch"] == arch) & (done["outcome"] == "finished")]
+    if column not in done:
+        return np.array([])
     by_seed = done.pivot(index="seed", columns="lr", values=column)
     pairs = by_seed.reindex(columns=[best, other]).astype(float).dropna()
     return (pairs[other] - pairs[best]).to_numpy(dtype=float)

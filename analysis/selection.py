@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from analysis.learning_rates import best_lrs
+from analysis.learning_rates import best_lrs, on_common_seeds
 
 Rule = Literal["val_loss", "selection-split", "macro"]
 RULES: tuple[Rule, ...] = ("val_loss", "selection-split", "macro")
@@ -57,11 +57,8 @@ def choose(trials: pd.DataFrame, epochs: pd.DataFrame, rule: Rule) -> dict[str, 
     Raises:
         ValueError: the rule wants benchmark scores, and there are none.
     """
-    diverged = trials.loc[trials["outcome"] == "diverged", ["arch", "lr"]].drop_duplicates()
-    finished = trials[trials["outcome"] == "finished"]
-    # A rate at which a seed diverged is no choice, whatever its other seeds did.
-    finished = finished.merge(diverged, how="left", on=["arch", "lr"], indicator="_found")
-    finished = finished[finished["_found"] == "left_only"].drop(columns="_found")
+    finished = _without_lucky(trials, _without_lucky(trials, trials, "diverged"), "stopped")
+    finished = finished[finished["outcome"] == "finished"]
     chosen = _by_loss(trials, finished) if rule == "val_loss" else _by_macro(finished, epochs, rule)
     choices = {}
     for arch, (lr, pairs) in chosen.items():
@@ -74,19 +71,22 @@ _Chosen = dict[str, tuple[float, pd.DataFrame]]
 """By architecture the learning rate, and the pairs of `run_id` and `epoch`."""
 
 
-def on_common_seeds(trials: pd.DataFrame) -> pd.DataFrame:
-    """Of each architecture the trials of the seeds that were tried at the most learning rates.
+def _without_lucky(trials: pd.DataFrame, those: pd.DataFrame, outcome: str) -> pd.DataFrame:
+    """Trials of rates at which no seed ended so: what the other seeds reached there was luck.
 
-    Rates are compared on these: further seeds of the one that was chosen must not change the
-    choice.
+    An architecture that has such a seed at every rate keeps those it stopped early.
     """
-    rates = trials.groupby(["arch", "seed"])["lr"].transform("nunique")
-    return trials[rates == rates.groupby(trials["arch"]).transform("max")]
+    bad = trials.loc[trials["outcome"] == outcome, ["arch", "lr"]].drop_duplicates()
+    marked = those.merge(bad, how="left", on=["arch", "lr"], indicator="_bad")
+    kept = marked[marked["_bad"] == "left_only"]
+    if outcome == "stopped":
+        kept = pd.concat([kept, marked[~marked["arch"].isin(kept["arch"])]])
+    return kept.drop(columns="_bad")
 
 
 def _by_loss(trials: pd.DataFrame, finished: pd.DataFrame) -> _Chosen:
     chosen: _Chosen = {}
-    for arch, lr in best_lrs(on_common_seeds(trials)).items():
+    for arch, lr in best_lrs(trials).items():
         mine = finished[(finished["arch"] == arch) & (finished["lr"] == lr)]
         if len(mine):
             pairs = mine[["run_id", "best_epoch"]].rename(columns={"best_epoch": "epoch"})

@@ -6,11 +6,12 @@ bootstrap draws both anew, the same items for every seed. A figure is a weighted
 the variance of such draws is known without drawing (Efron & Tibshirani 1993, An Introduction to the
 Bootstrap, ch. 5), so there are none here, and no noise of theirs; see `variances`. A few seeds know
 little of their spread, and the percentiles of draws from them are far too narrow (Hesterberg 2015,
-The American Statistician 69:371), so intervals and p-values are those of a t distribution: a
-p-value is below 0.05 just when the 95 % interval excludes zero.
+The American Statistician 69:371), so intervals and p-values are those of Student's distribution and
+its kin (`Spread.p_value`). A p-value is below 0.05 just when the 95 % interval excludes zero.
 
-`make check-statistics` holds this against data drawn with known truth. What it cannot do: a figure
-of exactly 0 or 100 % shows no variance, and its interval has no width.
+`make check-statistics` holds this against data drawn with known truth. Two limits: a figure of
+exactly 0 or 100 % shows no variance, and its interval has no width; and the width of an interval
+from two or three seeds is itself a matter of luck, right on average only.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import bisect
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -73,10 +75,8 @@ class Difference:
         mcnemar_p: of `mcnemar` on these items: a cross-check that asks less, since it takes these
             seeds for all there are.
         seeds: of first and second.
-        seeds_needed: seeds of each with which a difference as large as `mean` would be shown four
-            times in five; None where 10,000 do not suffice or nothing tells the spread over seeds.
-        items_needed: how many times the items would do it, with the seeds as they are; None where
-            1,000 times do not suffice.
+        spread: the variance and its parts.
+        level: at which a difference is to be shown.
     """
 
     mean: float
@@ -86,8 +86,35 @@ class Difference:
     p_value: float
     mcnemar_p: float
     seeds: tuple[int, int]
-    seeds_needed: int | None
-    items_needed: float | None
+    spread: Spread = field(repr=False, compare=False)
+    level: float = LEVEL
+
+    @cached_property
+    def seeds_needed(self) -> int | None:
+        """Seeds of each with which a true difference as large as `mean` would be shown four times
+        in five; None where 10,000 do not suffice or nothing tells the spread over seeds."""
+        if abs(self.mean) < 1e-9 or self.spread.seeds is None:
+            return None
+        numbers = range(2, _MOST_SEEDS + 1)
+        first = bisect.bisect_left(numbers, True, key=self._suffice)
+        return numbers[first] if first < len(numbers) else None
+
+    def _suffice(self, seeds: int) -> bool:
+        return self.spread.with_seeds(seeds).least(self.level, POWER) <= abs(self.mean)
+
+    @cached_property
+    def items_needed(self) -> float | None:
+        """How many times the items would do the same, with the seeds as they are, 1 if no more;
+        None where 1,000 times do not suffice."""
+        if abs(self.mean) < 1e-9 or self._misses(math.log(_MOST_ITEMS)) > 0:
+            return None
+        if self._misses(0.0) <= 0:
+            return 1.0
+        return math.exp(optimize.brentq(self._misses, 0.0, math.log(_MOST_ITEMS), xtol=1e-4))
+
+    def _misses(self, log_items: float) -> float:
+        spread = self.spread.with_items(math.exp(log_items))
+        return spread.least(self.level, POWER) - abs(self.mean)
 
 
 @dataclass(frozen=True)
@@ -107,7 +134,7 @@ def estimate(sample: Sample) -> Estimate:
     seeds = SeedParts.of(figures, sample.deviations, sample.layout)
     # 1/4 is the greatest variance of values from 0 to 1.
     spread = Spread.of(sample.deviations.mean(axis=0), sample, seeds, 0.25)
-    mean, half = float(figures.mean()), spread.half_width
+    mean, half = float(figures.mean()), spread.half_width()
     return Estimate(
         mean=mean,
         low=mean - half,
@@ -140,7 +167,7 @@ def difference(
     """
     _check_comparable(first, second, paired)
     spread = _spread_of_difference(first, second, paired)
-    mean, half = float(first.figures.mean() - second.figures.mean()), spread.half_width
+    mean, half = float(first.figures.mean() - second.figures.mean()), spread.half_width()
     return Difference(
         mean=mean,
         low=mean - half,
@@ -149,8 +176,8 @@ def difference(
         p_value=spread.p_value(mean),
         mcnemar_p=mcnemar(first, second),
         seeds=(first.seeds, second.seeds),
-        seeds_needed=_seeds_needed(spread, mean, LEVEL / comparisons),
-        items_needed=_items_needed(spread, mean, LEVEL / comparisons),
+        spread=spread,
+        level=LEVEL / comparisons,
     )
 
 
@@ -195,28 +222,6 @@ def mcnemar(first: Sample, second: Sample) -> float:
         return 1.0
     fewer = min((apart > 0).sum(), (apart < 0).sum())
     return min(2 * float(special.bdtr(fewer, len(apart), 0.5)), 1.0)
-
-
-def _seeds_needed(spread: Spread, mean: float, level: float) -> int | None:
-    if abs(mean) < 1e-9 or spread.seeds is None:
-        return None
-    numbers = range(2, _MOST_SEEDS + 1)
-    first = bisect.bisect_left(
-        numbers, True, key=lambda count: spread.with_seeds(count).least(level, POWER) <= abs(mean)
-    )
-    return numbers[first] if first < len(numbers) else None
-
-
-def _items_needed(spread: Spread, mean: float, level: float) -> float | None:
-    def misses(log_factor: float) -> float:
-        return spread.with_items(math.exp(log_factor)).least(level, POWER) - abs(mean)
-
-    most = math.log(_MOST_ITEMS)
-    if abs(mean) < 1e-9 or misses(most) > 0:
-        return None
-    if misses(0.0) <= 0:
-        return 1.0
-    return math.exp(float(optimize.brentq(misses, 0.0, most, xtol=1e-4)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -35,11 +35,16 @@ RECORDED = _RESULTS | _FACTS
 """Columns of `runs.trials` that are no part of a trial's spec."""
 _NAMES = {"corpus", "teacher_name"}
 _VARIED = {"lr", "seed"}
-_OF_ARCH = {"arch", "precision", "revision"}
+_OF_ARCH = ("precision", "revision")
+"""Parameters that go with an architecture and a device."""
 DISTILLATION = ("teacher", "teacher_name", "alpha", "temperature", "reverse_kl")
 """Parameters of a student that its control has not."""
 LENGTH = ("epochs", "schedule", "warmup", "warmup_steps", "decay")
 """Parameters in which the trials of an epoch study differ."""
+
+
+class OldScores(ValueError):
+    """Scores of a version that kept no items: they cannot be compared item by item."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Study:
         ui: address of MLflow's web pages, without a slash at the end.
         experiment_id: MLflow's.
         trials: see `runs.trials`.
+        nameless: how many runs are missing there, see `runs.nameless`.
         epochs: see `runs.epochs`, with the `tokens` seen and the `hours` spent until then.
     """
 
@@ -61,6 +67,7 @@ class Study:
     experiment_id: str
     trials: pd.DataFrame
     epochs: pd.DataFrame
+    nameless: int = 0
 
     @classmethod
     def open(cls, uri: str, name: str, ui: str) -> Study:
@@ -73,12 +80,14 @@ class Study:
         trials = runs.trials(client, name)
         if trials.empty:
             raise ValueError(
-                f"study {name!r} in {uri} has no trial yet: run sweeps/lr_sweep.py --study {name}"
+                f"study {name!r} in {runs.without_secret(uri)} has no trial yet: run "
+                f"sweeps/lr_sweep.py --study {name}"
             )
         experiment = client.get_experiment_by_name(name)
         assert experiment is not None  # it has trials
         epochs = _with_costs(runs.epochs(client, name), trials)
-        return cls(name, uri, ui.rstrip("/"), experiment.experiment_id, trials, epochs)
+        nameless = runs.nameless(client, name)
+        return cls(name, uri, ui.rstrip("/"), experiment.experiment_id, trials, epochs, nameless)
 
     @cached_property
     def client(self) -> MlflowClient:
@@ -104,7 +113,8 @@ def open_client(uri: str) -> MlflowClient:
     try:
         client.search_experiments(max_results=1)
     except MlflowException as error:
-        raise ValueError(f"the MLflow store {uri} cannot be read: {error}") from error
+        text = f"the MLflow store {uri} cannot be read: {error}"
+        raise ValueError(runs.without_secret(text)) from error
     return client
 
 
@@ -116,7 +126,7 @@ def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> dict[str, An
     """
     scores = _artifact(client, run_id, f"scores/epoch-{epoch:03d}.json")
     if scores is not None and "items" not in scores:
-        raise ValueError(
+        raise OldScores(
             f"the scores of run {run_id} were recorded by an older version and cannot be "
             "compared item by item: run the sweep in a new --study"
         )
@@ -133,24 +143,32 @@ def final_scores(client: MlflowClient, run_id: str) -> dict[str, Any]:
 
 
 def _artifact(client: MlflowClient, run_id: str, file: str) -> dict[str, Any] | None:
-    """A JSON file of a run, None if it has no such file."""
+    """A JSON file of a run, None if it has no such file.
+
+    Raises:
+        ValueError: the file cannot be had, or is no JSON.
+    """
     folder = file.rpartition("/")[0] or None
-    if file not in {artifact.path for artifact in client.list_artifacts(run_id, folder)}:
-        return None
-    with tempfile.TemporaryDirectory() as place:
-        content: dict[str, Any] = json.loads(
-            Path(client.download_artifacts(run_id, file, place)).read_text()
-        )
-        return content
+    try:
+        if file not in {artifact.path for artifact in client.list_artifacts(run_id, folder)}:
+            return None
+        with tempfile.TemporaryDirectory() as place:
+            content: dict[str, Any] = json.loads(
+                Path(client.download_artifacts(run_id, file, place)).read_text(encoding="utf-8")
+            )
+            return content
+    except (MlflowException, OSError, ValueError) as error:
+        text = f"{file} of run {run_id} cannot be read from the MLflow store: {error}"
+        raise ValueError(runs.without_secret(text)) from error
 
 
 def setting(trials: pd.DataFrame, *, without: tuple[str, ...] = ()) -> pd.Series:
     """What trials that are compared have in common, as one text for each.
 
-    That is the whole spec but for the architecture (with its precision and revision), the learning
-    rate and the seed, and the parameters in `without`.
+    That is the whole spec but for the architecture, the learning rate and the seed, and the
+    parameters in `without`.
     """
-    left_out = RECORDED | _NAMES | _VARIED | _OF_ARCH | set(without)
+    left_out = RECORDED | _NAMES | _VARIED | {"arch"} | set(without)
     columns = sorted(set(trials.columns) - left_out)
     rows = trials[columns].astype(object).where(trials[columns].notna(), "")
     texts = [json.dumps(row, sort_keys=True, default=str) for row in rows.to_dict("records")]
@@ -169,17 +187,44 @@ def is_plain(trials: pd.DataFrame) -> pd.Series:
 def compared(trials: pd.DataFrame) -> pd.DataFrame:
     """The study's sweep: of all trials the plain ones of the setting that compares the most.
 
-    The most pairs of architecture and learning rate; of equals the most trials.
+    The most pairs of architecture and learning rate; of equals the most trials. Of an architecture
+    that was trained in several precisions or revisions, the one with the most trials.
     """
     plain = trials[is_plain(trials)]
-    plain = plain.assign(setting=setting(plain))
-    sizes = plain.groupby("setting").apply(
-        lambda group: (len(group[["arch", "lr"]].drop_duplicates()), len(group)),
-        include_groups=False,
+    if plain.empty:
+        return plain
+    settings = setting(plain, without=_OF_ARCH)
+    sizes = plain.groupby(settings).apply(
+        lambda group: (len(group[["arch", "lr"]].drop_duplicates()), len(group))
     )
-    if sizes.empty:
-        return plain.drop(columns="setting")
-    return plain[plain["setting"] == sizes.idxmax()].drop(columns="setting")
+    sweep = plain[settings == sizes.idxmax()]
+    kinds = setting(sweep)
+    counts = kinds.groupby([sweep["arch"], kinds]).transform("size")
+    most = counts == counts.groupby(sweep["arch"]).transform("max")
+    first = kinds[most].groupby(sweep["arch"][most]).transform("first")
+    return sweep[most & (kinds == first.reindex(kinds.index))]
+
+
+def not_compared(trials: pd.DataFrame, sweep: pd.DataFrame) -> list[str]:
+    """Sentences on plain trials beside the sweep that one would expect in it: those of another
+    architecture, and those with several learning rates."""
+    others = trials[is_plain(trials) & ~trials["run_id"].isin(sweep["run_id"])]
+    sentences = []
+    for _, group in others.groupby(setting(others) + others["arch"]) if len(others) else ():
+        arch = group["arch"].iloc[0]
+        if arch in set(sweep["arch"]) and group["lr"].nunique() < 2:
+            continue
+        known = [name for name in sorted(group.columns) if name not in RECORDED | _NAMES | _VARIED]
+        differing = [
+            f"{name} {group[name].iloc[0]}, not {sweep[name].iloc[0]}"
+            for name in known
+            if name != "arch" and str(group[name].iloc[0]) != str(sweep[name].iloc[0])
+        ]
+        sentences.append(
+            f"{len(group)} trials of {arch} are not compared with the others: their setting is "
+            f"another ({'; '.join(differing)})."
+        )
+    return sentences
 
 
 def _with_costs(epochs: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from analysis.selection import on_common_seeds
+from analysis.learning_rates import on_common_seeds
 from sweeps.best_run import best_trial
 from sweeps.epoch_results import show_epochs
 from sweeps.epoch_study import EpochStudyArgs

@@ -25,8 +25,9 @@ from analysis.sections.common import (
     records,
     with_spread,
 )
-from analysis.selection import Choice
+from analysis.selection import Choice, choose
 from analysis.statistics import Estimate, Pair, compare_all, estimate, holm
+from analysis.study import not_compared
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,15 @@ def architectures(context: Context) -> Part:
         text = "No trial has finished yet, so there is nothing to compare."
         return Part(Section("architectures", "Which architecture", (text,)), warnings=(text,))
     pairs = _pairs(contenders)
-    answer = _answer(contenders, pairs)
+    links = {contender.choice.arch: context.link(contender.run_ids) for contender in contenders}
+    answer = _answer(context, contenders, pairs)
     tables = [_leaderboard(context, contenders)]
     if any(contender.held_out for contender in contenders):
         tables.append(_benchmarks(context, contenders))
     details = [_by_seed(context, contenders)]
     paragraphs = [answer, _how(context, contenders)]
     if pairs:
-        tables.append(_pair_table(pairs))
+        tables.append(_pair_table(pairs, links))
         first = contenders[0].choice.arch
         paragraphs += [pair.sentence for pair in pairs if first in _names(pair)]
     if losses := _loss_pairs(contenders):
@@ -105,24 +107,22 @@ def _pairs(contenders: list[Contender]) -> list[Pair]:
     return sorted(pairs, key=lambda pair: -abs(pair.difference.mean))
 
 
-def _answer(contenders: list[Contender], pairs: list[Pair]) -> str:
+def _answer(context: Context, contenders: list[Contender], pairs: list[Pair]) -> str:
     first = contenders[0]
     name = first.choice.arch
     if len(contenders) == 1:
-        return f"Only {name} has finished trials: nothing to compare it with."
-    by_loss = min(contenders, key=lambda c: c.choice.mean("bits_per_byte"))
-    loss = (
-        f"{by_loss.choice.arch} is best ({by_loss.choice.mean('bits_per_byte'):.4f} bits-per-byte)"
-    )
+        return f"Only {name} has finished trials in the setting that is compared."
+    loss = _by_loss(context)
     if not pairs:
-        return f"By validation loss, {loss}; there are no benchmark scores to compare."
+        return f"{loss} There are no benchmark scores to compare."
     macro = first.held_out["macro"]
     lead = (
         f"{name} scores best: macro {macro.mean:.1f} "
         f"(95 % interval {macro.low:.1f} to {macro.high:.1f})"
     )
     beaten = [_other(pair, name) for pair in pairs if name in _names(pair) and _is_shown(pair)]
-    others = [c.choice.arch for c in contenders[1:] if c.choice.arch not in beaten]
+    tested = {_other(pair, name) for pair in pairs if name in _names(pair)}
+    others = [c.choice.arch for c in contenders[1:] if c.choice.arch in tested - set(beaten)]
     if not beaten:
         verdict = f"no difference to {listed(others)} is shown at this size"
     elif not others:
@@ -131,7 +131,18 @@ def _answer(contenders: list[Contender], pairs: list[Pair]) -> str:
         verdict = f"it beats {listed(beaten)}, but no difference to {listed(others)} is shown"
     single = [c.choice.arch for c in contenders if len(c.choice.trials) == 1]
     limit = f", of these models only: one seed of {listed(single)}" if single else ""
-    return f"{lead}; {verdict}{limit}. By validation loss, {loss}."
+    return f"{lead}; {verdict}{limit}. {loss}"
+
+
+def _by_loss(context: Context) -> str:
+    """Which architecture has the least validation loss, at the rate and epoch where it has it."""
+    choices = choose(context.sweep, context.study.epochs, "val_loss").values()
+    best = min(choices, key=lambda choice: choice.mean("bits_per_byte"))
+    seeds = len(best.trials)
+    return (
+        f"By validation loss, {best.arch} is best ({best.mean('bits_per_byte'):.4f} bits-per-byte, "
+        f"{seeds} seed{'s' if seeds > 1 else ''})."
+    )
 
 
 def _names(pair: Pair) -> tuple[str, str]:
@@ -199,8 +210,8 @@ def _benchmarks(context: Context, contenders: list[Contender]) -> Table:
         cells = [_score(contender, name, link) for name in names]
         rows.append((Cell(contender.choice.arch), *cells))
     note = (
-        "Mean ± standard deviation over seeds. “Within chance”: models that guess score as much in "
-        f"95 % of cases. {_chances(contenders)}"
+        "Mean ± standard deviation over seeds. “Within chance”: a single model that guesses scores "
+        f"as much in 95 % of cases. {_chances(contenders)}"
     )
     caption = "Percent on the held-out items of each benchmark"
     return Table("benchmarks", caption, ("architecture", *names), tuple(rows), note)
@@ -240,7 +251,7 @@ def _score(contender: Contender, name: str, link: str) -> Cell:
     return with_spread(found.mean, found.seed_sd, 1, link=link, mark=mark)
 
 
-def _pair_table(pairs: list[Pair]) -> Table:
+def _pair_table(pairs: list[Pair], links: dict[str, str]) -> Table:
     columns = (
         "pair",
         "difference",
@@ -255,8 +266,13 @@ def _pair_table(pairs: list[Pair]) -> Table:
         it = pair.difference
         rows.append(
             (
-                Cell(f"{pair.first} - {pair.second}"),
-                Cell(f"{it.mean:+.2f}", it.mean, mark="shown" if _is_shown(pair) else ""),
+                Cell(f"{pair.first} - {pair.second}", link=links[pair.first]),
+                Cell(
+                    f"{it.mean:+.2f}",
+                    it.mean,
+                    links[pair.second],
+                    "shown" if _is_shown(pair) else "",
+                ),
                 interval(it.low, it.high, 2),
                 probability(it.p_value),
                 probability(pair.adjusted_p),
@@ -269,8 +285,9 @@ def _pair_table(pairs: list[Pair]) -> Table:
         "Differences in macro between all pairs of architectures, on the same held-out items",
         columns,
         tuple(rows),
-        "Percentage points; paired by items, over seeds of both. Holm's correction covers all "
-        "pairs of this table. McNemar's exact test asks about the items only, as a cross-check. "
+        "Links: the first and the second. Percentage points; paired by items, over seeds of both. "
+        "Holm's correction covers all pairs of this table. McNemar's exact test asks about the "
+        "items only, as a cross-check. "
         "Seeds needed: of each, to show a difference of the size seen four times in five.",
     )
 
@@ -365,8 +382,14 @@ def _warnings(context: Context, contenders: list[Contender]) -> list[str]:
             f"One seed of {listed(single)}: nothing is known of the spread over seeds, so a "
             "difference may be chance whatever its interval says; add --seeds."
         )
-    if not any(c.held_out for c in contenders):
+    if context.unreadable:
+        warnings.append(
+            f"The scores of {listed(context.unreadable[:5])} are missing or of an older version: "
+            "the scores of their architectures are left out."
+        )
+    elif not any(c.held_out for c in contenders):
         warnings.append("No benchmark scores: the sweep was run without --benchmarks.")
+    warnings += not_compared(context.study.trials, context.sweep)
     if context.select == "macro":
         warnings.append("Chosen by the figure that is reported (--select macro): it is optimistic.")
     suites = {c.scores[0]["suite_hash"] for c in contenders if c.scores}

@@ -16,7 +16,7 @@ from analysis import plots
 from analysis.report_page import Cell, Picture, Section
 from analysis.samples import Scores
 from analysis.selection import Choice, Rule, choose
-from analysis.study import Study, compared
+from analysis.study import OldScores, Study, compared
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,18 @@ class Context:
     select: Rule
     folder: Path
     _scores: dict[tuple[str, int], Scores | None] = field(default_factory=dict)
+    _unreadable: dict[str, None] = field(default_factory=dict)
 
     @cached_property
     def sweep(self) -> pd.DataFrame:
         """The trials that are compared between architectures and learning rates."""
         return compared(self.study.trials)
+
+    @property
+    def unreadable(self) -> list[str]:
+        """Names of trials whose scores were recorded, but are not there or of an older version."""
+        known = self.study.trials.set_index("run_id")["name"]
+        return [str(known.get(run_id, run_id)) for run_id in self._unreadable]
 
     @cached_property
     def choices(self) -> dict[str, Choice]:
@@ -62,8 +69,18 @@ class Context:
         """See `Study.scores`; read once."""
         key = run_id, int(epoch)
         if key not in self._scores:
-            self._scores[key] = self.study.scores(*key)
+            try:
+                self._scores[key] = self.study.scores(*key)
+            except OldScores:
+                self._scores[key] = None
+            if self._scores[key] is None and self._was_scored(run_id):
+                self._unreadable[run_id] = None
         return self._scores[key]
+
+    def _was_scored(self, run_id: str) -> bool:
+        epochs = self.study.epochs
+        mine = epochs[epochs["run_id"] == run_id]
+        return "macro" in mine and bool(mine["macro"].notna().any())
 
     def link(self, run_ids: Sequence[str]) -> str:
         """Of a figure of several trials: their common parent's page; of one its own."""

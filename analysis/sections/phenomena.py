@@ -8,12 +8,15 @@ from statistics import fmean
 import pandas as pd
 
 from analysis import plots
+from analysis.benchmarks.figures import CORRELATIONS
 from analysis.report_page import Cell, Section, Table
 from analysis.samples import Scores
 from analysis.sections.common import Context, Part, number
 
-_GROUPS = {"blimp": "linguistics_term", "bear": "domain"}
+_GROUPS = {"blimp": "linguistics_term"}
 """Benchmarks whose tasks are many, and the grouping that stands for them."""
+_NO_CHANCE = CORRELATIONS | {"bear"}
+"""Benchmarks whose chance level differs from task to task, or that have no percent right."""
 
 
 def phenomena(context: Context) -> Part | None:
@@ -50,6 +53,8 @@ def _by_phenomenon(scores: list[Scores]) -> dict[tuple[str, str], list[float]]:
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for of_seed in scores:
         for benchmark, tasks in of_seed["tasks"].items():
+            if benchmark in _NO_CHANCE:
+                continue
             groups = of_seed["groups"].get(benchmark, {}).get(_GROUPS.get(benchmark, ""), tasks)
             for phenomenon, score in groups.items():
                 found[benchmark, phenomenon].append(score)

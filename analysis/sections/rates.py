@@ -92,7 +92,7 @@ def _optima(
                 Cell(rate(found.best), found.best, link),
                 with_spread(figures.mean(), figures.std(), 4, link=link),
             ]
-        inside = found.best is not None and not _edge(trials, arch)
+        inside = found.best is not None and mine["lr"].nunique() > 2 and not _edge(trials, arch)
         rows.append(
             (
                 Cell(arch),

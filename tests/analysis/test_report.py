@@ -15,6 +15,7 @@ import pytest
 
 from analysis import report
 from analysis.reporting import without_secret
+from analysis.study import Study, compared
 from tests.made_study import SKILL, MadeStudy, base_spec, suite
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,18 +81,74 @@ def test_every_question_is_answered(page: Text) -> None:
         r"macro",
         "Best learning rate by validation loss: hgrn2 1e-2, mamba 1e-2.",
         "branch: best after 3 epochs",
-        "hgrn2 taught by hgrn2 version 1 (alpha 0.5, T 1): the teacher gains 0.0200 bits-per-byte",
+        "hgrn2 taught by hgrn2 version 1 (alpha 0.5, T 1): the teacher gains",
         "paired over 3 seeds",
         "Diverged: mamba lr=1e-1 seed=0.",
     ):
         assert answer in page.text
 
 
-def test_every_figure_leads_to_its_run(page: Text) -> None:
-    """All runs of the study are linked, under the address that was asked for."""
+def test_every_figure_leads_to_its_run(page: Text, folder: Path) -> None:
+    """All runs of the study are linked, under the address that was asked for, and every table of
+    figures leads to those it is of."""
     runs = [link for link in page.links if "/runs/" in link]
     assert len(set(runs)) >= 19 + 9 + 3
     assert all(link.startswith("https://mlflow.example.org/base/#/experiments/") for link in runs)
+    for name in ("leaderboard", "benchmarks", "pairs", "seeds", "optima", "rates", "epochs"):
+        assert (folder / "tables" / f"{name}.csv").read_text().count("/runs/") > 1, name
+    for name in ("distillation", "phenomena", "optimism", "published_best", "trials"):
+        assert (folder / "tables" / f"{name}.csv").read_text().count("/runs/") > 1, name
+
+
+def test_the_leaderboard_has_the_held_out_figures(whole: MadeStudy, folder: Path) -> None:
+    """Its macro is the mean over seeds of what the trials recorded on the held-out items at their
+    best epoch, and beside it stands that on all items."""
+    study = Study.open(whole.uri, "study", "")
+    best = study.trials.rename(columns={"best_epoch": "epoch"})[["run_id", "epoch"]]
+    at_best = study.epochs.merge(best, on=["run_id", "epoch"])
+    board = pd.read_csv(folder / "tables" / "leaderboard.csv").set_index("architecture")
+    each = pd.read_csv(folder / "tables" / "benchmarks.csv").set_index("architecture")
+    for arch in ("mamba", "hgrn2"):
+        of_sweep = compared(study.trials)
+        runs = of_sweep[(of_sweep["arch"] == arch) & (of_sweep["lr"] == 1e-2)]["run_id"]
+        mine = at_best[at_best["run_id"].isin(runs)]
+        assert len(mine) == 3
+        assert board.loc[arch, "macro"] == pytest.approx(mine["held_out_macro"].mean())
+        assert board.loc[arch, "macro, all items"] == pytest.approx(mine["macro"].mean())
+        assert board.loc[arch, "macro"] != pytest.approx(board.loc[arch, "macro, all items"])
+        assert each.loc[arch, "bear"] == pytest.approx(mine["held_out_bear"].mean())
+
+
+def test_the_gain_is_control_minus_student_by_seed(whole: MadeStudy, folder: Path) -> None:
+    """Each student stands against the trial of its own seed that differs in the teacher only."""
+    study = Study.open(whole.uri, "study", "")
+    trials = study.trials[(study.trials["arch"] == "hgrn2") & (study.trials["schedule"] != "wsd")]
+    trials = trials[trials["lr"] == 1e-2]
+    taught = trials["teacher"] != ""
+    figures = [t.set_index("seed")["bits_per_byte"] for t in (trials[~taught], trials[taught])]
+    gain = pd.read_csv(folder / "tables" / "distillation.csv")["gain"].iloc[0]
+    assert gain == pytest.approx((figures[0] - figures[1]).mean())
+
+
+def test_other_settings_are_not_compared_in_silence(tmp_path: Path) -> None:
+    """An architecture that was trained otherwise is named, with what differs."""
+    made = MadeStudy(tmp_path)
+    made.sweep(["mamba"], LRS, (0,), epochs=3)
+    made.sweep(["hgrn2"], LRS[:2], (0,), epochs=2)
+    page = written(made)
+    assert "2 trials of hgrn2 are not compared with the others" in page.text
+    assert "epochs 2, not 3" in page.text
+
+
+def test_precisions_are_not_mixed(tmp_path: Path) -> None:
+    """Of trials that differ in precision only the more numerous are compared."""
+    made = MadeStudy(tmp_path)
+    made.sweep(["mamba"], LRS, (0,))
+    made.add([base_spec("mamba", lr=lr, precision="bf16") for lr in LRS[:2]])
+    page = written(made)
+    rates = pd.read_csv(tmp_path / "study" / "report" / "tables" / "rates.csv")
+    assert list(rates["seeds"]) == [1, 1, 1]
+    assert "precision bf16, not fp32" in page.text
 
 
 def test_tables_and_pictures_stand_beside_the_page(folder: Path) -> None:
@@ -168,7 +225,7 @@ def test_a_half_finished_study_says_what_is_missing(tmp_path: Path) -> None:
     made.add([base_spec("mamba", lr=3e-2), base_spec("hgrn2")], outcome=None)
     page = written(made)
     assert "2 of 4 trials have not ended" in page.text
-    assert "Only mamba has finished trials" in page.text
+    assert "Only mamba has finished trials in the setting that is compared." in page.text
 
 
 @pytest.mark.parametrize("outcome", [None, "diverged"])
@@ -212,19 +269,17 @@ def test_clear_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert not (made.storage / "other").exists()
 
 
-def test_scores_without_items_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Scores that kept no items cannot give intervals: the error names the run."""
+def test_scores_without_items_are_left_out(tmp_path: Path) -> None:
+    """Scores that kept no items cannot give intervals: the report is of the losses, and says so."""
     made = MadeStudy(tmp_path)
-    (run_id,) = made.add([base_spec()])
+    made.add([base_spec(), base_spec("mamba")])
     for file in tmp_path.rglob("scores/epoch-*.json"):
         scores = json.loads(file.read_text())
         del scores["items"]
         file.write_text(json.dumps(scores))
-    assert report.main(["--storage", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert f"the scores of run {run_id} were recorded by an older version" in error
+    page = written(made)
+    assert "mamba lr=1e-2 seed=0 are missing or of an older version" in page.text
+    assert "By validation loss, hgrn2 is best" in page.text
 
 
 def test_a_password_of_the_store_is_not_shown() -> None:
