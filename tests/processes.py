@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import signal
+import socket
 import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a command under test: no other cluster, store or storage."""
+    names = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "BABYSWEEP_STORAGE")
+    return {k: v for k, v in os.environ.items() if k not in names} | {"PYTHONUNBUFFERED": "1"}
 
 
 def wait_for(process: subprocess.Popen[str], pattern: str) -> str:
@@ -15,3 +31,38 @@ def wait_for(process: subprocess.Popen[str], pattern: str) -> str:
         if re.search(pattern, line):
             return "".join(seen)
     raise AssertionError(f"{pattern!r} was never printed:\n{''.join(seen)}")
+
+
+@contextlib.contextmanager
+def serve_mlflow(storage: Path) -> Iterator[str]:
+    """`make ui` on a free port; ends with all of its processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # The installation that runs the tests, as it is.
+    words = [
+        "make",
+        "ui",
+        f"STORAGE={storage}",
+        f"PORT={port}",
+        f"BIN={Path(sys.executable).parent}",
+    ]
+    with subprocess.Popen(
+        [*words, "--old-file=.venv/installed"],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            wait_for(process, "Application startup complete")
+            assert process.stdout is not None
+            # A full pipe would stop the server.
+            threading.Thread(target=process.stdout.read, daemon=True).start()
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=30)

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import math
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import tyro
@@ -25,8 +17,7 @@ from sweeps.lr_sweep import LrSweepArgs
 from sweeps.planning import SweepPlan, plan_sweep
 from sweeps.results import describe_study, show_failures, show_results
 from sweeps.spaces import SweepSearch
-from tests.processes import wait_for
-from tests.sweeps.conftest import ROOT, environment
+from tests.processes import serve_mlflow
 from tests.tiny_text import write_tiny_text
 from trainables.checkpoint import EpochReport, Outcome, TrialFolder
 from trainables.mlflow_pages import TRIALS
@@ -128,7 +119,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
         describe_study(plan, tracker)
         show_failures(plan, tracker, search, console)
         notes.append(descriptions(tracker))
-    with serve(plan.storage) as server:
+    with serve_mlflow(plan.storage) as server:
         yield Study(tracker, console.file.getvalue(), notes, server)
 
 
@@ -137,40 +128,6 @@ def descriptions(tracker: Tracker) -> list[str]:
     runs = tracker.client.search_runs([tracker.experiment_id], order_by=["attributes.run_id ASC"])
     holders = [experiment.tags, *(run.data.tags for run in runs)]
     return [tags["mlflow.note.content"] for tags in holders if "mlflow.note.content" in tags]
-
-
-@contextlib.contextmanager
-def serve(storage: Path) -> Iterator[str]:
-    """`make ui` on a free port; ends with all of its processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # The installation that runs the tests, as it is.
-    words = [
-        "make",
-        "ui",
-        f"STORAGE={storage}",
-        f"PORT={port}",
-        f"BIN={Path(sys.executable).parent}",
-    ]
-    with subprocess.Popen(
-        [*words, "--old-file=.venv/installed"],
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            wait_for(process, "Application startup complete")
-            # A full pipe would stop the server.
-            threading.Thread(target=process.stdout.read, daemon=True).start()
-            yield f"http://127.0.0.1:{port}/"
-        finally:
-            with contextlib.suppress(ProcessLookupError):  # it ended by itself
-                os.killpg(process.pid, signal.SIGTERM)
-            process.wait(timeout=30)
 
 
 def assert_sound(opened, study) -> None:

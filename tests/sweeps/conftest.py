@@ -15,10 +15,8 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from tests.processes import wait_for
+from tests.processes import ROOT, environment, wait_for
 from tests.tiny_text import write_tiny_text
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -88,12 +86,6 @@ class SweepCommand:
 
 
 FIGURES = ("val/loss", "val/bits_per_byte", "train/loss", "train/grad_norm", "best/epoch")
-
-
-def environment() -> dict[str, str]:
-    """The environment of a command under test: no other cluster, store or storage."""
-    names = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "BABYSWEEP_STORAGE")
-    return {k: v for k, v in os.environ.items() if k not in names} | {"PYTHONUNBUFFERED": "1"}
 
 
 @pytest.fixture(scope="session")
