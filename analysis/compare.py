@@ -12,11 +12,9 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 
 if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
@@ -36,23 +34,17 @@ class CompareArgs:
     storage: Path | None = None
     """Folder of the sweeps, by default $BABYSWEEP_STORAGE or runs; its mlflow.db is read unless
     MLFLOW_TRACKING_URI is set."""
-    part: str = "all"
-    """Items to compare on: all, held_out, or selection."""
+    part: Literal["held_out", "selection", "all"] = "all"
+    """Items to compare on: those that no choice looks at, the fifth that `--select selection-split`
+    of a report chooses by, or both."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     args = tyro.cli(CompareArgs, args=argv, description=__doc__)
-    from analysis.comparison import compare_runs  # heavy imports: not before --help
+    from analysis.comparison import run_comparison  # heavy imports: not before --help
 
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    try:
-        compare_runs(args, console)
-    except (ValueError, OSError) as error:
-        text = f"[bold red]error:[/] {escape(str(error))}"
-        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
-        return 2
-    return 0
+    return run_comparison(args)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis import runs
-from analysis.reporting import storage_of, tracking_uri
-from analysis.samples import PARTS, Scores, benchmarks_of, chance, members, sample
-from analysis.statistics import Difference, difference, holm
+from analysis.reporting import FAILURES, say_error, storage_of, tracking_uri
+from analysis.samples import Scores, benchmarks_of, chance, sample
+from analysis.statistics import difference, holm
 from analysis.study import RECORDED, open_client, scores_of_run
 
 if TYPE_CHECKING:
@@ -36,14 +37,21 @@ class Compared:
         return f"{self.trial['name']} ({self.trial['run_id'][:8]})"
 
 
+def run_comparison(args: CompareArgs) -> int:
+    """Print how two runs differ; returns the exit status."""
+    try:
+        compare_runs(args, Console() if sys.stdout.isatty() else Console(width=120))
+    except FAILURES as error:
+        return say_error(error)
+    return 0
+
+
 def compare_runs(args: CompareArgs, console: Console) -> None:
     """Print how two runs differ.
 
     Raises:
-        ValueError: a run is not there, or several are meant; an unknown part of the items.
+        ValueError: a run is not there, or several are meant.
     """
-    if args.part not in PARTS:
-        raise ValueError(f"--part must be one of {', '.join(PARTS)}, not {args.part!r}")
     client = open_client(tracking_uri(storage_of(args.storage)))
     trials = _trials(client, args.study)
     first, second = (_find(client, trials, asked) for asked in (args.first, args.second))
@@ -61,14 +69,19 @@ def compare_runs(args: CompareArgs, console: Console) -> None:
     console.print(_scores(first, second, args.part))
     console.print(
         "Intervals are over items within subtasks; p is after Holm's correction over the "
-        "benchmarks. One seed each: this is about these two models, not about how they were made.",
+        "benchmarks, the macro's without; bold where it is below 0.05. One seed each: this is "
+        "about these two models, not about how they were made.",
         highlight=False,
     )
 
 
 def _trials(client: MlflowClient, study: str | None) -> pd.DataFrame:
     names = [study] if study else [found.name for found in client.search_experiments()]
-    return pd.concat([runs.trials(client, name) for name in names], ignore_index=True)
+    found = [trials for name in names if not (trials := runs.trials(client, name)).empty]
+    if not found:
+        where = f"study {study!r}" if study else "any study of the store"
+        raise ValueError(f"no trial in {where} yet: run sweeps/lr_sweep.py first")
+    return pd.concat(found, ignore_index=True)
 
 
 def _find(client: MlflowClient, trials: pd.DataFrame, asked: str) -> Compared:
@@ -121,21 +134,12 @@ def _losses(first: Compared, second: Compared) -> Table:
 
 
 def _scores(first: Compared, second: Compared, part: str) -> Table:
-    assert first.scores is not None
-    assert second.scores is not None
-    names = [
-        name
-        for name in benchmarks_of(first.scores)
-        if members(first.scores, name) == members(second.scores, name)
-    ]
-    samples = {
-        name: [sample([it.scores], name, part) for it in (first, second) if it.scores]
-        for name in names
-    }
-    found: dict[str, Difference] = {name: difference(*pair) for name, pair in samples.items()}
+    both = [it.scores for it in (first, second) if it.scores is not None]
+    names = benchmarks_of(both[0])
+    samples = {name: [sample([scores], name, part) for scores in both] for name in names}
+    found = {name: difference(*pair) for name, pair in samples.items()}
     single = [name for name in names if name != "macro"]  # the macro is no further test
     adjusted = dict(zip(single, holm([found[name].p_value for name in single]), strict=True))
-    adjusted["macro"] = found["macro"].p_value if "macro" in found else 1.0
     items = {"all": "all items", "held_out": "held-out items", "selection": "the selection split"}
     table = _table(
         f"Scores on {items[part]}, percent",
@@ -143,14 +147,24 @@ def _scores(first: Compared, second: Compared, part: str) -> Table:
     )
     for name in names:
         it = found[name]
+        p_value = adjusted.get(name, it.p_value)
         figures = [f"{one.figures[0]:.2f}" for one in samples[name]]
         table.add_row(
             *(name, *figures, f"{it.mean:+.2f}", f"{it.low:+.2f} to {it.high:+.2f}"),
-            *(_p(adjusted[name]), _p(it.mcnemar_p)),
-            f"{chance(first.scores, name, part).level:.1f}",
-            style="bold" if it.low * it.high > 0 else None,
+            *(_p(p_value), _p(it.mcnemar_p), f"{chance(both[0], name, part).level:.1f}"),
+            style="bold" if p_value < 0.05 else None,
         )
+    for name in sorted(set(both[0]["benchmarks"]) - set(names)):  # correlations: no item values
+        left, right = (_figures(scores, part).get(name) for scores in both)
+        if left is not None and right is not None:
+            table.add_row(name, f"{left:.2f}", f"{right:.2f}", f"{left - right:+.2f}", *"----")
     return table
+
+
+def _figures(scores: Scores, part: str) -> dict[str, float]:
+    """The figure of each benchmark on a part of the items."""
+    figures: dict[str, float] = scores["benchmarks" if part == "all" else part]
+    return figures
 
 
 def _p(value: float) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
 
+from mlflow.exceptions import MlflowException
 from rich.console import Console
 from rich.markup import escape
 
 from analysis.report_page import Page, render
 from analysis.report_tables import write_tables
+from analysis.runs import without_secret
 from analysis.sections.architectures import architectures
 from analysis.sections.beside_literature import beside_literature
 from analysis.sections.common import Context, Part
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 LOCAL_UI = "http://127.0.0.1:5000"
 """Where `make ui` serves MLflow."""
 
+FAILURES = (ValueError, OSError, MlflowException)
+"""What a command tells a person in a line: there is something to mend."""
+
 _PARTS: tuple[Callable[[Context], Part | None], ...] = (
     *(architectures, rates, epoch_study, distillation, phenomena),
     *(finals, optimism, beside_literature, cost, reproduction, every_trial),
@@ -46,16 +51,21 @@ def run_report(args: ReportArgs) -> int:
     try:
         with console.status("Reading the study") as status:
             page, path = write_report(args, lambda text: status.update(text))
-    except (ValueError, OSError) as error:
-        text = f"[bold red]error:[/] {escape(str(error))}"
-        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
-        return 2
+    except FAILURES as error:
+        return say_error(error)
     for answer in page.answers:
         console.print(f"- {escape(answer)}", highlight=False, soft_wrap=True)
     for warning in page.warnings:
         console.print(f"[yellow]- {escape(warning)}[/]", highlight=False, soft_wrap=True)
     console.print(escape(f"\nReport      {path}"), highlight=False, soft_wrap=True)
     return 0
+
+
+def say_error(error: Exception) -> int:
+    """Print an error, without the password of a store; returns the exit status."""
+    text = f"[bold red]error:[/] {escape(without_secret(str(error)))}"
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+    return 2
 
 
 def write_report(args: ReportArgs, say: Callable[[str], None]) -> tuple[Page, Path]:
@@ -70,8 +80,9 @@ def write_report(args: ReportArgs, say: Callable[[str], None]) -> tuple[Page, Pa
     """
     storage = storage_of(args.storage)
     uri = tracking_uri(storage)
-    study = Study.open(uri, args.study or only_study(uri), args.ui or ui_of(uri))
-    folder = args.output or storage / study.name / "report"
+    ui = without_secret(args.ui or ui_of(uri))
+    study = Study.open(uri, args.study or only_study(uri), ui)
+    folder = args.output or storage / folder_name(study.name) / "report"
     for name in ("pictures", "tables"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     context = Context(study, args.select, folder / "pictures")
@@ -92,6 +103,12 @@ def write_report(args: ReportArgs, say: Callable[[str], None]) -> tuple[Page, Pa
     path.write_text(render(page), encoding="utf-8")
     write_tables(page, folder / "tables")
     return page, path
+
+
+def folder_name(study: str) -> str:
+    """A study's name as that of one folder: MLflow also allows "/Users/me/x", or ".."."""
+    name = re.sub(r"[/\\]+", "_", study)
+    return name if name.strip(".") else "_"
 
 
 def storage_of(storage: Path | None) -> Path:
@@ -133,13 +150,18 @@ def only_study(uri: str) -> str:
     if len(names) == 1:
         return names[0]
     if not names:
-        raise ValueError(f"no study in {uri} has a run: run sweeps/lr_sweep.py first")
-    raise ValueError(f"{uri} has several studies: give one as --study: {', '.join(sorted(names))}")
+        raise ValueError(
+            f"no study in {without_secret(uri)} has a run: run sweeps/lr_sweep.py first"
+        )
+    raise ValueError(
+        f"{without_secret(uri)} has several studies: give one as --study: "
+        f"{', '.join(sorted(names))}"
+    )
 
 
 def ui_of(uri: str) -> str:
     """Where MLflow's web pages of a store are."""
-    return uri if uri.startswith(("http://", "https://")) else LOCAL_UI
+    return without_secret(uri) if uri.startswith(("http://", "https://")) else LOCAL_UI
 
 
 def _subtitle(study: Study) -> str:
@@ -150,11 +172,3 @@ def _subtitle(study: Study) -> str:
         f"{ended} of {len(trials)} trials ended; {archs}. Written "
         f"{datetime.now(UTC).strftime('%Y-%m-%d %H:%M')} UTC from {without_secret(study.uri)}."
     )
-
-
-def without_secret(uri: str) -> str:
-    """A URI without a user name and password."""
-    address = urlsplit(uri)
-    if not address.hostname:
-        return uri
-    return urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2]))

@@ -6,6 +6,7 @@ as parameters, `val/*` and `zero_shot/*` by epoch (step = epoch, from 1) and `be
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pandas as pd
@@ -23,6 +24,15 @@ _NUMBERS = (
     *("lr", "warmup", "decay", "weight_decay", "beta1", "beta2", "eps", "grad_clip"),
     *("alpha", "temperature", "bits_per_byte", "macro"),
 )
+DEFAULTS = {
+    **{"benchmarks_hash": "", "protocol": "2024", "schedule": "linear", "warmup": "0.05"},
+    **{"decay": "0.2", "weight_decay": "0.1", "beta1": "0.9", "beta2": "0.95", "eps": "1e-08"},
+    **{"grad_clip": "1.0", "precision": "fp32", "revision": "1", "warmup_steps": "0"},
+    **{"teacher": "", "teacher_name": "", "alpha": "0.0", "temperature": "1.0"},
+    **{"reverse_kl": "False", "init": ""},
+}
+"""What a parameter of the spec that a trial has not recorded stands for, as it would be recorded:
+the trial is of a version that had no such parameter, and did as this value says."""
 _BEST = {"best_epoch": "best/epoch", "bits_per_byte": "best/bits_per_byte", "macro": "best/macro"}
 _TAGS = {
     "spec_hash": "babysweep.spec_hash",
@@ -37,18 +47,22 @@ _BY_EPOCH = {
     **{"selection/": "selection_", "held_out/": "held_out_"},
 }
 _FINAL = ("final/", "eval/")
+_SECONDS = ("seconds", "tokens_per_second")
 _PAGE = 500
+_SECRET = re.compile(r"(?<=://)[^/\s]*@")
 
 
 def trials(store: MlflowClient | str, study: str) -> pd.DataFrame:
     """One row per trial of a study, in the order of architecture, learning rate and seed.
 
     Columns: `run_id`, `spec_hash`, all logged parameters under their own names (those of the spec
-    that are numbers as numbers, the rest as text), `outcome` ("finished", "diverged", "stopped";
+    that are numbers as numbers, the rest as text; `DEFAULTS` where a trial is older than a
+    parameter), `outcome` ("finished", "diverged", "stopped";
     missing while unfinished), `status` (MLflow's), and at the epoch of least validation loss
     `best_epoch`, `bits_per_byte` and `macro` (percent), missing where the trial has none. Also
     `name`, `parent` (the sweep's run), `commit`, `reason` (why it ended so; missing if it just
-    finished), and `has_final`: whether it was scored once more, on its best checkpoint.
+    finished), and `has_final`: whether it was scored once more, on its best checkpoint. Runs that
+    do not say what they are have no row, see `nameless`.
 
     Args:
         store: an MLflow client, or the tracking URI.
@@ -57,13 +71,23 @@ def trials(store: MlflowClient | str, study: str) -> pd.DataFrame:
     Raises:
         ValueError: the store has no such study; the message lists those it has.
     """
-    frame = pd.DataFrame([_trial_row(run) for run in _trial_runs(_client(store), study)])
+    found = _trial_runs(_client(store), study)
+    frame = pd.DataFrame([_trial_row(run) for run in found if _is_named(run)])
     frame = frame.reindex(columns=[*_COLUMNS, *frame.columns.difference(_COLUMNS)])
     for column in frame.columns.intersection(_NUMBERS):
         frame[column] = pd.to_numeric(frame[column])
     for column in frame.columns.intersection(_COUNTS):
         frame[column] = pd.to_numeric(frame[column]).astype("Int64")
     return frame.sort_values(["arch", "lr", "seed"], ignore_index=True)
+
+
+def nameless(store: MlflowClient | str, study: str) -> int:
+    """How many trial runs of a study have not recorded what they are, and so are not in `trials`.
+
+    A kill between a run's creation and the record of its parameters leaves such a run, until the
+    trial goes on. Arguments and errors as for `trials`.
+    """
+    return sum(not _is_named(run) for run in _trial_runs(_client(store), study))
 
 
 def epochs(store: MlflowClient | str, study: str) -> pd.DataFrame:
@@ -78,13 +102,19 @@ def epochs(store: MlflowClient | str, study: str) -> pd.DataFrame:
     client = _client(store)
     keys = ["run_id", "spec_hash", "arch", "size", "lr", "seed", "outcome"]
     # A study without a finished epoch keeps these columns.
-    columns = [*keys, "epoch", "bits_per_byte"]
+    columns = [*keys, "epoch", "bits_per_byte", *_SECONDS]
     rows = []
     for row in trials(client, study)[keys].to_dict("records"):
         for epoch, values in sorted(_values_by_epoch(client, str(row["run_id"])).items()):
             rows.append({**row, "epoch": epoch, **values})
     frame = pd.DataFrame(rows)
-    return frame.reindex(columns=[*columns, *frame.columns.difference(columns)])
+    frame = frame.reindex(columns=[*columns, *frame.columns.difference(columns)])
+    return frame.astype(dict.fromkeys(_SECONDS, float))
+
+
+def without_secret(text: str) -> str:
+    """A URI, or a text with URIs, without their user names and passwords."""
+    return _SECRET.sub("", text)
 
 
 def _client(store: MlflowClient | str) -> MlflowClient:
@@ -96,7 +126,8 @@ def _trial_runs(client: MlflowClient, study: str) -> Iterator[Run]:
     if experiment is None:
         existing = ", ".join(sorted(found.name for found in client.search_experiments()))
         raise ValueError(
-            f"no study {study!r} in {client.tracking_uri}: it has {existing or 'none'}"
+            f"no study {study!r} in {without_secret(client.tracking_uri)}: it has "
+            f"{existing or 'none'}"
         )
     token = None
     while True:
@@ -112,9 +143,14 @@ def _trial_runs(client: MlflowClient, study: str) -> Iterator[Run]:
             return
 
 
+def _is_named(run: Run) -> bool:
+    return all(name in run.data.params for name in _SPEC)
+
+
 def _trial_row(run: Run) -> dict[str, object]:
     tags, metrics = run.data.tags, run.data.metrics
-    return {
+    row = {
+        **DEFAULTS,
         **run.data.params,
         "run_id": run.info.run_id,
         "status": run.info.status,
@@ -123,6 +159,9 @@ def _trial_row(run: Run) -> dict[str, object]:
         **{column: tags.get(tag) for column, tag in _TAGS.items()},
         **{column: metrics.get(metric) for column, metric in _BEST.items()},
     }
+    if row["outcome"] == "finished":
+        row["reason"] = None  # of a failure, after which it went on
+    return row
 
 
 def _values_by_epoch(client: MlflowClient, run_id: str) -> dict[int, dict[str, float]]:

@@ -320,12 +320,28 @@ class Gain:
     interval: tuple[float, float] | None
 
     @property
-    def sentence(self) -> str:
-        """The gain in bits per byte in words."""
+    def p_value(self) -> float:
+        """Two-sided, of no gain, by the t-test that `interval` is of; NaN without one."""
+        if self.interval is None:
+            return math.nan
+        half = (self.interval[1] - self.interval[0]) / 2
+        if half == 0:  # all seeds alike
+            return float(self.mean == 0)
+        distribution = stats.t(self.seeds - 1)
+        error = half / distribution.ppf((1 + CONFIDENCE) / 2)
+        return float(2 * distribution.sf(abs(self.mean) / error))
+
+    def in_words(self, change: str, reason: str) -> str:
+        """The gain in bits per byte, as a sentence without its full stop.
+
+        Args:
+            change: what was changed, such as "the teacher".
+            reason: why no seed was trained to the end with and without it, where none was.
+        """
         if self.seeds == 0:
-            return "no seed was trained to the end with and without it"
+            return f"what {change} gains is not known: {reason}"
         verb = "gains" if self.mean > 0 else "loses"
-        text = f"{verb} {abs(self.mean):.4f} bits-per-byte"
+        text = f"{change} {verb} {abs(self.mean):.4f} bits-per-byte"
         if self.interval is None:
             return f"{text} on one seed: the spread is unknown, so this may be chance; add --seeds"
         low, high = self.interval

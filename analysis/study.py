@@ -231,8 +231,7 @@ def _with_costs(epochs: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     """Add the training tokens until each epoch's end, and the hours, validation included."""
     steps = {row["run_id"]: _tokens_per_epoch(row) for row in trials.to_dict("records")}
     tokens = epochs["epoch"] * epochs["run_id"].map(steps)
-    seconds = epochs["seconds"] if "seconds" in epochs else pd.Series(math.nan, epochs.index)
-    hours = seconds.groupby(epochs["run_id"]).cumsum() / 3600
+    hours = epochs.groupby("run_id")["seconds"].cumsum() / 3600
     return epochs.assign(tokens=tokens.astype(float), hours=hours.astype(float))
 
 

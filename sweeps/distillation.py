@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis import runs
-from analysis.learning_rates import best_lrs, completed
+from analysis.gains import at_best_lr, why_no_gain
+from analysis.learning_rates import completed
 from analysis.statistics import Gain, paired_gain
 from sweeps.model_names import copy_version, find_version, resolve_model
 from sweeps.planning import (
@@ -228,14 +229,16 @@ def _plan(args: DistillArgs, lrs: tuple[float, ...], base: TrialSpec, folder: Pa
 def show_gains(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: Console) -> None:
     """Print each part's figures and its gain over the control, and store them in its MLflow run."""
     trials = runs.trials(plan.tracking_uri, plan.study)
-    figures = {part: _figures(plan, trials, part) for part in plan.bases}
+    ended = {part: _ended(plan, trials, part) for part in plan.bases}
+    figures = {part: at_best_lr(frame) for part, frame in ended.items()}
     cells = _cells(figures)
     console.print(rich_table(cells))
     for part, base in plan.bases.items():
         lines = []
         if part != CONTROL and CONTROL in plan.bases:
             gain = gain_over_control(figures[part], figures[CONTROL])
-            lines.append(f"{part}: the teacher {gain.sentence}.")
+            reason = "" if gain.seeds else why_no_gain(ended[part], ended[CONTROL])
+            lines.append(f"{part}: {gain.in_words('the teacher', reason)}.")
             _store(tracker, base, gain)
         lines += _winner_lines(plan, trials, part)
         for line in lines:
@@ -243,14 +246,12 @@ def show_gains(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: 
         describe(plan, tracker, trials, part, lines or [f"{part}: no trial ended."], cells)
 
 
-def _figures(plan: SweepPlan, trials: pd.DataFrame, part: str) -> pd.DataFrame:
-    """The completed trials of a part with the plan's rates and seeds at its best learning rate."""
+def _ended(plan: SweepPlan, trials: pd.DataFrame, part: str) -> pd.DataFrame:
+    """The completed trials of a part with the plan's rates and seeds."""
     asked = plan.plans[part]
     assert isinstance(asked, GridPlan)
     mine = completed(of_setting(plan, trials, plan.bases[part]))
-    mine = mine[mine["lr"].isin(asked.lrs) & mine["seed"].isin(asked.seeds)]
-    best = best_lrs(mine).get(plan.bases[part].arch) if len(mine) else None
-    return mine[mine["lr"] == best]
+    return mine[mine["lr"].isin(asked.lrs) & mine["seed"].isin(asked.seeds)]
 
 
 def gain_over_control(distilled: pd.DataFrame, control: pd.DataFrame) -> Gain:

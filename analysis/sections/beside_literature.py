@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
 from analysis import literature
+from analysis.benchmarks import MACRO
+from analysis.benchmarks.glue import PROTOCOL_TASKS
 from analysis.report_page import Cell, Section, Table
-from analysis.sections.common import Context, Part, number, rate
+from analysis.sections.common import Context, Part, count, listed, number, rate, records
+from analysis.sections.distillation import Student, best_of, students_of
 from analysis.sections.epoch_study import studied_epochs
 from analysis.selection import choose
-from analysis.study import final_scores, is_plain
+from analysis.study import final_scores
 
 _BENCHMARKS = ("blimp", "supplement", "ewok", "macro")
+_GLUE = PROTOCOL_TASKS["2024"]
 
 
 def beside_literature(context: Context) -> Part | None:
@@ -32,9 +36,9 @@ def beside_literature(context: Context) -> Part | None:
         "literature",
         "Beside the published figures",
         (
-            f"BabyHGRN's figures ({literature.SOURCE}) are of 330-360M parameters on "
-            f"{literature.WORDS:,} words, chosen by the reported score itself, on all items, with "
-            f"one seed. Ours are chosen in the same way for these tables only. {_ours(context)}",
+            f"BabyHGRN's figures ({literature.SOURCE}) are of models trained on "
+            f"{literature.WORDS:,} words with one seed, and of all items; below each table is how "
+            f"large they are and how they were chosen. {_ours(context)}",
         ),
         tuple(tables),
     )
@@ -58,27 +62,57 @@ def _best(context: Context) -> Table:
     rows = []
     choices = choose(context.sweep, context.study.epochs, "macro") if _has_macro(context) else {}
     names = [name for name in _BENCHMARKS if name in context.study.epochs]
-    for arch, published in literature.BEST.items():
+    for arch in literature.BEST:
         if arch not in choices:
             continue
         ours = choices[arch]
-        lr, epoch = literature.BEST_AT[arch]
         link = context.link(list(ours.trials["run_id"]))
-        place = Cell(f"{rate(lr) if lr else '?'}, epoch\N{NO-BREAK SPACE}{epoch}")
-        our_place = Cell(
-            f"{rate(ours.lr)}, epoch\N{NO-BREAK SPACE}{ours.trials['epoch'].iloc[0]}", ours.lr
-        )
-        figures = [
-            cell
-            for name in names
-            for cell in (number(published[name], 2), number(ours.mean(name), 2, link=link))
-        ]
-        rows.append((Cell(arch), place, our_place, *figures))
+        our_place = Cell(_place(ours.lr, ours.trials["epoch"].iloc[0]), ours.lr)
+        of_them = [(arch, _place(*literature.BEST_AT[arch]), literature.BEST[arch])]
+        if arch in literature.CORRECTED:
+            of_them.append((f"{arch}, later correction", "-", literature.CORRECTED[arch]))
+        for label, place, published in of_them:
+            figures = [
+                cell
+                for name in names
+                for cell in (number(published[name], 2), number(ours.mean(name), 2, link=link))
+            ]
+            rows.append((Cell(label), Cell(place), our_place, *figures))
     columns = ["architecture", "best at, published", "ours"]
     for name in names:
         columns += [f"{name}, published", f"{name}, ours"]
     caption = "Each architecture at the learning rate and epoch of its greatest macro, all items"
-    return Table("published_best", caption, tuple(columns), tuple(rows))
+    note = (
+        "Both are chosen by the reported macro itself, ours for this table only. "
+        f"{_sizes(choices)} {_macro_members(context)}"
+    )
+    return Table("published_best", caption, tuple(columns), tuple(rows), note)
+
+
+def _place(lr: float | None, epoch: int) -> str:
+    return f"{rate(lr) if lr else '?'}, epoch\N{NO-BREAK SPACE}{epoch}"
+
+
+def _sizes(archs: Iterable[str]) -> str:
+    """How large the published models are."""
+    sizes = [
+        f"{arch} {literature.PARAMETERS[arch] / 1e6:.1f}M"
+        for arch in literature.PARAMETERS
+        if arch in set(archs)
+    ]
+    return f"Parameters, published: {', '.join(sizes)}."
+
+
+def _macro_members(context: Context) -> str:
+    """What the macro is the mean of, there and here."""
+    epochs = context.study.epochs
+    ours = [name for name in MACRO if name in epochs and epochs[name].notna().any()]
+    if len(ours) == len(MACRO):
+        return f"The macro is the mean of {listed(MACRO)}."
+    return (
+        f"The published macro is the mean of {listed(MACRO)}, ours of {listed(ours)} alone: the "
+        "two cannot be compared."
+    )
 
 
 def _by_lr(context: Context) -> Table:
@@ -102,17 +136,23 @@ def _by_lr(context: Context) -> Table:
             rows.append(cells)
     columns = ("architecture", "learning rate", "macro, published", "macro, ours")
     caption = "The greatest macro over the epochs at each learning rate that both tried, all items"
-    return Table("published_lr", caption, columns, tuple(rows))
+    note = (
+        "The epoch is chosen by the reported macro itself, ours for this table only. "
+        f"{_sizes(row[0].text for row in rows)} {_macro_members(context)}"
+    )
+    return Table("published_lr", caption, columns, tuple(rows), note)
 
 
 def _by_epoch(context: Context) -> Table:
     """HGRN2's epochs: the published trajectory, and the study's own designs."""
     found = studied_epochs(context.study)
     rows: list[tuple[Cell, ...]] = []
+    at = ""
     if found is not None and str(found.trials["arch"].iloc[0]) == "hgrn2":
+        at = f" (ours: {rate(float(found.trials['lr'].iloc[0]))})"
         columns = ["trajectory", "independent", "branch"]
         by_design = found.scores.groupby(["design", "horizon"])["macro"].mean()
-        for epoch, published in enumerate(literature.BY_EPOCH["macro"], start=1):
+        for epoch, published in enumerate(literature.BY_EPOCH, start=1):
             ours = [by_design.get((design, epoch), math.nan) for design in columns]
             if any(figure == figure for figure in ours):
                 cells = [
@@ -125,6 +165,8 @@ def _by_epoch(context: Context) -> Table:
         "HGRN2's macro against the number of epochs, all items",
         ("epochs", "published", "ours: trajectory", "ours: independent", "ours: branch"),
         tuple(rows),
+        f"No epoch is chosen: each is at its own length, at one learning rate{at}. "
+        f"{_sizes(['hgrn2'])} {_macro_members(context)}",
     )
 
 
@@ -134,47 +176,59 @@ def _epoch_link(context: Context, scores: pd.DataFrame, design: str, horizon: in
 
 
 def _distilled(context: Context) -> Table:
-    """HGRN2 without and with distillation: the best of each by validation loss."""
+    """HGRN2 without and with distillation: the student of the greatest gain, and its control."""
+    students = [student for student in students_of(context) if student.arch == "hgrn2"]
+    best = best_of(students)
     rows = []
-    for label, trials in _with_and_without(context.study.trials):
-        published = literature.DISTILLED[label]
-        best = trials.sort_values("bits_per_byte").iloc[0].to_dict()
-        ours = _figures(context, best)
-        link = context.study.link(best["run_id"])
-        rows += [
-            (
-                Cell(f"{label} distillation"),
-                Cell(name),
-                number(published[name], 1),
-                number(ours[name], 1, link=link),
-            )
-            for name in published
-            if name in ours
-        ]
-    columns = ("HGRN2", "benchmark", "published", "ours")
+    if best is not None:
+        common = set(best.control["seed"]) & set(best.taught["seed"])
+        for label, trials in (("without", best.control), ("with", best.taught)):
+            figures = _figures(context, trials[trials["seed"].isin(common)])
+            for name, published in literature.DISTILLED[label].items():
+                mine = figures[figures["benchmark"] == name]
+                if len(mine):
+                    cells = (Cell(f"{label} distillation"), Cell(name), number(published, 1))
+                    link = context.link(list(mine["run_id"]))
+                    ours = number(mine["figure"].mean(), 1, link=link)
+                    rows.append((*cells, ours, count(len(mine))))
+    columns = ("HGRN2", "benchmark", "published", "ours", "seeds, ours")
     caption = "The final HGRN2 with and without distillation, all items"
-    return Table("published_distillation", caption, columns, tuple(rows))
+    return Table("published_distillation", caption, columns, tuple(rows), _which(best))
 
 
-def _figures(context: Context, trial: dict[str, Any]) -> dict[str, float]:
-    """A model's figures on all items: those scored once, else those of its best epoch."""
-    scores = context.scores(trial["run_id"], trial["best_epoch"]) or {}
-    final = final_scores(context.study.client, trial["run_id"])
-    glue = [task["score"] for task in final.get("glue", {}).values() if task.get("score")]
-    return {
-        **scores.get("benchmarks", {}),
-        **final.get("zero_shot", {}).get("benchmarks", {}),
-        **({"glue": fmean(glue)} if glue else {}),
-    }
+def _which(best: Student | None) -> str:
+    if best is None:
+        return ""
+    return (
+        f"Published: {literature.PARAMETERS_DISTILLED / 1e6:.1f}M parameters by their "
+        "configuration (the text says 330M and 1.2B). Ours: the mean over seeds of "
+        f"{best.label}, whose gain in bits-per-byte is the greatest of those tried, and of its "
+        "control, each at the learning rate and epoch of least validation loss. GLUE is the mean "
+        f"of all {len(_GLUE)} tasks, and left out where one has no score."
+    )
 
 
-def _with_and_without(trials: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    done = trials[(trials["arch"] == "hgrn2") & (trials["outcome"] == "finished")]
-    if "teacher" in done:
-        taught = done["teacher"].fillna("") != ""
-        if taught.any():
-            yield "without", done[~taught & is_plain(done)]
-            yield "with", done[taught]
+def _figures(context: Context, trials: pd.DataFrame) -> pd.DataFrame:
+    """Columns `run_id`, `benchmark`, `figure`: each model's on all items, scored once on its best
+    checkpoint, else after its best epoch."""
+    rows = []
+    for trial in records(trials):
+        scores = context.scores(trial["run_id"], trial["best_epoch"]) or {}
+        final = final_scores(context.study.client, trial["run_id"])
+        figures = {
+            **scores.get("benchmarks", {}),
+            **final.get("zero_shot", {}).get("benchmarks", {}),
+            "glue": _glue(final.get("glue", {})),
+        }
+        rows += [(trial["run_id"], name, figure) for name, figure in figures.items()]
+    return pd.DataFrame(rows, columns=["run_id", "benchmark", "figure"]).dropna()
+
+
+def _glue(outcomes: dict[str, dict[str, Any]]) -> float | None:
+    """The mean over all tasks; None where one has no score."""
+    scores = [outcomes.get(task, {}).get("score") for task in _GLUE]
+    known = [score for score in scores if score is not None]
+    return fmean(known) if len(known) == len(_GLUE) else None
 
 
 def _has_macro(context: Context) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,8 @@ from analysis.study import Study
 def cost(context: Context) -> Part:
     """Tables of what all trials took, and the loss against tokens, FLOPs and time."""
     spent = trial_costs(context.study)
+    if spent.empty:
+        return Part(Section("cost", "What it cost", ("No trial has finished an epoch yet.",)))
     pictures: tuple[Picture, ...] = ()
     curves = _curves(context)
     if not curves.empty:
@@ -33,13 +36,14 @@ def cost(context: Context) -> Part:
         f"{len(spent)} trials took {_hours(hours)} of their devices' time, validation and scoring "
         f"included, for {tokens:,.0f} training tokens."
     )
-    section = Section("cost", "What it cost", (text,), (_table(spent),), pictures)
+    section = Section("cost", "What it cost", (text,), (_table(context, spent),), pictures)
     return Part(section)
 
 
 def trial_costs(study: Study) -> pd.DataFrame:
-    """One row per trial: `arch`, `params`, `tokens` it trained on itself, `flops` of these, `hours`
-    until its last recorded epoch, `tokens_per_second` (median over its epochs), `hardware`.
+    """One row per trial that has finished an epoch: `run_id`, `arch`, `params`, `tokens` it trained
+    on itself, `flops` of these, `hours` until its last recorded epoch, `tokens_per_second` (median
+    over its epochs), `hardware`.
 
     A branch's share of the trunk counts for the trial that trained the trunk.
     """
@@ -57,17 +61,18 @@ def trial_costs(study: Study) -> pd.DataFrame:
         share = tokens / of_trial["seen"] if of_trial["seen"] else math.nan
         rows.append(
             {
+                "run_id": trial["run_id"],
                 "arch": trial["arch"],
                 "params": _number(trial, "params"),
                 "tokens": tokens,
                 "flops": tokens * _number(trial, "flops_per_token"),
                 "hours": of_trial["hours"] * share,
                 "tokens_per_second": of_trial["rate"],
-                "hardware": trial.get("hardware") or "unknown",
+                "hardware": _hardware(trial),
             }
         )
-    columns = ["arch", "params", "tokens", "flops", "hours", "tokens_per_second", "hardware"]
-    return pd.DataFrame(rows, columns=columns)
+    columns = ["run_id", "arch", "params", "tokens", "flops", "hours", "tokens_per_second"]
+    return pd.DataFrame(rows, columns=[*columns, "hardware"])
 
 
 def _number(trial: dict[str, Any], name: str) -> float:
@@ -75,20 +80,26 @@ def _number(trial: dict[str, Any], name: str) -> float:
     return math.nan if value is None or pd.isna(value) else float(value)
 
 
-def _table(spent: pd.DataFrame) -> Table:
+def _hardware(trial: dict[str, Any]) -> str:
+    known = trial.get("hardware")
+    return "unknown" if known is None or pd.isna(known) else str(known)
+
+
+def _table(context: Context, spent: pd.DataFrame) -> Table:
     rows = []
     for arch, mine in spent.groupby("arch"):
+        link = context.link(list(mine["run_id"]))
+        # A sum is only of what is known: without any it is no 0.
+        tokens, flops, hours = mine[["tokens", "flops", "hours"]].sum(min_count=1)
         rows.append(
             (
                 Cell(str(arch)),
-                Cell(str(len(mine)), len(mine)),
-                count(mine["params"].max()),
-                count(mine["tokens"].sum()),
-                Cell(f"{mine['flops'].sum():.2e}", mine["flops"].sum())
-                if mine["flops"].notna().any()
-                else Cell("-"),
-                Cell(_hours(mine["hours"].sum()), mine["hours"].sum()),
-                number(mine["tokens_per_second"].median(), 0),
+                Cell(str(len(mine)), len(mine), link),
+                replace(count(mine["params"].max()), link=link),
+                replace(count(tokens), link=link),
+                Cell("-") if math.isnan(flops) else Cell(f"{flops:.2e}", flops, link),
+                Cell("-") if math.isnan(hours) else Cell(_hours(hours), hours, link),
+                number(mine["tokens_per_second"].median(), 0, link=link),
                 Cell("; ".join(sorted(set(mine["hardware"])))),
             )
         )
@@ -126,6 +137,4 @@ def _curves(context: Context) -> pd.DataFrame:
 
 
 def _hours(hours: float) -> str:
-    if math.isnan(hours):
-        return "-"
     return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"

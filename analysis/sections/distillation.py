@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from analysis import plots
-from analysis.learning_rates import best_lrs
+from analysis.gains import at_best_lr, why_no_gain
 from analysis.report_page import Cell, Picture, Section, Table
-from analysis.samples import sample
+from analysis.samples import Scores, sample
 from analysis.sections.common import (
     Context,
     Part,
@@ -22,7 +23,7 @@ from analysis.sections.common import (
     records,
     with_spread,
 )
-from analysis.statistics import Difference, Gain, difference, holm, paired_gain
+from analysis.statistics import LEVEL, Difference, Gain, difference, holm, paired_gain
 from analysis.study import DISTILLATION, setting
 
 
@@ -31,31 +32,35 @@ class Student:
     """Trials with one teacher, and their controls, each at its best learning rate.
 
     Attributes:
-        label: what it is.
-        taught: one row of `runs.trials` for each seed.
+        arch: its architecture.
+        label: what it is; no two students of a study have the same.
+        taught: one row of `runs.trials` for each seed; none if a seed diverged at every rate.
         control: the same without a teacher; no row if it was not trained.
         gain: in bits-per-byte; positive favours the teacher.
+        sentence: the gain in words, or why none is known.
         macro: difference in macro on the held-out items, paired by seed; None without scores.
     """
 
+    arch: str
     label: str
     taught: pd.DataFrame
     control: pd.DataFrame
     gain: Gain
+    sentence: str
     macro: Difference | None
 
 
 def distillation(context: Context) -> Part | None:
     """What teachers gained their students; None if none was distilled."""
-    students = list(_students(context))
+    students = list(students_of(context))
     if not students:
         return None
-    sentences = [f"{student.label}: the teacher {student.gain.sentence}." for student in students]
-    best = max(students, key=lambda student: (student.gain.seeds > 0, student.gain.mean))
+    sentences = [f"{student.label}: {student.sentence}." for student in students]
     paragraphs = [*sentences, *_macro_sentences(students)]
-    if len(students) > 1:
+    known = sum(student.gain.seeds > 0 for student in students)
+    if known > 1:
         paragraphs.append(
-            f"{len(students)} students were compared with controls: the best of several looks "
+            f"{known} students were compared with controls: the best of several looks "
             "better than it is; the table's p-values are after Holm's correction."
         )
     rows = list(_gain_rows(students))
@@ -77,47 +82,93 @@ def distillation(context: Context) -> Part | None:
         pictures,
         (_by_seed(context, students),),
     )
-    answer = sentences[students.index(best)]
-    return Part(section, (answer,))
+    return Part(section, (_answer(students),))
 
 
-def _students(context: Context) -> Iterator[Student]:
+def students_of(context: Context) -> Iterator[Student]:
     """Each kind of student in the study, with its controls."""
     trials = context.study.trials
     if "teacher" not in trials:
         return
     ended = trials[trials["outcome"].isin(["finished", "diverged"])]
-    common = setting(ended, without=DISTILLATION) + ended["arch"]
     is_taught = ended["teacher"].fillna("") != ""
-    kinds = ["teacher", "alpha", "temperature", "reverse_kl"]
-    taught = ended[is_taught].assign(_common=common[is_taught])
-    for (key, *_), group in taught.groupby(["_common", *kinds]):
-        controls = ended[~is_taught & (common == key) & ended["lr"].isin(group["lr"])]
-        yield _student(context, group, controls)
+    common = setting(ended, without=DISTILLATION) + ended["arch"]
+    kinds = setting(ended) + ended["arch"]
+    groups = [group for _, group in ended[is_taught].groupby(kinds[is_taught])]
+    for group, label in zip(groups, _labels(groups), strict=True):
+        is_control = ~is_taught & (common == common[group.index[0]])
+        yield _student(context, label, group, ended[is_control & ended["lr"].isin(group["lr"])])
 
 
-def _student(context: Context, group: pd.DataFrame, controls: pd.DataFrame) -> Student:
-    first = group.iloc[0]
-    divergence = "reverse KL, " if str(first["reverse_kl"]) == "True" else ""
-    label = (
-        f"{first['arch']} taught by {first['teacher_name'] or first['teacher']} "
-        f"({divergence}alpha {first['alpha']:g}, T {first['temperature']:g})"
+def best_of(students: Sequence[Student]) -> Student | None:
+    """The one of the greatest gain in bits-per-byte, of those with several seeds if there are any;
+    None if no gain is known."""
+    known = _eligible(students)
+    return max(known, key=lambda student: student.gain.mean) if known else None
+
+
+def _eligible(students: Sequence[Student]) -> list[Student]:
+    several = [student for student in students if student.gain.interval is not None]
+    return several or [student for student in students if student.gain.seeds]
+
+
+def _labels(groups: list[pd.DataFrame]) -> list[str]:
+    """What each group of trials is, with the parameters in which those of one name differ."""
+    labels = [_label(group.iloc[0]) for group in groups]
+    parameters = [json.loads(setting(group).iloc[0]) for group in groups]
+    unique = []
+    for label, mine in zip(labels, parameters, strict=True):
+        alike = [other for name, other in zip(labels, parameters, strict=True) if name == label]
+        differing = [key for key in mine if any(other[key] != mine[key] for other in alike)]
+        unique.append(", ".join([label, *(f"{key} {_shown(mine[key])}" for key in differing)]))
+    return unique
+
+
+def _shown(value: object) -> str:
+    return "none" if value == "" else str(value)
+
+
+def _label(trial: pd.Series) -> str:
+    divergence = "reverse KL, " if str(trial["reverse_kl"]) == "True" else ""
+    return (
+        f"{trial['arch']} taught by {trial['teacher_name'] or trial['teacher']} "
+        f"({divergence}alpha {trial['alpha']:g}, T {trial['temperature']:g})"
     )
-    left, right = (_at_best_lr(frame) for frame in (group, controls))
+
+
+def _student(context: Context, label: str, group: pd.DataFrame, controls: pd.DataFrame) -> Student:
+    left, right = (
+        at_best_lr(frame).sort_values("seed", ignore_index=True) for frame in (group, controls)
+    )
     by_seed = [frame.set_index("seed")["bits_per_byte"].astype(float) for frame in (left, right)]
-    return Student(label, left, right, paired_gain(*by_seed), _macro(context, left, right))
+    gain = paired_gain(*by_seed)
+    sentence = gain.in_words("the teacher", "" if gain.seeds else why_no_gain(group, controls))
+    macro = _macro(context, left, right)
+    return Student(str(group["arch"].iloc[0]), label, left, right, gain, sentence, macro)
 
 
-def _at_best_lr(trials: pd.DataFrame) -> pd.DataFrame:
-    """The finished trials at the best learning rate of one architecture."""
-    best = list(best_lrs(trials).values()) if len(trials) else []
-    mine = trials[trials["lr"].isin(best) & (trials["outcome"] == "finished")]
-    return mine.sort_values("seed", ignore_index=True)
+def _answer(students: list[Student]) -> str:
+    """The best student's gain; of several it is said that it is the best, and corrected for."""
+    best = best_of(students)
+    if best is None:
+        return f"{students[0].label}: {students[0].sentence}."
+    known = _eligible(students)
+    if len(known) == 1:
+        return f"{best.label}: {best.sentence}."
+    text = f"The best of {len(known)} students is {best.label}: {best.sentence}"
+    if best.gain.interval is None:
+        return f"{text}."
+    index = [student is best for student in known].index(True)
+    p_value = holm([student.gain.p_value for student in known])[index]
+    chance = "p < 0.0001" if p_value < 1e-4 else f"p = {p_value:.2g}"
+    verdict = "" if p_value < LEVEL else ", so nothing is shown"
+    return f"{text}; {chance} after Holm's correction over the {len(known)}{verdict}."
 
 
 def _macro(context: Context, taught: pd.DataFrame, control: pd.DataFrame) -> Difference | None:
     both = taught.merge(control, on="seed", suffixes=("", "_control"))
-    left, right = [], []
+    left: list[Scores] = []
+    right: list[Scores] = []
     for row in records(both):
         with_teacher = context.scores(row["run_id"], row["best_epoch"])
         without = context.scores(row["run_id_control"], row["best_epoch_control"])
@@ -125,7 +176,7 @@ def _macro(context: Context, taught: pd.DataFrame, control: pd.DataFrame) -> Dif
             return None
         left.append(with_teacher)
         right.append(without)
-    if not left or left[0]["suite_hash"] != right[0]["suite_hash"]:
+    if len({scores["suite_hash"] for scores in left + right}) != 1:
         return None
     return difference(sample(left, "macro"), sample(right, "macro"), paired=True)
 
@@ -136,9 +187,11 @@ def _macro_sentences(students: list[Student]) -> Iterator[str]:
         if it is not None:
             verb = "gains" if it.mean > 0 else "loses"
             verdict = "excludes" if it.low * it.high > 0 else "includes"
+            over = "items only, with one seed" if it.seeds == (1, 1) else "seeds and items"
             yield (
                 f"{student.label}: in macro it {verb} {abs(it.mean):.2f} points (95 % interval of "
-                f"the gain {it.low:.2f} to {it.high:.2f}): the interval {verdict} zero."
+                f"the gain {it.low:.2f} to {it.high:.2f}, over {over}): the interval {verdict} "
+                "zero."
             )
 
 
@@ -164,42 +217,49 @@ def _gain_rows(students: list[Student]) -> Iterator[dict[str, object]]:
 
 
 def _table(context: Context, students: list[Student]) -> Table:
-    tested = [student for student in students if student.macro is not None]
-    adjusted = dict(
-        zip(
-            (student.label for student in tested),
-            holm([student.macro.p_value for student in tested if student.macro]),
-            strict=True,
-        )
+    of_gain = _corrected([student.gain.p_value for student in students])
+    of_macro = _corrected([s.macro.p_value if s.macro else math.nan for s in students])
+    rows = tuple(
+        _row(context, student, of_gain[index], of_macro[index])
+        for index, student in enumerate(students)
     )
-    rows = tuple(_row(context, student, adjusted.get(student.label)) for student in students)
-    columns = ("student", "learning rate", "seeds", "bits/byte", "control", "gain")
-    of_macro = ("gain in macro", "macro, 95 % interval", "p after Holm")
+    columns = ["student", "learning rate", "seeds", "bits/byte", "control"]
+    columns += ["gain", "gain, 95 % interval", "gain, p after Holm"]
+    columns += ["gain in macro", "macro, 95 % interval", "macro, p after Holm"]
     return Table(
         "distillation",
         "Students and their controls, each at its best learning rate",
-        (*columns, "gain, 95 % interval", *of_macro),
+        tuple(columns),
         rows,
         "A gain is the mean over seeds that both have: control minus student in bits-per-byte, "
-        "student minus control in macro (percentage points on held-out items).",
+        "student minus control in macro (percentage points on held-out items). Of one seed the "
+        "macro's interval is over items only.",
     )
 
 
-def _row(context: Context, student: Student, adjusted: float | None) -> tuple[Cell, ...]:
+def _corrected(p_values: list[float]) -> list[float]:
+    """After Holm's correction over those that are known; NaN where there is none."""
+    adjusted = iter(holm([p_value for p_value in p_values if not math.isnan(p_value)]))
+    return [p_value if math.isnan(p_value) else next(adjusted) for p_value in p_values]
+
+
+def _row(context: Context, student: Student, gain_p: float, macro_p: float) -> tuple[Cell, ...]:
     gain, macro = student.gain, student.macro
     low, high = gain.interval or (math.nan, math.nan)
     lrs = student.taught["lr"].unique()
+    link = context.link(list(student.taught["run_id"])) if len(lrs) else ""
     return (
         Cell(student.label),
         Cell(rate(lrs[0]), lrs[0]) if len(lrs) else Cell("-"),
         Cell(str(gain.seeds), gain.seeds),
         _mean(context, student.taught),
         _mean(context, student.control),
-        Cell(f"{gain.mean:+.4f}", gain.mean) if gain.seeds else Cell("-"),
+        Cell(f"{gain.mean:+.4f}", gain.mean, link) if gain.seeds else Cell("-"),
         interval(low, high, 4),
-        Cell(f"{macro.mean:+.2f}", macro.mean) if macro else Cell("-"),
+        probability(gain_p),
+        Cell(f"{macro.mean:+.2f}", macro.mean, link) if macro else Cell("-"),
         interval(macro.low, macro.high, 2) if macro else Cell("-"),
-        probability(math.nan if adjusted is None else adjusted),
+        probability(macro_p),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -11,11 +11,13 @@ import pandas as pd
 from analysis import plots
 from analysis.epochs import BestHorizon, best_horizon, differences, epoch_table
 from analysis.report_page import Cell, Section, Table
-from analysis.sections.common import Context, Part, count, number, rate, records, with_spread
+from analysis.sections.common import Context, Part, count, rate, records, with_spread
 from analysis.study import LENGTH, Study, is_plain, setting
 
 DESIGNS = ("independent", "branch", "trajectory")
 """The most trustworthy first."""
+_PLAN = [name for name in LENGTH if name != "epochs"]
+"""What the trials of a design share."""
 
 
 def epoch_study(context: Context) -> Part | None:
@@ -68,27 +70,28 @@ def studied_epochs(study: Study) -> Studied | None:
 
 def _group(trials: pd.DataFrame) -> pd.DataFrame | None:
     """The plain trials of one architecture and rate that differ in length and seed only, those
-    with the most lengths and seeds."""
+    with the most lengths and seeds; of branches and of whole trials those planned alike."""
     plain = trials[is_plain(trials) & trials["outcome"].isin(["finished", "diverged"])]
     if plain.empty:
         return None
-    keys = [setting(plain, without=LENGTH).rename("setting"), plain["arch"], plain["lr"]]
+    keys = [setting(plain, without=LENGTH), plain["arch"], plain["lr"]]
+    groups = []
+    for _, group in plain.groupby(keys):
+        designs = group.groupby(group["schedule"] == "wsd")
+        largest = [
+            max((alike for _, alike in design.groupby(_PLAN)), key=_size) for _, design in designs
+        ]
+        groups.append(pd.concat(largest))
+    chosen = max(groups, key=_size)
     # Groups of one length are a sweep's: its epochs can be read as well, if there is nothing else.
-    sizes = plain.groupby(keys).apply(
-        lambda group: (
-            *(group["epochs"].nunique(), group["epochs"].max(), len(group)),
-            -group["bits_per_byte"].fillna(math.inf).mean(),  # of equals the best
-        ),
-        include_groups=False,
-    )
-    lengths, longest, *_ = sizes.max()
-    if lengths == 1 and longest == 1:
-        return None
-    _, arch, lr = sizes.idxmax()
-    chosen = plain.assign(setting=keys[0])
-    return chosen[
-        (chosen["setting"] == sizes.idxmax()[0]) & (chosen["arch"] == arch) & (chosen["lr"] == lr)
-    ]
+    lengths, longest, *_ = _size(chosen)
+    return None if lengths == longest == 1 else chosen
+
+
+def _size(trials: pd.DataFrame) -> tuple[int, int, int, float]:
+    """Lengths, the longest of them, trials, and of equals the best first."""
+    lengths, loss = trials["epochs"], trials["bits_per_byte"].fillna(math.inf).mean()
+    return lengths.nunique(), int(lengths.max()), len(trials), -float(loss)
 
 
 def epoch_scores(trials: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
@@ -176,7 +179,7 @@ def _table(context: Context, scores: pd.DataFrame, found: list[BestHorizon]) -> 
                 Cell(str(row["seeds"]), row["seeds"]),
                 with_spread(row["bits_per_byte"], row["bits_per_byte_sd"], 4, link=link),
                 with_spread(row["macro"], row["macro_sd"], 1, link=link),
-                count(row["tokens"]) if row["tokens"] == row["tokens"] else number(None, 0),
+                replace(count(row["tokens"]), link=link),
             )
         )
     columns = ("design", "epochs", "seeds", "bits/byte", "macro, all items", "tokens seen")

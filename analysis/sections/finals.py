@@ -34,8 +34,9 @@ def finals(context: Context) -> Part | None:
         "Final scores of single models, on all items",
         ("model", "epochs", "bits/byte", *zero_shot, *glue),
         tuple(rows),
-        "Percent ± standard error over items; of GLUE the score, with that of a constant answer in "
-        "brackets. “Within chance” as above.",
+        "Percent ± standard error over items; of GLUE with the score of a constant answer in "
+        "brackets, and “no better” where it is less than two standard errors above that. “Within "
+        "chance” as above.",
     )
     text = (
         f"{len(found)} of the best checkpoints were scored once more, on "
@@ -67,6 +68,8 @@ def _zero_shot(scores: dict[str, Any] | None, name: str, link: str) -> Cell:
 def _glue(outcome: dict[str, Any] | None, link: str) -> Cell:
     if outcome is None or outcome.get("score") is None:
         return Cell("-")
-    score, baseline = outcome["score"], outcome["baseline"]
-    mark = "no better than constant" if score <= baseline else ""
-    return Cell(f"{score:.1f} ({baseline:.1f})", score, link, mark, also=(("constant", baseline),))
+    score, baseline, error = outcome["score"], outcome["baseline"], outcome["error"]
+    # Not a test, a warning: both figures are of the same items.
+    mark = "no better than constant" if score < baseline + 2 * error else ""
+    also = (("error", error), ("constant", baseline))
+    return Cell(f"{score:.1f} ± {error:.1f} ({baseline:.1f})", score, link, mark, also)

@@ -59,6 +59,12 @@ def every_trial(context: Context) -> Part:
     table = Table("trials", "Every trial", (*columns, "macro", "reason"), tuple(rows))
     unfinished = trials[trials["outcome"].isna()]
     warnings: list[str] = []
+    if nameless := context.study.nameless:
+        warnings.append(
+            f"{nameless} run{'s' if nameless > 1 else ''} of this study recorded nothing of what "
+            "was to be trained, and no trial is counted for it. Run the same command again to "
+            "continue."
+        )
     if len(unfinished):
         warnings.append(
             f"{len(unfinished)} of {len(trials)} trials have not ended: the figures are of the "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from analysis import compare
+from analysis.benchmarks import Suite
 from analysis.samples import sample
 from analysis.statistics import difference
 from analysis.study import Study
@@ -65,7 +67,6 @@ def test_the_held_out_items_can_be_asked_for(
         (("mamba lr=1e-2 seed=0", "nothing"), "no trial 'nothing'; give more of the id"),
         (("mamba lr=1e-2 seed=0", "mamba lr=1e-2 seed=0"), "are the same run: give two"),
         (("mamba lr=1e-2 seed=0", "lstm lr=1e-2 seed=0"), "has not ended with a finished epoch"),
-        (("a", "b", "--part", "half"), "--part must be one of held_out, selection, all"),
         (("a", "b", "--study", "other"), "no study 'other'"),
     ],
 )
@@ -86,3 +87,40 @@ def test_other_items_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixt
     names = [f"{arch} lr=1e-2 seed=0" for arch in ("mamba", "hgrn2", "lstm")]
     assert "scored on different items" in compared(first, capsys, *names[:2])
     assert "No benchmark scores of lstm" in compared(first, capsys, *names[1:])
+
+
+def test_correlations_stand_without_an_interval(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A benchmark that is no mean over items has both figures and their difference."""
+    blimp, wug = suite({"blimp": {"a": 40}, "wug": {"adj": 40}}).benchmarks
+    rated = tuple(replace(item, human=index % 7) for index, item in enumerate(wug.items))
+    made = MadeStudy(tmp_path, suite=Suite((blimp, replace(wug, items=rated)), "2024"))
+    runs = made.sweep(["mamba", "hgrn2"], (1e-2,), (0,))
+    output = compared(made, capsys, *runs)
+    study = Study.open(made.uri, "study", "")
+    left, right = (study.epochs.query("run_id == @it and epoch == 3")["wug"].item() for it in runs)
+    row = next(line for line in output.splitlines() if "wug" in line)
+    assert [word for word in row.split() if word not in "│┃|"] == (
+        ["wug", f"{left:.2f}", f"{right:.2f}", f"{left - right:+.2f}", *"----"]
+    )
+
+
+def test_a_store_without_trials_is_said_to_be_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No trial in the study, or in any: there is nothing to find."""
+    made = MadeStudy(tmp_path)
+    made.tracker([base_spec()])
+    words = ["a", "b", "--storage", str(tmp_path)]
+    assert compare.main(words) == 2
+    assert "no trial in any study of the store yet" in capsys.readouterr().err
+    assert compare.main([*words, "--study", "study"]) == 2
+    assert "no trial in study 'study' yet" in capsys.readouterr().err
+
+
+def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """The message lists the parts there are."""
+    with pytest.raises(SystemExit, match="2"):
+        compare.main(["a", "b", "--part", "half"])
+    assert "held_out" in capsys.readouterr().err

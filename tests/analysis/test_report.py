@@ -182,7 +182,10 @@ def test_final_scores_stand_with_chance_and_constant_answers(tmp_path: Path) -> 
     report_of_epoch = made.report(base_spec("hgrn2"), 3, 0.0)
     assert report_of_epoch.scores is not None
     scores = {**report_of_epoch.scores, "benchmarks": {"bear": 21.0}}
-    glue = {"rte": {"score": 50.0, "baseline": 54.0}, "mrpc": {"score": 81.5, "baseline": 79.0}}
+    glue = {
+        "rte": {"score": 50.0, "error": 1.0, "baseline": 54.0},
+        "mrpc": {"score": 81.5, "error": 1.0, "baseline": 79.0},
+    }
     client.log_dict(run_id, {"zero_shot": scores, "glue": glue}, "eval/scores.json")
     client.log_metric(run_id, "eval/bear", 21.0)
     page = written(made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from analysis import runs
+from trainables.spec import TrialSpec
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +112,57 @@ def test_an_unknown_study_lists_the_known_ones(client: MlflowClient) -> None:
     """A misspelt study is answered with those there are."""
     with pytest.raises(ValueError, match="no study 'lr' in sqlite.*: it has .*empty, lrs"):
         runs.trials(client, "lr")
+
+
+def test_what_was_not_recorded_stands_for_the_defaults_of_the_spec(client: MlflowClient) -> None:
+    """A trial older than a parameter has the value that its spec would have."""
+    fields = dataclasses.fields(TrialSpec)
+    known = {f.name: str(f.default) for f in fields if f.default is not dataclasses.MISSING}
+    assert known == runs.DEFAULTS
+    frame = runs.trials(client, "lrs")
+    assert list(frame["warmup_steps"]) == [0, 0, 0]
+    assert list(frame["reverse_kl"]) == ["False"] * 3
+    assert list(frame["init"]) == [""] * 3
+
+
+def test_runs_that_do_not_say_what_they_are_are_counted(client: MlflowClient) -> None:
+    """A run that was killed before its parameters were recorded is no trial."""
+    study = client.create_experiment("unnamed")
+    client.create_run(study, tags={"babysweep.kind": "trial"})
+    assert runs.trials(client, "unnamed").empty
+    add_trial(client, study, "", arch="mamba", lr=1e-3, outcome="finished", bits=[2.0])
+    assert len(runs.trials(client, "unnamed")) == 1
+    assert runs.nameless(client, "unnamed") == 1
+    assert runs.nameless(client, "lrs") == 0
+
+
+def test_the_reason_is_of_how_a_trial_ended(client: MlflowClient) -> None:
+    """A trial that failed, went on and finished has none; one that diverged keeps its own."""
+    study = client.create_experiment("went on")
+    for outcome in ("finished", "diverged", None):
+        lr = 1e-3 * (1 + len(outcome or ""))
+        add_trial(client, study, "", arch="mamba", lr=lr, outcome=outcome, bits=[2.0])
+    for run in client.search_runs([study]):
+        client.set_tag(run.info.run_id, "babysweep.reason", "out of memory")
+    frame = runs.trials(client, "went on")
+    reasons = frame.assign(outcome=frame["outcome"].fillna("failed")).set_index("outcome")["reason"]
+    assert pd.isna(reasons["finished"])
+    assert (reasons["diverged"], reasons["failed"]) == ("out of memory", "out of memory")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://me:secret@host:5000/x", "https://host:5000/x"),
+        ("https://me:se@cret@host", "https://host"),
+        ("postgresql://me:secret@host/db", "postgresql://host/db"),
+        ("sqlite:////data/a@b/mlflow.db", "sqlite:////data/a@b/mlflow.db"),
+        (
+            "GET http://me:secret@host/api failed: write to a@b",
+            "GET http://host/api failed: write to a@b",
+        ),
+    ],
+)
+def test_passwords_are_taken_out_of_texts(text: str, expected: str) -> None:
+    """User and password go, in the middle of a sentence too; everything else stays."""
+    assert runs.without_secret(text) == expected

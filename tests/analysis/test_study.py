@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
 
+from analysis.epochs import best_horizon
 from analysis.sections.epoch_study import studied_epochs
-from analysis.study import Study, compared, is_plain
+from analysis.study import OldScores, Study, compared, is_plain, setting
 from tests.made_study import MadeStudy, base_spec
 
 LRS, SEEDS = (3e-3, 1e-2, 3e-2), (0, 1)
@@ -84,5 +86,54 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
 
 def test_a_server_that_is_not_there_is_said_to_be_so() -> None:
     """The message names the store, in seconds."""
-    with pytest.raises(ValueError, match=r"store http://127.0.0.1:9 cannot be read"):
-        Study.open("http://127.0.0.1:9", "study", "")
+    with pytest.raises(ValueError, match=r"store http://127.0.0.1:9 cannot be read") as caught:
+        Study.open("http://me:secret@127.0.0.1:9", "study", "")
+    assert "secret" not in str(caught.value)
+
+
+def test_trials_older_than_a_parameter_belong_with_the_new_ones(tmp_path: Path) -> None:
+    """A parameter that a version added, at its default, does not take a sweep apart."""
+    made = MadeStudy(tmp_path, suite=None)
+    old = made.add([base_spec("mamba", seed=seed) for seed in SEEDS])
+    made.add([base_spec("mamba", seed=2)])
+    later = "('warmup_steps', 'decay', 'revision', 'teacher', 'alpha', 'reverse_kl', 'init')"
+    with sqlite3.connect(tmp_path / "mlflow.db") as store:
+        store.executemany(
+            f"DELETE FROM params WHERE run_uuid = ? AND key IN {later}", [(it,) for it in old]
+        )
+    trials = Study.open(made.uri, "study", "").trials
+    assert len(trials) == 3
+    assert setting(trials).nunique() == 1
+
+
+def test_only_trials_that_differ_in_length_are_one_design(tmp_path: Path) -> None:
+    """Beside linear trials of three lengths a cosine one, and beside branches those of another
+    warm-up, are no second trial of the same seed and length."""
+    made = MadeStudy(tmp_path, suite=None)
+    branch = {"schedule": "wsd", "warmup_steps": 10}
+    others = [base_spec(epochs=3, schedule="cosine"), base_spec(epochs=2, warmup=0.1)]
+    others += [base_spec(epochs=e, schedule="wsd", warmup_steps=20) for e in (2, 4)]
+    made.add([base_spec(epochs=epochs, seed=s) for epochs in (1, 2, 3) for s in SEEDS])
+    made.add([base_spec(epochs=e, **branch) for e in (1, 2, 4)], kind="epoch study")
+    ours = set(Study.open(made.uri, "study", "").trials["run_id"])
+    made.add(others, kind="other")
+    found = studied_epochs(Study.open(made.uri, "study", ""))
+    assert found is not None
+    assert set(found.trials["run_id"]) == ours
+    counts = found.scores.groupby("design")["horizon"].unique().map(sorted).to_dict()
+    assert counts == {"branch": [1, 2, 4], "independent": [1, 2, 3], "trajectory": [1, 2, 3]}
+    assert all(best_horizon(found.scores, design).horizon for design in counts)
+
+
+def test_scores_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    """A torn file, and one of an older version: the message has the run, and which file."""
+    made = MadeStudy(tmp_path)
+    run_id = made.add([base_spec()])[0]
+    study = Study.open(made.uri, "study", "")
+    file = next(tmp_path.rglob("scores/epoch-002.json"))
+    file.write_text("{}")
+    with pytest.raises(OldScores, match=run_id):
+        study.scores(run_id, 2)
+    file.write_text('{"items"')
+    with pytest.raises(ValueError, match=f"scores/epoch-002.json of run {run_id} cannot be read"):
+        study.scores(run_id, 2)
