@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.statistics import mean_interval
+
 CONFIDENCE = 0.95
 _DRAWS = 10_000
 _FEW = 5
@@ -168,20 +170,40 @@ def differences(scores: pd.DataFrame, design: str, reference: str) -> pd.DataFra
     """How far a design's mean bits-per-byte lies from another's at the horizons that both have.
 
     Columns: `horizon`, `difference` (of the means over seeds; positive: the design is worse),
-    `least` and `greatest` (of the reference's seeds, minus its mean: its spread), `within` (whether
-    the difference lies between them). Horizons with a diverged seed are left out.
+    `spread` (standard deviation of the reference's seeds; NaN for one), `within` (whether the
+    difference is at most two of them). Horizons with a diverged seed are left out.
     """
     ours = scores[scores["design"] == design].groupby("horizon")["bits_per_byte"].mean()
     theirs = scores[scores["design"] == reference].groupby("horizon")["bits_per_byte"]
-    mean = theirs.mean()
-    frame = pd.DataFrame(
-        {
-            "difference": ours - mean,
-            "least": theirs.min() - mean,
-            "greatest": theirs.max() - mean,
-        }
-    )
+    frame = pd.DataFrame({"difference": ours - theirs.mean(), "spread": theirs.std()})
     frame = frame.astype(float)  # also without rows
-    frame = frame[np.isfinite(frame).all(axis=1)]
-    within = frame["difference"].between(frame["least"], frame["greatest"])
+    frame = frame[np.isfinite(frame["difference"])]
+    within = frame["difference"].abs() <= 2 * frame["spread"]
     return frame.assign(within=within).reset_index()
+
+
+def agreement(scores: pd.DataFrame) -> str:
+    """Whether branches end where whole trials do, in words; "" unless a horizon has both."""
+    gaps = differences(scores, "branch", "independent")
+    if gaps.empty:
+        return ""
+    low, high = gaps["difference"].min(), gaps["difference"].max()
+    text = f"branch minus independent: {low:+.4f} to {high:+.4f} bits-per-byte"
+    known = gaps["spread"].notna().sum()
+    if known:
+        text += (
+            f"; within two standard deviations of independent's seeds at {gaps['within'].sum()} of "
+            f"{known} horizons"
+        )
+    curves = [
+        seed_curves(scores, name)[list(gaps["horizon"])] for name in ("branch", "independent")
+    ]
+    seeds = curves[0].index.intersection(curves[1].index)
+    if len(seeds) > 1:
+        by_seed = (curves[0] - curves[1]).loc[seeds].mean(axis=1)
+        low, high = mean_interval(by_seed.to_numpy())
+        text += (
+            f"; on average {by_seed.mean():+.4f} (95 % interval {low:.4f} to {high:.4f}, paired "
+            f"over {len(seeds)} seeds)"
+        )
+    return f"{text}."

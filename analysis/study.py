@@ -96,7 +96,8 @@ class Study:
 
     def link(self, run_id: str) -> str:
         """Address of a run in MLflow's web pages."""
-        return f"{self.ui}/#/experiments/{self.experiment_id}/runs/{run_id}"
+        page = f"{self.ui}/#/experiments/{self.experiment_id}/runs/{run_id}"
+        return f"{page}?workflowType=machine_learning"
 
     def scores(self, run_id: str, epoch: int) -> dict[str, Any] | None:
         """See `scores_of_run`."""

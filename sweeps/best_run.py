@@ -86,8 +86,8 @@ def _default_study(client: MlflowClient, run_id: str | None) -> str:
             experiment_id = client.get_run(run_id).info.experiment_id
         except MlflowException as error:
             raise ValueError(
-                f"no MLflow run {run_id!r} in {client.tracking_uri}: copy its id from MLflow's "
-                f"pages ({error.message})"
+                f"no MLflow run {run_id!r} in {runs.without_secret(client.tracking_uri)}: copy its "
+                f"id from MLflow's pages ({error.message})"
             ) from error
         return client.get_experiment(experiment_id).name
     found = sorted(
@@ -99,8 +99,8 @@ def _default_study(client: MlflowClient, run_id: str | None) -> str:
     )
     if not found:
         raise ValueError(
-            f"no study in {client.tracking_uri}: run sweeps/lr_sweep.py first, or give the "
-            "--storage that it had"
+            f"no study in {runs.without_secret(client.tracking_uri)}: run sweeps/lr_sweep.py "
+            "first, or give the --storage that it had"
         )
     if len(found) > 1:
         raise ValueError(f"there are {len(found)} studies: choose --study {', '.join(found)}")

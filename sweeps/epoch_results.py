@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis import runs
-from analysis.epochs import BestHorizon, best_horizon, differences, epoch_table, tokens_spent
+from analysis.epochs import BestHorizon, agreement, best_horizon, epoch_table, tokens_spent
 from analysis.plots import epoch_curve, epoch_figure
 from sweeps.planning import SweepPlan, study_trials
 from sweeps.results import describe, for_mlflow, rich_table, with_spread
@@ -142,13 +142,8 @@ def _findings(found: list[BestHorizon], scores: pd.DataFrame) -> Iterator[str]:
                 f"[yellow]{best.design}: that is the longest horizon tried; the optimum may lie "
                 "beyond. Add longer --horizons.[/]"
             )
-    gaps = differences(scores, "branch", "independent")
-    if not gaps.empty:
-        yield (
-            f"branch minus independent: {gaps['difference'].min():+.4f} to "
-            f"{gaps['difference'].max():+.4f} bits-per-byte; between the seeds of independent "
-            f"at {gaps['within'].sum()} of {len(gaps)} horizons."
-        )
+    if text := agreement(scores):
+        yield text
 
 
 def _costs(trials: pd.DataFrame, designs: Designs) -> Iterator[str]:

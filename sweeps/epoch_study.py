@@ -43,8 +43,9 @@ class EpochStudyArgs(TrainingArgs):
     """Numbers of epochs to compare; default: 1 to --epochs."""
     lr: float | None = None
     """Peak learning rate; default: the best of this architecture in the study."""
-    decay: float = 0.2
-    """Fraction of the steps in the final decay of the schedule wsd, which branches have."""
+    decay: float = 0.3
+    """Fraction of the steps in the final decay of the schedule wsd, which branches have. A longer
+    one ends nearer to a whole linear decay, and shares fewer steps between the lengths."""
     milestones: tuple[str, ...] = ()
     """Score also after so many words: 1000000, or 1M. A branch leaves those before it began to the
     longest trial."""

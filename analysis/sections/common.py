@@ -13,10 +13,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import plots
+from analysis.plots.style import short
 from analysis.report_page import Cell, Picture, Section
 from analysis.samples import Scores
 from analysis.selection import Choice, Rule, choose
 from analysis.study import OldScores, Study, compared
+
+rate = short
+"""A learning rate as people write it, as in the pictures."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +143,6 @@ def count(value: float | None) -> Cell:
     if value is None or pd.isna(value):
         return Cell("-")
     return Cell(f"{int(value):,}", float(value))
-
-
-def rate(lr: float) -> str:
-    """A learning rate as people write it: 1e-3, 3.3e-4."""
-    mantissa, exponent = f"{lr:.2e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import plots
-from analysis.epochs import BestHorizon, best_horizon, differences, epoch_table
+from analysis.epochs import BestHorizon, agreement, best_horizon, epoch_table
 from analysis.report_page import Cell, Section, Table
 from analysis.sections.common import Context, Part, count, rate, records, with_spread
 from analysis.study import LENGTH, Study, is_plain, setting
@@ -144,14 +144,8 @@ def _remarks(found: list[BestHorizon], scores: pd.DataFrame) -> list[str]:
         for best in found
         if best.is_longest
     ]
-    gaps = differences(scores, "branch", "independent")
-    if not gaps.empty:
-        remarks.append(
-            f"branch minus independent: {gaps['difference'].min():+.4f} to "
-            f"{gaps['difference'].max():+.4f} bits-per-byte; between the seeds of independent at "
-            f"{gaps['within'].sum()} of {len(gaps)} horizons."
-        )
-    return remarks
+    text = agreement(scores)
+    return [*remarks, text] if text else remarks
 
 
 def _designs(scores: pd.DataFrame) -> str:

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from analysis.epochs import (
+    agreement,
     best_horizon,
     bootstrap_best,
     differences,
@@ -142,12 +143,27 @@ def test_tokens_are_those_that_the_trials_took() -> None:
 
 
 def test_a_design_is_compared_with_the_seeds_of_another() -> None:
-    """Differences of means by horizon, and whether they lie between the other's seeds."""
+    """Differences of means by horizon, and whether they are within two standard deviations of the
+    other's seeds; where a seed diverged there is none."""
     other = frame([[1.0, 2.0, 3.0], [1.2, 2.2, math.inf]], "independent")
     gaps = differences(pd.concat([frame([[1.05, 2.5, 3.0]]), other]), "branch", "independent")
     assert gaps["horizon"].tolist() == [1, 2]
     assert gaps["difference"].tolist() == pytest.approx([-0.05, 0.4])
     assert gaps["within"].tolist() == [True, False]
+    assert gaps["spread"].tolist() == pytest.approx([0.2 / math.sqrt(2)] * 2)
+
+
+def test_agreement_is_paired_by_seed() -> None:
+    """The mean over horizons of what each seed loses as a branch, with its t interval."""
+    whole = frame([[1.0, 2.0], [1.5, 2.5], [0.5, 1.5]], "independent")
+    branch = frame([[1.1, 2.1], [1.6, 2.6], [0.7, 1.7]])
+    text = agreement(pd.concat([branch, whole]))
+    assert "branch minus independent: +0.1333 to +0.1333 bits-per-byte" in text
+    assert "at 2 of 2 horizons" in text
+    half = 4.302653 * math.sqrt(0.01 / 3) / math.sqrt(3)  # sample deviation of 0.1, 0.1, 0.2
+    expected = f"+0.1333 (95 % interval {0.4 / 3 - half:.4f} to {0.4 / 3 + half:.4f}, paired"
+    assert expected in text
+    assert agreement(branch) == ""
 
 
 def test_picture_names_designs_and_bands(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_epochs_are_studied_by_each_design(study: Study) -> None:
 def test_links_lead_to_the_run(study: Study) -> None:
     """The address is that of MLflow's page of the run."""
     assert study.link("abc") == (
-        f"http://127.0.0.1:5000/#/experiments/{study.experiment_id}/runs/abc"
+        f"http://127.0.0.1:5000/#/experiments/{study.experiment_id}/runs/abc?workflowType=machine_learning"
     )
 
 

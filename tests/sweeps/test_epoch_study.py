@@ -263,8 +263,8 @@ def test_what_several_seeds_found_is_told(command, tmp_path):
         # The third seed was stopped before its last epoch.
         "independent: best after 2 epochs, 1.1500 bits-per-byte (the 95 % interval holds no other; "
         "bootstrap over 2 seeds, which is too narrow with so few).",
-        "branch minus independent: +0.0100 to +0.0100 bits-per-byte; between the seeds of "
-        "independent at 1 of 1 horizons.",
+        "branch minus independent: +0.0100 to +0.0100 bits-per-byte; within two standard "
+        "deviations of independent's seeds at ",
         "branch after 1,000 words: blimp 61.0 ± 1.0",
         "independent after 1,000 words: not scored: the trials ended before it was asked for",
     ):
