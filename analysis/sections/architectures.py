@@ -84,6 +84,10 @@ def architectures(context: Context) -> Part:
         tables.append(_pair_table(pairs, links))
         first = contenders[0].choice.arch
         paragraphs += [pair.sentence for pair in pairs if first in _names(pair)]
+        words = tuple(
+            (Cell(f"{pair.first} - {pair.second}"), Cell(pair.sentence)) for pair in pairs
+        )
+        details.append(Table("pairs_in_words", "Every pair in words", ("pair", "in words"), words))
     if losses := _loss_pairs(contenders):
         details.append(losses)
     section = Section(

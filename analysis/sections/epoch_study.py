@@ -43,12 +43,22 @@ def epoch_study(context: Context) -> Part | None:
     section = Section(
         "epochs",
         "How many epochs",
-        (*sentences, *_remarks(found, scores), _designs(scores)),
+        tuple(filter(None, (*sentences, agreement(scores), _designs(scores)))),
         (_table(context, scores, found),),
         (picture,),
     )
-    known = [s for s, best in zip(sentences, found, strict=True) if best.horizon is not None]
-    return Part(section, tuple(known[:1]))
+    # A trajectory is read in the middle of its schedule: no answer to how many epochs are best.
+    answers = [
+        (sentence, best)
+        for sentence, best in zip(sentences, found, strict=True)
+        if best.horizon is not None and best.design != "trajectory"
+    ][:1]
+    warnings = [
+        f"{arch}, {best.design}: that is the longest horizon tried; the optimum may lie beyond."
+        for _, best in answers
+        if best.is_longest
+    ]
+    return Part(section, tuple(sentence for sentence, _ in answers), tuple(warnings))
 
 
 @dataclass(frozen=True)
@@ -136,16 +146,6 @@ def _rows(
         elif trial["outcome"] == "diverged":
             rows.append({**row, "bits_per_byte": math.inf, "macro": math.nan, "tokens": math.nan})
     return rows
-
-
-def _remarks(found: list[BestHorizon], scores: pd.DataFrame) -> list[str]:
-    remarks = [
-        f"{best.design}: that is the longest horizon tried; the optimum may lie beyond."
-        for best in found
-        if best.is_longest
-    ]
-    text = agreement(scores)
-    return [*remarks, text] if text else remarks
 
 
 def _designs(scores: pd.DataFrame) -> str:
