@@ -11,6 +11,7 @@ from tests.made_study import MadeStudy
 from tests.processes import serve_mlflow
 
 
+@pytest.mark.slow
 def test_a_report_from_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With MLFLOW_TRACKING_URI the figures, the scores' files, too, come from the server, and the
     links lead there; nothing is read from the storage, which holds the report."""

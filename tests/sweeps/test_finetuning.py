@@ -113,6 +113,7 @@ def run(model: Path, tasks: Path, storage: Path, *names: str) -> tuple[list[Task
     return results, output.getvalue()
 
 
+@pytest.mark.slow
 def test_one_failing_task_does_not_lose_the_others(
     model: Path, tasks: Path, tmp_path: Path
 ) -> None:

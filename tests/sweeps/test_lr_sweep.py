@@ -103,6 +103,7 @@ def test_killed_trial_is_started_again_by_itself(sweep, whole_sweep):
     assert sweep.results() == {trial: reference[trial] for trial in sweep.results()}
 
 
+@pytest.mark.slow
 def test_interrupt_stops_cleanly_and_says_how_to_continue(sweep):
     """Ctrl-C ends the sweep with status 130, leaves no run running, and names the command."""
     process = sweep.start("--epochs", "200")
@@ -159,6 +160,7 @@ def test_optuna_searches_a_range(sweep):
     assert all(1e-4 <= rate <= 1e-2 for rate in rates)
 
 
+@pytest.mark.slow
 def test_second_command_on_the_same_sweep_is_refused(sweep):
     """Two commands never train the same trials at the same time."""
     process = sweep.start("--epochs", "200")
@@ -261,6 +263,7 @@ def test_submitted_job_gives_the_same_result(sweep, whole_sweep, ray_head):
     assert sweep.results() == {trial: reference[trial] for trial in sweep.results()}
 
 
+@pytest.mark.slow
 def test_final_tasks_are_scored_once_on_the_winner(sweep, tmp_path):
     """The best checkpoint gets what --final-tasks names, in its folder, in MLflow and in print."""
     write_blimp(tmp_path / "data" / "blimp_fast")
