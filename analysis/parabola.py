@@ -10,6 +10,8 @@ from scipy import stats
 
 from analysis.statistics import CONFIDENCE
 
+_MOST_DECADES = 6.0
+
 
 @dataclass(frozen=True)
 class Parabola:
@@ -72,7 +74,8 @@ class Parabola:
         from zero (Fieller 1954, J. R. Stat. Soc. B 16:175).
 
         Its ends solve (slope + 2 bend z)^2 = t^2 * variance of the left side's root. None where
-        the bend is not significant, so that there are no ends, or no degree of freedom is left.
+        the bend is not significant, so that there are no ends, or hardly, so that they lie six
+        decades apart or more; or where no degree of freedom is left.
         """
         if self.degrees < 1:
             return None
@@ -84,6 +87,8 @@ class Parabola:
         if a <= 0:
             return None
         root = math.sqrt(max(half_b**2 - a * c, 0.0))
+        if root / a > _MOST_DECADES / 2:
+            return None
         return self._rate((-half_b - root) / a), self._rate((-half_b + root) / a)
 
     def _rate(self, z: float) -> float:

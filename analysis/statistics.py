@@ -137,8 +137,8 @@ def estimate(sample: Sample) -> Estimate:
     mean, half = float(figures.mean()), spread.half_width()
     return Estimate(
         mean=mean,
-        low=mean - half,
-        high=mean + half,
+        low=max(mean - half, 0.0),
+        high=min(mean + half, 100.0),
         standard_error=math.sqrt(spread.variance),
         seeds=sample.seeds,
         seed_sd=float(figures.std(ddof=1)) if sample.seeds > 1 else math.nan,
