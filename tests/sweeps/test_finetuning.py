@@ -154,6 +154,7 @@ def test_one_failing_task_does_not_lose_the_others(
     assert f"{outcome.score:.1f} ± {outcome.error:.1f}" in rows["cola"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_no_success(model: Path, tasks: Path, tmp_path: Path) -> None:
     """SIGINT while a task runs ends in KeyboardInterrupt, not in a table of what is there."""
     endless = {"epochs": 100_000, "patience": None}
