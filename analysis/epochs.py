@@ -18,9 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.statistics import mean_interval
+from analysis.statistics import CONFIDENCE, mean_interval
 
-CONFIDENCE = 0.95
 _DRAWS = 10_000
 _FEW = 5
 """Fewer seeds know little of their spread: their percentiles lie too close together."""

@@ -57,7 +57,7 @@ def choose(trials: pd.DataFrame, epochs: pd.DataFrame, rule: Rule) -> dict[str, 
     Raises:
         ValueError: the rule wants benchmark scores, and there are none.
     """
-    finished = _without_lucky(trials, _without_lucky(trials, trials, "diverged"), "stopped")
+    finished = _at_sound_rates(trials)
     finished = finished[finished["outcome"] == "finished"]
     chosen = _by_loss(trials, finished) if rule == "val_loss" else _by_macro(finished, epochs, rule)
     choices = {}
@@ -71,17 +71,17 @@ _Chosen = dict[str, tuple[float, pd.DataFrame]]
 """By architecture the learning rate, and the pairs of `run_id` and `epoch`."""
 
 
-def _without_lucky(trials: pd.DataFrame, those: pd.DataFrame, outcome: str) -> pd.DataFrame:
-    """Trials of rates at which no seed ended so: what the other seeds reached there was luck.
+def _at_sound_rates(trials: pd.DataFrame) -> pd.DataFrame:
+    """Trials of rates at which no seed diverged or was stopped: what the others reached was luck.
 
-    An architecture that has such a seed at every rate keeps those it stopped early.
+    An architecture that has no such rate keeps those at which seeds were stopped.
     """
-    bad = trials.loc[trials["outcome"] == outcome, ["arch", "lr"]].drop_duplicates()
-    marked = those.merge(bad, how="left", on=["arch", "lr"], indicator="_bad")
-    kept = marked[marked["_bad"] == "left_only"]
-    if outcome == "stopped":
-        kept = pd.concat([kept, marked[~marked["arch"].isin(kept["arch"])]])
-    return kept.drop(columns="_bad")
+    rates = trials["arch"] + trials["lr"].astype(str)
+    diverged, stopped = (
+        rates.isin(rates[trials["outcome"] == end]) for end in ("diverged", "stopped")
+    )
+    sound = trials[~diverged & ~stopped]
+    return pd.concat([sound, trials[~diverged & ~trials["arch"].isin(sound["arch"])]])
 
 
 def _by_loss(trials: pd.DataFrame, finished: pd.DataFrame) -> _Chosen:

@@ -287,5 +287,5 @@ def _browse(plan: SweepPlan, tracker: Tracker) -> str:
         storage = shlex.quote(str(plan.storage))
         return f"make ui STORAGE={storage}    then http://127.0.0.1:5000/{tracker.page}"
     if plan.tracking_uri.startswith("http"):
-        return f"{plan.tracking_uri.rstrip('/')}/{tracker.page}"
+        return f"{runs.without_secret(plan.tracking_uri).rstrip('/')}/{tracker.page}"
     return plan.tracking_uri

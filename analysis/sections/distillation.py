@@ -88,10 +88,8 @@ def distillation(context: Context) -> Part | None:
 def students_of(context: Context) -> Iterator[Student]:
     """Each kind of student in the study, with its controls."""
     trials = context.study.trials
-    if "teacher" not in trials:
-        return
     ended = trials[trials["outcome"].isin(["finished", "diverged"])]
-    is_taught = ended["teacher"].fillna("") != ""
+    is_taught = ended["teacher"] != ""
     common = setting(ended, without=DISTILLATION) + ended["arch"]
     kinds = setting(ended) + ended["arch"]
     groups = [group for _, group in ended[is_taught].groupby(kinds[is_taught])]

@@ -90,3 +90,11 @@ def test_further_seeds_of_one_rate_do_not_change_the_choice() -> None:
         assert choose(*frame, "val_loss")["mamba"].lr == 1e-2
         assert choose(*frame, "selection-split")["mamba"].lr == 1e-3
     assert list(choose(*frame, "val_loss")["mamba"].trials["seed"]) == [0, 1, 2]
+
+
+def test_a_rate_with_a_stopped_seed_is_a_choice_only_if_all_have_one() -> None:
+    """A scheduler stops the seeds that are behind: the one that it let finish was lucky."""
+    stopped = frames({(1e-3, 1): "stopped"})
+    assert choose(*stopped, "macro")["mamba"].lr == 1e-2
+    everywhere = choose(*frames({(1e-3, 1): "stopped", (1e-2, 1): "stopped"}), "macro")["mamba"]
+    assert (everywhere.lr, list(everywhere.trials["seed"])) == (1e-3, [0])
