@@ -21,7 +21,7 @@ test-all: $(VENV)/installed
 	$(BIN)/python -m pytest -m "" $(ARGS)
 
 test-gpu: $(VENV)/installed
-	$(BIN)/python -m pytest -m gpu -rs -s tests/gpu $(ARGS)
+	TRITON_INTERPRET=0 $(BIN)/python -m pytest -m gpu -rs -s tests/gpu $(ARGS)
 
 agreement: $(TOOLS)/installed
 	BABYSWEEP_TOOLS_PYTHON=$(abspath $(TOOLS))/bin/python \

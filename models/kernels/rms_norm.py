@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.kernels import native
+from models.kernels.gpu import launch
 from models.kernels.shapes import expect
 
 
@@ -42,7 +43,11 @@ class _RMSNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype, work: torch.dtype
     ) -> Tensor:
-        if _native_takes(x, weight, dtype):
+        if _triton_takes(x, weight, dtype):
+            from models.kernels.gpu import rms_norm as gpu
+
+            y, scale = gpu.forward(x.contiguous(), weight.contiguous(), eps, dtype)
+        elif _native_takes(x, weight, dtype):
             y, scale = _forward_native(x.contiguous(), weight.contiguous(), eps, dtype)
         else:
             entries = x.to(work)
@@ -56,7 +61,11 @@ class _RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight, scale = ctx.saved_tensors
-        if _native_takes(x, weight, dy.dtype):
+        if _triton_takes(x, weight, dy.dtype):
+            from models.kernels.gpu import rms_norm as gpu
+
+            dx, dweight = gpu.backward(*(t.contiguous() for t in (x, weight, scale, dy)))
+        elif _native_takes(x, weight, dy.dtype):
             inputs = (tensor.contiguous() for tensor in (x, weight, scale, dy))
             dx, dweight = _backward_native(*inputs)
         else:
@@ -68,9 +77,14 @@ def _backward_torch(x: Tensor, weight: Tensor, scale: Tensor, dy: Tensor) -> tup
     """y_i = n_i weight_i with n = x * scale, so that dn/dx = scale * (1 - n n^T / dim)."""
     normed = x.to(scale.dtype) * scale
     product = normed * dy
-    along = (product @ weight)[:, None] / x.shape[-1]
+    # Not `product @ weight`, which on some CPUs adds in another order with other thread counts.
+    along = (product * weight).sum(-1, keepdim=True) / x.shape[-1]
     dx = torch.addcmul(weight * dy, normed, along, value=-1).mul_(scale)
     return dx.to(x.dtype), product.sum(0)
+
+
+def _triton_takes(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
+    return dtype in launch.ELEMENT_TYPES and launch.takes("rms_norm", x, weight)
 
 
 def _native_takes(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:

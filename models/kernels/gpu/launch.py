@@ -1,0 +1,123 @@
+"""Launching Triton kernels: on a GPU, in Triton's interpreter, or only on record.
+
+Under `recording` a launch notes what would be compiled, and computes nothing. So the kernels of any
+model and shape can be listed with fake tensors, and compiled for any GPU (`build`), on a machine
+that has none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.kernels import paths
+
+ELEMENT_TYPES = (torch.float32, torch.bfloat16)
+# Triton's present default, said aloud: unsaid, Triton 3.9 prints a warning with every process.
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
+OLDEST = (8, 0)  # compute capability: bf16 products and asynchronous copies
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launch on record: what its compilation depends on.
+
+    Attributes:
+        module, name: of the Triton function.
+        arguments: its arguments in order; of a tensor the type.
+        constants: its `tl.constexpr` parameters, sorted by name.
+    """
+
+    module: str
+    name: str
+    arguments: tuple[Any, ...]
+    constants: tuple[tuple[str, Any], ...]
+    num_warps: int
+    num_stages: int
+
+
+_record: list[Launch] | None = None
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[Launch]]:
+    """Collect launches in place of running them; tensors may lie on any device, or be fake."""
+    global _record
+    previous, _record = _record, []
+    try:
+        yield _record
+    finally:
+        _record = previous
+
+
+def takes(
+    kernel: str,
+    *tensors: Tensor,
+    fits: bool = True,
+    types: tuple[torch.dtype, ...] = ELEMENT_TYPES,
+) -> bool:
+    """Whether the Triton version of `kernel` is the one for these tensors.
+
+    They must be of `types`, on a GPU that Triton compiles for, and not empty. `fits` is what the
+    kernel asks of the shapes.
+    """
+    if not (fits and all(x.dtype in types and x.numel() for x in tensors)):
+        return False
+    if _record is not None:
+        return True
+    device = tensors[0].device
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < OLDEST:
+        return False
+    return device.type in ("cpu", "cuda") and paths.order(kernel, device.type)[0] == "triton"
+
+
+def launch(
+    kernel: Any,
+    grid: tuple[int, ...],
+    *arguments: Any,
+    num_warps: int,
+    num_stages: int = 2,
+    **constants: Any,
+) -> None:
+    """Run a Triton function on `grid` programs.
+
+    Args:
+        kernel: decorated by `triton.jit`.
+        grid: one to three sizes.
+        arguments: tensors, numbers or None, in the function's order.
+        num_warps, num_stages: of its one configuration.
+        constants: its `tl.constexpr` parameters, by name: numbers, strings, None.
+    """
+    if _record is not None:
+        types = tuple(x.dtype if isinstance(x, Tensor) else x for x in arguments)
+        named = tuple(sorted(constants.items()))
+        where = kernel.fn.__module__, kernel.fn.__name__
+        _record.append(Launch(*where, types, named, num_warps, num_stages))
+        return
+    device = next(x.device for x in arguments if isinstance(x, Tensor))
+    on_device = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    with on_device:
+        kernel[grid](*arguments, num_warps=num_warps, num_stages=num_stages, **constants)
+
+
+def multiprocessors(device: torch.device) -> int:
+    """Streaming multiprocessors of a GPU: programs that run side by side; 132, an H100's, on
+    record and in the interpreter."""
+    if device.type != "cuda":
+        return 132
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def dot_precision(dtype: torch.dtype) -> str:
+    """How `tl.dot` multiplies: float32 in three passes of TF32, near float32's own precision,
+    unless PyTorch's products may be plain TF32, too."""
+    if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
+        return "tf32"
+    return "tf32x3"

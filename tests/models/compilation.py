@@ -1,0 +1,83 @@
+"""Recorded launches of Triton kernels, compiled for GPUs that are not here.
+
+Triton's interpreter and its compiler exclude each other in a process; the tests run with the
+former, so this compiles in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+# Most shared memory that a block may have, in bytes, by compute capability.
+SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a compiled kernel takes.
+
+    Attributes:
+        shared: bytes of shared memory of a block.
+        registers: of a thread, at most 255.
+        spilled: bytes of local memory of a thread, into which registers are spilled.
+    """
+
+    name: str
+    capability: int
+    shared: int
+    registers: int
+    spilled: int
+
+
+def compile_for(launches: list[Any], capabilities: tuple[int, ...]) -> list[Usage]:
+    """Compile every launch once for each capability; raises CalledProcessError where one fails."""
+    unique = list(dict.fromkeys(launches))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.models.compilation"],
+        input=pickle.dumps((unique, capabilities)),
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return pickle.loads(done.stdout)
+
+
+def _usage(compiled: Any, capability: int) -> Usage:
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        command = [tool, "--dump-resource-usage", file.name]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    figures = {name: int(re.search(rf"\b{name}:(\d+)", text)[1]) for name in ("REG", "STACK")}
+    name = compiled.metadata.name
+    return Usage(name, capability, compiled.metadata.shared, figures["REG"], figures["STACK"])
+
+
+def main() -> None:
+    from models.kernels.gpu.build import build, compiling_for
+
+    launches, capabilities = pickle.loads(sys.stdin.buffer.read())
+    usages = []
+    for capability in capabilities:
+        with compiling_for(capability):
+            usages += [_usage(build(launch), capability) for launch in launches]
+    sys.stdout.buffer.write(pickle.dumps(usages))
+
+
+if __name__ == "__main__":
+    from tests.models import compilation  # so that pickle finds the classes by this name
+
+    compilation.main()
