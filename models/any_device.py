@@ -1,4 +1,4 @@
-"""What the models share that compute some of their library's layers in another way."""
+"""Layers for every device in place of the library's own, shared by several models."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.kernels import paths
 from models.kernels.rms_norm import rms_norm
 
 
@@ -20,20 +21,31 @@ def replace_layers(model: nn.Module, ours: Mapping[type[nn.Module], type[nn.Modu
         module.__class__ = ours.get(type(module), type(module))
 
 
-def norm_on_cpu(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMS norm in the type that the next layers work in: under autocast each would cast to it."""
-    if torch.is_autocast_enabled("cpu"):
-        return rms_norm(x, weight, eps, torch.get_autocast_dtype("cpu"))
-    return rms_norm(x, weight, eps, torch.promote_types(x.dtype, weight.dtype))
+    return rms_norm(x, weight, eps, working_type(x, weight))
 
 
-class RMSNormOnCPU:
-    """To stand in front of one of transformers' RMS norms among the bases of a subclass."""
+def working_type(x: Tensor, weight: Tensor) -> torch.dtype:
+    """Autocast's type where it is on, else the wider type of the two."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return torch.promote_types(x.dtype, weight.dtype)
+
+
+class FusedRMSNorm:
+    """Mixin: list it before one of transformers' RMS norms among the bases of a subclass."""
 
     weight: nn.Parameter
     variance_epsilon: float
 
     def forward(self, hidden_states: Tensor) -> Any:
-        if hidden_states.device.type != "cpu":
+        if paths.uses_library("rms_norm", hidden_states.device.type):
             return super().forward(hidden_states)  # type: ignore[misc]
-        return norm_on_cpu(hidden_states, self.weight, self.variance_epsilon)
+        return norm(hidden_states, self.weight, self.variance_epsilon)
+
+
+# Former names, until all models have moved over.
+norm_on_cpu = norm
+RMSNormOnCPU = FusedRMSNorm

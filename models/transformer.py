@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama import modeling_llama as library
 
-from models.any_device import RMSNormOnCPU, replace_layers
+from models.any_device import FusedRMSNorm, replace_layers
 from models.kernels.causal_attention import causal_attention
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
 
@@ -22,7 +22,7 @@ from models.registry import Architecture, ParamCount, TextShape, register, small
 SPECIAL = ("is_causal", "softcap", "position_bias", "cache", "s_aux")
 
 
-class AnyDeviceRMSNorm(RMSNormOnCPU, library.LlamaRMSNorm):
+class AnyDeviceRMSNorm(FusedRMSNorm, library.LlamaRMSNorm):
     """The library's RMS norm."""
 
 
