@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, partialmethod
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import triton.language as tl
@@ -39,6 +40,8 @@ def take_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         interpreter, "_convert_float", partial(_convert, interpreter._convert_float)
     )
+    builder = interpreter.InterpreterBuilder
+    monkeypatch.setattr(builder, "create_dot", partialmethod(_dot, builder.create_dot))
 
 
 def _convert(convert: Any, data: Any, source: Any, target: Any, rounding: Any) -> Any:
@@ -46,3 +49,15 @@ def _convert(convert: Any, data: Any, source: Any, target: Any, rounding: Any) -
     if (source, target) == (tl.float32, tl.bfloat16):
         return torch.from_numpy(data.copy()).to(torch.bfloat16).view(torch.uint16).numpy()
     return convert(data, source, target, rounding)
+
+
+def _dot(self: Any, multiply: Any, a: Any, b: Any, total: Any, *options: Any) -> Any:
+    """Products of bf16; the interpreter would multiply the bit patterns."""
+    return multiply(self, _widened(a), _widened(b), total, *options)
+
+
+def _widened(handle: Any) -> Any:
+    if handle.dtype != tl.bfloat16:
+        return handle
+    data = (handle.data.astype(np.uint32) << 16).view(np.float32)
+    return interpreter.TensorHandle(data, tl.float32)
