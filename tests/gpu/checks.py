@@ -15,9 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 import models
-from tests.gpu.peaks import dense_bf16_peak
 from trainables.corpus import Blocks, Corpus
 from trainables.objectives import NextTokenObjective
+from trainables.peaks import dense_bf16_peak
 from trainables.spec import TrialSpec
 from trainables.trainer import Data, Trainer, World
 

@@ -11,9 +11,9 @@ import torch
 
 import models
 from tests.gpu import checks
-from tests.gpu.peaks import dense_bf16_peak
 from tests.tiny_text import write_tiny_text
 from trainables.corpus import prepare_corpus
+from trainables.peaks import dense_bf16_peak
 
 ARCH = "lstm"  # the fastest
 
