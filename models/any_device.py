@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.kernels import paths
-from models.kernels.rms_norm import rms_norm
+from models.kernels.rms_norm import add_rms_norm, rms_norm
 
 
 def replace_layers(model: nn.Module, ours: Mapping[type[nn.Module], type[nn.Module]]) -> None:
@@ -24,6 +24,11 @@ def replace_layers(model: nn.Module, ours: Mapping[type[nn.Module], type[nn.Modu
 def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMS norm in the type that the next layers work in: under autocast each would cast to it."""
     return rms_norm(x, weight, eps, working_type(x, weight))
+
+
+def add_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`norm` of x + residual, and the sum, as blocks with a residual stream need both."""
+    return add_rms_norm(x, residual, weight, eps, working_type(residual, weight))
 
 
 def working_type(x: Tensor, weight: Tensor) -> torch.dtype:

@@ -30,6 +30,25 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = 
     return y.view(x.shape)
 
 
+def add_rms_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """x, residual (..., dim) -> `rms_norm` of their sum, by default of its type; and the sum.
+
+    One pass over memory in Triton, in either direction; elsewhere a sum and a norm.
+    """
+    expect("residual", residual, *x.shape)
+    dtype = dtype or torch.promote_types(x.dtype, residual.dtype)
+    if not (dtype in launch.ELEMENT_TYPES and launch.takes("rms_norm", x, residual, weight)):
+        total = x + residual
+        return rms_norm(total, weight, eps, dtype), total
+    expect("weight", weight, x.shape[-1])
+    flat = (t.reshape(-1, x.shape[-1]) for t in (x, residual))
+    with torch.autocast(x.device.type, enabled=False):
+        y, total = _AddRMSNorm.apply(*flat, weight.float(), eps, dtype)
+    return y.view(x.shape), total.view(x.shape)
+
+
 def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """The formula in float64."""
     x, weight = x.double(), weight.double()
@@ -71,6 +90,34 @@ class _RMSNorm(torch.autograd.Function):
         else:
             dx, dweight = _backward_torch(x, weight, scale, dy)
         return dx, dweight, None, None, None
+
+
+class _AddRMSNorm(torch.autograd.Function):
+    """In Triton; keeps the sum and one scale per row."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, residual: Tensor, weight: Tensor, eps: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        from models.kernels.gpu import rms_norm as gpu
+
+        x, residual, weight = (tensor.contiguous() for tensor in (x, residual, weight))
+        y, total, scale = gpu.add_forward(x, residual, weight, eps, dtype)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(total, weight, scale)
+        ctx.types = x.dtype, residual.dtype
+        return y, total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor | None, dtotal: Tensor | None) -> Any:
+        from models.kernels.gpu import rms_norm as gpu
+
+        total, weight, scale = ctx.saved_tensors
+        dy = torch.zeros_like(total) if dy is None else dy.contiguous()
+        dtotal = None if dtotal is None else dtotal.contiguous()
+        gradients = gpu.add_backward(total, weight.contiguous(), scale, dy, dtotal, ctx.types)
+        return *gradients, None, None
 
 
 def _backward_torch(x: Tensor, weight: Tensor, scale: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
