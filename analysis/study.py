@@ -29,6 +29,7 @@ _RESULTS = {
 _FACTS = {
     *("total_steps", "params", "params_non_embedding", "vocab_size", "train_tokens", "train_words"),
     *("tokenizer_hash", "flops_per_token", "began_step", "hardware", "software"),
+    *("arithmetic", "kernels", "step"),
 }
 RECORDED = _RESULTS | _FACTS
 """Columns of `runs.trials` that are no part of a trial's spec."""

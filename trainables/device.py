@@ -26,16 +26,51 @@ def default_precision(gpus: float, width: int) -> str:
     return "bf16" if has_bf16 and width >= BF16_MIN_WIDTH else "fp32"
 
 
-def set_up_cpu(threads: int, device: torch.device | None = None) -> None:
-    """Use `threads` threads, and the faster of the CPU's true float32 matrix products.
+def set_up_device(threads: int, device: torch.device) -> None:
+    """Use `threads` CPU threads, and on the device the true float32 products that it has.
 
-    The latter only if `device` is the CPU, as by default: for a GPU the setting means TF32.
-    PyTorch's "medium" sends products to oneDNN, which is more than twice as fast as MKL on AMD. On
-    a CPU with AMX it would round the inputs to bf16, so it is kept only if a product stays exact.
+    On a GPU validation and scores are in float32, and so its products are, without TF32, which
+    rounds their inputs to 10 bits: PyTorch's by its own default, cuDNN's by a switch. cuDNN does
+    not choose its algorithms by timing them, which could differ from run to run.
     """
     torch.set_num_threads(threads)
-    is_cpu = device is None or device.type == "cpu"
-    if not is_cpu or torch.get_float32_matmul_precision() == "medium":
+    if device.type == "cpu":
+        _speed_up_cpu_products()
+    else:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = False
+
+
+def set_up_cpu(threads: int, device: torch.device | None = None) -> None:
+    """See `set_up_device`; the CPU by default."""
+    set_up_device(threads, device or torch.device("cpu"))
+
+
+def arithmetic(device: torch.device) -> str:
+    """What `set_up_device` chose, in words, to record with a run."""
+    if device.type == "cpu":
+        return f"float32 products {torch.get_float32_matmul_precision()}"
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    timed = torch.backends.cudnn.benchmark
+    return (
+        f"TF32 {_on(tf32[0])}, in cuDNN {_on(tf32[1])}; cuDNN's algorithms "
+        f"{'chosen by timing' if timed else 'its own choice'}"
+    )
+
+
+def _on(switch: bool) -> str:
+    return "on" if switch else "off"
+
+
+def _speed_up_cpu_products() -> None:
+    """Take the faster of the CPU's true float32 matrix products.
+
+    PyTorch's "medium" sends products to oneDNN, which is more than twice as fast as MKL on AMD. On
+    a CPU with AMX it would round the inputs to bf16, so it is kept only if a product stays exact.
+    For a GPU the setting means TF32.
+    """
+    if torch.get_float32_matmul_precision() == "medium":
         return
     generator = torch.Generator().manual_seed(0)
     left, right = torch.randn(2, 256, 256, generator=generator)

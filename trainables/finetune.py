@@ -31,7 +31,7 @@ from analysis.benchmarks import glue
 from analysis.benchmarks.glue import Settings, TaskData
 from trainables.checkpoint import read_json, write_json
 from trainables.classifier import Classifier, Encoded, batches, encode, predict, split
-from trainables.device import set_up_cpu
+from trainables.device import set_up_device
 from trainables.finetune_spec import (
     EpochScore,
     FinetuneOutcome,
@@ -69,7 +69,7 @@ def finetune(
     Raises:
         ValueError: model or data are not those of the spec, or there are too few examples.
     """
-    set_up_cpu(threads)
+    set_up_device(threads, device or torch.device("cpu"))
     folder = storage / spec.hash
     folder.mkdir(parents=True, exist_ok=True)
     report = report or (lambda epoch: None)

@@ -10,8 +10,13 @@ from torch import nn
 from trainables.spec import TrialSpec
 
 
-def build_optimizer(model: nn.Module, spec: TrialSpec) -> torch.optim.AdamW:
+def build_optimizer(
+    model: nn.Module, spec: TrialSpec, *, recordable: bool | None = None
+) -> torch.optim.AdamW:
     """AdamW with decoupled weight decay on matrices only.
+
+    A recordable one reads its learning rate from memory, so that a recorded step can be replayed
+    with another; by default it is one where the model lies on a GPU. Its state is that of any.
 
     Gains, biases and gate parameters keep no decay: everything with fewer than two dimensions, and
     what its model marks with `_no_weight_decay` (the state matrix of Mamba, gate lower bounds).
@@ -27,13 +32,20 @@ def build_optimizer(model: nn.Module, spec: TrialSpec) -> torch.optim.AdamW:
         {"params": decayed, "weight_decay": spec.weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
+    device = next(model.parameters()).device
+    if recordable is None:
+        recordable = device.type == "cuda"
+    optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]],
-        lr=spec.lr,
+        lr=torch.tensor(spec.lr, device=device) if recordable else spec.lr,
         betas=(spec.beta1, spec.beta2),
         eps=spec.eps,
+        capturable=recordable,
         fused=True,
     )
+    # It would warn of every step that is taken without a graph.
+    optimizer._warned_capturable_if_run_uncaptured = True
+    return optimizer
 
 
 def learning_rate(spec: TrialSpec, step: int, total_steps: int) -> float:
@@ -69,4 +81,7 @@ def steps_at_peak(spec: TrialSpec, total_steps: int) -> int:
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr

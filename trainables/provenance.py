@@ -1,22 +1,32 @@
-"""On what a trial ran: recorded beside its spec, never part of its identity."""
+"""Hardware, software and arithmetic of a trial: recorded beside its spec, never its identity."""
 
 from __future__ import annotations
 
 import platform
+import re
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
+from models.kernels import paths
+from trainables.device import arithmetic
+
 _PACKAGES = (
-    *("babysweep", "torch", "ray", "transformers", "flash-linear-attention", "mamba-ssm", "xlstm"),
-    *("datasets", "optuna", "mlflow"),
+    *("babysweep", "torch", "triton", "ray", "transformers", "flash-linear-attention"),
+    *("mamba-ssm", "causal-conv1d", "xlstm", "datasets", "optuna", "mlflow"),
 )
+_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def provenance(device: torch.device, threads: int) -> dict[str, str]:
-    """`hardware` and `software` in words, as parameters of a run."""
-    return {"hardware": hardware(device, threads), "software": software()}
+    """`hardware`, `software`, `arithmetic` and `kernels` in words, as parameters of a run."""
+    return {
+        "hardware": hardware(device, threads),
+        "software": software(device),
+        "arithmetic": arithmetic(device),
+        "kernels": f"{paths.VARIABLE}={paths.override()}: {paths.in_words(device.type)}",
+    }
 
 
 def hardware(device: torch.device, threads: int) -> str:
@@ -27,11 +37,24 @@ def hardware(device: torch.device, threads: int) -> str:
     return f"{count} of {cpu_name()}"
 
 
-def software() -> str:
-    """The installed versions of what computes and records, e.g. "python 3.11.7, torch 2.13.0"."""
+def software(device: torch.device | None = None) -> str:
+    """The installed versions of what computes and records, e.g. "python 3.11.7, torch 2.13.0".
+
+    For a GPU those of CUDA and of its driver, too.
+    """
     installed = {distribution.metadata["Name"].lower() for distribution in metadata.distributions()}
     versions = [f"{name} {metadata.version(name)}" for name in _PACKAGES if name in installed]
+    if device is not None and device.type == "cuda":
+        versions += [f"CUDA {torch.version.cuda}", f"NVIDIA driver {driver_version()}"]
     return ", ".join([f"python {platform.python_version()}", *versions])
+
+
+def driver_version() -> str:
+    """The version of NVIDIA's driver, or "unknown"."""
+    text = _DRIVER.read_text() if _DRIVER.exists() else ""
+    # "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build ..."
+    found = re.search(r"\s(\d+\.\d+(\.\d+)?)\s", text)
+    return found.group(1) if found else "unknown"
 
 
 def cpu_name() -> str:

@@ -217,6 +217,7 @@ class TrialRun:
     def __init__(self, client: MlflowClient, run: Run, spec: TrialSpec) -> None:
         self._client, self._spec = client, spec
         self.run_id: str = run.info.run_id
+        self._facts = set(run.data.params)
         self._points: list[Metric] = []
         self._flushed = time.monotonic()
         self._last = {
@@ -227,6 +228,12 @@ class TrialRun:
                 default=-1,
             ),
         }
+
+    def log_fact(self, name: str, value: str) -> None:
+        """Record a parameter that was not known at the start, unless it is there already."""
+        if name not in self._facts:
+            self._facts.add(name)
+            self._client.log_batch(self.run_id, params=_params({name: value}))
 
     def log_step(self, step: int, values: dict[str, float]) -> None:
         """Record values of an optimizer step, unless an earlier process recorded it."""

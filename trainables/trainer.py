@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
+import logging
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,13 +16,27 @@ from torch.nn.parallel import DistributedDataParallel
 
 import models
 from analysis.benchmarks import Source, Suite, load_suite
+from trainables import memory as gpu_memory
+from trainables.batches import Batches, to_device
 from trainables.checkpoint import Progress
-from trainables.corpus import Blocks, Corpus, block_order
+from trainables.corpus import Blocks, Corpus
 from trainables.finetune_spec import model_hash
 from trainables.objectives import DistillationObjective, NextTokenObjective
 from trainables.optim import build_optimizer, learning_rate, set_learning_rate
 from trainables.spec import TrialSpec
+from trainables.step import (
+    CudaRecorder,
+    RecordedStep,
+    Recorder,
+    Result,
+    Step,
+    has_dropout,
+    why_no_graph,
+)
 from trainables.tracking import Tracker
+
+MicroBatch = int | Literal["auto"] | None
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,11 @@ class Workplace:
         trunk_steps: steps after which a trial that still has its peak learning rate leaves a
             checkpoint for those that differ from it in the number of epochs only.
         milestones: numbers of words seen after which the benchmarks are scored, besides the epochs.
-        micro_batch: blocks in one forward pass of one worker; None for the whole share.
+        micro_batch: blocks in one forward pass of one worker; None for the whole share, "auto" for
+            as many as fit the GPU.
+        recompute: whether to compute activations twice rather than keep them. With `micro_batch`
+            "auto" that is done anyway where not even one block would fit otherwise.
+        gpus: share of a GPU that one worker may use.
         threads: CPU threads of one worker.
         checkpoint_minutes: longest time between two checkpoints.
     """
@@ -54,7 +70,9 @@ class Workplace:
     init: Path | None = None
     trunk_steps: tuple[int, ...] = ()
     milestones: tuple[int, ...] = ()
-    micro_batch: int | None = None
+    micro_batch: MicroBatch = None
+    recompute: bool = False
+    gpus: float = 1.0
     threads: int = 1
     checkpoint_minutes: float = 10.0
 
@@ -74,6 +92,14 @@ class World:
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
         return total.tolist()
+
+    def least(self, value: int) -> int:
+        """The smallest value of all workers."""
+        if self.size == 1:
+            return value
+        total = torch.tensor(value, device=self.device)
+        dist.all_reduce(total, dist.ReduceOp.MIN)
+        return int(total)
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module, averaging its gradients over the workers."""
@@ -179,23 +205,35 @@ def _objective(spec: TrialSpec, model: Any, data: Data, world: World) -> nn.Modu
     return DistillationObjective(model, teachers, spec.alpha, spec.temperature, spec.reverse_kl)
 
 
-_order_of_epoch = functools.lru_cache(maxsize=1)(block_order)
-"""The order of the current epoch: a permutation of all blocks is not drawn anew every step."""
-
-
 class Diverged(Exception):
     """The loss became NaN, infinite, or far worse than knowing nothing."""
 
 
 class Trainer:
-    """Model, optimizer and position of one trial on one worker."""
+    """Model, optimizer and position of one trial on one worker.
 
-    def __init__(self, spec: TrialSpec, data: Data, world: World, micro_batch: int | None) -> None:
+    Args:
+        micro_batch, recompute: see `Workplace`.
+        memory: of the worker's GPU; None on the CPU, where micro-batches are not chosen by it.
+        recorder: records the step; by default CUDA's, where the step is to be recorded.
+    """
+
+    def __init__(
+        self,
+        spec: TrialSpec,
+        data: Data,
+        world: World,
+        micro_batch: MicroBatch,
+        *,
+        recompute: bool = False,
+        memory: gpu_memory.Memory | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
         if spec.batch_size % world.size:
             raise ValueError(
                 f"batch size {spec.batch_size} does not divide among {world.size} workers"
             )
-        self.spec, self.data, self.world = spec, data, world
+        self.spec, self.data, self.world, self.memory = spec, data, world, memory
         self.steps_per_epoch = steps_per_epoch(spec, len(data.train))
         self.total_steps = self.steps_per_epoch * spec.epochs
         self.model = build_model(spec, data.tokenizer)
@@ -203,10 +241,18 @@ class Trainer:
             self.model.load_state_dict(models.load(data.init).state_dict())
         self.model.to(world.device)
         self.optimizer = build_optimizer(self.model, spec)
-        self.objective = world.wrap(_objective(spec, self.model, data, world))
+        self._own_objective = _objective(spec, self.model, data, world)
+        self.objective = world.wrap(self._own_objective)
         self.progress = Progress()
-        share = spec.batch_size // world.size
-        self.micro_batch = min(micro_batch or share, share)
+        self.recompute = recompute
+        if recompute:
+            gpu_memory.recompute_activations(self.model)
+        self.batches = Batches(
+            data.train, spec.seed, spec.batch_size, world.rank, world.size, world.device
+        )
+        self.share = spec.batch_size // world.size
+        self.micro_batch = self._choose_micro_batch(micro_batch)
+        self._step, self._why_no_graph = self._build_step(recorder)
         # A fixed multiple of ln V is worse than any model that learned the token frequencies.
         self.loss_limit = 2.0 * math.log(len(data.tokenizer))
         # T^2 times a divergence of at most ln V, where the student knows nothing yet.
@@ -218,49 +264,50 @@ class Trainer:
         """The epoch in which the next step falls, 0-based."""
         return self.progress.step // self.steps_per_epoch
 
-    def step(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take one optimizer step.
+    def step(self) -> Result:
+        """Take one optimizer step, without waiting for the device.
 
         Returns:
             This worker's summed loss in nats, and the gradient's global norm, on the device.
-        """
-        spec, world, step = self.spec, self.world, self.progress.step
-        self.objective.train()
-        # Dropout is a function of the position, so that a resumed run needs no generator state.
-        torch.manual_seed(_seed_of(spec.seed, step, world.rank))
-        set_learning_rate(self.optimizer, learning_rate(spec, step, self.total_steps))
-        tokens = spec.batch_size * spec.context
-        nats = torch.zeros((), device=world.device)
-        micro_batches = list(self._micro_batches(step))
-        for index, (inputs, targets) in enumerate(micro_batches):
-            is_last = index == len(micro_batches) - 1
-            with self._no_sync(is_last), self._autocast():
-                loss = self.objective(inputs, targets)
-                # DistributedDataParallel averages over workers; the loss is a sum over them.
-                (loss * (world.size / tokens)).backward()
-            nats += loss.detach()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), spec.grad_clip or math.inf)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.progress.step += 1
-        return nats, norm
 
-    @torch.no_grad()  # in inference mode, buffers cached by a module could not be trained with
+        Raises:
+            OutOfMemory: the micro-batch does not fit the GPU.
+        """
+        spec, step = self.spec, self.progress.step
+        batch = self.batches.take(step)
+        # Dropout is a function of the position, so that a resumed run needs no generator state.
+        torch.manual_seed(_seed_of(spec.seed, step, self.world.rank))
+        set_learning_rate(self.optimizer, learning_rate(spec, step, self.total_steps))
+        try:
+            result = self._step(batch)
+        except torch.OutOfMemoryError:
+            result = None
+        if result is None:  # outside of the handler, whose traceback holds tensors
+            raise self._too_large()
+        self.progress.step += 1
+        if self.progress.step < self.total_steps:
+            self.batches.send_ahead(self.progress.step)
+        return result
+
     def validate(self) -> tuple[float, float]:
         """Validation loss in nats a token, and bits per byte, in float32."""
-        self.objective.eval()
         nats = torch.zeros((), dtype=torch.float64, device=self.world.device)
         tokens = 0
-        objective = NextTokenObjective(self.model)
         mine = np.arange(self.world.rank, len(self.data.dev), self.world.size)
         for start in range(0, len(mine), self.micro_batch):
-            inputs, targets = self.data.dev.batch(mine[start : start + self.micro_batch])
-            tokens += int((targets >= 0).sum())
-            device = self.world.device
-            nats += objective(inputs.to(device), targets.to(device))
+            batch = self.data.dev.batch(mine[start : start + self.micro_batch])
+            tokens += int((batch[1] >= 0).sum())
+            nats += self._nats(*to_device(batch, self.world.device))
         total_nats, total_tokens = self.world.sum(nats.item(), tokens)
         bits_per_byte = total_nats / math.log(2) / self.data.corpus.dev_bytes
         return total_nats / total_tokens, bits_per_byte
+
+    @torch.no_grad()  # in inference mode, buffers cached by a module could not be trained with
+    def _nats(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Summed loss in nats, in float32 and without dropout."""
+        self.objective.eval()
+        nats: torch.Tensor = NextTokenObjective(self.model)(inputs, targets)
+        return nats
 
     def score(self) -> dict[str, Any] | None:
         """Zero-shot scores in float32, on the first worker only."""
@@ -268,23 +315,95 @@ class Trainer:
             return None
         return self.data.suite.evaluate(self.model, self.data.tokenizer).to_dict()
 
-    def _micro_batches(self, step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        spec, world = self.spec, self.world
-        order = _order_of_epoch(len(self.data.train), spec.seed, step // self.steps_per_epoch)
-        first = (step % self.steps_per_epoch) * spec.batch_size
-        mine = order[first : first + spec.batch_size][world.rank :: world.size]
-        for start in range(0, len(mine), self.micro_batch):
-            inputs, targets = self.data.train.batch(mine[start : start + self.micro_batch])
-            yield inputs.to(world.device), targets.to(world.device)
+    @property
+    def step_in_words(self) -> str | None:
+        """How steps are taken, to record with a run; None as long as that is not known."""
+        failure = self._why_no_graph
+        if isinstance(self._step, RecordedStep):
+            if not self._step.is_settled:
+                return None
+            failure = self._step.failure
+        how = f"without a CUDA graph ({failure})" if failure else "as a CUDA graph"
+        kept = "computed twice" if self.recompute else "kept"
+        return f"{how}; {self.micro_batch} of {self.share} sequences at once; activations {kept}"
 
-    def _autocast(self) -> torch.autocast:
-        enabled = self.spec.precision == "bf16"
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=enabled)
+    def _build_step(self, recorder: Recorder | None) -> tuple[Step | RecordedStep, str]:
+        """The step, and why it is not to be recorded."""
+        step, world = self._step_of(self.objective, self.micro_batch), self.world
+        if recorder is None:
+            reason = why_no_graph(world.device, world.size)
+            if self.recompute and has_dropout(self.model):  # reads the generator's state
+                reason = reason or "dropout in activations that are computed twice"
+            if reason:
+                return step, reason
+            recorder = CudaRecorder(self.optimizer)
+        return RecordedStep(step, recorder, log.warning), ""
 
-    def _no_sync(self, is_last: bool) -> contextlib.AbstractContextManager[Any]:
-        if isinstance(self.objective, DistributedDataParallel) and not is_last:
-            return self.objective.no_sync()
-        return contextlib.nullcontext()
+    def _step_of(self, objective: nn.Module, micro_batch: int) -> Step:
+        spec = self.spec
+        return Step(
+            objective,
+            self.model.parameters(),
+            self.optimizer,
+            tokens=spec.batch_size * spec.context,
+            workers=self.world.size,
+            micro_batch=micro_batch,
+            grad_clip=spec.grad_clip,
+            bf16=spec.precision == "bf16",
+        )
+
+    def _choose_micro_batch(self, wanted: MicroBatch) -> int:
+        """The micro-batch as a number; may decide to compute activations twice."""
+        if isinstance(wanted, int):
+            return min(wanted, self.share)
+        if wanted is None or self.memory is None:
+            return self.share
+        fitting = self.world.least(self._largest(self.share, self.memory))
+        if not fitting and not self.recompute:
+            self.recompute = True
+            gpu_memory.recompute_activations(self.model)
+            fitting = self.world.least(self._largest(self.share, self.memory))
+        if not fitting:
+            raise gpu_memory.too_large(1, 0, self.memory)
+        return fitting
+
+    def _largest(self, most: int, memory: gpu_memory.Memory) -> int:
+        return gpu_memory.largest_that_fits(
+            most, lambda size: self._need(size, memory), memory.room
+        )
+
+    def _need(self, size: int, memory: gpu_memory.Memory) -> int | None:
+        """Bytes that a trial with this micro-batch takes, or None if there are far fewer.
+
+        Training is measured without the optimizer, whose moments are added where there are none
+        yet, so that nothing changes.
+        """
+        # The gradients of one micro-batch lie beside the activations of the next.
+        which = np.arange(min(2 * size, self.share)) % len(self.data.train)
+        batch = to_device(self.data.train.batch(which), self.world.device)
+        step = self._step_of(self._own_objective, size)
+        need = memory.peak(lambda: step.accumulate(batch))
+        self.optimizer.zero_grad(set_to_none=True)
+        if need is None:
+            return None
+        if not self.optimizer.state:
+            need += sum(8 * p.numel() for p in self.model.parameters() if p.requires_grad)
+        if 2 * need > memory.room:  # else there is room for validation in any case
+            memory.tidy()
+            held = memory.held()
+            validation = memory.peak(lambda: self._nats(batch[0][:size], batch[1][:size]))
+            # A graph keeps its memory to itself.
+            need = None if validation is None else need + validation - held
+        return need
+
+    def _too_large(self) -> gpu_memory.OutOfMemory:
+        """The error of a step that ran out of memory; the trainer is of no use any more."""
+        memory = self.memory or gpu_memory.CudaMemory(1.0)
+        size, self._step = self.micro_batch, self._step_of(self.objective, self.micro_batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        return gpu_memory.too_large(
+            size, self._largest(size - 1, memory) if size > 1 else 0, memory
+        )
 
 
 def _seed_of(seed: int, step: int, rank: int) -> int:

@@ -19,7 +19,8 @@ import models
 from trainables.checkpoint import EpochReport, Outcome, Progress, TrialFolder
 from trainables.corpus import Blocks, Corpus
 from trainables.corpus.tokenizer import tokenizer_hash
-from trainables.device import set_up_cpu
+from trainables.device import set_up_device
+from trainables.memory import memory_of
 from trainables.optim import learning_rate, steps_at_peak
 from trainables.provenance import provenance
 from trainables.spec import TrialSpec
@@ -50,7 +51,7 @@ def run_trial(
         world: the workers that share the trial; this process alone by default.
     """
     world = world or World()
-    set_up_cpu(place.threads, world.device)
+    set_up_device(place.threads, world.device)
     folder = TrialFolder.of(place.study, spec)
     # A killed sweep's worker may live on for seconds: wait for it.
     lock = folder.lock() if world.rank == 0 else contextlib.nullcontext()
@@ -78,7 +79,14 @@ class _Run:
     ) -> None:
         self.spec, self.place, self.report, self.world = spec, place, report, world
         self.folder = folder
-        self.trainer = Trainer(spec, Data.open(spec, place), world, place.micro_batch)
+        self.trainer = Trainer(
+            spec,
+            Data.open(spec, place),
+            world,
+            place.micro_batch,
+            recompute=place.recompute,
+            memory=memory_of(world.device, place.gpus),
+        )
         self.is_first = world.rank == 0
         if self.is_first:
             folder.clean()
@@ -162,9 +170,11 @@ class _Run:
             Diverged: the mean loss or the gradient's norm is not finite, or the loss exploded.
         """
         spec, progress = self.spec, self.progress
-        (nats,) = self.world.sum(torch.stack(pending).double().sum().item())
+        # One read of the device for both.
+        mine, grad_norm = torch.stack([torch.stack(pending).double().sum(), norm.double()]).tolist()
+        (nats,) = self.world.sum(mine)
         tokens = len(pending) * spec.batch_size * spec.context
-        loss, grad_norm, now = nats / tokens, norm.item(), time.monotonic()
+        loss, now = nats / tokens, time.monotonic()
         if not (
             math.isfinite(loss) and math.isfinite(grad_norm) and loss < self.trainer.objective_limit
         ):
@@ -184,6 +194,8 @@ class _Run:
                 "epoch": progress.step / self.trainer.steps_per_epoch,
             }
             self.run.log_step(progress.step, values)
+            if (how := self.trainer.step_in_words) is not None:
+                self.run.log_fact("step", how)
         return now
 
     def _end_epoch(self) -> None:
