@@ -16,10 +16,11 @@ class TrainingArgs:
     arch: tuple[str, ...]
     """Architectures: transformer, lstm, xlstm, mamba, hgrn2, or all."""
     preset: str = "auto"
-    """Defaults for everything below: mini (a laptop), small, base, paper (the BabyHGRN study).
-    auto: mini."""
+    """Defaults for everything below: mini (a laptop), small, base, paper (the BabyHGRN study),
+    large (its final model). auto: mini."""
     size: str | None = None
-    """Model size, matched between architectures: mini, small, base, paper."""
+    """Model size, matched between architectures: mini, small, base, paper, large (1B parameters,
+    for a large GPU)."""
     corpus: str | None = None
     """mini (generated), a file or folder of text, babylm-strict-small, babylm-strict, pile-10m,
     pile-100m, or a data set id on the hub."""
@@ -45,8 +46,10 @@ class TrainingArgs:
     """Passes over the corpus."""
     batch_size: int | None = None
     """Sequences in one optimizer step."""
-    micro_batch: int | None = None
-    """Sequences in one forward pass, where a batch does not fit the memory."""
+    micro_batch: int | Literal["auto"] | None = None
+    """Sequences in one forward pass, where a batch does not fit the memory. auto: as many as fit
+    the trial's share of the GPU, with activations computed twice if not even one would. Default:
+    auto on a GPU, the whole batch on a CPU."""
     context: int | None = None
     """Tokens in one sequence."""
     schedule: str = "linear"

@@ -20,7 +20,7 @@ from trainables.corpus import Blocks, Corpus, mini_benchmark, prepare_corpus
 from trainables.device import default_precision
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker, tracking_uri
-from trainables.trainer import Workplace, steps_per_epoch
+from trainables.trainer import MicroBatch, Workplace, steps_per_epoch
 
 if TYPE_CHECKING:
     from sweeps.arguments import TrainingArgs
@@ -68,7 +68,7 @@ class SweepPlan:
     bases: dict[str, TrialSpec]
     plans: dict[str, Plan]
     resources: Resources
-    micro_batch: int | None
+    micro_batch: MicroBatch
     checkpoint_minutes: float
     teachers: tuple[Path, ...] = ()
     init: Path | None = None
@@ -104,6 +104,7 @@ class SweepPlan:
             trunk_steps=self.trunk_steps,
             milestones=self.milestones,
             micro_batch=self.micro_batch,
+            gpus=self.resources.gpus,
             threads=self.resources.cpus,
             checkpoint_minutes=self.checkpoint_minutes,
         )
@@ -188,7 +189,7 @@ class Ground:
             bases=bases,
             plans=plans,
             resources=self.resources,
-            micro_batch=args.micro_batch,
+            micro_batch=args.micro_batch or ("auto" if self.resources.gpus else None),
             checkpoint_minutes=args.checkpoint_minutes,
             **extra,
         )
@@ -325,7 +326,7 @@ def _check_numbers(args: TrainingArgs) -> None:
             raise ValueError(f"--seeds must not be negative, not {seed}")
     for name in ("micro_batch", "max_concurrent"):
         value = getattr(args, name)
-        if value is not None and value < 1:
+        if isinstance(value, int) and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
 
 

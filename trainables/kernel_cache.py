@@ -28,6 +28,7 @@ from models.kernels.gpu.build import build, compiling_for
 from models.kernels.gpu.launch import Launch, recording
 from trainables.objectives import DistillationObjective, NextTokenObjective
 from trainables.spec import TrialSpec
+from trainables.trainer import MicroBatch
 
 MOST_PROCESSES = 16
 Progress = Callable[[str], None]
@@ -36,7 +37,7 @@ Progress = Callable[[str], None]
 def build_kernels(
     specs: Sequence[TrialSpec],
     vocab_size: int,
-    micro_batch: int | None,
+    micro_batch: MicroBatch,
     progress: Progress = lambda _: None,
     *,
     teachers: Sequence[Path] = (),
@@ -49,7 +50,7 @@ def build_kernels(
     Args:
         specs: one for each setting; learning rates and seeds do not matter.
         vocab_size: of the corpus's tokenizer.
-        micro_batch: sequences in one forward pass; None for the whole batch.
+        micro_batch: sequences in one forward pass; None or "auto" for the whole batch.
         progress: told what is going on.
         teachers: folders of the models that specs with a teacher learn from.
         capability: compute capability to compile for, by default that of the node's first GPU.
@@ -84,10 +85,12 @@ def cache_folder() -> Path:
 
 
 def launches_of(
-    spec: TrialSpec, vocab_size: int, micro_batch: int | None, teachers: Sequence[Path] = ()
+    spec: TrialSpec, vocab_size: int, micro_batch: MicroBatch, teachers: Sequence[Path] = ()
 ) -> list[Launch]:
     """Every different launch of a trial's training steps and validation, in their order."""
-    share = min(micro_batch or spec.batch_size, spec.batch_size)
+    share = spec.batch_size
+    if isinstance(micro_batch, int):
+        share = min(micro_batch, share)
     with FakeTensorMode(), recording() as launches:
         config = models.build_config(
             spec.arch, spec.size, vocab_size=vocab_size, context=spec.context, pad_token_id=0
@@ -126,7 +129,7 @@ def _batch(size: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
 def _record_all(
     specs: Iterable[TrialSpec],
     vocab_size: int,
-    micro_batch: int | None,
+    micro_batch: MicroBatch,
     teachers: Sequence[Path],
     progress: Progress,
 ) -> list[Launch]:
@@ -159,7 +162,7 @@ def _stamp(
     target: int,
     spec: TrialSpec,
     vocab_size: int,
-    micro_batch: int | None,
+    micro_batch: MicroBatch,
     teachers: Sequence[Path],
 ) -> Path:
     """A file that says that a spec's kernels are in the cache, named by all that they depend on."""

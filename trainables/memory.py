@@ -129,6 +129,8 @@ def memory_of(device: torch.device, gpus: float) -> CudaMemory | None:
     """A GPU's memory, with this process kept to its share; None for the CPU."""
     if device.type != "cuda":
         return None
+    gc.collect()  # the process may have had another trial before
+    torch.cuda.empty_cache()
     memory = CudaMemory(gpus)
     memory.limit()
     return memory

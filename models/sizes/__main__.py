@@ -9,7 +9,13 @@ import models
 from models.sizes import ANCHOR, solved_width
 
 # Vocabulary and context that each size is meant for.
-TYPICAL = {"mini": (2048, 64), "small": (8192, 256), "base": (16_000, 512), "paper": (16_000, 512)}
+TYPICAL = {
+    "mini": (2048, 64),
+    "small": (8192, 256),
+    "base": (16_000, 512),
+    "paper": (16_000, 512),
+    "large": (16_000, 512),
+}
 
 
 def table(size: str) -> Table:

@@ -14,7 +14,7 @@ from models.sizes import ANCHOR, PRESETS, non_embedding_params, shape, solved_wi
 PAPER_TABLE = {"transformer": 361.5, "lstm": 283.5, "xlstm": 338.2, "mamba": 350.4, "hgrn2": 366.8}
 
 
-MATCHED = ("mini", "small", "base")
+MATCHED = ("mini", "small", "base", "large")
 
 
 @pytest.mark.parametrize("size", MATCHED)
@@ -34,6 +34,9 @@ def test_sizes_are_matched(size: str) -> None:
 @pytest.mark.parametrize("size", MATCHED)
 def test_a_solved_width_is_the_narrowest_that_matches(size: str, arch: str) -> None:
     """One width is solved for; one step less would be too few parameters."""
+    if (size, arch) == ("large", "hgrn2"):
+        assert not solved_width(arch, size), "it is given by the study"
+        return
     ((name, width),) = solved_width(arch, size).items()
     step = PRESETS[size][arch][name].step
     target = non_embedding_params(ANCHOR, shape(ANCHOR, size))
@@ -62,11 +65,18 @@ def test_paper_size_is_that_of_the_paper(arch: str, millions: float) -> None:
     assert models.num_params(config).total / 1e6 == pytest.approx(millions, rel=5e-3)
 
 
+def test_large_holds_the_final_model_of_the_study() -> None:
+    """Its HGRN2 has 990.5M parameters, and it comes behind all smaller sizes."""
+    config = models.build_config("hgrn2", "large", vocab_size=16_000, context=512)
+    assert models.num_params(config).total / 1e6 == pytest.approx(990.5, abs=0.05)
+    assert models.sizes() == ("mini", "small", "base", "paper", "large")
+
+
 def test_unknown_names_are_answered_with_the_valid_ones() -> None:
     """A wrong architecture, size or config names what there is to choose."""
     with pytest.raises(ValueError, match="'gru'.*transformer, lstm, xlstm, mamba, hgrn2"):
         models.build_config("gru", "mini", vocab_size=10, context=8)
-    with pytest.raises(ValueError, match="'huge'.*mini, small, base, paper"):
+    with pytest.raises(ValueError, match="'huge'.*mini, small, base, paper, large"):
         models.build_config("lstm", "huge", vocab_size=10, context=8)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
 from tests.trainables.test_spec import SPEC
-from trainables.optim import build_optimizer, learning_rate
+from trainables.optim import build_optimizer, learning_rate, set_learning_rate
 
 STEPS = 1000
 
@@ -47,3 +48,20 @@ def test_weight_decay_on_matrices_only():
     assert decay[id(model[0].weight)] == 0.3
     others = [model[0].bias, model[1].weight, model[1].bias, model[2].weight]
     assert all(decay[id(parameter)] == 0.0 for parameter in others)
+
+
+def test_a_recordable_optimizer_reads_its_rate_from_memory():
+    """Setting the rate changes the tensors in place; the state has the names of any other's."""
+    model = nn.Linear(4, 4)
+    states = []
+    for recordable in (True, False):
+        optimizer = build_optimizer(model, SPEC, recordable=recordable)
+        places = [group["lr"] for group in optimizer.param_groups]
+        set_learning_rate(optimizer, 0.25)
+        for group, place in zip(optimizer.param_groups, places, strict=True):
+            assert group["lr"] == 0.25
+            assert (group["lr"] is place) == isinstance(place, torch.Tensor) == recordable
+        model(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+        states.append({name: v.dtype for name, v in optimizer.state[model.weight].items()})
+    assert states[0] == states[1]

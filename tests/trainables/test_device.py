@@ -1,0 +1,59 @@
+"""Arithmetic of a device, as it is set up and recorded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.kernels import paths
+from trainables import provenance
+from trainables.device import arithmetic, set_up_device
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def same_settings_afterwards():
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+    threads = torch.get_num_threads()
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    cudnn.allow_tf32, cudnn.benchmark = before[1:]
+    torch.set_num_threads(threads)
+
+
+def test_float32_is_float32_on_a_gpu():
+    """No TF32, not even after a trial on the CPU, which takes the faster products there."""
+    set_up_device(1, CPU)
+    set_up_device(1, GPU)
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
+    assert arithmetic(GPU) == "TF32 off, in cuDNN off; cuDNN's algorithms its own choice"
+    set_up_device(1, CPU)
+    assert arithmetic(CPU).startswith("float32 products ")
+
+
+def test_a_run_records_which_kernels_computed_it(monkeypatch):
+    """The first path of every kernel, and the variable that overrides them."""
+    monkeypatch.setenv(paths.VARIABLE, "torch")
+    words = provenance.provenance(CPU, 1)["kernels"]
+    assert words.startswith("BABYSWEEP_KERNELS=torch: ")
+    assert all(f"{kernel} torch" in words for kernel in paths.TABLE)
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May", "535.183.01"),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Re", "580.65.06"),
+        ("", "unknown"),
+    ],
+)
+def test_the_version_of_the_driver(text, version, tmp_path, monkeypatch):
+    file = tmp_path / "version"
+    if text:
+        file.write_text(text + "\n")
+    monkeypatch.setattr(provenance, "_DRIVER", file)
+    assert provenance.driver_version() == version

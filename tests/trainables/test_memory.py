@@ -1,0 +1,178 @@
+"""Micro-batches that fit, errors that say what would, and activations computed twice."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import models
+from trainables.corpus import Blocks
+from trainables.memory import OutOfMemory, even_piece, largest_that_fits, recompute_activations
+from trainables.objectives import NextTokenObjective
+from trainables.trainer import Data, Trainer, World
+
+
+@pytest.mark.parametrize(
+    ("room", "expected"),
+    [
+        (1000, 64),
+        (740, 64),
+        (739, 32),
+        (420, 32),
+        (419, 22),
+        (330, 22),
+        (180, 8),
+        (110, 1),
+        (109, 0),
+    ],
+)
+def test_the_largest_piece_that_fits(room, expected):
+    """Of 100 bytes and 10 for each sequence: the whole, else equal pieces of it, else nothing."""
+    tried = []
+
+    def need(size):
+        tried.append(size)
+        return 100 + 10 * size
+
+    assert largest_that_fits(64, need, room) == expected
+    assert len(tried) <= 4
+
+
+def test_more_than_the_first_two_promise_is_found_out():
+    """If the need grows faster than between one and two, or no figure comes back, fewer are
+    tried."""
+
+    def need(size):
+        return None if size > 20 else 100 + 10 * size + 30 * max(0, size - 5)
+
+    assert largest_that_fits(64, need, 500) == 13
+    assert largest_that_fits(64, lambda size: None, 500) == 0
+    assert largest_that_fits(1, lambda size: 600, 500) == 0
+
+
+def test_pieces_are_as_equal_as_they_can_be():
+    assert [even_piece(64, most) for most in (64, 63, 30, 5, 1)] == [64, 32, 22, 5, 1]
+
+
+class Bytes:
+    """A memory in which only sequences count: `each` of them takes 10, or 4 if computed twice."""
+
+    device_name = "a made-up GPU"
+
+    def __init__(self, room):
+        self.room = room
+        self.model = None
+        self.sizes = []
+
+    def peak(self, work):
+        seen = []
+
+        def watch(module, args, kwargs):
+            seen.append(len(kwargs["input_ids"]))
+
+        handle = self.model.base_model.register_forward_pre_hook(watch, with_kwargs=True)
+        try:
+            work()
+        finally:
+            handle.remove()
+        self.sizes.append(max(seen))
+        each = 4 if self.model.is_gradient_checkpointing else 10
+        return each * max(seen)
+
+    def held(self):
+        return 0
+
+    def tidy(self):
+        pass
+
+
+@pytest.fixture
+def make_trainer(tiny_spec, tiny_corpus, monkeypatch):
+    """A maker of trainers in a memory of so many bytes, in which parameters cost nothing."""
+    blocks = (Blocks(split, tiny_spec.context) for split in (tiny_corpus.train, tiny_corpus.dev))
+    data = Data(tiny_corpus, *blocks, tiny_corpus.tokenizer(), None)
+    original = Trainer._need
+
+    def need(self, size, memory):
+        memory.model = self.model
+        moments = 0
+        if not self.optimizer.state:
+            moments = sum(8 * parameter.numel() for parameter in self.model.parameters())
+        found = original(self, size, memory)
+        return None if found is None else found - moments
+
+    monkeypatch.setattr(Trainer, "_need", need)
+
+    def make(room, micro_batch="auto", **options):
+        memory = Bytes(room)
+        return Trainer(tiny_spec, data, World(), micro_batch, memory=memory, **options), memory
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("room", "micro_batch", "recompute"),
+    # A room that the training takes more than half of has to hold a validation, too.
+    [(80, 4, False), (79, 2, False), (40, 2, False), (20, 1, False), (19, 2, True), (8, 1, True)],
+)
+def test_a_trial_takes_what_fits(make_trainer, room, micro_batch, recompute):
+    """Of a batch of four: the largest micro-batch, and only below one are activations dropped."""
+    trainer, _ = make_trainer(room)
+    assert (trainer.micro_batch, trainer.recompute) == (micro_batch, recompute)
+    assert trainer.micro_batch * (4 if recompute else 10) <= room
+
+
+def test_nothing_fits(make_trainer):
+    """The error names the room and what to change."""
+    with pytest.raises(OutOfMemory, match=r"one sequence .* made-up GPU.*--gpus-per-trial"):
+        make_trainer(3)
+
+
+def test_measuring_changes_nothing(make_trainer):
+    """A trial whose micro-batch was measured takes the steps of one that was given it."""
+    results = []
+    for micro_batch in ("auto", 2):
+        trainer, _ = make_trainer(40, micro_batch)
+        assert trainer.micro_batch == 2
+        results.append([tuple(value.item() for value in trainer.step()) for _ in range(3)])
+    assert results[0] == results[1]
+
+
+def test_out_of_memory_names_what_would_fit(make_trainer, monkeypatch):
+    """A given micro-batch that turns out too large is answered by one that is not."""
+    trainer, _ = make_trainer(40, micro_batch=4)
+    trainer.step()
+
+    def fail(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer, "_step", fail)
+    with pytest.raises(OutOfMemory, match=r"of 4 sequences does not fit.*--micro-batch 2 would"):
+        trainer.step()
+
+
+def test_auto_on_a_cpu_is_the_whole_share(tiny_spec, make_trainer):
+    trainer, _ = make_trainer(40)
+    alone = Trainer(tiny_spec, trainer.data, World(), "auto")
+    assert alone.micro_batch == tiny_spec.batch_size
+
+
+@pytest.mark.parametrize("arch", models.architectures())
+def test_activations_computed_twice_give_the_same_gradients(arch):
+    """With dropout, too, every gradient has the bits that it has otherwise."""
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        config = models.build_config(arch, "mini", vocab_size=64, context=16)
+        if arch == "lstm":
+            config.dropout = 0.1
+        model = models.build_model(config).train()
+        if recompute:
+            recompute_activations(model)
+            assert model.is_gradient_checkpointing
+        ids = torch.randint(64, (2, 17), generator=torch.Generator().manual_seed(1))
+        torch.manual_seed(2)
+        NextTokenObjective(model)(ids[:, :-1], ids[:, 1:].contiguous()).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradient, gradients[1][name]), name
