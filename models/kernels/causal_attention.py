@@ -10,12 +10,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.kernels import native
+from models.kernels.rotary import rotary as rotate
+from models.kernels.rotary import rotary_reference, takes_triton
 from models.kernels.shapes import expect
 
 Rotary = tuple[Tensor, Tensor]
 
-# In PyTorch: beyond this the (time x time) scores outgrow the caches and its fused kernel wins.
+# In PyTorch on a CPU: beyond this the (time x time) scores outgrow the caches, and its fused kernel
+# wins.
 LONGEST_SHORT_SEQUENCE = 256
+HALF_TYPES = (torch.bfloat16, torch.float16)
 
 
 def causal_attention(
@@ -28,18 +32,19 @@ def causal_attention(
         k, v: (batch, time, kv_heads, dim); kv_heads divides heads, and each is shared by
             heads // kv_heads query heads in turn.
         scale: of the scores.
-        rotary: cos and sin (1 or batch, time, dim), without gradient: q and k are rotated as by
-            transformers' `apply_rotary_pos_emb`, which pairs entry i with entry i + dim / 2
-            (Su et al. 2021, arXiv 2104.09864).
+        rotary: cos and sin (1 or batch, time, dim), without gradient, to rotate q and k by (see
+            `models.kernels.rotary`).
 
     Returns:
         (batch, time, heads, dim). The C++ version computes in float32, the one in PyTorch in the
-        type of its inputs.
+        type of its inputs. On a GPU the rotation is a Triton kernel, and PyTorch's fused attention
+        does the rest.
     """
     _check(q, k, v, rotary)
     if len({q.dtype, k.dtype, v.dtype}) > 1:
         k, v = k.to(q.dtype), v.to(q.dtype)
-    if _native_takes(q, k, v, rotary):
+    on_triton = rotary is not None and takes_triton(q, k, *rotary)
+    if not on_triton and _native_takes(q, k, v, rotary):
         cos, sin = rotary or (None, None)
         out: Tensor = _CausalAttention.apply(q, k, v, cos, sin, scale)
         return out
@@ -65,7 +70,7 @@ def causal_attention_reference(
     """One query at a time in float64; arguments as in `causal_attention`."""
     q, k, v = (x.double() for x in (q, k, v))
     if rotary is not None:
-        q, k = _rotate(q, rotary), _rotate(k, rotary)
+        q, k = rotary_reference(q, k, *rotary)
     groups = q.shape[2] // k.shape[2]
     k, v = (x.repeat_interleave(groups, 2) for x in (k, v))
     outputs = []
@@ -78,35 +83,38 @@ def causal_attention_reference(
 def _attention_torch(
     q: Tensor, k: Tensor, v: Tensor, scale: float, rotary: Rotary | None
 ) -> Tensor:
-    """Short sequences as three plain operations on the (time x time) scores.
+    """PyTorch's fused attention; on a CPU, short sequences as three plain operations on the
+    (time x time) scores.
 
-    Up to a few hundred steps they are as fast as PyTorch's fused attention on a CPU, and several
-    times faster under `torch.set_float32_matmul_precision("medium")`, where the fused one is slow
-    at many small products.
+    Up to a few hundred steps they are as fast as the fused attention there, and several times
+    faster under `torch.set_float32_matmul_precision("medium")`, where that is slow at many small
+    products.
     """
     batch, time, heads, _ = q.shape
     if rotary is not None:
-        q, k = (_rotate(x, rotary).to(x.dtype) for x in (q, k))
+        q, k = rotate(q, k, *rotary)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    if time > LONGEST_SHORT_SEQUENCE:
+    on_gpu = q.device.type != "cpu"
+    if on_gpu and q.dtype not in HALF_TYPES:
+        # Of other types its kernels for GPUs do not share heads: it would build all scores.
+        k, v = (_repeat_heads(x, heads // x.shape[1]) for x in (k, v))
+    if on_gpu or time > LONGEST_SHORT_SEQUENCE:
         grouped = heads != k.shape[1]
         out = F.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=scale, enable_gqa=grouped
         )
         return out.transpose(1, 2)
     future = torch.full((time, time), -torch.inf, dtype=q.dtype, device=q.device).triu_(1)
-    k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
+    k, v = (_repeat_heads(x, heads // x.shape[1]) for x in (k, v))
     q, k, v = (x.reshape(batch * heads, time, -1) for x in (q, k, v))
     weights = torch.baddbmm(future, q, k.mT, alpha=scale).softmax(-1)
     out = torch.bmm(weights, v)
     return out.view(batch, heads, time, -1).transpose(1, 2)
 
 
-def _rotate(x: Tensor, rotary: Rotary) -> Tensor:
-    """x (batch, time, heads, dim)."""
-    cos, sin = (table[:, :, None] for table in rotary)
-    first, second = x.chunk(2, -1)
-    return x * cos + torch.cat([-second, first], -1) * sin
+def _repeat_heads(x: Tensor, groups: int) -> Tensor:
+    """x (batch, kv_heads, time, dim) -> (batch, groups * kv_heads, time, dim)."""
+    return x if groups == 1 else x.repeat_interleave(groups, 1)
 
 
 class _CausalAttention(torch.autograd.Function):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.kernels import native
+from models.kernels.gpu import launch
 from models.kernels.linear_loss import linear_loss
 from models.kernels.shapes import expect_targets, expect_tokens
 
@@ -34,7 +35,8 @@ def linear_cross_entropy(
         A scalar, float32 at least; NaN or infinite logits give a NaN or infinite sum.
 
     Raises:
-        IndexError: on the CPU, if a target is neither a token nor `ignore_index`.
+        IndexError: on the CPU, if a target is neither a token nor `ignore_index`. On a GPU, which
+            nobody waits for, the sum is NaN then.
     """
     expect_targets(targets, len(hidden))
 
@@ -59,6 +61,10 @@ def cross_entropy_and_gradient(
 
     May overwrite the logits.
     """
+    if launch.takes("linear_cross_entropy", logits, fits=logits.is_contiguous()):
+        from models.kernels.gpu import cross_entropy as gpu
+
+        return gpu.differentiate_in_place(logits, targets.contiguous(), ignore_index), logits
     if native.takes("linear_cross_entropy", logits, types=native.ELEMENT_TYPES):
         return _differentiate_native(logits, targets.contiguous(), ignore_index), logits
     work = torch.promote_types(logits.dtype, torch.float32)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.kernels import native
+from models.kernels.gpu import launch
 from models.kernels.linear_cross_entropy import cross_entropy_and_gradient
 from models.kernels.linear_loss import linear_loss, product_type
 from models.kernels.shapes import expect, expect_targets, expect_tokens
@@ -69,6 +70,7 @@ def linear_distillation(
     Raises:
         ValueError: no teacher, alpha outside [0, 1], a temperature that is not positive, or another
             vocabulary.
+        IndexError: as `linear_cross_entropy`.
     """
     check(alpha, temperature)
     if not teachers:
@@ -146,6 +148,13 @@ def _loss_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Losses (rows,) and their gradients (rows, vocab), from the logits of student and teachers."""
     is_usual = len(guides) == 1 and not reverse
+    fits = is_usual and logits.is_contiguous()
+    if launch.takes("linear_distillation", logits, guides[0], fits=fits):
+        from models.kernels.gpu import distillation as gpu
+
+        guide = guides[0].contiguous()
+        losses = gpu.distil_in_place(logits, guide, targets, alpha, temperature, ignore_index)
+        return losses, logits
     if is_usual and native.takes("linear_distillation", logits, types=native.ELEMENT_TYPES):
         losses = _differentiate_native(logits, guides[0], targets, alpha, temperature, ignore_index)
         return losses, logits

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CPU_CHUNK = 512  # tokens whose logits stay in the caches
-CHUNK = 4096  # other devices want large products
+LOGITS_BYTES = 2**29  # of a chunk elsewhere: large products, few sums over chunks
 
 Criterion = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
 """From a chunk's logits (rows, vocab), in the products' type, and which rows of all tokens these
@@ -47,12 +47,21 @@ def linear_loss(
     """
     device = hidden.device.type
     dtype = product_type(hidden, weight)
-    chunk = chunk or (CPU_CHUNK if device == "cpu" else CHUNK)
+    chunk = chunk or _default_chunk(len(hidden), len(weight), dtype, device)
     with torch.autocast(device, enabled=False):
         total: Tensor = _LinearLoss.apply(
             hidden, weight, bias, criterion, chunk, dtype, torch.is_grad_enabled()
         )
     return total
+
+
+def _default_chunk(tokens: int, vocab: int, dtype: torch.dtype, device: str) -> int:
+    """Tokens whose logits take `LOGITS_BYTES` at most, all chunks about equal."""
+    if device == "cpu":
+        return CPU_CHUNK
+    most = max(1, LOGITS_BYTES // (vocab * dtype.itemsize))
+    chunks = max(1, -(-tokens // most))
+    return max(1, -(-tokens // chunks))
 
 
 def product_type(hidden: Tensor, weight: Tensor) -> torch.dtype:

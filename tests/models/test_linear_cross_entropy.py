@@ -9,12 +9,17 @@ import pytest
 import torch
 from kernel_checks import assert_matches, assert_passes_nan_on
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.kernels import linear_loss
+from models.kernels.gpu import cross_entropy as gpu
+from models.kernels.gpu.launch import Launch, recording
 from models.kernels.linear_cross_entropy import (
     linear_cross_entropy,
     linear_cross_entropy_reference,
 )
+from tests.models.compilation import SHARED_MEMORY, compile_for
 
 IGNORED = -100
 Case = tuple[Tensor, Tensor, Tensor | None, Tensor]
@@ -167,10 +172,53 @@ def test_float64_stays_exact(path: str) -> None:
 
 @pytest.mark.parametrize("target", [50, -1])
 def test_an_unknown_target_is_an_error(path: str, target: int) -> None:
+    """On a GPU, where raising would mean waiting, it makes the loss NaN, so that training stops."""
     hidden, weight, bias, targets = case(vocab=50)
     targets[2] = target
+    if path == "triton":
+        assert linear_cross_entropy(hidden, weight, bias, targets).isnan()
+        return
     with pytest.raises(IndexError, match=f"{target} is out of bounds"):
         linear_cross_entropy(hidden, weight, bias, targets)
+
+
+def test_triton_is_cross_entropy(on_triton: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of several blocks, the last one not full."""
+    monkeypatch.setattr(gpu, "WIDEST", 256)
+    assert_is_cross_entropy(case(tokens=11, vocab=600))
+    assert_is_cross_entropy(case(tokens=11, vocab=512, scale=100.0), tolerance=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "vocab"), [(0, 7), (1, 2**31), (32704, 16_000), (10_000, 50_000)]
+)
+def test_chunks_on_a_gpu(tokens: int, vocab: int) -> None:
+    """Their logits take half a gigabyte at most, and the last is about as large as the others."""
+    chunk = linear_loss._default_chunk(tokens, vocab, torch.bfloat16, "cuda")
+    assert chunk * vocab * 2 <= linear_loss.LOGITS_BYTES or chunk == 1
+    chunks = math.ceil(tokens / chunk)
+    assert tokens - (chunks - 1) * chunk > chunk - chunks or tokens == 0
+
+
+def launches(vocab: int, kind: torch.dtype) -> list[Launch]:
+    """What loss and gradients launch."""
+    with FakeTensorMode(), recording() as recorded:
+        hidden, weight = (torch.empty(n, 64, dtype=kind, requires_grad=True) for n in (512, vocab))
+        targets = torch.empty(512, dtype=torch.int64)
+        linear_cross_entropy(hidden, weight, None, targets).backward()
+    return recorded
+
+
+@pytest.mark.slow
+def test_it_compiles_at_every_size() -> None:
+    """Without spills, on three generations of GPUs, in bf16 and float32; odd vocabularies as well,
+    whose rows are not aligned."""
+    kinds = (torch.bfloat16, torch.float32)
+    vocabularies = (99, 2048, 8192, 16_000, 65_537)
+    recorded = [x for vocab in vocabularies for kind in kinds for x in launches(vocab, kind)]
+    for usage in compile_for(recorded, (80, 90, 100)):
+        assert usage.spilled == 0, usage
+        assert usage.shared <= SHARED_MEMORY[86], usage
 
 
 def test_any_number_of_threads_gives_the_same_bits(path: str) -> None:

@@ -8,13 +8,17 @@ from collections.abc import Sequence
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from models.kernels.gpu import distillation as gpu
+from models.kernels.gpu.launch import Launch, recording
 from models.kernels.linear_cross_entropy import linear_cross_entropy
 from models.kernels.linear_distillation import (
     Head,
     linear_distillation,
     linear_distillation_reference,
 )
+from tests.models.compilation import SHARED_MEMORY, compile_for
 
 IGNORED = -100
 
@@ -211,3 +215,59 @@ def test_what_does_not_fit_is_an_error() -> None:
     targets[1] = 50
     with pytest.raises(IndexError, match="50 is out of bounds"):
         linear_distillation(student, teachers, targets, alpha=0.5)
+
+
+def test_triton_is_the_definition(on_triton: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of several blocks, the last one not full; and one teacher's forward divergence only."""
+    monkeypatch.setattr(gpu, "WIDEST", 256)
+    options = {"alpha": 0.3, "temperature": 2.0}
+    assert_is_distillation(case(tokens=11, vocab=600), **options)
+    assert_is_distillation(case(tokens=11, vocab=512, scale=100.0), tolerance=5e-6, **options)
+    assert_is_distillation(case(tokens=11, teachers=2), tolerance=3e-6, **options)
+
+
+def test_an_unknown_target_on_a_gpu(on_triton: None) -> None:
+    """Raising would mean waiting for the device: the loss is NaN."""
+    student, teachers, targets = case()
+    targets[1] = 50
+    assert linear_distillation(student, teachers, targets, alpha=0.5).isnan()
+    assert linear_distillation(student, teachers, targets, alpha=1.0).isnan()
+
+
+def test_alpha_one_is_the_divergence_alone(path: str) -> None:
+    """Even where the cross-entropy is infinite."""
+    student, teachers, targets = case()
+    bias = [head.bias for head in (student, teachers[0])]
+    for x in bias:
+        assert x is not None
+        x[3] = -math.inf
+    targets[1] = 3
+    assert linear_distillation(student, teachers, targets, alpha=1.0).isfinite()
+    assert linear_distillation(student, teachers, targets, alpha=0.5).item() == math.inf
+
+
+def launches(vocab: int, kind: torch.dtype) -> list[Launch]:
+    """What loss and gradients launch."""
+    with FakeTensorMode(), recording() as recorded:
+        student, teacher = (
+            Head(
+                torch.empty(512, 64, dtype=kind, requires_grad=True),
+                torch.empty(vocab, 64, dtype=kind),
+            )
+            for _ in range(2)
+        )
+        targets = torch.empty(512, dtype=torch.int64)
+        linear_distillation(student, [teacher], targets, alpha=0.5).backward()
+    return recorded
+
+
+@pytest.mark.slow
+def test_it_compiles_at_every_size() -> None:
+    """Without spills, on three generations of GPUs, in bf16 and float32; odd vocabularies as well,
+    whose rows are not aligned."""
+    kinds = (torch.bfloat16, torch.float32)
+    vocabularies = (99, 2048, 8192, 16_000, 65_537)
+    recorded = [x for vocab in vocabularies for kind in kinds for x in launches(vocab, kind)]
+    for usage in compile_for(recorded, (80, 90, 100)):
+        assert usage.spilled == 0, usage
+        assert usage.shared <= SHARED_MEMORY[86], usage
