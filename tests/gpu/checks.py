@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import json
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 import models
+from analysis.benchmarks.scoring import Span, token_log_probs
 from trainables.corpus import Blocks, Corpus
-from trainables.objectives import NextTokenObjective
-from trainables.peaks import dense_bf16_peak
+from trainables.objectives import DistillationObjective, NextTokenObjective
 from trainables.spec import TrialSpec
 from trainables.trainer import Data, Trainer, World
 
 VOCAB = 512
 FORWARD_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-3
+BF16_TOLERANCE = 5e-2  # of the log-probability of a token, in nats
 STEPS = 5  # of the runs that several devices share
 
 
@@ -119,6 +118,51 @@ def check_bf16(arch: str, device: str) -> None:
     assert losses[1] < losses[0]
 
 
+def check_padding(arch: str, device: str) -> None:
+    """Tokens behind padding, or in front of it, have the logits that they have alone."""
+    model, ids = build(arch).to(device).eval(), random_ids(2, 70).to(device)
+    with torch.no_grad():
+        alone = model(input_ids=ids[:, :43], use_cache=False).logits
+        for real in (slice(0, 43), slice(27, 70)):
+            padded, mask = torch.ones_like(ids), torch.zeros_like(ids)
+            padded[:, real], mask[:, real] = ids[:, :43], 1
+            logits = model(input_ids=padded, attention_mask=mask, use_cache=False).logits
+            error = (logits[:, real] - alone).abs().max() / alone.abs().max()
+            assert error < FORWARD_TOLERANCE, f"{real}: relative error {error:.1e}"
+
+
+def check_scores(arch: str, device: str) -> None:
+    """Sentences of many lengths score as on the CPU, and in bf16 nearly so."""
+    model = build(arch)
+    ids = random_ids(1, 400)[0].tolist()
+    spans = [Span(tuple(ids[i : i + 5 + 3 * i]), 1 + i % 3) for i in range(20)]
+    want = token_log_probs(model, spans)
+    moved = copy.deepcopy(model).to(device)
+    for precision, tolerance in (("fp32", FORWARD_TOLERANCE), ("bf16", BF16_TOLERANCE)):
+        got = token_log_probs(moved, spans, precision=precision)
+        for mine, theirs in zip(got, want, strict=True):
+            error = abs(mine - theirs).max()
+            assert error < tolerance * abs(theirs).max(), f"{precision}: {error:.1e} nats"
+
+
+def check_distillation(arch: str, device: str) -> None:
+    """The loss of a student and its gradients are those on the CPU, and the teacher gets none."""
+    student, ids = build(arch), random_ids(2, 65)
+    torch.manual_seed(1)
+    teacher = models.build_model(student.config)
+    found = []
+    for place in (device, "cpu"):
+        pair = [copy.deepcopy(model).to(place) for model in (student, teacher)]
+        objective = DistillationObjective(pair[0], pair[1:], 0.5, 2.0, False)
+        inputs = ids.to(place)
+        loss = objective(inputs[:, :-1], inputs[:, 1:]) / ids[:, 1:].numel()
+        loss.backward()
+        assert all(parameter.grad is None for parameter in pair[1].parameters())
+        gradients = {name: parameter.grad for name, parameter in pair[0].named_parameters()}
+        found.append({name: x.detach().cpu() for name, x in {"loss": loss, **gradients}.items()})
+    assert_agree(*found)
+
+
 def check_sharing(arch: str, device_type: str, corpus: Path, folder: Path) -> None:
     """Two workers, each with half of every batch, have the losses of one worker."""
     losses = []
@@ -166,61 +210,3 @@ def _losses(arch: str, corpus: Corpus, world: World) -> list[float]:
     tokens = spec.batch_size * spec.context
     steps = [world.sum(trainer.step()[0].item())[0] / tokens for _ in range(STEPS)]
     return [*steps, trainer.validate()[0]]
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Of a bf16 training step; `peak` is None for a device whose peak is not known."""
-
-    arch: str
-    device_name: str
-    tokens_per_second: float
-    flops_per_second: float
-    peak: float | None
-
-    @property
-    def mfu(self) -> float | None:
-        """Model FLOPs utilisation (Chowdhery et al. 2022): achieved over peak FLOP/s."""
-        return None if self.peak is None else self.flops_per_second / self.peak
-
-    def __str__(self) -> str:
-        share = f"MFU {self.mfu:.1%}" if self.mfu is not None else "peak unknown, no MFU"
-        return (
-            f"{self.arch:12} {self.tokens_per_second:10,.0f} tokens/s "
-            f"{self.flops_per_second / 1e12:8.2f} TFLOP/s  {share}  ({self.device_name})"
-        )
-
-
-def measure_speed(
-    arch: str, device: str, *, size: str, batch: int, context: int, vocab: int, steps: int
-) -> Speed:
-    """Mean over `steps` steps of forward, loss, backward and AdamW, after two to warm up."""
-    model = build(arch, size=size, context=context, vocab=vocab).to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
-    ids = random_ids(batch, context + 1, vocab).to(device)
-    device_type = torch.device(device).type
-
-    def step() -> None:
-        with torch.autocast(device_type, torch.bfloat16):
-            loss = mean_loss(model, ids)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    for _ in range(2):
-        step()
-    _wait_for(device_type)
-    started = time.perf_counter()
-    for _ in range(steps):
-        step()
-    _wait_for(device_type)
-    tokens_per_second = steps * batch * context / (time.perf_counter() - started)
-    flops = 3 * models.flops_per_token(model.config, context)
-    name = torch.cuda.get_device_name(device) if device_type == "cuda" else device_type
-    return Speed(arch, name, tokens_per_second, tokens_per_second * flops, dense_bf16_peak(name))
-
-
-def _wait_for(device_type: str) -> None:
-    """Until the device has done what it was given."""
-    if device_type == "cuda":
-        torch.cuda.synchronize()

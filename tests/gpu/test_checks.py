@@ -2,20 +2,168 @@
 
 from __future__ import annotations
 
-import importlib
+import json
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import models
-from tests.gpu import checks
+from tests.gpu import checks, first_step, kernels, trainer_checks
+from tests.gpu.kernel_cases import CASES, LENGTHS, MIDDLE, Case
+from tests.models.conftest import take_triton
 from tests.tiny_text import write_tiny_text
+from trainables.checkpoint import TrialFolder
 from trainables.corpus import prepare_corpus
 from trainables.peaks import dense_bf16_peak
 
 ARCH = "lstm"  # the fastest
+SHORT = [case for case in CASES if "T=7 " in case.name]
+NOT_LONG = [case for case in CASES if int(case.name.split()[0].removeprefix("T=")) <= MIDDLE]
+FLOATS = [torch.float32, torch.bfloat16]
+
+
+@pytest.fixture
+def on_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels run in Triton's interpreter."""
+    take_triton(monkeypatch)
+
+
+@pytest.fixture
+def rms_norm_case() -> Case:
+    return next(case for case in SHORT if case.kernel == "rms_norm")
+
+
+def wrapped(case: Case, change: Callable[[Tensor], Tensor]) -> Case:
+    """The case with a kernel whose first output is changed."""
+
+    def run(**inputs: Tensor) -> Any:
+        outputs = case.run(**inputs)
+        if isinstance(outputs, Tensor):
+            return change(outputs)
+        return (change(outputs[0]), *outputs[1:])
+
+    return replace(case, run=run)
+
+
+# ---- kernels
+
+
+def test_every_kernel_has_all_lengths() -> None:
+    """And one of them at other widths, states or gates."""
+    for kernel in {case.kernel for case in CASES}:
+        names = [case.name for case in CASES if case.kernel == kernel]
+        found = {int(name.split()[0].removeprefix("T=")) for name in names}
+        assert set(LENGTHS) <= found
+        assert len([name for name in names if name.startswith(f"T={MIDDLE} ")]) > 1
+        assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("case", SHORT, ids=str)
+def test_a_right_kernel_passes(case: Case) -> None:
+    """On the CPU's own path, and with the same bits at every run."""
+    for dtype in case.types:
+        assert kernels.check(case, "cpu", dtype) <= 1
+    kernels.check_repeats(case, "cpu", torch.float32)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("kernel", ["rms_norm", "swiglu"])
+def test_a_right_kernel_passes_in_the_interpreter(
+    kernel: str, dtype: torch.dtype, on_triton: None
+) -> None:
+    case = next(case for case in SHORT if case.kernel == kernel)
+    assert kernels.check(case, "cpu", dtype) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SHORT, ids=str)
+def test_every_kernel_passes_in_the_interpreter(case: Case, on_triton: None) -> None:
+    """Lengths and widths are up to each kernel's own tests: the interpreter is slow."""
+    for dtype in case.types:
+        assert kernels.check(case, "cpu", dtype) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", NOT_LONG, ids=str)
+def test_every_kernel_passes_in_pytorch(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BABYSWEEP_KERNELS", "torch")
+    for dtype in case.types:
+        assert kernels.check(case, "cpu", dtype) <= 1
+
+
+@pytest.mark.parametrize("case", SHORT, ids=str)
+@pytest.mark.parametrize("factor", [1.01, math.nan])
+def test_a_wrong_output_fails(case: Case, factor: float) -> None:
+    """An output that is 1% off, or not a number; its gradients are, too."""
+    with pytest.raises(AssertionError, match="output 0"):
+        kernels.check(wrapped(case, lambda y: y * factor), "cpu", torch.float32)
+
+
+@pytest.mark.parametrize("case", SHORT, ids=str)
+def test_a_wrong_gradient_fails(case: Case) -> None:
+    """The output is right, but what comes back is 1% too large."""
+
+    def one_percent_more(y: Tensor) -> Tensor:
+        return y * 1.01 - (y * 0.01).detach()
+
+    with pytest.raises(AssertionError, match="gradient of"):
+        kernels.check(wrapped(case, one_percent_more), "cpu", torch.float32)
+
+
+def test_an_entry_that_was_never_written_fails(rms_norm_case: Case) -> None:
+    """Fresh memory holds NaN, which the entry then is."""
+
+    def without_the_last_row(y: Tensor) -> Tensor:
+        fresh = torch.empty_like(y)
+        fresh[:, :-1] = y[:, :-1]
+        return fresh
+
+    with pytest.raises(AssertionError, match="output 0"):
+        kernels.check(wrapped(rms_norm_case, without_the_last_row), "cpu", torch.float32)
+
+
+def test_a_lost_state_fails() -> None:
+    """A recurrence that starts from nothing, whatever state it is given."""
+    case = next(c for c in CASES if c.kernel == "slstm" and "state=True" in c.name)
+
+    def forgetful(**inputs: Tensor) -> Any:
+        return case.run(x=inputs["x"], recurrent=inputs["recurrent"])
+
+    with pytest.raises(AssertionError, match="output 0"):
+        kernels.check(replace(case, run=forgetful), "cpu", torch.float32)
+
+
+def test_a_run_that_differs_from_the_next_fails(rms_norm_case: Case) -> None:
+    noisy = wrapped(rms_norm_case, lambda y: y + 1e-7 * torch.rand_like(y))
+    kernels.check(noisy, "cpu", torch.float32)
+    with pytest.raises(AssertionError, match="from run to run"):
+        kernels.check_repeats(noisy, "cpu", torch.float32)
+
+
+@pytest.mark.parametrize("case", kernels.nan_cases(), ids=str)
+def test_swallowed_nan_fails(case: Case) -> None:
+    """Kernels pass NaN on; one that makes numbers of it is found, whichever input it was in."""
+    kernels.check_nan(case, "cpu", torch.float32)
+    with pytest.raises(AssertionError, match="swallowed"):
+        kernels.check_nan(wrapped(case, torch.nan_to_num), "cpu", torch.float32)
+
+
+def test_what_would_be_launched_is_on_record() -> None:
+    """Without computing, and in both types: forward and backward of the norm."""
+    case = next(case for case in CASES if case.kernel == "rms_norm" and "T=1334" in case.name)
+    for dtype in FLOATS:
+        launches = kernels.record(case, dtype)
+        assert len(launches) == 2
+        assert {launch.module for launch in launches} == {"models.kernels.gpu.rms_norm"}
+
+
+# ---- models
 
 
 def test_agreement_passes() -> None:
@@ -31,12 +179,45 @@ def test_agreement_fails(name: str, wrong: float) -> None:
         checks.assert_agree({**want, name: wrong * want[name]}, want)
 
 
-def test_generation_passes() -> None:
-    checks.check_generation(ARCH, "cpu")
+@pytest.mark.parametrize(
+    "check",
+    [
+        checks.check_generation,
+        checks.check_padding,
+        checks.check_bf16,
+        checks.check_scores,
+        checks.check_distillation,
+    ],
+)
+def test_a_right_model_passes(check: Callable[[str, str], None]) -> None:
+    check(ARCH, "cpu")
 
 
-def test_bf16_passes() -> None:
-    checks.check_bf16(ARCH, "cpu")
+def test_a_model_that_reads_padding_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = checks.build
+
+    def deaf(arch: str) -> Any:
+        model = build(arch)
+        forward = model.forward
+        model.forward = lambda attention_mask=None, **inputs: forward(**inputs)
+        return model
+
+    monkeypatch.setattr(checks, "build", deaf)
+    with pytest.raises(AssertionError, match="relative error"):
+        checks.check_padding(ARCH, "cpu")
+
+
+def test_wrong_scores_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second model to be scored is 1% off."""
+    score, calls = checks.token_log_probs, []
+
+    def off(*args: Any, **options: Any) -> list[Any]:
+        calls.append(options)
+        return [scores * (1.01 if len(calls) > 1 else 1) for scores in score(*args, **options)]
+
+    monkeypatch.setattr(checks, "token_log_probs", off)
+    with pytest.raises(AssertionError, match="fp32"):
+        checks.check_scores(ARCH, "cpu")
 
 
 @pytest.mark.slow  # three processes that import everything
@@ -50,14 +231,74 @@ def test_sharing_passes(tmp_path: Path) -> None:
     checks.check_sharing(ARCH, "cpu", corpus.directory, work)
 
 
-def test_speed_counts_tokens_and_flops() -> None:
-    """FLOP/s are tokens/s times three forward passes; an unknown peak gives no share."""
-    speed = checks.measure_speed(ARCH, "cpu", size="mini", batch=2, context=8, vocab=64, steps=1)
-    config = models.build_config(ARCH, "mini", vocab_size=64, context=8)
-    per_token = speed.flops_per_second / speed.tokens_per_second
-    assert per_token == pytest.approx(3 * models.flops_per_token(config, 8))
-    assert "no MFU" in str(speed)
-    assert "MFU 50.0%" in str(checks.Speed(ARCH, "NVIDIA H200", 1e6, 494.5e12, 989e12))
+# ---- trials
+
+
+def test_a_right_trial_passes(tmp_path: Path) -> None:
+    """Captured (on the CPU not at all), and resumed: there to the bit."""
+    trainer_checks.check_graph(ARCH, "cpu", "fp32", tmp_path)
+    assert trainer_checks.check_resumed(ARCH, "cpu", "fp32", tmp_path) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", models.architectures())
+def test_right_trials_pass(arch: str, tmp_path: Path) -> None:
+    """Of every architecture, in pieces as well, and in bf16."""
+    trainer_checks.check_pieces(arch, "cpu", tmp_path)
+    trainer_checks.check_graph(arch, "cpu", "bf16", tmp_path)
+    assert trainer_checks.check_resumed(arch, "cpu", "bf16", tmp_path) == 0
+
+
+def test_a_step_that_is_not_captured_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it should be: here the device only claims to be one that captures."""
+    make_trainer = trainer_checks.make_trainer
+    monkeypatch.setattr(
+        trainer_checks, "make_trainer", lambda spec, data, _: make_trainer(spec, data, "cpu")
+    )
+    with pytest.raises(AssertionError, match="without a CUDA graph"):
+        trainer_checks.check_graph(ARCH, "cuda", "fp32", tmp_path)
+
+
+def test_a_lost_optimizer_state_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that resumes with its weights alone goes another way."""
+
+    def load_weights_only(self: TrialFolder, path: Path, model: Any, optimizer: Any) -> None:
+        load_into(self, path, model, optimizer)
+        optimizer.state.clear()
+
+    load_into = TrialFolder.load_into
+    monkeypatch.setattr(TrialFolder, "load_into", load_weights_only)
+    with pytest.raises(AssertionError, match="relative error"):
+        trainer_checks.check_resumed(ARCH, "cpu", "fp32", tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [1.001, math.nan])
+def test_losses_that_differ_fail(wrong: float) -> None:
+    trainer_checks.assert_close([2.0, 1.0], [2.0, 1.0], 1e-4)
+    with pytest.raises(AssertionError, match="relative error"):
+        trainer_checks.assert_close([2.0, wrong], [2.0, 1.0], 1e-4)
+
+
+def test_the_first_step_is_timed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the process of a trial prints."""
+    from triton.runtime.autotuner import Autotuner
+
+    monkeypatch.setattr(Autotuner, "_bench", Autotuner._bench)  # it is watched, and restored
+    first_step.main(["train", ARCH, "--size", "mini", "--device", "cpu"])
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert len(facts["losses"]) == first_step.STEPS
+    assert 0 < facts["imported"] <= facts["first_step"] <= facts["all_steps"] <= facts["seconds"]
+    assert facts["tuned"] == []
+
+
+def test_a_job_that_fails_or_hangs_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="invalid choice"):
+        first_step.Job("train", [ARCH], tmp_path, "--size", "huge").result(60)
+    job = first_step.Job("train", [ARCH], tmp_path, "--device", "cpu", "--size", "mini")
+    with pytest.raises(RuntimeError, match="not ended after"):
+        job.result(0.1)
 
 
 @pytest.mark.parametrize(
@@ -78,20 +319,3 @@ def test_speed_counts_tokens_and_flops() -> None:
 )
 def test_peaks_go_by_the_whole_name(name: str, peak: float | None) -> None:
     assert dense_bf16_peak(name) == peak
-
-
-@pytest.mark.parametrize("arch", ["transformer", "mamba", "hgrn2"])
-def test_other_devices_get_the_library(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every layer that has a path of its own on the CPU hands a tensor elsewhere to its library.
-
-    (The kernels of the LSTM and the xLSTM are PyTorch on any device but the CPU.)
-    """
-    replaced = importlib.import_module(f"models.{arch}")._ANY_DEVICE
-    model, seen = checks.build(arch), []
-    for library in replaced:
-        monkeypatch.setattr(library, "forward", lambda self, *_, **__: seen.append(type(self)))
-    for module in model.modules():
-        if type(module) in replaced.values():
-            module(torch.zeros(1, 2, model.config.hidden_size, device="meta"))
-            assert seen.pop() is type(module)
-    assert not seen
