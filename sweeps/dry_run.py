@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import statistics
-import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from rich.console import Console
@@ -19,58 +19,96 @@ from sweeps.planning import SweepPlan
 from sweeps.progress import format_seconds
 from sweeps.tuning import local_gpus
 from trainables.corpus import Blocks
-from trainables.device import pick_device, set_up_cpu
+from trainables.device import pick_device, set_up_device
+from trainables.memory import OutOfMemory, memory_of
+from trainables.peaks import dense_bf16_peak
 from trainables.spec import TrialSpec, format_lr
+from trainables.step_time import step_seconds
 from trainables.trainer import Data, Trainer, World, steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one part of a plan takes.
+
+    Attributes:
+        step_seconds: measured, or None where it could not be.
+        seconds: of all its trials, as many at once as fit, if these do not slow each other.
+        mfu: share of the GPU's peak that a step reaches, where both are known.
+    """
+
+    part: str
+    params: int
+    non_embedding: int
+    flops_per_token: float
+    epochs: int
+    trials: int
+    flops: float
+    step_seconds: float | None
+    seconds: float | None
+    mfu: float | None
 
 
 def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None:
     """Print the cost of each part of the plan and of all together."""
-    resources = plan.resources
     available = {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(local_gpus())}
     try:
-        at_once: int | None = resources.trials_at_once(available, args.max_concurrent)
+        at_once: int | None = plan.resources.trials_at_once(available, args.max_concurrent)
     except ValueError as error:
         at_once = None
         console.print(f"[yellow]Not on this machine:[/] {escape(str(error))}", highlight=False)
-    base = next(iter(plan.bases.values()))
-    table = Table(header_style="bold")
-    columns = ("", "params", "non-emb.", "FLOPs/token", "epochs", "trials", "FLOPs", "s/step")
-    for name in (*columns, "time"):
-        table.add_column(name, justify="right" if name else "left")
-    total_seconds, total_flops = 0.0, 0.0
-    measured: dict[TrialSpec, float] = {}
-    for part, spec in plan.bases.items():
-        params, non_embedding, flops_per_token = _model_counts(plan, part)
-        trials = plan.plans[part].remaining()
-        steps = steps_per_epoch(spec, plan.num_blocks) * spec.epochs
-        steps -= plan.shared_steps.get(part, 0)
-        flops = trials * flops_per_token * steps * spec.batch_size * spec.context
-        total_flops += flops
-        step_seconds = seconds = None
-        if at_once is not None:
-            alike = spec.replace(epochs=1)
-            if alike not in measured:
-                measured[alike] = _measured_step_seconds(plan, part)
-            step_seconds = measured[alike]
-            seconds = math.ceil(trials / at_once) * steps * step_seconds
-            total_seconds += seconds
-        table.add_row(
-            part,
-            f"{params:,}",
-            f"{non_embedding:,}",
-            f"{flops_per_token:.3g}",
-            str(spec.epochs),
-            str(trials),
-            f"{flops:.3g}",
-            "?" if step_seconds is None else f"{step_seconds:.3f}",
-            format_seconds(seconds),
-        )
+    measure = _Measure(plan, console) if at_once else None
+    costs = [_cost(plan, part, at_once, measure) for part in plan.bases]
+    console.print("\n".join(_head(plan, at_once)), highlight=False)
+    console.print(_table(costs))
+    console.print(_total(plan, costs, at_once), highlight=False)
+
+
+def _cost(
+    plan: SweepPlan, part: str, at_once: int | None, measure: Callable[[str], float | None] | None
+) -> Cost:
+    spec = plan.bases[part]
+    params, non_embedding, flops_per_token = _model_counts(plan, part)
+    trials = plan.plans[part].remaining()
+    steps = steps_per_epoch(spec, plan.num_blocks) * spec.epochs
+    steps -= plan.shared_steps.get(part, 0)
+    step_flops = flops_per_token * spec.batch_size * spec.context
+    step_seconds = measure(part) if measure else None
+    seconds = mfu = None
+    if step_seconds is not None and at_once is not None:
+        seconds = math.ceil(trials / at_once) * steps * step_seconds
+        peak = _peak(plan, spec)
+        mfu = None if peak is None else step_flops / step_seconds / peak
+    return Cost(
+        part,
+        params,
+        non_embedding,
+        flops_per_token,
+        spec.epochs,
+        trials,
+        trials * steps * step_flops,
+        step_seconds,
+        seconds,
+        mfu,
+    )
+
+
+def _peak(plan: SweepPlan, spec: TrialSpec) -> float | None:
+    """FLOP/s of the GPUs of a trial in the trial's precision, or None if they are not known."""
+    if not plan.resources.gpus or spec.precision != "bf16":
+        return None
+    peak = dense_bf16_peak(torch.cuda.get_device_name())
+    return None if peak is None else peak * plan.resources.workers
+
+
+def _head(plan: SweepPlan, at_once: int | None) -> list[str]:
+    """What is planned, line by line."""
+    resources, base = plan.resources, next(iter(plan.bases.values()))
     device = "CPU"
     if resources.gpus:
         device = torch.cuda.get_device_name() if local_gpus() else "none here"
     rates = sorted({lr for sweep in plan.plans.values() for lr in getattr(sweep, "lrs", ())})
-    lines = [
+    return [
         f"study      {plan.study}, in {plan.storage}",
         f"corpus     {plan.corpus.name}: {plan.corpus.train_words:,} words, "
         f"{plan.corpus.train_tokens:,} tokens, vocabulary {plan.corpus.vocab_size:,}",
@@ -82,36 +120,86 @@ def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None
         f"a trial, {base.precision}, runner {resources.runner}; "
         f"{at_once or 'no'} trials at once here",
     ]
-    console.print("\n".join(lines), highlight=False)
-    console.print(table)
-    console.print(
-        f"About {format_seconds(total_seconds if at_once else None)} of training (evaluation and "
-        f"points beyond the grid not counted), {total_flops:.3g} FLOPs. Nothing was run.",
-        highlight=False,
+
+
+def _table(costs: list[Cost]) -> Table:
+    table = Table(header_style="bold")
+    columns = ["", "params", "non-emb.", "FLOPs/token", "epochs", "trials", "FLOPs", "s/step"]
+    has_mfu = any(cost.mfu is not None for cost in costs)
+    for name in (*columns, *(["MFU"] if has_mfu else []), "time"):
+        table.add_column(name, justify="right" if name else "left")
+    for cost in costs:
+        mfu = "?" if cost.mfu is None else f"{cost.mfu:.0%}"
+        table.add_row(
+            cost.part,
+            f"{cost.params:,}",
+            f"{cost.non_embedding:,}",
+            f"{cost.flops_per_token:.3g}",
+            str(cost.epochs),
+            str(cost.trials),
+            f"{cost.flops:.3g}",
+            "?" if cost.step_seconds is None else f"{cost.step_seconds:.3f}",
+            *([mfu] if has_mfu else []),
+            format_seconds(cost.seconds),
+        )
+    return table
+
+
+def _total(plan: SweepPlan, costs: list[Cost], at_once: int | None) -> str:
+    """The sum, and what is not in it."""
+    known = [cost.seconds for cost in costs if cost.seconds is not None]
+    total = sum(known) if len(known) == len(costs) else None
+    flops = sum(cost.flops for cost in costs)
+    time = f"About {format_seconds(total)} of training"
+    share = plan.resources.gpus
+    if total is not None and at_once is not None and 0 < share < 1:
+        # Each step was measured by itself, with the whole GPU.
+        most = total * min(at_once, int(1 / share))
+        time += f" if trials do not slow each other on their GPU, {format_seconds(most)} at most"
+    left_out = "evaluation, the building of kernels" if share else "evaluation"
+    return (
+        f"{time} ({left_out} and points beyond the grid not counted), {flops:.3g} FLOPs. "
+        "Nothing was run."
     )
 
 
-def _measured_step_seconds(plan: SweepPlan, part: str, steps: int = 3) -> float:
-    """Seconds of one optimizer step of a trial, measured here after a warm-up step."""
-    spec = plan.bases[part].replace(lr=1e-4)
-    world = World(device=pick_device(plan.resources.gpus))
-    set_up_cpu(plan.resources.cpus, world.device)
-    data = Data(
-        plan.corpus,
-        Blocks(plan.corpus.train, spec.context),
-        Blocks(plan.corpus.dev, spec.context),
-        plan.corpus.tokenizer(),
-        None,
-        tuple(models.load(folder) for folder in plan.teachers) if spec.teacher else (),
-    )
-    trainer = Trainer(spec, data, world, plan.micro_batch)
-    seconds = []
-    for _ in range(steps + 1):
-        started = time.perf_counter()
-        nats, _norm = trainer.step()
-        nats.item()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:])
+class _Measure:
+    """Measures each kind of step once."""
+
+    def __init__(self, plan: SweepPlan, console: Console) -> None:
+        self.plan, self._console = plan, console
+        self._device = pick_device(plan.resources.gpus)
+        self._found: dict[TrialSpec, float | None] = {}
+        set_up_device(plan.resources.cpus, self._device)
+
+    def __call__(self, part: str) -> float | None:
+        """Seconds of one optimizer step of a trial, or None if it does not fit the GPU."""
+        alike = self.plan.bases[part].replace(epochs=1)
+        if alike not in self._found:
+            try:
+                self._found[alike] = self._measure(part)
+            except OutOfMemory as error:
+                self._found[alike] = None
+                text = f"[yellow]{part} does not fit:[/] {escape(str(error))}"
+                self._console.print(text, highlight=False)
+        return self._found[alike]
+
+    def _measure(self, part: str) -> float:
+        plan, resources = self.plan, self.plan.resources
+        spec = plan.bases[part].replace(lr=1e-4)
+        # One worker's share of the batch; the exchange of gradients is not measured.
+        spec = spec.replace(batch_size=spec.batch_size // resources.workers)
+        data = Data(
+            plan.corpus,
+            Blocks(plan.corpus.train, spec.context),
+            Blocks(plan.corpus.dev, spec.context),
+            plan.corpus.tokenizer(),
+            None,
+            tuple(models.load(folder) for folder in plan.teachers) if spec.teacher else (),
+        )
+        memory = memory_of(self._device, resources.gpus)
+        trainer = Trainer(spec, data, World(device=self._device), plan.micro_batch, memory=memory)
+        return step_seconds(trainer)
 
 
 def _model_counts(plan: SweepPlan, part: str) -> tuple[int, int, float]:

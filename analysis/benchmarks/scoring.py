@@ -128,7 +128,7 @@ def token_log_probs(
         if not is_plain:  # the logits of all positions exist at once
             token_budget = min(token_budget, max(1, 16 * _MAX_LOGITS // model.config.vocab_size))
         for batch in _batches(distinct, token_budget):
-            per_batch.append(_score_batch(model, batch, is_plain))
+            per_batch += _score_fitting(model, batch, is_plain)
             done += len(batch)
             if progress is not None:
                 progress(done, len(distinct))
@@ -208,6 +208,18 @@ def _has_plain_head(model: Any, spans: Sequence[Span]) -> bool:
     return torch.allclose(mine, logits, rtol=1e-4, atol=1e-5 * size, equal_nan=True)
 
 
+def _score_fitting(model: Any, batch: Sequence[Span], is_plain: bool) -> list[Tensor]:
+    """What `_score_batch` gives, in as many pieces as the memory of the device makes it."""
+    try:
+        return [_score_batch(model, batch, is_plain)]
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    middle = len(batch) // 2
+    halves = batch[:middle], batch[middle:]
+    return [scores for half in halves for scores in _score_fitting(model, half, is_plain)]
+
+
 def _score_batch(model: Any, batch: Sequence[Span], is_plain: bool) -> Tensor:
     """Log-probabilities of the scored tokens of all spans, one after the other: (scored,)."""
     device = _device(model)
@@ -218,16 +230,25 @@ def _score_batch(model: Any, batch: Sequence[Span], is_plain: bool) -> Tensor:
     for row, span in enumerate(batch):
         ids[row, : span.stop] = span.ids[: span.stop]
         scored[row, span.start - 1 : span.stop - 1] = True  # position t predicts token t + 1
-    inputs = torch.from_numpy(ids[:, :-1].copy()).to(device)  # (batch, time)
-    targets = torch.from_numpy(ids[:, 1:][scored]).to(device)  # (scored,)
-    where = torch.from_numpy(scored).to(device)  # (batch, time)
+    inputs = _to(device, ids[:, :-1].copy())  # (batch, time)
+    targets = _to(device, ids[:, 1:][scored])  # (scored,)
+    # Positions rather than a mask, whose ones an accelerator would have to be asked to count.
+    where = _to(device, np.flatnonzero(scored))  # (scored,) out of batch * time
     if not is_plain:
-        logits = model(input_ids=inputs, use_cache=False).logits[where]
+        logits = model(input_ids=inputs, use_cache=False).logits.flatten(0, 1)[where]
         return -F.cross_entropy(logits.float(), targets, reduction="none")
     hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
-    hidden = hidden[where]  # (batch, time, dim) -> (scored, dim)
+    hidden = hidden.flatten(0, 1)[where]  # (scored, dim)
     head = model.get_output_embeddings()
     most = _MAX_LOGITS if device.type == "cpu" else 64 * _MAX_LOGITS
     rows = max(1, most // head.weight.shape[0])
     slices = zip(hidden.split(rows), targets.split(rows), strict=True)
     return torch.cat([-F.cross_entropy(head(h).float(), t, reduction="none") for h, t in slices])
+
+
+def _to(device: torch.device, array: np.ndarray) -> Tensor:
+    """The array as a tensor on the device, without waiting for what that is doing."""
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

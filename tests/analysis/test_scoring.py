@@ -132,6 +132,26 @@ def test_head_is_applied_in_slices(monkeypatch: pytest.MonkeyPatch, llama: nn.Mo
     np.testing.assert_allclose(sequence_log_probs(llama, spans), expected, atol=1e-4)
 
 
+def test_batches_that_do_not_fit_are_halved(
+    llama: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a device that holds three sequences at once; a single one that is too long is an error."""
+    spans = random_spans(20)
+    expected = sequence_log_probs(llama, spans)
+    body, most = llama.base_model.forward, 3
+
+    def small(input_ids: torch.Tensor, **options: Any) -> Any:
+        if len(input_ids) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return body(input_ids=input_ids, **options)
+
+    monkeypatch.setattr(llama.base_model, "forward", small)
+    np.testing.assert_allclose(sequence_log_probs(llama, spans), expected, atol=1e-4)
+    most = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        sequence_log_probs(llama, spans)
+
+
 def test_span_selects_what_is_scored(model: nn.Module) -> None:
     """The parts of a sequence sum to the whole, and what follows `end` plays no role."""
     ids = (0, 5, 6, 7, 8, 9)

@@ -1,0 +1,68 @@
+"""What a dry run says of a GPU; of a CPU see the tests of the commands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import torch
+from rich.console import Console
+
+from sweeps import dry_run
+from sweeps.dry_run import Cost
+from sweeps.tuning import Resources
+from tests.trainables.test_spec import SPEC
+
+COST = Cost(
+    part="hgrn2",
+    params=1_000_000,
+    non_embedding=900_000,
+    flops_per_token=6e6,
+    epochs=5,
+    trials=4,
+    flops=1e15,
+    step_seconds=0.25,
+    seconds=3600.0,
+    mfu=0.41,
+)
+
+
+def plan(gpus):
+    return SimpleNamespace(resources=Resources(1, gpus, 1, "inline"))
+
+
+def printed(costs):
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(dry_run._table(costs))
+    return capture.get()
+
+
+def test_the_share_of_the_peak_stands_where_it_is_known():
+    """A column of its own, "?" for a step that could not be measured, and no column on a CPU."""
+    unknown = replace(COST, part="lstm", step_seconds=None, seconds=None, mfu=None)
+    table = printed([COST, unknown])
+    assert "MFU" in table
+    assert "41%" in table
+    assert "?" in table
+    assert "MFU" not in printed([unknown])
+
+
+def test_trials_that_share_a_gpu_may_slow_each_other():
+    """The time is between that of trials which do not and of trials one after the other."""
+    text = dry_run._total(plan(0.25), [COST], at_once=4)
+    assert "About 1:00:00 of training" in text
+    assert "4:00:00 at most" in text
+    assert "building of kernels" in text
+    assert "at most" not in dry_run._total(plan(1), [COST], at_once=4)
+    assert "at most" not in dry_run._total(plan(0), [COST], at_once=4)
+
+
+def test_the_peak_is_that_of_all_workers_in_bf16(monkeypatch):
+    """None in float32 and on the CPU."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+    two = SimpleNamespace(resources=Resources(1, 1, 2, "train"))
+    bf16 = SPEC.replace(precision="bf16")
+    assert dry_run._peak(two, bf16) == 2 * 989e12
+    assert dry_run._peak(two, SPEC.replace(precision="fp32")) is None
+    assert dry_run._peak(plan(0), bf16) is None
