@@ -33,7 +33,6 @@ from xlstm import (
 from xlstm.blocks.mlstm.cell import mLSTMCell
 from xlstm.blocks.xlstm_block import xLSTMBlock
 from xlstm.components.conv import CausalConv1d
-from xlstm.components.ln import MultiHeadLayerNorm
 
 from models.any_device import replace_layers
 from models.causal_lm import (
@@ -43,9 +42,9 @@ from models.causal_lm import (
     RecurrentPreTrainedModel,
     last_inputs,
 )
-from models.kernels.block_diagonal import block_diagonal_linear
+from models.kernels.block_diagonal import block_diagonal_linear, block_diagonal_pair
 from models.kernels.depthwise_conv import causal_depthwise_conv
-from models.kernels.gated_head_norm import gated_head_norm
+from models.kernels.gated_head_norm import gated_head_norm, head_norm
 from models.kernels.mlstm import mlstm
 from models.kernels.slstm import slstm
 from models.registry import Architecture, ParamCount, TextShape, register
@@ -107,8 +106,7 @@ class MatrixLayer(mLSTMLayer):
             past_inputs, memory, normalizer, m = state
             cell_state = (memory, normalizer, m)
         convolved = _convolve(self.conv1d, inner, past_inputs)
-        q = block_diagonal_linear(convolved, self.q_proj.weight)
-        k = block_diagonal_linear(convolved, self.k_proj.weight)
+        q, k = block_diagonal_pair(convolved, self.q_proj.weight, self.k_proj.weight)
         v = block_diagonal_linear(inner, self.v_proj.weight)
         igate, fgate = self._gates(q, k, v)
         if keep_state and lengths is not None:
@@ -160,11 +158,15 @@ class ScalarLayer(sLSTMLayer):
         gates = self._gates(x, _convolve(self.conv1d, x, past_inputs))
         if keep_state and lengths is not None:
             padding = _padding(lengths, x.shape[1])[..., None, None]
-            igate, fgate, *others = gates.float().unbind(2)
+            # Half precision does not hold these values.
+            gates = gates if gates.dtype == torch.bfloat16 else gates.float()
+            igate, fgate, *others = gates.unbind(2)
             igate, fgate = igate.masked_fill(padding, SHUT), fgate.masked_fill(padding, OPEN)
             gates = torch.stack([igate, fgate, *others], 2)
-        h, end = slstm(gates, self.slstm_cell._recurrent_kernel, initial_state=cell_state)
-        y = _per_head_norm(self.group_norm, h).to(x.dtype)
+        cell = self.slstm_cell
+        bias = cell._bias.view(4, cell.config.num_heads, cell.config.head_dim)
+        h, end = slstm(gates, cell._recurrent_kernel, bias=bias, initial_state=cell_state)
+        y = head_norm(h, self.group_norm.weight_proxy, self.group_norm.eps, x.dtype)
         if not keep_state:
             return y, None
         # Padding changes h, if not the rest of the state: take it from the last real step.
@@ -172,7 +174,7 @@ class ScalarLayer(sLSTMLayer):
         return y, (last_inputs(x, CONV_WIDTH - 1, past_inputs, lengths), last_h, *end[1:])
 
     def _gates(self, x: Tensor, convolved: Tensor) -> Tensor:
-        """The gates before activation without the recurrent part, (B, T, 4, H, D).
+        """The gates before activation without bias and recurrent part, (B, T, 4, H, D).
 
         The package feeds the output of `fgate` to its cell's input gate, and the other way round.
         """
@@ -186,7 +188,7 @@ class ScalarLayer(sLSTMLayer):
         config = self.slstm_cell.config
         heads, dim = config.num_heads, config.head_dim
         both = [pair.unflatten(-1, (heads, 2, dim)).transpose(2, 3) for pair in pairs]
-        return torch.cat(both, 2) + self.slstm_cell._bias.view(4, heads, dim)
+        return torch.cat(both, 2)
 
 
 class Block(GradientCheckpointingLayer, xLSTMBlock):
@@ -224,15 +226,6 @@ def _convolve(conv: CausalConv1d, x: Tensor, past: Tensor | None) -> Tensor:
     """The package's convolution, with the SiLU behind it; x (B, T, dim) -> the same."""
     weight, bias = conv.conv.weight[:, 0], conv.conv.bias
     return causal_depthwise_conv(x, weight, bias, silu=True, initial_state=past)
-
-
-def _per_head_norm(norm: MultiHeadLayerNorm, h: Tensor) -> Tensor:
-    """The package's norm of every head, h (B, T, H, D) -> (B, T, H * D).
-
-    A layer norm, which is faster on CPUs than the group norm of the package.
-    """
-    normed = F.layer_norm(h, h.shape[-1:], eps=norm.eps)
-    return normed.flatten(2) * norm.weight_proxy
 
 
 def _padding(lengths: Tensor, time: int) -> Tensor:

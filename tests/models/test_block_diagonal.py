@@ -6,8 +6,11 @@ import pytest
 import torch
 from kernel_checks import assert_matches, assert_passes_nan_on
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models.kernels.block_diagonal import block_diagonal_linear
+from models.kernels.block_diagonal import block_diagonal_linear, block_diagonal_pair
+from models.kernels.gpu.launch import Launch, recording
+from tests.models.compilation import SHARED_MEMORY, compile_for
 
 
 def reference(x: Tensor, weight: Tensor) -> Tensor:
@@ -20,6 +23,26 @@ def inputs(*rows: int, blocks: int = 8, height: int = 4, width: int = 4) -> tupl
     return torch.randn(*rows, blocks * width), torch.randn(blocks, height, width)
 
 
+def pair(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    return torch.cat(block_diagonal_pair(x, first, second), -1)
+
+
+def pair_reference(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    return torch.cat([reference(x, first), reference(x, second)], -1)
+
+
+def test_triton_is_a_block_diagonal_matrix(on_triton: None) -> None:
+    """Several programs along rows and diagonal, the last ones not full; rows that lie apart."""
+    x, weight = inputs(3, 7, blocks=70)
+    assert_matches(block_diagonal_linear, reference, (x, weight), 3e-6)
+    assert_matches(
+        lambda x, *weights: pair(x[..., 8:], *weights),
+        lambda x, *weights: pair_reference(x[..., 8:], *weights),
+        (x, weight[2:], weight[:-2] + 1),
+        3e-6,
+    )
+
+
 @pytest.mark.parametrize("rows", [(1,), (2, 5), (3, 50)])
 @pytest.mark.parametrize(
     ("blocks", "height", "width"), [(1, 3, 5), (6, 4, 4), (52, 4, 4), (24, 8, 2), (3, 96, 32)]
@@ -30,6 +53,15 @@ def test_it_is_a_block_diagonal_matrix(
     """Output and gradients, for blocks that the C++ version takes or not."""
     tensors = inputs(*rows, blocks=blocks, height=height, width=width)
     assert_matches(block_diagonal_linear, reference, tensors, 3e-6)
+
+
+@pytest.mark.parametrize("blocks", [3, 16])
+def test_two_products_of_one_input(path: str, blocks: int) -> None:
+    x, weight = inputs(2, 30, blocks=blocks)
+    assert_matches(pair, pair_reference, (x, weight, weight.flip(0)), 3e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        both = block_diagonal_pair(x, weight, weight.flip(0))
+    assert [y.dtype for y in both] == [torch.bfloat16] * 2
 
 
 def test_rows_that_lie_apart(path: str) -> None:
@@ -74,3 +106,22 @@ def test_any_number_of_threads_gives_the_same_bits(path: str) -> None:
 
 def test_nan_in_nan_out(path: str) -> None:
     assert_passes_nan_on(block_diagonal_linear, inputs(20))
+
+
+def launches(dim: int, kind: torch.dtype) -> list[Launch]:
+    """What an mLSTM block's projections launch, forward and backward."""
+    with FakeTensorMode(), recording() as recorded:
+        x = torch.empty(4, 512, 2 * dim, dtype=kind, requires_grad=True)[..., dim:]
+        weights = torch.empty(2, dim // 4, 4, 4, requires_grad=True)
+        total = block_diagonal_linear(x, weights[0]) + sum(block_diagonal_pair(x, *weights))
+        total.sum().backward()
+    return recorded
+
+
+@pytest.mark.slow
+def test_it_compiles_at_every_size() -> None:
+    kinds = (torch.bfloat16, torch.float32)
+    recorded = [x for dim in (256, 832, 1632, 2048) for kind in kinds for x in launches(dim, kind)]
+    for usage in compile_for(recorded, (80, 90, 100)):
+        assert usage.spilled == 0, usage
+        assert usage.shared <= SHARED_MEMORY[86], usage
