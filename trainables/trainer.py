@@ -363,6 +363,7 @@ class Trainer:
             self.recompute = True
             gpu_memory.recompute_activations(self.model)
             fitting = self.world.least(self._largest(self.share, self.memory))
+        self.memory.tidy()
         if not fitting:
             raise gpu_memory.too_large(1, 0, self.memory)
         return fitting
@@ -373,7 +374,7 @@ class Trainer:
         )
 
     def _need(self, size: int, memory: gpu_memory.Memory) -> int | None:
-        """Bytes that a trial with this micro-batch takes, or None if there are far fewer.
+        """Bytes that a trial with this micro-batch takes; None if they are more than there are.
 
         Training is measured without the optimizer, whose moments are added where there are none
         yet, so that nothing changes.

@@ -11,7 +11,7 @@ import models
 from models.kernels.gpu.launch import recording
 from tests.trainables.test_spec import SPEC
 from trainables.corpus import Blocks
-from trainables.objectives import NextTokenObjective
+from trainables.objectives import DistillationObjective, NextTokenObjective
 from trainables.optim import build_optimizer, set_learning_rate
 from trainables.step import WARM_UP, RecordedStep, Step, has_dropout, why_no_graph
 from trainables.trainer import Data, Trainer, World
@@ -187,23 +187,29 @@ def test_a_trial_with_recorded_steps_is_a_trial(tiny_spec, tiny_corpus):
 def test_a_step_reads_nothing_from_the_device(arch):
     """With fake tensors, which have no values, a whole step runs: forward, loss, backward,
     clipping and AdamW."""
-    config = models.build_config(arch, "mini", vocab_size=64, context=32)
     with FakeTensorMode(), recording():
-        model = models.build_model(config)
-        optimizer = build_optimizer(model, SPEC, recordable=True)
-        step = Step(
-            NextTokenObjective(model),
-            model.parameters(),
-            optimizer,
-            tokens=4 * 32,
-            workers=1,
-            micro_batch=2,
-            grad_clip=1.0,
-            bf16=True,
-        )
-        ids = torch.zeros(4, 32, dtype=torch.int64)
-        step((ids, ids.clone()))
+        assert_reads_nothing(NextTokenObjective(fake_model(arch)))
+
+
+def test_a_step_with_a_teacher_reads_nothing_from_the_device():
+    with FakeTensorMode(), recording():
+        teachers = [fake_model("lstm")]
+        assert_reads_nothing(DistillationObjective(fake_model("lstm"), teachers, 0.5, 2.0, False))
+
+
+def fake_model(arch):
+    return models.build_model(models.build_config(arch, "mini", vocab_size=64, context=32))
+
+
+def assert_reads_nothing(objective):
+    """Take two steps of two micro-batches. Call it under a `FakeTensorMode`."""
+    optimizer = build_optimizer(objective.model, SPEC, recordable=True)
+    parameters = objective.model.parameters()
+    sizes = {"tokens": 4 * 32, "workers": 1, "micro_batch": 2}
+    step = Step(objective, parameters, optimizer, grad_clip=1.0, bf16=True, **sizes)
+    ids = torch.zeros(4, 32, dtype=torch.int64)
+    for _ in range(2):
         nats, norm = step((ids, ids.clone()))
         assert nats.shape == norm.shape == ()
-        with pytest.raises(DataDependentOutputException):
-            nats.item()  # so that it would have been found
+    with pytest.raises(DataDependentOutputException):
+        nats.item()  # as a read in the step would have raised

@@ -116,6 +116,10 @@ def test_mlflow_holds_one_run_without_doubled_points(tiny_spec, make_place, monk
     assert run.data.tags["babysweep.outcome"] == "finished"
     assert run.data.tags["mlflow.parentRunId"] in place.tracker.parents.values()
     assert run.data.params["lr"] == "0.003"
+    assert run.data.params["kernels"].startswith("BABYSWEEP_KERNELS=auto: ")
+    assert run.data.params["step"] == (
+        "without a CUDA graph (on the CPU); 4 of 4 sequences at once; activations kept"
+    )
     assert run.data.metrics["best/bits_per_byte"] == min(
         report.bits_per_byte for report in outcome.history
     )
