@@ -16,7 +16,8 @@ so that the cost is linear in time. The backward computes scores and states agai
 carried over counts as one more step with a = its log scale m. The gates are few numbers with long
 sums: they are computed in float64.
 
-PyTorch and `cpp/mlstm.cpp` compute the same sums.
+PyTorch, `cpp/mlstm.cpp` and, on GPUs, `gpu/mlstm.py` compute the same sums; the last multiplies
+bf16 vectors, weights and states in bf16, and adds in float32.
 
 Legend: B batch, T time, H heads, K key dim, V value dim, L steps of a chunk. Chunks of vectors are
 (B, H, L, dim), everything about gates is (B, H, T) or (B, H, L).
@@ -32,7 +33,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.kernels import native
+from models.kernels import native, paths
+from models.kernels.gpu import launch, mlstm_library
 from models.kernels.shapes import expect
 
 CHUNK = 128  # of the torch path
@@ -75,6 +77,9 @@ def mlstm(
             raise ValueError("initial_state requires a gradient, but states carry none: detach it")
     with torch.autocast(q.device.type, enabled=False):
         work = torch.promote_types(v.dtype, torch.float32)
+        if paths.uses_library("mlstm", q.device.type) and mlstm_library.takes(q, k, v):
+            inputs = (q, k, v, igate, fgate)
+            return mlstm_library.mlstm(*inputs, initial_state, return_state, EPS)
         state = [x.to(work) for x in initial_state] if initial_state else [None, None, None]
         h, *end = _MLSTM.apply(q, k, v, igate, fgate, *state, return_state)
     return h, (end[0], end[1], end[2]) if return_state else None
@@ -115,6 +120,9 @@ class _MLSTM(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, igate, fgate, memory, normalizer, m, return_state):
+        ctx.on_gpu = _triton_takes(q, k, v, igate, fgate)
+        if ctx.on_gpu:
+            return _forward_triton(ctx, q, k, v, igate, fgate, memory, normalizer, m, return_state)
         gates = _gates(igate, fgate, m, torch.promote_types(v.dtype, torch.float32))
         inputs = (q, k, v, *gates[:4], memory, normalizer)
         run = _forward_native if _native_takes(q, k, v) else _forward_torch
@@ -127,6 +135,8 @@ class _MLSTM(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dh, *_):
+        if ctx.on_gpu:
+            return *_backward_triton(ctx, dh), None, None, None, None
         q, k, v, igate, fgate, memory, normalizer, m, h, row_sum = ctx.saved_tensors
         gates = _gates(igate, fgate, m, h.dtype)
         run = _backward_native if _native_takes(q, k, v) else _backward_torch
@@ -348,6 +358,39 @@ def _backward_state(
         _add_product(dmemory, query.mT, dnumerator),
         dnormalizer.addcmul_(chunk.keep, dstate[1]),
     )
+
+
+def _triton_takes(*inputs: Tensor) -> bool:
+    """Any shape; q, k and v are of one type."""
+    fits = len({x.dtype for x in inputs[:3]}) == 1
+    return launch.takes("mlstm", *inputs, fits=fits)
+
+
+def _forward_triton(ctx, q, k, v, igate, fgate, memory, normalizer, m, return_state):
+    """Keeps the running sums, too, which are small and take longer to compute than to load."""
+    from models.kernels.gpu import mlstm as gpu
+    from models.kernels.gpu import mlstm_gates
+
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    gates, m_end = mlstm_gates.scan(igate, fgate, m, LOWEST_LOG_FORGET)
+    h, row_sum, *end = gpu.forward(q, k, v, gates, memory, normalizer, EPS, return_state)
+    ctx.save_for_backward(q, k, v, igate, fgate, *gates, memory, normalizer, h, row_sum)
+    end.append(m_end)
+    ctx.mark_non_differentiable(*end)
+    return h, *end
+
+
+def _backward_triton(ctx, dh: Tensor) -> tuple[Tensor, ...]:
+    from models.kernels.gpu import mlstm as gpu
+    from models.kernels.gpu import mlstm_gates
+
+    q, k, v, igate, fgate, *sums, memory, normalizer, h, row_sum = ctx.saved_tensors
+    gates = mlstm_gates.Gates(*sums)
+    state = memory, normalizer
+    grads = gpu.backward(q, k, v, gates, *state, h, row_sum, dh.contiguous(), EPS)
+    dq, dk, dv, q_dq, k_dk, dscale = grads
+    dgates = mlstm_gates.gradients(igate, fgate, gates, q_dq, k_dk, dscale, EPS)
+    return dq, dk, dv, *dgates
 
 
 def _native_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:

@@ -8,8 +8,12 @@ import pytest
 import torch
 from kernel_checks import LENGTHS, assert_matches, assert_passes_nan_on
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from models.kernels.gpu import mlstm_library
+from models.kernels.gpu.launch import Launch, recording
 from models.kernels.mlstm import State, mlstm, mlstm_reference
+from tests.models.compilation import SHARED_MEMORY, compile_for
 
 
 def inputs(time: int, scale: float = 1.0, key: int = 8, value: int = 8) -> tuple[Tensor, ...]:
@@ -51,6 +55,32 @@ def test_it_is_exactly_the_recurrence(time: int, scale: float, with_state: bool)
         partial(hidden_reference, state=state),
         tuple(x.double() for x in inputs(time, scale)),
         1e-11,
+    )
+
+
+@pytest.mark.parametrize("time", [1, 7, 65])
+def test_triton_is_the_recurrence(on_triton: None, time: int) -> None:
+    """One chunk, and a state in front of it; the last rows of the tiles are empty."""
+    kernel = partial(hidden, state=one_head(*state_behind(7)))
+    reference = partial(hidden_reference, state=one_head(*state_behind(7)))
+    assert_matches(kernel, reference, one_head(*inputs(time, 0.3), at=2), 2e-5)
+
+
+def one_head(*tensors: Tensor, at: int = 1) -> tuple[Tensor, ...]:
+    """The first sequence and head alone, since Triton's interpreter is slow."""
+    return tuple(x[:1].narrow(at, 0, 1) for x in tensors)
+
+
+@pytest.mark.parametrize("time", [130, 600])
+@pytest.mark.slow
+def test_triton_with_wide_heads(on_triton: None, time: int) -> None:
+    """Several tiles of keys and values, and several chunks."""
+    state = one_head(*state_behind(7, 70, 130))
+    assert_matches(
+        partial(hidden, state=state),
+        partial(hidden_reference, state=state),
+        one_head(*inputs(time, 0.3, 70, 130), at=2),
+        2e-5,
     )
 
 
@@ -113,6 +143,8 @@ def test_closed_first_steps_do_not_count(path: str, padding: int) -> None:
 @pytest.mark.parametrize("heads", [1, 9])
 def test_bf16_inputs_are_only_rounded(path: str, heads: int) -> None:
     """From vectors in bf16 the computation is that in float32; gradients are rounded at the end."""
+    if path == "triton":
+        pytest.skip("multiplies in bf16")
     rounded = [torch.cat([x[:, :, :1]] * heads, 2).bfloat16() for x in inputs(70, 1.0, 8, 48)]
     results = []
     for dtype in (torch.bfloat16, torch.float32):
@@ -147,6 +179,8 @@ def test_threads_do_not_change_results(path: str) -> None:
 def test_it_compiles(path: str) -> None:
     """`torch.compile` sees through to operators with fake versions (checked with its eager
     backend), backward included."""
+    if path == "triton":
+        pytest.skip("launched by Python code that Dynamo does not trace")
     torch.compiler.reset()  # no graph of the other path is taken for this one's
     eager = [x.requires_grad_() for x in inputs(70)]
     traced = [x.detach().clone().requires_grad_() for x in eager]
@@ -162,6 +196,30 @@ def test_nan_in_nan_out(path: str) -> None:
     assert_passes_nan_on(hidden, inputs(20))
 
 
+def test_triton_passes_nan_on(on_triton: None) -> None:
+    assert_passes_nan_on(hidden, one_head(*inputs(5), at=2))
+
+
+@pytest.mark.parametrize(
+    ("time", "width"),
+    [(66, 40), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((300, 40), (700, 130)))],
+)
+def test_bf16_in_triton(on_triton: None, time: int, width: int) -> None:
+    """From vectors in bf16: errors of h and of all gradients, relative to their norms, are those of
+    rounding a few times."""
+    state = one_head(*state_behind(7, width, width))
+    tensors = one_head(*inputs(time, 0.5, width, width), at=2)
+    leaves = [x.bfloat16().requires_grad_() for x in tensors[:3]]
+    leaves += [x.clone().requires_grad_() for x in tensors[3:]]
+    exact = [x.detach().double().requires_grad_() for x in leaves]
+    h, want = hidden(*leaves, state=state), hidden_reference(*exact, state=state)
+    dh = torch.randn_like(h)
+    got = (h, *torch.autograd.grad(h, leaves, dh))
+    wanted = (want, *torch.autograd.grad(want, exact, dh.double()))
+    for one, other in zip(got, wanted, strict=True):
+        assert (one.double() - other).norm() < 2**-6 * other.norm()
+
+
 @pytest.mark.parametrize("shut", [-1e4, -1e30, -torch.inf])
 def test_a_shut_forget_gate_is_a_new_beginning(path: str, shut: float) -> None:
     """Behind a step that forgets everything, outputs are those of a text that begins there, and
@@ -174,3 +232,47 @@ def test_a_shut_forget_gate_is_a_new_beginning(path: str, shut: float) -> None:
     torch.testing.assert_close(whole[:, 30:].detach(), fresh, rtol=1e-5, atol=1e-5)
     whole.sum().backward()
     assert all(x.grad is not None and x.grad.isfinite().all() for x in leaves)
+
+
+def test_the_library_takes_whole_chunks() -> None:
+    """Lengths of mlstm_kernels; others take our own path."""
+    taken = [t for t in range(1, 300) if mlstm_library.takes(*[torch.empty(1, t, 1, 8)] * 3)]
+    assert taken == [16, 32, 64, 128, 256]
+
+
+def launches(dim: int, time: int, kind: torch.dtype, with_state: bool = False) -> list[Launch]:
+    """What the cell launches for four heads of this width, forward and backward."""
+    with FakeTensorMode(), recording() as recorded:
+        vectors = [torch.empty(2, time, 4, dim, dtype=kind, requires_grad=True) for _ in range(3)]
+        gates = torch.empty(2, time, 8, dtype=kind, requires_grad=True).chunk(2, -1)
+        state = torch.empty(2, 4, dim, dim), torch.empty(2, 4, dim), torch.empty(2, 4)
+        given = state if with_state else None
+        h, _ = mlstm(*vectors, *gates, initial_state=given, return_state=with_state)
+        h.sum().backward()
+    return recorded
+
+
+# Width of a head and context of the presets.
+PRESETS = {"mini": (64, 64), "small": (208, 256), "base": (408, 512), "paper": (512, 512)}
+
+
+def test_it_compiles_at_the_size_paper() -> None:
+    """In bf16, without spills: the three products of the forward."""
+    recorded = [x for x in launches(*PRESETS["paper"], torch.bfloat16) if x.name != "_gradients"]
+    assert_compile(recorded[:3], (90,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("size", PRESETS)
+def test_it_compiles_at_every_size(size: str, kind: torch.dtype) -> None:
+    """On three generations of GPUs; with states, too, as in texts longer than a chunk."""
+    dim, context = PRESETS[size]
+    recorded = [*launches(dim, context, kind), *launches(dim, 4 * context, kind, with_state=True)]
+    assert_compile(recorded, (80, 90, 100))
+
+
+def assert_compile(recorded: list[Launch], capabilities: tuple[int, ...]) -> None:
+    for usage in compile_for(recorded, capabilities):
+        assert usage.spilled == 0, usage
+        assert usage.shared <= SHARED_MEMORY[86], usage

@@ -1,0 +1,344 @@
+"""Triton functions of the mLSTM; `models.kernels.gpu.mlstm` launches them and has the legend.
+
+Programs are numbered tile by tile within a head, so that those which run together read the same
+rows. Exponents are differences of numbers that may be large: each is a sum of two float32, as
+exact as float64 and faster, or subtracted in float64 where it is one for each row.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _halves(x):
+    """x in float64, in units of log 2 -> two float32 whose sum it is."""
+    x = x * LOG2_E
+    high = x.to(tl.float32)
+    rest = tl.where(x == high.to(tl.float64), 0.0, x - high.to(tl.float64))  # inf has no rest
+    return high, rest.to(tl.float32)
+
+
+@triton.jit
+def _power(x, y):
+    """exp(x - y) in float32 of numbers in float64."""
+    return tl.exp2(((x - y) * LOG2_E).to(tl.float32))
+
+
+@triton.jit
+def _head(program, time, heads, DIM: tl.constexpr):
+    """Where the vectors of a head of a sequence begin in (B, T, H, DIM)."""
+    batch, head = program // heads, program % heads
+    return (batch.to(tl.int64) * time * heads + head) * DIM
+
+
+@triton.jit
+def _load(x, rows, time, columns, heads, DIM: tl.constexpr):
+    """A tile (rows, columns) of the vectors of a head; zero outside."""
+    at = rows[:, None] * heads * DIM + columns[None, :]
+    return tl.load(x + at, mask=(rows < time)[:, None] & (columns < DIM)[None, :], other=0.0)
+
+
+@triton.jit
+def _product(x, y, total, PRECISION: tl.constexpr):
+    return tl.dot(x, y, total, input_precision=PRECISION)
+
+
+@triton.jit(do_not_specialize=["time", "heads", "updates", "count"])
+def states(
+    x,
+    y,
+    a,
+    peak,
+    before,
+    dsum,
+    initial_matrix,
+    initial_vector,
+    matrices,
+    vectors,
+    end_matrix,
+    end_vector,
+    time,
+    heads,
+    chunk,
+    updates,
+    count,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    TILE: tl.constexpr,
+    INNER: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """A tile of all states of a head: state = keep * state + sum of weight_s x_s y_s^T.
+
+    With `dsum` the gradient of the states, from the last chunk to the first.
+    """
+    BACK: tl.constexpr = dsum is not None
+    tiles_v: tl.constexpr = (V + TILE - 1) // TILE
+    tiles_k: tl.constexpr = (K + TILE - 1) // TILE
+    program = tl.program_id(0)
+    head = program // (tiles_k * tiles_v)
+    keys = program // tiles_v % tiles_k * TILE + tl.arange(0, TILE)
+    values = program % tiles_v * TILE + tl.arange(0, TILE)
+    # The first program of those with the same keys stores the vectors.
+    stored = keys < tl.where(program % tiles_v == 0, K, 0)
+    row = head.to(tl.int64) * time
+    x += _head(head, time, heads, K)
+    y += _head(head, time, heads, V)
+    inside = (keys < K)[:, None] & (values < V)[None, :]
+    at = keys[:, None] * V + values[None, :]
+    matrix, vector = tl.zeros((TILE, TILE), tl.float32), tl.zeros((TILE,), tl.float32)
+    slot = head.to(tl.int64) * count
+    if initial_matrix is not None:
+        wide = head.to(tl.int64)
+        matrix = tl.load(initial_matrix + wide * K * V + at, mask=inside, other=0.0)
+        vector = tl.load(initial_vector + wide * K + keys, mask=keys < K, other=0.0)
+        tl.store(matrices + slot * K * V + at, matrix, mask=inside)
+        tl.store(vectors + slot * K + keys, vector, mask=stored)
+        slot += 1
+    last = (time - 1) // chunk
+    for n in range(updates):
+        c = last - n if BACK else n
+        start, stop = c * chunk, tl.minimum(c * chunk + chunk, time)
+        first, highest = tl.load(before + row + start), tl.load(peak + row + stop - 1)
+        keep = _power(first, highest)
+        matrix, vector = matrix * keep, vector * keep
+        for s in range(start, stop, INNER):
+            steps = s + tl.arange(0, INNER)
+            real = steps < stop
+            if BACK:
+                weight = _power(first, tl.load(peak + row + steps, mask=real, other=0.0))
+            else:
+                weight = _power(tl.load(a + row + steps, mask=real, other=0.0), highest) * K**-0.5
+            left = _load(x, steps, stop, keys, heads, K)
+            weighted = left.to(tl.float32) * tl.where(real, weight, 0.0)[:, None]
+            right = _load(y, steps, stop, values, heads, V)
+            matrix = _product(tl.trans(weighted.to(left.dtype)), right, matrix, PRECISION)
+            if BACK:
+                weighted *= tl.load(dsum + row + steps, mask=real, other=0.0)[:, None]
+            vector += tl.sum(weighted, 0)
+        if end_matrix is not None:  # noqa: SIM102 - decided when compiling
+            if c == last:
+                wide = head.to(tl.int64)
+                tl.store(end_matrix + wide * K * V + at, matrix, mask=inside)
+                tl.store(end_vector + wide * K + keys, vector, mask=stored)
+        if matrices is not None:  # noqa: SIM102
+            if c < last or BACK:
+                index = slot + (c - 1 if BACK else c)
+                tl.store(matrices + index * K * V + at, matrix, mask=inside)
+                tl.store(vectors + index * K + keys, vector, mask=stored)
+
+
+@triton.jit(do_not_specialize=["time", "heads", "count", "shift"])
+def scores(
+    x,
+    y,
+    a,
+    peak,
+    before,
+    dsum,
+    vectors,
+    out,
+    row_sum,
+    time,
+    heads,
+    chunk,
+    count,
+    shift,
+    DIM: tl.constexpr,
+    SCALE: tl.constexpr,
+    STEPS: tl.constexpr,
+    TILE: tl.constexpr,
+    INNER: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Rows of (x_t . y_s + dsum_t) exp(a_s - P_t) / sqrt(K) for the steps s of their chunk."""
+    tiles = (time + TILE - 1) // TILE
+    program = tl.program_id(0)
+    head, tile = program // tiles, tiles - 1 - program % tiles  # the longest first
+    t = tile * TILE + tl.arange(0, TILE)
+    real = t < time
+    row = head.to(tl.int64) * time
+    x += _head(head, time, heads, DIM)
+    y += _head(head, time, heads, DIM)
+    out += head.to(tl.int64) * tiles * TILE * chunk
+    peaks = tl.load(peak + row + t, mask=real, other=0.0)
+    peak_high, peak_rest = _halves(peaks)
+    start = tile * TILE // chunk * chunk
+    sums = tl.zeros((TILE,), tl.float32)
+    for s in range(start, tile * TILE + TILE, STEPS):
+        steps = s + tl.arange(0, STEPS)
+        total = tl.zeros((TILE, STEPS), tl.float32)
+        for d in range(0, DIM, INNER):
+            columns = d + tl.arange(0, INNER)
+            left = _load(x, t, time, columns, heads, DIM)
+            right = _load(y, steps, time, columns, heads, DIM)
+            total = _product(left, tl.trans(right), total, PRECISION)
+        if dsum is not None:
+            total += tl.load(dsum + row + t, mask=real, other=0.0)[:, None]
+        high, rest = _halves(tl.load(a + row + steps, mask=steps < time, other=0.0))
+        exponent = (high[None, :] - peak_high[:, None]) + (rest[None, :] - peak_rest[:, None])
+        counts = (steps[None, :] <= t[:, None]) & real[:, None]
+        total = tl.where(counts, total * (tl.exp2(exponent) * SCALE), 0.0)
+        tl.store(out + t[:, None] * chunk + (steps - start)[None, :], total)
+        sums += tl.sum(total, 1)
+    if row_sum is not None:
+        if vectors is not None:
+            slot = start // chunk + shift
+            if slot >= 0:
+                along = tl.zeros((TILE,), tl.float32)
+                vectors += (head.to(tl.int64) * count + slot) * DIM
+                for d in range(0, DIM, INNER):
+                    columns = d + tl.arange(0, INNER)
+                    vector = tl.load(vectors + columns, mask=columns < DIM, other=0.0)
+                    left = _load(x, t, time, columns, heads, DIM).to(tl.float32)
+                    along += tl.sum(left * vector[None, :], 1)
+                sums += along * _power(tl.load(before + row + start), peaks)
+        tl.store(row_sum + row + t, sums, mask=real)
+
+
+@triton.jit(do_not_specialize=["batches", "time", "heads", "count", "shift"])
+def combine(
+    x,
+    matrices,
+    vectors,
+    vector_weight,
+    weights,
+    y,
+    a,
+    peak,
+    before,
+    row_sum,
+    floor,
+    out,
+    along,
+    products,
+    batches,
+    time,
+    heads,
+    chunk,
+    count,
+    shift,
+    eps,
+    IN: tl.constexpr,
+    OUT: tl.constexpr,
+    IS_KEY: tl.constexpr,
+    AHEAD: tl.constexpr,
+    SCALE: tl.constexpr,
+    TILE: tl.constexpr,
+    INNER: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """A tile of out_t = sum over s of weight_ts y_s + factor_t (x_t . state + vector).
+
+    The steps s are those up to t in its chunk, and the state is that in front of it; or, looking
+    AHEAD, steps from t on with weight_st, and the gradient of the state behind the chunk. The
+    state's matrix is (IN, OUT), or (OUT, IN) where OUT IS_KEY, with which the vector comes, too.
+    """
+    columns_in_all: tl.constexpr = (OUT + TILE - 1) // TILE
+    tiles = (time + TILE - 1) // TILE
+    program = tl.program_id(0)
+    head = program // (tiles * columns_in_all)
+    tile = program // columns_in_all % tiles
+    columns = program % columns_in_all * TILE + tl.arange(0, TILE)
+    t = tile * TILE + tl.arange(0, TILE)
+    real = t < time
+    row = head.to(tl.int64) * time
+    start = tile * TILE // chunk * chunk
+    stop = tl.minimum(start + chunk, time)
+    total = tl.zeros((TILE, TILE), tl.float32)
+    if matrices is not None:
+        slot = start // chunk + shift
+        if slot >= 0 and slot < count:
+            index = head.to(tl.int64) * count + slot
+            x += _head(head, time, heads, IN)
+            matrices += index * IN * OUT
+            for d in range(0, IN, INNER):
+                inner = d + tl.arange(0, INNER)
+                left = _load(x, t, time, inner, heads, IN)
+                if IS_KEY:
+                    right = tl.trans(_load(matrices, columns, OUT, inner, 1, IN))
+                else:
+                    right = _load(matrices, inner, IN, columns, 1, OUT)
+                total = _product(left, right, total, PRECISION)
+            if IS_KEY:
+                vector = tl.load(vectors + index * OUT + columns, mask=columns < OUT, other=0.0)
+                if vector_weight is not None:
+                    gain = tl.load(vector_weight + row + t, mask=real, other=0.0)
+                    total += gain[:, None] * vector[None, :]
+                else:
+                    total += vector[None, :]
+            if AHEAD:
+                own = tl.load(a + row + t, mask=real, other=0.0)
+                factor = _power(own, tl.load(peak + row + stop - 1)) * SCALE
+            else:
+                own = tl.load(peak + row + t, mask=real, other=0.0)
+                factor = _power(tl.load(before + row + start), own)
+            total *= factor[:, None]
+    y += _head(head, time, heads, OUT)
+    weights += head.to(tl.int64) * tiles * TILE * chunk
+    low = tile * TILE if AHEAD else start
+    high = stop if AHEAD else tile * TILE + TILE
+    for s in range(low, high, INNER):
+        steps = s + tl.arange(0, INNER)
+        right = _load(y, steps, time, columns, heads, OUT)
+        if AHEAD:
+            left = tl.trans(tl.load(weights + steps[:, None] * chunk + (t - start)[None, :]))
+        else:
+            left = tl.load(weights + t[:, None] * chunk + (steps - start)[None, :])
+        total = _product(left, right, total, PRECISION)
+    if row_sum is not None:
+        sums = tl.abs(tl.load(row_sum + row + t, mask=real, other=0.0))
+        lowest = tl.load(floor + row + t, mask=real, other=1.0)
+        total /= (tl.where(lowest > sums, lowest, sums) + eps)[:, None]
+    if along is not None:
+        along += _head(head, time, heads, OUT)
+        other = _load(along, t, time, columns, heads, OUT).to(tl.float32)
+        part = tl.cast(program % columns_in_all, tl.int64) * batches * heads * time
+        tl.store(products + part + row + t, tl.sum(total * other, 1), mask=real)
+    out += _head(head, time, heads, OUT)
+    at = t[:, None] * heads * OUT + columns[None, :]
+    tl.store(out + at, total, mask=real[:, None] & (columns < OUT)[None, :])
+
+
+@triton.jit(do_not_specialize=["rows", "time", "heads"])
+def differentiate_scale(
+    h,
+    dh,
+    row_sum,
+    floor,
+    dnumerator,
+    dscale,
+    dsum,
+    rows,
+    time,
+    heads,
+    eps,
+    V: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Rows of h = numerator / scale: the gradients of both, and of the row sum, which sets the
+    scale where it is above the floor."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    real = row < rows
+    at = ((row // heads // time).to(tl.int64) * heads + row % heads) * time + row // heads % time
+    sums = tl.load(row_sum + at, mask=real, other=0.0)
+    lowest = tl.load(floor + at, mask=real, other=1.0)
+    size = tl.abs(sums)
+    scale = tl.where(lowest > size, lowest, size) + eps
+    columns = tl.arange(0, WIDTH)
+    inside = real[:, None] & (columns < V)[None, :]
+    entries = row.to(tl.int64)[:, None] * V + columns[None, :]
+    rounded = tl.load(dh + entries, mask=inside, other=0.0).to(tl.float32) / scale[:, None]
+    rounded = rounded.to(dnumerator.dtype.element_ty)
+    tl.store(dnumerator + entries, rounded, mask=inside)
+    # From the rounded gradient, so that what cancels in the scores' gradients still does.
+    kept = tl.load(h + entries, mask=inside, other=0.0)
+    gradient = -tl.sum(rounded.to(tl.float32) * kept, 1)
+    sign = tl.where(sums > 0, 1.0, tl.where(sums < 0, -1.0, sums))
+    tl.store(dscale + at, gradient, mask=real)
+    tl.store(dsum + at, tl.where(size > lowest, gradient * sign, 0.0), mask=real)
