@@ -7,11 +7,14 @@ import secrets
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banner ignores verbose=0
 
 WORKER_ENVIRONMENT = {
+    # A process that was given no GPU sees none: it cannot take memory of one by accident.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    # Seconds that a stopped trial has to leave its process to the next one; two by default.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
     # Waiting threads spin for some 50 us: between two steps of a recurrence, but not for as long as
     # to take the core of another process.
     "GOMP_SPINCOUNT": "10000",

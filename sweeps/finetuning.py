@@ -30,7 +30,9 @@ from transformers import AutoConfig
 
 from analysis.benchmarks import glue
 from analysis.benchmarks.protocols import check_protocol
+from sweeps.failures import TrialFailure
 from sweeps.tasks import find_glue
+from sweeps.trial_process import failures_explained, memory_given_back
 from sweeps.tuning import MAX_FAILURES, DriverCallback
 from trainables.device import default_precision, pick_device
 from trainables.finetune import finetune, remove_leftovers
@@ -172,17 +174,20 @@ def task_trial(config: dict[str, Any], job: Job) -> None:
         data = glue.read_task(job.folder, spec.task)
         if isinstance(data, glue.Missing):
             raise ValueError(f"{', '.join(map(str, data.files))} vanished: start again")
-        finetune(
-            spec,
-            job.model,
-            data,
-            job.storage,
-            device=pick_device(job.gpus),
-            threads=job.cpus,
-            report=lambda epoch: tune.report(dataclasses.asdict(epoch)),
-        )
-    except ValueError as error:  # it would come again: no failure that Tune should retry
-        tune.report({"refused": str(error)})
+        with memory_given_back(), failures_explained():
+            finetune(
+                spec,
+                job.model,
+                data,
+                job.storage,
+                device=pick_device(job.gpus),
+                threads=job.cpus,
+                report=lambda epoch: tune.report(dataclasses.asdict(epoch)),
+            )
+    except (ValueError, TrialFailure) as error:
+        if isinstance(error, TrialFailure) and not error.hopeless:
+            raise
+        tune.report({"refused": str(error)})  # it would come again: Tune should not retry it
 
 
 def _run(specs: Sequence[FinetuneSpec], job: Job, console: Console) -> dict[str, str]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from sweeps.failures import HOPELESS
 from sweeps.tuning import DriverCallback
 from trainables.spec import TrialSpec, format_lr
 from trainables.tracking import Tracker
@@ -118,8 +119,10 @@ class ProgressDisplay(DriverCallback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """An epoch ended."""
+        """An epoch ended, or the trial announces its failure."""
         row = self._row(trial)
+        if HOPELESS in result:
+            return
         if result.get("diverged"):
             row.state = "diverged"
         elif result.get("ended"):

@@ -19,6 +19,7 @@ from rich.markup import escape
 from sweeps.arguments import TrainingArgs
 from sweeps.dry_run import print_dry_run
 from sweeps.final_scores import score_winners
+from sweeps.kernel_cache import start_building
 from sweeps.lr_sweep import LrSweepArgs
 from sweeps.planning import Status, SweepPlan, plan_sweep
 from sweeps.progress import ProgressDisplay
@@ -83,7 +84,8 @@ def _run(
     console: Console,
 ) -> int:
     _treat_termination_as_interrupt()
-    dashboard = scheduler != "none" and plan.resources.runner == "train"
+    # Only with Ray's dashboard is what a killed controller of Train held given back.
+    dashboard = plan.resources.runner == "train"
     starting = console.status("Starting Ray")
     starting.start()
     with contextlib.ExitStack() as cluster:
@@ -91,6 +93,7 @@ def _run(
         available = cluster.enter_context(ray_cluster(args.address, dashboard=dashboard))
         try:
             at_once = plan.resources.trials_at_once(available, args.max_concurrent)
+            kernels = start_building(plan)
             tracker = Tracker.open(
                 plan.tracking_uri,
                 plan.storage / "artifacts" / plan.study,
@@ -106,6 +109,7 @@ def _run(
         search = SweepSearch({part: (plan.bases[part], plan.plans[part]) for part in plan.bases})
         status = "KILLED"
         try:
+            kernels.wait(console)
             _train(plan, tracker, search, build_scheduler(scheduler, plan.epochs), at_once, console)
             if all(part.finished for part in plan.plans.values()):
                 is_scored = score_winners(plan, tracker, console)

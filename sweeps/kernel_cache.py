@@ -1,0 +1,107 @@
+"""Kernels of the plan's models, built once on each node with GPUs before the trials start.
+
+Trials that start together would build the same kernels side by side, each for itself; what they
+find in the node's cache they load.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.console import Console
+from rich.markup import escape
+
+from trainables.spec import TrialSpec
+
+if TYPE_CHECKING:
+    from sweeps.planning import SweepPlan
+
+_CPUS = 1
+"""Reserved on a node: trials are not running yet, and may not fit beside all of its CPUs."""
+
+
+@dataclass
+class KernelBuild:
+    """Kernels being built on some nodes.
+
+    Attributes:
+        tasks: by node, its task's messages.
+    """
+
+    tasks: dict[str, Any]
+
+    def wait(self, console: Console) -> None:
+        """Show what the nodes tell until the last one is ready.
+
+        A node that fails is named: its trials build the kernels that they need when they need them.
+        """
+        waiting = {task: node for node, task in self.tasks.items()}
+        said = dict.fromkeys(self.tasks, "starting")
+        with console.status("") as status:
+            while waiting:
+                text = "; ".join(f"node {node}: {said[node]}" for node in waiting.values())
+                status.update(escape(f"Building kernels on {text}"))
+                ready: Any = ray.wait(list(waiting), num_returns=1)[0]
+                for task in ready:
+                    node = waiting[task]
+                    try:
+                        said[node] = str(ray.get(next(task)))
+                        continue
+                    except StopIteration:
+                        line = said[node]
+                    except ray.exceptions.RayError as error:
+                        line = f"kernels are built by the trials ({_last_line(error)})"
+                    del waiting[task]
+                    console.print(escape(f"Node {node}: {line}"), highlight=False, soft_wrap=True)
+
+
+def start_building(plan: SweepPlan) -> KernelBuild:
+    """Start to build the kernels of a plan on the cluster's GPU nodes; on none for a CPU plan."""
+    tasks = {}
+    work = ([*plan.bases.values()], plan.corpus.vocab_size, plan.micro_batch, plan.teachers)
+    for node in ray.nodes() if plan.resources.gpus else []:
+        if node["Alive"] and node["Resources"].get("GPU"):
+            tasks[node["NodeManagerAddress"]] = _build.options(
+                num_cpus=_CPUS,
+                num_gpus=min(1.0, plan.resources.gpus),
+                num_returns="streaming",
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+            ).remote(*work)
+    return KernelBuild(tasks)
+
+
+@ray.remote(max_retries=0, max_calls=1)  # a process that stayed would keep memory of the GPU
+def _build(
+    specs: Sequence[TrialSpec], vocab_size: int, micro_batch: Any, teachers: Sequence[Path]
+) -> Iterator[str]:
+    """Build kernels on this node; yields what is going on, and last what was done."""
+    from trainables.kernel_cache import build_kernels
+
+    messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    ended: list[str | BaseException] = []
+
+    def build() -> None:
+        try:
+            ended.append(
+                build_kernels(specs, vocab_size, micro_batch, messages.put, teachers=teachers)
+            )
+        except BaseException as error:  # for the thread that hands the messages on
+            ended.append(error)
+        messages.put(None)
+
+    threading.Thread(target=build, daemon=True).start()
+    yield from iter(messages.get, None)
+    if isinstance(ended[0], BaseException):
+        raise ended[0]
+    yield ended[0]
+
+
+def _last_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[-1][:300]

@@ -1,0 +1,101 @@
+"""A trial inside a process that lives longer than it: memory given back, failures explained.
+
+A process whose GPU failed is never used again: after a CUDA error every later call fails, too. Tune
+starts the trial anew, in a fresh process, unless it would only fail the same way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from sweeps.failures import TrialFailure
+from trainables.memory import OutOfMemory
+from trainables.spec import TrialSpec
+from trainables.trainer import Workplace, World
+from trainables.trial import run_trial
+
+_DEVICE_SIGNS = ("CUDA", "cuDNN", "CUDNN", "CUBLAS", "NCCL", "NVIDIA", "HIP error")
+_OUT_OF_MEMORY = (OutOfMemory, torch.OutOfMemoryError)
+_DEVICE_ERRORS = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
+
+
+def run_here(
+    spec: TrialSpec, place: Workplace, report: Callable[[dict[str, Any]], None], world: World
+) -> None:
+    """Run a trial and leave the process, and its GPU, to the next one.
+
+    Raises:
+        TrialFailure: the GPU failed, or has not the memory.
+    """
+    with memory_given_back(), failures_explained():
+        run_trial(spec, place, report, world)
+
+
+@contextlib.contextmanager
+def memory_given_back() -> Iterator[None]:
+    """Free what the block held: Python's cycles first, then PyTorch's cache of GPU memory.
+
+    Other trials on the same GPU can use it while this process waits for its next one.
+    """
+    try:
+        yield
+    except BaseException as error:  # a scheduler's stop comes as one, too
+        _clear_frames(error)
+        with contextlib.suppress(RuntimeError):  # after a CUDA error there is another one here
+            _give_back()
+        raise
+    _give_back()
+
+
+@contextlib.contextmanager
+def failures_explained() -> Iterator[None]:
+    """Turn errors of the device into a `TrialFailure`; let others pass.
+
+    Raises:
+        TrialFailure: the GPU failed, or has not the memory.
+    """
+    try:
+        yield
+    except Exception as error:
+        failure = device_failure(error)
+        if failure is None:
+            raise
+        raise failure from error
+
+
+def device_failure(error: Exception) -> TrialFailure | None:
+    """What an error says of the device; None if it is none of the device's.
+
+    A GPU's memory runs out again if the same trial is tried again; what else happens to a GPU (an
+    uncorrectable memory error, a lost connection, another process's fault) may be over.
+    """
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, _OUT_OF_MEMORY):
+        # Bare errors of PyTorch name no way out; those of `trainables.memory` do.
+        advice = "" if "--" in text else " (try a smaller --micro-batch, or auto)"
+        return TrialFailure(f"out of memory: {text}{advice}", hopeless=True)
+    is_device = isinstance(error, _DEVICE_ERRORS) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in _DEVICE_SIGNS)
+    )
+    return TrialFailure(f"the GPU failed: {text}") if is_device else None
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Empty the variables of the functions that an error ended: they hold model and optimizer."""
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__
+
+
+def _give_back() -> None:
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()  # an error that is still on its way must not meet the next trial
+        torch.cuda.empty_cache()

@@ -1,0 +1,143 @@
+"""Ray Train workers that stay: orders and reports, without Ray; a whole sweep, with it."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from sweeps import trial_process
+from sweeps.crew import Crew, Orders, _failure, take_orders
+from sweeps.failures import HOPELESS, TrialFailure
+from sweeps.resources import Resources
+from trainables.spec import TrialSpec
+from trainables.trainer import World
+
+SPEC = TrialSpec(
+    **dict.fromkeys(("arch", "corpus", "corpus_hash", "benchmarks_hash"), "x"),
+    **{"size": "mini", "protocol": "2024", "context": 8, "batch_size": 2, "lr": 1e-3},
+    **{"epochs": 3, "seed": 0, "revision": 1},
+)
+
+
+class Failed(Exception):
+    """What Ray Train raises, as far as it is looked at."""
+
+    def __init__(self, worker_failures):
+        self.worker_failures = worker_failures
+
+
+class ThreadCrew(Crew):
+    """A crew whose workers are threads of this process."""
+
+    def __init__(self, workers):
+        self.errors = {}
+        super().__init__(b"", Resources(1, 0, workers, "train"), "")
+
+    def _run(self):
+        threads = [
+            threading.Thread(target=self._work, args=(rank,), daemon=True)
+            for rank in range(self._resources.workers)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self.errors:
+            self._error = Failed(self.errors)
+
+    def _work(self, rank):
+        orders = Orders(self._orders.address)
+        orders.put("ready", True)
+        try:
+            take_orders(orders, None, World(rank, self._resources.workers))
+        except Exception as error:
+            self.errors[rank] = error
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Trials of three reports each; returns the reports that workers got through, by rank."""
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
+    done = []
+
+    def run_trial(spec, place, report, world):
+        if spec.lr == 666:
+            raise trial_process.OutOfMemory("no room; --micro-batch 4 would fit")
+        if spec.lr == 667:
+            raise RuntimeError("CUDA error: unspecified launch failure\nCompile with ...")
+        for epoch in (1, 2, 3):
+            report({"epoch": epoch, "ended": int(epoch == 3)})
+            done.append((world.rank, spec.lr, epoch))
+
+    monkeypatch.setattr(trial_process, "run_trial", run_trial)
+    return done
+
+
+@pytest.fixture
+def crew(ran, request):
+    """A crew of two workers."""
+    crew = ThreadCrew(workers=2)
+    crew.start()
+    yield crew
+    crew.dismiss()
+
+
+def order(crew, lr):
+    crew.begin(SPEC.replace(lr=lr).to_dict())
+
+
+def test_workers_take_trial_after_trial(crew, ran):
+    """Every report arrives once and in order, and every worker goes the same way."""
+    for lr in (0.1, 0.2):
+        order(crew, lr)
+        assert [crew.next_report()["epoch"] for _ in range(3)] == [1, 2, 3]
+    crew.dismiss()
+    assert not crew._thread.is_alive()
+    assert sorted(ran) == [(r, lr, e) for r in (0, 1) for lr in (0.1, 0.2) for e in (1, 2, 3)]
+
+
+def test_a_trial_waits_at_its_report_and_may_be_stopped_there(crew, ran):
+    """No worker passes a report before the scheduler has answered; a stop holds for all."""
+    order(crew, 0.1)
+    assert crew.next_report()["epoch"] == 1
+    time.sleep(0.1)
+    assert ran == []
+    assert crew.next_report()["epoch"] == 2
+    order(crew, 0.2)
+    assert crew.next_report()["epoch"] == 1
+    crew.dismiss()
+    assert not crew._thread.is_alive()
+    assert sorted(ran) == [(0, 0.1, 1), (1, 0.1, 1)]
+
+
+@pytest.mark.parametrize(("lr", "hopeless"), [(666, True), (667, False)])
+def test_a_failure_is_told_in_one_line(crew, lr, hopeless):
+    """Out of memory is announced as final first; a CUDA error is an error at once."""
+    order(crew, lr)
+    if hopeless:
+        report = crew.next_report()
+        assert report[HOPELESS] == "out of memory: no room; --micro-batch 4 would fit"
+    with pytest.raises(TrialFailure) as failure:
+        crew.next_report()
+    assert failure.value.hopeless == hopeless
+    assert "\n" not in str(failure.value)
+
+
+def test_the_cause_is_told_not_its_consequences():
+    """Of two workers' errors that of the GPU counts, whichever rank it has."""
+    lost = RuntimeError("Connection closed by peer\nmore")
+    errors = Failed({0: lost, 1: TrialFailure("the GPU failed: ...")})
+    assert str(_failure(errors)) == "the GPU failed: ..."
+    assert str(_failure(Failed({0: lost}))) == ("RuntimeError: Connection closed by peer")
+
+
+def test_orders_need_the_secret(monkeypatch):
+    """Who knows host and port only neither reads nor writes the crew's keys."""
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
+    orders = Orders.serve()
+    orders.put("trial/1", {"lr": 1.0})
+    host, port, _ = orders.address
+    assert Orders(orders.address).get("trial/1") == {"lr": 1.0}
+    assert not Orders((host, port, "guess")).has("trial/1")

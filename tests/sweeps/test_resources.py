@@ -1,0 +1,163 @@
+"""What a trial gets, and how many fit; what it leaves to the next trial of its process."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import pickle
+import weakref
+
+import pytest
+import torch
+
+from sweeps import trial_process
+from sweeps.failures import TrialFailure
+from sweeps.kernel_cache import _build, start_building
+from sweeps.resources import Resources
+from trainables.memory import OutOfMemory
+from trainables.trainer import World
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "runner"),
+    [(0, 1, "inline"), (0.25, 1, "inline"), (1, 1, "inline"), (1, 2, "train"), (0, 2, "train")],
+)
+def test_one_worker_needs_no_ray_train(gpus, workers, runner):
+    """auto: the Tune function trains where one worker is all, on a GPU as on a CPU."""
+    assert Resources.choose(1, gpus, workers, "auto").runner == runner
+    assert Resources.choose(1, gpus, workers, "train").runner == "train"
+
+
+def test_nccl_only_where_each_worker_has_a_gpu():
+    """Shares of two workers may lie on one GPU, which NCCL refuses."""
+    backends = {gpus: Resources.choose(1, gpus, 2, "train").backend for gpus in (0, 0.5, 1, 2)}
+    assert backends == {0: "gloo", 0.5: "gloo", 1: "nccl", 2: "nccl"}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "there", "at_once"),
+    [
+        (0.25, 1, 1, 4),
+        (0.3, 1, 1, 3),
+        (0.3, 1, 2, 6),
+        (0.3333, 1, 1, 3),
+        (0.34, 1, 1, 2),
+        (0.1, 1, 1, 10),
+        (0.7, 1, 2, 2),
+        (1, 1, 4, 4),
+        (2, 1, 5, 2),
+        (1, 2, 4, 2),
+        (0.5, 2, 1, 1),
+        (0.3, 2, 2, 3),
+    ],
+)
+def test_shares_of_gpus_are_packed(gpus, workers, there, at_once):
+    """A share lies on one GPU: two remainders make none."""
+    resources = Resources.choose(1, gpus, workers, "auto")
+    assert resources.trials_at_once({"CPU": 64.0, "GPU": float(there)}) == at_once
+
+
+def test_too_much_is_refused_in_words():
+    """More than the cluster has, or one and a half GPUs."""
+    with pytest.raises(ValueError, match="fraction of one GPU or whole GPUs, not 1.5"):
+        Resources.choose(1, 1.5, 1, "auto")
+    with pytest.raises(ValueError, match="1 x 2 GPU, the cluster has 1: lower --gpus-per-trial"):
+        Resources.choose(1, 2, 1, "auto").trials_at_once({"CPU": 8.0, "GPU": 1.0})
+    assert Resources.choose(1, 0, 1, "auto").trials_at_once({"CPU": 8.0, "GPU": 1.0}) == 8
+
+
+class Held:
+    """Something that a trial holds."""
+
+
+@pytest.mark.parametrize("end", [None, SystemExit, RuntimeError, OutOfMemory])
+def test_a_trial_leaves_nothing_behind(monkeypatch, end):
+    """However it ends, what its functions held in variables and cycles is free afterwards."""
+    seen = []
+
+    def run_trial(spec, place, report, world):
+        held = Held()
+        held.itself = held
+        seen.append(weakref.ref(held))
+        if end is not None:
+            raise end("over")
+
+    monkeypatch.setattr(trial_process, "run_trial", run_trial)
+    gc.disable()
+    try:
+        with (
+            contextlib.nullcontext()
+            if end is None
+            else pytest.raises(BaseException, match="over") as caught
+        ):
+            trial_process.run_here(None, None, None, World())
+        assert seen[0]() is None  # though the error, and its traceback, are still there
+        assert end is None or caught.value is not None
+    finally:
+        gc.enable()
+
+
+ADVICE = "a micro-batch of 64 does not fit; --micro-batch 16 would"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "hopeless"),
+    [
+        (OutOfMemory(ADVICE), f"out of memory: {ADVICE}", True),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"),
+            "out of memory: CUDA out of memory. Tried to allocate 2 GiB. "
+            "(try a smaller --micro-batch, or auto)",
+            True,
+        ),
+        (
+            torch.AcceleratorError("CUDA error: device lost\nCompile with TORCH_USE_CUDA_DSA"),
+            "the GPU failed: CUDA error: device lost",
+            False,
+        ),
+        (RuntimeError("No CUDA GPUs are available"), "the GPU failed: No CUDA GPUs", False),
+        (RuntimeError("NCCL error in: x.cpp:1"), "the GPU failed: NCCL error in", False),
+    ],
+)
+def test_device_errors_are_told_apart(error, reason, hopeless):
+    """Out of memory would come again; what else happens to a GPU may be over. Survives pickling."""
+    failure = trial_process.device_failure(error)
+    assert str(failure).startswith(reason)
+    assert failure.hopeless == hopeless
+    copy = pickle.loads(pickle.dumps(failure))
+    assert (type(copy), str(copy), copy.hopeless) == (TrialFailure, str(failure), hopeless)
+
+
+def test_other_errors_are_none_of_the_device():
+    """An error of the program keeps its type and traceback."""
+    assert trial_process.device_failure(ValueError("corpus changed")) is None
+    assert trial_process.device_failure(RuntimeError("shape mismatch")) is None
+
+
+def test_kernels_are_built_with_their_progress(monkeypatch):
+    """A node's task yields what is going on as it comes, then what was done; or raises."""
+    from trainables import kernel_cache
+
+    def build_kernels(specs, vocab_size, micro_batch, progress, *, teachers):
+        progress(f"{len(specs)} models")
+        progress("37 kernels")
+        if micro_batch == 0:
+            raise RuntimeError("no nvcc")
+        return "built"
+
+    monkeypatch.setattr(kernel_cache, "build_kernels", build_kernels)
+    assert list(_build._function([1, 2], 100, None, ())) == ["2 models", "37 kernels", "built"]
+    with pytest.raises(RuntimeError, match="no nvcc"):
+        list(_build._function([1], 100, 0, ()))
+
+
+def test_a_plan_for_the_cpu_builds_none():
+    """Without GPUs asked for, Ray is not even asked for nodes."""
+
+    class Plan:
+        resources = Resources.choose(1, 0, 1, "auto")
+        bases: dict = {}
+        corpus = type("Corpus", (), {"vocab_size": 1})
+        micro_batch, teachers = None, ()
+
+    assert start_building(Plan).tasks == {}
