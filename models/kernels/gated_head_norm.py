@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.kernels import native
+from models.kernels.gpu import launch
 from models.kernels.shapes import expect
 
 
@@ -31,12 +32,25 @@ def gated_head_norm(
     expect("gate", gate, *heads)
     expect("weight", weight, heads[-1])
     expect("skip", skip, heads[-1])
+    if launch.takes("gated_head_norm", h, x, gate, weight, skip):
+        return _triton(h, x, gate, weight, skip, eps, gate.dtype)
     work = torch.float64 if torch.float64 in (h.dtype, weight.dtype) else torch.float32
     with torch.autocast(h.device.type, enabled=False):
         y: Tensor = _GatedHeadNorm.apply(
             h.to(work), x.to(gate.dtype), gate, weight.to(work), skip.to(work), eps
         )
     return y
+
+
+def head_norm(h: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """The norm alone: h (..., heads, dim), weight (heads * dim,) -> (..., heads * dim) of `dtype`.
+
+    In PyTorch a layer norm, which is faster on CPUs than the group norm of the `xlstm` package.
+    """
+    known = dtype in launch.ELEMENT_TYPES
+    if known and launch.takes("gated_head_norm", h, weight):
+        return _triton(h, None, None, weight, None, eps, dtype)
+    return (F.layer_norm(h, h.shape[-1:], eps=eps).flatten(-2) * weight).to(dtype)
 
 
 def gated_head_norm_reference(
@@ -73,6 +87,70 @@ class _GatedHeadNorm(torch.autograd.Function):
             )
             return dh, dx, dgate, *dparams.unbind(), None
         return *_backward_torch(h, x, gate, weight, skip, ctx.eps, dy), None
+
+
+def _triton(
+    h: Tensor,
+    x: Tensor | None,
+    gate: Tensor | None,
+    weight: Tensor,
+    skip: Tensor | None,
+    eps: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    with torch.autocast(h.device.type, enabled=False):
+        y: Tensor = _Triton.apply(h, x, gate, weight, skip, eps, dtype)
+    return y
+
+
+class _Triton(torch.autograd.Function):
+    """Inputs of any mix of types, which it keeps; x, gate and skip may be None."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        h: Tensor,
+        x: Tensor | None,
+        gate: Tensor | None,
+        weight: Tensor,
+        skip: Tensor | None,
+        eps: float,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        from models.kernels.gpu import gated_head_norm as gpu
+
+        ctx.save_for_backward(h, x, gate, weight, skip)
+        ctx.eps = eps
+        y = gpu.forward(*_flat(h, x, gate, weight, skip), eps=eps, dtype=dtype)
+        return y.view(*h.shape[:-2], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        from models.kernels.gpu import gated_head_norm as gpu
+
+        h, x, gate, weight, skip = ctx.saved_tensors
+        flat = _flat(h, x, gate, weight, skip)
+        dy = dy.reshape(-1, dy.shape[-1]).contiguous()
+        dh, dx, dgate, dparams = gpu.backward(*flat, eps=ctx.eps, dy=dy)
+        dweight = dparams[0].to(weight.dtype)
+        if dx is None or dgate is None:
+            return dh.view(h.shape), None, None, dweight, None, None, None
+        dskip = dparams[1].to(skip.dtype)
+        return dh.view(h.shape), dx.view(x.shape), dgate.view(x.shape), dweight, dskip, None, None
+
+
+def _flat(
+    h: Tensor, x: Tensor | None, gate: Tensor | None, weight: Tensor, skip: Tensor | None
+) -> tuple[Any, ...]:
+    """The same with all tokens in the first dimension, as the Triton functions take them."""
+    return (
+        h.reshape(-1, *h.shape[-2:]).contiguous(),
+        None if x is None else x.reshape(-1, x.shape[-1]).contiguous(),
+        None if gate is None else native.rows(gate),
+        weight.contiguous(),
+        None if skip is None else skip.contiguous(),
+    )
 
 
 def _normed(h: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -22,20 +22,27 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.kernels import native
+from models.kernels.gpu import launch
 from models.kernels.shapes import expect
 
 # As in slstm.cpp: the columns of a panel of weights, the rows of a task, the steps between marks.
 PANEL, ROWS, STEPS = 2 * native.LANES, 8, 8
+WIDEST_TRITON = 256  # head dim
 
 State: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]  # h, c, n, m, each (B, H, D)
 
 
 def slstm(
-    x: Tensor, recurrent: Tensor, *, initial_state: State | None = None
+    x: Tensor,
+    recurrent: Tensor,
+    *,
+    bias: Tensor | None = None,
+    initial_state: State | None = None,
 ) -> tuple[Tensor, State]:
-    """x (B, T, G, H, D), with the bias; recurrent (H, G * D, D) -> h (B, T, H, D), last state.
+    """x (B, T, G, H, D); recurrent (H, G * D, D); bias (G, H, D) -> h (B, T, H, D), last state.
 
-    Computes in float32 at least and returns that type. The state (h, c, n, m), each (B, H, D), is
+    Computes in float32 at least and returns that type; in Triton, where x is bf16, the products of
+    h are bf16's and h is bf16. The state (h, c, n, m), each (B, H, D), is
     carried without a gradient: ValueError if the initial one requires it. Where its n is 0 the
     memory counts as empty, whatever its m.
 
@@ -50,16 +57,26 @@ def slstm(
         expect("a part of initial_state", part, batch, heads, dim)
     if initial_state is not None and any(part.requires_grad for part in initial_state):
         raise ValueError("slstm carries its initial_state without a gradient: detach it")
+    if launch.takes("slstm", x, recurrent, fits=dim <= WIDEST_TRITON):
+        return _slstm_triton(x, recurrent, bias, initial_state)
+    if bias is not None:
+        x = x + bias
     with torch.autocast(x.device.type, enabled=False):
         work = torch.promote_types(x.dtype, torch.float32)
         x, recurrent = x.to(work), recurrent.to(work)
-        if initial_state is None:
-            state = x.new_zeros(4, batch, heads, dim)
-        else:
-            state = torch.stack(initial_state).to(work)
-        state[3].masked_fill_(state[2] == 0, -torch.inf)
-        h, (c, n, m) = _SLSTM.apply(x, recurrent, state)
+        h, (c, n, m) = _SLSTM.apply(x, recurrent, _start(x, initial_state, work))
     return h, (h[:, -1].detach().clone(), c, n, m)
+
+
+def _start(x: Tensor, initial_state: State | None, work: torch.dtype) -> Tensor:
+    """h, c, n and m before the first step, (4, B, H, D)."""
+    if initial_state is None:
+        batch, _, _, heads, dim = x.shape
+        state = x.new_zeros(4, batch, heads, dim, dtype=work)
+    else:
+        state = torch.stack([part.to(work) for part in initial_state])
+    state[3].masked_fill_(state[2] == 0, -torch.inf)
+    return state
 
 
 def slstm_reference(
@@ -169,6 +186,60 @@ def _backward_torch(dh, recurrent, state, h, c, n, keep, forget, forget_slope, z
     flat = draw.permute(1, 3, 4, 0, 2).reshape(heads, 4 * dim, -1)
     drecurrent = flat @ h_past.transpose(0, 1).reshape(heads, -1, dim)
     return draw.permute(2, 0, 3, 1, 4), drecurrent
+
+
+def _slstm_triton(
+    x: Tensor, recurrent: Tensor, bias: Tensor | None, initial_state: State | None
+) -> tuple[Tensor, State]:
+    """As `slstm`, in Triton."""
+    with torch.autocast(x.device.type, enabled=False):
+        recurrent = recurrent.to(x.dtype)
+        state, first = _start(x, initial_state, torch.float32), None
+        if initial_state is not None:
+            # (H, B, D) times (H, D, G * D), of what the kernel would multiply
+            h = state[0].to(x.dtype).float().transpose(0, 1)
+            with torch.no_grad():
+                raw = h @ recurrent.float().mT
+            first = raw.transpose(0, 1).unflatten(-1, (4, -1)).transpose(1, 2).contiguous()
+        keep = torch.is_grad_enabled() and any(
+            part is not None and part.requires_grad for part in (x, recurrent, bias)
+        )
+        h, (c, n, m) = _Triton.apply(x, recurrent, bias, first, state, keep)
+    return h, (h[:, -1].detach().clone(), c, n, m)
+
+
+class _Triton(torch.autograd.Function):
+    """x (B, T, G, H, D), recurrent (H, G * D, D) of x's type, bias (G, H, D) or None, what the
+    initial h adds to the first step (B, G, H, D) or None, state h, c, n, m (4, B, H, D)
+    -> h (B, T, H, D) and the last c, n, m (3, B, H, D)."""
+
+    @staticmethod
+    def forward(ctx, x, recurrent, bias, first, state, keep):
+        from models.kernels.gpu import slstm as gpu
+
+        x = x if x.stride(-1) == 1 else x.contiguous()
+        added = None if bias is None else bias.float().contiguous()
+        h, last, kept = gpu.forward(x, added, recurrent.mT.contiguous(), first, state, keep)
+        ctx.save_for_backward(recurrent, state, h, kept)
+        ctx.bias_type = None if bias is None else bias.dtype
+        ctx.mark_non_differentiable(last)
+        return h, last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dh, _):
+        from models.kernels.gpu import slstm as gpu
+
+        recurrent, state, h, kept = ctx.saved_tensors
+        dx = gpu.backward(dh.contiguous(), recurrent.contiguous(), kept, state)
+        h_past = torch.cat([state[0][:, None].to(h.dtype), h[:, :-1]], 1).flatten(0, 1)
+        # (H, G * D, B * T) times (H, B * T, D)
+        drecurrent = dx.flatten(3).flatten(0, 1).permute(1, 2, 0) @ h_past.transpose(0, 1)
+        dx = dx.transpose(2, 3)
+        dbias = None
+        if ctx.bias_type is not None:
+            dbias = dx.sum((0, 1), dtype=torch.float32).to(ctx.bias_type)
+        return dx, drecurrent, dbias, None, None, None
 
 
 def _native_takes(x: Tensor, recurrent: Tensor) -> bool:

@@ -8,8 +8,11 @@ import pytest
 import torch
 from kernel_checks import assert_matches, assert_passes_nan_on
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models.kernels.gated_head_norm import gated_head_norm, gated_head_norm_reference
+from models.kernels.gated_head_norm import gated_head_norm, gated_head_norm_reference, head_norm
+from models.kernels.gpu.launch import Launch, recording
+from tests.models.compilation import SHARED_MEMORY, compile_for
 
 EPS = 1e-5
 KERNEL, REFERENCE = partial(gated_head_norm, eps=EPS), partial(gated_head_norm_reference, eps=EPS)
@@ -24,6 +27,33 @@ def inputs(*rows: int, heads: int = 2, dim: int = 32) -> tuple[Tensor, ...]:
         torch.randn(*rows, width),
     )
     return h + 0.5, x, 3 * gate, torch.randn(width), torch.randn(width)
+
+
+def norm_alone(h: Tensor, weight: Tensor) -> Tensor:
+    return head_norm(h, weight, EPS, h.dtype)
+
+
+def reference_norm_alone(h: Tensor, weight: Tensor) -> Tensor:
+    zeros, ones = torch.zeros_like(h.flatten(-2)), torch.ones_like(h.flatten(-2))
+    # silu(x) / x = sigmoid(0) at 0, and a gate of silu(gate) = 1 is none: divide by silu(1)
+    return REFERENCE(h, zeros, ones, weight, torch.zeros_like(weight)) / torch.sigmoid(ones)
+
+
+def test_triton_is_the_formula(on_triton: None) -> None:
+    """Several tokens a program, the last ones missing; heads that are no power of two."""
+    assert_matches(KERNEL, REFERENCE, inputs(3, 13, heads=3, dim=10), 5e-6)
+    h, _, _, weight, _ = inputs(21, heads=2, dim=24)
+    assert_matches(norm_alone, reference_norm_alone, (h, weight), 5e-6)
+    assert_passes_nan_on(KERNEL, inputs(20))
+
+
+@pytest.mark.parametrize("rows", [(1,), (2, 33)])
+@pytest.mark.parametrize(("heads", "dim"), [(4, 32), (3, 10)])
+def test_the_norm_alone(path: str, rows: tuple[int, ...], heads: int, dim: int) -> None:
+    h, _, _, weight, _ = inputs(*rows, heads=heads, dim=dim)
+    assert_matches(norm_alone, reference_norm_alone, (h, weight), 5e-6)
+    assert_passes_nan_on(norm_alone, (h, weight))
+    assert head_norm(h, weight, EPS, torch.bfloat16).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("rows", [(1,), (2, 5), (3, 31), (70,)])
@@ -90,3 +120,35 @@ def test_any_number_of_threads_gives_the_same_bits(path: str) -> None:
 
 def test_nan_in_nan_out(path: str) -> None:
     assert_passes_nan_on(KERNEL, inputs(20))
+
+
+def launches(dim: int, kind: torch.dtype) -> list[Launch]:
+    """What the norms behind both cells launch, at four heads of `dim`."""
+    with FakeTensorMode(), recording() as recorded:
+        h = torch.empty(8, 512, 4, dim, dtype=kind, requires_grad=True)
+        both = torch.empty(8, 512, 8 * dim, dtype=kind, requires_grad=True)
+        weight = torch.empty(4 * dim, requires_grad=True)
+        x, gate = both.chunk(2, -1)
+        KERNEL(h, x, gate, weight, weight).sum().backward()
+        head_norm(h, weight, EPS, torch.float32).sum().backward()
+    return recorded
+
+
+def test_it_compiles() -> None:
+    """For GPUs, from the launches on record."""
+    recorded = launches(64, torch.bfloat16)
+    assert [x.name for x in recorded] == ["_forward", "_backward"] * 2
+    for usage in compile_for(recorded[:2], (90,)):
+        assert usage.spilled == 0, usage
+
+
+@pytest.mark.slow
+def test_it_compiles_at_every_size() -> None:
+    """Without spills, on three generations of GPUs: the presets' heads, in bf16 and float32."""
+    kinds = (torch.bfloat16, torch.float32)
+    recorded = [
+        x for dim in (32, 64, 192, 256, 384, 512) for kind in kinds for x in launches(dim, kind)
+    ]
+    for usage in compile_for(recorded, (80, 90, 100)):
+        assert usage.spilled == 0, usage
+        assert usage.shared <= SHARED_MEMORY[86], usage

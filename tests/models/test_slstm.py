@@ -7,9 +7,12 @@ import torch
 import torch.nn.functional as F
 from kernel_checks import LENGTHS, assert_matches, assert_passes_nan_on
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.kernels import native
+from models.kernels.gpu.launch import Launch, recording
 from models.kernels.slstm import _backward_native, _forward_native, slstm, slstm_reference
+from tests.models.compilation import SHARED_MEMORY, compile_for
 
 PADDING = torch.tensor([-1e30, 0.0, 0.0, 0.0])[:, None, None]  # (gate, 1, 1): an absent first step
 
@@ -32,6 +35,105 @@ def reference_output(x: Tensor, recurrent: Tensor) -> Tensor:
     return slstm_reference(x, recurrent)[0]
 
 
+def biased(x: Tensor, recurrent: Tensor, bias: Tensor) -> Tensor:
+    return slstm(x, recurrent, bias=bias)[0]
+
+
+def reference_biased(x: Tensor, recurrent: Tensor, bias: Tensor) -> Tensor:
+    return slstm_reference(x + bias, recurrent)[0]
+
+
+def test_triton_is_the_recurrence(on_triton: None) -> None:
+    """Weights held or read block by block, two tiles of rows, columns that are not there; from a
+    state and with its end."""
+    for batch, dim in ((17, 16), (2, 40)):
+        x, recurrent = inputs(3, batch=batch, heads=1, dim=dim)
+        _, state = slstm_reference(x, recurrent)
+        state = tuple(part.float() for part in state)
+        assert_matches(
+            lambda *x, s=state: slstm(*x, initial_state=s)[0],
+            lambda *x, s=state: slstm_reference(*x, initial_state=s)[0],
+            (x, recurrent),
+            1e-6,
+        )
+        last = slstm(x, recurrent, initial_state=state)[1]
+        expected = slstm_reference(x, recurrent, initial_state=state)[1]
+        for part, want in zip(last, expected, strict=True):
+            torch.testing.assert_close(part.double(), want, rtol=1e-5, atol=1e-5)
+
+
+def test_triton_at_the_limits(on_triton: None) -> None:
+    """Absent and shut steps, gates without bound, and a NaN that stays in its row and column."""
+    x, recurrent = inputs(6, heads=1, dim=16)
+    padded = torch.cat([PADDING.expand(2, 2, 4, 1, 16), x], 1)
+    h, state = slstm(padded, recurrent)
+    torch.testing.assert_close(h[:, 2:], output(x, recurrent), rtol=0, atol=1e-6)
+    assert (h[:, :2] == 0).all()
+    shut = torch.cat([padded, x[:, :1]], 1)
+    shut[:, -1, 0], shut[:, -1, 1] = -1e30, 1e30
+    for part, want in zip(slstm(shut, recurrent)[1][1:], state[1:], strict=True):
+        assert torch.equal(part, want)
+    for gate, value in ((0, torch.inf), (1, -torch.inf), (2, torch.inf), (3, torch.nan)):
+        wild = x.clone()
+        wild[0, 3, gate, 0, 5] = value
+        want = reference_output(wild, recurrent)
+        torch.testing.assert_close(
+            output(wild, recurrent).double(), want, rtol=0, atol=1e-5, equal_nan=True
+        )
+
+
+@pytest.mark.parametrize("dim", [16, 40])
+def test_triton_in_bf16(on_triton: None, dim: int) -> None:
+    """h, its products and what the backward reads are rounded, as often as there are steps; the
+    weights' gradient is float32 again, and the gates may be a view."""
+    x, recurrent = inputs(6, heads=2, dim=dim)
+    bias = torch.randn(4, 2, dim)
+    raw = torch.cat([x, x], -1).bfloat16()
+    leaves = [raw.requires_grad_(), recurrent.requires_grad_(), bias.requires_grad_()]
+    h = biased(leaves[0][..., :dim], leaves[1], leaves[2])
+    expected = reference_biased(leaves[0][..., :dim].double(), recurrent.double(), bias.double())
+    assert h.dtype == torch.bfloat16
+    weight = torch.randn(h.shape).bfloat16()
+    grads = torch.autograd.grad(h, leaves, weight)
+    expected_grads = torch.autograd.grad(expected, leaves, weight.double())
+    for got, want in zip((h, *grads), (expected, *expected_grads), strict=True):
+        error = (got.double() - want).abs().max() / want.abs().max()
+        assert error < 0.01
+    assert grads[1].dtype == grads[2].dtype == torch.float32
+
+
+def launches(dim: int, kind: torch.dtype, *, state: bool = False) -> list[Launch]:
+    """What the forward and backward at four heads of `dim` launch."""
+    with FakeTensorMode(), recording() as recorded:
+        x = torch.empty(16, 512, 4, 4, dim, dtype=kind, requires_grad=True)
+        recurrent = torch.empty(4, 4 * dim, dim, requires_grad=True)
+        start = tuple(torch.empty(4, 16, 4, dim)) if state else None
+        bias = torch.empty(4, 4, dim, requires_grad=True)
+        slstm(x, recurrent, bias=bias, initial_state=start)[0].sum().backward()
+    return recorded
+
+
+def test_it_compiles() -> None:
+    """For GPUs, from the launches on record."""
+    recorded = launches(32, torch.bfloat16)
+    assert [x.name for x in recorded] == ["_forward", "_backward"]
+    for usage in compile_for(recorded, (90,)):
+        assert usage.spilled == 0, usage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", [32, 96, 192, 256])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32])
+def test_it_compiles_at_every_size(dim: int, kind: torch.dtype) -> None:
+    """On three generations of GPUs: in bf16 without spills and within the shared memory of
+    consumer cards; in float32 with a few spilled numbers in the widest heads."""
+    recorded = launches(dim, kind) + launches(dim, kind, state=True)
+    small = kind == torch.bfloat16
+    for usage in compile_for(recorded, (80, 90, 100)):
+        assert usage.shared <= SHARED_MEMORY[86 if small else 80], usage
+        assert usage.spilled <= (80 if not small and dim > 96 else 0), usage
+
+
 @pytest.mark.parametrize("time", LENGTHS)
 @pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
 def test_it_is_the_recurrence(path: str, time: int, scale: float) -> None:
@@ -44,7 +146,8 @@ def test_it_is_the_recurrence(path: str, time: int, scale: float) -> None:
 @pytest.mark.parametrize("dim", [8, 48, 64, 96])
 def test_any_batch_and_width(path: str, batch: int, dim: int) -> None:
     """Batches that do not fill the blocks of rows, and widths that the C++ path does not take."""
-    assert_matches(output, reference_output, inputs(9, batch=batch, heads=2, dim=dim), 3e-6)
+    tensors = inputs(9, batch=batch, heads=2, dim=dim)
+    assert_matches(biased, reference_biased, (*tensors, torch.randn(4, 2, dim)), 3e-6)
 
 
 @pytest.mark.parametrize("split", [1, 8, 20, 39])
@@ -185,8 +288,8 @@ def test_threads_change_nothing(path: str) -> None:
 
 def test_the_operators_fit_torch_compile(path: str) -> None:
     """What they say of their results' shapes, and of their inputs, holds."""
-    if path == "torch":
-        pytest.skip("plain PyTorch")
+    if path != "cpp":
+        pytest.skip("PyTorch and Triton need no operators")
     assert native.available("slstm")
     x, recurrent = inputs(11, batch=9)
     state = torch.zeros(4, 9, 3, 32)

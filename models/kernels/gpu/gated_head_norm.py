@@ -1,0 +1,184 @@
+"""Layer norm of heads in Triton, with the skip and the gate that may follow it.
+
+A program takes several tokens of one head at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from models.kernels.gpu.launch import launch, multiprocessors
+
+ELEMENTS = 4096  # of a program's tile
+PROGRAMS_PER_MULTIPROCESSOR = 4  # of the backward, each with partial sums of dweight and dskip
+
+
+def forward(
+    h: Tensor,
+    x: Tensor | None,
+    gate: Tensor | None,
+    weight: Tensor,
+    skip: Tensor | None,
+    *,
+    eps: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """(norm(h) * weight + skip * x) * silu(gate), or without skip and gate where they are None.
+
+    h (tokens, heads, dim) and x (tokens, heads * dim), contiguous; gate likewise, its rows may lie
+    apart; weight and skip (heads * dim,) -> (tokens, heads * dim) of `dtype`.
+    """
+    tokens, heads, dim = h.shape
+    y = h.new_empty(tokens, heads * dim, dtype=dtype)
+    tile = _tile(dim)
+    grid = triton.cdiv(tokens, tile["ROWS"]), heads
+    stride = 0 if gate is None else gate.stride(0)
+    launch(_forward, grid, h, x, gate, weight, skip, y, tokens, stride, float(eps), **tile)
+    return y
+
+
+def backward(
+    h: Tensor,
+    x: Tensor | None,
+    gate: Tensor | None,
+    weight: Tensor,
+    skip: Tensor | None,
+    *,
+    eps: float,
+    dy: Tensor,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+    """Gradients of h, x and gate, of their types, and of weight and skip, (2, heads * dim) in
+    float32; the latter are 0 without a skip. dy (tokens, heads * dim), contiguous."""
+    tokens, heads, dim = h.shape
+    tile = _tile(dim)
+    most = triton.cdiv(PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(h.device), heads)
+    programs = min(most, triton.cdiv(tokens, tile["ROWS"]))
+    dh = torch.empty_like(h)
+    dx = None if x is None else torch.empty_like(x)
+    dgate = None if gate is None else gate.new_empty(gate.shape)
+    parts = 1 if skip is None else 2
+    sums = h.new_empty(programs, parts, heads * dim, dtype=torch.float32)
+    stride = 0 if gate is None else gate.stride(0)
+    tensors = (h, x, gate, weight, skip, dy, dh, dx, dgate, sums)
+    launch(_backward, (programs, heads), *tensors, tokens, stride, float(eps), **tile)
+    return dh, dx, dgate, sums.sum(0)
+
+
+def _tile(dim: int) -> dict[str, Any]:
+    width = triton.next_power_of_2(dim)
+    rows = max(1, min(16, ELEMENTS // width))
+    return {
+        "DIM": dim,
+        "WIDTH": width,
+        "ROWS": rows,
+        "num_warps": max(1, min(8, rows * width // 512)),
+    }
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _forward(
+    h,
+    x,
+    gate,
+    weight,
+    skip,
+    y,
+    tokens,
+    gate_stride,
+    eps,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    head, wide = tl.program_id(1), tl.num_programs(1) * DIM
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    at = tl.arange(0, WIDTH)[None, :]
+    real = at < DIM
+    inside = (rows < tokens) & real
+    rows = rows.to(tl.int64)
+    cell = head * DIM + at
+    normed, _ = _normed(tl.load(h + rows * wide + cell, mask=inside, other=0.0), real, eps, DIM)
+    merged = normed * tl.load(weight + cell, mask=real, other=0.0).to(tl.float32)
+    if skip is not None:
+        past = tl.load(x + rows * wide + cell, mask=inside, other=0.0).to(tl.float32)
+        merged += past * tl.load(skip + cell, mask=real, other=0.0).to(tl.float32)
+    if gate is not None:
+        raw = tl.load(gate + rows * gate_stride + cell, mask=inside, other=0.0).to(tl.float32)
+        merged *= raw / (1 + tl.exp(-raw))
+    tl.store(y + rows * wide + cell, merged, mask=inside)
+
+
+@triton.jit
+def _normed(h, real, eps, DIM: tl.constexpr):
+    """(h - mean) * scale, and scale = 1 / sqrt(variance + eps) of each row."""
+    h = h.to(tl.float32)
+    h = tl.where(real, h - tl.sum(h, 1, keep_dims=True) / DIM, 0.0)
+    scale = 1 / tl.sqrt(tl.sum(h * h, 1, keep_dims=True) / DIM + eps)
+    return h * scale, scale
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _backward(
+    h,
+    x,
+    gate,
+    weight,
+    skip,
+    dy,
+    dh,
+    dx,
+    dgate,
+    sums,
+    tokens,
+    gate_stride,
+    eps,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Each program takes every n-th tile of a head."""
+    program, head = tl.program_id(0), tl.program_id(1)
+    wide = tl.num_programs(1) * DIM
+    at = tl.arange(0, WIDTH)[None, :]
+    real = at < DIM
+    cell = head * DIM + at
+    gain = tl.load(weight + cell, mask=real, other=0.0).to(tl.float32)
+    dgain = tl.zeros((ROWS, WIDTH), tl.float32)
+    if skip is not None:
+        passed = tl.load(skip + cell, mask=real, other=0.0).to(tl.float32)
+        dpassed = tl.zeros((ROWS, WIDTH), tl.float32)
+    for first in range(program * ROWS, tokens, tl.num_programs(0) * ROWS):
+        rows = first + tl.arange(0, ROWS)[:, None]
+        inside = (rows < tokens) & real
+        rows = rows.to(tl.int64)
+        out = rows * wide + cell
+        normed, scale = _normed(tl.load(h + out, mask=inside, other=0.0), real, eps, DIM)
+        dmerged = tl.load(dy + out, mask=inside, other=0.0).to(tl.float32)
+        merged = normed * gain
+        if skip is not None:
+            past = tl.load(x + out, mask=inside, other=0.0).to(tl.float32)
+            merged += past * passed
+        if gate is not None:
+            raw = tl.load(gate + rows * gate_stride + cell, mask=inside, other=0.0).to(tl.float32)
+            is_open = 1 / (1 + tl.exp(-raw))
+            slope = is_open * (1 + raw * (1 - is_open))
+            tl.store(dgate + out, dmerged * merged * slope, mask=inside)
+            dmerged *= raw * is_open
+        if skip is not None:
+            tl.store(dx + out, dmerged * passed, mask=inside)
+            dpassed += dmerged * past
+        dgain += dmerged * normed
+        dnormed = dmerged * gain
+        along = tl.sum(dnormed * normed, 1, keep_dims=True) / DIM
+        mean = tl.sum(dnormed, 1, keep_dims=True) / DIM
+        tl.store(dh + out, (dnormed - mean - normed * along) * scale, mask=inside)
+    if skip is not None:
+        tl.store(sums + program * 2 * wide + cell, tl.sum(dgain, 0)[None, :], mask=real)
+        tl.store(sums + program * 2 * wide + wide + cell, tl.sum(dpassed, 0)[None, :], mask=real)
+    else:
+        tl.store(sums + program * wide + cell, tl.sum(dgain, 0)[None, :], mask=real)
