@@ -185,11 +185,13 @@ class CudaRecorder:
 
     def record(self, work: Callable[[], Result]) -> tuple[Callable[[], None], Result]:
         graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        here = torch.cuda.current_stream()
         try:
             # Other threads of the process, which have their own things to do, do no harm.
             with torch.cuda.graph(graph, pool, self._stream, capture_error_mode="thread_local"):
                 result = work()
         except BaseException:
+            torch.cuda.set_stream(here)  # which a capture that cannot be ended does not do
             self._optimizer.zero_grad(set_to_none=True)
             _clean_up(pool)
             raise
