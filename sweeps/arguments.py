@@ -72,7 +72,7 @@ class TrainingArgs:
     max_concurrent: int | None = None
     """Trials at once; default: as many as fit."""
     runner: str = "auto"
-    """inline (one CPU worker, quick to start) or train (Ray Train workers)."""
+    """inline (one worker, quick to start) or train (Ray Train workers); auto: by their number."""
     address: str | None = None
     """Ray cluster to use; default: RAY_ADDRESS, else one started for this command."""
     storage: Path | None = None

@@ -94,7 +94,7 @@ class Crew:
         self._error: BaseException | None = None
         self._failure: TrialFailure | None = None
         self._trial = self._report = 0
-        self._is_waiting = False
+        self._is_busy = self._is_waiting = False
 
     def start(self) -> None:
         """Start the workers, and wait until they stand by.
@@ -109,7 +109,7 @@ class Crew:
     def begin(self, spec: dict[str, Any]) -> None:
         """Order the next trial; one that still goes on ends at its report."""
         self._answer(STOP)
-        self._trial, self._report = self._trial + 1, 0
+        self._trial, self._report, self._is_busy = self._trial + 1, 0, True
         self._orders.put(f"trial/{self._trial}", spec)
 
     def next_report(self) -> dict[str, Any]:
@@ -125,14 +125,14 @@ class Crew:
         if not self._arrives(key):
             return self._fail()
         report: dict[str, Any] = self._orders.get(key)
-        self._is_waiting = not report["ended"]
+        self._is_busy = self._is_waiting = not report["ended"]
         return report
 
     def dismiss(self) -> None:
-        """End the workers, between two trials or at the next report."""
+        """End the workers. In the middle of an epoch they do not listen: they die with us then."""
         self._answer(STOP)
         self._orders.put(f"trial/{self._trial + 1}", None)
-        self._thread.join(DISMISS_SECONDS)
+        self._thread.join(0 if self._is_busy else DISMISS_SECONDS)
 
     def _arrives(self, key: str) -> bool:
         """Wait for the workers to set a key; False if they ended before."""
@@ -144,7 +144,7 @@ class Crew:
 
     def _answer(self, answer: str) -> None:
         if self._is_waiting:
-            self._is_waiting = False
+            self._is_busy, self._is_waiting = answer == GO, False
             self._orders.put(f"answer/{self._trial}/{self._report}", answer)
             self._report += 1
 
@@ -304,6 +304,6 @@ def _failure(error: BaseException | None) -> TrialFailure:
     causes = [getattr(each, "_base_exc", each) for _, each in sorted(failures.items())] or [error]
     told = [cause for cause in causes if isinstance(cause, TrialFailure)]
     if told:
-        return told[0]
+        return min(told, key=lambda failure: not failure.hopeless)
     lines = str(causes[0]).strip().splitlines() or [""]
     return TrialFailure(f"{type(causes[0]).__name__}: {lines[0]}")

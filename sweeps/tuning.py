@@ -64,6 +64,8 @@ def ray_cluster(address: str | None, *, dashboard: bool) -> Iterator[dict[str, f
             "dashboard_host": "127.0.0.1",
         }
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # A failed trial's whole traceback; callbacks say it in a line and keep the rest.
+    logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
     ray.init(runtime_env={"env_vars": env} if env else None, **options)
     try:
         yield ray.cluster_resources()

@@ -130,7 +130,9 @@ def test_the_cause_is_told_not_its_consequences():
     lost = RuntimeError("Connection closed by peer\nmore")
     errors = Failed({0: lost, 1: TrialFailure("the GPU failed: ...")})
     assert str(_failure(errors)) == "the GPU failed: ..."
-    assert str(_failure(Failed({0: lost}))) == ("RuntimeError: Connection closed by peer")
+    assert str(_failure(Failed({0: lost}))) == "RuntimeError: Connection closed by peer"
+    full = TrialFailure("out of memory: ...", hopeless=True)
+    assert _failure(Failed({0: TrialFailure("the GPU failed: NCCL"), 1: full})) is full
 
 
 def test_orders_need_the_secret(monkeypatch):
