@@ -1,21 +1,24 @@
 """Transformer: the LLaMA architecture of the transformers library.
 
-The classes below are the library's own with a second path, for the CPU: RMS norms in one pass, and
-for whole sequences without padding mask and cache the rotary embedding and the attention in one
-kernel. Parameters, checkpoints, configs and every other way through the model are the library's,
-which itself is left as it is.
+The classes below are the library's own with faster ways through them, on any device: RMS norms and
+SwiGLU in one pass each, and for whole sequences without padding mask and cache the rotary embedding
+and the attention of `models.kernels`. Parameters, checkpoints, configs and every other way through
+the model are the library's, which itself is left as it is.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama import modeling_llama as library
 
-from models.any_device import FusedRMSNorm, replace_layers
+from models.any_device import FusedRMSNorm, add_norm, replace_layers
+from models.kernels import paths
 from models.kernels.causal_attention import causal_attention
+from models.kernels.swiglu import swiglu
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
 
 # Arguments of the library's attention functions that change the result.
@@ -24,6 +27,17 @@ SPECIAL = ("is_causal", "softcap", "position_bias", "cache", "s_aux")
 
 class AnyDeviceRMSNorm(FusedRMSNorm, library.LlamaRMSNorm):
     """The library's RMS norm."""
+
+
+class AnyDeviceMLP(library.LlamaMLP):
+    """The library's feed-forward layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (batch, time, dim) -> the same shape."""
+        is_silu = self.config.hidden_act in ("silu", "swish")
+        if not is_silu or paths.uses_library("swiglu", x.device.type):
+            return super().forward(x)
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class AnyDeviceAttention(library.LlamaAttention):
@@ -37,7 +51,12 @@ class AnyDeviceAttention(library.LlamaAttention):
         past_key_values: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """hidden_states (batch, time, dim), cos and sin -> (batch, time, dim) and None."""
+        """hidden_states (batch, time, dim), cos and sin -> (batch, time, dim) and None.
+
+        An empty mask hides nothing (see `without_mask`).
+        """
+        if attention_mask is not None and attention_mask.numel() == 0:
+            attention_mask = None
         if not self._is_plain(hidden_states, attention_mask, past_key_values, kwargs):
             return super().forward(
                 hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
@@ -57,7 +76,7 @@ class AnyDeviceAttention(library.LlamaAttention):
         past_key_values: Any,
         options: dict[str, Any],
     ) -> bool:
-        """Whether this is causal attention over whole sequences, without dropout, on the CPU.
+        """Whether this is causal attention over whole sequences, without dropout.
 
         The library makes no mask for such sequences under its default implementation, "sdpa";
         another implementation is what the caller wants to run.
@@ -66,21 +85,63 @@ class AnyDeviceAttention(library.LlamaAttention):
         special = drops or any(options.get(name) is not None for name in SPECIAL)
         whole = attention_mask is None and past_key_values is None
         default = self.config._attn_implementation == "sdpa"
-        return hidden_states.device.type == "cpu" and whole and default and not special
+        library_wanted = paths.uses_library("causal_attention", hidden_states.device.type)
+        return whole and default and not special and not library_wanted
+
+
+class AnyDeviceDecoderLayer(library.LlamaDecoderLayer):
+    """The library's block, which adds to the residual stream and normalises the sum at once."""
+
+    def forward(  # type: ignore[override]
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
+        """hidden_states (batch, time, dim) -> the same shape."""
+        if paths.uses_library("rms_norm", hidden_states.device.type):
+            return super().forward(hidden_states, attention_mask, **kwargs)
+        normed = self.input_layernorm(hidden_states)
+        attended, _ = self.self_attn(hidden_states=normed, attention_mask=attention_mask, **kwargs)
+        norm = self.post_attention_layernorm
+        normed, total = add_norm(attended, hidden_states, norm.weight, norm.variance_epsilon)
+        return total + self.mlp(normed)
+
+
+def without_mask(
+    body: library.LlamaModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Arguments for the library's body such that it asks the device nothing about whole sequences.
+
+    Without a mask the library looks for sequences packed into one: it reads the positions, for
+    which it waits for the device, and in a CUDA graph, where it cannot, makes a mask of all pairs
+    of tokens. Positions that it numbers itself pack nothing; a mask of four dimensions it hands on
+    as it is, so an empty one tells the attention layers that there is nothing to hide.
+    """
+    caches = kwargs.get("use_cache")
+    caches = body.config.use_cache if caches is None else caches
+    given = any(kwargs.get(x) is not None for x in ("attention_mask", "position_ids"))
+    past = kwargs.get("past_key_values") is not None
+    is_causal = getattr(body.config, "is_causal", True)
+    skips_masks = is_causal and body.config._attn_implementation == "sdpa"
+    if len(args) > 1 or caches or given or past or not skips_masks:
+        return None
+    device = body.embed_tokens.weight.device
+    return args, {**kwargs, "attention_mask": torch.empty(0, 0, 0, 0, device=device)}
 
 
 _ANY_DEVICE: dict[type[nn.Module], type[nn.Module]] = {
     library.LlamaRMSNorm: AnyDeviceRMSNorm,
+    library.LlamaMLP: AnyDeviceMLP,
     library.LlamaAttention: AnyDeviceAttention,
+    library.LlamaDecoderLayer: AnyDeviceDecoderLayer,
 }
 
 
 class LlamaForCausalLM(library.LlamaForCausalLM):
-    """The library's model with layers that are faster on the CPU; same name, same checkpoints."""
+    """The library's model with layers that are faster; same name, same checkpoints."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
         replace_layers(self, _ANY_DEVICE)
+        self.model.register_forward_pre_hook(without_mask, with_kwargs=True)
 
 
 def build_config(

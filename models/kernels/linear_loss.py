@@ -72,6 +72,14 @@ def product_type(hidden: Tensor, weight: Tensor) -> torch.dtype:
     return weight.dtype
 
 
+def _multiply_into(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """out = a @ b, without a copy where the types allow it."""
+    if out.dtype == a.dtype:
+        torch.mm(a, b, out=out)
+    else:
+        out.copy_(a @ b)
+
+
 class _LinearLoss(torch.autograd.Function):
     """Keeps the gradients."""
 
@@ -107,7 +115,7 @@ class _LinearLoss(torch.autograd.Function):
             losses, d_logits = criterion(logits, rows)
             total += losses.sum()
             if d_hidden is not None:
-                d_hidden[rows] = d_logits @ head
+                _multiply_into(d_hidden[rows], d_logits, head)
             if d_weight is not None:
                 d_weight += torch.mm(d_logits.T, inputs, out=product)
             if d_bias is not None:

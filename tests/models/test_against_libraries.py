@@ -18,6 +18,7 @@ from transformers.models.mamba import modeling_mamba
 from xlstm import xLSTMBlockStack
 
 import models
+from models.kernels import paths
 from models.xlstm import _stack_config
 
 VOCAB, TIME = 64, 20
@@ -84,9 +85,13 @@ def test_llama_leaves_caches_and_masks_to_transformers(
         model(torch.randint(0, VOCAB, (2, TIME)), use_cache=False)
 
 
-def test_llama_elsewhere_is_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On another device no kernel of ours runs."""
-    for kernel in ("any_device.norm_on_cpu", "transformer.causal_attention"):
+def test_llama_elsewhere_may_be_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another device no kernel of ours runs if the library's are wanted."""
+    monkeypatch.setenv(paths.VARIABLE, "library")
+    for kernel in (
+        *("any_device.norm", "transformer.add_norm", "transformer.swiglu"),
+        "transformer.causal_attention",
+    ):
         monkeypatch.setattr(f"models.{kernel}", _gpu_only)
     layer = build("transformer").model.layers[0].to("meta")
     with torch.device("meta"):
@@ -140,8 +145,9 @@ def test_mamba_on_a_cpu_reaches_no_gpu_kernel(monkeypatch: pytest.MonkeyPatch) -
 
 def test_mamba_elsewhere_is_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """On another device no kernel of ours runs: norm and layer are the library's methods."""
+    monkeypatch.setenv(paths.VARIABLE, "library")
     for kernel in (
-        "any_device.norm_on_cpu",
+        "any_device.norm",
         "mamba.causal_depthwise_conv",
         "mamba.selective_scan",
     ):
