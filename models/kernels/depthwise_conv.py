@@ -8,9 +8,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.kernels import native
+from models.kernels.gpu import launch
 from models.kernels.shapes import expect
 
 NATIVE_WIDTHS = (2, 3, 4)  # for which the C++ version is compiled
+TRITON_WIDTH = 4  # at most
 
 
 def causal_depthwise_conv(
@@ -56,6 +58,10 @@ class _CausalDepthwiseConv(torch.autograd.Function):
     def forward(ctx, x, weight, bias, silu):
         ctx.save_for_backward(x, weight, bias)
         ctx.silu = silu
+        if _triton_takes(x, weight, bias):
+            from models.kernels.gpu import depthwise_conv as gpu
+
+            return gpu.forward(x, weight, bias, silu)
         taps = weight.t().contiguous()  # (width, dim)
         if _native_takes(x, taps):
             return _forward_native(x, taps, bias.contiguous(), silu)
@@ -66,6 +72,10 @@ class _CausalDepthwiseConv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy):
         x, weight, bias = ctx.saved_tensors
+        if _triton_takes(x, weight, dy):
+            from models.kernels.gpu import depthwise_conv as gpu
+
+            return *gpu.backward(x, weight, bias, dy, ctx.silu), None
         taps = weight.t().contiguous()
         if _native_takes(x, taps):
             dx, dtaps, dbias = _backward_native(
@@ -100,6 +110,11 @@ def _backward_torch(x: Tensor, taps: Tensor, dy: Tensor) -> tuple[Tensor, Tensor
         dx[:, :-lag].addcmul_(dy[:, lag:], taps[-1 - lag])
         dtaps[-1 - lag] = (dy[:, lag:] * x[:, :-lag]).sum((0, 1))
     return dx, dtaps, dy.sum((0, 1))
+
+
+def _triton_takes(x: Tensor, weight: Tensor, *others: Tensor) -> bool:
+    fits = weight.shape[1] <= TRITON_WIDTH
+    return launch.takes("depthwise_conv", x, weight, *others, fits=fits)
 
 
 def _native_takes(x: Tensor, taps: Tensor) -> bool:

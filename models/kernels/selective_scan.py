@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.kernels import native
+from models.kernels.gpu import launch
 from models.kernels.shapes import expect
 
 # Steps whose states PyTorch holds at once. A chunk of 4 steps stays in the cache of one core for
@@ -24,6 +25,7 @@ from models.kernels.shapes import expect
 CHUNK = 4
 
 NATIVE_CHUNK, NATIVE_TILE = 32, 8  # CHUNK and TILE of the C++ version
+TRITON_STATES = 64  # of a channel, as many as Triton's programs hold in registers
 
 LOG2_E = math.log2(math.e)
 
@@ -71,7 +73,10 @@ def selective_scan(
         )
     with torch.autocast(u.device.type, enabled=False):
         inputs = _Inputs(u, delta, a, b, c, skip, gate, delta_bias, delta_softplus, initial_state)
-        y, last = _scan_native(inputs) if _native_takes(inputs) else _scan_torch(inputs)
+        if _triton_takes(inputs):
+            y, last = _scan_triton(inputs)
+        else:
+            y, last = _scan_native(inputs) if _native_takes(inputs) else _scan_torch(inputs)
     return y.to(u.dtype), last
 
 
@@ -227,6 +232,21 @@ def _chunk_states(
     for t in range(len(states)):
         state = states[t].addcmul_(decay[t], state)
     return decay, states
+
+
+def _triton_takes(x: _Inputs) -> bool:
+    tensors = [tensor for tensor in x if isinstance(tensor, Tensor)]
+    return launch.takes("selective_scan", *tensors, fits=x.a.shape[1] <= TRITON_STATES)
+
+
+def _scan_triton(x: _Inputs) -> tuple[Tensor, Tensor]:
+    from models.kernels.gpu import selective_scan as gpu
+
+    u_btd, delta_btd, b_btn, c_btn = (tensor.mT for tensor in (x.u, x.delta, x.b, x.c))
+    gate_btd = None if x.gate is None else x.gate.mT
+    inputs = (u_btd, delta_btd, gate_btd, x.a, b_btn, c_btn, x.skip, x.delta_bias, x.initial_state)
+    y_btd, last = gpu.selective_scan(*inputs, x.delta_softplus)
+    return y_btd.mT, last
 
 
 def _native_takes(x: _Inputs) -> bool:

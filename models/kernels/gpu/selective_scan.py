@@ -1,0 +1,406 @@
+"""The selective scan in Triton, with softplus, bias, skip and gate inside.
+
+Legend for shapes: B batch, T time, D channels, N states of a channel (a power of two in the
+kernels), K steps that a program takes at once.
+
+Nothing but the inputs is kept for the backward. It runs the recurrence once more for the states
+before every K-th step, the borders, and once more from each of these, holding K states in
+registers while it walks back.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from models.kernels.gpu.launch import launch
+
+CHANNELS = 32  # of a program of the forward: one warp, each thread with all states of a channel
+STEPS = 8  # at once, in the forward
+# The backward sums over states as well as over channels; lanes along both take the fewest shuffles.
+LANES_N, LANES_D = 4, 8
+CHANNELS_A_LANE = 2
+STEPS_BACK = 4
+WARPS = 4
+BLOCK = CHANNELS_A_LANE * LANES_D * WARPS  # channels of a program of the backward
+STATES_A_LANE = 32  # that the backward keeps in registers, for K steps
+LOG2_E, LN_2 = tl.constexpr(math.log2(math.e)), tl.constexpr(math.log(2))
+
+
+@torch.compiler.disable
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    gate: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    skip: Tensor | None,
+    bias: Tensor | None,
+    initial: Tensor | None,
+    softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    """u, delta, gate (B, T, D), a (D, N), b, c (B, T, N), skip, bias (D,), initial (B, D, N) -> y
+    (B, T, D), of u's type, and the last state (B, D, N), in float32, without a gradient.
+
+    The rows of u, delta, gate, b and c may lie apart; each tensor may be float32 or bf16.
+    """
+    rows = (None if x is None else _rows(x) for x in (u, delta, gate, b, c))
+    u, delta, gate, b, c = rows  # type: ignore[assignment]
+    skip, bias = (None if x is None else x.contiguous() for x in (skip, bias))
+    y, last = _Scan.apply(u, delta, gate, a, b, c, skip, bias, initial, softplus)
+    return y, last.mT
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+class _Scan(torch.autograd.Function):
+    """Keeps its inputs only."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        *tensors, softplus = inputs
+        u, a = tensors[0], tensors[3]
+        y = torch.empty_like(u, memory_format=torch.contiguous_format)
+        last = u.new_empty(len(u), *a.mT.shape, dtype=torch.float32)
+        _run_forward(tensors, softplus, STEPS, y, last, None)
+        ctx.save_for_backward(*tensors)
+        ctx.softplus = softplus
+        ctx.mark_non_differentiable(last)
+        return y, last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, _: Tensor) -> Any:
+        gradients = _run_backward(ctx.saved_tensors, ctx.softplus, _rows(dy))
+        return *gradients, None, None
+
+
+def _run_forward(tensors: Any, softplus: bool, steps: int, y: Any, last: Any, borders: Any) -> None:
+    """Fills y and last, or borders (B, T / steps, N, D)."""
+    u, delta, gate, a, b, c, skip, bias, initial = tensors
+    if borders is not None:
+        gate = c = skip = None  # which the states do not depend on
+    (batch, time, dim), states = u.shape, a.shape[1]
+    items, rows = _strides(u=u, delta=delta, gate=gate, b=b, c=c)
+    launch(
+        _forward,
+        (batch * triton.cdiv(dim, CHANNELS),),
+        *(u, delta, gate, a, b, c, skip, bias, initial, y, last, borders),
+        *(time, 1, *items, *a.stride(), *((0, 0, 0) if initial is None else initial.stride())),
+        num_warps=CHANNELS // 32,
+        DIM=dim,
+        STATES=states,
+        D=CHANNELS,
+        N=triton.next_power_of_2(states),
+        STEPS=steps,
+        SOFTPLUS=softplus,
+        **rows,
+    )
+
+
+def _run_backward(tensors: Any, softplus: bool, dy: Tensor) -> list[Tensor | None]:
+    """Gradients of u, delta, gate, a, b, c, skip and bias."""
+    u, delta, gate, a, b, c, skip, bias, _ = tensors
+    (batch, time, dim), states = u.shape, a.shape[1]
+    block_n = triton.next_power_of_2(states)
+    lanes_n = min(LANES_N, block_n)
+    steps = max(2, min(STEPS_BACK, STATES_A_LANE // (CHANNELS_A_LANE * block_n // lanes_n)))
+    chunks, blocks = triton.cdiv(time, steps), triton.cdiv(dim, BLOCK)
+    borders = u.new_empty(batch, chunks, states, dim, dtype=torch.float32)
+    _run_forward(tensors, softplus, steps, None, None, borders)
+    du, ddelta, dgate = (
+        None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format)
+        for x in (u, delta, gate)
+    )
+    dbc = u.new_empty(2, blocks, batch, time, states, dtype=torch.float32)
+    dchannels = u.new_empty(batch, states + 2, dim, dtype=torch.float32)
+    items, rows = _strides(u=u, delta=delta, gate=gate, b=b, c=c, dy=dy)
+    launch(
+        _backward,
+        (batch * blocks,),
+        *(u, delta, gate, a, b, c, skip, bias, borders, dy),
+        *(du, ddelta, dgate, dbc, dchannels),
+        *(batch, time, *items, *a.stride()),
+        num_warps=WARPS,
+        DIM=dim,
+        STATES=states,
+        NI=block_n // lanes_n,
+        NL=lanes_n,
+        DI=CHANNELS_A_LANE,
+        DL=LANES_D,
+        W=WARPS,
+        STEPS=steps,
+        SOFTPLUS=softplus,
+        **rows,
+    )
+    db, dc = dbc.sum(1)
+    da, dskip, dbias = dchannels.sum(0).split([states, 1, 1])
+    return [
+        *(du, ddelta, dgate, da.mT.to(a.dtype), db.to(b.dtype), dc.to(c.dtype)),
+        None if skip is None else dskip[0].to(skip.dtype),
+        None if bias is None else dbias[0].to(bias.dtype),
+    ]
+
+
+def _strides(**tensors: Tensor | None) -> tuple[list[int], dict[str, int]]:
+    """From sequence to sequence, as arguments, and from step to step, as constants: U_ROW, ...
+
+    The former are in units of ITEM_UNIT, which tells the compiler how all rows are aligned. The
+    latter depend on the widths of a model only.
+    """
+    present = {name: x for name, x in tensors.items() if x is not None}
+    some = next(iter(present.values()))
+    # A single step's stride may be any number; it is not used.
+    rows = {name: some.shape[2] if x.shape[1] == 1 else x.stride(1) for name, x in present.items()}
+    items = {name: x.stride(0) for name, x in present.items()}
+    unit = math.gcd(8, *items.values())
+    constants = {f"{name.upper()}_ROW": rows.get(name, 0) for name in tensors}
+    return [items.get(name, 0) // unit for name in tensors], {"ITEM_UNIT": unit, **constants}
+
+
+@triton.jit
+def _inverse(x):
+    """1 / x for x >= 1, in two instructions."""
+    root = tl.rsqrt(x)
+    return root * root
+
+
+@triton.jit
+def _sigmoid(x):
+    return _inverse(1 + tl.exp2(-x * LOG2_E))
+
+
+@triton.jit
+def _softplus(x):
+    """log(1 + exp(x)) and its derivative, exact to float32's precision for any size of the result.
+
+    log(1 + e) = 2 artanh(s) with e = exp(-|x|) and s = e / (2 + e) <= 1/3; the polynomial is
+    artanh(s) / s in s^2, fitted to 5e-9.
+    """
+    e = tl.exp2(-tl.abs(x) * LOG2_E)
+    inverse = _inverse((1 + e) * (2 + e))
+    s = e * (1 + e) * inverse
+    square = s * s
+    series = 0.20010764 + square * (0.140009 + square * 0.14006007)
+    series = 1 + square * (0.33333208 + square * series)
+    slope = tl.where(x > 0, 1.0, e) * (2 + e) * inverse
+    return tl.where(x > 0, x, 0.0) + 2 * s * series, slope
+
+
+@triton.jit
+def _load(pointers, mask):
+    return tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _load_delta(pointers, mask, shift, SOFTPLUS: tl.constexpr):
+    """Step sizes and their derivatives with respect to what is in memory."""
+    x = _load(pointers, mask) + shift
+    slope = x * 0 + 1
+    if SOFTPLUS:
+        x, slope = _softplus(x)
+    return tl.where(mask, x, 0.0), slope
+
+
+# Numbers about which nothing is compiled in. Above all not that neighbouring states or channels lie
+# side by side in memory: the compiler would load some of them at once, into lanes where they are
+# not needed, and move them at every step.
+_PLAIN = ["time", "u_item", "delta_item", "gate_item", "b_item", "c_item", "a_channel", "a_state"]
+
+
+@triton.jit(do_not_specialize=[*_PLAIN, "one", "initial_item", "initial_channel", "initial_state"])
+def _forward(
+    u, delta, gate, a, b, c, skip, bias, initial, y, last, borders,
+    time, one, u_item, delta_item, gate_item, b_item, c_item,
+    a_channel, a_state, initial_item, initial_channel, initial_state,
+    DIM: tl.constexpr, STATES: tl.constexpr, D: tl.constexpr, N: tl.constexpr,
+    U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr,
+    B_ROW: tl.constexpr, C_ROW: tl.constexpr, ITEM_UNIT: tl.constexpr,
+    STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
+):  # fmt: skip
+    """All steps of D channels of one sequence; a state is (N, D), its first axis in a thread.
+
+    Outputs of STEPS steps are stored together, so that no store keeps their loads from starting.
+    """
+    blocks = tl.cdiv(DIM, D)
+    item = (tl.program_id(0) // blocks).to(tl.int64)
+    channel = tl.program_id(0) % blocks * D + tl.arange(0, D)
+    n = tl.arange(0, N)
+    inside = channel < DIM
+    both = inside[None, :] & (n < STATES)[:, None]
+    across = n[:, None] * DIM + channel[None, :] * one
+    rate = _load(a + channel[None, :] * a_channel + n[:, None] * a_state, both) * LOG2_E
+    h = tl.zeros((N, D), tl.float32)
+    if initial is not None:
+        at = item * initial_item + channel[None, :] * initial_channel + n[:, None] * initial_state
+        h = _load(initial + at, both)
+    gain = tl.zeros((D,), tl.float32)
+    if skip is not None:
+        gain = _load(skip + channel, inside)
+    shift = tl.zeros((D,), tl.float32)
+    if bias is not None:
+        shift = _load(bias + channel, inside)
+    item_unit = item * ITEM_UNIT
+    for start in range(0, time, STEPS):
+        step = tl.cast(start, tl.int64)
+        if borders is not None:
+            row = item * tl.cdiv(time, STEPS) + step // STEPS
+            tl.store(borders + row * STATES * DIM + across, h, mask=both)
+        u_at = u + item_unit * u_item + step * U_ROW + channel
+        delta_at = delta + item_unit * delta_item + step * DELTA_ROW + channel
+        b_at = b + item_unit * b_item + step * B_ROW + n
+        if y is not None:
+            c_at = c + item_unit * c_item + step * C_ROW + n
+            y_at = y + (item * time + step) * DIM + channel
+        if gate is not None:
+            gate_at = gate + item_unit * gate_item + step * GATE_ROW + channel
+        outputs = ()
+        for k in tl.static_range(STEPS):
+            there = channel < tl.where(start + k < time, DIM, 0)
+            known = n < tl.where(start + k < time, STATES, 0)
+            u_t = _load(u_at + k * U_ROW, there)
+            # Behind the end delta is zero, and the state stays.
+            delta_t, _ = _load_delta(delta_at + k * DELTA_ROW, there, shift, SOFTPLUS)
+            b_t = _load(b_at + k * B_ROW, known)
+            h = tl.exp2(delta_t[None, :] * rate) * h + (delta_t * u_t)[None, :] * b_t[:, None]
+            if y is not None:
+                c_t = _load(c_at + k * C_ROW, known)
+                y_t = tl.sum(h * c_t[:, None], 0) + gain * u_t
+                if gate is not None:
+                    gate_t = _load(gate_at + k * GATE_ROW, there)
+                    y_t = y_t * gate_t * _sigmoid(gate_t)
+                outputs = outputs + (y_t,)  # type: ignore[assignment]
+        if y is not None:
+            for k in tl.static_range(STEPS):
+                there = channel < tl.where(start + k < time, DIM, 0)
+                tl.store(y_at + k * DIM, outputs[k], mask=there)
+    if last is not None:
+        tl.store(last + item * DIM * STATES + across, h, mask=both)
+
+
+@triton.jit
+def _sum_states(x):
+    """(NI, DI, W, NL, DL) -> (DI, W, 1, DL)"""
+    return tl.sum(tl.sum(x, 0), 2, keep_dims=True)
+
+
+@triton.jit(do_not_specialize=["batch", *_PLAIN, "dy_item"])
+def _backward(
+    u, delta, gate, a, b, c, skip, bias, borders, dy, du, ddelta, dgate, dbc, dchannels,
+    batch, time, u_item, delta_item, gate_item, b_item, c_item, dy_item, a_channel, a_state,
+    DIM: tl.constexpr, STATES: tl.constexpr,
+    NI: tl.constexpr, NL: tl.constexpr, DI: tl.constexpr, DL: tl.constexpr, W: tl.constexpr,
+    U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr,
+    B_ROW: tl.constexpr, C_ROW: tl.constexpr, DY_ROW: tl.constexpr, ITEM_UNIT: tl.constexpr,
+    STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
+):  # fmt: skip
+    """All steps of a block of channels of one sequence, from the last to the first.
+
+    A state is (NI, DI, W, NL, DL): its last two axes are lanes, the middle one warps, and the first
+    two lie in a thread, which has NI neighbouring states of DI neighbouring channels. What has no
+    states is (DI, W, NL, DL), what has no channels (NI, W, NL, DL), the same in all lanes and warps
+    that hold it: so nothing moves between threads but in sums. db and dc are summed over the
+    channels of the block, the rest over its steps.
+    """
+    blocks = tl.cdiv(DIM, DI * W * DL)
+    block = tl.program_id(0) % blocks
+    item = (tl.program_id(0) // blocks).to(tl.int64)
+    warp = tl.arange(0, W)[None, :, None, None]
+    lane_n = tl.arange(0, NL)[None, None, :, None]
+    lane_d = tl.arange(0, DL)[None, None, None, :]
+    anywhere = (warp + lane_n + lane_d) * 0
+    channel = block * (DI * W * DL) + (warp * DL + lane_d) * DI
+    channel = channel + tl.arange(0, DI)[:, None, None, None] + anywhere
+    n = lane_n * NI + tl.arange(0, NI)[:, None, None, None] + anywhere
+    inside = channel < DIM
+    both = inside[None, :, :, :, :] & (n < STATES)[:, None, :, :, :]
+    across = n[:, None, :, :, :] * DIM + channel[None, :, :, :, :]
+    at = channel[None, :, :, :, :] * a_channel + n[:, None, :, :, :] * a_state
+    rate = _load(a + at, both) * LOG2_E
+    gain = tl.zeros((DI, W, NL, DL), tl.float32)
+    if skip is not None:
+        gain = _load(skip + channel, inside)
+    shift = tl.zeros((DI, W, NL, DL), tl.float32)
+    if bias is not None:
+        shift = _load(bias + channel, inside)
+    item_unit = item * ITEM_UNIT
+    chunks = tl.cdiv(time, STEPS)
+    borders += item * chunks * STATES * DIM
+    db = dbc + (block * batch + item) * time * STATES
+    dc = db + tl.cast(blocks, tl.int64) * batch * time * STATES
+    k_axis = tl.arange(0, STEPS)[:, None, None, None, None]
+    dlater = tl.zeros((NI, DI, W, NL, DL), tl.float32)
+    da = tl.zeros((NI, DI, W, NL, DL), tl.float32)
+    dskip = tl.zeros((DI, W, NL, DL), tl.float32)
+    dbias = tl.zeros((DI, W, NL, DL), tl.float32)
+    for index in range(chunks):
+        start = (chunks - 1 - index) * STEPS
+        step = tl.cast(start, tl.int64)
+        u_at = u + item_unit * u_item + step * U_ROW + channel
+        delta_at = delta + item_unit * delta_item + step * DELTA_ROW + channel
+        b_at = b + item_unit * b_item + step * B_ROW + n
+        c_at = c + item_unit * c_item + step * C_ROW + n
+        dy_at = dy + item_unit * dy_item + step * DY_ROW + channel
+        if gate is not None:
+            gate_at = gate + item_unit * gate_item + step * GATE_ROW + channel
+        out = (item * time + step) * DIM + channel
+        h = tl.load(borders + step // STEPS * (STATES * DIM) + across, mask=both, other=0.0)
+        kept, us, deltas, slopes, bs = (h,), (), (), (), ()
+        for k in tl.static_range(STEPS):
+            there = channel < tl.where(start + k < time, DIM, 0)
+            known = n < tl.where(start + k < time, STATES, 0)
+            u_t = _load(u_at + k * U_ROW, there)
+            delta_t, slope = _load_delta(delta_at + k * DELTA_ROW, there, shift, SOFTPLUS)
+            b_t = _load(b_at + k * B_ROW, known)
+            decay = tl.exp2(delta_t[None, :, :, :, :] * rate)
+            h = decay * h + (delta_t * u_t)[None, :, :, :, :] * b_t[:, None, :, :, :]
+            kept, us, bs = kept + (h,), us + (u_t,), bs + (b_t,)  # type: ignore[assignment]
+            deltas, slopes = deltas + (delta_t,), slopes + (slope,)  # type: ignore[assignment]
+        db_chunk = tl.zeros((STEPS, NI, W, NL, DL), tl.float32)
+        dc_chunk = tl.zeros((STEPS, NI, W, NL, DL), tl.float32)
+        for k in tl.static_range(STEPS - 1, -1, -1):
+            there = channel < tl.where(start + k < time, DIM, 0)
+            known = n < tl.where(start + k < time, STATES, 0)
+            u_t, delta_t, slope, b_t = us[k], deltas[k], slopes[k], bs[k]
+            c_t = _load(c_at + k * C_ROW, known)
+            dy_t = _load(dy_at + k * DY_ROW, there)
+            h = kept[k + 1]
+            if gate is not None:
+                gate_t = _load(gate_at + k * GATE_ROW, there)
+                open_t = _sigmoid(gate_t)
+                y_t = _sum_states(h * c_t[:, None, :, :, :]) + gain * u_t
+                dgate_t = dy_t * y_t * open_t * (1 + gate_t * (1 - open_t))
+                tl.store(dgate + out + k * DIM, dgate_t, mask=there)
+                dy_t = dy_t * gate_t * open_t
+            dh = dlater + dy_t[None, :, :, :, :] * c_t[:, None, :, :, :]
+            db_t = tl.sum(dh * (delta_t * u_t)[None, :, :, :, :], 1)
+            dc_t = tl.sum(h * dy_t[None, :, :, :, :], 1)
+            db_chunk = tl.where(k_axis == k, db_t[None, :, :, :, :], db_chunk)
+            dc_chunk = tl.where(k_axis == k, dc_t[None, :, :, :, :], dc_chunk)
+            ddrive = _sum_states(dh * b_t[:, None, :, :, :])
+            dlater = dh * tl.exp2(delta_t[None, :, :, :, :] * rate)
+            dexponent = dlater * kept[k]
+            da += dexponent * delta_t[None, :, :, :, :]
+            ddelta_t = (_sum_states(dexponent * rate) * LN_2 + ddrive * u_t) * slope
+            tl.store(du + out + k * DIM, ddrive * delta_t + dy_t * gain, mask=there)
+            tl.store(ddelta + out + k * DIM, ddelta_t, mask=there)
+            dskip += dy_t * u_t
+            dbias += tl.where(there, ddelta_t, 0.0)
+        t = start + tl.arange(0, STEPS)[:, None, None]
+        n_3d = tl.arange(0, NL)[None, None, :] * NI + tl.arange(0, NI)[None, :, None]
+        known = n_3d < tl.where(t < time, STATES, 0)
+        tl.store(db + t * STATES + n_3d, tl.sum(tl.sum(db_chunk, 4), 2), mask=known)
+        tl.store(dc + t * STATES + n_3d, tl.sum(tl.sum(dc_chunk, 4), 2), mask=known)
+    dchannels += item * (STATES + 2) * DIM
+    tl.store(dchannels + across, da, mask=both)
+    tl.store(dchannels + STATES * DIM + channel, dskip, mask=inside)
+    tl.store(dchannels + (STATES + 1) * DIM + channel, dbias, mask=inside)
