@@ -9,7 +9,7 @@ STORAGE ?= $(or $(BABYSWEEP_STORAGE),runs)
 PORT ?= 5000
 
 .PHONY: sweep test test-all test-gpu agreement lint format ui check-statistics \
-	speed-sweep speed-models speed-eval speed-distill clean-venv
+	speed-sweep speed-models speed-eval speed-distill speed-gpu clean-venv
 
 sweep: $(VENV)/installed
 	$(BIN)/python sweeps/lr_sweep.py --arch $(ARCH) $(ARGS)
@@ -53,6 +53,9 @@ speed-models: $(VENV)/installed
 
 speed-distill: $(VENV)/installed
 	$(BIN)/python -m tests.speed.distill_speed $(ARGS)
+
+speed-gpu: $(VENV)/installed
+	$(BIN)/python -m tests.speed.gpu_speed $(ARGS)
 
 speed-eval: $(TOOLS)/installed
 	BABYSWEEP_TOOLS_PYTHON=$(abspath $(TOOLS))/bin/python \

@@ -1,0 +1,343 @@
+"""The GPU's speed tool itself, on the CPU: what it measures, refuses, stops and reports."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+import models
+from tests.speed import gpu_parts, gpu_peers, gpu_report, gpu_speed, gpu_sweep
+from tests.speed.gpu_parts import Part, Row
+
+TINY = Part(kind="steps", size="mini", arch="lstm", device="cpu", steps=1, rounds=2)
+NOTHING = Part(kind="cold", size="mini", device="cpu", cache="unused")  # imports next to nothing
+
+
+@pytest.fixture(autouse=True)
+def tiny_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gpu_parts.SHAPES, "mini", (64, 8, 2))
+    monkeypatch.setattr(gpu_parts, "SLSTM", (2, 4, 2, 8))
+
+
+@pytest.fixture
+def quiet() -> Console:
+    return Console(quiet=True)
+
+
+def run(**changes: Any) -> list[Row]:
+    return list(gpu_parts.run(dataclasses.replace(TINY, **changes)))
+
+
+# ---- parts
+
+
+@pytest.mark.parametrize(
+    ("arch", "peer"), [("lstm", "nn.LSTM"), ("transformer", "LLaMA, torch.compile")]
+)
+def test_a_step_is_timed_beside_its_peer(
+    arch: str, peer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours learns, the peer has our loss, and both have a rate and a share of the peak."""
+    monkeypatch.setattr(gpu_parts, "device_name", lambda device: "NVIDIA H200")
+    ours, other = run(arch=arch)
+    assert (ours["what"], other["what"], other["who"]) == ("ours", "peer", peer)
+    assert ours["losses"][1] < ours["losses"][0]
+    assert other["loss_error"] < gpu_parts.LOSS_TOLERANCE
+    assert other["ratio_low"] <= other["ratio"] <= other["ratio_high"]
+    config = models.build_config(arch, "mini", vocab_size=64, context=8)
+    for row in (ours, other):
+        rate = row["tokens_per_second"]
+        assert rate * row["milliseconds"] == pytest.approx(16e3)
+        # Three forward passes' FLOPs over the peak.
+        assert row["mfu"] == pytest.approx(3 * models.flops_per_token(config, 8) * rate / 989e12)
+
+
+def test_ours_alone() -> None:
+    (row,) = run(peers="none")
+    assert row["what"] == "ours"
+    assert row["mfu"] is None  # of a CPU no peak is known
+
+
+@pytest.mark.parametrize("arch", ["hgrn2", "mamba", "xlstm"])
+def test_peers_that_need_a_gpu_say_so(arch: str) -> None:
+    for make in gpu_peers.peers_of(arch).values():
+        with pytest.raises(gpu_peers.Unavailable, match="need a GPU"):
+            make(SimpleNamespace(device=torch.device("cpu")), 2, 1e-3)
+
+
+def test_a_peer_with_another_loss_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = gpu_peers.PlainLoop.load
+
+    def load_changed(self: Any, weights: Any) -> None:
+        load(self, {name: 1.5 * weight for name, weight in weights.items()})
+
+    monkeypatch.setattr(gpu_peers.PlainLoop, "load", load_changed)
+    (peer,) = run(peers="only")
+    assert peer["problem"].startswith("wrong: with our weights")
+    assert "ratio" not in peer
+
+
+def test_a_peer_that_is_not_there_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(*_: Any) -> Any:
+        raise gpu_peers.Unavailable("theirs cannot be imported")
+
+    monkeypatch.setattr(gpu_peers, "peers_of", lambda arch: {"theirs": make})
+    (peer,) = run(peers="only")
+    assert peer["problem"] == "theirs cannot be imported"
+    assert peer["skipped"]
+
+
+def test_a_peer_that_fails_leaves_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(*_: Any) -> Any:
+        raise TypeError("its interface is another one\nand so on")
+
+    monkeypatch.setattr(gpu_peers, "peers_of", lambda arch: {"theirs": make})
+    ours, peer = run()
+    assert ours["tokens_per_second"] > 0
+    assert peer["problem"] == "TypeError: its interface is another one"
+
+
+def test_a_peer_that_does_not_fit_gets_smaller_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = gpu_peers.plain_lstm
+
+    def fussy(ours: Any, micro_batch: int, lr: float) -> Any:
+        if micro_batch > 1:
+            raise torch.OutOfMemoryError
+        return make(ours, micro_batch, lr)
+
+    monkeypatch.setattr(gpu_peers, "peers_of", lambda arch: {"theirs": fussy})
+    peer = run(peers="only")[0]
+    assert peer["remark"] == "peer: 1 at once"
+    assert peer["ratio"] > 0
+
+
+def test_a_model_that_does_not_learn_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gpu_parts.LEARNING_RATE, "mini", 1e-12)
+    (row,) = run()
+    assert row["problem"] == "wrong: the loss does not fall"
+
+
+def test_single_kernels_and_teachers_are_timed() -> None:
+    directions = {row["direction"]: row["microseconds"] for row in run(kind="slstm")}
+    assert directions.keys() == {"forward", "backward"}
+    assert all(value > 0 for value in directions.values())
+    (row,) = run(kind="distill")
+    assert 0 < row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+
+
+def test_of_tuned_kernels_one_configuration_is_left() -> None:
+    """The one that is most like what is wanted; of equals the first."""
+    triton = pytest.importorskip("triton")
+    configurations = [
+        triton.Config({"BK": block}, num_warps=warps, num_stages=3)
+        for block in (32, 64)
+        for warps in (2, 4)
+    ]
+    wanted = {"BK": 64, "num_warps": 4}
+    assert gpu_peers.nearest(configurations, wanted) is configurations[3]
+    assert gpu_peers.nearest(configurations, {"num_warps": 4}) is configurations[1]
+    assert gpu_peers.nearest(configurations, {"BV": 64}) is configurations[0]
+
+
+def test_broken_packages_are_named() -> None:
+    with pytest.raises(gpu_peers.Unavailable, match="no_such_package cannot be imported"):
+        gpu_peers._import("no_such_package")
+
+
+# ---- processes
+
+
+def test_a_part_in_a_process(tmp_path: Path) -> None:
+    """It imports, waits, and ends without a row; or does not end in time; or fails in words."""
+    part = dataclasses.replace(NOTHING, cache=str(tmp_path))
+    process = gpu_speed.Process(part)
+    assert list(process.results(60)) == []
+    process.stop()
+    late = gpu_speed.Process(part)
+    with pytest.raises(RuntimeError, match="stopped after 0 s"):
+        list(late.results(0))
+    late.stop()
+    unknown = gpu_speed.Process(dataclasses.replace(part, kind="dance"))
+    with pytest.raises(RuntimeError, match="no part 'dance'"):
+        list(unknown.results(60))
+    unknown.stop()
+
+
+class Fake:
+    """Stands for a part's process; fails where it is told to."""
+
+    started: list[str] = []
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.started.append(part.name)
+
+    def results(self, limit: float) -> Any:
+        yield {"what": "ours", "part": self.part.name, "size": self.part.size}
+        if self.part.arch == "mamba":
+            raise RuntimeError("a long traceback\nRuntimeError: it died")
+
+    def stop(self) -> None:
+        pass
+
+
+def arguments(**changes: Any) -> gpu_speed.Args:
+    return dataclasses.replace(gpu_speed.Args(), device="cpu", **changes)
+
+
+def test_what_the_targets_are_about_comes_first(tmp_path: Path) -> None:
+    names = [part.name for part in gpu_speed.plan(arguments(), tmp_path)]
+    assert names[:3] == ["cold base", "cold paper+small", "steps base transformer"]
+    assert names[7:10] == ["slstm base", "distill base transformer", "together mini transformer"]
+    assert names[10:] == 2 * [
+        f"steps {size} {arch}" for size in ("paper", "small") for arch in gpu_speed.ARCHITECTURES
+    ]
+    few = gpu_speed.plan(arguments(parts=("steps",), sizes=("small",), archs=("lstm",)), tmp_path)
+    assert [part.name for part in few] == ["steps small lstm"]
+
+
+def test_one_part_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Console
+) -> None:
+    """A part that fails leaves its rows and the other parts; all is in the file at once."""
+    monkeypatch.setattr(gpu_speed, "Process", Fake)
+    monkeypatch.setattr(Fake, "started", [])
+    out = tmp_path / "rows.jsonl"
+    rows = gpu_speed.Rows(out)
+    args = arguments(parts=("steps",), sizes=("base",), archs=("lstm", "mamba", "xlstm"))
+    gpu_speed.measure(args, rows, quiet)
+    assert Fake.started == ["steps base lstm", "steps base mamba", "steps base xlstm"]
+    written = [json.loads(line) for line in out.read_text().splitlines()]
+    assert written == rows.rows
+    assert len([row for row in written if row["what"] == "ours"]) == 3
+    (problem,) = [row for row in written if row["what"] == "problem"]
+    assert problem["problem"] == "RuntimeError: it died"
+
+
+def test_the_time_is_limited(monkeypatch: pytest.MonkeyPatch, quiet: Console) -> None:
+    monkeypatch.setattr(gpu_speed, "Process", Fake)
+    rows = gpu_speed.Rows(None)
+    args = arguments(parts=("steps",), sizes=("base",), archs=("lstm", "xlstm"), limit=0.0)
+    gpu_speed.measure(args, rows, quiet)
+    assert {row["problem"] for row in rows.rows} == {"not begun: the time was up"}
+
+
+def test_a_signal_leaves_what_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As `timeout` sends it: the tables are printed, and the status says that it failed."""
+
+    def killed(args: Any, rows: gpu_speed.Rows, console: Console) -> None:
+        rows.add({"what": "slstm", "part": "slstm base", "direction": "forward", "microseconds": 9})
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr(gpu_speed, "measure", killed)
+    markdown = tmp_path / "tables.md"
+    assert gpu_speed.main(["--device", "cpu", "--markdown", str(markdown)]) == 1
+    text = markdown.read_text()
+    assert "| met | sLSTM, us a step forward | 9.00 | <= 12 |" in text
+    assert "stopped by a signal" in text
+
+
+@pytest.mark.slow  # processes that import everything
+def test_the_whole_tool_on_a_cpu(tmp_path: Path) -> None:
+    """Every kind of part, in processes, from the command line."""
+    out = tmp_path / "rows.jsonl"
+    command = [sys.executable, "-m", "tests.speed.gpu_speed", "--device", "cpu", "--sizes", "mini"]
+    command += ["--archs", "lstm", "--steps", "2", "--rounds", "2", "--batch", "2"]
+    done = subprocess.run(
+        [*command, "--out", str(out)], cwd=gpu_parts.ROOT, capture_output=True, text=True
+    )
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    found = {row["what"] for row in rows}
+    assert found >= {"machine", "cold", "ours", "peer", "slstm", "distill", "together", "time"}
+    assert "problem" not in found, done.stdout
+
+
+# ---- report
+
+
+def ours(arch: str, rate: float, **more: Any) -> Row:
+    row = {"what": "ours", "size": "base", "arch": arch, "who": "ours", "tokens_per_second": rate}
+    return {**row, "batch": 64, "context": 512, "milliseconds": 1.0, **more}
+
+
+def peer(arch: str, who: str, **more: Any) -> Row:
+    return {"what": "peer", "size": "base", "arch": arch, "who": who, **more}
+
+
+ROWS: list[Row] = [
+    {"what": "machine", "part": ""},
+    ours("transformer", 100.0, mfu=0.41, micro_batch=32),
+    peer("transformer", "LLaMA", ratio=0.94, ratio_low=0.9, ratio_high=0.96),
+    ours("hgrn2", 61.0),
+    peer("hgrn2", "fla", problem="wrong: with our weights its loss is 2"),
+    ours("mamba", 49.0),
+    peer("mamba", "mamba-ssm", problem="mamba_ssm cannot be imported", skipped=True),
+    {"what": "cold", "size": "base", "arch": "lstm", "seconds": 59.0},
+    {"what": "cold", "size": "paper", "arch": "lstm", "seconds": 91.0, "tuned": ["a_kernel"]},
+    {"what": "slstm", "direction": "forward", "microseconds": 12.5},
+    {"what": "distill", "size": "base", "arch": "lstm", "ratio": 1.4},
+    {"what": "together", "size": "mini", "arch": "lstm", "ratio": 0.41},
+    {"what": "sweep", "seconds": 300.0, "scored": 10},
+]
+
+
+def test_every_target_is_met_missed_or_not_measured() -> None:
+    found = {each.target: each.verdict for each in gpu_report.verdicts(ROWS)}
+    assert found == {
+        "transformer, base: MFU": "met",
+        "transformer, base: tokens/s / LLaMA": "missed",
+        "hgrn2, base: tokens/s / fla": "not measured",
+        "mamba, base: tokens/s / mamba-ssm": "not measured",
+        "xlstm, base: tokens/s / its peer": "not measured",
+        "lstm, base: tokens/s / its peer": "not measured",
+        "hgrn2, base: tokens/s / our transformer": "met",
+        "mamba, base: tokens/s / our transformer": "missed",
+        "xlstm, base: tokens/s / our transformer": "not measured",
+        "lstm, base: seconds to the first step, cold": "met",
+        "lstm, paper: seconds to the first step, cold": "missed",
+        "sLSTM, us a step forward": "missed",
+        "sLSTM, us a step backward": "not measured",
+        "lstm step with a teacher / without": "met",
+        "four mini trials at once / one after the other": "missed",
+        "sweep of all architectures at small, s": "met",
+    }
+    assert {each.verdict for each in gpu_report.verdicts([])} == {"not measured"}
+
+
+def test_a_sweep_that_failed_meets_nothing() -> None:
+    row = {"what": "sweep", "problem": "BLiMP was scored by 9 of 10 trials, in 100 s"}
+    assert gpu_report.verdicts([row])[-1].verdict == "not measured"
+
+
+def test_the_tables_hold_every_row() -> None:
+    steps, targets = gpu_report.tables(ROWS)
+    text = steps.markdown()
+    assert "| base | transformer | ours | 64 x 512 by 32 | 1.0 | 100 | 41.0% |" in text
+    assert "0.94 (0.90-0.96)" in text
+    assert "mamba_ssm cannot be imported" in text
+    assert "tuned: a_kernel" in targets.markdown()
+
+
+# ---- the corpus of the sweep
+
+
+def test_a_corpus_of_so_many_words(tmp_path: Path) -> None:
+    """Enough different ones for the vocabulary of `small`."""
+    assert len(set(gpu_sweep.invented_words())) == gpu_sweep.INVENTED
+    gpu_sweep.write_corpus(tmp_path, 3_000)
+    words = {path.name: len(path.read_text().split()) for path in tmp_path.iterdir()}
+    assert 3_000 <= words["made.train"] < 4_000
+    assert 200 <= words["made.dev"] < 300
