@@ -39,6 +39,16 @@ def working_type(x: Tensor, weight: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, weight.dtype)
 
 
+def plain_weights(*layers: nn.Module) -> tuple[Tensor, ...] | None:
+    """Weights of linear layers whose product is all that they do; None if one does more."""
+    if any(
+        type(layer) is not nn.Linear or layer.bias is not None or layer._forward_hooks
+        for layer in layers
+    ):
+        return None
+    return tuple(layer.weight for layer in layers if isinstance(layer, nn.Linear))
+
+
 class FusedRMSNorm:
     """Mixin: list it before one of transformers' RMS norms among the bases of a subclass."""
 

@@ -8,25 +8,46 @@ the model are the library's, which itself is left as it is.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama import modeling_llama as library
 
-from models.any_device import FusedRMSNorm, add_norm, replace_layers
+from models.any_device import FusedRMSNorm, add_norm, plain_weights, replace_layers
 from models.kernels import paths
 from models.kernels.causal_attention import causal_attention
-from models.kernels.swiglu import swiglu
+from models.kernels.rotary import linear_rotary, takes_triton
+from models.kernels.swiglu import linear_swiglu, swiglu
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
 
 # Arguments of the library's attention functions that change the result.
 SPECIAL = ("is_causal", "softcap", "position_bias", "cache", "s_aux")
 
 
+class Sum(NamedTuple):
+    """The residual stream and what a block adds to it, (batch, time, dim) each.
+
+    The next norm adds them up as it reads them.
+    """
+
+    stream: Tensor
+    branch: Tensor
+
+
 class AnyDeviceRMSNorm(FusedRMSNorm, library.LlamaRMSNorm):
-    """The library's RMS norm."""
+    """The library's RMS norm, also of a sum."""
+
+    def forward(self, hidden_states: Tensor | Sum) -> Tensor:
+        """hidden_states (..., dim) -> the same shape."""
+        if isinstance(hidden_states, Sum):
+            return self.of_sum(hidden_states)[0]
+        return super().forward(hidden_states)
+
+    def of_sum(self, x: Sum) -> tuple[Tensor, Tensor]:
+        """The norm of the sum, and the sum."""
+        return add_norm(x.branch, x.stream, self.weight, self.variance_epsilon)
 
 
 class AnyDeviceMLP(library.LlamaMLP):
@@ -37,7 +58,10 @@ class AnyDeviceMLP(library.LlamaMLP):
         is_silu = self.config.hidden_act in ("silu", "swish")
         if not is_silu or paths.uses_library("swiglu", x.device.type):
             return super().forward(x)
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+        weights = plain_weights(self.gate_proj, self.up_proj)
+        if weights is None:
+            return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+        return self.down_proj(linear_swiglu(x, *weights))
 
 
 class AnyDeviceAttention(library.LlamaAttention):
@@ -53,7 +77,7 @@ class AnyDeviceAttention(library.LlamaAttention):
     ) -> Any:
         """hidden_states (batch, time, dim), cos and sin -> (batch, time, dim) and None.
 
-        An empty mask hides nothing (see `without_mask`).
+        An empty mask hides nothing (see `take_short_cuts`).
         """
         if attention_mask is not None and attention_mask.numel() == 0:
             attention_mask = None
@@ -61,12 +85,14 @@ class AnyDeviceAttention(library.LlamaAttention):
             return super().forward(
                 hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
             )
-        heads = (-1, self.head_dim)
-        query, key, value = (
-            project(hidden_states).unflatten(-1, heads)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        out = causal_attention(query, key, value, self.scaling, position_embeddings)
+        projections, tables = (self.q_proj, self.k_proj, self.v_proj), position_embeddings
+        weights, dim = plain_weights(*projections), self.head_dim
+        if weights and tables and takes_triton(dim, hidden_states, *weights, *tables):
+            query, key, value = linear_rotary(hidden_states, weights, *tables, dim)
+            tables = None
+        else:
+            query, key, value = (x(hidden_states).unflatten(-1, (-1, dim)) for x in projections)
+        out = causal_attention(query, key, value, self.scaling, tables)
         return self.o_proj(out.flatten(-2)), None
 
     def _is_plain(
@@ -93,38 +119,64 @@ class AnyDeviceDecoderLayer(library.LlamaDecoderLayer):
     """The library's block, which adds to the residual stream and normalises the sum at once."""
 
     def forward(  # type: ignore[override]
-        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
-    ) -> Tensor:
-        """hidden_states (batch, time, dim) -> the same shape."""
-        if paths.uses_library("rms_norm", hidden_states.device.type):
+        self,
+        hidden_states: Tensor | Sum,
+        attention_mask: Tensor | None = None,
+        leaves_sum: bool = False,
+        **kwargs: Any,
+    ) -> Tensor | Sum:
+        """hidden_states (batch, time, dim) -> the same shape; `leaves_sum`: not yet added up."""
+        first: Any = self.input_layernorm
+        second: Any = self.post_attention_layernorm
+        if isinstance(hidden_states, Sum):
+            normed, stream = first.of_sum(hidden_states)
+        elif paths.uses_library("rms_norm", hidden_states.device.type):
             return super().forward(hidden_states, attention_mask, **kwargs)
-        normed = self.input_layernorm(hidden_states)
-        attended, _ = self.self_attn(hidden_states=normed, attention_mask=attention_mask, **kwargs)
-        norm = self.post_attention_layernorm
-        normed, total = add_norm(attended, hidden_states, norm.weight, norm.variance_epsilon)
-        return total + self.mlp(normed)
+        else:
+            normed, stream = first(hidden_states), hidden_states
+        attended, _ = self.self_attn(normed, attention_mask=attention_mask, **kwargs)
+        normed, stream = second.of_sum(Sum(stream, attended))
+        fed = self.mlp(normed)
+        return Sum(stream, fed) if leaves_sum else stream + fed
 
 
-def without_mask(
+def take_short_cuts(
     body: library.LlamaModel, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Arguments for the library's body such that it asks the device nothing about whole sequences.
+    """Arguments for the library's body with which whole sequences take less time.
 
     Without a mask the library looks for sequences packed into one: it reads the positions, for
     which it waits for the device, and in a CUDA graph, where it cannot, makes a mask of all pairs
     of tokens. Positions that it numbers itself pack nothing; a mask of four dimensions it hands on
     as it is, so an empty one tells the attention layers that there is nothing to hide.
+
+    And unless somebody looks at the layers' outputs, the sum at the end of each is left to the norm
+    that follows.
     """
     caches = kwargs.get("use_cache")
     caches = body.config.use_cache if caches is None else caches
-    given = any(kwargs.get(x) is not None for x in ("attention_mask", "position_ids"))
-    past = kwargs.get("past_key_values") is not None
+    given = any(
+        kwargs.get(name) is not None
+        for name in ("attention_mask", "position_ids", "past_key_values")
+    )
     is_causal = getattr(body.config, "is_causal", True)
     skips_masks = is_causal and body.config._attn_implementation == "sdpa"
-    if len(args) > 1 or caches or given or past or not skips_masks:
+    if len(args) > 1 or caches or given or not skips_masks:
         return None
-    device = body.embed_tokens.weight.device
-    return args, {**kwargs, "attention_mask": torch.empty(0, 0, 0, 0, device=device)}
+    weight = body.embed_tokens.weight
+    mask = torch.empty(0, 0, 0, 0, device=weight.device)
+    leaves_sum = not _is_watched(body, kwargs)
+    return args, {**kwargs, "attention_mask": mask, "leaves_sum": leaves_sum}
+
+
+def _is_watched(body: library.LlamaModel, kwargs: dict[str, Any]) -> bool:
+    """Whether anything but the next layer may see a layer's output."""
+    shown = kwargs.get("output_hidden_states", body.config.output_hidden_states)
+    hooked = any(
+        type(layer) is not AnyDeviceDecoderLayer or layer._forward_hooks for layer in body.layers
+    )
+    library_wanted = paths.uses_library("rms_norm", body.embed_tokens.weight.device.type)
+    return bool(shown or hooked or library_wanted or body.gradient_checkpointing)
 
 
 _ANY_DEVICE: dict[type[nn.Module], type[nn.Module]] = {
@@ -141,7 +193,7 @@ class LlamaForCausalLM(library.LlamaForCausalLM):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
         replace_layers(self, _ANY_DEVICE)
-        self.model.register_forward_pre_hook(without_mask, with_kwargs=True)
+        self.model.register_forward_pre_hook(take_short_cuts, with_kwargs=True)
 
 
 def build_config(

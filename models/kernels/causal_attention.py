@@ -43,7 +43,7 @@ def causal_attention(
     _check(q, k, v, rotary)
     if len({q.dtype, k.dtype, v.dtype}) > 1:
         k, v = k.to(q.dtype), v.to(q.dtype)
-    on_triton = rotary is not None and takes_triton(q, k, *rotary)
+    on_triton = rotary is not None and takes_triton(q.shape[-1], q, k, *rotary)
     if not on_triton and _native_takes(q, k, v, rotary):
         cos, sin = rotary or (None, None)
         out: Tensor = _CausalAttention.apply(q, k, v, cos, sin, scale)

@@ -11,7 +11,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from models.kernels.causal_attention import causal_attention
 from models.kernels.gpu.launch import Launch, recording
-from models.kernels.rotary import rotary, rotary_reference
+from models.kernels.rotary import linear_rotary, rotary, rotary_reference
 from tests.models.compilation import SHARED_MEMORY, compile_for
 
 # Heads, key heads and their dim of the presets.
@@ -91,6 +91,45 @@ def test_nan_in_nan_out(path: str, kind: torch.dtype) -> None:
     )
 
 
+@pytest.mark.parametrize(("heads", "kv_heads"), [(3, 3), (6, 2)])
+def test_behind_a_product(path: str, heads: int, kv_heads: int) -> None:
+    assert_product_matches(heads, kv_heads)
+
+
+def test_triton_behind_a_product(on_triton: None) -> None:
+    assert_product_matches(6, 2)
+
+
+def assert_product_matches(heads: int, kv_heads: int, width: int = 20, dim: int = 12) -> None:
+    """Queries, keys and values, and the gradients of the input and of all three weights."""
+    torch.manual_seed(heads)
+    weights = [
+        torch.randn(count * dim, width) / width**0.5 for count in (heads, kv_heads, kv_heads)
+    ]
+    cos, sin = tables(5, dim)
+
+    def kernel(x: Tensor, *weights: Tensor) -> Tensor:
+        return torch.cat(linear_rotary(x, weights, cos, sin, dim), 2)
+
+    def reference(x: Tensor, *weights: Tensor) -> Tensor:
+        q, k, v = ((x @ weight.T).unflatten(-1, (-1, dim)) for weight in weights)
+        return torch.cat([*rotary_reference(q, k, cos, sin), v], 2)
+
+    assert_matches(kernel, reference, (torch.randn(2, 5, width), *weights))
+
+
+def test_behind_a_product_under_autocast(path: str) -> None:
+    """The product is bf16's; gradients have the types of their leaves."""
+    leaves = [torch.randn(2, 5, 16), *torch.randn(3, 32, 16)]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        parts = linear_rotary(leaves[0], tuple(leaves[1:]), *tables(5, 8), 8)
+    assert all(part.dtype == torch.bfloat16 for part in parts)
+    total = torch.stack([part.float().sum() for part in parts]).sum()
+    assert all(x.dtype == torch.float32 for x in torch.autograd.grad(total, leaves))
+
+
 def launches(heads: int, kv_heads: int, dim: int, kind: torch.dtype) -> list[Launch]:
     """What the attention launches, forward and backward."""
     with FakeTensorMode(), recording() as recorded:
@@ -100,6 +139,11 @@ def launches(heads: int, kv_heads: int, dim: int, kind: torch.dtype) -> list[Lau
         )
         tables = torch.empty(1, 512, dim), torch.empty(1, 512, dim)
         causal_attention(q, k, v, 0.1, tables).sum().backward()
+        width = heads * dim
+        weights = [torch.empty(n * dim, width, dtype=kind) for n in (heads, kv_heads, kv_heads)]
+        x = torch.empty(4, 512, width, dtype=kind, requires_grad=True)
+        q, k, v = linear_rotary(x, tuple(weights), *tables, dim)
+        (q.sum() + k.sum() + v.sum()).backward()
     return recorded
 
 
@@ -108,7 +152,7 @@ def test_it_compiles_at_every_size() -> None:
     """Without spills, on three generations of GPUs, in bf16 and float32."""
     kinds = (torch.bfloat16, torch.float32)
     recorded = [x for shape in HEADS.values() for kind in kinds for x in launches(*shape, kind)]
-    assert len(recorded) == 2 * len(HEADS) * len(kinds)
+    assert len(recorded) == 4 * len(HEADS) * len(kinds)
     for usage in compile_for(recorded, (80, 90, 100)):
         assert usage.spilled == 0, usage
         assert usage.shared <= SHARED_MEMORY[86], usage

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.kernels.gpu.launch import Launch, recording
-from models.kernels.swiglu import swiglu, swiglu_reference
+from models.kernels.swiglu import linear_swiglu, swiglu, swiglu_reference
 from tests.models.compilation import SHARED_MEMORY, compile_for
 
 WIDTHS = {"mini": 344, "small": 1040, "base": 2064, "paper": 4096}  # about the presets'
@@ -79,6 +79,8 @@ def launches(width: int, kind: torch.dtype) -> list[Launch]:
     with FakeTensorMode(), recording() as recorded:
         gate, up = (torch.empty(4, 512, width, dtype=kind, requires_grad=True) for _ in range(2))
         swiglu(gate, up).sum().backward()
+        x, weight = torch.empty(4, 512, 128, dtype=kind), torch.empty(width, 128, dtype=kind)
+        linear_swiglu(x, weight, weight.requires_grad_()).sum().backward()
     return recorded
 
 
@@ -90,3 +92,32 @@ def test_it_compiles_at_every_size() -> None:
     for usage in compile_for(recorded, (80, 90, 100)):
         assert usage.spilled == 0, usage
         assert usage.shared <= SHARED_MEMORY[86], usage
+
+
+@pytest.mark.parametrize("shape", [(5, 16), (2, 3, 50)])
+def test_behind_a_product(path: str, shape: tuple[int, ...]) -> None:
+    """With two weights of any width: output, and gradients of the input and both weights."""
+    assert_product_matches(shape, 40)
+
+
+def test_triton_behind_a_product(on_triton: None) -> None:
+    assert_product_matches((2, 3, 16), 24)
+
+
+def assert_product_matches(shape: tuple[int, ...], inner: int) -> None:
+    torch.manual_seed(0)
+    weights = torch.randn(2, inner, shape[-1]) / shape[-1] ** 0.5
+
+    def reference(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+        return swiglu_reference(F.linear(x, gate), F.linear(x, up))
+
+    assert_matches(linear_swiglu, reference, (torch.randn(shape), *weights))
+
+
+def test_behind_a_product_under_autocast(path: str) -> None:
+    """The product is bf16's; gradients have the types of their leaves."""
+    leaves = [torch.randn(n, 16, requires_grad=True) for n in (9, 40, 40)]
+    with torch.autocast("cpu", torch.bfloat16):
+        out = linear_swiglu(*leaves)
+    assert out.dtype == torch.bfloat16
+    assert all(x.dtype == torch.float32 for x in torch.autograd.grad(out.sum(), leaves))

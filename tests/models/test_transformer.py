@@ -59,3 +59,25 @@ def test_a_step_asks_the_device_nothing() -> None:
             NextTokenObjective(build())(ids, ids).backward()
     names = {launch.module.rpartition(".")[2] for launch in launches}
     assert names == {"rms_norm", "rotary", "swiglu", "cross_entropy"}
+
+
+def test_blocks_leave_their_sums_to_the_next_norm() -> None:
+    """Unless someone looks at them, or they are computed twice; with the same result."""
+    model, ids = build().eval(), torch.randint(0, VOCAB, (BATCH, TIME))
+    plain = model(ids, use_cache=False).logits
+    seen = []
+    hook = model.model.layers[0].register_forward_hook(lambda *args: seen.append(args[-1]))
+    assert torch.equal(model(ids, use_cache=False).logits, plain)
+    hook.remove()
+    assert isinstance(seen[0], Tensor)
+    shown = model(ids, use_cache=False, output_hidden_states=True)
+    assert torch.equal(shown.logits, plain)
+    assert torch.equal(shown.hidden_states[1], seen[0])
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    model, ids = build(), torch.randint(0, VOCAB, (BATCH, TIME))
+    want = {name: value.clone() for name, value in differentiated(model, ids).items()}
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for name, value in differentiated(model, ids).items():
+        torch.testing.assert_close(value, want[name])

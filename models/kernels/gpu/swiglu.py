@@ -17,25 +17,30 @@ def forward(gate: Tensor, up: Tensor) -> Tensor:
     out = torch.empty(
         gate.shape, dtype=torch.promote_types(gate.dtype, up.dtype), device=gate.device
     )
-    _launch(_forward, (gate, up), (out,))
+    _launch(_forward, _rows(gate), _rows(up), out.view(-1, out.shape[-1]))
     return out
 
 
 def backward(gate: Tensor, up: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of gate and up, each of its input's type and without gaps."""
     dgate, dup = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (gate, up))
-    _launch(_backward, (gate, up, dout), (dgate, dup))
+    backward_into(
+        _rows(gate), _rows(up), _rows(dout), *(x.view(-1, x.shape[-1]) for x in (dgate, dup))
+    )
     return dgate, dup
 
 
-def _launch(kernel, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
-    """Inputs may have gaps between their rows; outputs have none."""
-    inputs = tuple(_rows(x) for x in inputs)
-    rows, dim = inputs[0].shape
+def backward_into(gate: Tensor, up: Tensor, dout: Tensor, dgate: Tensor, dup: Tensor) -> None:
+    """Fill dgate and dup; all (rows, dim), and their rows may lie apart."""
+    _launch(_backward, gate, up, dout, dgate, dup)
+
+
+def _launch(kernel, *tensors: Tensor) -> None:
+    """Tensors (rows, dim) in the kernel's order, each with its stride between rows behind them."""
+    rows, dim = tensors[0].shape
     block = min(WIDEST, triton.next_power_of_2(dim))
-    strides = [x.stride(0) for x in inputs]
-    arguments = (*inputs, *outputs, *strides, dim)
     grid = (rows, triton.cdiv(dim, block))
+    arguments = (*tensors, *(x.stride(0) for x in tensors), dim)
     launch(kernel, grid, *arguments, num_warps=max(1, block // 256), BLOCK=block)
 
 
@@ -46,18 +51,29 @@ def _rows(x: Tensor) -> Tensor:
 
 
 @triton.jit
-def _forward(gate, up, out, gate_stride, up_stride, dim, BLOCK: tl.constexpr):
+def _forward(gate, up, out, gate_stride, up_stride, out_stride, dim, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < dim
     g = tl.load(gate + row * gate_stride + at, mask=inside, other=0.0).to(tl.float32)
     u = tl.load(up + row * up_stride + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * dim + at, g / (1 + tl.exp(-g)) * u, mask=inside)
+    tl.store(out + row * out_stride + at, g / (1 + tl.exp(-g)) * u, mask=inside)
 
 
 @triton.jit
 def _backward(
-    gate, up, dout, dgate, dup, gate_stride, up_stride, dout_stride, dim, BLOCK: tl.constexpr
+    gate,
+    up,
+    dout,
+    dgate,
+    dup,
+    gate_stride,
+    up_stride,
+    dout_stride,
+    dgate_stride,
+    dup_stride,
+    dim,
+    BLOCK: tl.constexpr,
 ):
     """With s = sigmoid(g): silu = g s, and its derivative s (1 + g (1 - s))."""
     row = tl.program_id(0).to(tl.int64)
@@ -68,5 +84,5 @@ def _backward(
     d = tl.load(dout + row * dout_stride + at, mask=inside, other=0.0).to(tl.float32)
     s = 1 / (1 + tl.exp(-g))
     silu = g * s
-    tl.store(dgate + row * dim + at, d * u * (s + silu * (1 - s)), mask=inside)
-    tl.store(dup + row * dim + at, d * silu, mask=inside)
+    tl.store(dgate + row * dgate_stride + at, d * u * (s + silu * (1 - s)), mask=inside)
+    tl.store(dup + row * dup_stride + at, d * silu, mask=inside)
