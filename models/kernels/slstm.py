@@ -194,32 +194,28 @@ def _slstm_triton(
     """As `slstm`, in Triton."""
     with torch.autocast(x.device.type, enabled=False):
         recurrent = recurrent.to(x.dtype)
-        state, first = _start(x, initial_state, torch.float32), None
-        if initial_state is not None:
-            # (H, B, D) times (H, D, G * D), of what the kernel would multiply
-            h = state[0].to(x.dtype).float().transpose(0, 1)
-            with torch.no_grad():
-                raw = h @ recurrent.float().mT
-            first = raw.transpose(0, 1).unflatten(-1, (4, -1)).transpose(1, 2).contiguous()
+        state, started = _start(x, initial_state, torch.float32), initial_state is not None
         keep = torch.is_grad_enabled() and any(
             part is not None and part.requires_grad for part in (x, recurrent, bias)
         )
-        h, (c, n, m) = _Triton.apply(x, recurrent, bias, first, state, keep)
+        h, (c, n, m) = _Triton.apply(x, recurrent, bias, state, started, keep)
     return h, (h[:, -1].detach().clone(), c, n, m)
 
 
 class _Triton(torch.autograd.Function):
-    """x (B, T, G, H, D), recurrent (H, G * D, D) of x's type, bias (G, H, D) or None, what the
-    initial h adds to the first step (B, G, H, D) or None, state h, c, n, m (4, B, H, D)
-    -> h (B, T, H, D) and the last c, n, m (3, B, H, D)."""
+    """x (B, T, G, H, D), recurrent (H, G * D, D) of x's type, bias (G, H, D) or None, state
+    h, c, n, m (4, B, H, D) -> h (B, T, H, D) and the last c, n, m (3, B, H, D).
+
+    `started` is whether the state is other than empty, `keep` whether a backward follows.
+    """
 
     @staticmethod
-    def forward(ctx, x, recurrent, bias, first, state, keep):
+    def forward(ctx, x, recurrent, bias, state, started, keep):
         from models.kernels.gpu import slstm as gpu
 
         x = x if x.stride(-1) == 1 else x.contiguous()
         added = None if bias is None else bias.float().contiguous()
-        h, last, kept = gpu.forward(x, added, recurrent.mT.contiguous(), first, state, keep)
+        h, last, kept = gpu.forward(x, added, recurrent.mT.contiguous(), state, started, keep)
         ctx.save_for_backward(recurrent, state, h, kept)
         ctx.bias_type = None if bias is None else bias.dtype
         ctx.mark_non_differentiable(last)

@@ -134,14 +134,6 @@ def launches(dim: int, kind: torch.dtype) -> list[Launch]:
     return recorded
 
 
-def test_it_compiles() -> None:
-    """For GPUs, from the launches on record."""
-    recorded = launches(64, torch.bfloat16)
-    assert [x.name for x in recorded] == ["_forward", "_backward"] * 2
-    for usage in compile_for(recorded[:2], (90,)):
-        assert usage.spilled == 0, usage
-
-
 @pytest.mark.slow
 def test_it_compiles_at_every_size() -> None:
     """Without spills, on three generations of GPUs: the presets' heads, in bf16 and float32."""
@@ -149,6 +141,7 @@ def test_it_compiles_at_every_size() -> None:
     recorded = [
         x for dim in (32, 64, 192, 256, 384, 512) for kind in kinds for x in launches(dim, kind)
     ]
+    assert [x.name for x in recorded[:4]] == ["_forward", "_backward"] * 2
     for usage in compile_for(recorded, (80, 90, 100)):
         assert usage.spilled == 0, usage
         assert usage.shared <= SHARED_MEMORY[86], usage

@@ -29,16 +29,16 @@ RESIDENT = 32
 
 
 def forward(
-    x: Tensor, bias: Tensor | None, weights: Tensor, first: Tensor | None, state: Tensor, keep: bool
+    x: Tensor, bias: Tensor | None, weights: Tensor, state: Tensor, started: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """A sequence, with products in x's type.
 
     Args:
         x: (B, T, G, H, D) with any strides but 1 for the last.
-        bias: (G, H, D), added to x.
+        bias: (G, H, D) in float32, added to x.
         weights: (H, D, G * D), the recurrent weights transposed, of x's type.
-        first: (B, G, H, D), what the state's h adds to the first step; None for zeros.
         state: h, c, n, m (4, B, H, D) in float32, m -inf where n is 0.
+        started: whether the state's h may be other than 0.
         keep: whether `backward` will follow.
 
     Returns:
@@ -46,12 +46,17 @@ def forward(
         w, sigmoid(-f), tanh(z), sigmoid(o), and r, (5, B, T, H, D).
     """
     batch, time, _, heads, dim = x.shape
-    h = x.new_empty(batch, time, heads, dim)
+    # With a state the kernel finds its h in front of its own.
+    h = x.new_empty(batch, time + started, heads, dim)
+    if started:
+        h[:, 0] = state[0]
+        h = h[:, 1:]
     kept = x.new_empty(5, *h.shape) if keep else None
     last = torch.empty_like(state[1:])
     tiles = _tiles(dim, x.dtype)
     block = tiles["WIDTH"] if dim <= RESIDENT else 16
-    arguments = (x, bias, weights, first, state, h, last, kept, time, batch, *x.stride()[:4])
+    sizes = (time, batch, *x.stride()[:4], h.stride(0), int(started))
+    arguments = (x, bias, weights, state, h, last, kept, *sizes)
     launch(_forward, _grid(batch, heads), *arguments, HEADS=heads, BLOCK=block, **tiles)
     return h, last, kept
 
@@ -85,7 +90,7 @@ def _tiles(dim: int, kind: torch.dtype) -> dict[str, Any]:
     """What both kernels are compiled for: one warp for 16 columns, as far as registers go."""
     width, small = max(16, triton.next_power_of_2(dim)), kind == torch.bfloat16
     return {
-        "num_warps": min(16 if small else 8, width // 16),
+        "num_warps": min(8, width // 16),
         "DIM": dim,
         "WIDTH": width,
         "TILE": ROWS,
@@ -95,12 +100,11 @@ def _tiles(dim: int, kind: torch.dtype) -> dict[str, Any]:
     }
 
 
-@triton.jit(do_not_specialize=["time", "batch"])
+@triton.jit(do_not_specialize=["time", "batch", "started"])
 def _forward(
     x,
     bias,
     weights,
-    first,
     state,
     h,
     last,
@@ -111,6 +115,8 @@ def _forward(
     x_time,
     x_gate,
     x_head,
+    h_batch,
+    started,
     HEADS: tl.constexpr,
     DIM: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -136,8 +142,9 @@ def _forward(
     m = tl.load(memory + 3 * plane, mask=inside, other=0.0)
     r = tl.where(n == 0, 0.0, c / tl.where(n == 0, 1.0, n))
     steps = rows * time * (HEADS * DIM)
-    hidden = tl.zeros((TILE, WIDTH), tl.float32)
+    h_steps = rows * h_batch
     if BLOCK >= DIM:
+        hidden = tl.load(memory, mask=inside, other=0.0)
         key = tl.arange(0, BLOCK)[:, None]
         known = (key < DIM) & (at < DIM)
         held_i = tl.load(weights + key * (4 * DIM) + at, mask=known, other=0.0)
@@ -161,9 +168,9 @@ def _forward(
             z = tl.dot(past, held_z, z, input_precision=PRECISION)
             o = tl.dot(past, held_o, o, input_precision=PRECISION)
         else:
-            before = h + (here - HEADS * DIM + head * DIM) + steps
+            before = h + (here - HEADS * DIM + head * DIM) + h_steps
             across = tl.arange(0, BLOCK)[None, :]
-            depth = tl.where(t > 0, DIM, 0)
+            depth = tl.where(t + started > 0, DIM, 0)
             past = tl.load(before + across, mask=present & (across < depth), other=0.0)
             for start in tl.range(0, depth, BLOCK, num_stages=STAGES):
                 across += BLOCK
@@ -191,20 +198,13 @@ def _forward(
             f += tl.load(bias + HEADS * DIM + cell, mask=at < DIM, other=0.0)
             z += tl.load(bias + 2 * HEADS * DIM + cell, mask=at < DIM, other=0.0)
             o += tl.load(bias + 3 * HEADS * DIM + cell, mask=at < DIM, other=0.0)
-        if first is not None:
-            start_gates = first + rows * (4 * HEADS * DIM) + cell
-            begins = inside & (at < tl.where(t == 0, DIM, 0))
-            i += tl.load(start_gates, mask=begins, other=0.0)
-            f += tl.load(start_gates + HEADS * DIM, mask=begins, other=0.0)
-            z += tl.load(start_gates + 2 * HEADS * DIM, mask=begins, other=0.0)
-            o += tl.load(start_gates + 3 * HEADS * DIM, mask=begins, other=0.0)
         w, n, m, slope = _memory_gates(i, f, n, m)
         z = _tanh(z)
         o = 1 / (1 + tl.exp(-o))
         r += w * (z - r)
         hidden = o * r
+        tl.store(h + here + (h_steps + cell), hidden, mask=inside)
         out = steps + cell
-        tl.store(h + here + out, hidden, mask=inside)
         if kept is not None:
             long = plane * time
             tl.store(kept + here + out, w, mask=inside)
