@@ -3,7 +3,8 @@
 The sources in `cpp/` are plain C functions without torch's headers, so that one compiles in about
 a second. The library is cached by everything that it depends on (sources, flags, compiler, CPU)
 and put in its place by an atomic rename: workers that start together at worst compile it each.
-Without a compiler, or with `BABYSWEEP_CPP=0`, the kernels compute in PyTorch.
+Without a compiler, or with `BABYSWEEP_CPP=0` or `BABYSWEEP_KERNELS=torch`, the kernels compute in
+PyTorch.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from models.kernels import paths
+
 SOURCES = Path(__file__).with_name("cpp")
 # Not -ffast-math or -ffinite-math-only: they would turn the NaN of a diverged run into a number.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC", "-fopenmp")
@@ -36,7 +39,8 @@ _shapes_logged: set[str] = set()
 @torch.compiler.assume_constant_result  # Dynamo must not trace into the compilation
 def available(kernel: str) -> bool:
     """Whether the C++ version of `kernel` is wanted and works here; the first call compiles it."""
-    return os.environ.get("BABYSWEEP_CPP", "1") != "0" and _library(kernel) is not None
+    is_wanted = os.environ.get("BABYSWEEP_CPP", "1") != "0" and paths.override() != "torch"
+    return is_wanted and _library(kernel) is not None
 
 
 def takes(
