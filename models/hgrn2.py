@@ -1,10 +1,13 @@
-"""HGRN2 (Qin et al. 2024): fla's `HGRN2ForCausalLM`, which also runs on the CPU.
+"""HGRN2 (Qin et al. 2024): fla's `HGRN2ForCausalLM` with the kernels of this package.
 
-fla's layers call Triton kernels and fail on CPU tensors. The classes below are fla's own with a
-second path: on CUDA they call fla, on the CPU they compute the same from the same parameters with
-`models.kernels`. So there is one set of weights and one checkpoint format, that of fla, and nothing
-of the library is patched. (An independent module with fla's parameter names would gain nothing: the
-time goes into matrix products and the recurrence. And it would repeat fla's cache and generation.)
+fla's layers fail on CPU tensors, and on a GPU they tune kernel after kernel for minutes before the
+first step has ended. The classes below are fla's own with a second path, on any device, that
+computes the same from the same parameters with `models.kernels`. So there is one set of weights
+and one checkpoint format, that of fla, and nothing of the library is patched. (An independent
+module with fla's parameter names would gain nothing: the time goes into matrix products and the
+recurrence. And it would repeat fla's cache and generation.)
+
+`BABYSWEEP_KERNELS=library` takes fla's layers on a GPU.
 """
 
 from __future__ import annotations
@@ -13,7 +16,6 @@ import warnings
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 with warnings.catch_warnings():
@@ -25,24 +27,33 @@ with warnings.catch_warnings():
     from fla.models.hgrn2 import HGRN2Config
     from fla.modules import GatedMLP, RMSNorm
 
-from models.any_device import norm_on_cpu, replace_layers
+from models.any_device import add_norm, norm, replace_layers
+from models.kernels import paths
 from models.kernels.gated_linear_attention import hgrn2_attention
+from models.kernels.swiglu import swiglu
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
 
 # fla normalises the output of the recurrence without handing the config's eps to its kernel.
 OUTPUT_NORM_EPS = 1e-5
 
 
+def takes_fla(x: Tensor) -> bool:
+    """Whether fla's own layers are wanted."""
+    return paths.uses_library("gated_linear_attention", x.device.type)
+
+
 class AnyDeviceRMSNorm(RMSNorm):
-    """fla's RMSNorm; the CPU path serves the ways in which HGRN2 calls it."""
+    """fla's RMSNorm; the own path serves the ways in which HGRN2 calls it."""
 
     def forward(
         self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, **kwargs: Any
     ) -> Tensor | tuple[Tensor, Tensor]:
-        if x.device.type != "cpu":
+        if takes_fla(x):
             return super().forward(x, residual, prenorm, **kwargs)
-        total = x if residual is None else x + residual
-        normed = norm_on_cpu(total, self.weight, self.eps)
+        if residual is None:
+            normed, total = norm(x, self.weight, self.eps), x
+        else:
+            normed, total = add_norm(x, residual, self.weight, self.eps)
         return (normed, total) if prenorm else normed
 
 
@@ -50,13 +61,14 @@ class AnyDeviceGatedMLP(GatedMLP):
     """fla's SwiGLU feed-forward layer."""
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        if x.device.type != "cpu":
+        if self.hidden_act != "swish" or takes_fla(x):
             return super().forward(x, **kwargs)
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class AnyDeviceHGRN2Attention(fla_layer.HGRN2Attention):
-    """fla's HGRN2 layer. The CPU path has no short convolution, which no preset uses."""
+    """fla's HGRN2 layer. The own path has no short convolution, which no preset uses, and no
+    sequences end to end; on a GPU fla serves both."""
 
     def forward(
         self,
@@ -69,10 +81,12 @@ class AnyDeviceHGRN2Attention(fla_layer.HGRN2Attention):
     ) -> tuple[Tensor, None, Any]:
         """hidden_states (batch, time, dim); attention_mask (batch, time), 0 for padding.
 
-        On the CPU padding may stand on either side: it leaves the state as it is, which is what
-        fla does by cutting it out.
+        Padding may stand on either side: it leaves the state as it is, which is what fla does by
+        cutting it out.
         """
-        if hidden_states.device.type != "cpu":
+        on_cpu = hidden_states.device.type == "cpu"
+        special = self.use_short_conv or kwargs.get("cu_seqlens") is not None
+        if takes_fla(hidden_states) or (special and not on_cpu):
             return super().forward(
                 hidden_states,
                 attention_mask,
@@ -81,7 +95,7 @@ class AnyDeviceHGRN2Attention(fla_layer.HGRN2Attention):
                 lower_bound=lower_bound,
                 **kwargs,
             )
-        if self.use_short_conv or kwargs.get("cu_seqlens") is not None:
+        if special:
             raise ValueError(
                 "HGRN2 on a CPU takes neither use_short_conv=True nor cu_seqlens; "
                 "use a GPU, or a model without short convolution and a padded batch"
@@ -110,7 +124,7 @@ class AnyDeviceHGRN2Attention(fla_layer.HGRN2Attention):
             conv_state=None,
             offset=hidden_states.shape[1],
         )
-        normed = norm_on_cpu(out.flatten(-2), self.g_norm.weight, OUTPUT_NORM_EPS)
+        normed = norm(out.flatten(-2), self.g_norm.weight, OUTPUT_NORM_EPS)
         return self.o_proj(normed), None, past_key_values
 
 
@@ -122,7 +136,7 @@ _ANY_DEVICE: dict[type[nn.Module], type[nn.Module]] = {
 
 
 class HGRN2ForCausalLM(fla_hgrn2.HGRN2ForCausalLM):
-    """fla's model with layers that also run on the CPU; checkpoints are interchangeable."""
+    """fla's model with layers that run anywhere at once; checkpoints are interchangeable."""
 
     def __init__(self, config: HGRN2Config) -> None:
         super().__init__(config)

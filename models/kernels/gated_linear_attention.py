@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.kernels import native
+from models.kernels.gpu import launch
 from models.kernels.shapes import expect
 
 # Inside a chunk exp(G_t - G_s), G the running sum of g, is split into exp(G_t - M) exp(M - G_s)
@@ -51,7 +52,7 @@ def gated_linear_attention(
     expect("g", g, *q.shape)
     state = _start(q, v, initial_state)
     with torch.autocast(q.device.type, enabled=False):
-        inputs = (x.to(state.dtype).contiguous() for x in (q, k, v, g))
+        inputs = (x.to(_work_type(v)).contiguous() for x in (q, k, v, g))
         o, state = _LogGatedAttention.apply(*inputs, state, scale)
     return o.to(v.dtype), state
 
@@ -75,11 +76,11 @@ def hgrn2_attention(
     expect("f", f, *q.shape)
     state = _start(q, v, initial_state)
     if lower_bound is None:
-        lower_bound = state.new_zeros(q.shape[2] * q.shape[3])
+        lower_bound = q.new_zeros(q.shape[2] * q.shape[3], dtype=_work_type(v))
     expect("lower_bound", lower_bound, q.shape[2] * q.shape[3])
     with torch.autocast(q.device.type, enabled=False):
         inputs = (x.to(v.dtype).contiguous() for x in (q, f, v))
-        bound = lower_bound.to(state.dtype).contiguous()
+        bound = lower_bound.to(_work_type(v)).contiguous()
         o, state = _BoundedAttention.apply(*inputs, bound, state, q.shape[-1] ** -0.5)
     return o, state
 
@@ -97,6 +98,7 @@ def gated_linear_attention_reference(
     q, k, v, g = (x.double() for x in (q, k, v, g))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     state = _start(q, v, initial_state)
+    state = _zeros(q, v) if state is None else state
     outputs = []
     for t in range(q.shape[1]):
         state = g[:, t, :, :, None].exp() * state + k[:, t, :, :, None] * v[:, t, :, None]
@@ -122,16 +124,24 @@ def hgrn2_attention_reference(
     )
 
 
-def _start(q: Tensor, v: Tensor, initial_state: Tensor | None) -> Tensor:
-    """The initial state (B, H, K, V) in the type to compute in, zeros if there is none."""
+def _start(q: Tensor, v: Tensor, initial_state: Tensor | None) -> Tensor | None:
+    """The initial state (B, H, K, V), if there is one, in the type to compute in."""
     expect("v", v, *q.shape[:3], -1)
-    work = torch.promote_types(v.dtype, torch.float32)
     if initial_state is None:
-        return q.new_zeros(q.shape[0], *q.shape[2:], v.shape[3], dtype=work)
+        return None
     expect("initial_state", initial_state, q.shape[0], *q.shape[2:], v.shape[3])
     if initial_state.requires_grad:
         raise ValueError("initial_state needs a gradient, which this kernel does not give")
-    return initial_state.to(work).contiguous()
+    return initial_state.to(_work_type(v)).contiguous()
+
+
+def _zeros(q: Tensor, v: Tensor) -> Tensor:
+    """The state (B, H, K, V) of a sequence that starts here."""
+    return q.new_zeros(q.shape[0], *q.shape[2:], v.shape[3], dtype=_work_type(v))
+
+
+def _work_type(v: Tensor) -> torch.dtype:
+    return torch.promote_types(v.dtype, torch.float32)
 
 
 class _LogGatedAttention(torch.autograd.Function):
@@ -139,13 +149,25 @@ class _LogGatedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, g: Tensor, initial_state: Tensor, scale: float
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        g: Tensor,
+        initial_state: Tensor | None,
+        scale: float,
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(q, k, v, g, initial_state)
         ctx.scale = scale
-        if _native_takes(q, v):
+        if _triton_takes(q, v, k, g):
+            from models.kernels.gpu import gated_linear_attention as gpu
+
+            o, state = gpu.forward(q, k, v, g, None, initial_state, scale)
+        elif _native_takes(q, v):
+            initial_state = _zeros(q, v) if initial_state is None else initial_state
             o, state = _forward_native(q, k, v, g, initial_state, scale)
         else:
+            initial_state = _zeros(q, v) if initial_state is None else initial_state
             query, key, value, log = (_heads_first(x) for x in (q, k, v, g))
             log.clamp_(min=LOWEST_SUM)  # -inf would make the products of `_sums_within` NaN
             o, state = _forward_torch(query, key, value, log, initial_state, scale)
@@ -158,6 +180,11 @@ class _LogGatedAttention(torch.autograd.Function):
     def backward(ctx: Any, do: Tensor, _: Any) -> Any:
         q, k, v, g, initial_state = ctx.saved_tensors
         do = do.contiguous()
+        if _triton_takes(q, v, k, g, do):
+            from models.kernels.gpu import gated_linear_attention as gpu
+
+            return *gpu.backward(q, k, v, g, None, initial_state, do, ctx.scale)[:4], None, None
+        initial_state = _zeros(q, v) if initial_state is None else initial_state
         if _native_takes(q, v):
             return *_backward_native(q, k, v, g, initial_state, do, ctx.scale), None, None
         query, key, value, log, dout = (_heads_first(x) for x in (q, k, v, g, do))
@@ -176,14 +203,20 @@ class _BoundedAttention(torch.autograd.Function):
         f: Tensor,
         v: Tensor,
         bound: Tensor,
-        initial_state: Tensor,
+        initial_state: Tensor | None,
         scale: float,
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(q, f, v, bound, initial_state)
         ctx.scale = scale
-        if _native_takes(q, v):
+        if _triton_takes(q, v, f):
+            from models.kernels.gpu import gated_linear_attention as gpu
+
+            o, state = gpu.forward(q, None, v, f, bound, initial_state, scale)
+        elif _native_takes(q, v):
+            initial_state = _zeros(q, v) if initial_state is None else initial_state
             o, state = _forward_bounded_native(q, f, v, bound, initial_state, scale)
         else:
+            initial_state = _zeros(q, v) if initial_state is None else initial_state
             x, values = _heads_first(q), _heads_first(v)
             gates = _gates(_heads_first(f, padding=torch.inf), bound)
             o, state = _forward_torch(
@@ -198,6 +231,12 @@ class _BoundedAttention(torch.autograd.Function):
     def backward(ctx: Any, do: Tensor, _: Any) -> Any:
         q, f, v, bound, initial_state = ctx.saved_tensors
         do = do.contiguous()
+        if _triton_takes(q, v, f, do):
+            from models.kernels.gpu import gated_linear_attention as gpu
+
+            dq, _, dv, df, dbound = gpu.backward(q, None, v, f, bound, initial_state, do, ctx.scale)
+            return dq, df, dv, dbound, None, None
+        initial_state = _zeros(q, v) if initial_state is None else initial_state
         if _native_takes(q, v):
             grads = _backward_bounded_native(q, f, v, bound, initial_state, do, ctx.scale)
             return *grads, None, None
@@ -233,6 +272,15 @@ def _gates(f: Tensor, bound: Tensor) -> _Gates:
     bound = bound.view(heads, 1, -1).repeat(len(f) // heads, 1, 1)
     decay = torch.addcmul(bound, 1 - bound, opened).clamp_(min=TINY)
     return _Gates(opened, bound, decay, 1 - decay, decay.log())
+
+
+# ---- In Triton
+
+
+def _triton_takes(q: Tensor, v: Tensor, *others: Tensor) -> bool:
+    """The widest heads are those whose values of a chunk fit into shared memory."""
+    fits = q.shape[3] <= 256 and v.shape[3] * v.element_size() <= 512
+    return launch.takes("gated_linear_attention", q, v, *others, fits=fits)
 
 
 # ---- In PyTorch

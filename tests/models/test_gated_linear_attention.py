@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from kernel_checks import LENGTHS, assert_matches, assert_passes_nan_on
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.kernels.gated_linear_attention import (
     gated_linear_attention,
@@ -18,9 +19,14 @@ from models.kernels.gated_linear_attention import (
     hgrn2_attention,
     hgrn2_attention_reference,
 )
+from models.kernels.gpu.launch import Launch, recording
+from tests.models.compilation import SHARED_MEMORY, compile_for
 
 # The products of many gates cost the chunked form a few digits.
-TOLERANCE = {"torch": 5e-6, "cpp": 3e-6}
+TOLERANCE = {"torch": 5e-6, "cpp": 3e-6, "triton": 3e-6}
+
+# Bytes of registers that a thread spills at most, in bf16: outside of the loop over pairs.
+SPILLED = {("gradients", 80): 700, ("gradients", 90): 400, ("gradients", 100): 400}
 
 # Key and value dim: two that the C++ path takes, one of them in blocks of unequal width, and two
 # that it leaves to PyTorch.
@@ -169,6 +175,88 @@ def test_results_do_not_depend_on_threads(path: str) -> None:
     for result in results[1:]:
         for got, want in zip(result, results[0], strict=True):
             assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("time", [1, 7, 64, 65, 130])
+def test_triton_on_any_length(time: int, on_triton: None) -> None:
+    """With each kind of gates in features of their own, and a head that is no power of two."""
+    q, k, v, _ = (x[:, :, :1] for x in inputs(time, 20, 9, batch=1))
+    kinds = ("open", "wide", "closed", "rare")
+    g = torch.cat([gates(kind, (1, time, 1, 5)) for kind in kinds], -1)
+    state = torch.randn(1, 1, 20, 9)
+    kernel, reference = (
+        partial(f, initial_state=state)
+        for f in (gated_linear_attention, gated_linear_attention_reference)
+    )
+    assert_matches(output(kernel), output(reference), (q, k, v, g), TOLERANCE["triton"])
+    last, want = kernel(q, k, v, g)[1], reference(q, k, v, g)[1]
+    torch.testing.assert_close(last, want.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.3, 0.99])
+def test_triton_on_gates_of_hgrn2(bound: float, on_triton: None) -> None:
+    """For bounds from none to nearly one, and gates from open to closed."""
+    q, f, v = (x[:1, :, :1] for x in bounded_inputs(70, 16, 16, scale=20.0)[:3])
+    x = (q, f, v, torch.full((16,), bound))
+    if not bound:
+        x = x[:3]  # the gradient of a bound of 0 is divided by gates near 0
+    assert_matches(
+        output(hgrn2_attention), output(hgrn2_attention_reference), x, 3 * TOLERANCE["triton"]
+    )
+
+
+def test_triton_in_bf16(on_triton: None) -> None:
+    """Within 2% of the float64 reference, outputs and gradients, relative to the largest entry."""
+    q, f, v, bound = bounded_inputs(130, 32, 32)
+    x = (*(t[:1, :, :1].bfloat16() for t in (q, f, v)), bound[:32])
+    assert_matches(output(hgrn2_attention), output(hgrn2_attention_reference), x, 2e-2)
+
+
+def test_triton_passes_nan_on(on_triton: None) -> None:
+    x = tuple(t[:1, :, :1] for t in inputs(5, 16, 16))
+    assert_passes_nan_on(output(gated_linear_attention), x)
+    q, f, v, bound = bounded_inputs(5, 16, 16)
+    x = (*(t[:1, :, :1] for t in (q, f, v)), bound[:16])
+    assert_passes_nan_on(output(hgrn2_attention), x)
+
+
+def recorded(head: int, dtype: torch.dtype, given: bool = False) -> list[Launch]:
+    """Launches of a forward and a backward pass, with logarithms of gates or from HGRN2's."""
+    with FakeTensorMode(), recording() as launches:
+        q, f, v = (torch.empty(2, 512, 3, head, dtype=dtype).requires_grad_() for _ in range(3))
+        if given:
+            o, _ = gated_linear_attention(q, f, v, torch.empty(q.shape).requires_grad_())
+        else:
+            o, _ = hgrn2_attention(q, f, v, torch.empty(3 * head).requires_grad_())
+        o.backward(torch.empty_like(o))
+    return launches
+
+
+def test_a_training_step_compiles_six_kernels() -> None:
+    """For any batch and length; the states of the backward need no last one."""
+    launches = recorded(128, torch.bfloat16)
+    names = [launch.name for launch in launches]
+    assert names == ["_walk", "_outputs", "_walk", "_walk", "_outputs", "gradients"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("head", [32, 128])  # mini; small, base and paper
+def test_it_compiles_for_gpus(head: int, dtype: torch.dtype) -> None:
+    """Within shared memory, and with few or no registers spilled in bf16."""
+    usages = compile_for(recorded(head, dtype), (80, 90, 100))
+    for usage in usages:
+        assert usage.shared <= SHARED_MEMORY[80], usage
+        if dtype == torch.bfloat16:
+            assert usage.spilled <= SPILLED.get((usage.name, usage.capability), 0), usage
+            assert usage.shared <= SHARED_MEMORY[86], usage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("head", "dtype"), [(256, torch.bfloat16), (128, torch.float32)])
+def test_given_gates_compile(head: int, dtype: torch.dtype) -> None:
+    for usage in compile_for(recorded(head, dtype, given=True), (80, 90)):
+        assert usage.shared <= SHARED_MEMORY[80], usage
 
 
 def test_a_state_cannot_ask_for_a_gradient() -> None:

@@ -1,0 +1,119 @@
+"""Gradients of gated linear attention in Triton: of queries, keys and gates."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from models.kernels.gpu.gated_linear_parts import (
+    AFTER,
+    LEAST,
+    UNTIL,
+    gate,
+    keys,
+    pair,
+    place,
+    queries,
+    sigmoids,
+    sums,
+)
+
+
+@triton.jit(do_not_specialize=["scale", "time", "heads"])
+def gradients(
+    q,
+    v,
+    do,
+    states,
+    dstates,
+    dq,
+    dk,
+    dg,
+    dbound,
+    k,
+    g,
+    bound,
+    scale,
+    choices,
+    time,
+    heads,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    X: tl.constexpr,
+    Y: tl.constexpr,
+    C: tl.constexpr,
+    PARTS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """A chunk of the gradients of q, k and g, and its part of the bound's."""
+    chunk = tl.program_id(0).to(tl.int64)
+    sequence, head, start, here = place(chunk, time, heads, C)
+    step = tl.arange(0, C)[:, None]
+    other = tl.arange(0, C)[None, :]
+    y = tl.arange(0, Y)
+    at_y = step * heads * V + y[None, :]
+    inside_y = here & (y[None, :] < V)
+    value = tl.load(v + start * V + at_y, mask=inside_y, other=0.0)
+    dout = tl.load(do + start * V + at_y, mask=inside_y, other=0.0)
+    dscores = tl.dot(dout, tl.trans(value), input_precision=PRECISION)
+    own = tl.sum(tl.where(step == other, dscores, 0.0), 1)[:, None]
+    dscores = tl.where(step > other, dscores, 0.0)
+    dscores = (dscores + tl.trans(dscores)).to(states.dtype.element_ty)
+
+    for begin in range(0, K, X):
+        x = begin + tl.arange(0, X)
+        at = step * heads * K + x[None, :]
+        inside = here & (x[None, :] < K)
+        # Through the states
+        tile = y[:, None] * K + x[None, :]
+        within = (y[:, None] < V) & (x[None, :] < K)
+        state = tl.load(states + chunk * K * V + tile, mask=within, other=0.0)
+        dstate = tl.load(dstates + chunk * K * V + tile, mask=within, other=0.0)
+        dquery = tl.dot(dout, state, input_precision=PRECISION)
+        dkey = tl.dot(value, dstate, input_precision=PRECISION)
+        whole = tl.sum(state.to(tl.float32) * dstate.to(tl.float32), 0)
+        log, key = gate(g, bound, start * K, at, inside, head, x, K)
+        key = keys(k, key, start * K, at, inside)
+        query = queries(q, k, start * K, at, inside, scale)
+        dquery *= tl.exp2(sums(choices, UNTIL, log, PARTS, C, False))
+        dkey *= tl.exp2(sums(choices, AFTER, log, PARTS, C, False))
+        dlog = (whole * tl.exp2(tl.sum(log, 0)))[None, :]
+        dlog += sums(choices, UNTIL, query * dquery, PARTS, C, True)
+        dlog += sums(choices, AFTER, key * dkey, PARTS, C, True)
+        # Within the chunk
+        dquery += own * key
+        dkey += own * query
+        for size in range(0, UNTIL):
+            half = C // 2 >> size
+            later = (step & half) > 0
+            decay = tl.exp2(sums(choices, size, log, PARTS, C, False))
+            row = tl.where(later, query, key) * decay
+            pairs = tl.where(pair(step, other, half), dscores, 0.0)
+            drow = tl.dot(pairs, row.to(dscores.dtype), input_precision=PRECISION)
+            dlog += sums(choices, size, row * drow, PARTS, C, True)
+            drow *= decay
+            dquery += tl.where(later, drow, 0.0)
+            dkey += tl.where(later, 0.0, drow)
+        if bound is None:
+            tl.store(dq + start * K + at, dquery * scale, mask=inside)
+            tl.store(dk + start * K + at, dkey, mask=inside)
+            tl.store(dg + start * K + at, dlog, mask=inside)
+        else:
+            # Loaded anew: between, registers are scarce.
+            raw = tl.load(q + start * K + at, mask=inside, other=0.0, eviction_policy="evict_first")
+            raw = raw.to(tl.float32)
+            opened, closed = sigmoids(raw)
+            tl.store(dq + start * K + at, dquery * scale * opened * (1 + raw * closed), mask=inside)
+            f = tl.load(
+                g + start * K + at, mask=inside, other=float("inf"), eviction_policy="evict_first"
+            )
+            lower = tl.load(bound + head * K + x, mask=x < K, other=0.0)[None, :]
+            opened, closed = sigmoids(f.to(tl.float32))
+            decay = tl.maximum(
+                lower + (1 - lower) * opened, LEAST, propagate_nan=tl.PropagateNan.ALL
+            )
+            dopened = closed * (dlog / decay - dkey)
+            tl.store(dg + start * K + at, dopened * opened * (1 - lower), mask=inside)
+            part = (chunk - sequence * tl.cdiv(time, C)) + sequence // heads * tl.cdiv(time, C)
+            total = tl.sum(dopened, 0)
+            tl.store(dbound + (part * heads + head) * K + x, total, mask=x < K)
