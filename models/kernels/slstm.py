@@ -227,7 +227,7 @@ class _Triton(torch.autograd.Function):
         from models.kernels.gpu import slstm as gpu
 
         recurrent, state, h, kept = ctx.saved_tensors
-        dx = gpu.backward(dh.contiguous(), recurrent.contiguous(), kept, state)
+        dx = gpu.backward(dh.contiguous(), recurrent.contiguous(), h, kept)
         h_past = torch.cat([state[0][:, None].to(h.dtype), h[:, :-1]], 1).flatten(0, 1)
         # (H, G * D, B * T) times (H, B * T, D)
         drecurrent = dx.flatten(3).flatten(0, 1).permute(1, 2, 0) @ h_past.transpose(0, 1)

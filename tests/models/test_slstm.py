@@ -138,6 +138,8 @@ def test_it_compiles_at_every_size(dim: int, kind: torch.dtype) -> None:
 @pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
 def test_it_is_the_recurrence(path: str, time: int, scale: float) -> None:
     """Equal to the equations for gates up to about +-100, whose sums keep fewer decimals."""
+    if path == "triton" and time > 8:
+        pytest.skip("Triton's kernel knows no chunks, and its interpreter takes long for a step")
     tolerance = 2e-5 if scale == 30 else 3e-6
     assert_matches(output, reference_output, inputs(time, scale=scale), tolerance)
 

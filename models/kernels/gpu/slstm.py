@@ -42,8 +42,9 @@ def forward(
         keep: whether `backward` will follow.
 
     Returns:
-        h (B, T, H, D) of x's type, the last c, n, m (3, B, H, D), and for `backward` the gates
-        w, sigmoid(-f), tanh(z), sigmoid(o), and r, (5, B, T, H, D).
+        h (B, T, H, D) of x's type, the last c, n, m (3, B, H, D), and for `backward` five factors
+        (5, B, T, H, D) that lose nothing to cancellation when they are rounded: w,
+        w (1 - w) (tanh(z) - r), sigmoid(-f), w (1 - tanh(z)^2), sigmoid(o).
     """
     batch, time, _, heads, dim = x.shape
     # With a state the kernel finds its h in front of its own.
@@ -61,23 +62,23 @@ def forward(
     return h, last, kept
 
 
-def backward(dh: Tensor, weights: Tensor, kept: Tensor, state: Tensor) -> Tensor:
+def backward(dh: Tensor, weights: Tensor, h: Tensor, kept: Tensor) -> Tensor:
     """Gradient of x.
 
     Args:
         dh: (B, T, H, D), contiguous.
         weights: (H, G * D, D), of x's type.
-        kept, state: as in `forward`.
+        h, kept: what `forward` returned.
 
     Returns:
         (B, T, H, G, D), of x's type.
     """
-    _, batch, time, heads, dim = kept.shape
-    dx = kept.new_empty(batch, time, heads, 4, dim)
+    batch, time, heads, dim = h.shape
+    dx = h.new_empty(batch, time, heads, 4, dim)
     tiles = _tiles(dim, kept.dtype)
     streamed = 64 if kept.dtype == torch.bfloat16 else 32
     block = tiles["WIDTH"] if dim <= RESIDENT else streamed
-    arguments = (dh, weights, kept, state, dx, time, batch)
+    arguments = (dh, weights, h, kept, dx, time, batch, h.stride(0))
     launch(_backward, _grid(batch, heads), *arguments, HEADS=heads, BLOCK=block, **tiles)
     return dx
 
@@ -201,17 +202,18 @@ def _forward(
         w, n, m, slope = _memory_gates(i, f, n, m)
         z = _tanh(z)
         o = 1 / (1 + tl.exp(-o))
-        r += w * (z - r)
+        ahead = z - r
+        r += w * ahead
         hidden = o * r
         tl.store(h + here + (h_steps + cell), hidden, mask=inside)
         out = steps + cell
         if kept is not None:
             long = plane * time
             tl.store(kept + here + out, w, mask=inside)
-            tl.store(kept + (long + here) + out, slope, mask=inside)
-            tl.store(kept + (2 * long + here) + out, z, mask=inside)
-            tl.store(kept + (3 * long + here) + out, o, mask=inside)
-            tl.store(kept + (4 * long + here) + out, r, mask=inside)
+            tl.store(kept + (long + here) + out, w * (1 - w) * ahead, mask=inside)
+            tl.store(kept + (2 * long + here) + out, slope, mask=inside)
+            tl.store(kept + (3 * long + here) + out, w * (1 - z * z), mask=inside)
+            tl.store(kept + (4 * long + here) + out, o, mask=inside)
         if BLOCK < DIM:
             tl.debug_barrier()  # h is there before any thread of the program reads it
     memory = last + rows * (HEADS * DIM) + cell
@@ -274,11 +276,12 @@ def _tanh(x):
 def _backward(
     dh,
     weights,
+    h,
     kept,
-    state,
     dx,
     time,
     batch,
+    h_batch,
     HEADS: tl.constexpr,
     DIM: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -291,26 +294,18 @@ def _backward(
     head = tl.program_id(1)
     rows = tl.program_id(0) * TILE + tl.arange(0, TILE)[:, None]
     at = tl.arange(0, WIDTH)[None, :]
-    inside = (rows < batch) & (at < DIM)
     present = rows < batch
+    inside = present & (at < DIM)
     rows = rows.to(tl.int64)
-    plane = tl.cast(batch, tl.int64) * (HEADS * DIM)
-    memory = state + rows * (HEADS * DIM) + head * DIM + at
-    c = tl.load(memory + plane, mask=inside, other=0.0)
-    n = tl.load(memory + 2 * plane, mask=inside, other=0.0)
-    r_first = tl.where(n == 0, 0.0, c / tl.where(n == 0, 1.0, n))
     weights += head * (4 * DIM * DIM)
-    cell = rows * time * (HEADS * DIM) + head * DIM + at
+    cell = head * DIM + at
+    h_cell = rows * h_batch + cell
+    cell += rows * time * (HEADS * DIM)
+    plane = tl.cast(batch, tl.int64) * time * (HEADS * DIM)
     draws = dx + rows * time * (4 * HEADS * DIM) + head * (4 * DIM)
-    plane *= time
-    t = time - 1
-    here = tl.cast(t, tl.int64) * (HEADS * DIM)
-    r = tl.load(kept + (4 * plane + here) + cell, mask=inside, other=0.0).to(tl.float32)
-    if EARLY:
-        dh_t, w, slope, z, o, r_past = _kept_step(dh, kept, cell, plane, HEADS * DIM, inside, t)
     recurrent = tl.zeros((TILE, WIDTH), tl.float32)
     dr = tl.zeros((TILE, WIDTH), tl.float32)
-    dlog = tl.zeros((TILE, WIDTH), tl.float32)
+    dlog = tl.zeros((TILE, WIDTH), tl.float32)  # of the normaliser's logarithm, log n + m
     if BLOCK >= DIM:
         key = tl.arange(0, BLOCK)[:, None]
         known = (key < DIM) & (at < DIM)
@@ -318,30 +313,39 @@ def _backward(
         held_f = tl.load(weights + (DIM + key) * DIM + at, mask=known, other=0.0)
         held_z = tl.load(weights + (2 * DIM + key) * DIM + at, mask=known, other=0.0)
         held_o = tl.load(weights + (3 * DIM + key) * DIM + at, mask=known, other=0.0)
+    t = time - 1
+    here = tl.cast(t, tl.int64) * (HEADS * DIM)
+    if EARLY:
+        dh_t = tl.load(dh + here + cell, mask=inside, other=0.0)
+        h_t = tl.load(h + here + h_cell, mask=inside, other=0.0)
+        w, along, slope, z_slope, o = _kept(kept + here + cell, plane, inside)
     while t >= 0:
         if not EARLY:
-            dh_t, w, slope, z, o, r_past = _kept_step(dh, kept, cell, plane, HEADS * DIM, inside, t)
-        r_past = tl.where(t == 0, r_first, r_past.to(tl.float32))
-        keep, squashed = w.to(tl.float32), z.to(tl.float32)
-        opened = o.to(tl.float32)
+            dh_t = tl.load(dh + here + cell, mask=inside, other=0.0)
+            h_t = tl.load(h + here + h_cell, mask=inside, other=0.0)
+            w, along, slope, z_slope, o = _kept(kept + here + cell, plane, inside)
+        keep, opened = w.to(tl.float32), o.to(tl.float32)
         dhidden = dh_t.to(tl.float32) + recurrent
-        draw_o = dhidden * r * opened * (1 - opened)
+        draw_o = dhidden * h_t.to(tl.float32) * (1 - opened)
         dr += dhidden * opened
-        draw_z = dr * keep * (1 - squashed * squashed)
-        ahead = dr * (squashed - r_past) * keep * (1 - keep)
-        draw_i = ahead + keep * dlog
-        dlog = (1 - keep) * dlog - ahead
+        draw_z = dr * z_slope.to(tl.float32)
+        dkeep = dr * along.to(tl.float32)
+        draw_i = dkeep + keep * dlog
+        dlog = (1 - keep) * dlog - dkeep
         draw_f = dlog * slope.to(tl.float32)
         dr *= 1 - keep
-        r = r_past
         now = draws + tl.cast(t, tl.int64) * (4 * HEADS * DIM)
         tl.store(now + at, draw_i, mask=inside)
         tl.store(now + DIM + at, draw_f, mask=inside)
         tl.store(now + 2 * DIM + at, draw_z, mask=inside)
         tl.store(now + 3 * DIM + at, draw_o, mask=inside)
         t -= 1
+        here -= HEADS * DIM
         if EARLY:  # what the next step reads arrives during the products
-            dh_t, w, slope, z, o, r_past = _kept_step(dh, kept, cell, plane, HEADS * DIM, inside, t)
+            further = inside & (at < tl.where(t >= 0, DIM, 0))
+            dh_t = tl.load(dh + here + cell, mask=further, other=0.0)
+            h_t = tl.load(h + here + h_cell, mask=further, other=0.0)
+            w, along, slope, z_slope, o = _kept(kept + here + cell, plane, further)
         recurrent = tl.zeros((TILE, WIDTH), tl.float32)
         if BLOCK >= DIM:
             kind = dx.dtype.element_ty
@@ -364,17 +368,11 @@ def _backward(
 
 
 @triton.jit
-def _kept_step(dh, kept, cell, plane, step, inside, t):
-    """dh, w, sigmoid(-f), tanh(z) and sigmoid(o) of step t, and r of the step before; zeros where
-    there is no such step."""
-    here = tl.cast(t, tl.int64) * step
-    is_step = inside & (cell >= tl.where(t >= 0, 0, 1 << 62))
-    has_past = inside & (cell >= tl.where(t > 0, 0, 1 << 62))
-    dh_t = tl.load(dh + here + cell, mask=is_step, other=0.0)
-    kept += here
-    w = tl.load(kept + cell, mask=is_step, other=0.0)
-    slope = tl.load(kept + plane + cell, mask=is_step, other=0.0)
-    z = tl.load(kept + 2 * plane + cell, mask=is_step, other=0.0)
-    o = tl.load(kept + 3 * plane + cell, mask=is_step, other=0.0)
-    r_past = tl.load(kept + (4 * plane - step) + cell, mask=has_past, other=0.0)
-    return dh_t, w, slope, z, o, r_past
+def _kept(kept, plane, inside):
+    """The factors of a step."""
+    w = tl.load(kept, mask=inside, other=0.0)
+    along = tl.load(kept + plane, mask=inside, other=0.0)
+    slope = tl.load(kept + 2 * plane, mask=inside, other=0.0)
+    z_slope = tl.load(kept + 3 * plane, mask=inside, other=0.0)
+    o = tl.load(kept + 4 * plane, mask=inside, other=0.0)
+    return w, along, slope, z_slope, o
