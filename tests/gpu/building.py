@@ -1,33 +1,103 @@
-"""Building, before the checks, what they launch: side by side, where a check builds one by one."""
+"""Building what the checks launch, side by side and ahead of them: a check would build one by one.
+
+A task is what belongs together: all lengths of a kernel at one width in one type, or an
+architecture's training step at `mini`. Processes list its launches with fake tensors and compile
+them into Triton's cache; the check waits for its task only.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 import models
 from models.kernels.gpu.launch import Launch
 from tests.gpu import kernels, trainer_checks
-from tests.gpu.kernel_cases import CASES
+from tests.gpu.kernel_cases import CASES, Case
 from trainables import kernel_cache
 
-MOST_PROCESSES = 16  # half of the cores: what starts meanwhile is timed
+MOST_PROCESSES = 32
+Failures = list[str]
 
 
-def all_launches() -> list[Launch]:
-    """Of all cases, and of the models in training at `mini`."""
-    launches = [
-        launch for case in CASES for dtype in case.types for launch in kernels.record(case, dtype)
-    ]
-    for arch in models.architectures():
-        for precision in ("fp32", "bf16"):
-            spec = trainer_checks.make_spec(arch, precision=precision)
-            launches += kernel_cache.launches_of(spec, trainer_checks.VOCAB, None)
-    return list(dict.fromkeys(_compiled_as(launch) for launch in launches))
+class Builder:
+    """Builds for the GPU of this compute capability, e.g. 90, as soon as it is made."""
+
+    def __init__(self, capability: int, cases: Iterable[Case] = CASES) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
+        self._started = time.monotonic()
+        self._pool = ProcessPoolExecutor(processes, mp_context=context)
+        groups = dict.fromkeys((group(case), dtype) for case in cases for dtype in case.types)
+        self._tasks: dict[Any, Future[Failures]] = {
+            key: self._pool.submit(build_group, *key, capability) for key in groups
+        }
+        for arch in models.architectures():
+            self._tasks[arch] = self._pool.submit(build_steps, arch, capability)
+
+    def wait_for(self, case: Case, dtype: torch.dtype) -> None:
+        """Until the case's kernels are built, or cannot be: then the check fails by itself."""
+        wait([self._tasks[group(case), dtype]])
+
+    def wait_for_steps(self, arch: str) -> None:
+        """Until those of the architecture's steps are built."""
+        wait([self._tasks[arch]])
+
+    def finish(self) -> tuple[float, Failures]:
+        """Wait for all; returns the seconds since the beginning, and what failed."""
+        failures: Failures = []
+        for key, task in self._tasks.items():
+            try:
+                failures += task.result()
+            except Exception as error:  # of the process, or of listing the launches
+                failures.append(f"{key}: {type(error).__name__}: {error}")
+        return time.monotonic() - self._started, failures
+
+    def stop(self) -> None:
+        """Leave what has not begun."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def group(case: Case) -> str:
+    """The case but for its length."""
+    return f"{case.kernel} {case.name.partition(' ')[2]}"
+
+
+def build_group(name: str, dtype: torch.dtype, capability: int) -> Failures:
+    """Build the kernels of a group's cases; returns those that do not compile."""
+    cases = [case for case in CASES if group(case) == name]
+    return _build(capability, lambda: sum((kernels.record(case, dtype) for case in cases), []))
+
+
+def build_steps(arch: str, capability: int) -> Failures:
+    """Those of an architecture's training and validation, as `trainer_checks` has them."""
+
+    def list_launches() -> list[Launch]:
+        specs = [trainer_checks.make_spec(arch, precision=each) for each in ("fp32", "bf16")]
+        return sum(
+            (kernel_cache.launches_of(spec, trainer_checks.VOCAB, None) for spec in specs), []
+        )
+
+    return _build(capability, list_launches)
+
+
+def _build(capability: int, list_launches: Callable[[], list[Launch]]) -> Failures:
+    failures = []
+    for launch in dict.fromkeys(map(_compiled_as, list_launches())):
+        try:
+            kernel_cache._build_one(launch, capability)
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            failures.append(f"{launch.module}.{launch.name}: {reason}")
+    return failures
 
 
 def _compiled_as(launch: Launch) -> Launch:
@@ -40,24 +110,3 @@ def _kind(argument: Any) -> Any:
     if type(argument) is not int or argument == 1 or abs(argument) >= 2**31:
         return argument
     return 16 if argument % 16 == 0 else 3
-
-
-def build_all(launches: Iterable[Launch], capability: int) -> list[str]:
-    """Compile launches into Triton's cache; returns what failed, one line each.
-
-    A kernel that does not compile fails its own check, too, and is no reason to stop here.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainables.kernel_cache"])
-    processes = max(1, min(len(os.sched_getaffinity(0)) // 2, MOST_PROCESSES))
-    failures = []
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        tasks = {
-            pool.submit(kernel_cache._build_one, launch, capability): launch for launch in launches
-        }
-        for task, launch in tasks.items():
-            error = task.exception()
-            if error is not None:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-                failures.append(f"{launch.module}.{launch.name}: {reason}")
-    return failures

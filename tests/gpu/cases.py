@@ -7,7 +7,7 @@ quick; one length in between runs at the widths of every other preset.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -76,6 +76,11 @@ def case_of(
 
 
 def by_shape(case: Callable[..., Case], widths: list[dict[str, Any]], **mini: Any) -> list[Case]:
-    """Every length at the widths of `mini`, and the middle one at each of the others."""
+    """Every length at the widths of `mini`, and the middle one at each of the others.
+
+    In float32, in which trials only validate and score, at the first of them and the last.
+    """
     lengths = [case(T=time, **mini) for time in LENGTHS]
-    return lengths + [case(T=MIDDLE, **width) for width in widths]
+    others = [case(T=MIDDLE, **width) for width in widths]
+    others[1:-1] = [replace(each, types=(torch.bfloat16,)) for each in others[1:-1]]
+    return lengths + others

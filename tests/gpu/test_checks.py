@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 import models
-from tests.gpu import checks, first_step, kernels, trainer_checks
+from tests.gpu import building, checks, first_step, kernels, test_gpu, trainer_checks
 from tests.gpu.kernel_cases import CASES, LENGTHS, MIDDLE, Case
 from tests.models.conftest import take_triton
 from tests.tiny_text import write_tiny_text
@@ -299,6 +300,50 @@ def test_a_job_that_fails_or_hangs_says_so(tmp_path: Path) -> None:
     job = first_step.Job("train", [ARCH], tmp_path, "--device", "cpu", "--size", "mini")
     with pytest.raises(RuntimeError, match="not ended after"):
         job.result(0.1)
+
+
+class FakeJob:
+    """Ends at once; building fails where it is told to."""
+
+    fails = False
+
+    def __init__(self, action: str, archs: Any, cache: Path) -> None:
+        self._action = action
+
+    def result(self, timeout: float) -> dict[str, Any]:
+        if self.fails and self._action == "build":
+            raise RuntimeError("no compiler")
+        return {"action": self._action, "seconds": 1.0}
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_trials_start_when_the_kernels_are_built(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of each architecture and two of some; if building fails, every check says why."""
+    builder = SimpleNamespace(finish=lambda: (1.0, ["a_kernel: too large"]))
+    monkeypatch.setattr(test_gpu, "Job", FakeJob)
+    monkeypatch.setattr(FakeJob, "fails", fails)
+    steps = test_gpu.FirstSteps(builder, tmp_path)  # type: ignore[arg-type]
+    if fails:
+        with pytest.raises(AssertionError, match="not built: no compiler"):
+            steps.of(ARCH)
+    else:
+        assert [facts["action"] for facts in steps.of("build")] == ["build"]
+        assert [len(steps.of(arch)) for arch in ("lstm", "xlstm")] == [1, 2]
+    steps.stop()
+
+
+def test_what_is_compiled_alike_is_built_once() -> None:
+    """All lengths of a kernel at one width are one task; of their launches few differ."""
+    cases = [case for case in CASES if building.group(case) == "rms_norm dim=128"]
+    assert [int(case.name.split()[0].removeprefix("T=")) for case in cases] == list(LENGTHS)
+    launches = sum((kernels.record(case, torch.float32) for case in cases), [])
+    assert len({*launches}) == 2 * len(cases)
+    assert len({*map(building._compiled_as, launches)}) <= 6
 
 
 @pytest.mark.parametrize(

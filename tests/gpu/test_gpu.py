@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ import pytest
 import torch
 
 import models
-from tests.gpu import building, checks, kernels, trainer_checks
+from tests.gpu import checks, kernels, trainer_checks
+from tests.gpu.building import Builder
 from tests.gpu.first_step import Job
 from tests.gpu.kernel_cases import CASES, Case
 from tests.tiny_text import write_tiny_text
@@ -69,40 +69,45 @@ def nothing_is_tuned() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def first_steps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FirstSteps]:
-    jobs = FirstSteps(tmp_path_factory.mktemp("cold"))
-    yield jobs
-    jobs.stop()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def built_kernels(first_steps: FirstSteps) -> Iterator[None]:
-    """What the checks launch is compiled side by side; their errors are printed at the end."""
-    started = time.monotonic()
-    launches = building.all_launches()
+def builder() -> Iterator[Builder]:
+    """What the checks launch is compiled ahead of them; their errors are printed at the end."""
     major, minor = torch.cuda.get_device_capability()
-    failures = building.build_all(launches, 10 * major + minor)
-    print(f"\n{len(launches)} kernels built in {time.monotonic() - started:.0f} s")
-    print("".join(f"does not compile: {failure}\n" for failure in failures), end="")
-    yield
+    builder = Builder(10 * major + minor)
+    yield builder
+    builder.stop()
     print("\nlargest error of each kernel, over its tolerance:")
     for kernel, error in errors.items():
         print(f"  {kernel:34} {error:.2f}")
 
 
-class FirstSteps:
-    """A sweep's first minute, in the background: kernels built, then trials that start together."""
+@pytest.fixture(scope="module", autouse=True)
+def first_steps(builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FirstSteps]:
+    steps = FirstSteps(builder, tmp_path_factory.mktemp("cold"))
+    yield steps
+    steps.stop()
 
-    def __init__(self, cache: Path) -> None:
-        self._jobs = {"build": [Job("build", ARCHITECTURES, cache)]}
+
+class FirstSteps:
+    """A sweep's first minute, in the background: kernels built, then trials that start together.
+
+    It begins when the checks' own kernels are built, with the processor to itself but for them.
+    """
+
+    def __init__(self, builder: Builder, cache: Path) -> None:
+        self._builder, self._cache = builder, cache
+        self._jobs: dict[str, list[Job]] = {}
         self._results: dict[str, list[dict[str, Any]]] = {}
-        self._cache, self._failure = cache, ""
-        self._starter = threading.Thread(target=self._start_trials, daemon=True)
+        self._failure = ""
+        self._starter = threading.Thread(target=self._start, daemon=True)
         self._starter.start()
 
-    def _start_trials(self) -> None:
+    def _start(self) -> None:
+        seconds, failures = self._builder.finish()
+        print(f"\nkernels of all checks built in {seconds:.0f} s")
+        print("".join(f"does not compile: {failure}\n" for failure in failures), end="")
+        self._jobs["build"] = [Job("build", ARCHITECTURES, self._cache)]
         try:
-            self.of("build")
+            self._read("build")
         except RuntimeError as error:
             self._failure = str(error)
             return
@@ -110,10 +115,13 @@ class FirstSteps:
             self._jobs.setdefault(arch, []).append(Job("train", [arch], self._cache))
 
     def of(self, name: str) -> list[dict[str, Any]]:
-        """What the trials of an architecture say, or the one process that builds."""
-        if name != "build":
-            self._starter.join(FIRST_STEPS_END)
-            assert not self._failure, f"the kernels were not built: {self._failure}"
+        """What the trials of an architecture say, or the one process that builds ("build")."""
+        self._starter.join(FIRST_STEPS_END)
+        assert not self._failure, f"the kernels were not built: {self._failure}"
+        assert not self._starter.is_alive(), "the kernels were not built in time"
+        return self._read(name)
+
+    def _read(self, name: str) -> list[dict[str, Any]]:
         if name not in self._results:
             self._results[name] = [job.result(FIRST_STEPS_END) for job in self._jobs[name]]
         return self._results[name]
@@ -131,8 +139,9 @@ class FirstSteps:
     ("case", "dtype"),
     [pytest.param(c, d, id=f"{c}-{str(d)[6:]}") for c in CASES for d in c.types],
 )
-def test_a_kernel_is_its_reference(case: Case, dtype: torch.dtype) -> None:
+def test_a_kernel_is_its_reference(case: Case, dtype: torch.dtype, builder: Builder) -> None:
     """Outputs, states and gradients, in float32 and in bf16."""
+    builder.wait_for(case, dtype)
     name = f"{case.kernel} {str(dtype)[6:]}"
     error = kernels.check(case, GPU, dtype)
     errors[name] = max(errors.get(name, 0.0), error)
@@ -155,9 +164,10 @@ def test_two_runs_give_the_same_bits(case: Case, dtype: torch.dtype) -> None:
 
 @for_each_architecture
 @pytest.mark.parametrize("time", [48, 96])
-def test_it_agrees_with_the_cpu(arch: str, time: int) -> None:
+def test_it_agrees_with_the_cpu(arch: str, time: int, builder: Builder) -> None:
     """Logits and loss to 1e-4, gradients to 1e-3, relative to the largest entry of each; below
     and above 64 steps, where kernels change their form."""
+    builder.wait_for_steps(arch)
     checks.check_agreement(arch, GPU, time)
 
 
