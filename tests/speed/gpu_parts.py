@@ -497,7 +497,7 @@ def trial(part: Part) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         ours = Ours(part, Path(folder), 1 / TOGETHER)
         ours.learn()
-        count = part.steps or 300
+        count = part.steps or 1000
         yield {"what": "warm"}
         while sys.stdin.readline():
             ours.turn(count)

@@ -12,6 +12,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -52,6 +53,7 @@ class PlainLoop:
         loss: of the model.
         micro_batch: sequences in one forward pass.
         lr: learning rate.
+        fast_loss: the same to train with, e.g. compiled.
     """
 
     def __init__(
@@ -60,22 +62,22 @@ class PlainLoop:
         loss: Loss,
         micro_batch: int,
         lr: float,
+        *,
         rename: Callable[[str], str] = str,
+        fast_loss: Loss | None = None,
     ) -> None:
         self._model, self._loss, self._micro_batch, self._rename = model, loss, micro_batch, rename
+        self._fast_loss = fast_loss or loss
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True
         )
 
     def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
         self._model.train()
-        pieces = list(
-            zip(inputs.split(self._micro_batch), targets.split(self._micro_batch), strict=True)
-        )
         total = torch.zeros((), device=inputs.device)
-        for piece, goal in pieces:
+        for piece, goal in self._pieces(inputs, targets):
             with torch.autocast(inputs.device.type, torch.bfloat16):
-                loss = self._loss(piece, goal) * (len(piece) / len(inputs))
+                loss = self._fast_loss(piece, goal) * (len(piece) / len(inputs))
             loss.backward()
             total += loss.detach()
         nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
@@ -86,8 +88,14 @@ class PlainLoop:
     @torch.no_grad()
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         self._model.eval()
-        with torch.autocast(inputs.device.type, torch.bfloat16):
-            return self._loss(inputs, targets).float()
+        total = torch.zeros((), device=inputs.device)
+        for piece, goal in self._pieces(inputs, targets):
+            with torch.autocast(inputs.device.type, torch.bfloat16):
+                total += self._loss(piece, goal) * (len(piece) / len(inputs))
+        return total
+
+    def _pieces(self, *batch: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        return zip(*(tensor.split(self._micro_batch) for tensor in batch), strict=True)
 
     def load(self, weights: dict[str, Tensor]) -> None:
         self._model.load_state_dict({self._rename(name): x for name, x in weights.items()})
@@ -102,10 +110,12 @@ def peers_of(arch: str) -> dict[str, Maker]:
     return {
         "transformer": {"LLaMA, torch.compile": compiled_llama},
         "lstm": {"nn.LSTM": plain_lstm},
-        "xlstm": {"mlstm_kernels": on_library_kernels("mlstm_kernels")},
+        "xlstm": {"mlstm_kernels": on_library_kernels(("mlstm",), ("mlstm_kernels",))},
         "mamba": {
             "mamba-ssm": mamba_ssm,
-            "mamba-ssm in transformers": on_library_kernels("mamba_ssm", "causal_conv1d"),
+            "mamba-ssm in our blocks": on_library_kernels(
+                ("selective_scan", "depthwise_conv"), ("mamba_ssm", "causal_conv1d")
+            ),
         },
         "hgrn2": {"fla": fla_hgrn2},
     }[arch]
@@ -116,9 +126,8 @@ def compiled_llama(ours: Any, micro_batch: int, lr: float) -> Peer:
     which would take a minute."""
     model = library_models.build("transformer", ours).to(ours.device)
     loss = full_loss(model)
-    return PlainLoop(
-        model, torch.compile(loss) if ours.device.type == "cuda" else loss, micro_batch, lr
-    )
+    fast_loss = torch.compile(loss) if ours.device.type == "cuda" else None
+    return PlainLoop(model, loss, micro_batch, lr, fast_loss=fast_loss)
 
 
 def plain_lstm(ours: Any, micro_batch: int, lr: float) -> Peer:
@@ -137,36 +146,41 @@ def full_loss(model: nn.Module) -> Loss:
     return loss
 
 
-def on_library_kernels(*packages: str) -> Maker:
-    """Our blocks on the libraries' kernels, wherever the table of paths names one."""
+def on_library_kernels(kernels: tuple[str, ...], packages: tuple[str, ...]) -> Maker:
+    """Our blocks with the libraries' versions of these kernels, and ours of all others."""
 
     def make(ours: Any, micro_batch: int, lr: float) -> Peer:
         _need_gpu(ours)
         for package in packages:
             _import(package)
-        with library_kernels():
+        with library_kernels(*kernels):
             model: Any = models.build_model(copy.deepcopy(ours.config)).to(ours.device)
         objective = NextTokenObjective(model)
 
         def loss(inputs: Tensor, targets: Tensor) -> Tensor:
-            with library_kernels():
+            with library_kernels(*kernels):
                 return objective(inputs, targets) / targets.numel()
 
-        peer = PlainLoop(model, loss, micro_batch, lr)
-        peer.load(ours.state_dict())
-        return peer
+        return PlainLoop(model, loss, micro_batch, lr)
 
     return make
 
 
 @contextlib.contextmanager
-def library_kernels() -> Iterator[None]:
-    """Let kernels take the paths of `BABYSWEEP_KERNELS=library`."""
-    before = os.environ.get(paths.VARIABLE)
+def library_kernels(*names: str) -> Iterator[None]:
+    """Let these kernels take the paths of `BABYSWEEP_KERNELS=library`.
+
+    For all others the table names no library meanwhile: the override would else keep them from
+    Triton, and the peer slow.
+    """
+    table, before = dict(paths.TABLE), os.environ.get(paths.VARIABLE)
+    others = {k: replace(row, library="") for k, row in table.items() if k not in names}
+    paths.TABLE.update(others)
     os.environ[paths.VARIABLE] = "library"
     try:
         yield
     finally:
+        paths.TABLE.update(table)
         if before is None:
             del os.environ[paths.VARIABLE]
         else:
@@ -197,9 +211,7 @@ def mamba_ssm(ours: Any, micro_batch: int, lr: float) -> Peer:
     def rename(name: str) -> str:
         return name.replace("backbone.embeddings.", "backbone.embedding.")
 
-    peer = PlainLoop(model, loss, micro_batch, lr, rename)
-    peer.load(ours.state_dict())
-    return peer
+    return PlainLoop(model, loss, micro_batch, lr, rename=rename)
 
 
 def fla_hgrn2(ours: Any, micro_batch: int, lr: float) -> Peer:
@@ -218,9 +230,7 @@ def fla_hgrn2(ours: Any, micro_batch: int, lr: float) -> Peer:
         # Not through labels, which fla shifts: a block's last target is no input of it.
         return fused(hidden, targets, model.lm_head.weight.bfloat16())
 
-    peer = PlainLoop(model, loss, micro_batch, lr)
-    peer.load(ours.state_dict())
-    return peer
+    return PlainLoop(model, loss, micro_batch, lr)
 
 
 # The best of fla's configurations on an H100 with bf16 and heads of 128, where somebody has

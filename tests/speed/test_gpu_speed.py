@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 
 import models
+from models.kernels import paths
 from tests.speed import gpu_parts, gpu_peers, gpu_report, gpu_speed, gpu_sweep
 from tests.speed.gpu_parts import Part, Row
 
@@ -148,6 +149,16 @@ def test_of_tuned_kernels_one_configuration_is_left() -> None:
     assert gpu_peers.nearest(configurations, wanted) is configurations[3]
     assert gpu_peers.nearest(configurations, {"num_warps": 4}) is configurations[1]
     assert gpu_peers.nearest(configurations, {"BV": 64}) is configurations[0]
+
+
+def test_one_library_kernel_among_ours() -> None:
+    """The others stay in Triton, where the override alone would send them to PyTorch."""
+    before = dict(paths.TABLE)
+    with gpu_peers.library_kernels("mlstm"):
+        assert paths.order("mlstm", "cuda")[0] == "library"
+        assert paths.order("depthwise_conv", "cuda")[0] == "triton"
+    assert before == paths.TABLE
+    assert paths.override() == "auto"
 
 
 def test_broken_packages_are_named() -> None:
