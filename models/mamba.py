@@ -1,8 +1,9 @@
-"""Mamba (Gu & Dao 2023): transformers' `MambaForCausalLM`, fast on the CPU as well.
+"""Mamba (Gu & Dao 2023): transformers' `MambaForCausalLM`, fast on every device.
 
-The classes below are the library's own with a second path. On CUDA they are the library, with the
-mamba-ssm and causal-conv1d kernels where these are installed. transformers binds such kernels when
-it is imported, wherever a model lies; on the CPU the layers below call none of them. Parameters,
+The classes below are the library's with another forward, which calls the kernels of this package
+wherever a model lies: without the packages mamba-ssm and causal-conv1d, which need a compiler to
+install, the library loops over time in Python. (`BABYSWEEP_KERNELS=library` takes the functions of
+these two packages on a GPU where they can be imported, and never that loop.) Parameters,
 checkpoints, configs and caches are the library's, which itself is left as it is.
 """
 
@@ -16,18 +17,18 @@ from torch import Tensor, nn
 from transformers import MambaConfig
 from transformers.models.mamba import modeling_mamba as library
 
-from models.any_device import RMSNormOnCPU, replace_layers
+from models.any_device import FusedRMSNorm, replace_layers
 from models.kernels.depthwise_conv import causal_depthwise_conv
 from models.kernels.selective_scan import selective_scan
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
 
 
-class AnyDeviceRMSNorm(RMSNormOnCPU, library.MambaRMSNorm):
+class AnyDeviceRMSNorm(FusedRMSNorm, library.MambaRMSNorm):
     """The library's RMS norm."""
 
 
 class AnyDeviceMixer(library.MambaMixer):
-    """The library's layer. The CPU path keeps the channels last throughout."""
+    """The library's layer; keeps the channels last throughout."""
 
     def forward(
         self,
@@ -40,8 +41,6 @@ class AnyDeviceMixer(library.MambaMixer):
 
         Without inputs the state of the scan only decays: padding leaves an empty state empty.
         """
-        if hidden_states.device.type != "cpu":
-            return super().forward(hidden_states, cache_params, attention_mask, **kwargs)
         past = None
         if cache_params is not None:
             past = cache_params.get_recurrent_state(self.layer_idx)
@@ -95,7 +94,7 @@ _ANY_DEVICE: dict[type[nn.Module], type[nn.Module]] = {
 
 
 class MambaForCausalLM(library.MambaForCausalLM):
-    """The library's model with layers that are faster on the CPU; same name, same checkpoints."""
+    """The library's model with layers of our own; same name, same checkpoints."""
 
     def __init__(self, config: MambaConfig) -> None:
         super().__init__(config)

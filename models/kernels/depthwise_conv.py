@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.kernels import native
-from models.kernels.gpu import launch
+from models.kernels import native, paths
+from models.kernels.gpu import launch, mamba_library
 from models.kernels.shapes import expect
 
 NATIVE_WIDTHS = (2, 3, 4)  # for which the C++ version is compiled
@@ -36,6 +36,9 @@ def causal_depthwise_conv(
         past = initial_state.shape[1]
         x = torch.cat([initial_state.to(x.dtype), x], 1)
     with torch.autocast(x.device.type, enabled=False):
+        wanted = paths.uses_library("depthwise_conv", x.device.type)
+        if wanted and mamba_library.takes_convolution(x, weight.shape[1]):
+            return mamba_library.convolution(x, weight, bias, silu)[:, past:]
         work = torch.promote_types(x.dtype, torch.float32)
         y: Tensor = _CausalDepthwiseConv.apply(x, weight.to(work), bias.to(work), silu)
     return y[:, past:]

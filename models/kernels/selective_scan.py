@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.kernels import native
-from models.kernels.gpu import launch
+from models.kernels import native, paths
+from models.kernels.gpu import launch, mamba_library
 from models.kernels.shapes import expect
 
 # Steps whose states PyTorch holds at once. A chunk of 4 steps stays in the cache of one core for
@@ -73,7 +73,9 @@ def selective_scan(
         )
     with torch.autocast(u.device.type, enabled=False):
         inputs = _Inputs(u, delta, a, b, c, skip, gate, delta_bias, delta_softplus, initial_state)
-        if _triton_takes(inputs):
+        if _library_takes(inputs):
+            y, last = mamba_library.selective_scan(*inputs[:-1])
+        elif _triton_takes(inputs):
             y, last = _scan_triton(inputs)
         else:
             y, last = _scan_native(inputs) if _native_takes(inputs) else _scan_torch(inputs)
@@ -232,6 +234,12 @@ def _chunk_states(
     for t in range(len(states)):
         state = states[t].addcmul_(decay[t], state)
     return decay, states
+
+
+def _library_takes(x: _Inputs) -> bool:
+    inputs, states = [*_big(x), x.b, x.c], x.a.shape[1]
+    wanted = paths.uses_library("selective_scan", x.u.device.type)
+    return wanted and mamba_library.takes_scan(inputs, states, x.initial_state)
 
 
 def _triton_takes(x: _Inputs) -> bool:

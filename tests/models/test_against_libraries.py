@@ -143,23 +143,6 @@ def test_mamba_on_a_cpu_reaches_no_gpu_kernel(monkeypatch: pytest.MonkeyPatch) -
     assert model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.isfinite().all()
 
 
-def test_mamba_elsewhere_is_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On another device no kernel of ours runs: norm and layer are the library's methods."""
-    monkeypatch.setenv(paths.VARIABLE, "library")
-    for kernel in (
-        "any_device.norm",
-        "mamba.causal_depthwise_conv",
-        "mamba.selective_scan",
-    ):
-        monkeypatch.setattr(f"models.{kernel}", _gpu_only)
-    called = []
-    monkeypatch.setattr(modeling_mamba, "mamba_inner_fn", lambda xz, *_, **__: called.append(xz))
-    with torch.device("meta"):
-        model = build("mamba").train()
-        model(input_ids=torch.zeros(2, TIME, dtype=torch.long))
-    assert len(called) == model.config.num_hidden_layers
-
-
 MAMBA_KERNELS = (
     "mamba_inner_fn",
     "mamba_selective_scan",

@@ -8,11 +8,14 @@ import pytest
 import torch
 from kernel_checks import assert_matches, assert_passes_nan_on
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.kernels.depthwise_conv import (
     causal_depthwise_conv,
     causal_depthwise_conv_reference,
 )
+from models.kernels.gpu.launch import Launch, recording
+from tests.models.compilation import SHARED_MEMORY, compile_for
 
 
 def inputs(time: int, dim: int, width: int = 4) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,3 +80,42 @@ def test_bfloat16_is_rounded_once(path: str) -> None:
 @pytest.mark.parametrize("silu", [False, True])
 def test_nan_in_nan_out(path: str, silu: bool) -> None:
     assert_passes_nan_on(partial(causal_depthwise_conv, silu=silu), inputs(20, 32))
+
+
+@pytest.mark.parametrize(("time", "dim", "width"), [(1, 5, 4), (9, 130, 3), (37, 16, 2)])
+def test_triton(on_triton: None, time: int, dim: int, width: int) -> None:
+    """Odd lengths and widths, with gradients."""
+    assert_matches(
+        partial(causal_depthwise_conv, silu=True),
+        partial(causal_depthwise_conv_reference, silu=True),
+        inputs(time, dim, width),
+    )
+
+
+def test_triton_in_bfloat16_on_views(on_triton: None) -> None:
+    test_bfloat16_is_rounded_once("triton")
+    test_inputs_whose_steps_lie_apart("triton")
+    test_it_continues_from_a_state("triton", 2)
+    test_nan_in_nan_out("triton", True)
+
+
+WIDTHS = {"mini": 256, "small": 768, "base": 1536, "paper": 2048, "large": 4096}  # of Mamba
+
+
+def launches(dim: int, kind: torch.dtype) -> list[Launch]:
+    """What the convolution of half of a projection launches, forward and backward."""
+    with FakeTensorMode(), recording() as recorded:
+        joint = torch.empty(4, 512, 2 * dim, dtype=kind, requires_grad=True)
+        weight, bias = (torch.empty(*x, requires_grad=True) for x in ((dim, 4), (dim,)))
+        causal_depthwise_conv(joint[..., :dim], weight, bias, silu=True).sum().backward()
+    return recorded
+
+
+@pytest.mark.slow
+def test_it_compiles_at_every_size() -> None:
+    """Without spills, on three generations of GPUs, in bf16 and float32."""
+    kinds = (torch.bfloat16, torch.float32)
+    recorded = [x for dim in WIDTHS.values() for kind in kinds for x in launches(dim, kind)]
+    for usage in compile_for(recorded, (80, 90, 100)):
+        assert usage.spilled == 0, usage
+        assert usage.shared <= SHARED_MEMORY[86], usage

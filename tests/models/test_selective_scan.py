@@ -9,8 +9,11 @@ import pytest
 import torch
 from kernel_checks import LENGTHS, assert_matches, assert_passes_nan_on
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from models.kernels.gpu.launch import Launch, recording
 from models.kernels.selective_scan import selective_scan, selective_scan_reference
+from tests.models.compilation import SHARED_MEMORY, compile_for
 
 BATCH, STATES = 2, 5
 
@@ -133,7 +136,11 @@ def test_layout_does_not_matter(path: str, time: int) -> None:
 
 def test_bfloat16_rounds_inputs_and_outputs_only(path: str) -> None:
     """On inputs that bf16 holds exactly, output and gradients are off by one rounding (2^-8)."""
-    x = [tensor.bfloat16() for tensor in inputs(70)]
+    assert_rounds_once(70)
+
+
+def assert_rounds_once(time: int) -> None:
+    x = [tensor.bfloat16() for tensor in inputs(time)]
     x[2] = x[2].float()
     fast = [tensor.clone().requires_grad_() for tensor in x]
     slow = [tensor.double().requires_grad_() for tensor in x]
@@ -191,11 +198,15 @@ def test_nan_in_nan_out(path: str) -> None:
 
 def test_nan_does_not_spread_to_other_channels(path: str) -> None:
     """A NaN in one channel of one sequence stays there."""
-    x = inputs(40)
-    x[0][1, 20, 7] = torch.nan
+    assert_nan_stays(time=40, at=7)
+
+
+def assert_nan_stays(time: int, at: int) -> None:
+    x = inputs(time)
+    x[0][1, 20, at] = torch.nan
     bad = whole(selective_scan, *x).isnan()
-    assert bad[1, 20, 7:].all()
-    assert bad.sum() == 33
+    assert bad[1, 20, at:].all()
+    assert bad.sum() == time - at
 
 
 def test_it_compiles(path: str) -> None:
@@ -218,3 +229,78 @@ def test_it_is_that_of_mamba_ssm(path: str) -> None:
     )
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(last, want_last, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("time", "dim", "states", "shift"), [(1, 5, 1, 0), (9, 40, 5, 200)])
+def test_triton(on_triton: None, time: int, dim: int, states: int, shift: float) -> None:
+    """Odd lengths and widths, extreme steps, and a state that is carried over, with gradients."""
+    *rest, bias = inputs(time, dim=dim, states=states, delta_scale=5.0)
+    state = torch.randn(BATCH, dim, states)
+    assert_matches(
+        partial(whole, selective_scan, initial_state=state),
+        partial(whole, selective_scan_reference, initial_state=state),
+        (*rest, bias + shift),
+        3e-6,
+    )
+    options: dict[str, Any] = {"delta_bias": bias + shift, "delta_softplus": True}
+    _, got = selective_scan(*rest[:5], initial_state=state, **options)
+    _, want = selective_scan_reference(*rest[:5], initial_state=state, **options)
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+
+
+def test_triton_in_bfloat16_on_views(on_triton: None) -> None:
+    assert_rounds_once(5)
+    test_layout_does_not_matter("triton", 1)
+    assert_nan_stays(time=3, at=1)
+
+
+# Channels, states and rank of delta of the presets' layers.
+SIZES = {
+    "mini": (256, 8, 8),
+    "small": (768, 16, 24),
+    "base": (1536, 16, 48),
+    "paper": (2048, 8, 64),
+}
+
+
+def launches(size: str, kind: torch.dtype, time: int = 512) -> list[Launch]:
+    """What a layer launches in a training step."""
+    dim, states, rank = SIZES[size]
+    with FakeTensorMode(), recording() as recorded:
+        u, delta, joint = (
+            torch.empty(4, time, width, dtype=kind, requires_grad=True)
+            for width in (dim, dim, 2 * dim)
+        )
+        small = torch.empty(4, time, rank + 2 * states, dtype=kind, requires_grad=True)
+        _, b, c = small.split([rank, states, states], -1)
+        a, (skip, bias) = torch.empty(dim, states, requires_grad=True), torch.empty(2, dim)
+        x = (u.mT, delta.mT, a, b.mT, c.mT, skip, joint[..., dim:].mT, bias)
+        whole(selective_scan, *x).sum().backward()
+    return recorded
+
+
+def test_lengths_and_batches_share_what_is_compiled() -> None:
+    """A step takes three kernels, for any number of sequences of any length."""
+    short, long = (launches("small", torch.bfloat16, time=time) for time in (7, 512))
+    constants = [[launch.constants for launch in recorded] for recorded in (short, long)]
+    assert constants[0] == constants[1]
+    assert len(set(long)) == 3
+
+
+def assert_compiles(recorded: list[Launch], capabilities: tuple[int, ...]) -> None:
+    for usage in compile_for(recorded, capabilities):
+        assert usage.spilled == 0, usage
+        assert usage.shared <= SHARED_MEMORY[86], usage
+
+
+def test_it_compiles_for_a_gpu() -> None:
+    """The forward at the smallest size; the rest is among the slow tests."""
+    assert_compiles(launches("mini", torch.bfloat16)[:1], (90,))
+
+
+@pytest.mark.slow
+def test_it_compiles_at_every_size() -> None:
+    """Without spills, on three generations of GPUs, in bf16 and float32."""
+    kinds = (torch.bfloat16, torch.float32)
+    recorded = [launch for size in SIZES for kind in kinds for launch in launches(size, kind)]
+    assert_compiles(recorded, (80, 90, 100))

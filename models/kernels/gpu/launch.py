@@ -75,7 +75,11 @@ def takes(
     device = tensors[0].device
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < OLDEST:
         return False
-    return device.type in ("cpu", "cuda") and paths.order(kernel, device.type)[0] == "triton"
+    if device.type not in ("cpu", "cuda"):
+        return False
+    # Who asks, asks after the library did not take them.
+    own = (path for path in paths.order(kernel, device.type) if path != "library")
+    return next(own) == "triton"
 
 
 def launch(
