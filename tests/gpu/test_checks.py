@@ -17,7 +17,7 @@ from torch import Tensor
 import models
 from tests.gpu import building, checks, first_step, kernels, test_gpu, trainer_checks
 from tests.gpu.kernel_cases import CASES, LENGTHS, MIDDLE, Case
-from tests.models.conftest import take_triton
+from tests.models.triton_interpreter import take_triton
 from tests.tiny_text import write_tiny_text
 from trainables.checkpoint import TrialFolder
 from trainables.corpus import prepare_corpus

@@ -13,7 +13,7 @@ import models
 from models import hgrn2
 from models.kernels import paths
 from models.kernels.gpu.launch import recording
-from tests.models.conftest import take_triton
+from tests.models.triton_interpreter import take_triton
 
 CONTEXT = 80
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import take_triton
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import models
 from models.kernels.gpu.launch import recording
+from tests.models.triton_interpreter import take_triton
 from trainables.objectives import NextTokenObjective
 
 VOCAB, TIME, BATCH = 300, 7, 2
