@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     console.width = max(console.width, 150)  # the widest table, also into a file
     rows = Rows(args.out)
-    rows.add({"what": "machine", "part": "", **machine()})
+    rows.add({"what": "machine", "part": "", "device": args.device, **machine()})
     try:
         with _stopped_by_signals():
             if args.sweep:
@@ -357,7 +357,7 @@ def machine_line(rows: Sequence[Row]) -> str:
     """Hardware, versions and time in one sentence."""
     it = dict(next(row for row in rows if row["what"] == "machine"))
     gpu, cpus, commit = it.pop("gpu"), it.pop("cpus"), it.pop("commit")
-    versions = ", ".join(f"{k} {v}" for k, v in it.items() if k not in ("what", "part"))
+    versions = ", ".join(f"{k} {v}" for k, v in it.items() if k not in ("what", "part", "device"))
     seconds = sum(row["seconds"] for row in rows if row["what"] == "time")
     return f"{gpu}, {cpus} CPUs; {versions}; commit {commit}; measured in {seconds:.0f} s."
 

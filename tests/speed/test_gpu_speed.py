@@ -254,7 +254,7 @@ def test_a_signal_leaves_what_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path
 
     monkeypatch.setattr(gpu_speed, "measure", killed)
     markdown = tmp_path / "tables.md"
-    assert gpu_speed.main(["--device", "cpu", "--markdown", str(markdown)]) == 1
+    assert gpu_speed.main(["--markdown", str(markdown)]) == 1
     text = markdown.read_text()
     assert "| met | sLSTM, us a step forward | 9.00 | <= 12 |" in text
     assert "stopped by a signal" in text
@@ -325,7 +325,9 @@ def test_every_target_is_met_missed_or_not_measured() -> None:
         "four mini trials at once / one after the other": "missed",
         "sweep of all architectures at small, s": "met",
     }
-    assert {each.verdict for each in gpu_report.verdicts([])} == {"not measured"}
+    on_cpu = [{**ROWS[0], "device": "cpu"}, *ROWS[1:]]
+    for rows in ([], on_cpu):
+        assert {each.verdict for each in gpu_report.verdicts(rows)} == {"not measured"}
 
 
 def test_a_sweep_that_failed_meets_nothing() -> None:
