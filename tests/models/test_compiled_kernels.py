@@ -1,5 +1,5 @@
 """Every Triton kernel of every architecture, compiled at the presets' shapes for GPUs that are not
-here: within their shared memory, and without spilled registers."""
+here: within their shared memory. What each may spill is said by the tests of the kernels."""
 
 from __future__ import annotations
 
@@ -51,7 +51,6 @@ def usages(arch: str, preset: str, *capabilities: int) -> list[Usage]:
 
 def assert_fits(usage: Usage) -> None:
     assert usage.shared <= SHARED_MEMORY[usage.capability], usage
-    assert usage.spilled == 0, usage
 
 
 @for_each_architecture
