@@ -30,7 +30,7 @@ class Resources:
         One worker needs nothing that Ray Train adds (a process group, a controller, a second start
         of workers), on a GPU as little as on a CPU: Tune gives its own process the GPU or the share
         of one, and the same process takes the next trial. With Ray Train each trial's slot holds
-        five more processes, which start one after the other.
+        four more processes, which start one after the other.
 
         Raises:
             ValueError: what was asked for does not go together.
