@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.kernels.gpu.launch import launch, multiprocessors
 
-ELEMENTS = 4096  # of a program's tile
+ELEMENTS = 2048  # of a program's tile
 PROGRAMS_PER_MULTIPROCESSOR = 4  # of the backward, each with partial sums of dweight and dskip
 
 
@@ -76,7 +76,7 @@ def _tile(dim: int) -> dict[str, Any]:
         "DIM": dim,
         "WIDTH": width,
         "ROWS": rows,
-        "num_warps": max(1, min(8, rows * width // 512)),
+        "num_warps": max(1, min(8, rows * width // 256)),
     }
 
 
