@@ -80,10 +80,16 @@ def _start(x: Tensor, initial_state: State | None, work: torch.dtype) -> Tensor:
 
 
 def slstm_reference(
-    x: Tensor, recurrent: Tensor, *, initial_state: State | None = None
+    x: Tensor,
+    recurrent: Tensor,
+    *,
+    bias: Tensor | None = None,
+    initial_state: State | None = None,
 ) -> tuple[Tensor, State]:
     """Step by step in float64; arguments and results as in `slstm`."""
     x, recurrent = x.double(), recurrent.double()
+    if bias is not None:
+        x = x + bias.double()
     batch, time, gates, heads, dim = x.shape
     recurrent = recurrent.view(heads, gates, dim, dim)
     h = c = n = x.new_zeros(batch, heads, dim)

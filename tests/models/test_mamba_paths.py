@@ -86,16 +86,17 @@ def packages(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    _forget_packages(monkeypatch)
-    yield
-    _forget_packages(monkeypatch)
-
-
-def _forget_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     mamba_library._function.cache_clear()
-    for name in list(sys.modules):
-        if name.split(".")[0] in ("mamba_ssm", "causal_conv1d"):
-            monkeypatch.delitem(sys.modules, name)
+    for name in _loaded_packages():
+        monkeypatch.delitem(sys.modules, name)
+    yield
+    mamba_library._function.cache_clear()
+    for name in _loaded_packages():
+        del sys.modules[name]  # for good: these were played
+
+
+def _loaded_packages() -> list[str]:
+    return [name for name in sys.modules if name.split(".")[0] in ("mamba_ssm", "causal_conv1d")]
 
 
 @pytest.fixture
