@@ -59,8 +59,3 @@ class FusedRMSNorm:
         if paths.uses_library("rms_norm", hidden_states.device.type):
             return super().forward(hidden_states)  # type: ignore[misc]
         return norm(hidden_states, self.weight, self.variance_epsilon)
-
-
-# Former names, until all models have moved over.
-norm_on_cpu = norm
-RMSNormOnCPU = FusedRMSNorm
