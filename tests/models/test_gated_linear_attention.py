@@ -25,8 +25,14 @@ from tests.models.compilation import SHARED_MEMORY, compile_for
 # The products of many gates cost the chunked form a few digits.
 TOLERANCE = {"torch": 5e-6, "cpp": 3e-6, "triton": 3e-6}
 
-# Bytes of registers that a thread spills at most, in bf16: outside of the loop over pairs.
-SPILLED = {("gradients", 80): 700, ("gradients", 90): 400, ("gradients", 100): 400}
+# Most bytes of registers that a thread spills in bf16; on sm_90 none of them in the loop over
+# pairs.
+SPILLED = {
+    ("_walk", 80): 32,
+    ("gradients", 80): 700,
+    ("gradients", 90): 400,
+    ("gradients", 100): 500,
+}
 
 # Key and value dim: two that the C++ path takes, one of them in blocks of unequal width, and two
 # that it leaves to PyTorch.
@@ -246,7 +252,7 @@ def test_it_compiles_for_gpus(head: int, dtype: torch.dtype) -> None:
     """Within shared memory, and with few or no registers spilled in bf16."""
     usages = compile_for(recorded(head, dtype), (80, 90, 100))
     for usage in usages:
-        assert usage.shared <= SHARED_MEMORY[80], usage
+        assert usage.shared <= SHARED_MEMORY[usage.capability], usage
         if dtype == torch.bfloat16:
             assert usage.spilled <= SPILLED.get((usage.name, usage.capability), 0), usage
             assert usage.shared <= SHARED_MEMORY[86], usage
@@ -256,7 +262,7 @@ def test_it_compiles_for_gpus(head: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("head", "dtype"), [(256, torch.bfloat16), (128, torch.float32)])
 def test_given_gates_compile(head: int, dtype: torch.dtype) -> None:
     for usage in compile_for(recorded(head, dtype, given=True), (80, 90)):
-        assert usage.shared <= SHARED_MEMORY[80], usage
+        assert usage.shared <= SHARED_MEMORY[usage.capability], usage
 
 
 def test_a_state_cannot_ask_for_a_gradient() -> None:

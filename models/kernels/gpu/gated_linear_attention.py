@@ -86,6 +86,8 @@ def backward(
         dbound = bound.new_empty(g.shape[0], triton.cdiv(g.shape[1], CHUNK), len(bound))
     tensors = (q, v, do, states, dstates, dq, dk, dg, dbound)
     constants = {**_constants(g, v), "Y": _padded(v.shape[3])}
+    if v.dtype == torch.float32:
+        constants["X"] = 16  # of shared memory 158 KB in place of 172
     launch(
         gradients,
         (_chunks(v),),
@@ -109,6 +111,8 @@ def _walked(
     """The state in front of every chunk, from columns = v; with q and columns = do the gradient of
     the state behind every chunk. (B * H, N, V, K) of the columns' type."""
     constants = _constants(g, columns)
+    if columns.dtype == torch.float32:
+        constants["Y"] = min(constants["Y"], 64)  # a wider state does not fit into registers
     batch, time, heads, values = columns.shape
     walked = columns.new_empty(batch * heads, triton.cdiv(time, CHUNK), values, g.shape[3])
     tiles = triton.cdiv(g.shape[3], constants["X"])
