@@ -255,8 +255,8 @@ def test_the_gates_are_accurate(path: str) -> None:
     """exp, tanh, sigmoid and log sigmoid to 5e-7 relative wherever the result is a normal float,
     small results included."""
     inf = torch.inf
-    wide = torch.linspace(-80, 80, 32 * 2000)
-    tiny = torch.logspace(-30, 1, 32 * 2000)
+    count = 32 * (200 if path == "triton" else 2000)  # the interpreter is slow
+    wide, tiny = torch.linspace(-80, 80, count), torch.logspace(-30, 1, count)
     found = {
         torch.exp: (-tiny, one_step(i=-tiny, f=inf, z=inf, o=inf)[1]),
         torch.tanh: (tiny, one_step(i=1.0, f=-inf, z=tiny, o=inf)[1]),
@@ -271,8 +271,8 @@ def test_the_gates_are_accurate(path: str) -> None:
 
 def test_threads_change_nothing(path: str) -> None:
     """Outputs and gradients are bitwise the same for any number of threads."""
-    if path == "torch":
-        pytest.skip("PyTorch's own products promise no such thing")
+    if path != "cpp":
+        pytest.skip("PyTorch's own products promise no such thing, a GPU has none of them")
     x, recurrent = inputs(30, batch=11, heads=2)
     threads, results = torch.get_num_threads(), []
     try:
