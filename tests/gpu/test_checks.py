@@ -260,6 +260,7 @@ def test_a_step_that_is_not_captured_fails(tmp_path: Path, monkeypatch: pytest.M
         trainer_checks.check_graph(ARCH, "cuda", "fp32", tmp_path)
 
 
+@pytest.mark.slow
 def test_a_lost_optimizer_state_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial that resumes with its weights alone goes another way."""
 

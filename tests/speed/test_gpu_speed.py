@@ -44,7 +44,11 @@ def run(**changes: Any) -> list[Row]:
 
 
 @pytest.mark.parametrize(
-    ("arch", "peer"), [("lstm", "nn.LSTM"), ("transformer", "LLaMA, torch.compile")]
+    ("arch", "peer"),
+    [
+        ("lstm", "nn.LSTM"),
+        pytest.param("transformer", "LLaMA, torch.compile", marks=pytest.mark.slow),
+    ],
 )
 def test_a_step_is_timed_beside_its_peer(
     arch: str, peer: str, monkeypatch: pytest.MonkeyPatch
@@ -64,6 +68,7 @@ def test_a_step_is_timed_beside_its_peer(
         assert row["mfu"] == pytest.approx(3 * models.flops_per_token(config, 8) * rate / 989e12)
 
 
+@pytest.mark.slow
 def test_ours_alone() -> None:
     (row,) = run(peers="none")
     assert row["what"] == "ours"
@@ -109,6 +114,7 @@ def test_a_peer_that_fails_leaves_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peer["problem"] == "TypeError: its interface is another one"
 
 
+@pytest.mark.slow
 def test_a_peer_that_does_not_fit_gets_smaller_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     make = gpu_peers.plain_lstm
 
