@@ -84,7 +84,7 @@ class Plan:
         is_float = self.dtype == torch.float32
         return {
             "TILE": self.tile,
-            "INNER": 32 if is_float else 64,
+            "INNER": 16 if is_float else 64,
             "PRECISION": dot_precision(self.dtype),
             "num_warps": 8 if self.tile == LARGE else 4,
             "num_stages": 2 if is_float else 3,
@@ -229,7 +229,7 @@ def _launch_states(
     updates: int,
 ) -> None:
     """From x and y, that is k and v; or, given dsum, q and dnumerator, from the end backwards."""
-    programs = plan.heads_in_all * plan.columns(plan.key) * plan.columns(plan.value)
+    programs = plan.heads_in_all * plan.columns(plan.key) * triton.cdiv(plan.value, SMALL)
     launch(
         tiles.states,
         (programs,),
@@ -238,7 +238,8 @@ def _launch_states(
         *(plan.time, plan.heads, plan.chunk, updates, states.count),
         K=plan.key,
         V=plan.value,
-        **plan.options(),
+        COLUMNS=SMALL,
+        **{**plan.options(), "num_warps": 8},
     )
 
 

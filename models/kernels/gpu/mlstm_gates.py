@@ -2,7 +2,8 @@
 
 Few numbers with long sums, in float64 as in `models.kernels.mlstm`, which has the formulas. One
 program takes one head of one sequence. Gates are (batch, time, heads), possibly strided; all else
-is (batch, heads, time).
+is (batch, heads, time), but exponents are (batch, heads, 2, time): logarithms to base two, what
+float32 holds of them and the rest.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from torch import Tensor
 from models.kernels.gpu.launch import launch
 
 WARPS = 4
+LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 class Gates(NamedTuple):
-    """Names as in `models.kernels.mlstm`; the first three in float64."""
+    """Names as in `models.kernels.mlstm`; the first three are exponents."""
 
     a: Tensor
     peak: Tensor
@@ -33,7 +35,7 @@ def scan(
 ) -> tuple[Gates, Tensor]:
     """Gates from before activation, m (batch, heads) -> their sums, and m of the last step."""
     batch, time, heads = igate.shape
-    a, peak, before = igate.new_empty(3, batch, heads, time, dtype=torch.float64)
+    a, peak, before = igate.new_empty(3, batch, heads, 2, time, dtype=torch.float32)
     floor = igate.new_empty(batch, heads, time, dtype=torch.float32)
     end = igate.new_empty(batch, heads, dtype=torch.float32)
     first = None if m is None else m.contiguous()
@@ -83,6 +85,25 @@ def _larger(x, y):
 
 
 @triton.jit
+def _store(x, t, time, value, mask):
+    value = value * LOG2_E
+    high = value.to(tl.float32)
+    is_exact = value == high.to(tl.float64)  # as infinity is
+    rest = tl.where(is_exact, 0.0, value) - tl.where(is_exact, 0.0, high.to(tl.float64))
+    tl.store(x + t, high, mask=mask)
+    tl.store(x + time + t, rest, mask=mask)
+
+
+@triton.jit
+def _rises(a, before, t, time, mask):
+    """Whether the peak lies at a step; without the rest of the digits where these are equal."""
+    high, low = tl.load(a + t, mask=mask, other=0.0), tl.load(before + t, mask=mask, other=0.0)
+    rest = tl.load(a + time + t, mask=mask, other=0.0)
+    low_rest = tl.load(before + time + t, mask=mask, other=0.0)
+    return (high > low) | ((high == low) & (rest >= low_rest))
+
+
+@triton.jit
 def _then(later_value, later_gate, value, gate):
     """Two steps, the later one first, of r_t = value_t + gate_t r_{t+1}."""
     return value + gate * later_value, gate * later_gate
@@ -118,7 +139,8 @@ def _scan(
     running, highest = tl.full((), 0.0, tl.float64), tl.full((), float("-inf"), tl.float64)
     if m is not None:
         highest = tl.load(m + program).to(tl.float64)
-    tl.store(before + row, highest)
+    a, peak, before = a + 2 * row, peak + 2 * row, before + 2 * row
+    _store(before, 0, time, highest, None)
     for start in range(0, time, BLOCK):
         t = start + tl.arange(0, BLOCK)
         real = t < time
@@ -131,9 +153,9 @@ def _scan(
         entry = tl.load(igate + batch * i_batch + head * i_head + t * i_time, mask=real, other=0.0)
         height = tl.where(real, entry.to(tl.float64) - total, float("-inf"))
         top = _larger(highest, tl.associative_scan(height, 0, _larger))
-        tl.store(a + row + t, height, mask=real)
-        tl.store(peak + row + t, top, mask=real)
-        tl.store(before + row + t + 1, top, mask=t + 1 < time)
+        _store(a, t, time, height, real)
+        _store(peak, t, time, top, real)
+        _store(before, t + 1, time, top, t + 1 < time)
         tl.store(floor + row + t, tl.exp(-(total + top)), mask=real)
         tl.store(end + program + t * 0, total + top, mask=t == time - 1)
         running += tl.sum(log_forget)
@@ -167,7 +189,9 @@ def _gradients(
     """
     program = tl.program_id(0).to(tl.int64)
     batch, head = program // heads, program % heads
-    row, part = program * time, tl.cast(batches, tl.int64) * heads * time
+    row = program * time
+    a, before = a + 2 * row, before + 2 * row
+    part = tl.cast(batches, tl.int64) * heads * time
     collected, behind = tl.full((), 0.0, tl.float64), tl.full((), 0.0, tl.float64)
     blocks = tl.cdiv(time, BLOCK)
     for block in range(blocks):
@@ -179,12 +203,9 @@ def _gradients(
             dq_sum += tl.load(q_dq + index * part + row + t, mask=real, other=0.0)
             dk_sum += tl.load(k_dk + index * part + row + t, mask=real, other=0.0)
         dm = eps * tl.load(dscale + row + t, mask=real, other=0.0).to(tl.float64)
-        height = tl.load(a + row + t, mask=real, other=0.0)
-        is_peak = height >= tl.load(before + row + t, mask=real, other=0.0)
-        following = t + 1 < time
-        next_height = tl.load(a + row + t + 1, mask=following, other=0.0)
-        next_before = tl.load(before + row + t + 1, mask=following, other=0.0)
-        open_to_next = tl.where(next_height >= next_before, 0.0, 1.0).to(tl.float64)
+        is_peak = _rises(a, before, t, time, real)
+        is_followed = _rises(a, before, t + 1, time, t + 1 < time)
+        open_to_next = tl.where(is_followed, 0.0, 1.0).to(tl.float64)
         sums, gate = tl.associative_scan((dm, open_to_next), 0, _then, reverse=True)
         sums += gate * collected
         da = dk_sum + tl.where(is_peak, sums, 0.0)
@@ -193,7 +214,7 @@ def _gradients(
         at = batch * f_batch + head * f_head + t * f_time
         closed = 1 / (1 + tl.exp(tl.load(fgate + at, mask=real, other=0.0).to(tl.float64)))
         out = (batch * time + t) * heads + head
-        tl.store(digate + out, da, mask=real)
-        tl.store(dfgate + out, dlog_forget * closed, mask=real)
+        tl.store(digate + out, da.to(tl.float32), mask=real)
+        tl.store(dfgate + out, (dlog_forget * closed).to(tl.float32), mask=real)
         behind += tl.sum(drunning)
         collected = tl.sum(tl.where(t == start, sums, 0.0))

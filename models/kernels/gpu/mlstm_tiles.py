@@ -1,8 +1,8 @@
 """Triton functions of the mLSTM; `models.kernels.gpu.mlstm` launches them and has the legend.
 
 Programs are numbered tile by tile within a head, so that those which run together read the same
-rows. Exponents are differences of numbers that may be large: each is a sum of two float32, as
-exact as float64 and faster, or subtracted in float64 where it is one for each row.
+rows. Exponents are differences of numbers that may be large, each a sum of two float32: as exact
+as float64, and faster. They are to base two.
 """
 
 from __future__ import annotations
@@ -10,22 +10,26 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-LOG2_E = tl.constexpr(1.4426950408889634)
+
+@triton.jit
+def _exponents(x, head, t, time, mask):
+    """Logarithms to base two of one head (B, H, 2, T): what float32 holds, and the rest."""
+    x += head.to(tl.int64) * 2 * time
+    rest = x + time
+    return tl.load(x + t, mask=mask, other=0.0), tl.load(rest + t, mask=mask, other=0.0)
 
 
 @triton.jit
-def _halves(x):
-    """x in float64, in units of log 2 -> two float32 whose sum it is."""
-    x = x * LOG2_E
-    high = x.to(tl.float32)
-    rest = tl.where(x == high.to(tl.float64), 0.0, x - high.to(tl.float64))  # inf has no rest
-    return high, rest.to(tl.float32)
+def _exponent(x, head, t, time):
+    """The same of one step."""
+    x += head.to(tl.int64) * 2 * time + t
+    return tl.load(x), tl.load(x + time)
 
 
 @triton.jit
-def _power(x, y):
-    """exp(x - y) in float32 of numbers in float64."""
-    return tl.exp2(((x - y) * LOG2_E).to(tl.float32))
+def _power(x_high, x_rest, y_high, y_rest):
+    """2^(x - y)."""
+    return tl.exp2((x_high - y_high) + (x_rest - y_rest))
 
 
 @triton.jit
@@ -68,6 +72,7 @@ def states(
     count,
     K: tl.constexpr,
     V: tl.constexpr,
+    COLUMNS: tl.constexpr,
     TILE: tl.constexpr,
     INNER: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -77,12 +82,12 @@ def states(
     With `dsum` the gradient of the states, from the last chunk to the first.
     """
     BACK: tl.constexpr = dsum is not None
-    tiles_v: tl.constexpr = (V + TILE - 1) // TILE
+    tiles_v: tl.constexpr = (V + COLUMNS - 1) // COLUMNS
     tiles_k: tl.constexpr = (K + TILE - 1) // TILE
     program = tl.program_id(0)
     head = program // (tiles_k * tiles_v)
     keys = program // tiles_v % tiles_k * TILE + tl.arange(0, TILE)
-    values = program % tiles_v * TILE + tl.arange(0, TILE)
+    values = program % tiles_v * COLUMNS + tl.arange(0, COLUMNS)
     # The first program of those with the same keys stores the vectors.
     stored = keys < tl.where(program % tiles_v == 0, K, 0)
     row = head.to(tl.int64) * time
@@ -90,7 +95,7 @@ def states(
     y += _head(head, time, heads, V)
     inside = (keys < K)[:, None] & (values < V)[None, :]
     at = keys[:, None] * V + values[None, :]
-    matrix, vector = tl.zeros((TILE, TILE), tl.float32), tl.zeros((TILE,), tl.float32)
+    matrix, vector = tl.zeros((TILE, COLUMNS), tl.float32), tl.zeros((TILE,), tl.float32)
     slot = head.to(tl.int64) * count
     if initial_matrix is not None:
         wide = head.to(tl.int64)
@@ -103,16 +108,19 @@ def states(
     for n in range(updates):
         c = last - n if BACK else n
         start, stop = c * chunk, tl.minimum(c * chunk + chunk, time)
-        first, highest = tl.load(before + row + start), tl.load(peak + row + stop - 1)
-        keep = _power(first, highest)
+        first, first_rest = _exponent(before, head, start, time)
+        highest, highest_rest = _exponent(peak, head, stop - 1, time)
+        keep = _power(first, first_rest, highest, highest_rest)
         matrix, vector = matrix * keep, vector * keep
         for s in range(start, stop, INNER):
             steps = s + tl.arange(0, INNER)
             real = steps < stop
             if BACK:
-                weight = _power(first, tl.load(peak + row + steps, mask=real, other=0.0))
+                own, own_rest = _exponents(peak, head, steps, time, real)
+                weight = _power(first, first_rest, own, own_rest)
             else:
-                weight = _power(tl.load(a + row + steps, mask=real, other=0.0), highest) * K**-0.5
+                own, own_rest = _exponents(a, head, steps, time, real)
+                weight = _power(own, own_rest, highest, highest_rest) * K**-0.5
             left = _load(x, steps, stop, keys, heads, K)
             weighted = left.to(tl.float32) * tl.where(real, weight, 0.0)[:, None]
             right = _load(y, steps, stop, values, heads, V)
@@ -165,8 +173,7 @@ def scores(
     x += _head(head, time, heads, DIM)
     y += _head(head, time, heads, DIM)
     out += head.to(tl.int64) * tiles * TILE * chunk
-    peaks = tl.load(peak + row + t, mask=real, other=0.0)
-    peak_high, peak_rest = _halves(peaks)
+    highest, highest_rest = _exponents(peak, head, t, time, real)
     start = tile * TILE // chunk * chunk
     sums = tl.zeros((TILE,), tl.float32)
     for s in range(start, tile * TILE + TILE, STEPS):
@@ -179,10 +186,10 @@ def scores(
             total = _product(left, tl.trans(right), total, PRECISION)
         if dsum is not None:
             total += tl.load(dsum + row + t, mask=real, other=0.0)[:, None]
-        high, rest = _halves(tl.load(a + row + steps, mask=steps < time, other=0.0))
-        exponent = (high[None, :] - peak_high[:, None]) + (rest[None, :] - peak_rest[:, None])
+        own, own_rest = _exponents(a, head, steps, time, steps < time)
+        weight = _power(own[None, :], own_rest[None, :], highest[:, None], highest_rest[:, None])
         counts = (steps[None, :] <= t[:, None]) & real[:, None]
-        total = tl.where(counts, total * (tl.exp2(exponent) * SCALE), 0.0)
+        total = tl.where(counts, total * (weight * SCALE), 0.0)
         tl.store(out + t[:, None] * chunk + (steps - start)[None, :], total)
         sums += tl.sum(total, 1)
     if row_sum is not None:
@@ -196,7 +203,8 @@ def scores(
                     vector = tl.load(vectors + columns, mask=columns < DIM, other=0.0)
                     left = _load(x, t, time, columns, heads, DIM).to(tl.float32)
                     along += tl.sum(left * vector[None, :], 1)
-                sums += along * _power(tl.load(before + row + start), peaks)
+                first, first_rest = _exponent(before, head, start, time)
+                sums += along * _power(first, first_rest, highest, highest_rest)
         tl.store(row_sum + row + t, sums, mask=real)
 
 
@@ -272,11 +280,13 @@ def combine(
                 else:
                     total += vector[None, :]
             if AHEAD:
-                own = tl.load(a + row + t, mask=real, other=0.0)
-                factor = _power(own, tl.load(peak + row + stop - 1)) * SCALE
+                own, own_rest = _exponents(a, head, t, time, real)
+                highest, highest_rest = _exponent(peak, head, stop - 1, time)
+                factor = _power(own, own_rest, highest, highest_rest) * SCALE
             else:
-                own = tl.load(peak + row + t, mask=real, other=0.0)
-                factor = _power(tl.load(before + row + start), own)
+                first, first_rest = _exponent(before, head, start, time)
+                highest, highest_rest = _exponents(peak, head, t, time, real)
+                factor = _power(first, first_rest, highest, highest_rest)
             total *= factor[:, None]
     y += _head(head, time, heads, OUT)
     weights += head.to(tl.int64) * tiles * TILE * chunk
