@@ -19,7 +19,7 @@ import torch
 
 import models
 from models.kernels.gpu.launch import Launch
-from tests.gpu import kernels, trainer_checks
+from tests.gpu import kernel_agreement, trainer_checks
 from tests.gpu.kernel_cases import CASES, Case
 from trainables import kernel_cache
 
@@ -74,7 +74,9 @@ def group(case: Case) -> str:
 def build_group(name: str, dtype: torch.dtype, capability: int) -> Failures:
     """Build the kernels of a group's cases; returns those that do not compile."""
     cases = [case for case in CASES if group(case) == name]
-    return _build(capability, lambda: sum((kernels.record(case, dtype) for case in cases), []))
+    return _build(
+        capability, lambda: sum((kernel_agreement.record(case, dtype) for case in cases), [])
+    )
 
 
 def build_steps(arch: str, capability: int) -> Failures:

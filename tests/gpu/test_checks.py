@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import models
-from tests.gpu import building, checks, first_step, kernels, test_gpu, trainer_checks
+from tests.gpu import building, checks, first_step, kernel_agreement, test_gpu, trainer_checks
 from tests.gpu.kernel_cases import CASES, LENGTHS, MIDDLE, Case
 from tests.models.triton_interpreter import take_triton
 from tests.tiny_text import write_tiny_text
@@ -69,8 +69,8 @@ def test_every_kernel_has_all_lengths() -> None:
 def test_a_right_kernel_passes(case: Case) -> None:
     """On the CPU's own path, and with the same bits at every run."""
     for dtype in case.types:
-        assert kernels.check(case, "cpu", dtype) <= 1
-    kernels.check_repeats(case, "cpu", torch.float32)
+        assert kernel_agreement.check(case, "cpu", dtype) <= 1
+    kernel_agreement.check_repeats(case, "cpu", torch.float32)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -79,7 +79,7 @@ def test_a_right_kernel_passes_in_the_interpreter(
     kernel: str, dtype: torch.dtype, on_triton: None
 ) -> None:
     case = next(case for case in SHORT if case.kernel == kernel)
-    assert kernels.check(case, "cpu", dtype) <= 1
+    assert kernel_agreement.check(case, "cpu", dtype) <= 1
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_a_right_kernel_passes_in_the_interpreter(
 def test_every_kernel_passes_in_the_interpreter(case: Case, on_triton: None) -> None:
     """Lengths and widths are up to each kernel's own tests: the interpreter is slow."""
     for dtype in case.types:
-        assert kernels.check(case, "cpu", dtype) <= 1
+        assert kernel_agreement.check(case, "cpu", dtype) <= 1
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_every_kernel_passes_in_the_interpreter(case: Case, on_triton: None) -> 
 def test_every_kernel_passes_in_pytorch(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BABYSWEEP_KERNELS", "torch")
     for dtype in case.types:
-        assert kernels.check(case, "cpu", dtype) <= 1
+        assert kernel_agreement.check(case, "cpu", dtype) <= 1
 
 
 @pytest.mark.parametrize("case", SHORT, ids=str)
@@ -103,7 +103,7 @@ def test_every_kernel_passes_in_pytorch(case: Case, monkeypatch: pytest.MonkeyPa
 def test_a_wrong_output_fails(case: Case, factor: float) -> None:
     """An output that is 1% off, or not a number; its gradients are, too."""
     with pytest.raises(AssertionError, match="output 0"):
-        kernels.check(wrapped(case, lambda y: y * factor), "cpu", torch.float32)
+        kernel_agreement.check(wrapped(case, lambda y: y * factor), "cpu", torch.float32)
 
 
 @pytest.mark.parametrize("case", SHORT, ids=str)
@@ -114,7 +114,7 @@ def test_a_wrong_gradient_fails(case: Case) -> None:
         return y * 1.01 - (y * 0.01).detach()
 
     with pytest.raises(AssertionError, match="gradient of"):
-        kernels.check(wrapped(case, one_percent_more), "cpu", torch.float32)
+        kernel_agreement.check(wrapped(case, one_percent_more), "cpu", torch.float32)
 
 
 def test_an_entry_that_was_never_written_fails(rms_norm_case: Case) -> None:
@@ -126,7 +126,7 @@ def test_an_entry_that_was_never_written_fails(rms_norm_case: Case) -> None:
         return fresh
 
     with pytest.raises(AssertionError, match="output 0"):
-        kernels.check(wrapped(rms_norm_case, without_the_last_row), "cpu", torch.float32)
+        kernel_agreement.check(wrapped(rms_norm_case, without_the_last_row), "cpu", torch.float32)
 
 
 def test_a_lost_state_fails() -> None:
@@ -137,29 +137,29 @@ def test_a_lost_state_fails() -> None:
         return case.run(x=inputs["x"], recurrent=inputs["recurrent"])
 
     with pytest.raises(AssertionError, match="output 0"):
-        kernels.check(replace(case, run=forgetful), "cpu", torch.float32)
+        kernel_agreement.check(replace(case, run=forgetful), "cpu", torch.float32)
 
 
 def test_a_run_that_differs_from_the_next_fails(rms_norm_case: Case) -> None:
     noisy = wrapped(rms_norm_case, lambda y: y + 1e-7 * torch.rand_like(y))
-    kernels.check(noisy, "cpu", torch.float32)
+    kernel_agreement.check(noisy, "cpu", torch.float32)
     with pytest.raises(AssertionError, match="from run to run"):
-        kernels.check_repeats(noisy, "cpu", torch.float32)
+        kernel_agreement.check_repeats(noisy, "cpu", torch.float32)
 
 
-@pytest.mark.parametrize("case", kernels.nan_cases(), ids=str)
+@pytest.mark.parametrize("case", kernel_agreement.nan_cases(), ids=str)
 def test_swallowed_nan_fails(case: Case) -> None:
     """Kernels pass NaN on; one that makes numbers of it is found, whichever input it was in."""
-    kernels.check_nan(case, "cpu", torch.float32)
+    kernel_agreement.check_nan(case, "cpu", torch.float32)
     with pytest.raises(AssertionError, match="swallowed"):
-        kernels.check_nan(wrapped(case, torch.nan_to_num), "cpu", torch.float32)
+        kernel_agreement.check_nan(wrapped(case, torch.nan_to_num), "cpu", torch.float32)
 
 
 def test_what_would_be_launched_is_on_record() -> None:
     """Without computing, and in both types: forward and backward of the norm."""
     case = next(case for case in CASES if case.kernel == "rms_norm" and "T=1334" in case.name)
     for dtype in FLOATS:
-        launches = kernels.record(case, dtype)
+        launches = kernel_agreement.record(case, dtype)
         assert len(launches) == 2
         assert {launch.module for launch in launches} == {"models.kernels.gpu.rms_norm"}
 
@@ -342,7 +342,7 @@ def test_what_is_compiled_alike_is_built_once() -> None:
     """All lengths of a kernel at one width are one task; of their launches few differ."""
     cases = [case for case in CASES if building.group(case) == "rms_norm dim=128"]
     assert [int(case.name.split()[0].removeprefix("T=")) for case in cases] == list(LENGTHS)
-    launches = sum((kernels.record(case, torch.float32) for case in cases), [])
+    launches = sum((kernel_agreement.record(case, torch.float32) for case in cases), [])
     assert len({*launches}) == 2 * len(cases)
     assert len({*map(building._compiled_as, launches)}) <= 6
 

@@ -1,7 +1,8 @@
 """Everything that a GPU can get wrong: `make test-gpu`. Skipped where there is none.
 
-The checks are functions of the device, in `kernels.py`, `checks.py` and `trainer_checks.py`; the
-other tests run them on the CPU. Float32 products are exact here, without TF32: PyTorch's by its
+The checks are functions of the device, in `kernel_agreement.py` (a module named `kernels` would
+stand in the way of the package that transformers looks for), `checks.py` and `trainer_checks.py`;
+the other tests run them on the CPU. Float32 products are exact here, without TF32: PyTorch's by its
 defaults and for cuDNN's LSTM by a switch, those of libraries' Triton by an environment variable
 that is part of its cache key. No kernel may be tuned: one configuration each is what a trial's
 quick start rests on.
@@ -22,7 +23,7 @@ import pytest
 import torch
 
 import models
-from tests.gpu import checks, kernels, trainer_checks
+from tests.gpu import checks, kernel_agreement, trainer_checks
 from tests.gpu.building import Builder
 from tests.gpu.first_step import Job
 from tests.gpu.kernel_cases import CASES, Case
@@ -143,20 +144,20 @@ def test_a_kernel_is_its_reference(case: Case, dtype: torch.dtype, builder: Buil
     """Outputs, states and gradients, in float32 and in bf16."""
     builder.wait_for(case, dtype)
     name = f"{case.kernel} {str(dtype)[6:]}"
-    error = kernels.check(case, GPU, dtype)
+    error = kernel_agreement.check(case, GPU, dtype)
     errors[name] = max(errors.get(name, 0.0), error)
 
 
 @for_each_type
-@pytest.mark.parametrize("case", kernels.nan_cases(), ids=str)
+@pytest.mark.parametrize("case", kernel_agreement.nan_cases(), ids=str)
 def test_nan_in_nan_out(case: Case, dtype: torch.dtype) -> None:
-    kernels.check_nan(case, GPU, dtype)
+    kernel_agreement.check_nan(case, GPU, dtype)
 
 
 @for_each_type
-@pytest.mark.parametrize("case", kernels.nan_cases(), ids=str)
+@pytest.mark.parametrize("case", kernel_agreement.nan_cases(), ids=str)
 def test_two_runs_give_the_same_bits(case: Case, dtype: torch.dtype) -> None:
-    kernels.check_repeats(case, GPU, dtype)
+    kernel_agreement.check_repeats(case, GPU, dtype)
 
 
 # ---- models
