@@ -126,12 +126,13 @@ def test_it_compiles() -> None:
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32])
 def test_it_compiles_at_every_size(dim: int, kind: torch.dtype) -> None:
     """On three generations of GPUs: in bf16 without spills and within the shared memory of
-    consumer cards; in float32 with a few spilled numbers in the widest heads."""
+    consumer cards; in float32 the widest heads' forward spills up to 24 numbers a thread."""
     recorded = launches(dim, kind) + launches(dim, kind, state=True)
     small = kind == torch.bfloat16
     for usage in compile_for(recorded, (80, 90, 100)):
         assert usage.shared <= SHARED_MEMORY[86 if small else 80], usage
-        assert usage.spilled <= (80 if not small and dim > 96 else 0), usage
+        may_spill = not small and dim > 96 and usage.name == "_forward"
+        assert usage.spilled <= (96 if may_spill else 0), usage
 
 
 @pytest.mark.parametrize("time", LENGTHS)

@@ -88,10 +88,10 @@ def _grid(batch: int, heads: int) -> tuple[int, int]:
 
 
 def _tiles(dim: int, kind: torch.dtype) -> dict[str, Any]:
-    """What both kernels are compiled for: one warp for 16 columns, as far as registers go."""
+    """What both kernels are compiled for: one warp for 8 columns, up to eight."""
     width, small = max(16, triton.next_power_of_2(dim)), kind == torch.bfloat16
     return {
-        "num_warps": min(8, width // 16),
+        "num_warps": min(8, width // 8),
         "DIM": dim,
         "WIDTH": width,
         "TILE": ROWS,
