@@ -287,20 +287,11 @@ def test_lengths_and_batches_share_what_is_compiled() -> None:
     assert len(set(long)) == 3
 
 
-def assert_compiles(recorded: list[Launch], capabilities: tuple[int, ...]) -> None:
-    for usage in compile_for(recorded, capabilities):
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", ["base", "paper"])
+def test_it_compiles_for_all_gpus(size: str, kind: torch.dtype) -> None:
+    """Without spills, for both numbers of states; `test_compiled_kernels` has every preset."""
+    for usage in compile_for(launches(size, kind), (80, 90, 100)):
         assert usage.spilled == 0, usage
         assert usage.shared <= SHARED_MEMORY[86], usage
-
-
-def test_it_compiles_for_a_gpu() -> None:
-    """The forward at the smallest size; the rest is among the slow tests."""
-    assert_compiles(launches("mini", torch.bfloat16)[:1], (90,))
-
-
-@pytest.mark.slow
-def test_it_compiles_at_every_size() -> None:
-    """Without spills, on three generations of GPUs, in bf16 and float32."""
-    kinds = (torch.bfloat16, torch.float32)
-    recorded = [launch for size in SIZES for kind in kinds for launch in launches(size, kind)]
-    assert_compiles(recorded, (80, 90, 100))

@@ -3,9 +3,10 @@
 Legend for shapes: B batch, T time, D channels, N states of a channel (a power of two in the
 kernels), K steps that a program takes at once.
 
+Programs go from step to step, with the states of some channels of one sequence in registers.
 Nothing but the inputs is kept for the backward. It runs the recurrence once more for the states
-before every K-th step, the borders, and once more from each of these, holding K states in
-registers while it walks back.
+before every K-th step, the borders (4 N / K bytes for each number in u, while it runs), and once
+more from each of these, holding K states in registers while it walks back.
 """
 
 from __future__ import annotations
@@ -22,14 +23,8 @@ from torch.autograd.function import once_differentiable
 from models.kernels.gpu.launch import launch
 
 CHANNELS = 32  # of a program of the forward: one warp, each thread with all states of a channel
-STEPS = 8  # at once, in the forward
 # The backward sums over states as well as over channels; lanes along both take the fewest shuffles.
-LANES_N, LANES_D = 4, 8
-CHANNELS_A_LANE = 2
-STEPS_BACK = 4
-WARPS = 4
-BLOCK = CHANNELS_A_LANE * LANES_D * WARPS  # channels of a program of the backward
-STATES_A_LANE = 32  # that the backward keeps in registers, for K steps
+LANES_N, LANES_D, WARPS = 4, 8, 4
 LOG2_E, LN_2 = tl.constexpr(math.log2(math.e)), tl.constexpr(math.log(2))
 
 
@@ -71,7 +66,7 @@ class _Scan(torch.autograd.Function):
         u, a = tensors[0], tensors[3]
         y = torch.empty_like(u, memory_format=torch.contiguous_format)
         last = u.new_empty(len(u), *a.mT.shape, dtype=torch.float32)
-        _run_forward(tensors, softplus, STEPS, y, last, None)
+        _run_forward(tensors, softplus, _steps_forward(u, a.shape[1]), y, last, None)
         ctx.save_for_backward(*tensors)
         ctx.softplus = softplus
         ctx.mark_non_differentiable(last)
@@ -82,6 +77,12 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> Any:
         gradients = _run_backward(ctx.saved_tensors, ctx.softplus, _rows(dy))
         return *gradients, None, None
+
+
+def _steps_forward(u: Tensor, states: int) -> int:
+    """Steps whose inputs are loaded at once, as many as fit into the registers of an A100."""
+    steps = 16 // u.element_size()
+    return max(2, min(steps, 16 * steps // triton.next_power_of_2(states)))
 
 
 def _run_forward(tensors: Any, softplus: bool, steps: int, y: Any, last: Any, borders: Any) -> None:
@@ -112,9 +113,10 @@ def _run_backward(tensors: Any, softplus: bool, dy: Tensor) -> list[Tensor | Non
     u, delta, gate, a, b, c, skip, bias, _ = tensors
     (batch, time, dim), states = u.shape, a.shape[1]
     block_n = triton.next_power_of_2(states)
-    lanes_n = min(LANES_N, block_n)
-    steps = max(2, min(STEPS_BACK, STATES_A_LANE // (CHANNELS_A_LANE * block_n // lanes_n)))
-    chunks, blocks = triton.cdiv(time, steps), triton.cdiv(dim, BLOCK)
+    lanes_n, channels = min(LANES_N, block_n), 2 if block_n <= 16 else 1  # of a thread
+    block = channels * LANES_D * WARPS
+    steps = 2 if block_n > 32 else 4
+    chunks, blocks = triton.cdiv(time, steps), triton.cdiv(dim, block)
     borders = u.new_empty(batch, chunks, states, dim, dtype=torch.float32)
     _run_forward(tensors, softplus, steps, None, None, borders)
     du, ddelta, dgate = (
@@ -135,7 +137,7 @@ def _run_backward(tensors: Any, softplus: bool, dy: Tensor) -> list[Tensor | Non
         STATES=states,
         NI=block_n // lanes_n,
         NL=lanes_n,
-        DI=CHANNELS_A_LANE,
+        DI=channels,
         DL=LANES_D,
         W=WARPS,
         STEPS=steps,
