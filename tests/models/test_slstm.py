@@ -121,18 +121,30 @@ def test_it_compiles() -> None:
         assert usage.spilled == 0, usage
 
 
+def sizes_and_kinds() -> list[object]:
+    """Head dims of the presets. In float32 the forward of the two widest is known to spill up to 96
+    bytes a thread, which it should not."""
+    spilling = pytest.mark.xfail(strict=True, raises=AssertionError, reason="registers spill")
+    kinds = (torch.bfloat16, torch.float32)
+    return [
+        pytest.param(dim, kind, marks=spilling if kind == torch.float32 and dim > 96 else ())
+        for dim in (32, 96, 192, 256)
+        for kind in kinds
+    ]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("dim", [32, 96, 192, 256])
-@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("dim", "kind"), sizes_and_kinds())
 def test_it_compiles_at_every_size(dim: int, kind: torch.dtype) -> None:
-    """On three generations of GPUs: in bf16 without spills and within the shared memory of
-    consumer cards; in float32 the widest heads' forward spills up to 24 numbers a thread."""
+    """On three generations of GPUs without spills, in bf16 within the shared memory of consumer
+    cards."""
     recorded = launches(dim, kind) + launches(dim, kind, state=True)
     small = kind == torch.bfloat16
-    for usage in compile_for(recorded, (80, 90, 100)):
-        assert usage.shared <= SHARED_MEMORY[86 if small else 80], usage
-        may_spill = not small and dim > 96 and usage.name == "_forward"
-        assert usage.spilled <= (96 if may_spill else 0), usage
+    usages = compile_for(recorded, (80, 90, 100))
+    for usage in usages:
+        if usage.shared > SHARED_MEMORY[86 if small else 80]:
+            pytest.fail(f"too much shared memory: {usage}")  # no xfail covers this
+    assert not [usage for usage in usages if usage.spilled]
 
 
 @pytest.mark.parametrize("time", LENGTHS)
