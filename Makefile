@@ -7,6 +7,8 @@ TOOLS ?= .venv-tools
 ARCH ?= mamba
 STORAGE ?= $(or $(BABYSWEEP_STORAGE),runs)
 PORT ?= 5000
+# A module's tests stay in one process, which shares what they prepare.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: sweep test test-all test-gpu agreement lint format ui check-statistics \
 	speed-sweep speed-models speed-eval speed-distill speed-gpu clean-venv
@@ -15,10 +17,10 @@ sweep: $(VENV)/installed
 	$(BIN)/python sweeps/lr_sweep.py --arch $(ARCH) $(ARGS)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test-all: $(VENV)/installed
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python -m pytest -m "" $(SIDE_BY_SIDE) $(ARGS)
 
 test-gpu: $(VENV)/installed
 	TRITON_INTERPRET=0 $(BIN)/python -m pytest -m gpu -rs -s tests/gpu $(ARGS)

@@ -1,5 +1,6 @@
-"""What holds for all tests: MLflow reports nothing, though some import it before the project; and
-Triton's kernels run in its interpreter, unless `make test-gpu` says otherwise."""
+"""What holds for all tests: MLflow reports nothing, though some import it before the project;
+Triton's kernels run in its interpreter, unless `make test-gpu` says otherwise; and test processes
+that run side by side share the cores."""
 
 from __future__ import annotations
 
@@ -7,3 +8,6 @@ import os
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    cores = len(os.sched_getaffinity(0))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))

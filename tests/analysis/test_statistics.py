@@ -136,7 +136,13 @@ def test_a_side_with_one_seed_is_taken_to_vary_as_the_other() -> None:
 
 @pytest.mark.parametrize(
     ("seeds", "least", "most", "rare"),
-    [(2, 2.6, 6.6, 1.5), (3, 3.7, 5.3, 0.9), (5, 4.2, 5.0, 0.65)],
+    [
+        (2, 2.6, 6.6, 1.5),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in ((3, 3.7, 5.3, 0.9), (5, 4.2, 5.0, 0.65))
+        ),
+    ],
 )
 def test_false_positives_whatever_the_items_add(
     seeds: int, least: float, most: float, rare: float

@@ -22,7 +22,7 @@ from models.kernels.linear_distillation import (
     linear_distillation_reference,
 )
 from models.kernels.rms_norm import add_rms_norm, rms_norm, rms_norm_reference
-from models.kernels.rotary import rotary, rotary_reference
+from models.kernels.rotary import linear_rotary, rotary, rotary_reference
 from models.kernels.swiglu import linear_swiglu, swiglu, swiglu_reference
 from tests.gpu.cases import MIDDLE, Case, Function, Inputs, by_shape, case_of, draw
 
@@ -179,6 +179,26 @@ def _rotary_case(**shape: Any) -> Case:
     return case_of("rotary", _queries_and_keys, *functions, constants="cos sin", **shape)
 
 
+def _linear_rotary_case(**shape: Any) -> Case:
+    def make(T: int, heads: int, dim: int) -> Inputs:
+        width = heads * dim
+        tables = {name: _queries_and_keys(T, 1, 1, dim)[name] for name in ("cos", "sin")}
+        weights = {name: draw(width, width) / math.sqrt(width) for name in ("wq", "wk", "wv")}
+        return {"x": draw(2, T, width), **weights, **tables}
+
+    def run(x: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return torch.cat(linear_rotary(x, (wq, wk, wv), cos, sin, cos.shape[-1]), 2)
+
+    def reference(
+        x: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, cos: Tensor, sin: Tensor
+    ) -> Tensor:
+        q, k, v = ((x @ weight.mT).unflatten(-1, (-1, cos.shape[-1])) for weight in (wq, wk, wv))
+        return torch.cat([*rotary_reference(q, k, cos, sin), v], 2)
+
+    ours = _in_products(run, "x")
+    return case_of("linear_rotary", make, ours, reference, "wq wk wv", "cos sin", **shape)
+
+
 def _attention_case(**shape: Any) -> Case:
     def make(T: int, heads: int, kv_heads: int, dim: int) -> Inputs:
         return {**_queries_and_keys(T, heads, kv_heads, dim), "v": draw(2, T, kv_heads, dim)}
@@ -258,6 +278,7 @@ LAYER_CASES: list[Case] = [
     *by_shape(_conv_case, [{"dim": dim} for dim in (768, 1536, 1632, 2048, 50)], dim=256),
     *(_conv_case(T=time, dim=256, state=True) for time in (1, MIDDLE)),
     *by_shape(_rotary_case, HEADS, heads=4, kv_heads=4, dim=32),
+    *by_shape(_linear_rotary_case, [{"heads": 12, "dim": 64}], heads=4, dim=32),
     *by_shape(_attention_case, HEADS, heads=4, kv_heads=4, dim=32),
     *by_shape(
         _cross_entropy_case,

@@ -100,7 +100,13 @@ def _mlstm_case(**shape: Any) -> Case:
 
 def _slstm_case(**shape: Any) -> Case:
     def make(
-        T: int, D: int, B: int = 2, scale: float = 1.0, padding: int = 0, state: bool = False
+        T: int,
+        D: int,
+        B: int = 2,
+        scale: float = 1.0,
+        padding: int = 0,
+        state: bool = False,
+        bias: bool = False,
     ) -> Inputs:
         x = draw(B, T, 4, 4, D)
         x[:, :, :2] *= scale
@@ -110,6 +116,8 @@ def _slstm_case(**shape: Any) -> Case:
             n = 1 + torch.rand(B, 4, D)
             names = ("h", "c", "n", "m")
             inputs |= dict(zip(names, (*torch.rand(2, B, 4, D), n, draw(B, 4, D)), strict=True))
+        if bias:
+            inputs["bias"] = draw(4, 4, D)
         return inputs
 
     def run(cell: Function, x: Tensor, recurrent: Tensor, **state: Tensor) -> tuple[Tensor, ...]:
@@ -117,8 +125,13 @@ def _slstm_case(**shape: Any) -> Case:
         h, (last, c, n, m) = cell(x, recurrent, initial_state=start)
         return h, last, c / n, n.log() + m
 
-    functions = partial(run, slstm), partial(run, slstm_reference)
-    return case_of("slstm", make, *functions, "recurrent", "h c n m", **shape)
+    def ours(bias: Tensor | None = None, **inputs: Tensor) -> tuple[Tensor, ...]:
+        return run(partial(slstm, bias=bias), **inputs)
+
+    def reference(x: Tensor, bias: Tensor | None = None, **inputs: Tensor) -> tuple[Tensor, ...]:
+        return run(slstm_reference, x if bias is None else x + bias, **inputs)
+
+    return case_of("slstm", make, ours, reference, "recurrent bias", "h c n m", **shape)
 
 
 def _scan_case(**shape: Any) -> Case:
@@ -158,6 +171,7 @@ RECURRENCE_CASES: list[Case] = [
     _slstm_case(T=MIDDLE, D=32, B=19, scale=10.0),
     _slstm_case(T=MIDDLE, D=32, padding=7),
     *(_slstm_case(T=time, D=32, state=True) for time in (1, MIDDLE)),
+    *(_slstm_case(T=time, D=32, bias=True) for time in (7, 48, MIDDLE)),
     *by_shape(
         _scan_case,
         [{"D": 768, "N": 16}, {"D": 1536, "N": 16}, {"D": 2048, "N": 8}, {"D": 50, "N": 5}],

@@ -235,6 +235,7 @@ def test_sharing_passes(tmp_path: Path) -> None:
 # ---- trials
 
 
+@pytest.mark.slow
 def test_a_right_trial_passes(tmp_path: Path) -> None:
     """Captured (on the CPU not at all), and resumed: there to the bit."""
     trainer_checks.check_graph(ARCH, "cpu", "fp32", tmp_path)

@@ -29,6 +29,7 @@ class Usage:
         shared: bytes of shared memory of a block.
         registers: of a thread, at most 255.
         spilled: bytes of local memory of a thread, into which registers are spilled.
+        hot: instructions on local memory in the innermost loops; of the whole kernel without loops.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Usage:
     shared: int
     registers: int
     spilled: int
+    hot: int
 
 
 def compile_for(launches: list[Any], capabilities: tuple[int, ...]) -> list[Usage]:
@@ -53,17 +55,50 @@ def compile_for(launches: list[Any], capabilities: tuple[int, ...]) -> list[Usag
 
 
 def _usage(compiled: Any, capability: int) -> Usage:
+    usage = _dump(compiled, "--dump-resource-usage")
+    figures = {name: int(re.search(rf"\b{name}:(\d+)", usage)[1]) for name in ("REG", "STACK")}
+    hot = _hot_spills(_dump(compiled, "--dump-sass"))
+    name = compiled.metadata.name
+    return Usage(name, capability, compiled.metadata.shared, figures["REG"], figures["STACK"], hot)
+
+
+def _dump(compiled: Any, option: str) -> str:
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        command = [tool, "--dump-resource-usage", file.name]
-        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    figures = {name: int(re.search(rf"\b{name}:(\d+)", text)[1]) for name in ("REG", "STACK")}
-    name = compiled.metadata.name
-    return Usage(name, capability, compiled.metadata.shared, figures["REG"], figures["STACK"])
+        command = [tool, option, file.name]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _hot_spills(sass: str) -> int:
+    """Instructions that load from or store to local memory where most of the time goes.
+
+    A branch to an earlier address closes a loop. Those of a few instructions wait for a barrier.
+    """
+    found = re.findall(r"^\s*/\*([0-9a-f]{4,})\*/\s+(.*?);", sass, re.MULTILINE)
+    code = [(int(address, 16), text) for address, text in found]
+    back = [
+        (int(target[1], 16), address)
+        for address, text in code
+        if (target := re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text))
+    ]
+    loops = [(begin, end) for begin, end in back if end - begin > 16 * 16]  # bytes of instructions
+    innermost = [
+        (begin, end)
+        for begin, end in loops
+        if not any(a >= begin and b <= end and (a, b) != (begin, end) for a, b in loops)
+    ]
+    if not innermost:
+        innermost = [(0, code[-1][0])]
+    local = re.compile(r"\b(LDL|STL)\b")
+    return sum(
+        begin <= address <= end and bool(local.search(text))
+        for begin, end in innermost
+        for address, text in code
+    )
 
 
 def main() -> None:

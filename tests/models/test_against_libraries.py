@@ -215,7 +215,7 @@ def test_xlstm_is_the_packages_recurrence(path: str, time: int) -> None:
 
 
 @pytest.mark.interpreter
-@pytest.mark.parametrize("time", [5, 48, 96])
+@pytest.mark.parametrize("time", [5, *(pytest.param(t, marks=pytest.mark.slow) for t in (48, 96))])
 def test_hgrn2_is_that_of_fla(time: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """fla loads our checkpoint strictly, and its Triton kernels, run by Triton's interpreter, give
     our logits and gradients, with and without C++: below and above 64 steps, where fla changes

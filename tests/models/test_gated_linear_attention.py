@@ -25,15 +25,6 @@ from tests.models.compilation import SHARED_MEMORY, compile_for
 # The products of many gates cost the chunked form a few digits.
 TOLERANCE = {"torch": 5e-6, "cpp": 3e-6, "triton": 3e-6}
 
-# Most bytes of registers that a thread spills in bf16; on sm_90 none of them in the loop over
-# pairs.
-SPILLED = {
-    ("_walk", 80): 32,
-    ("gradients", 80): 700,
-    ("gradients", 90): 400,
-    ("gradients", 100): 500,
-}
-
 # Key and value dim: two that the C++ path takes, one of them in blocks of unequal width, and two
 # that it leaves to PyTorch.
 SHAPES = [(16, 48), (80, 16), (16, 8), (5, 3)]
@@ -249,12 +240,12 @@ def test_a_training_step_compiles_six_kernels() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("head", [32, 128])  # mini; small, base and paper
 def test_it_compiles_for_gpus(head: int, dtype: torch.dtype) -> None:
-    """Within shared memory, and with few or no registers spilled in bf16."""
-    usages = compile_for(recorded(head, dtype), (80, 90, 100))
-    for usage in usages:
+    """Within shared memory, in bf16 that of consumer cards; no registers spilled in bf16's loops.
+    Between them the backward pass spills some hundred bytes."""
+    for usage in compile_for(recorded(head, dtype), (80, 90, 100)):
         assert usage.shared <= SHARED_MEMORY[usage.capability], usage
         if dtype == torch.bfloat16:
-            assert usage.spilled <= SPILLED.get((usage.name, usage.capability), 0), usage
+            assert usage.hot == 0, usage
             assert usage.shared <= SHARED_MEMORY[86], usage
 
 

@@ -255,12 +255,6 @@ def launches(dim: int, time: int, kind: torch.dtype, with_state: bool = False) -
 PRESETS = {"mini": (64, 64), "small": (208, 256), "base": (408, 512), "paper": (512, 512)}
 
 
-def test_it_compiles_at_the_size_paper() -> None:
-    """In bf16, without spills: the three products of the forward."""
-    recorded = [x for x in launches(*PRESETS["paper"], torch.bfloat16) if x.name != "_gradients"]
-    assert_compile(recorded[:3], (90,))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("size", PRESETS)
@@ -268,12 +262,7 @@ def test_it_compiles_at_every_size(size: str, kind: torch.dtype) -> None:
     """On three generations of GPUs; with states, too, as in texts longer than a chunk."""
     dim, context = PRESETS[size]
     recorded = [*launches(dim, context, kind), *launches(dim, 4 * context, kind, with_state=True)]
-    assert_compile(recorded, (80, 90, 100))
-
-
-def assert_compile(recorded: list[Launch], capabilities: tuple[int, ...]) -> None:
-    """Within the shared memory of any GPU, and without spills: those come when no register of the
-    255 is left."""
-    for usage in compile_for(recorded, capabilities):
+    # A kernel spills when no register of the 255 is left.
+    for usage in compile_for(recorded, (80, 90, 100)):
         assert usage.spilled == 0 or usage.registers < 255, usage
         assert usage.shared <= SHARED_MEMORY[86], usage

@@ -124,6 +124,7 @@ def test_only_float32_on_the_cpu_is_taken(path: str) -> None:
     assert not native.takes(KERNEL, torch.zeros(1), torch.zeros(1, device="meta"))
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_workers_may_start_together(empty_cache: Path) -> None:
     """Four processes with an empty cache all get a working library, and leave one file."""

@@ -113,12 +113,8 @@ def launches(dim: int, kind: torch.dtype, *, state: bool = False) -> list[Launch
     return recorded
 
 
-def test_it_compiles() -> None:
-    """For GPUs, from the launches on record."""
-    recorded = launches(32, torch.bfloat16)
-    assert [x.name for x in recorded] == ["_forward", "_backward"]
-    for usage in compile_for(recorded, (90,)):
-        assert usage.spilled == 0, usage
+def test_it_launches_a_kernel_in_each_direction() -> None:
+    assert [x.name for x in launches(32, torch.bfloat16)] == ["_forward", "_backward"]
 
 
 def sizes_and_kinds() -> list[object]:

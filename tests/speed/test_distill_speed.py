@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.speed.distill_speed import Result
 from tests.speed.measurements import Ratio
 from tests.speed.processes import ROOT
 
 
+@pytest.mark.slow
 def test_measures_a_tiny_shape(tmp_path: Path) -> None:
     """A right loss is timed against the same student alone; the time is more than without."""
     output = tmp_path / "speed.json"

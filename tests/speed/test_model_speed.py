@@ -15,6 +15,7 @@ from tests.speed.measurements import Ratio, StepResult, disagreement
 from tests.speed.processes import ROOT, Row
 
 
+@pytest.mark.slow
 def test_measures_a_tiny_shape(tmp_path: Path) -> None:
     """One run of all parts writes the rows asked for, with sound numbers, in every format."""
     output, markdown, picture = (tmp_path / f"speed.{end}" for end in ("json", "md", "svg"))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 from mlflow import MlflowClient
 
 from tests.processes import ROOT, environment, wait_for
@@ -89,11 +92,18 @@ FIGURES = ("val/loss", "val/bits_per_byte", "train/loss", "train/grad_norm", "be
 
 
 @pytest.fixture(scope="session")
-def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what all test processes share (see `made_once`)."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    return folder / "shared"
+
+
+@pytest.fixture(scope="session")
+def tiny_text(shared: Path) -> Path:
     """A folder with about 4,000 words."""
-    folder = tmp_path_factory.mktemp("text")
-    write_tiny_text(folder)
-    return folder
+    return made_once(shared / "text", write_tiny_text)
 
 
 @pytest.fixture
@@ -102,12 +112,28 @@ def sweep(tiny_text: Path, tmp_path: Path) -> SweepCommand:
     return SweepCommand(tiny_text, tmp_path / "storage")
 
 
-@pytest.fixture(scope="module")
-def whole_sweep(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepCommand:
-    """A sweep that ran to its end without interruption."""
-    command = SweepCommand(tiny_text, tmp_path_factory.mktemp("whole"))
-    (command.storage / "output.txt").write_text(command.run())
-    return command
+@pytest.fixture(scope="session")
+def whole_sweep(tiny_text: Path, shared: Path) -> SweepCommand:
+    """A sweep that ran to its end without interruption. Tests read it, or change a copy."""
+
+    def run(folder: Path) -> None:
+        (folder / "output.txt").write_text(SweepCommand(tiny_text, folder).run())
+
+    return SweepCommand(tiny_text, made_once(shared / "whole", run))
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder that the first test process to ask for it fills, for all of them."""
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            folder.mkdir()
+            try:
+                make(folder)
+            except BaseException:
+                shutil.rmtree(folder)
+                raise
+    return folder
 
 
 @pytest.fixture

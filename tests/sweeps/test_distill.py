@@ -92,11 +92,11 @@ def test_several_teachers_and_the_teachers_weights(whole_sweep, teacher):
         (["--seeds", "-1"], "--seeds must not be negative"),
     ],
 )
-def test_bad_arguments_are_explained(whole_sweep, teacher, flags, message, capsys):
+def test_bad_arguments_are_explained(whole_sweep, teacher, flags, message, capsys, tmp_path):
     """The error names the value and what to do, without a traceback; status 2."""
     folder = teacher.best_checkpoint
     if "--context" in flags:  # a model with a limit
-        folder = with_limit(folder, whole_sweep.storage / "limited")
+        folder = with_limit(folder, tmp_path / "limited")
     all_words = [*words(whole_sweep.storage, folder), "--dry-run", *flags]
     assert run_distillation(tyro.cli(DistillArgs, args=all_words)) == 2
     assert re.search(message, " ".join(capsys.readouterr().err.split()))

@@ -50,12 +50,14 @@ def gradients(
     sequence, head, start, here = place(chunk, time, heads, C)
     step = tl.arange(0, C)[:, None]
     other = tl.arange(0, C)[None, :]
-    y = tl.arange(0, Y)
-    at_y = step * heads * V + y[None, :]
-    inside_y = here & (y[None, :] < V)
-    value = tl.load(v + start * V + at_y, mask=inside_y, other=0.0)
-    dout = tl.load(do + start * V + at_y, mask=inside_y, other=0.0)
-    dscores = tl.dot(dout, tl.trans(value), input_precision=PRECISION)
+    dscores = tl.zeros((C, C), tl.float32)
+    for from_y in range(0, V, Y):
+        y = from_y + tl.arange(0, Y)
+        at_y = step * heads * V + y[None, :]
+        inside_y = here & (y[None, :] < V)
+        value = tl.load(v + start * V + at_y, mask=inside_y, other=0.0)
+        dout = tl.load(do + start * V + at_y, mask=inside_y, other=0.0)
+        dscores = tl.dot(dout, tl.trans(value), dscores, input_precision=PRECISION)
     own = tl.sum(tl.where(step == other, dscores, 0.0), 1)[:, None]
     dscores = tl.where(step > other, dscores, 0.0)
     dscores = (dscores + tl.trans(dscores)).to(states.dtype.element_ty)
@@ -65,13 +67,22 @@ def gradients(
         at = step * heads * K + x[None, :]
         inside = here & (x[None, :] < K)
         # Through the states
-        tile = y[:, None] * K + x[None, :]
-        within = (y[:, None] < V) & (x[None, :] < K)
-        state = tl.load(states + chunk * K * V + tile, mask=within, other=0.0)
-        dstate = tl.load(dstates + chunk * K * V + tile, mask=within, other=0.0)
-        dquery = tl.dot(dout, state, input_precision=PRECISION)
-        dkey = tl.dot(value, dstate, input_precision=PRECISION)
-        whole = tl.sum(state.to(tl.float32) * dstate.to(tl.float32), 0)
+        dquery = tl.zeros((C, X), tl.float32)
+        dkey = tl.zeros((C, X), tl.float32)
+        whole = tl.zeros((X,), tl.float32)
+        for from_y in range(0, V, Y):
+            y = from_y + tl.arange(0, Y)
+            at_y = step * heads * V + y[None, :]
+            inside_y = here & (y[None, :] < V)
+            value = tl.load(v + start * V + at_y, mask=inside_y, other=0.0)
+            dout = tl.load(do + start * V + at_y, mask=inside_y, other=0.0)
+            tile = y[:, None] * K + x[None, :]
+            within = (y[:, None] < V) & (x[None, :] < K)
+            state = tl.load(states + chunk * K * V + tile, mask=within, other=0.0)
+            dstate = tl.load(dstates + chunk * K * V + tile, mask=within, other=0.0)
+            dquery = tl.dot(dout, state, dquery, input_precision=PRECISION)
+            dkey = tl.dot(value, dstate, dkey, input_precision=PRECISION)
+            whole += tl.sum(state.to(tl.float32) * dstate.to(tl.float32), 0)
         log, key = gate(g, bound, start * K, at, inside, head, x, K)
         key = keys(k, key, start * K, at, inside)
         query = queries(q, k, start * K, at, inside, scale)
