@@ -121,7 +121,7 @@ def _walked(
         _walk,
         (batch * heads * tiles, triton.cdiv(values, constants["Y"])),
         *(q, columns, first, walked, last, k, g, bound, scale, sum_choices(g.device), time, heads),
-        num_warps=WARPS,
+        num_warps=2 * WARPS if constants["Y"] == Y else WARPS,  # a product of Y rows
         **constants,
     )
     return walked
