@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib import metadata
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +71,11 @@ def build_kernels(
         missing = {stamp: spec for stamp, spec in wanted.items() if not stamp.exists()}
         if not missing:
             return "all kernels were built before"
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        forkserver.ensure_running()  # it imports while the kernels are listed
         launches = _record_all(missing.values(), vocab_size, micro_batch, teachers, progress)
-        _compile(launches, target, progress)
+        _compile(launches, target, context, progress)
         for stamp, spec in missing.items():
             stamp.write_text(f"{spec.arch} {spec.size}\n")
     seconds = time.monotonic() - started
@@ -140,10 +145,10 @@ def _record_all(
     return list(launches)
 
 
-def _compile(launches: list[Launch], target: int, progress: Progress) -> None:
-    """In processes of a server that imports the kernels once, and knows no CUDA."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+def _compile(
+    launches: list[Launch], target: int, context: ForkServerContext, progress: Progress
+) -> None:
+    """In processes of a server that imported the kernels once, and knows no CUDA."""
     processes = max(1, min(len(os.sched_getaffinity(0)), len(launches), MOST_PROCESSES))
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         tasks = {pool.submit(_build_one, launch, target): launch for launch in launches}

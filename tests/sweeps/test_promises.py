@@ -1,0 +1,113 @@
+"""What users build on stays as it is: the flags of every command, and the names in MLflow.
+
+Removing or renaming one is a decision, not an accident.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.processes import ROOT, environment
+from tests.sweeps.conftest import SweepCommand
+
+TRAINING = """
+    address arch batch-size benchmarks checkpoint-minutes context corpus cpus-per-trial
+    dry-run epochs ewok-password final-tasks gpus-per-trial grad-clip help max-concurrent
+    micro-batch precision preset protocol runner schedule seeds size storage study tasks
+    vocab-size warmup weight-decay workers-per-trial
+"""
+"""Flags of all commands that train."""
+
+FLAGS = {
+    "sweeps/lr_sweep.py": TRAINING
+    + """
+        extend lr-range lrs no-extend num-samples sampler scheduler search
+    """,
+    "sweeps/epoch_study.py": TRAINING + " decay designs horizons lr milestones",
+    "sweeps/distill.py": TRAINING
+    + """
+        alphas control lrs no-control reverse-kl student-init teacher temperatures
+    """,
+    "sweeps/paper.py": TRAINING
+    + """
+        alphas designs horizons lrs status sweep-seeds teacher-arch temperatures
+    """,
+    "sweeps/promote.py": """
+        alias arch benchmarks force help model name run-id storage study
+    """,
+    "analysis/evaluate.py": """
+        address all-templates benchmarks cpus device eval-workers ewok-password glue-epochs
+        glue-lr gpus help long-texts model output precision protocol run-id selection storage
+        submission tasks token-budget
+    """,
+    "analysis/report.py": "help output select storage study ui",
+    "analysis/compare.py": "help part storage study",
+}
+
+NAMES = {
+    "sweep": {
+        "metrics": """
+            best/bits_per_byte best/epoch best/lr
+        """,
+        "params": """
+            alpha arch batch_size benchmarks_hash beta1 beta2 context corpus corpus_hash decay
+            epochs eps grad_clip init precision protocol reverse_kl revision schedule size
+            teacher teacher_name temperature warmup warmup_steps weight_decay
+        """,
+        "tags": """
+            babysweep.arch babysweep.command babysweep.kind babysweep.setting babysweep.size
+        """,
+    },
+    "trial": {
+        "metrics": """
+            best/bits_per_byte best/epoch best/lr epoch/seconds epoch/tokens_per_second
+            epoch/train_loss train/epoch train/grad_norm train/loss train/lr
+            train/tokens_per_second val/bits_per_byte val/loss val/perplexity
+        """,
+        "params": """
+            alpha arch arithmetic batch_size began_step benchmarks_hash beta1 beta2 context
+            corpus corpus_hash decay epochs eps flops_per_token grad_clip hardware init kernels
+            lr params params_non_embedding precision protocol reverse_kl revision schedule seed
+            size software step teacher teacher_name temperature tokenizer_hash total_steps
+            train_tokens train_words vocab_size warmup warmup_steps weight_decay
+        """,
+        "tags": """
+            babysweep.arch babysweep.kind babysweep.outcome babysweep.seed babysweep.size
+            babysweep.spec_hash
+        """,
+    },
+}
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_help_is_quick_and_flags_are_frozen(command: str) -> None:
+    """--help answers in under two seconds."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, command, "--help"],
+        cwd=ROOT,
+        env=environment() | {"COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert time.perf_counter() - started < 2.0
+    flags = re.findall(r"(?:^|[ │,|])--([a-z][a-z-]*)", done.stdout, re.MULTILINE)
+    assert set(flags) == set(FLAGS[command].split())
+
+
+def test_names_in_mlflow_are_frozen(whole_sweep: SweepCommand) -> None:
+    """Metrics, parameters and tags of a trial and of its sweep."""
+    for kind, names in NAMES.items():
+        for run in whole_sweep.runs(kind):
+            data = run.data
+            found = {"metrics": data.metrics, "params": data.params, "tags": data.tags}
+            for part, values in found.items():
+                # MLflow's own tags tell of the machine.
+                ours = {name for name in values if not name.startswith("mlflow.")}
+                assert ours == set(names[part].split()), f"{part} of a {kind}"
