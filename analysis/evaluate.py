@@ -86,10 +86,10 @@ class EvaluateArgs:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     args = tyro.cli(EvaluateArgs, args=argv, description=__doc__)
-    from sweeps.environment import secure_local_cluster
+    from sweeps.engine.environment import secure_local_cluster
 
     secure_local_cluster(args.address)
-    from sweeps.evaluation import run_evaluation  # heavy imports: not before --help
+    from sweeps.scoring.evaluation import run_evaluation  # heavy imports: not before --help
 
     return run_evaluation(args)
 

@@ -54,10 +54,10 @@ class DistillArgs(TrainingArgs):
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     args = tyro.cli(DistillArgs, args=argv, description=__doc__)
-    from sweeps.environment import secure_local_cluster
+    from sweeps.engine.environment import secure_local_cluster
 
     secure_local_cluster(args.address)
-    from sweeps.distillation import run_distillation  # heavy imports: not before --help
+    from sweeps.plans.distill import run_distillation  # heavy imports: not before --help
 
     return run_distillation(args)
 

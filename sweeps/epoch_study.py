@@ -54,10 +54,10 @@ class EpochStudyArgs(TrainingArgs):
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     args = tyro.cli(EpochStudyArgs, args=argv, description=__doc__)
-    from sweeps.environment import secure_local_cluster
+    from sweeps.engine.environment import secure_local_cluster
 
     secure_local_cluster(args.address)
-    from sweeps.epochs import run_epoch_study  # heavy imports: not before --help
+    from sweeps.plans.epoch_study import run_epoch_study  # heavy imports: not before --help
 
     return run_epoch_study(args)
 

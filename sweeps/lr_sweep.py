@@ -48,7 +48,7 @@ class LrSweepArgs(TrainingArgs):
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     args = tyro.cli(LrSweepArgs, args=argv, description=__doc__)
-    from sweeps.environment import secure_local_cluster
+    from sweeps.engine.environment import secure_local_cluster
 
     secure_local_cluster(args.address)
     from sweeps.running import run_lr_sweep  # heavy imports: not before --help

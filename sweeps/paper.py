@@ -61,7 +61,7 @@ class PaperArgs(TrainingArgs):
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     args = tyro.cli(PaperArgs, args=argv, description=__doc__)
-    from sweeps.environment import secure_local_cluster
+    from sweeps.engine.environment import secure_local_cluster
 
     secure_local_cluster(args.address)
     from sweeps.stages import run_study  # heavy imports: not before --help

@@ -45,7 +45,7 @@ class PromoteArgs:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     args = tyro.cli(PromoteArgs, args=argv, description=__doc__)
-    from sweeps.promotion import run_promotion  # heavy imports: not before --help
+    from sweeps.stored.promotion import run_promotion  # heavy imports: not before --help
 
     return run_promotion(args)
 

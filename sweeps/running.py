@@ -17,15 +17,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from sweeps.arguments import TrainingArgs
-from sweeps.dry_run import print_dry_run
-from sweeps.final_scores import score_winners
-from sweeps.kernel_cache import start_building
+from sweeps.engine.kernel_builds import start_building
+from sweeps.engine.progress import ProgressDisplay
+from sweeps.engine.tuning import DriverCallback, build_scheduler, ray_cluster, run_tune
+from sweeps.findings.final_scores import score_winners
+from sweeps.findings.lr_sweep import describe_study, failed_trials, show_failures, show_results
 from sweeps.lr_sweep import LrSweepArgs
-from sweeps.planning import Status, SweepPlan, plan_sweep
-from sweeps.progress import ProgressDisplay
-from sweeps.results import describe_study, failed_trials, show_failures, show_results
-from sweeps.spaces import SweepSearch
-from sweeps.tuning import DriverCallback, build_scheduler, ray_cluster, run_tune
+from sweeps.plans.common import Status, SweepPlan, plan_sweep
+from sweeps.plans.dry_run import print_dry_run
+from sweeps.plans.spaces import SweepSearch
 from trainables.checkpoint import TrialFolder
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker

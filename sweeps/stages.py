@@ -25,16 +25,16 @@ from analysis.report import ReportArgs
 from analysis.reporting import run_report
 from sweeps.arguments import TrainingArgs
 from sweeps.distill import DistillArgs
-from sweeps.distillation import run_distillation
 from sweeps.epoch_study import EpochStudyArgs
-from sweeps.epochs import run_epoch_study
-from sweeps.evaluation import run_evaluation
 from sweeps.lr_sweep import LrSweepArgs
-from sweeps.model_names import find_version
-from sweeps.planning import Ground, chosen_archs, prepare, study_trials
+from sweeps.plans.common import Ground, chosen_archs, prepare, study_trials
+from sweeps.plans.distill import run_distillation
+from sweeps.plans.epoch_study import run_epoch_study
 from sweeps.promote import PromoteArgs
-from sweeps.promotion import run_promotion
 from sweeps.running import refuse, run_lr_sweep
+from sweeps.scoring.evaluation import run_evaluation
+from sweeps.stored.model_names import find_version
+from sweeps.stored.promotion import run_promotion
 from trainables.checkpoint import TrialFolder, read_json, write_json
 from trainables.tracking import tracking_uri
 

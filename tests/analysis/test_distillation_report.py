@@ -20,7 +20,7 @@ from analysis.sections.distillation import best_of, distillation, students_of
 from analysis.sections.finals import finals
 from analysis.statistics import paired_gain
 from analysis.study import Study
-from sweeps.distillation import gain_over_control
+from sweeps.plans.distill import gain_over_control
 from tests.made_study import MadeStudy, base_spec, suite
 
 TEACHER = {"teacher": "abcd", "teacher_name": "hgrn2 version 1", "alpha": 0.5}

@@ -13,10 +13,10 @@ import tyro
 from mlflow.entities import Run
 from rich.console import Console
 
+from sweeps.findings.lr_sweep import describe_study, show_failures, show_results
 from sweeps.lr_sweep import LrSweepArgs
-from sweeps.planning import SweepPlan, plan_sweep
-from sweeps.results import describe_study, show_failures, show_results
-from sweeps.spaces import SweepSearch
+from sweeps.plans.common import SweepPlan, plan_sweep
+from sweeps.plans.spaces import SweepSearch
 from tests.processes import serve_mlflow
 from tests.tiny_text import write_tiny_text
 from trainables.checkpoint import EpochReport, Outcome, TrialFolder

@@ -18,7 +18,7 @@ COMMANDS = {
     for file in sorted((ROOT / folder).glob("*.py"))
     for match in _LAZY.finditer(file.read_text())
 }
-WORKERS = {"sweeps.tuning", "trainables.trial"}  # what Ray loads in other processes
+WORKERS = {"sweeps.engine.tuning", "trainables.trial"}  # what Ray loads in other processes
 
 CODE = """
 import importlib, os, sys

@@ -7,7 +7,7 @@ import pytest
 from compilation import SHARED_MEMORY, Usage, compile_for
 
 import models
-from sweeps.presets import PRESETS
+from sweeps.plans.presets import PRESETS
 from trainables.kernel_cache import launches_of
 from trainables.spec import TrialSpec
 

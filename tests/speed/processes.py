@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from sweeps.environment import WORKER_ENVIRONMENT
+from sweeps.engine.environment import WORKER_ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVED = "tests.speed.training_step"

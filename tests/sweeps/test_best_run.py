@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from sweeps.best_run import best_trial
+from sweeps.stored.best import best_trial
 from trainables.spec import TrialSpec
 
 ROWS = {  # (setting's batch size, lr, seed): outcome and bits per byte

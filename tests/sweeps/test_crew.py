@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from sweeps import trial_process
-from sweeps.crew import Crew, Orders, _failure, take_orders
-from sweeps.failures import HOPELESS, TrialFailure
-from sweeps.resources import Resources
+from sweeps.engine import trial_process
+from sweeps.engine.crew import Crew, Orders, _failure, take_orders
+from sweeps.engine.failures import HOPELESS, TrialFailure
+from sweeps.engine.resources import Resources
 from trainables.spec import TrialSpec
 from trainables.trainer import World
 

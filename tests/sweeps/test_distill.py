@@ -15,7 +15,7 @@ import tyro
 
 import models
 from sweeps.distill import DistillArgs
-from sweeps.distillation import plan_distillation, run_distillation
+from sweeps.plans.distill import plan_distillation, run_distillation
 from tests.processes import wait_for
 from tests.sweeps.conftest import ROOT, environment
 from trainables.checkpoint import TrialFolder

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import torch
 from rich.console import Console
 
-from sweeps import dry_run
-from sweeps.dry_run import Cost
-from sweeps.tuning import Resources
+from sweeps.engine.tuning import Resources
+from sweeps.plans import dry_run
+from sweeps.plans.dry_run import Cost
 from tests.trainables.test_spec import SPEC
 
 COST = Cost(

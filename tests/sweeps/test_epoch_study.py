@@ -15,10 +15,17 @@ import tyro
 from rich.console import Console
 from safetensors.torch import load_file
 
-from sweeps.epoch_results import show_epochs
 from sweeps.epoch_study import EpochStudyArgs
-from sweeps.epochs import Designs, parse_words, plan_designs, plan_epochs, run_epoch_study, study_lr
-from sweeps.spaces import SweepSearch
+from sweeps.findings.epoch_study import show_epochs
+from sweeps.plans.epoch_study import (
+    Designs,
+    parse_words,
+    plan_designs,
+    plan_epochs,
+    run_epoch_study,
+    study_lr,
+)
+from sweeps.plans.spaces import SweepSearch
 from tests.analysis.benchmark_files import write_blimp
 from tests.processes import wait_for
 from tests.sweeps.conftest import FIGURES, SweepCommand

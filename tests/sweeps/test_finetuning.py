@@ -21,7 +21,7 @@ from rich.console import Console
 
 import models
 from analysis.benchmarks import glue
-from sweeps.finetuning import (
+from sweeps.scoring.finetuning import (
     TaskResult,
     Watcher,
     check_tasks,
@@ -76,11 +76,11 @@ _SCRIPT = """
 import json
 import sys
 from pathlib import Path
-from sweeps.environment import secure_local_cluster
+from sweeps.engine.environment import secure_local_cluster
 secure_local_cluster("local")
 from rich.console import Console
-from sweeps.finetuning import finetune_tasks
-from sweeps.tuning import ray_cluster
+from sweeps.scoring.finetuning import finetune_tasks
+from sweeps.engine.tuning import ray_cluster
 model, folder, storage, changes, *names = sys.argv[1:]
 options = {"storage": Path(storage), "cpus": 1, "gpus": 0, "changes": json.loads(changes)}
 with ray_cluster("local", dashboard=False):

@@ -53,7 +53,7 @@ def test_out_of_memory_is_not_tried_again(sweep, monkeypatch, seen, runner):
     flags = ["--runner", runner, "--epochs", "1", "--max-concurrent", "1"]
     output = sweep.run(*flags, status=1)
     assert "will be started again" not in output
-    assert "failed for good: sweeps.failures.TrialFailure: out of memory" in output
+    assert "failed for good: sweeps.engine.failures.TrialFailure: out of memory" in output
     assert "--micro-batch" in output
     outcomes = {run.data.params["lr"]: run.info.status for run in sweep.runs()}
     assert outcomes == {"0.001": "FAILED", "0.003": "FINISHED"}

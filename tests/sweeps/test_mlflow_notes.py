@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from markdown_it import MarkdownIt
 
-from sweeps.mlflow_notes import (
+from sweeps.findings.mlflow_notes import (
     MOST_ROWS,
     markdown_table,
     picture_of,

@@ -10,10 +10,10 @@ import weakref
 import pytest
 import torch
 
-from sweeps import trial_process
-from sweeps.failures import TrialFailure
-from sweeps.kernel_cache import _build, start_building
-from sweeps.resources import Resources
+from sweeps.engine import trial_process
+from sweeps.engine.failures import TrialFailure
+from sweeps.engine.kernel_builds import _build, start_building
+from sweeps.engine.resources import Resources
 from trainables.memory import OutOfMemory
 from trainables.trainer import World
 

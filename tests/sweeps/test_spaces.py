@@ -7,7 +7,7 @@ import math
 import pytest
 from ray.tune.search import Searcher
 
-from sweeps.spaces import GridPlan, OptunaPlan, SweepSearch, next_on_grid
+from sweeps.plans.spaces import GridPlan, OptunaPlan, SweepSearch, next_on_grid
 from tests.trainables.test_spec import SPEC
 
 

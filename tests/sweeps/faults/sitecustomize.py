@@ -56,7 +56,7 @@ def count_gpus(module):
 CHANGES = {
     "trainables.trainer": ("BABYSWEEP_TEST_FAULT", spoil_trainer),
     "trainables.device": ("BABYSWEEP_TEST_SEEN", use_cpu),
-    "sweeps.tuning": ("BABYSWEEP_TEST_GPUS", count_gpus),
+    "sweeps.engine.tuning": ("BABYSWEEP_TEST_GPUS", count_gpus),
 }
 
 

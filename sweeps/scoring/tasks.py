@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.benchmarks import HUB, glue
 
 if TYPE_CHECKING:
-    from sweeps.finetuning import TaskResult
+    from sweeps.scoring.finetuning import TaskResult
 
 
 def split_tasks(tasks: Sequence[str], protocol: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sweeps.best_run import Choice, choose
-from sweeps.planning import resolve_storage
+from sweeps.plans.common import resolve_storage
 from sweeps.running import refuse
+from sweeps.stored.best import Choice, choose
 from trainables.checkpoint import Progress
 from trainables.corpus.tokenizer import tokenizer_hash
 from trainables.finetune_spec import model_hash

@@ -12,10 +12,9 @@ import pandas as pd
 from rich.console import Console
 
 from analysis.learning_rates import on_common_seeds
-from sweeps.best_run import best_trial
-from sweeps.epoch_results import show_epochs
 from sweeps.epoch_study import EpochStudyArgs
-from sweeps.planning import (
+from sweeps.findings.epoch_study import show_epochs
+from sweeps.plans.common import (
     Ground,
     Status,
     SweepPlan,
@@ -24,8 +23,9 @@ from sweeps.planning import (
     prepare,
     study_trials,
 )
+from sweeps.plans.spaces import GridPlan, Plan, SweepSearch
 from sweeps.running import run_command
-from sweeps.spaces import GridPlan, Plan, SweepSearch
+from sweeps.stored.best import best_trial
 from trainables.checkpoint import TrialFolder
 from trainables.corpus import Blocks
 from trainables.optim import steps_at_peak

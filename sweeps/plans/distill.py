@@ -14,8 +14,15 @@ from analysis import runs
 from analysis.gains import at_best_lr, why_no_gain
 from analysis.learning_rates import completed
 from analysis.statistics import Gain, paired_gain
-from sweeps.model_names import copy_version, find_version, resolve_model
-from sweeps.planning import (
+from sweeps.findings.lr_sweep import (
+    describe,
+    glue_line,
+    of_setting,
+    rich_table,
+    winner,
+    zero_shot_line,
+)
+from sweeps.plans.common import (
     Ground,
     Status,
     SweepPlan,
@@ -24,9 +31,9 @@ from sweeps.planning import (
     prepare,
     resolve_storage,
 )
-from sweeps.results import describe, glue_line, of_setting, rich_table, winner, zero_shot_line
+from sweeps.plans.spaces import GridPlan, SweepSearch
 from sweeps.running import run_command
-from sweeps.spaces import GridPlan, SweepSearch
+from sweeps.stored.model_names import copy_version, find_version, resolve_model
 from trainables.checkpoint import Progress, read_json
 from trainables.corpus import Corpus
 from trainables.corpus.tokenizer import tokenizer_hash

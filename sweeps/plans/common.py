@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import models
 from analysis.benchmarks import HUB, Source, load_suite, password
-from sweeps.finetuning import check_tasks
-from sweeps.presets import Preset, choose
-from sweeps.spaces import GridPlan, OptunaPlan, Plan
-from sweeps.tasks import find_glue, split_tasks
-from sweeps.tuning import ROOT, Resources, build_scheduler, local_gpus
+from sweeps.engine.tuning import ROOT, Resources, build_scheduler, local_gpus
+from sweeps.plans.presets import Preset, choose
+from sweeps.plans.spaces import GridPlan, OptunaPlan, Plan
+from sweeps.scoring.finetuning import check_tasks
+from sweeps.scoring.tasks import find_glue, split_tasks
 from trainables.checkpoint import TrialFolder
 from trainables.corpus import Blocks, Corpus, mini_benchmark, prepare_corpus
 from trainables.device import default_precision

@@ -23,16 +23,16 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from sweeps.crew import CrewTrial
-from sweeps.environment import WORKER_ENVIRONMENT, is_local
-from sweeps.failures import HOPELESS, TrialFailure, hopeless_report
-from sweeps.resources import Resources
-from sweeps.trial_process import run_here
+from sweeps.engine.crew import CrewTrial
+from sweeps.engine.environment import WORKER_ENVIRONMENT, is_local
+from sweeps.engine.failures import HOPELESS, TrialFailure, hopeless_report
+from sweeps.engine.resources import Resources
+from sweeps.engine.trial_process import run_here
 from trainables.device import pick_device
 from trainables.spec import TrialSpec
 from trainables.trainer import Workplace, World
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCHEDULERS = ("none", "asha")
 MAX_FAILURES = 3
 """Times that one trial is started again after its process died."""

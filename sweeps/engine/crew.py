@@ -29,8 +29,8 @@ from typing import Any
 import ray
 from ray import tune
 
-from sweeps.failures import TrialFailure, hopeless_report
-from sweeps.resources import Resources
+from sweeps.engine.failures import TrialFailure, hopeless_report
+from sweeps.engine.resources import Resources
 
 GO, STOP = "go", "stop"
 POLL_SECONDS = 0.01
@@ -263,7 +263,7 @@ def crew_worker(config: dict[str, Any]) -> None:
 
 def take_orders(orders: Orders, place: Any, world: Any) -> None:
     """Run the trials that are ordered, one after the other."""
-    from sweeps.trial_process import run_here
+    from sweeps.engine.trial_process import run_here
     from trainables.spec import TrialSpec
 
     for number in itertools.count(1):

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from sweeps.failures import HOPELESS
-from sweeps.tuning import DriverCallback
+from sweeps.engine.failures import HOPELESS
+from sweeps.engine.tuning import DriverCallback
 from trainables.spec import TrialSpec, format_lr
 from trainables.tracking import Tracker
 

@@ -8,11 +8,11 @@ from rich.markup import escape
 
 from analysis import runs
 from analysis.benchmarks import Source, load_suite
-from sweeps.finetuning import finetune_tasks
-from sweeps.planning import FinalTasks, SweepPlan
-from sweeps.results import winner
-from sweeps.scoring_workers import Scoring, score_on_ray, show_progress
-from sweeps.tasks import glue_figures, glue_results
+from sweeps.findings.lr_sweep import winner
+from sweeps.plans.common import FinalTasks, SweepPlan
+from sweeps.scoring.finetuning import finetune_tasks
+from sweeps.scoring.tasks import glue_figures, glue_results
+from sweeps.scoring.workers import Scoring, score_on_ray, show_progress
 from trainables.checkpoint import TrialFolder
 from trainables.tracking import Tracker
 

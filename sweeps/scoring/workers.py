@@ -16,7 +16,7 @@ from rich.progress import Progress as Bar
 
 import models
 from analysis.benchmarks import Span, token_log_probs
-from sweeps.resources import shares
+from sweeps.engine.resources import shares
 from trainables.device import pick_device, set_up_cpu
 
 CHUNKS_PER_WORKER = 8

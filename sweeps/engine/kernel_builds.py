@@ -21,7 +21,7 @@ from rich.markup import escape
 from trainables.spec import TrialSpec
 
 if TYPE_CHECKING:
-    from sweeps.planning import SweepPlan
+    from sweeps.plans.common import SweepPlan
 
 _CPUS = 1
 """Reserved on a node: trials are not running yet, and may not fit beside all of its CPUs."""

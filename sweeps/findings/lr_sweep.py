@@ -19,9 +19,9 @@ from analysis import runs
 from analysis.learning_rates import compare_best, edge_of_grid, lr_table
 from analysis.plots import lr_curve, lr_figure
 from analysis.plots.style import write
-from sweeps.mlflow_notes import picture_of, study_note, sweep_note, trial_link
-from sweeps.planning import SweepPlan, study_trials
-from sweeps.spaces import SweepSearch
+from sweeps.findings.mlflow_notes import picture_of, study_note, sweep_note, trial_link
+from sweeps.plans.common import SweepPlan, study_trials
+from sweeps.plans.spaces import SweepSearch
 from trainables.checkpoint import Progress, TrialFolder
 from trainables.spec import TrialSpec, format_lr
 from trainables.tracking import Tracker

@@ -15,9 +15,9 @@ from transformers import AutoConfig
 
 import models
 from sweeps.arguments import TrainingArgs
-from sweeps.planning import SweepPlan
-from sweeps.progress import format_seconds
-from sweeps.tuning import local_gpus
+from sweeps.engine.progress import format_seconds
+from sweeps.engine.tuning import local_gpus
+from sweeps.plans.common import SweepPlan
 from trainables.corpus import Blocks
 from trainables.device import pick_device, set_up_device
 from trainables.memory import OutOfMemory, memory_of

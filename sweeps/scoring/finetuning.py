@@ -30,10 +30,10 @@ from transformers import AutoConfig
 
 from analysis.benchmarks import glue
 from analysis.benchmarks.protocols import check_protocol
-from sweeps.failures import TrialFailure
-from sweeps.tasks import find_glue
-from sweeps.trial_process import failures_explained, memory_given_back
-from sweeps.tuning import MAX_FAILURES, DriverCallback
+from sweeps.engine.failures import TrialFailure
+from sweeps.engine.trial_process import failures_explained, memory_given_back
+from sweeps.engine.tuning import MAX_FAILURES, DriverCallback
+from sweeps.scoring.tasks import find_glue
 from trainables.device import default_precision, pick_device
 from trainables.finetune import finetune, remove_leftovers
 from trainables.finetune_spec import (

@@ -35,14 +35,14 @@ from analysis.benchmarks import (
     password,
 )
 from analysis.benchmarks.predictions import write_answers, write_submission
-from sweeps.evaluation_report import show_scores
-from sweeps.finetuning import TaskResult, check_tasks, finetune_tasks, write_glue_submission
-from sweeps.model_names import resolve_model
-from sweeps.planning import resolve_storage
+from sweeps.engine.tuning import local_gpus, ray_cluster
+from sweeps.plans.common import resolve_storage
 from sweeps.running import EXIT_FAILED, EXIT_INTERRUPTED, refuse
-from sweeps.scoring_workers import Scoring, score_here, score_on_ray, show_progress
-from sweeps.tasks import find_glue, glue_figures, glue_results, split_tasks
-from sweeps.tuning import local_gpus, ray_cluster
+from sweeps.scoring.finetuning import TaskResult, check_tasks, finetune_tasks, write_glue_submission
+from sweeps.scoring.report import show_scores
+from sweeps.scoring.tasks import find_glue, glue_figures, glue_results, split_tasks
+from sweeps.scoring.workers import Scoring, score_here, score_on_ray, show_progress
+from sweeps.stored.model_names import resolve_model
 from trainables.checkpoint import write_json
 from trainables.tracking import tracking_uri
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from sweeps.failures import TrialFailure
+from sweeps.engine.failures import TrialFailure
 from trainables.memory import OutOfMemory
 from trainables.spec import TrialSpec
 from trainables.trainer import Workplace, World

@@ -1,0 +1,1 @@
+"""What the trials of a command said, in words, tables and MLflow."""

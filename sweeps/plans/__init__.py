@@ -1,0 +1,1 @@
+"""From a command's flags to the trials that it needs."""

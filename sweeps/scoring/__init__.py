@@ -1,0 +1,1 @@
+"""Benchmarks for one model, and fine-tuning on GLUE."""

@@ -1,0 +1,1 @@
+"""What earlier commands left: trials, the best of them, and registered models."""
