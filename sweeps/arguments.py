@@ -1,4 +1,4 @@
-"""Arguments that all commands which train have in common."""
+"""The flags of every command, with their defaults and what `--help` says of them."""
 
 from __future__ import annotations
 
@@ -83,3 +83,172 @@ class TrainingArgs:
     """Longest time between two checkpoints; there is one after every epoch anyway."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print parameters, FLOPs, steps, devices and a measured estimate of the time, and stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LrSweepArgs(TrainingArgs):
+    """Arguments of the sweep."""
+
+    lrs: tuple[float, ...] = ()
+    """The grid of learning rates."""
+    extend: bool = True
+    """Add up to three points beyond the grid while its best learning rate lies on the edge."""
+    search: str = "grid"
+    """grid, or optuna within --lr-range."""
+    lr_range: tuple[float, float] | None = None
+    """Lowest and highest learning rate for optuna."""
+    num_samples: int = 8
+    """Learning rates that optuna tries."""
+    sampler: str = "gp"
+    """Optuna's sampler: gp (Gaussian process) or tpe."""
+    scheduler: str = "none"
+    """asha stops the worse two thirds of the trials early; none runs all to the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochStudyArgs(TrainingArgs):
+    """Arguments of the epoch study."""
+
+    arch: tuple[str, ...] = ("hgrn2",)
+    """Architecture: transformer, lstm, xlstm, mamba or hgrn2."""
+    designs: tuple[str, ...] = ("branch",)
+    """One or more of trajectory, independent, branch."""
+    horizons: tuple[int, ...] = ()
+    """Numbers of epochs to compare; default: 1 to --epochs."""
+    lr: float | None = None
+    """Peak learning rate; default: the best of this architecture in the study."""
+    decay: float = 0.3
+    """Fraction of the steps in the final decay of the schedule wsd, which branches have. A longer
+    one ends nearer to a whole linear decay, and shares fewer steps between the lengths."""
+    milestones: tuple[str, ...] = ()
+    """Score also after so many words: 1000000, or 1M. A branch leaves those before it began to the
+    longest trial."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillArgs(TrainingArgs):
+    """Arguments of a distillation."""
+
+    arch: tuple[str, ...] = ()
+    """The student's architecture; default: the teacher's."""
+    teacher: tuple[str, ...]
+    """models:/NAME@ALIAS, models:/NAME/VERSION or a checkpoint's folder. Of several, the mean of
+    their probabilities counts."""
+    alphas: tuple[float, ...] = (0.5,)
+    """Weights of the divergence from the teacher, above 0 and up to 1."""
+    temperatures: tuple[float, ...] = (1.0,)
+    """Temperatures of the probabilities in the divergence."""
+    reverse_kl: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """KL(student || teacher), which seeks the teacher's modes, in place of KL(teacher || student).
+    """
+    lrs: tuple[float, ...] = ()
+    """Learning rates of the student; default: the teacher's."""
+    student_init: Literal["scratch", "teacher"] = "scratch"
+    """Start from random weights, or from the (first) teacher's."""
+    control: bool = True
+    """Also train without a teacher, which the gain is measured against."""
+
+
+@dataclass(frozen=True)
+class PromoteArgs:
+    """Arguments of a promotion."""
+
+    arch: str = "hgrn2"
+    """Architecture: transformer, lstm, xlstm, mamba or hgrn2."""
+    study: str | None = None
+    """Name of the study; default: that of --run-id, or the only one there is."""
+    name: str | None = None
+    """Name of the registered model; default: the architecture."""
+    alias: str = "teacher"
+    """Alias that is moved to the promoted version."""
+    run_id: str | None = None
+    """MLflow run to promote in place of the study's best."""
+    force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Promote although what has the alias is better, or was validated on another corpus."""
+    storage: Path | None = None
+    """Folder of checkpoints and the MLflow store; default: BABYSWEEP_STORAGE or runs/."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperArgs(TrainingArgs):
+    """Arguments of the study."""
+
+    arch: tuple[str, ...] = ("all",)
+    """Architectures to sweep: transformer, lstm, xlstm, mamba, hgrn2, or all."""
+    teacher_arch: str = "hgrn2"
+    """Architecture of epoch study, teacher and students."""
+    lrs: tuple[float, ...] = ()
+    """The grid of learning rates of the sweep."""
+    sweep_seeds: tuple[int, ...] = (0,)
+    """Seeds of the sweep; --seeds are those of epoch study and distillation."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of epoch study and distillation; three or more give an interval."""
+    designs: tuple[str, ...] = ("branch",)
+    """Of the epoch study: trajectory, independent, branch."""
+    horizons: tuple[int, ...] = ()
+    """Numbers of epochs to compare; default: 1 to the preset's."""
+    alphas: tuple[float, ...] = (0.5,)
+    """Weights of the divergence from the teacher."""
+    temperatures: tuple[float, ...] = (1.0,)
+    """Temperatures of the divergence."""
+    status: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print where the study stands, and stop."""
+
+
+@dataclass(frozen=True)
+class EvaluateArgs:
+    """Arguments of an evaluation."""
+
+    model: str
+    """A checkpoint's folder, models:/NAME@ALIAS or models:/NAME/VERSION, or an id on the hub."""
+    benchmarks: str = "hub"
+    """Folder with blimp*, supplement*, ewok*, bear*, wug_adj*, entity_tracking*, glue* folders, or
+    hub: BLiMP, EWoK (with your token) and BEAR from the Hugging Face hub."""
+    tasks: tuple[str, ...] = ()
+    """Kinds of benchmarks (blimp, supplement, ewok, bear, wug, entity_tracking), names of folders,
+    all (of these), glue, or names of GLUE tasks. Default: all that is there but GLUE; of the hub
+    blimp. Of several folders of a kind the one that does not end in _fast is taken."""
+    protocol: Literal["2024", "2025"] = "2024"
+    """2024: leading space, conditioned on BOS; 2025: the text as the tokenizer takes it. Also
+    GLUE's settings."""
+    all_templates: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Ask BEAR's questions in every wording, not only in the first."""
+    ewok_password: str | None = field(default=None, repr=False)
+    """Password of EWoK's zip file; default: BABYSWEEP_EWOK_PASSWORD."""
+    long_texts: Literal["refuse", "truncate"] = "refuse"
+    """Texts longer than the model's context: an error, or lm-eval's rule: only their last tokens
+    are read and scored. How many there were is reported."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic; bf16 (autocast) is faster and changes some decisions."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to score; auto: a GPU if there is one."""
+    token_budget: int | None = None
+    """Most tokens in a batch, which bounds the memory."""
+    eval_workers: int = 1
+    """Ray workers that share the zero-shot evaluation."""
+    cpus: int | None = None
+    """CPUs, and threads, of a worker or a GLUE trial. Default: a worker's share of this machine;
+    one for a GLUE trial."""
+    gpus: float | None = None
+    """GPUs of a worker or a GLUE trial on a GPU; default: one."""
+    address: str | None = None
+    """Ray cluster of workers and GLUE trials; default: RAY_ADDRESS, else one started here."""
+
+    selection: Literal["split", "reported"] = "split"
+    """What GLUE's epoch is chosen on: a split of the training data, or, as leaderboards do, the
+    very set that is reported."""
+    glue_lr: float | None = None
+    """Learning rate of fine-tuning in place of the protocol's: tiny models want a higher one."""
+    glue_epochs: int | None = None
+    """Most epochs of fine-tuning in place of the protocol's."""
+    storage: Path | None = None
+    """Folder of results, GLUE trials and the MLflow store; default: BABYSWEEP_STORAGE or runs/."""
+    output: Path | None = None
+    """Folder of scores.json and answers.jsonl; default: one in the storage, named after the model.
+    """
+    submission: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also write the BabyLM challenge's predictions.json files. They hold texts: keep EWoK's off
+    the public web."""
+    run_id: str | None = None
+    """MLflow run to log the scores to."""

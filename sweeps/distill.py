@@ -14,9 +14,7 @@ difference over seeds. A control that an earlier sweep trained is not trained ag
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import tyro
 
@@ -24,31 +22,16 @@ if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from sweeps.arguments import TrainingArgs
+from sweeps.arguments import DistillArgs
 
 
-@dataclass(frozen=True, kw_only=True)
-class DistillArgs(TrainingArgs):
-    """Arguments of a distillation."""
+def run_distillation(args: DistillArgs) -> int:
+    """Plan the trials and run them, or print what they would take; returns the exit status."""
+    from sweeps.findings.distill import show_gains  # heavy imports: not before --help
+    from sweeps.plans.distill import plan_distillation
+    from sweeps.running import run_command
 
-    arch: tuple[str, ...] = ()
-    """The student's architecture; default: the teacher's."""
-    teacher: tuple[str, ...]
-    """models:/NAME@ALIAS, models:/NAME/VERSION or a checkpoint's folder. Of several, the mean of
-    their probabilities counts."""
-    alphas: tuple[float, ...] = (0.5,)
-    """Weights of the divergence from the teacher, above 0 and up to 1."""
-    temperatures: tuple[float, ...] = (1.0,)
-    """Temperatures of the probabilities in the divergence."""
-    reverse_kl: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """KL(student || teacher), which seeks the teacher's modes, in place of KL(teacher || student).
-    """
-    lrs: tuple[float, ...] = ()
-    """Learning rates of the student; default: the teacher's."""
-    student_init: Literal["scratch", "teacher"] = "scratch"
-    """Start from random weights, or from the (first) teacher's."""
-    control: bool = True
-    """Also train without a teacher, which the gain is measured against."""
+    return run_command(args, lambda status: plan_distillation(args, status), show_gains)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,12 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     from sweeps.engine.environment import secure_local_cluster
 
     secure_local_cluster(args.address)
-    from sweeps.plans.distill import run_distillation  # heavy imports: not before --help
-
     return run_distillation(args)
 
 
 if __name__ == "__main__":
-    from sweeps.distill import main as imported_main  # one module, also for pickles and types
-
-    sys.exit(imported_main())
+    sys.exit(main())

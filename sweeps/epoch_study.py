@@ -19,8 +19,8 @@ join the same study.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -28,27 +28,26 @@ if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from sweeps.arguments import TrainingArgs
+from sweeps.arguments import EpochStudyArgs
 
 
-@dataclass(frozen=True, kw_only=True)
-class EpochStudyArgs(TrainingArgs):
-    """Arguments of the epoch study."""
+def run_epoch_study(args: EpochStudyArgs) -> int:
+    """Plan the study and run it, or print what it would take; returns the exit status."""
+    from sweeps.findings.epoch_study import show_epochs  # heavy imports: not before --help
+    from sweeps.plans.epoch_study import plan_designs, plan_epochs
+    from sweeps.running import run_command
 
-    arch: tuple[str, ...] = ("hgrn2",)
-    """Architecture: transformer, lstm, xlstm, mamba or hgrn2."""
-    designs: tuple[str, ...] = ("branch",)
-    """One or more of trajectory, independent, branch."""
-    horizons: tuple[int, ...] = ()
-    """Numbers of epochs to compare; default: 1 to --epochs."""
-    lr: float | None = None
-    """Peak learning rate; default: the best of this architecture in the study."""
-    decay: float = 0.3
-    """Fraction of the steps in the final decay of the schedule wsd, which branches have. A longer
-    one ends nearer to a whole linear decay, and shares fewer steps between the lengths."""
-    milestones: tuple[str, ...] = ()
-    """Score also after so many words: 1000000, or 1M. A branch leaves those before it began to the
-    longest trial."""
+    planned = []
+
+    def planner(status: Any) -> Any:
+        ground, designs = plan_designs(args, status)
+        planned.append(designs)
+        return plan_epochs(ground, designs)
+
+    def show(plan: Any, tracker: Any, search: Any, console: Any) -> None:
+        show_epochs(plan, planned[0], tracker, console)
+
+    return run_command(args, planner, show)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,12 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     from sweeps.engine.environment import secure_local_cluster
 
     secure_local_cluster(args.address)
-    from sweeps.plans.epoch_study import run_epoch_study  # heavy imports: not before --help
-
     return run_epoch_study(args)
 
 
 if __name__ == "__main__":
-    from sweeps.epoch_study import main as imported_main  # one module, also for pickles and types
-
-    sys.exit(imported_main())
+    sys.exit(main())

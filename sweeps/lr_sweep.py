@@ -13,7 +13,6 @@ finished trials are not run again, and further --lrs or --seeds add trials to th
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
@@ -22,27 +21,16 @@ if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from sweeps.arguments import TrainingArgs
+from sweeps.arguments import LrSweepArgs
 
 
-@dataclass(frozen=True, kw_only=True)
-class LrSweepArgs(TrainingArgs):
-    """Arguments of the sweep."""
+def run_lr_sweep(args: LrSweepArgs) -> int:
+    """Plan the sweep and run it, or print what it would take; returns the exit status."""
+    from sweeps.findings.lr_sweep import show_results  # heavy imports: not before --help
+    from sweeps.plans.lr_sweep import plan_sweep
+    from sweeps.running import run_command
 
-    lrs: tuple[float, ...] = ()
-    """The grid of learning rates."""
-    extend: bool = True
-    """Add up to three points beyond the grid while its best learning rate lies on the edge."""
-    search: str = "grid"
-    """grid, or optuna within --lr-range."""
-    lr_range: tuple[float, float] | None = None
-    """Lowest and highest learning rate for optuna."""
-    num_samples: int = 8
-    """Learning rates that optuna tries."""
-    sampler: str = "gp"
-    """Optuna's sampler: gp (Gaussian process) or tpe."""
-    scheduler: str = "none"
-    """asha stops the worse two thirds of the trials early; none runs all to the end."""
+    return run_command(args, lambda status: plan_sweep(args, status), show_results, args.scheduler)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,12 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     from sweeps.engine.environment import secure_local_cluster
 
     secure_local_cluster(args.address)
-    from sweeps.running import run_lr_sweep  # heavy imports: not before --help
-
     return run_lr_sweep(args)
 
 
 if __name__ == "__main__":
-    from sweeps.lr_sweep import main as imported_main  # one module, also for pickles and types
-
-    sys.exit(imported_main())
+    sys.exit(main())

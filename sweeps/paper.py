@@ -19,9 +19,7 @@ it takes with --dry-run first.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
@@ -29,33 +27,7 @@ if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from sweeps.arguments import TrainingArgs
-
-
-@dataclass(frozen=True, kw_only=True)
-class PaperArgs(TrainingArgs):
-    """Arguments of the study."""
-
-    arch: tuple[str, ...] = ("all",)
-    """Architectures to sweep: transformer, lstm, xlstm, mamba, hgrn2, or all."""
-    teacher_arch: str = "hgrn2"
-    """Architecture of epoch study, teacher and students."""
-    lrs: tuple[float, ...] = ()
-    """The grid of learning rates of the sweep."""
-    sweep_seeds: tuple[int, ...] = (0,)
-    """Seeds of the sweep; --seeds are those of epoch study and distillation."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of epoch study and distillation; three or more give an interval."""
-    designs: tuple[str, ...] = ("branch",)
-    """Of the epoch study: trajectory, independent, branch."""
-    horizons: tuple[int, ...] = ()
-    """Numbers of epochs to compare; default: 1 to the preset's."""
-    alphas: tuple[float, ...] = (0.5,)
-    """Weights of the divergence from the teacher."""
-    temperatures: tuple[float, ...] = (1.0,)
-    """Temperatures of the divergence."""
-    status: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print where the study stands, and stop."""
+from sweeps.arguments import PaperArgs
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,6 +42,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from sweeps.paper import main as imported_main  # one module, also for pickles and types
-
-    sys.exit(imported_main())
+    sys.exit(main())

@@ -11,9 +11,7 @@ what already has the alias changes nothing; what is worse or cannot be compared 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
@@ -21,32 +19,28 @@ if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from sweeps.arguments import PromoteArgs
 
-@dataclass(frozen=True)
-class PromoteArgs:
-    """Arguments of a promotion."""
 
-    arch: str = "hgrn2"
-    """Architecture: transformer, lstm, xlstm, mamba or hgrn2."""
-    study: str | None = None
-    """Name of the study; default: that of --run-id, or the only one there is."""
-    name: str | None = None
-    """Name of the registered model; default: the architecture."""
-    alias: str = "teacher"
-    """Alias that is moved to the promoted version."""
-    run_id: str | None = None
-    """MLflow run to promote in place of the study's best."""
-    force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Promote although what has the alias is better, or was validated on another corpus."""
-    storage: Path | None = None
-    """Folder of checkpoints and the MLflow store; default: BABYSWEEP_STORAGE or runs/."""
+def run_promotion(args: PromoteArgs) -> int:
+    """Promote and say what changed; returns the exit status."""
+    from rich.console import Console  # heavy imports: not before --help
+
+    from sweeps.running import refuse
+    from sweeps.stored.promotion import promote, show_promotion
+
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    try:
+        promotion = promote(args)
+    except (ValueError, OSError) as error:
+        return refuse(error)
+    show_promotion(promotion, args.alias, console)
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     args = tyro.cli(PromoteArgs, args=argv, description=__doc__)
-    from sweeps.stored.promotion import run_promotion  # heavy imports: not before --help
-
     return run_promotion(args)
 
 

@@ -20,10 +20,9 @@ from sweeps.arguments import TrainingArgs
 from sweeps.engine.kernel_builds import start_building
 from sweeps.engine.progress import ProgressDisplay
 from sweeps.engine.tuning import DriverCallback, build_scheduler, ray_cluster, run_tune
+from sweeps.findings.common import describe_study, failed_trials, show_failures
 from sweeps.findings.final_scores import score_winners
-from sweeps.findings.lr_sweep import describe_study, failed_trials, show_failures, show_results
-from sweeps.lr_sweep import LrSweepArgs
-from sweeps.plans.common import Status, SweepPlan, plan_sweep
+from sweeps.plans.common import Status, SweepPlan
 from sweeps.plans.dry_run import print_dry_run
 from sweeps.plans.spaces import SweepSearch
 from trainables.checkpoint import TrialFolder
@@ -34,11 +33,6 @@ from trainables.trial import finish_trial
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 COMMAND_TAG = "babysweep.command"
 """Of a sweep's run: the commands that ran it, as they were typed."""
-
-
-def run_lr_sweep(args: LrSweepArgs) -> int:
-    """Plan the sweep and run it, or print what it would take; returns the exit status."""
-    return run_command(args, lambda status: plan_sweep(args, status), show_results, args.scheduler)
 
 
 def run_command(
@@ -93,7 +87,13 @@ def _run(
         available = cluster.enter_context(ray_cluster(args.address, dashboard=dashboard))
         try:
             at_once = plan.resources.trials_at_once(available, args.max_concurrent)
-            kernels = start_building(plan)
+            kernels = start_building(
+                [*plan.bases.values()],
+                plan.corpus.vocab_size,
+                plan.micro_batch,
+                plan.teachers,
+                plan.resources.gpus,
+            )
             tracker = Tracker.open(
                 plan.tracking_uri,
                 plan.storage / "artifacts" / plan.study,

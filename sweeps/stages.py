@@ -13,33 +13,35 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from analysis import runs
-from analysis.evaluate import EvaluateArgs
 from analysis.report import ReportArgs
 from analysis.reporting import run_report
-from sweeps.arguments import TrainingArgs
-from sweeps.distill import DistillArgs
-from sweeps.epoch_study import EpochStudyArgs
-from sweeps.lr_sweep import LrSweepArgs
-from sweeps.plans.common import Ground, chosen_archs, prepare, study_trials
-from sweeps.plans.distill import run_distillation
-from sweeps.plans.epoch_study import run_epoch_study
-from sweeps.promote import PromoteArgs
-from sweeps.running import refuse, run_lr_sweep
-from sweeps.scoring.evaluation import run_evaluation
+from sweeps.arguments import (
+    DistillArgs,
+    EpochStudyArgs,
+    EvaluateArgs,
+    LrSweepArgs,
+    PaperArgs,
+    PromoteArgs,
+    TrainingArgs,
+)
+from sweeps.distill import run_distillation
+from sweeps.epoch_study import run_epoch_study
+from sweeps.evaluate import run_evaluation
+from sweeps.lr_sweep import run_lr_sweep
+from sweeps.plans.common import Ground, chosen_archs, prepare
+from sweeps.promote import run_promotion
+from sweeps.running import refuse
 from sweeps.stored.model_names import find_version
-from sweeps.stored.promotion import run_promotion
+from sweeps.stored.trials import study_trials
 from trainables.checkpoint import TrialFolder, read_json, write_json
 from trainables.tracking import tracking_uri
-
-if TYPE_CHECKING:
-    from sweeps.paper import PaperArgs
 
 ALIAS = "teacher"
 

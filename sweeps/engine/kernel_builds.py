@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -19,9 +19,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from trainables.spec import TrialSpec
-
-if TYPE_CHECKING:
-    from sweeps.plans.common import SweepPlan
 
 _CPUS = 1
 """Reserved on a node: trials are not running yet, and may not fit beside all of its CPUs."""
@@ -62,15 +59,26 @@ class KernelBuild:
                     console.print(escape(f"Node {node}: {line}"), highlight=False, soft_wrap=True)
 
 
-def start_building(plan: SweepPlan) -> KernelBuild:
-    """Start to build the kernels of a plan on the cluster's GPU nodes; on none for a CPU plan."""
+def start_building(
+    specs: Sequence[TrialSpec],
+    vocab_size: int,
+    micro_batch: Any,
+    teachers: Sequence[Path],
+    gpus: float,
+) -> KernelBuild:
+    """Start to build the kernels of trials on the cluster's GPU nodes; on none for trials without.
+
+    Args:
+        specs, vocab_size, micro_batch, teachers: as for `build_kernels`.
+        gpus: of a trial's worker.
+    """
     tasks = {}
-    work = ([*plan.bases.values()], plan.corpus.vocab_size, plan.micro_batch, plan.teachers)
-    for node in ray.nodes() if plan.resources.gpus else []:
+    work = (specs, vocab_size, micro_batch, teachers)
+    for node in ray.nodes() if gpus else []:
         if node["Alive"] and node["Resources"].get("GPU"):
             tasks[node["NodeManagerAddress"]] = _build.options(
                 num_cpus=_CPUS,
-                num_gpus=min(1.0, plan.resources.gpus),
+                num_gpus=min(1.0, gpus),
                 num_returns="streaming",
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
             ).remote(*work)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -15,14 +15,13 @@ from rich.markup import escape
 from analysis import runs
 from analysis.epochs import BestHorizon, agreement, best_horizon, epoch_table, tokens_spent
 from analysis.plots import epoch_curve, epoch_figure
-from sweeps.findings.lr_sweep import describe, for_mlflow, rich_table, with_spread
-from sweeps.plans.common import SweepPlan, study_trials
+from sweeps.findings.common import describe, for_mlflow, rich_table, with_spread
+from sweeps.plans.common import SweepPlan
+from sweeps.plans.epoch_study import Designs
+from sweeps.stored.trials import study_trials
 from trainables.checkpoint import Outcome, TrialFolder
 from trainables.spec import TrialSpec, format_lr
 from trainables.tracking import Tracker
-
-if TYPE_CHECKING:
-    from sweeps.plans.epoch_study import Designs
 
 _SCORES = ("design", "horizon", "seed", "bits_per_byte", "macro", "tokens")
 _TRIALS = ("design", "horizon", "seed", "began", "tokens")

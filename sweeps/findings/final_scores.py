@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from analysis import runs
 from analysis.benchmarks import Source, load_suite
-from sweeps.findings.lr_sweep import winner
+from sweeps.findings.common import winner
 from sweeps.plans.common import FinalTasks, SweepPlan
 from sweeps.scoring.finetuning import finetune_tasks
 from sweeps.scoring.tasks import glue_figures, glue_results

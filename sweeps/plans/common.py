@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import models
 from analysis.benchmarks import HUB, Source, load_suite, password
-from sweeps.engine.tuning import ROOT, Resources, build_scheduler, local_gpus
+from sweeps.arguments import TrainingArgs
+from sweeps.engine.resources import Resources
+from sweeps.engine.tuning import local_gpus
 from sweeps.plans.presets import Preset, choose
-from sweeps.plans.spaces import GridPlan, OptunaPlan, Plan
+from sweeps.plans.spaces import Plan
 from sweeps.scoring.finetuning import check_tasks
 from sweeps.scoring.tasks import find_glue, split_tasks
-from trainables.checkpoint import TrialFolder
+from sweeps.stored.trials import resolve_storage
 from trainables.corpus import Blocks, Corpus, mini_benchmark, prepare_corpus
 from trainables.device import default_precision
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker, tracking_uri
 from trainables.trainer import MicroBatch, Workplace, steps_per_epoch
-
-if TYPE_CHECKING:
-    from sweeps.arguments import TrainingArgs
-    from sweeps.lr_sweep import LrSweepArgs
 
 Status = Callable[[str], None]
 Number = TypeVar("Number", int, float)
@@ -230,18 +227,6 @@ def prepare(args: TrainingArgs, status: Status, corpus: Corpus | None = None) ->
     return Ground(args, preset, storage, corpus, benchmarks, suite.hash, suite.num_items, resources)
 
 
-def plan_sweep(args: LrSweepArgs, status: Status) -> SweepPlan:
-    """The plan of a learning-rate sweep, a part for each architecture; errors as for `prepare`."""
-    archs = chosen_archs(args.arch)
-    _check_search(args)
-    build_scheduler(args.scheduler, 1)
-    ground = prepare(args, status)
-    bases = {arch: ground.spec(arch) for arch in archs}
-    folder = ground.storage / ground.study(next(iter(bases.values())))
-    plans = {arch: _lr_plan(args, ground.preset, base, folder) for arch, base in bases.items()}
-    return ground.plan(bases, plans)
-
-
 def chosen_archs(names: tuple[str, ...]) -> tuple[str, ...]:
     """The architectures to sweep; "all" stands for every one.
 
@@ -259,63 +244,6 @@ def chosen_archs(names: tuple[str, ...]) -> tuple[str, ...]:
                 f"{', '.join(models.architectures())}, all"
             )
     return tuple(dict.fromkeys(names))
-
-
-def resolve_storage(storage: Path | None) -> Path:
-    """The storage folder as an absolute path: the flag, `BABYSWEEP_STORAGE`, or `runs/`.
-
-    Raises:
-        ValueError: none was given inside a submitted job, or it is not a path.
-    """
-    if storage is None and "BABYSWEEP_STORAGE" in os.environ:
-        storage = Path(os.environ["BABYSWEEP_STORAGE"])
-    if storage is None:
-        if "working_dir_files" in ROOT.parts or "working_dir_files" in str(ROOT):
-            raise ValueError(
-                "a submitted job's working folder is temporary: pass --storage with an absolute "
-                "path that all nodes share"
-            )
-        storage = ROOT / "runs"
-    if "://" in str(storage) or ":/" in str(storage):
-        raise ValueError(
-            f"--storage must be a folder that all nodes share, not {storage}: mount the bucket, or "
-            "use a network file system"
-        )
-    storage = storage.expanduser().resolve()
-    storage.mkdir(parents=True, exist_ok=True)
-    return storage
-
-
-def earlier_trials(folder: Path, base: TrialSpec) -> dict[tuple[float, int], float | None]:
-    """Trials in the study's folder that lie on the curve of `base`, by (lr, seed).
-
-    Returns:
-        Their best validation bits per byte: infinite if diverged, None while unfinished.
-    """
-    found: dict[tuple[float, int], float | None] = {}
-    for trial in study_trials(folder):
-        spec, outcome = trial.spec, trial.outcome
-        if spec.setting == base.setting:
-            found[spec.lr, spec.seed] = None if outcome is None else outcome.score
-    return found
-
-
-def study_trials(folder: Path) -> list[TrialFolder]:
-    """The folders of all trials of a study, begun or ended."""
-    return [TrialFolder(path.parent) for path in sorted(folder.glob("trials/*/spec.json"))]
-
-
-def _check_search(args: LrSweepArgs) -> None:
-    if args.search not in ("grid", "optuna"):
-        raise ValueError(f"--search must be grid or optuna, not {args.search!r}")
-    if args.search == "optuna" and args.lr_range is None:
-        raise ValueError("--search optuna needs a range: --lr-range LO HI")
-    if args.search == "grid" and args.lr_range is not None:
-        raise ValueError("--lr-range goes with --search optuna; a grid takes --lrs")
-    if args.search == "optuna" and args.lrs:
-        raise ValueError("--lrs goes with --search grid; optuna takes --lr-range LO HI")
-    if args.num_samples < 1:
-        raise ValueError(f"--num-samples must be at least 1, not {args.num_samples}")
 
 
 def _check_numbers(args: TrainingArgs) -> None:
@@ -358,26 +286,6 @@ def _final_tasks(
     if folder is not None:
         check_tasks(folder, glue)
     return FinalTasks(final, glue, folder)
-
-
-def _lr_plan(args: LrSweepArgs, preset: Preset, base: TrialSpec, folder: Path) -> Plan:
-    earlier = earlier_trials(folder, base)
-    if args.search == "optuna":
-        assert args.lr_range is not None
-        low, high = args.lr_range
-        return OptunaPlan(
-            low,
-            high,
-            args.num_samples,
-            args.seeds,
-            sampler=args.sampler,
-            known=earlier,
-        )
-    lrs = args.lrs or preset.lrs
-    for lr in lrs:
-        base.replace(lr=lr)  # checks it
-    known = {pair: score for pair, score in earlier.items() if score is not None}
-    return GridPlan(lrs, args.seeds, extend=args.extend, known=known)
 
 
 def _or(value: Number | None, default: Number) -> Number:

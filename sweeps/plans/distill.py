@@ -1,48 +1,21 @@
-"""Plan a distillation with its controls, and say what the teacher was worth."""
+"""Plans of a distillation: a part for each alpha and temperature, and the control."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import pandas as pd
-from rich.console import Console
-from rich.markup import escape
-
-from analysis import runs
-from analysis.gains import at_best_lr, why_no_gain
-from analysis.learning_rates import completed
-from analysis.statistics import Gain, paired_gain
-from sweeps.findings.lr_sweep import (
-    describe,
-    glue_line,
-    of_setting,
-    rich_table,
-    winner,
-    zero_shot_line,
-)
-from sweeps.plans.common import (
-    Ground,
-    Status,
-    SweepPlan,
-    chosen_archs,
-    earlier_trials,
-    prepare,
-    resolve_storage,
-)
-from sweeps.plans.spaces import GridPlan, SweepSearch
-from sweeps.running import run_command
+from sweeps.arguments import DistillArgs
+from sweeps.plans.common import Ground, Status, SweepPlan, chosen_archs, prepare
+from sweeps.plans.spaces import GridPlan
 from sweeps.stored.model_names import copy_version, find_version, resolve_model
-from trainables.checkpoint import Progress, read_json
+from sweeps.stored.trials import earlier_trials, resolve_storage
+from trainables.checkpoint import read_json
 from trainables.corpus import Corpus
 from trainables.corpus.tokenizer import tokenizer_hash
 from trainables.finetune_spec import model_hash
-from trainables.spec import TrialSpec, format_lr
-from trainables.tracking import Tracker, tracking_uri
-
-if TYPE_CHECKING:
-    from sweeps.distill import DistillArgs
+from trainables.spec import TrialSpec
+from trainables.tracking import tracking_uri
 
 CONTROL = "control"
 
@@ -83,11 +56,6 @@ class Teacher:
         file = folder / "spec.json"
         spec = TrialSpec.from_dict(read_json(file)) if file.is_file() else None
         return cls(name, folder, spec)
-
-
-def run_distillation(args: DistillArgs) -> int:
-    """Plan the trials and run them, or print what they would take; returns the exit status."""
-    return run_command(args, lambda status: plan_distillation(args, status), show_gains)
 
 
 def plan_distillation(args: DistillArgs, status: Status) -> SweepPlan:
@@ -231,83 +199,3 @@ def _plan(args: DistillArgs, lrs: tuple[float, ...], base: TrialSpec, folder: Pa
     # Only the rates asked for: every part is compared at the same ones.
     known = {pair: score for pair, score in known.items() if pair[0] in lrs}
     return GridPlan(lrs, args.seeds, extend=False, known=known)
-
-
-def show_gains(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: Console) -> None:
-    """Print each part's figures and its gain over the control, and store them in its MLflow run."""
-    trials = runs.trials(plan.tracking_uri, plan.study)
-    ended = {part: _ended(plan, trials, part) for part in plan.bases}
-    figures = {part: at_best_lr(frame) for part, frame in ended.items()}
-    cells = _cells(figures)
-    console.print(rich_table(cells))
-    for part, base in plan.bases.items():
-        lines = []
-        if part != CONTROL and CONTROL in plan.bases:
-            gain = gain_over_control(figures[part], figures[CONTROL])
-            reason = "" if gain.seeds else why_no_gain(ended[part], ended[CONTROL])
-            lines.append(f"{part}: {gain.in_words('the teacher', reason)}.")
-            _store(tracker, base, gain)
-        lines += _winner_lines(plan, trials, part)
-        for line in lines:
-            console.print(line, highlight=False, soft_wrap=True)
-        describe(plan, tracker, trials, part, lines or [f"{part}: no trial ended."], cells)
-
-
-def _ended(plan: SweepPlan, trials: pd.DataFrame, part: str) -> pd.DataFrame:
-    """The completed trials of a part with the plan's rates and seeds."""
-    asked = plan.plans[part]
-    assert isinstance(asked, GridPlan)
-    mine = completed(of_setting(plan, trials, plan.bases[part]))
-    return mine[mine["lr"].isin(asked.lrs) & mine["seed"].isin(asked.seeds)]
-
-
-def gain_over_control(distilled: pd.DataFrame, control: pd.DataFrame) -> Gain:
-    """Bits per byte that are gained over the control, each at its best learning rate, by seed."""
-    left, right = (frame.set_index("seed")["bits_per_byte"] for frame in (distilled, control))
-    return paired_gain(left, right)
-
-
-def _cells(figures: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row of text for each part."""
-    rows = []
-    for part, frame in figures.items():
-        lr = "" if frame.empty else format_lr(float(frame["lr"].iloc[0]))
-        bits, macro = _mean(frame["bits_per_byte"], 4), _mean(frame["macro"], 1)
-        rows.append([part, lr, str(len(frame)), bits, macro])
-    return pd.DataFrame(rows, columns=["", "LR", "seeds", "bits/byte", "macro"])
-
-
-def _mean(values: pd.Series, digits: int) -> str:
-    numbers = values.dropna().astype(float)
-    if numbers.empty:
-        return "-"
-    spread = f" ± {numbers.std():.{digits}f}" if len(numbers) > 1 else ""
-    return f"{numbers.mean():.{digits}f}{spread}"
-
-
-def _winner_lines(plan: SweepPlan, trials: pd.DataFrame, part: str) -> list[str]:
-    """The scores of a part's best trial and its checkpoint, with rich's markup."""
-    folder = winner(plan, trials, part)
-    if folder is None or folder.outcome is None:
-        return []
-    best = Progress(history=list(folder.outcome.history)).best
-    lines = []
-    if best is not None and best.scores is not None:
-        lines.append(f"{part}: {zero_shot_line(best.scores)}")
-    final = folder.final_scores
-    lines += [f"{part}: final {zero_shot_line(final['zero_shot'])}"] if "zero_shot" in final else []
-    lines += [f"{part}: final {glue_line(final['glue'])}"] if "glue" in final else []
-    lines.append(f"Checkpoint  {folder.best_checkpoint}")
-    return [escape(line) for line in lines]
-
-
-def _store(tracker: Tracker, base: TrialSpec, gain: Gain) -> None:
-    """Put the gain into the part's parent run."""
-    if gain.seeds == 0:
-        return
-    run_id = tracker.parents[base.setting.hash]
-    values = {"gain/bits_per_byte": gain.mean, "gain/seeds": float(gain.seeds)}
-    if gain.interval is not None:
-        values |= {"gain/low": gain.interval[0], "gain/high": gain.interval[1]}
-    for name, value in values.items():
-        tracker.client.log_metric(run_id, name, value)

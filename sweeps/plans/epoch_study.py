@@ -4,102 +4,29 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
 
 from analysis.learning_rates import on_common_seeds
-from sweeps.epoch_study import EpochStudyArgs
-from sweeps.findings.epoch_study import show_epochs
-from sweeps.plans.common import (
-    Ground,
-    Status,
-    SweepPlan,
-    chosen_archs,
-    earlier_trials,
-    prepare,
-    study_trials,
-)
-from sweeps.plans.spaces import GridPlan, Plan, SweepSearch
-from sweeps.running import run_command
+from sweeps.arguments import EpochStudyArgs
+from sweeps.plans.branches import BranchPlan
+from sweeps.plans.common import Ground, Status, SweepPlan, chosen_archs, prepare
+from sweeps.plans.spaces import GridPlan, Plan
 from sweeps.stored.best import best_trial
+from sweeps.stored.trials import earlier_trials, study_trials
 from trainables.checkpoint import TrialFolder
 from trainables.corpus import Blocks
 from trainables.optim import steps_at_peak
 from trainables.spec import TrialSpec
-from trainables.tracking import Tracker
 from trainables.trainer import steps_per_epoch
 from trainables.trial import LOG_EVERY, milestone_step
 
 DESIGNS = ("trajectory", "independent", "branch")
 _WORDS = re.compile(r"(\d+(?:\.\d+)?)([KMB]?)", re.IGNORECASE)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
-
-
-def run_epoch_study(args: EpochStudyArgs) -> int:
-    """Plan the study and run it, or print what it would take; returns the exit status."""
-    planned: list[Designs] = []
-
-    def planner(status: Status) -> SweepPlan:
-        ground, designs = plan_designs(args, status)
-        planned.append(designs)
-        return plan_epochs(ground, designs)
-
-    def show(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: Console) -> None:
-        show_epochs(plan, planned[0], tracker, console)
-
-    return run_command(args, planner, show)
-
-
-class BranchPlan:
-    """One trial for each seed, handed out when what it goes on from is there.
-
-    Args:
-        lr: the learning rate of all.
-        seeds: in this order.
-        known: scores that the study already holds, by (lr, seed); these trials are handed out as
-            well, and end at once.
-        ready: whether a seed's trial may begin. It must become so once the trials that it waits
-            for have ended, however they did.
-    """
-
-    def __init__(
-        self,
-        lr: float,
-        seeds: Iterable[int],
-        *,
-        known: Mapping[tuple[float, int], float | None] | None = None,
-        ready: Callable[[int], bool] = lambda seed: True,
-    ) -> None:
-        self.lrs = [lr]
-        self._ready = ready
-        self._done = {pair for pair, score in (known or {}).items() if score is not None}
-        self._queue = [(lr, seed) for seed in dict.fromkeys(seeds)]
-        self._open: set[tuple[float, int]] = set()
-        self.ended: set[int] = set()
-        """Seeds whose trials have ended in this command, failed ones included."""
-
-    @property
-    def finished(self) -> bool:
-        return not self._queue and not self._open
-
-    def ask(self) -> tuple[float, int] | None:
-        for pair in self._queue:
-            if self._ready(pair[1]):
-                self._queue.remove(pair)
-                self._open.add(pair)
-                return pair
-        return None
-
-    def tell(self, lr: float, seed: int, score: float) -> None:
-        self._open.discard((lr, seed))
-        self.ended.add(seed)
-
-    def remaining(self) -> int:
-        return sum(pair not in self._done for pair in [*self._queue, *self._open])
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,18 @@ import hashlib
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from huggingface_hub import snapshot_download
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from ray.exceptions import RayError
 from rich.console import Console
-from rich.markup import escape
 from transformers import AutoConfig, AutoTokenizer
 
 from analysis.benchmarks import (
@@ -35,19 +32,15 @@ from analysis.benchmarks import (
     password,
 )
 from analysis.benchmarks.predictions import write_answers, write_submission
+from sweeps.arguments import EvaluateArgs
 from sweeps.engine.tuning import local_gpus, ray_cluster
-from sweeps.plans.common import resolve_storage
-from sweeps.running import EXIT_FAILED, EXIT_INTERRUPTED, refuse
-from sweeps.scoring.finetuning import TaskResult, check_tasks, finetune_tasks, write_glue_submission
-from sweeps.scoring.report import show_scores
-from sweeps.scoring.tasks import find_glue, glue_figures, glue_results, split_tasks
+from sweeps.scoring.finetuning import check_tasks, finetune_tasks, write_glue_submission
+from sweeps.scoring.tasks import TaskResult, find_glue, glue_figures, glue_results, split_tasks
 from sweeps.scoring.workers import Scoring, score_here, score_on_ray, show_progress
 from sweeps.stored.model_names import resolve_model
+from sweeps.stored.trials import resolve_storage
 from trainables.checkpoint import write_json
 from trainables.tracking import tracking_uri
-
-if TYPE_CHECKING:
-    from analysis.evaluate import EvaluateArgs
 
 
 @dataclass(frozen=True)
@@ -73,32 +66,6 @@ class EvaluationPlan:
     scoring: Scoring
     glue: tuple[str, ...]
     glue_folder: Path | None
-
-
-def run_evaluation(args: EvaluateArgs) -> int:
-    """Evaluate, write, record and print; returns the exit status."""
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    try:
-        with console.status("Preparing"):
-            plan = plan_evaluation(args)
-        results = evaluate(plan, console)
-    except (ValueError, OSError) as error:
-        return refuse(error)
-    except RayError as error:
-        console.print(f"[red]a worker failed:[/] {escape(str(error))}", soft_wrap=True)
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        console.print("\nStopped. Run it again; finished epochs of GLUE tasks are kept.")
-        return EXIT_INTERRUPTED
-    if "zero_shot" in results:
-        show_scores(results, console)
-    if plan.args.submission:
-        console.print(
-            "[yellow]The predictions.json files hold the benchmarks' texts, EWoK's too: keep them "
-            "off the public web.[/]"
-        )
-    console.print(escape(f"\nWritten to  {plan.output}"), highlight=False, soft_wrap=True)
-    return EXIT_FAILED if lacking(results.get("glue", {}), plan.args.tasks) else 0
 
 
 def lacking(glue: dict[str, Any], asked: Sequence[str]) -> list[str]:

@@ -33,11 +33,10 @@ from analysis.benchmarks.protocols import check_protocol
 from sweeps.engine.failures import TrialFailure
 from sweeps.engine.trial_process import failures_explained, memory_given_back
 from sweeps.engine.tuning import MAX_FAILURES, DriverCallback
-from sweeps.scoring.tasks import find_glue
+from sweeps.scoring.tasks import TaskResult, find_glue
 from trainables.device import default_precision, pick_device
 from trainables.finetune import finetune, remove_leftovers
 from trainables.finetune_spec import (
-    FinetuneOutcome,
     FinetuneSpec,
     model_hash,
     read_outcome,
@@ -49,23 +48,6 @@ _CAPTION = {
     "reported": "Epochs chosen on the reported examples, as leaderboards do: each score is the "
     "best of several tries; ± standard error over items.",
 }
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """What became of a task: exactly one of the last three is set.
-
-    Attributes:
-        task: its name.
-        outcome: how its fine-tuning ended.
-        missing: the files that it lacks.
-        error: why it has no outcome: its last error.
-    """
-
-    task: str
-    outcome: FinetuneOutcome | None = None
-    missing: tuple[Path, ...] = ()
-    error: str = ""
 
 
 def finetune_tasks(

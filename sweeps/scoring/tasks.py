@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from analysis.benchmarks import HUB, glue
+from trainables.finetune_spec import FinetuneOutcome
 
-if TYPE_CHECKING:
-    from sweeps.scoring.finetuning import TaskResult
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What became of a task: exactly one of the last three is set.
+
+    Attributes:
+        task: its name.
+        outcome: how its fine-tuning ended.
+        missing: the files that it lacks.
+        error: why it has no outcome: its last error.
+    """
+
+    task: str
+    outcome: FinetuneOutcome | None = None
+    missing: tuple[Path, ...] = ()
+    error: str = ""
 
 
 def split_tasks(tasks: Sequence[str], protocol: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -21,17 +19,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sweeps.plans.common import resolve_storage
-from sweeps.running import refuse
+from sweeps.arguments import PromoteArgs
 from sweeps.stored.best import Choice, choose
+from sweeps.stored.trials import resolve_storage
 from trainables.checkpoint import Progress
 from trainables.corpus.tokenizer import tokenizer_hash
 from trainables.finetune_spec import model_hash
 from trainables.spec import format_lr
 from trainables.tracking import tracking_uri
-
-if TYPE_CHECKING:
-    from sweeps.promote import PromoteArgs
 
 _PREFIX = "babysweep."
 _WEIGHTS = "model.safetensors"
@@ -51,17 +46,6 @@ class Promotion:
     before: ModelVersion | None
     after: ModelVersion
     is_new: bool = False
-
-
-def run_promotion(args: PromoteArgs) -> int:
-    """Promote and say what changed; returns the exit status."""
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    try:
-        promotion = promote(args)
-    except (ValueError, OSError) as error:
-        return refuse(error)
-    show_promotion(promotion, args.alias, console)
-    return 0
 
 
 def promote(args: PromoteArgs) -> Promotion:

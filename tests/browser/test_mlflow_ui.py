@@ -13,9 +13,10 @@ import tyro
 from mlflow.entities import Run
 from rich.console import Console
 
+from sweeps.arguments import LrSweepArgs
 from sweeps.findings.lr_sweep import describe_study, show_failures, show_results
-from sweeps.lr_sweep import LrSweepArgs
-from sweeps.plans.common import SweepPlan, plan_sweep
+from sweeps.plans.common import SweepPlan
+from sweeps.plans.lr_sweep import plan_sweep
 from sweeps.plans.spaces import SweepSearch
 from tests.processes import serve_mlflow
 from tests.tiny_text import write_tiny_text

@@ -14,8 +14,9 @@ import torch
 import tyro
 
 import models
-from sweeps.distill import DistillArgs
-from sweeps.plans.distill import plan_distillation, run_distillation
+from sweeps.arguments import DistillArgs
+from sweeps.distill import run_distillation
+from sweeps.plans.distill import plan_distillation
 from tests.processes import wait_for
 from tests.sweeps.conftest import ROOT, environment
 from trainables.checkpoint import TrialFolder

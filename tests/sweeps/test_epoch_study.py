@@ -15,14 +15,14 @@ import tyro
 from rich.console import Console
 from safetensors.torch import load_file
 
-from sweeps.epoch_study import EpochStudyArgs
+from sweeps.arguments import EpochStudyArgs
+from sweeps.epoch_study import run_epoch_study
 from sweeps.findings.epoch_study import show_epochs
 from sweeps.plans.epoch_study import (
     Designs,
     parse_words,
     plan_designs,
     plan_epochs,
-    run_epoch_study,
     study_lr,
 )
 from sweeps.plans.spaces import SweepSearch

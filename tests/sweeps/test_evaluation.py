@@ -18,9 +18,10 @@ from mlflow import MlflowClient
 
 import models
 from analysis.benchmarks import load_suite
-from analysis.evaluate import EvaluateArgs
+from sweeps.arguments import EvaluateArgs
+from sweeps.evaluate import run_evaluation
 from sweeps.running import without_password
-from sweeps.scoring.evaluation import plan_evaluation, run_evaluation
+from sweeps.scoring.evaluation import plan_evaluation
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.tiny_text import write_tiny_text
 from trainables.corpus import prepare_corpus

@@ -12,8 +12,8 @@ import psutil
 import pytest
 import tyro
 
-from sweeps.lr_sweep import LrSweepArgs
-from sweeps.running import run_lr_sweep
+from sweeps.arguments import LrSweepArgs
+from sweeps.lr_sweep import run_lr_sweep
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.processes import wait_for
 from tests.sweeps.conftest import ROOT

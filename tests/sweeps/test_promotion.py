@@ -19,9 +19,9 @@ from transformers import AutoTokenizer
 
 import models
 from analysis.benchmarks import Source, load_suite
-from sweeps.promote import PromoteArgs
+from sweeps.arguments import PromoteArgs
+from sweeps.promote import run_promotion
 from sweeps.scoring.evaluation import resolve_model
-from sweeps.stored.promotion import run_promotion
 from tests.analysis.benchmark_files import write_blimp
 from tests.sweeps.conftest import ROOT, environment
 from tests.tiny_text import write_tiny_text

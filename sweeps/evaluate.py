@@ -1,0 +1,71 @@
+"""Score a language model on BLiMP, its supplement, EWoK, BEAR, GLUE, and later BabyLM tasks.
+
+The model may be a checkpoint of a sweep, any causal language model on the Hugging Face hub or in a
+folder, or one of the MLflow registry. GLUE tasks are fine-tuned, as Ray trials; running the same
+command again continues them.
+
+    python sweeps/evaluate.py --model runs/.../checkpoints/step-00000774 --benchmarks data/
+    python sweeps/evaluate.py --model models:/hgrn2@teacher --benchmarks data/ --tasks blimp bear
+    python sweeps/evaluate.py --model gpt2 --benchmarks hub --tasks blimp ewok
+    python sweeps/evaluate.py --model gpt2 --benchmarks data/ --tasks rte wsc mrpc
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import tyro
+
+if __name__ == "__main__":
+    # The sibling packages, whether or not the project is installed; not this folder's modules.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from sweeps.arguments import EvaluateArgs
+
+
+def run_evaluation(args: EvaluateArgs) -> int:
+    """Evaluate, write, record and print; returns the exit status."""
+    from ray.exceptions import RayError  # heavy imports: not before --help
+    from rich.console import Console
+    from rich.markup import escape
+
+    from sweeps.running import EXIT_FAILED, EXIT_INTERRUPTED, refuse
+    from sweeps.scoring.evaluation import evaluate, lacking, plan_evaluation
+    from sweeps.scoring.report import show_scores
+
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    try:
+        with console.status("Preparing"):
+            plan = plan_evaluation(args)
+        results = evaluate(plan, console)
+    except (ValueError, OSError) as error:
+        return refuse(error)
+    except RayError as error:
+        console.print(f"[red]a worker failed:[/] {escape(str(error))}", soft_wrap=True)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        console.print("\nStopped. Run it again; finished epochs of GLUE tasks are kept.")
+        return EXIT_INTERRUPTED
+    if "zero_shot" in results:
+        show_scores(results, console)
+    if plan.args.submission:
+        console.print(
+            "[yellow]The predictions.json files hold the benchmarks' texts, EWoK's too: keep them "
+            "off the public web.[/]"
+        )
+    console.print(escape(f"\nWritten to  {plan.output}"), highlight=False, soft_wrap=True)
+    return EXIT_FAILED if lacking(results.get("glue", {}), plan.args.tasks) else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    args = tyro.cli(EvaluateArgs, args=argv, description=__doc__)
+    from sweeps.engine.environment import secure_local_cluster
+
+    secure_local_cluster(args.address)
+    return run_evaluation(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""What the findings of all commands have in common: tables, the winner, MLflow, failures."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from analysis import runs
+from analysis.learning_rates import compare_best, lr_table
+from analysis.plots.style import write
+from sweeps.findings.mlflow_notes import picture_of, study_note, sweep_note, trial_link
+from sweeps.plans.common import SweepPlan
+from sweeps.plans.spaces import SweepSearch
+from sweeps.stored.trials import study_trials
+from trainables.checkpoint import TrialFolder
+from trainables.spec import TrialSpec
+from trainables.tracking import Tracker
+
+
+def failed_trials(plan: SweepPlan, search: SweepSearch) -> list[TrialSpec]:
+    """Trials that were handed out and came to no end: their processes failed again and again."""
+    given = {spec.hash: spec for spec in search.given.values()}
+    return [spec for spec in given.values() if TrialFolder.of(plan.folder, spec).outcome is None]
+
+
+def show_failures(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: Console) -> None:
+    """Print which trials failed, and where to look at all of them."""
+    for spec in failed_trials(plan, search):
+        console.print(
+            f"[red]{spec.name} failed[/]; its error is in "
+            + escape(str(TrialFolder.of(plan.folder, spec).path / "error.txt")),
+            highlight=False,
+            soft_wrap=True,
+        )
+    console.print(escape(f"Browse      {_browse(plan, tracker)}"), highlight=False, soft_wrap=True)
+
+
+def rich_table(cells: pd.DataFrame) -> Table:
+    """A table of text for the terminal; rows that are best are bold."""
+    table = Table(header_style="bold")
+    for number, name in enumerate(cells.columns):
+        table.add_column(name, justify="left" if number == 0 or not name else "right")
+    for row in cells.to_numpy():
+        table.add_row(*row, style="bold" if row[-1].startswith("best") else None)
+    return table
+
+
+def winner(plan: SweepPlan, trials: pd.DataFrame, part: str) -> TrialFolder | None:
+    """The trial of a part with the best checkpoint: the best seed at the best learning rate."""
+    row = _best_row(plan, trials, part)
+    if row is None:
+        return None
+    spec = plan.bases[part].replace(lr=float(row["lr"]), seed=int(row["seed"]))
+    return TrialFolder.of(plan.folder, spec)
+
+
+def _best_row(plan: SweepPlan, trials: pd.DataFrame, part: str) -> pd.Series | None:
+    base = plan.bases[part]
+    mine = of_setting(plan, trials, base)
+    mine = mine[mine["outcome"].notna()]
+    best = None if mine.empty else compare_best(mine, base.arch).best
+    if best is None:
+        return None
+    return mine[mine["lr"] == best].sort_values("bits_per_byte").iloc[0]
+
+
+def of_setting(plan: SweepPlan, trials: pd.DataFrame, base: TrialSpec) -> pd.DataFrame:
+    """The trials that differ from `base` in learning rate and seed only."""
+    folders = study_trials(plan.folder)
+    hashes = {trial.spec.hash for trial in folders if trial.spec.setting == base.setting}
+    return trials[trials["spec_hash"].isin(hashes)]
+
+
+def zero_shot_line(scores: dict[str, Any]) -> str:
+    """The figures of `SuiteScores.to_dict()` in one line."""
+    figures = ", ".join(
+        f"{name} {score:.1f} ± {scores['errors'][name]:.1f}"
+        for name, score in scores["benchmarks"].items()
+    )
+    macro = ""
+    if scores["macro"] is not None:
+        macro = f"macro {scores['macro']:.1f} ± {scores['macro_error']:.1f}, "
+    line = f"zero-shot {macro}{figures} (standard error over items), "
+    line += f"{sum(scores['ties'].values())} ties"
+    if bad := sum(scores["non_finite"].values()):
+        line += f", {bad} scores not finite"
+    return line
+
+
+def glue_line(results: dict[str, Any]) -> str:
+    """The scores of `tasks.glue_results` in one line, with the tasks that have none."""
+    parts = []
+    for task, result in results.items():
+        score = result.get("score")
+        shown = "no score"
+        if score is not None:
+            shown = f"{score:.1f} (constant answer {result['baseline']:.1f})"
+        parts.append(f"{task} {shown}")
+    return "GLUE " + ", ".join(parts)
+
+
+def for_mlflow(figure: Figure, picture: Path) -> Path:
+    """Write a figure beside a picture, as wide as MLflow's pages show it: they cut the rest."""
+    figure.set_size_inches(8.5, 3.4)
+    return write(figure, picture.with_suffix(".svg"))
+
+
+def describe(
+    plan: SweepPlan,
+    tracker: Tracker,
+    trials: pd.DataFrame,
+    part: str,
+    findings: Iterable[str],
+    cells: pd.DataFrame,
+    picture: str = "",
+) -> None:
+    """Put the best learning rate's figures and a description into the parent run of a part.
+
+    Args:
+        plan, tracker: of the sweep.
+        trials: frame of `runs.trials`.
+        part: of the plan.
+        findings: lines as they are printed, with rich's markup.
+        cells: text of the table in the description.
+        picture: name of the parent run's artifact to show in it, if any.
+    """
+    run_id = tracker.parents[plan.bases[part].setting.hash]
+    mine = of_setting(plan, trials, plan.bases[part])
+    table = lr_table(mine)
+    recorded = tracker.client.get_run(run_id).data.metrics
+    for row in table[(table["rank"] == 1) & (table["diverged"] == 0)].to_dict("records"):
+        row["epoch"] = float(mine.loc[mine["lr"] == row["lr"], "best_epoch"].mean())
+        for name in ("lr", "bits_per_byte", "macro", "epoch"):
+            if not math.isnan(row[name]) and recorded.get(f"best/{name}") != row[name]:
+                tracker.client.log_metric(run_id, f"best/{name}", row[name])
+    best = _best_row(plan, trials, part)
+    link = "" if best is None else trial_link(tracker.experiment_id, best["run_id"], best["name"])
+    note = sweep_note(
+        [Text.from_markup(line).plain for line in findings],
+        cells,
+        best=link,
+        picture=picture_of(run_id, picture) if picture else "",
+    )
+    tracker.describe(run_id, plan.kind, note)
+
+
+def describe_study(plan: SweepPlan, tracker: Tracker) -> None:
+    """Say in MLflow what the study is and how to read its pages."""
+    logged = {name for run in tracker.trial_runs() for name in run.data.metrics}
+    scored = {name.partition("/")[2] for name in logged if name.startswith("zero_shot/")}
+    trials = runs.trials(plan.tracking_uri, plan.study)
+    if not trials.empty:
+        text = study_note(trials, sorted(scored - {"macro"}), tracker.experiment_id)
+        tracker.describe_study(text)
+
+
+def with_spread(mean: float, deviation: float, digits: int) -> str:
+    """A mean and its spread, where there is one; "-" for none."""
+    if not math.isfinite(mean):
+        return "-"
+    spread = "" if math.isnan(deviation) else f" ± {deviation:.{digits}f}"
+    return f"{mean:.{digits}f}{spread}"
+
+
+def _browse(plan: SweepPlan, tracker: Tracker) -> str:
+    """Where to look at the study's runs."""
+    if plan.tracking_uri == f"sqlite:///{plan.storage / 'mlflow.db'}":
+        storage = shlex.quote(str(plan.storage))
+        return f"make ui STORAGE={storage}    then http://127.0.0.1:5000/{tracker.page}"
+    if plan.tracking_uri.startswith("http"):
+        return f"{runs.without_secret(plan.tracking_uri).rstrip('/')}/{tracker.page}"
+    return plan.tracking_uri

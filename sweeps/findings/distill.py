@@ -1,0 +1,106 @@
+"""What a teacher was worth: each student beside its control, seed by seed."""
+
+from __future__ import annotations
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+
+from analysis import runs
+from analysis.gains import at_best_lr, why_no_gain
+from analysis.learning_rates import completed
+from analysis.statistics import Gain, paired_gain
+from sweeps.findings.common import (
+    describe,
+    glue_line,
+    of_setting,
+    rich_table,
+    winner,
+    zero_shot_line,
+)
+from sweeps.plans.common import SweepPlan
+from sweeps.plans.distill import CONTROL
+from sweeps.plans.spaces import GridPlan, SweepSearch
+from trainables.checkpoint import Progress
+from trainables.spec import TrialSpec, format_lr
+from trainables.tracking import Tracker
+
+
+def show_gains(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: Console) -> None:
+    """Print each part's figures and its gain over the control, and store them in its MLflow run."""
+    trials = runs.trials(plan.tracking_uri, plan.study)
+    ended = {part: _ended(plan, trials, part) for part in plan.bases}
+    figures = {part: at_best_lr(frame) for part, frame in ended.items()}
+    cells = _cells(figures)
+    console.print(rich_table(cells))
+    for part, base in plan.bases.items():
+        lines = []
+        if part != CONTROL and CONTROL in plan.bases:
+            gain = gain_over_control(figures[part], figures[CONTROL])
+            reason = "" if gain.seeds else why_no_gain(ended[part], ended[CONTROL])
+            lines.append(f"{part}: {gain.in_words('the teacher', reason)}.")
+            _store(tracker, base, gain)
+        lines += _winner_lines(plan, trials, part)
+        for line in lines:
+            console.print(line, highlight=False, soft_wrap=True)
+        describe(plan, tracker, trials, part, lines or [f"{part}: no trial ended."], cells)
+
+
+def _ended(plan: SweepPlan, trials: pd.DataFrame, part: str) -> pd.DataFrame:
+    """The completed trials of a part with the plan's rates and seeds."""
+    asked = plan.plans[part]
+    assert isinstance(asked, GridPlan)
+    mine = completed(of_setting(plan, trials, plan.bases[part]))
+    return mine[mine["lr"].isin(asked.lrs) & mine["seed"].isin(asked.seeds)]
+
+
+def gain_over_control(distilled: pd.DataFrame, control: pd.DataFrame) -> Gain:
+    """Bits per byte that are gained over the control, each at its best learning rate, by seed."""
+    left, right = (frame.set_index("seed")["bits_per_byte"] for frame in (distilled, control))
+    return paired_gain(left, right)
+
+
+def _cells(figures: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row of text for each part."""
+    rows = []
+    for part, frame in figures.items():
+        lr = "" if frame.empty else format_lr(float(frame["lr"].iloc[0]))
+        bits, macro = _mean(frame["bits_per_byte"], 4), _mean(frame["macro"], 1)
+        rows.append([part, lr, str(len(frame)), bits, macro])
+    return pd.DataFrame(rows, columns=["", "LR", "seeds", "bits/byte", "macro"])
+
+
+def _mean(values: pd.Series, digits: int) -> str:
+    numbers = values.dropna().astype(float)
+    if numbers.empty:
+        return "-"
+    spread = f" ± {numbers.std():.{digits}f}" if len(numbers) > 1 else ""
+    return f"{numbers.mean():.{digits}f}{spread}"
+
+
+def _winner_lines(plan: SweepPlan, trials: pd.DataFrame, part: str) -> list[str]:
+    """The scores of a part's best trial and its checkpoint, with rich's markup."""
+    folder = winner(plan, trials, part)
+    if folder is None or folder.outcome is None:
+        return []
+    best = Progress(history=list(folder.outcome.history)).best
+    lines = []
+    if best is not None and best.scores is not None:
+        lines.append(f"{part}: {zero_shot_line(best.scores)}")
+    final = folder.final_scores
+    lines += [f"{part}: final {zero_shot_line(final['zero_shot'])}"] if "zero_shot" in final else []
+    lines += [f"{part}: final {glue_line(final['glue'])}"] if "glue" in final else []
+    lines.append(f"Checkpoint  {folder.best_checkpoint}")
+    return [escape(line) for line in lines]
+
+
+def _store(tracker: Tracker, base: TrialSpec, gain: Gain) -> None:
+    """Put the gain into the part's parent run."""
+    if gain.seeds == 0:
+        return
+    run_id = tracker.parents[base.setting.hash]
+    values = {"gain/bits_per_byte": gain.mean, "gain/seeds": float(gain.seeds)}
+    if gain.interval is not None:
+        values |= {"gain/low": gain.interval[0], "gain/high": gain.interval[1]}
+    for name, value in values.items():
+        tracker.client.log_metric(run_id, name, value)
