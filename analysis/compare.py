@@ -10,9 +10,7 @@ over these items. Two runs are two seeds: what other seeds would do, they do not
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import tyro
 
@@ -21,22 +19,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareArgs:
-    """Arguments of a comparison."""
-
-    first: Annotated[str, tyro.conf.Positional]
-    """A run: its MLflow id, the beginning of it, or its name."""
-    second: Annotated[str, tyro.conf.Positional]
-    """The run to compare it with."""
-    study: str | None = None
-    """Name of the study that both are in; default: all studies of the store are searched."""
-    storage: Path | None = None
-    """Folder of the sweeps, by default $BABYSWEEP_STORAGE or runs; its mlflow.db is read unless
-    MLFLOW_TRACKING_URI is set."""
-    part: Literal["held_out", "selection", "all"] = "all"
-    """Items to compare on: those that no choice looks at, the fifth that `--select selection-split`
-    of a report chooses by, or both."""
+from analysis.arguments import CompareArgs
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,6 +31,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from analysis.compare import main as imported_main  # one module, also for types
-
-    sys.exit(imported_main())
+    sys.exit(main())

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis import runs
+from analysis.arguments import CompareArgs
 from analysis.reporting import FAILURES, say_error, storage_of, tracking_uri
 from analysis.samples import Scores, benchmarks_of, chance, sample
 from analysis.statistics import difference, holm
@@ -20,8 +21,6 @@ from analysis.study import RECORDED, open_client, scores_of_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-    from analysis.compare import CompareArgs
 
 
 @dataclass(frozen=True)

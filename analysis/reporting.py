@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mlflow.exceptions import MlflowException
 from rich.console import Console
 from rich.markup import escape
 
+from analysis.arguments import ReportArgs
 from analysis.report_page import Page, render
 from analysis.report_tables import write_tables
 from analysis.runs import without_secret
@@ -29,9 +29,6 @@ from analysis.sections.phenomena import phenomena
 from analysis.sections.rates import rates
 from analysis.sections.reproduction import every_trial, reproduction
 from analysis.study import Study, open_client
-
-if TYPE_CHECKING:
-    from analysis.report import ReportArgs
 
 LOCAL_UI = "http://127.0.0.1:5000"
 """Where `make ui` serves MLflow."""

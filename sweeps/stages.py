@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis import runs
-from analysis.report import ReportArgs
+from analysis.arguments import ReportArgs
 from analysis.reporting import run_report
 from sweeps.arguments import (
     DistillArgs,

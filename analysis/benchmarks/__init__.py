@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.facts import from_facts
-from analysis.benchmarks.items import Benchmark, Item, Outcome
+from analysis.benchmarks.items import Item, Outcome
 from analysis.benchmarks.loading import HUB, KINDS, Source, load_suite, password
 from analysis.benchmarks.minimal_pairs import read_minimal_pairs
 from analysis.benchmarks.protocols import PROTOCOLS, Encoder

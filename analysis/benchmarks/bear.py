@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.files import Row, read_file, text_field
-from analysis.benchmarks.items import Benchmark, Item
+from analysis.benchmarks.items import Item
 
 HUB_ID = "lm-pub-quiz/BEAR"
 _RELATIONS = "metadata_relations.json"

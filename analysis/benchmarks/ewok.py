@@ -19,8 +19,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.files import Row, hub_rows, read_folder, read_lines, text_field
-from analysis.benchmarks.items import Benchmark, Item
+from analysis.benchmarks.items import Item
 
 HUB_ID = "ewok-core/ewok-core-1.0"
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from analysis.benchmarks.items import Benchmark, Item
+from analysis.benchmarks.benchmark import Benchmark
+from analysis.benchmarks.items import Item
 
 
 def item_facts(benchmark: Benchmark) -> dict[str, dict[str, Any]]:

@@ -6,12 +6,11 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from analysis.benchmarks.items import Item
+from analysis.benchmarks.items import Item
 
 
 class Rule(NamedTuple):

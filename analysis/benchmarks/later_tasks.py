@@ -14,8 +14,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.files import number_field, read_folder, text_field
-from analysis.benchmarks.items import Benchmark, Item
+from analysis.benchmarks.items import Item
 
 
 def read_wug(folder: Path) -> Benchmark:

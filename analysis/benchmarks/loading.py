@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from analysis.benchmarks import bear, ewok, glue
-from analysis.benchmarks.items import Benchmark
+from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.later_tasks import read_entity_tracking, read_wug
 from analysis.benchmarks.minimal_pairs import blimp_from_hub, read_minimal_pairs
 from analysis.benchmarks.protocols import check_protocol

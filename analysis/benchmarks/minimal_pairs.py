@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.files import Row, hub_rows, read_folder, text_field
-from analysis.benchmarks.items import Benchmark, Item
+from analysis.benchmarks.items import Item
 
 GROUPINGS = ("field", "linguistics_term")
 HUB_ID = "nyu-mll/blimp"

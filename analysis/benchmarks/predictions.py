@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.benchmarks.items import Benchmark, Item, Outcome
+from analysis.benchmarks.benchmark import Benchmark
+from analysis.benchmarks.items import Item, Outcome
 from analysis.benchmarks.suite import Suite
 
 _OFFICIAL_TASKS = {

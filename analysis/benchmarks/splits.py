@@ -11,10 +11,8 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from analysis.benchmarks.items import Item
+from analysis.benchmarks.items import Item
 
 SELECTION_SHARE = 0.2
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.facts import item_facts
 from analysis.benchmarks.figures import by_task, percent
-from analysis.benchmarks.items import Benchmark, Outcome
+from analysis.benchmarks.items import Outcome
 from analysis.benchmarks.protocols import Encoder, check_protocol
 from analysis.benchmarks.scoring import Progress, Span, token_log_probs
 

@@ -52,7 +52,7 @@ def test_error_of_a_rank_correlation_is_that_of_simulated_ones() -> None:
         both = generator.multivariate_normal([0, 0], [[1, 0.5], [0.5, 1]], size=200)
         return both[:, 0], both[:, 1]
 
-    from analysis.benchmarks.items import Benchmark
+    from analysis.benchmarks.benchmark import Benchmark
 
     figures, errors = [], []
     for _ in range(300):

@@ -15,9 +15,7 @@ Graph = dict[str, set[str]]
 
 def import_graph() -> Graph:
     """The modules of the four packages by their dotted names; of a package its `__init__`."""
-    files = {
-        _name(path): path for package in PACKAGES for path in (ROOT / package).rglob("*.py")
-    }
+    files = {_name(path): path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     return {name: set(_imported(path, files)) - {name} for name, path in files.items()}
 
 

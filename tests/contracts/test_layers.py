@@ -1,49 +1,56 @@
-"""The house keeps its floors: imports between packages only run down."""
+"""The house keeps its floors: imports only run down, and never in a circle."""
 
 from __future__ import annotations
 
-import ast
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("sweeps", "trainables", "analysis", "models")
-COMMANDS = {"analysis/evaluate.py"}
-"""Scripts that a person runs: they may call what they drive."""
+from tests.contracts.import_graph import PACKAGES, ROOT, boxes, circles, import_graph
+
 ALLOWED = {
     "sweeps": {"trainables", "analysis", "models"},
     "trainables": {"models", "analysis.benchmarks"},
     "analysis": set(),
     "models": set(),
 }
-
-
-def _imports(path: Path) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, f"{path}: relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+FLOORS = (
+    *("paper", "stages"),
+    *("lr_sweep", "epoch_study", "distill", "promote", "evaluate"),
+    *("running", "findings", "plans", "scoring", "stored", "engine", "arguments"),
+)
+"""Of `sweeps`, from the roof down."""
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_imports_only_run_down(package):
+def test_imports_only_run_down(package: str) -> None:
     """No module imports from a package above its own or beside it."""
-    for path in (ROOT / package).rglob("*.py"):
-        if str(path.relative_to(ROOT)) in COMMANDS:
+    for name, targets in import_graph().items():
+        if name.split(".")[0] != package:
             continue
-        for name in _imports(path):
-            target = name.split(".")[0]
-            if target in PACKAGES and target != package:
-                fits = any(f"{name}.".startswith(f"{allowed}.") for allowed in ALLOWED[package])
-                assert fits, f"{path.relative_to(ROOT)} imports {name}"
+        for target in targets:
+            if target.split(".")[0] != package:
+                fits = any(f"{target}.".startswith(f"{allowed}.") for allowed in ALLOWED[package])
+                assert fits, f"{name} imports {target}"
 
 
-def test_no_other_top_level_package():
+def test_no_circle() -> None:
+    """No module imports what imports it, nor by way of others; imports for types count."""
+    assert circles(import_graph()) == []
+
+
+def test_the_floors_of_sweeps() -> None:
+    """At most 16 boxes and 50 arrows between them, all of which run down."""
+    found = boxes(import_graph(), "sweeps")
+    arrows = [(name, target) for name, targets in found.items() for target in targets]
+    print(f"sweeps: {len(found)} boxes, {len(arrows)} arrows")
+    assert {name.split(".")[1] for name in found} == set(FLOORS)
+    assert len(found) <= 16
+    assert len(arrows) <= 50
+    for name, target in arrows:
+        upper, lower = (FLOORS.index(each.split(".")[1]) for each in (name, target))
+        assert upper < lower, f"{name} imports {target}"
+
+
+def test_no_other_top_level_package() -> None:
     """The top level holds the four packages and the tests, and no other Python."""
     found = {path.parent.name for path in ROOT.glob("*/*.py")}
     assert found <= {*PACKAGES, "tests"}
