@@ -14,9 +14,9 @@ from rich.table import Table
 
 from analysis import runs
 from analysis.arguments import CompareArgs
-from analysis.reporting import FAILURES, say_error, storage_of, tracking_uri
+from analysis.inference import difference, holm
+from analysis.reporting.writing import FAILURES, say_error, storage_of, tracking_uri
 from analysis.samples import Scores, benchmarks_of, chance, sample
-from analysis.statistics import difference, holm
 from analysis.study import RECORDED, open_client, scores_of_run
 
 if TYPE_CHECKING:

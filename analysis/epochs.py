@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.statistics import CONFIDENCE, mean_interval
+from analysis.inference import CONFIDENCE, mean_interval
 
 _DRAWS = 10_000
 _FEW = 5

@@ -27,7 +27,7 @@ from analysis.arguments import ReportArgs
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     args = tyro.cli(ReportArgs, args=argv, description=__doc__)
-    from analysis.reporting import run_report  # heavy imports: not before --help
+    from analysis.reporting.writing import run_report  # heavy imports: not before --help
 
     return run_report(args)
 

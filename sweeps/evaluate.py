@@ -32,7 +32,7 @@ def run_evaluation(args: EvaluateArgs) -> int:
 
     from sweeps.running import EXIT_FAILED, EXIT_INTERRUPTED, refuse
     from sweeps.scoring.evaluation import evaluate, lacking, plan_evaluation
-    from sweeps.scoring.report import show_scores
+    from sweeps.scoring.report import show_results
 
     console = Console() if sys.stdout.isatty() else Console(width=120)
     try:
@@ -47,15 +47,8 @@ def run_evaluation(args: EvaluateArgs) -> int:
     except KeyboardInterrupt:
         console.print("\nStopped. Run it again; finished epochs of GLUE tasks are kept.")
         return EXIT_INTERRUPTED
-    if "zero_shot" in results:
-        show_scores(results, console)
-    if plan.args.submission:
-        console.print(
-            "[yellow]The predictions.json files hold the benchmarks' texts, EWoK's too: keep them "
-            "off the public web.[/]"
-        )
-    console.print(escape(f"\nWritten to  {plan.output}"), highlight=False, soft_wrap=True)
-    return EXIT_FAILED if lacking(results.get("glue", {}), plan.args.tasks) else 0
+    show_results(results, plan.output, args.submission, console)
+    return EXIT_FAILED if lacking(results.get("glue", {}), args.tasks) else 0
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,7 +5,7 @@ what already has the alias changes nothing; what is worse or cannot be compared 
 
     python sweeps/promote.py --arch hgrn2 --study mini-mini
     python sweeps/promote.py --arch hgrn2 --run-id 0123... --force
-    python analysis/evaluate.py --model models:/hgrn2@teacher --benchmarks data/
+    python sweeps/evaluate.py --model models:/hgrn2@teacher --benchmarks data/
 """
 
 from __future__ import annotations

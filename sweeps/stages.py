@@ -21,7 +21,7 @@ from rich.table import Table
 
 from analysis import runs
 from analysis.arguments import ReportArgs
-from analysis.reporting import run_report
+from analysis.reporting.writing import run_report
 from sweeps.arguments import (
     DistillArgs,
     EpochStudyArgs,

@@ -8,8 +8,8 @@ from rich.markup import escape
 
 from analysis import runs
 from analysis.gains import at_best_lr, why_no_gain
+from analysis.inference import Gain, paired_gain
 from analysis.learning_rates import completed
-from analysis.statistics import Gain, paired_gain
 from sweeps.findings.common import (
     describe,
     glue_line,

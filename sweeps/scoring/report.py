@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,8 +12,21 @@ from rich.table import Table
 from analysis.benchmarks import MACRO
 
 
-def show_scores(results: dict[str, Any], console: Console) -> None:
-    """Print the results of `evaluation.evaluate`."""
+def show_results(
+    results: dict[str, Any], output: Path, has_submission: bool, console: Console
+) -> None:
+    """Print the results of `evaluation.evaluate`, and where they were written."""
+    if "zero_shot" in results:
+        _show_scores(results, console)
+    if has_submission:
+        console.print(
+            "[yellow]The predictions.json files hold the benchmarks' texts, EWoK's too: keep them "
+            "off the public web.[/]"
+        )
+    console.print(escape(f"\nWritten to  {output}"), highlight=False, soft_wrap=True)
+
+
+def _show_scores(results: dict[str, Any], console: Console) -> None:
     scores = results["zero_shot"]
     title = f"\n{results['model']}, protocol {results['protocol']}, {results['precision']}"
     console.print(escape(title), highlight=False, soft_wrap=True)

@@ -25,7 +25,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from analysis.statistics import Sample, difference, estimate, holm, mcnemar
+from analysis.inference import Sample, difference, estimate, holm, mcnemar
 
 COVERAGE = (93.0, 97.0)
 FALSE_POSITIVES = (4.0, 6.0)

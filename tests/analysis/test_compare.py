@@ -9,8 +9,8 @@ import pytest
 
 from analysis import compare
 from analysis.benchmarks import Suite
+from analysis.inference import difference
 from analysis.samples import sample
-from analysis.statistics import difference
 from analysis.study import Study
 from tests.made_study import MadeStudy, base_spec, suite
 

@@ -12,15 +12,15 @@ from scipy import stats
 
 from analysis import report
 from analysis.benchmarks.glue import PROTOCOL_TASKS
-from analysis.report_page import Page
-from analysis.report_tables import write_tables
-from analysis.sections.beside_literature import beside_literature
-from analysis.sections.common import Context, Part
-from analysis.sections.distillation import best_of, distillation, students_of
-from analysis.sections.finals import finals
-from analysis.statistics import paired_gain
+from analysis.inference import paired_gain
+from analysis.reporting.page import Page
+from analysis.reporting.sections.beside_literature import beside_literature
+from analysis.reporting.sections.common import Context, Part
+from analysis.reporting.sections.distillation import best_of, distillation, students_of
+from analysis.reporting.sections.finals import finals
+from analysis.reporting.tables import write_tables
 from analysis.study import Study
-from sweeps.plans.distill import gain_over_control
+from sweeps.findings.distill import gain_over_control
 from tests.made_study import MadeStudy, base_spec, suite
 
 TEACHER = {"teacher": "abcd", "teacher_name": "hgrn2 version 1", "alpha": 0.5}

@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.report_page import Cell, Page, Picture, Section, Table, render
-from analysis.report_tables import write_tables
+from analysis.reporting.page import Cell, Page, Picture, Section, Table, render
+from analysis.reporting.tables import write_tables
 
 HOSTILE = """<script>alert("1")</script>'"><img src=x onerror=alert(2)> & {{ 7 * 7 }} </style>"""
 SPECIAL = r"a_b & 50% of #1 {x} ~ ^ \end $"

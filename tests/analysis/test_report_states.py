@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from analysis import compare, report, study
-from analysis.reporting import folder_name
+from analysis.reporting.writing import folder_name
 from tests.made_study import MadeStudy, base_spec
 from trainables.checkpoint import Outcome as End
 

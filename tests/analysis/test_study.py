@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from analysis.epochs import best_horizon
-from analysis.sections.epoch_study import studied_epochs
+from analysis.reporting.sections.epoch_study import studied_epochs
 from analysis.study import OldScores, Study, compared, is_plain, setting
 from tests.made_study import MadeStudy, base_spec
 

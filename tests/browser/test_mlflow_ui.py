@@ -14,7 +14,8 @@ from mlflow.entities import Run
 from rich.console import Console
 
 from sweeps.arguments import LrSweepArgs
-from sweeps.findings.lr_sweep import describe_study, show_failures, show_results
+from sweeps.findings.common import describe_study, show_failures
+from sweeps.findings.lr_sweep import show_results
 from sweeps.plans.common import SweepPlan
 from sweeps.plans.lr_sweep import plan_sweep
 from sweeps.plans.spaces import SweepSearch

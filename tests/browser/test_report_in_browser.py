@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis import plots
-from analysis.report_page import Cell, Page, Picture, Section, Table, render
+from analysis.reporting.page import Cell, Page, Picture, Section, Table, render
 
 ARCHS = ("transformer", "lstm", "xlstm", "mamba", "hgrn2")
 LRS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)

@@ -13,9 +13,14 @@ Graph = dict[str, set[str]]
 """By module, the modules that it imports."""
 
 
+def modules_by_name() -> dict[str, Path]:
+    """The files of the four packages by their dotted names; of a package its `__init__`."""
+    return {_name(path): path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+
+
 def import_graph() -> Graph:
-    """The modules of the four packages by their dotted names; of a package its `__init__`."""
-    files = {_name(path): path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    """What every module imports from the four packages."""
+    files = modules_by_name()
     return {name: set(_imported(path, files)) - {name} for name, path in files.items()}
 
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from tests.contracts.import_graph import PACKAGES, ROOT, boxes, circles, import_graph
+from tests.contracts.import_graph import (
+    PACKAGES,
+    ROOT,
+    boxes,
+    circles,
+    import_graph,
+    modules_by_name,
+)
 
 ALLOWED = {
     "sweeps": {"trainables", "analysis", "models"},
@@ -48,6 +57,24 @@ def test_the_floors_of_sweeps() -> None:
     for name, target in arrows:
         upper, lower = (FLOORS.index(each.split(".")[1]) for each in (name, target))
         assert upper < lower, f"{name} imports {target}"
+
+
+def test_the_tree_of_the_readme_names_every_module() -> None:
+    """Each under its top-level package."""
+    text = (ROOT / "README.md").read_text()
+    tree = next(part for part in text.split("```") if part.startswith("\nsweeps/"))
+    parts = re.split(r"^(\w+)/", tree, flags=re.MULTILINE)[1:]
+    words = {
+        name: set(re.findall(r"\w+", part))
+        for name, part in zip(parts[::2], parts[1::2], strict=True)
+    }
+    modules = {name for name, file in modules_by_name().items() if file.name != "__init__.py"}
+    missing = {
+        name
+        for name in modules
+        if not name.endswith("__main__") and name.split(".")[-1] not in words[name.split(".")[0]]
+    }
+    assert not missing
 
 
 def test_no_other_top_level_package() -> None:

@@ -118,8 +118,8 @@ def _piece(seed: int, words: int) -> str:
 
 def paragraphs(seed: int) -> Iterator[str]:
     """The grammar's, without end, with invented words here and there."""
-    from trainables.corpus.grammar import Grammar
-    from trainables.corpus.paragraphs import CORPUS_SKEW, paragraph
+    from trainables.corpus.builtin.grammar import Grammar
+    from trainables.corpus.builtin.paragraphs import CORPUS_SKEW, paragraph
 
     grammar, chance = Grammar(seed, skew=CORPUS_SKEW), random.Random(seed)
     invented = invented_words()

@@ -263,7 +263,7 @@ def test_a_killed_command_continues(model: Path, tmp_path: Path) -> None:
     benchmarks = mini_benchmark(tmp_path / "benchmarks")
 
     def command(name: str) -> subprocess.Popen[str]:
-        words = ["analysis/evaluate.py", "--model", str(model), "--benchmarks", str(benchmarks)]
+        words = ["sweeps/evaluate.py", "--model", str(model), "--benchmarks", str(benchmarks)]
         words += ["--tasks", "rte", "cola", "--device", "cpu", "--cpus", "1"]
         words += ["--storage", str(tmp_path / name), "--output", str(tmp_path / name / "out")]
         return subprocess.Popen(

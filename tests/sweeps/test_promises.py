@@ -40,7 +40,7 @@ FLAGS = {
     "sweeps/promote.py": """
         alias arch benchmarks force help model name run-id storage study
     """,
-    "analysis/evaluate.py": """
+    "sweeps/evaluate.py": """
         address all-templates benchmarks cpus device eval-workers ewok-password glue-epochs
         glue-lr gpus help long-texts model output precision protocol run-id selection storage
         submission tasks token-budget

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from trainables.corpus import lexicon as lex
-from trainables.corpus.grammar import reserved
-from trainables.corpus.knowledge import FACTS
-from trainables.corpus.mini_suite import mini_benchmark
-from trainables.corpus.paragraphs import MINI_WORDS, WRITERS, mini_text
-from trainables.corpus.phenomena import PARADIGMS
+from trainables.corpus.builtin import lexicon as lex
+from trainables.corpus.builtin.grammar import reserved
+from trainables.corpus.builtin.knowledge import FACTS
+from trainables.corpus.builtin.mini_suite import mini_benchmark
+from trainables.corpus.builtin.paragraphs import MINI_WORDS, WRITERS, mini_text
+from trainables.corpus.builtin.phenomena import PARADIGMS
 
 Item = dict[str, str]
 
@@ -113,7 +113,7 @@ def test_seed_decides_the_text() -> None:
         return hashlib.sha256("\n".join(mini_text("dev", seed)).encode()).hexdigest()
 
     code = (
-        "import hashlib; from trainables.corpus.paragraphs import mini_text; "
+        "import hashlib; from trainables.corpus.builtin.paragraphs import mini_text; "
         "print(hashlib.sha256('\\n'.join(mini_text('dev', 3)).encode()).hexdigest())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "123"}

@@ -12,9 +12,9 @@ import pytest
 
 from analysis.benchmarks import glue, load_suite
 from trainables.corpus import Blocks, mini_benchmark, prepare_corpus
-from trainables.corpus import lexicon as lex
-from trainables.corpus.knowledge import DOMAINS, FACTS, KNOWN_PEOPLE, RELATIONS, state
-from trainables.corpus.paragraphs import mini_text
+from trainables.corpus.builtin import lexicon as lex
+from trainables.corpus.builtin.knowledge import DOMAINS, FACTS, KNOWN_PEOPLE, RELATIONS, state
+from trainables.corpus.builtin.paragraphs import mini_text
 from trainables.finetune import finetune
 from trainables.finetune_spec import FinetuneOutcome, FinetuneSpec, model_hash
 from trainables.spec import TrialSpec

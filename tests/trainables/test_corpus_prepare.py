@@ -14,7 +14,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from trainables.corpus import BOS_TOKEN, PAD_TOKEN, Blocks, Corpus, prepare, prepare_corpus
-from trainables.corpus.paragraphs import mini_text
+from trainables.corpus.builtin.paragraphs import mini_text
 from trainables.corpus.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]

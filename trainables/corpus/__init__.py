@@ -7,7 +7,7 @@ tokenizer settings, so every process that asks for the same corpus finds the sam
 from __future__ import annotations
 
 from trainables.corpus.blocks import IGNORED, Blocks, TokenFile, block_order
-from trainables.corpus.mini_suite import mini_benchmark
+from trainables.corpus.builtin.mini_suite import mini_benchmark
 from trainables.corpus.prepare import Corpus, prepare_corpus
 from trainables.corpus.tokenizer import BOS_TOKEN, PAD_TOKEN
 

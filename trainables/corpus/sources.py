@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainables.corpus.paragraphs import mini_text
+from trainables.corpus.builtin.paragraphs import mini_text
 
 HUB_IDS = {
     "babylm-strict-small": "BabyLM-community/BabyLM-2026-Strict-Small",

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from trainables.corpus import lexicon as lex
-from trainables.corpus.grammar import (
+from trainables.corpus.builtin import lexicon as lex
+from trainables.corpus.builtin.grammar import (
     Dice,
     Grammar,
     NounPhrase,
@@ -26,7 +26,7 @@ from trainables.corpus.grammar import (
     reserved,
     sentence,
 )
-from trainables.corpus.lexicon import Verb
+from trainables.corpus.builtin.lexicon import Verb
 
 CONCEPT_SWAP, VARIABLE_SWAP = "concept swap", "variable swap"
 

@@ -1,7 +1,8 @@
 """The page of a report: one HTML file that opens anywhere, without a network.
 
-A `Page` says what is shown, `render` says how: `page/report.html.j2` with its style and script put
-inside. The page asks for nothing outside of itself; what leaves it are links that a reader follows.
+A `Page` says what is shown, `render` says how: `template/report.html.j2` with its style and script
+put inside. The page asks for nothing outside of itself; what leaves it are links that a reader
+follows.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 import jinja2
 from markupsafe import Markup
 
-_PARTS = Path(__file__).parent / "page"
+_PARTS = Path(__file__).parent / "template"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 # A cell with one of these has nothing to say: it sorts last, and CSV leaves it empty.
 MISSING = frozenset({"", "-", "–", "—"})

@@ -15,8 +15,8 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from trainables.corpus.grammar import Dice, Grammar, reserved, sentence
-from trainables.corpus.knowledge import (
+from trainables.corpus.builtin.grammar import Dice, Grammar, reserved, sentence
+from trainables.corpus.builtin.knowledge import (
     CONCEPT_SWAP,
     DOMAINS,
     FACTS,
@@ -24,7 +24,7 @@ from trainables.corpus.knowledge import (
     Relation,
     Situation,
 )
-from trainables.corpus.phenomena import PARADIGMS, Pair, Paradigm, pairs
+from trainables.corpus.builtin.phenomena import PARADIGMS, Pair, Paradigm, pairs
 
 EWOK_ITEMS = 60
 """Of each domain; each gives two rows."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from trainables.corpus import lexicon as lex
-from trainables.corpus.grammar import (
+from trainables.corpus.builtin import lexicon as lex
+from trainables.corpus.builtin.grammar import (
     NEAR,
     TASTES,
     Grammar,

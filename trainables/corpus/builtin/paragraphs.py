@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import accumulate
 
-from trainables.corpus import knowledge, stories
-from trainables.corpus.grammar import Grammar, NounPhrase, reserved
-from trainables.corpus.stories import Writer
+from trainables.corpus.builtin import knowledge, stories
+from trainables.corpus.builtin.grammar import Grammar, NounPhrase, reserved
+from trainables.corpus.builtin.stories import Writer
 
 MINI_WORDS = {"train": 400_000, "dev": 20_000}
 CORPUS_SKEW = 2.5

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from analysis.report_page import Cell, Section, Table
-from analysis.sections.common import Context, Part, number, rate
+from analysis.reporting.page import Cell, Section, Table
+from analysis.reporting.sections.common import Context, Part, number, rate
 from analysis.selection import RULES, Choice, choose
 
 _MEANINGS = {

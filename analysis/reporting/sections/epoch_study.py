@@ -10,8 +10,8 @@ import pandas as pd
 
 from analysis import plots
 from analysis.epochs import BestHorizon, agreement, best_horizon, epoch_table
-from analysis.report_page import Cell, Section, Table
-from analysis.sections.common import Context, Part, count, rate, records, with_spread
+from analysis.reporting.page import Cell, Section, Table
+from analysis.reporting.sections.common import Context, Part, count, rate, records, with_spread
 from analysis.study import LENGTH, Study, is_plain, setting
 
 DESIGNS = ("independent", "branch", "trajectory")

@@ -11,9 +11,9 @@ import pandas as pd
 
 from analysis import plots
 from analysis.gains import at_best_lr, why_no_gain
-from analysis.report_page import Cell, Picture, Section, Table
-from analysis.samples import Scores, sample
-from analysis.sections.common import (
+from analysis.inference import LEVEL, Difference, Gain, difference, holm, paired_gain
+from analysis.reporting.page import Cell, Picture, Section, Table
+from analysis.reporting.sections.common import (
     Context,
     Part,
     interval,
@@ -23,7 +23,7 @@ from analysis.sections.common import (
     records,
     with_spread,
 )
-from analysis.statistics import LEVEL, Difference, Gain, difference, holm, paired_gain
+from analysis.samples import Scores, sample
 from analysis.study import DISTILLATION, setting
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.report_page import MISSING, Cell, Kind, Page, Table
+from analysis.reporting.page import MISSING, Cell, Kind, Page, Table
 
 _PAGE_ROWS = 40  # a longer table goes over several pages
 _PACKAGES = "% needs \\usepackage{booktabs} and, for a table over several pages, {longtable}\n"

@@ -14,20 +14,20 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis.arguments import ReportArgs
-from analysis.report_page import Page, render
-from analysis.report_tables import write_tables
+from analysis.reporting.page import Page, render
+from analysis.reporting.sections.architectures import architectures
+from analysis.reporting.sections.beside_literature import beside_literature
+from analysis.reporting.sections.common import Context, Part
+from analysis.reporting.sections.cost import cost
+from analysis.reporting.sections.distillation import distillation
+from analysis.reporting.sections.epoch_study import epoch_study
+from analysis.reporting.sections.finals import finals
+from analysis.reporting.sections.optimism import optimism
+from analysis.reporting.sections.phenomena import phenomena
+from analysis.reporting.sections.rates import rates
+from analysis.reporting.sections.reproduction import every_trial, reproduction
+from analysis.reporting.tables import write_tables
 from analysis.runs import without_secret
-from analysis.sections.architectures import architectures
-from analysis.sections.beside_literature import beside_literature
-from analysis.sections.common import Context, Part
-from analysis.sections.cost import cost
-from analysis.sections.distillation import distillation
-from analysis.sections.epoch_study import epoch_study
-from analysis.sections.finals import finals
-from analysis.sections.optimism import optimism
-from analysis.sections.phenomena import phenomena
-from analysis.sections.rates import rates
-from analysis.sections.reproduction import every_trial, reproduction
 from analysis.study import Study, open_client
 
 LOCAL_UI = "http://127.0.0.1:5000"
@@ -110,7 +110,7 @@ def folder_name(study: str) -> str:
 
 def storage_of(storage: Path | None) -> Path:
     """The folder of the sweeps: the one given, or $BABYSWEEP_STORAGE, or the checkout's `runs`."""
-    default = os.environ.get("BABYSWEEP_STORAGE") or Path(__file__).resolve().parent.parent / "runs"
+    default = os.environ.get("BABYSWEEP_STORAGE") or Path(__file__).resolve().parents[2] / "runs"
     return Path(storage or default).expanduser().resolve()
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from trainables.corpus import lexicon as lex
-from trainables.corpus.grammar import (
+from trainables.corpus.builtin import lexicon as lex
+from trainables.corpus.builtin.grammar import (
     NEAR,
     Grammar,
     NounPhrase,
@@ -24,7 +24,7 @@ from trainables.corpus.grammar import (
     reserved,
     sentence,
 )
-from trainables.corpus.lexicon import Noun
+from trainables.corpus.builtin.lexicon import Noun
 
 PAIRS_PER_PARADIGM = 100
 IRREGULAR_NOUNS = [noun for noun in lex.NOUNS if noun.irregular]

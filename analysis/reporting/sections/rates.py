@@ -17,8 +17,16 @@ from analysis.learning_rates import (
     optimum,
     sensitivity,
 )
-from analysis.report_page import Cell, Section, Table
-from analysis.sections.common import Context, Part, count, number, rate, records, with_spread
+from analysis.reporting.page import Cell, Section, Table
+from analysis.reporting.sections.common import (
+    Context,
+    Part,
+    count,
+    number,
+    rate,
+    records,
+    with_spread,
+)
 
 
 def rates(context: Context) -> Part:

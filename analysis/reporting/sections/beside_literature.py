@@ -12,10 +12,10 @@ import pandas as pd
 from analysis import literature
 from analysis.benchmarks import MACRO
 from analysis.benchmarks.glue import PROTOCOL_TASKS
-from analysis.report_page import Cell, Section, Table
-from analysis.sections.common import Context, Part, count, listed, number, rate, records
-from analysis.sections.distillation import Student, best_of, students_of
-from analysis.sections.epoch_study import studied_epochs
+from analysis.reporting.page import Cell, Section, Table
+from analysis.reporting.sections.common import Context, Part, count, listed, number, rate, records
+from analysis.reporting.sections.distillation import Student, best_of, students_of
+from analysis.reporting.sections.epoch_study import studied_epochs
 from analysis.selection import choose
 from analysis.study import final_scores
 

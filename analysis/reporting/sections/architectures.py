@@ -11,9 +11,9 @@ import pandas as pd
 from scipy import stats
 
 from analysis import plots
-from analysis.report_page import Cell, Picture, Section, Table
-from analysis.samples import Chance, Scores, benchmarks_of, chance, sample
-from analysis.sections.common import (
+from analysis.inference import Estimate, Pair, compare_all, estimate, holm
+from analysis.reporting.page import Cell, Picture, Section, Table
+from analysis.reporting.sections.common import (
     Context,
     Part,
     count,
@@ -25,8 +25,8 @@ from analysis.sections.common import (
     records,
     with_spread,
 )
+from analysis.samples import Chance, Scores, benchmarks_of, chance, sample
 from analysis.selection import Choice, choose
-from analysis.statistics import Estimate, Pair, compare_all, estimate, holm
 from analysis.study import not_compared
 
 

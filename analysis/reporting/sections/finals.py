@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from analysis.report_page import Cell, Section, Table
-from analysis.sections.common import Context, Part, count, number, records
+from analysis.reporting.page import Cell, Section, Table
+from analysis.reporting.sections.common import Context, Part, count, number, records
 from analysis.study import final_scores
 
 

@@ -16,8 +16,8 @@ import zlib
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
-from trainables.corpus import lexicon as lex
-from trainables.corpus.lexicon import Noun, Verb
+from trainables.corpus.builtin import lexicon as lex
+from trainables.corpus.builtin.lexicon import Noun, Verb
 
 RESERVED_SHARE = 8
 

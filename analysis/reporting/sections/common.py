@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from analysis import plots
 from analysis.plots.style import short
-from analysis.report_page import Cell, Picture, Section
+from analysis.reporting.page import Cell, Picture, Section
 from analysis.samples import Scores
 from analysis.selection import Choice, Rule, choose
 from analysis.study import OldScores, Study, compared

@@ -9,9 +9,9 @@ import pandas as pd
 
 from analysis import plots
 from analysis.benchmarks.figures import CORRELATIONS
-from analysis.report_page import Cell, Section, Table
+from analysis.reporting.page import Cell, Section, Table
+from analysis.reporting.sections.common import Context, Part, number
 from analysis.samples import Scores
-from analysis.sections.common import Context, Part, number
 
 _GROUPS = {"blimp": "linguistics_term"}
 """Benchmarks whose tasks are many, and the grouping that stands for them."""

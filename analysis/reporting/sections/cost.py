@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from analysis import plots
-from analysis.report_page import Cell, Picture, Section, Table
-from analysis.sections.common import Context, Part, count, number, records
+from analysis.reporting.page import Cell, Picture, Section, Table
+from analysis.reporting.sections.common import Context, Part, count, number, records
 from analysis.study import Study
 
 

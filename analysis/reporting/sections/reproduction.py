@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.report_page import Cell, Section, Table
-from analysis.sections.common import Context, Part, count, number, rate, records
+from analysis.reporting.page import Cell, Section, Table
+from analysis.reporting.sections.common import Context, Part, count, number, rate, records
 
 _FIXED = (
     *("size", "corpus", "corpus_hash", "tokenizer_hash", "benchmarks_hash", "protocol", "context"),

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import statistics
+from analysis import inference as statistics
 from analysis.benchmarks import Benchmark, Item
-from analysis.statistics import Sample, compare_all, difference, estimate, holm, mcnemar
+from analysis.inference import Sample, compare_all, difference, estimate, holm, mcnemar
 from analysis.variances import SeedParts, Spread
 from tests.analysis import check_statistics
 

@@ -1,0 +1,1 @@
+"""What the report of a study is made of: sections, tables, and the page around them."""
