@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -38,9 +40,11 @@ from sweeps.lr_sweep import run_lr_sweep
 from sweeps.plans.common import Ground, chosen_archs, prepare
 from sweeps.promote import run_promotion
 from sweeps.running import refuse
+from sweeps.stored.best import best_trial
 from sweeps.stored.model_names import find_version
 from sweeps.stored.trials import study_trials
 from trainables.checkpoint import TrialFolder, read_json, write_json
+from trainables.spec import TrialSpec
 from trainables.tracking import tracking_uri
 
 ALIAS = "teacher"
@@ -197,21 +201,40 @@ class Commands:
 
 def best_trials(folder: Path, corpus_hash: str) -> list[TrialFolder]:
     """Of the trials on a corpus the best of each architecture, the best student of each kind, and
-    its control."""
-    best: dict[Any, TrialFolder] = {}
+    its control; see `best_trial`."""
     trials = {
         trial.spec.hash: trial
         for trial in study_trials(folder)
-        if _has_checkpoint(trial) and trial.spec.corpus_hash == corpus_hash
+        if trial.outcome is not None and trial.spec.corpus_hash == corpus_hash
     }
-    for trial in trials.values():
+    kinds: dict[Any, dict[str, TrialSpec]] = {}
+    for key, trial in trials.items():
         spec = trial.spec
         kind = (spec.arch, spec.teacher, spec.alpha, spec.temperature, spec.reverse_kl)
-        if kind not in best or _score(trial) < _score(best[kind]):
-            best[kind] = trial
-    controls = [trials.get(t.spec.control.hash) for t in best.values() if t.spec.teacher]
-    chosen = [*best.values(), *(control for control in controls if control)]
-    return list({trial.spec.hash: trial for trial in chosen}.values())
+        kinds.setdefault(kind, {})[key] = spec
+    found = []
+    for specs in kinds.values():
+        row = best_trial(pd.DataFrame([_row(trials[key]) for key in specs]), specs)
+        if row is not None:
+            best = trials[str(row["spec_hash"])]
+            control = trials.get(best.spec.control.hash) if best.spec.teacher else None
+            found += [best, *([control] if control and _has_checkpoint(control) else [])]
+    return list({trial.spec.hash: trial for trial in found}.values())
+
+
+def _row(trial: TrialFolder) -> dict[str, Any]:
+    """A trial as in the frame of `runs.trials`."""
+    spec, outcome = trial.spec, trial.outcome
+    assert outcome is not None
+    return {
+        "spec_hash": spec.hash,
+        "arch": spec.arch,
+        "lr": spec.lr,
+        "seed": spec.seed,
+        "outcome": outcome.kind,
+        "bits_per_byte": outcome.score,
+        "macro": math.nan,
+    }
 
 
 def score_finally(args: PaperArgs, ground: Ground, folder: Path) -> int:

@@ -16,11 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import runs
-from analysis.learning_rates import compare_best, lr_table
+from analysis.learning_rates import lr_table
 from analysis.plots.style import write
 from sweeps.findings.mlflow_notes import picture_of, study_note, sweep_note, trial_link
 from sweeps.plans.common import SweepPlan
 from sweeps.plans.spaces import SweepSearch
+from sweeps.stored.best import best_trial
 from sweeps.stored.trials import study_trials
 from trainables.checkpoint import TrialFolder
 from trainables.spec import TrialSpec
@@ -56,22 +57,14 @@ def rich_table(cells: pd.DataFrame) -> Table:
 
 
 def winner(plan: SweepPlan, trials: pd.DataFrame, part: str) -> TrialFolder | None:
-    """The trial of a part with the best checkpoint: the best seed at the best learning rate."""
+    """The best trial of a part, see `best_trial`; None if none finished."""
     row = _best_row(plan, trials, part)
-    if row is None:
-        return None
-    spec = plan.bases[part].replace(lr=float(row["lr"]), seed=int(row["seed"]))
-    return TrialFolder.of(plan.folder, spec)
+    return None if row is None else TrialFolder(plan.folder / "trials" / str(row["spec_hash"]))
 
 
 def _best_row(plan: SweepPlan, trials: pd.DataFrame, part: str) -> pd.Series | None:
-    base = plan.bases[part]
-    mine = of_setting(plan, trials, base)
-    mine = mine[mine["outcome"].notna()]
-    best = None if mine.empty else compare_best(mine, base.arch).best
-    if best is None:
-        return None
-    return mine[mine["lr"] == best].sort_values("bits_per_byte").iloc[0]
+    specs = {trial.spec.hash: trial.spec for trial in study_trials(plan.folder)}
+    return best_trial(of_setting(plan, trials, plan.bases[part]), specs)
 
 
 def of_setting(plan: SweepPlan, trials: pd.DataFrame, base: TrialSpec) -> pd.DataFrame:

@@ -102,9 +102,9 @@ def _findings(plan: SweepPlan, trials: pd.DataFrame, arch: str) -> list[str]:
             f"optimum may lie {beyond}. Add --lrs {beyond} than {format_lr(comparison.best)}.[/]"
         )
     folder = winner(plan, trials, arch)
-    assert folder is not None
+    if folder is None or folder.outcome is None:  # all were stopped early
+        return lines
     outcome = folder.outcome
-    assert outcome is not None
     best = Progress(history=list(outcome.history)).best
     assert best is not None
     if best.scores is not None:

@@ -1,4 +1,4 @@
-"""Which run of a study is the best one, by the rules of `analysis.learning_rates`."""
+"""Which trial is the best one: the one rule that sweeps, promotion and final scores share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from analysis import runs
-from analysis.learning_rates import completed, lr_table
+from analysis.learning_rates import completed, lr_table, on_common_seeds
 from trainables.checkpoint import TrialFolder
 from trainables.spec import TrialSpec
 
@@ -50,12 +50,14 @@ def choose(
 
 
 def best_trial(trials: pd.DataFrame, specs: Mapping[str, TrialSpec]) -> pd.Series | None:
-    """The row of the best trial by the rules of `analysis.learning_rates`.
+    """The row of the best trial.
 
     Trials are compared within what a sweep varies (`TrialSpec.setting`). Of each setting the best
-    learning rate is that of the least mean validation bits-per-byte over seeds, among those without
-    a diverged seed and with a finished one; of the settings, the one whose best rate has the least
-    mean; of its seeds that finished, the best. Rates with a stopped seed come after all others.
+    learning rate is that of the least mean validation bits-per-byte over the seeds that the most
+    rates have, among those without a diverged seed and with a finished one; rates with a stopped
+    seed come after all others. Of the settings it is the one whose best rate has the least mean.
+    Of the best rate's seeds it is the lowest that finished, of those in the mean if it can be: not
+    the luckiest, so that architectures with more seeds have no more draws than others.
 
     Args:
         trials: of one architecture and corpus, see `runs.trials`.
@@ -76,7 +78,8 @@ def best_trial(trials: pd.DataFrame, specs: Mapping[str, TrialSpec]) -> pd.Serie
         key = (bool(rate["stopped"] > 0), float(rate["bits_per_byte"]))
         if best is None or key < best[0]:
             seeds = finished[finished["lr"] == rate["lr"]]
-            best = key, seeds.sort_values(["bits_per_byte", "seed"]).iloc[0]
+            in_mean = seeds["seed"].isin(on_common_seeds(done)["seed"])
+            best = key, seeds.assign(other=~in_mean).sort_values(["other", "seed"]).iloc[0]
     return None if best is None else best[1]
 
 

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pandas as pd
 import pytest
 
+from sweeps.findings.common import winner
+from sweeps.stages import best_trials
 from sweeps.stored.best import best_trial
+from tests.sweeps.test_epoch_study import end
 from trainables.spec import TrialSpec
 
 ROWS = {  # (setting's batch size, lr, seed): outcome and bits per byte
-    "the best seed is of a rate with a worse mean": (
+    "the luckiest trial is of a rate with a worse mean": (
         {
             (4, 1e-3, 0): ("finished", 1.0),
             (4, 1e-3, 1): ("finished", 2.0),
             (4, 3e-3, 0): ("finished", 1.3),
             (4, 3e-3, 1): ("finished", 1.2),
         },
-        (4, 3e-3, 1),
+        (4, 3e-3, 0),
+    ),
+    "a seed that only one rate has is not compared": (
+        {
+            (4, 1e-3, 0): ("finished", 0.9),
+            (4, 1e-3, 1): ("finished", 1.1),
+            (4, 3e-3, 0): ("finished", 0.97),
+            (4, 3e-3, 1): ("finished", 0.99),
+            (4, 1e-3, 2): ("finished", 0.1),
+        },
+        (4, 3e-3, 0),
     ),
     "a diverged seed disqualifies a rate": (
         {
@@ -55,7 +72,7 @@ ROWS = {  # (setting's batch size, lr, seed): outcome and bits per byte
 
 @pytest.mark.parametrize(("rows", "best"), ROWS.values(), ids=ROWS)
 def test_the_best_trial_follows_the_sweeps_rules(rows, best) -> None:
-    """Least mean over seeds first, then the best finished seed; see the case's name."""
+    """Least mean over seeds first, then the lowest finished seed; see the case's name."""
     specs = {
         f"{batch}/{lr}/{seed}": TrialSpec(
             arch="hgrn2",
@@ -84,3 +101,39 @@ def test_the_best_trial_follows_the_sweeps_rules(rows, best) -> None:
     found = best_trial(frame, specs)
     expected = None if best is None else "/".join(map(str, best))
     assert (None if found is None else found["spec_hash"]) == expected
+
+
+def test_sweep_promotion_and_paper_choose_alike(tmp_path: Path) -> None:
+    """One rate has the luckiest seed, the other the better mean: all three take the latter's
+    lowest seed."""
+    figures = {(1e-3, 0): 0.90, (1e-3, 1): 1.10, (3e-3, 0): 0.99, (3e-3, 1): 0.97}
+    base = TrialSpec(
+        arch="hgrn2",
+        size="mini",
+        corpus="c",
+        corpus_hash="c",
+        context=64,
+        batch_size=4,
+        lr=1e-3,
+        epochs=1,
+        seed=0,
+    )
+    specs = {pair: base.replace(lr=pair[0], seed=pair[1]) for pair in figures}
+    for pair, spec in specs.items():
+        end(tmp_path, spec, [figures[pair]])
+    frame = pd.DataFrame(
+        [
+            {"spec_hash": spec.hash, "arch": "hgrn2", "lr": spec.lr, "seed": spec.seed}
+            | {"outcome": "finished", "bits_per_byte": figures[pair], "macro": 50.0}
+            for pair, spec in specs.items()
+        ]
+    )
+    wanted = specs[3e-3, 0].hash
+    promoted = best_trial(frame, {spec.hash: spec for spec in specs.values()})
+    assert promoted is not None
+    assert promoted["spec_hash"] == wanted
+    plan: Any = SimpleNamespace(folder=tmp_path, bases={"hgrn2": base})
+    swept = winner(plan, frame, "hgrn2")
+    assert swept is not None
+    assert swept.path.name == wanted
+    assert [trial.path.name for trial in best_trials(tmp_path, "c")] == [wanted]

@@ -6,12 +6,17 @@ Removing or renaming one is a decision, not an accident.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import time
 
 import pytest
+import tyro
 
+from sweeps.arguments import LrSweepArgs
+from sweeps.plans.lr_sweep import plan_sweep
+from sweeps.stored.trials import earlier_trials, study_trials
 from tests.processes import ROOT, environment
 from tests.sweeps.conftest import SweepCommand
 
@@ -111,3 +116,16 @@ def test_names_in_mlflow_are_frozen(whole_sweep: SweepCommand) -> None:
                 # MLflow's own tags tell of the machine.
                 ours = {name for name in values if not name.startswith("mlflow.")}
                 assert ours == set(names[part].split()), f"{part} of a {kind}"
+
+
+def test_trials_of_an_earlier_version_are_found(sweep: SweepCommand) -> None:
+    """A study of November 2026: the same hashes, and nothing to run again."""
+    study = shutil.copytree(ROOT / "tests" / "sweeps" / "earlier_study", sweep.storage / "study")
+    for trial in study_trials(study):
+        assert trial.path.name == trial.spec.hash
+    plan = plan_sweep(tyro.cli(LrSweepArgs, args=sweep.line()[2:]), lambda text: None)
+    assert plan.plans["lstm"].remaining() == 0
+    assert earlier_trials(study, plan.bases["lstm"]) == {
+        (1e-3, 0): pytest.approx(1.6710, abs=1e-4),
+        (3e-3, 0): pytest.approx(1.0574, abs=1e-4),
+    }
