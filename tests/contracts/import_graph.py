@@ -1,4 +1,7 @@
-"""Who imports whom among the project's modules, imports for types only included."""
+"""Who imports whom among the project's modules, imports for types only included.
+
+python -m tests.contracts.import_graph    # the picture in docs/architecture.md, to paste there
+"""
 
 from __future__ import annotations
 
@@ -46,6 +49,26 @@ def circles(graph: Graph) -> list[set[str]]:
     return [set(group) for group in groups if group]
 
 
+def picture() -> str:
+    """The boxes of `sweeps` above the other packages, in Mermaid: of the arrows those that no path
+    of others stands for."""
+    graph: Graph = {}
+    for name, targets in import_graph().items():
+        graph.setdefault(_floor(name), set()).update(map(_floor, targets))
+    graph = {name: targets - {name, "sweeps"} for name, targets in graph.items()}
+    del graph["sweeps"]  # its `__init__`
+    lines = ["flowchart TD"]
+    for name in sorted(graph):
+        others = {far for near in graph[name] for far in _reachable(graph, near)}
+        lines += [f"    {name} --> {target}" for target in sorted(graph[name] - others)]
+    return "\n".join(lines)
+
+
+def _floor(name: str) -> str:
+    parts = name.split(".")
+    return parts[1] if parts[0] == "sweeps" and len(parts) > 1 else parts[0]
+
+
 def _reachable(graph: Graph, start: str) -> set[str]:
     """Modules at the ends of paths of at least one arrow."""
     seen: set[str] = set()
@@ -75,3 +98,7 @@ def _imported(path: Path, modules: dict[str, Path]) -> Iterator[str]:
         else:
             continue
         yield from (name for name in names if name in modules)
+
+
+if __name__ == "__main__":
+    print(picture())

@@ -13,6 +13,7 @@ from tests.contracts.import_graph import (
     circles,
     import_graph,
     modules_by_name,
+    picture,
 )
 
 ALLOWED = {
@@ -75,6 +76,11 @@ def test_the_tree_of_the_readme_names_every_module() -> None:
         if not name.endswith("__main__") and name.split(".")[-1] not in words[name.split(".")[0]]
     }
     assert not missing
+
+
+def test_the_picture_of_the_architecture_is_drawn_from_the_code() -> None:
+    """`python -m tests.contracts.import_graph` prints it anew."""
+    assert picture() in (ROOT / "docs" / "architecture.md").read_text()
 
 
 def test_no_other_top_level_package() -> None:
