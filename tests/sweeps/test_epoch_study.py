@@ -293,6 +293,7 @@ def trials_of(command, **fields):
     return {folder.spec.epochs: folder for folder in wanted}
 
 
+@pytest.mark.slow
 def test_designs_take_the_rate_and_the_trials_of_the_sweep(whole_sweep, whole_study):
     """The rate is the sweep's best; its trial of three epochs is the longest of two designs."""
     (parent,) = whole_sweep.runs("sweep")
@@ -309,6 +310,7 @@ def test_designs_take_the_rate_and_the_trials_of_the_sweep(whole_sweep, whole_st
     assert names.count("epoch study lstm mini 2 epochs") == 2
 
 
+@pytest.mark.slow
 def test_results_are_printed_and_stored(whole_study):
     """The best horizon of each design, what each took, the table and the picture."""
     output = (whole_study.storage / "output.txt").read_text()
@@ -323,6 +325,7 @@ def test_results_are_printed_and_stored(whole_study):
         assert {"epoch_table.csv", "epoch_curve.png"} <= names
 
 
+@pytest.mark.slow
 def test_tokens_spent_are_those_of_the_steps_taken(whole_study):
     """A branch records no step of the trunk, and the printed tokens are those that it took."""
     branches = trials_of(whole_study, schedule="wsd")
@@ -341,6 +344,7 @@ def test_tokens_spent_are_those_of_the_steps_taken(whole_study):
     assert f"trajectory: {3 * 32 * 4 * 64:,} training tokens for 1 seed, 0.50 times" in output
 
 
+@pytest.mark.slow
 def test_branches_are_bitwise_trials_of_their_own(whole_study, tmp_path):
     """A branch's figures and parameters are those of its spec trained from the first step."""
     for branch in trials_of(whole_study, schedule="wsd").values():
