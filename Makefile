@@ -7,6 +7,9 @@ TOOLS ?= .venv-tools
 ARCH ?= mamba
 STORAGE ?= $(or $(BABYSWEEP_STORAGE),runs)
 PORT ?= 5000
+# On a machine without network, with a Python that has all packages: make test-gpu RUN=python3
+RUN ?= $(BIN)/python
+READY := $(if $(filter $(BIN)/python,$(RUN)),$(VENV)/installed)
 # A module's tests stay in one process, which shares what they prepare.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -22,8 +25,8 @@ test: $(VENV)/installed
 test-all: $(VENV)/installed
 	$(BIN)/python -m pytest -m "" $(SIDE_BY_SIDE) $(ARGS)
 
-test-gpu: $(VENV)/installed
-	TRITON_INTERPRET=0 $(BIN)/python -m pytest -m gpu -rs -s tests/gpu $(ARGS)
+test-gpu: $(READY)
+	TRITON_INTERPRET=0 $(RUN) -m pytest -m gpu -rs -s tests/gpu $(ARGS)
 
 agreement: $(TOOLS)/installed
 	BABYSWEEP_TOOLS_PYTHON=$(abspath $(TOOLS))/bin/python \
@@ -56,8 +59,8 @@ speed-models: $(VENV)/installed
 speed-distill: $(VENV)/installed
 	$(BIN)/python -m tests.speed.distill_speed $(ARGS)
 
-speed-gpu: $(VENV)/installed
-	$(BIN)/python -m tests.speed.gpu_speed $(ARGS)
+speed-gpu: $(READY)
+	$(RUN) -m tests.speed.gpu_speed $(ARGS)
 
 speed-eval: $(TOOLS)/installed
 	BABYSWEEP_TOOLS_PYTHON=$(abspath $(TOOLS))/bin/python \

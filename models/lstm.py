@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from models.causal_lm import (
     RecurrentPreTrainedModel,
 )
 from models.registry import Architecture, ParamCount, TextShape, register
+
+_CUDNN_BF16 = 91_300  # version of cuDNN whose LSTM knows bf16
 
 LATER_GAIN = 2.0  # with it the outputs of all layers are of one size, about 0.2
 
@@ -82,10 +85,43 @@ class LSTMLayer(GradientCheckpointingLayer):
         hidden = self.dropout(hidden)
         past = None if state is None else tuple(x[None].to(hidden.dtype) for x in state)
         if lengths is None or not keep_state:  # padding lies behind the text and harms nobody
-            hidden, end = self.lstm(hidden, past)
+            hidden, end = self._run(hidden, past)
         else:
             hidden, end = self._run_to(lengths, hidden, past)
         return hidden, tuple(x[0].detach() for x in end) if keep_state else None
+
+    def _run(
+        self, hidden: Tensor, past: tuple[Tensor, ...] | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """`self.lstm`; under autocast on a GPU in autocast's type, or in float32 where cuDNN does
+        not know it.
+
+        PyTorch itself would take float16 there whatever the type, in which the gradients of a mean
+        over many tokens vanish.
+        """
+        if hidden.device.type != "cuda" or not torch.is_autocast_enabled("cuda"):
+            return self.lstm(hidden, past)
+        dtype = torch.get_autocast_dtype("cuda")
+        if dtype == torch.bfloat16 and (torch.backends.cudnn.version() or 0) < _CUDNN_BF16:
+            dtype = torch.float32
+        with torch.autocast("cuda", enabled=False):
+            return self.run_in(dtype, hidden, past)
+
+    def run_in(
+        self, dtype: torch.dtype, hidden: Tensor, past: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """`self.lstm` on weights and inputs of this type."""
+        if past is None:
+            zeros = hidden.new_zeros(1, len(hidden), self.lstm.hidden_size, dtype=dtype)
+            past = (zeros, zeros)
+        weights = [weight.to(dtype) for weight in self.lstm.parameters()]
+        start = tuple(state.to(dtype) for state in past)
+        with warnings.catch_warnings():
+            # cuDNN copies them into one piece of memory, as PyTorch's autocast does.
+            warnings.filterwarnings("ignore", message="RNN module weights are not part of single")
+            options = (True, 1, 0.0, self.training, False, True)
+            output, *end = torch._VF.lstm(hidden.to(dtype), start, weights, *options)
+        return output, tuple(end)
 
     def _run_to(
         self, lengths: Tensor, hidden: Tensor, past: tuple[Tensor, ...] | None

@@ -33,6 +33,7 @@ from trainables.spec import TrialSpec
 from trainables.trainer import MicroBatch
 
 MOST_PROCESSES = 16
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 Progress = Callable[[str], None]
 
 
@@ -71,15 +72,32 @@ def build_kernels(
         missing = {stamp: spec for stamp, spec in wanted.items() if not stamp.exists()}
         if not missing:
             return "all kernels were built before"
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        forkserver.ensure_running()  # it imports while the kernels are listed
+        context = compilers(__name__)  # they import while the kernels are listed
         launches = _record_all(missing.values(), vocab_size, micro_batch, teachers, progress)
         _compile(launches, target, context, progress)
         for stamp, spec in missing.items():
             stamp.write_text(f"{spec.arch} {spec.size}\n")
     seconds = time.monotonic() - started
     return f"{len(launches)} kernels built for sm_{target} in {seconds:.0f} s"
+
+
+def compilers(module: str) -> ForkServerContext:
+    """A server of processes that have imported `module`, started now.
+
+    They see no GPU: a library that asks for one while it is imported would initialise CUDA, which
+    does not survive a fork.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module])
+    seen = os.environ.get(_VISIBLE)
+    os.environ[_VISIBLE] = ""
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ[_VISIBLE]
+        if seen is not None:
+            os.environ[_VISIBLE] = seen
+    return context
 
 
 def cache_folder() -> Path:

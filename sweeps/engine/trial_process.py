@@ -98,4 +98,6 @@ def _give_back() -> None:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()  # an error that is still on its way must not meet the next trial
+        # Those of cuBLAS are kept by stream, and every trial has streams of its own.
+        torch._C._cuda_clearCublasWorkspaces()
         torch.cuda.empty_cache()

@@ -7,7 +7,6 @@ them into Triton's cache; the check waits for its task only.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -31,8 +30,7 @@ class Builder:
     """Builds for the GPU of this compute capability, e.g. 90, as soon as it is made."""
 
     def __init__(self, capability: int, cases: Iterable[Case] = CASES) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context = kernel_cache.compilers(__name__)
         processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
         self._started = time.monotonic()
         self._pool = ProcessPoolExecutor(processes, mp_context=context)

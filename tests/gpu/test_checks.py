@@ -186,6 +186,7 @@ def test_agreement_fails(name: str, wrong: float) -> None:
         checks.check_generation,
         checks.check_padding,
         checks.check_bf16,
+        checks.check_small_gradients,
         checks.check_scores,
         checks.check_distillation,
     ],

@@ -70,8 +70,11 @@ def nothing_is_tuned() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def builder() -> Iterator[Builder]:
-    """What the checks launch is compiled ahead of them; their errors are printed at the end."""
+def builder(exact_products: None) -> Iterator[Builder]:
+    """What the checks launch is compiled ahead of them; their errors are printed at the end.
+
+    Under the environment of the checks, which Triton's cache tells apart.
+    """
     major, minor = torch.cuda.get_device_capability()
     builder = Builder(10 * major + minor)
     yield builder
@@ -188,6 +191,11 @@ def test_padding_changes_nothing(arch: str) -> None:
 def test_bf16_trains(arch: str) -> None:
     """The loss is within 1% of float32, and falls."""
     checks.check_bf16(arch, GPU)
+
+
+@for_each_architecture
+def test_small_gradients_survive_bf16(arch: str) -> None:
+    checks.check_small_gradients(arch, GPU)
 
 
 @for_each_architecture

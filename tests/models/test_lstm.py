@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import models
+from models.lstm import LSTMLayer
 
 
 def test_the_lstm_starts_with_open_forget_gates_and_lively_layers() -> None:
@@ -37,3 +38,24 @@ def test_a_checkpoint_with_other_parameters_is_refused(tmp_path: Path) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match="does not fit.*layers.0.lstm.weight_ih_l0"):
         models.load(tmp_path)
+
+
+def test_an_lstm_in_another_type_is_the_lstm() -> None:
+    """What a GPU takes under autocast: float32 bitwise, bf16 within its rounding; gradients reach
+    the float32 weights."""
+    torch.manual_seed(0)
+    layer = LSTMLayer(16, 24, dropout=0.0)
+    x, past = torch.randn(3, 9, 16), tuple(torch.randn(2, 1, 3, 24))
+    want, end = layer.lstm(x, past)
+    same, same_end = layer.run_in(torch.float32, x, past)
+    assert torch.equal(same, want)
+    assert all(map(torch.equal, same_end, end))
+    low, _ = layer.run_in(torch.bfloat16, x, past)
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), want, rtol=0, atol=0.03)
+    exact = torch.autograd.grad(want.sum(), list(layer.parameters()))
+    for got, wanted in zip(
+        torch.autograd.grad(low.float().sum(), list(layer.parameters())), exact, strict=True
+    ):
+        assert got.dtype == torch.float32
+        assert (got - wanted).norm() < 0.03 * wanted.norm()

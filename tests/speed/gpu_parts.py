@@ -37,7 +37,7 @@ LOSS_TOLERANCE = 5e-3  # relative, of a peer's loss with our weights, in bf16
 SHARE_OF_TWO = 0.42  # of the memory, for ours where a peer lies beside it
 SLSTM = (16, 512, 4, 256)  # sequences, steps, heads, head dim
 TOGETHER = 4  # trials at once on one GPU
-COLD_TIMEOUT = 240.0
+COLD_TIMEOUT = 180.0
 
 Row = dict[str, Any]
 
