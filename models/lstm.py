@@ -127,11 +127,15 @@ class LSTMLayer(GradientCheckpointingLayer):
         self, lengths: Tensor, hidden: Tensor, past: tuple[Tensor, ...] | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What `self.lstm` gives, with the state behind the first `lengths` (batch,) tokens."""
+        if hidden.device.type == "cuda":  # in float32, for the reason that `_run` has
+            hidden = hidden.float()
+            past = None if past is None else tuple(state.float() for state in past)
         # A packed sequence has one token at least; the state of the empty ones is put back.
         packed = pack_padded_sequence(
             hidden, lengths.cpu().clamp(min=1), batch_first=True, enforce_sorted=False
         )
-        packed_output, end = self.lstm(packed, past)
+        with torch.autocast("cuda", enabled=False):
+            packed_output, end = self.lstm(packed, past)
         output, _ = pad_packed_sequence(
             packed_output, batch_first=True, total_length=hidden.shape[1]
         )
