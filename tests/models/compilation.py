@@ -76,14 +76,16 @@ def _dump(compiled: Any, option: str) -> str:
 def _hot_spills(sass: str) -> int:
     """Instructions that load from or store to local memory where most of the time goes.
 
-    A branch to an earlier address closes a loop. Those of a few instructions wait for a barrier.
+    A branch to an earlier address closes a loop; but behind the exit it returns from code that stands
+    apart. Loops of a few instructions wait for a barrier.
     """
     found = re.findall(r"^\s*/\*([0-9a-f]{4,})\*/\s+(.*?);", sass, re.MULTILINE)
     code = [(int(address, 16), text) for address, text in found]
+    exits = [address for address, text in code if text.strip() == "EXIT"]
     back = [
         (int(target[1], 16), address)
         for address, text in code
-        if (target := re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text))
+        if address < exits[-1] and (target := re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text))
     ]
     loops = [(begin, end) for begin, end in back if end - begin > 16 * 16]  # bytes of instructions
     innermost = [
