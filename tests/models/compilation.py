@@ -76,7 +76,7 @@ def _dump(compiled: Any, option: str) -> str:
 def _hot_spills(sass: str) -> int:
     """Instructions that load from or store to local memory where most of the time goes.
 
-    A branch to an earlier address closes a loop; but behind the exit it returns from code that stands
+    A branch to an earlier address closes a loop; behind the exit it returns from code that stands
     apart. Loops of a few instructions wait for a barrier.
     """
     found = re.findall(r"^\s*/\*([0-9a-f]{4,})\*/\s+(.*?);", sass, re.MULTILINE)
