@@ -6,10 +6,10 @@ Removing or renaming one is a decision, not an accident.
 from __future__ import annotations
 
 import re
+import resource
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 import tyro
@@ -91,8 +91,8 @@ NAMES = {
 
 @pytest.mark.parametrize("command", FLAGS)
 def test_help_is_quick_and_flags_are_frozen(command: str) -> None:
-    """--help answers in under two seconds."""
-    started = time.perf_counter()
+    """--help answers in under two seconds of a core: other tests run beside this one."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, command, "--help"],
         cwd=ROOT,
@@ -101,7 +101,8 @@ def test_help_is_quick_and_flags_are_frozen(command: str) -> None:
         text=True,
         check=True,
     )
-    assert time.perf_counter() - started < 2.0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.0
     flags = re.findall(r"(?:^|[ │,|])--([a-z][a-z-]*)", done.stdout, re.MULTILINE)
     assert set(flags) == set(FLAGS[command].split())
 
