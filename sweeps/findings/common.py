@@ -63,15 +63,19 @@ def winner(plan: SweepPlan, trials: pd.DataFrame, part: str) -> TrialFolder | No
 
 
 def _best_row(plan: SweepPlan, trials: pd.DataFrame, part: str) -> pd.Series | None:
-    specs = {trial.spec.hash: trial.spec for trial in study_trials(plan.folder)}
-    return best_trial(of_setting(plan, trials, plan.bases[part]), specs)
+    specs = _specs_of_setting(plan, plan.bases[part])
+    return best_trial(trials[trials["spec_hash"].isin(specs)], specs)
 
 
 def of_setting(plan: SweepPlan, trials: pd.DataFrame, base: TrialSpec) -> pd.DataFrame:
     """The trials that differ from `base` in learning rate and seed only."""
-    folders = study_trials(plan.folder)
-    hashes = {trial.spec.hash for trial in folders if trial.spec.setting == base.setting}
-    return trials[trials["spec_hash"].isin(hashes)]
+    return trials[trials["spec_hash"].isin(_specs_of_setting(plan, base))]
+
+
+def _specs_of_setting(plan: SweepPlan, base: TrialSpec) -> dict[str, TrialSpec]:
+    """By hash, the specs in the study's folder that differ from `base` in these only."""
+    specs = (trial.spec for trial in study_trials(plan.folder))
+    return {spec.hash: spec for spec in specs if spec.setting == base.setting}
 
 
 def zero_shot_line(scores: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import inference as statistics
+from analysis import inference
 from analysis.benchmarks import Benchmark, Item
 from analysis.inference import Sample, compare_all, difference, estimate, holm, mcnemar
 from analysis.variances import SeedParts, Spread
@@ -330,7 +330,7 @@ def test_the_check_holds_on_a_small_scale() -> None:
 def test_the_check_notices_intervals_that_are_too_narrow(monkeypatch) -> None:
     """With the normal distribution in place of Student's it fails: it is able to."""
     monkeypatch.setattr(
-        statistics.Spread, "half_width", lambda spread: 1.96 * math.sqrt(spread.variance)
+        inference.Spread, "half_width", lambda spread: 1.96 * math.sqrt(spread.variance)
     )
     result = check_statistics.check(check_statistics.DESIGNS[2], 500, 0)
     assert not result.passes

@@ -6,6 +6,7 @@ python -m tests.contracts.import_graph    # the picture in docs/architecture.md,
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def modules_by_name() -> dict[str, Path]:
     return {_name(path): path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
 
 
+@functools.cache
 def import_graph() -> Graph:
     """What every module imports from the four packages."""
     files = modules_by_name()

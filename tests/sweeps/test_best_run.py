@@ -13,6 +13,7 @@ from sweeps.findings.common import winner
 from sweeps.stages import best_trials
 from sweeps.stored.best import best_trial
 from tests.sweeps.test_epoch_study import end
+from tests.trainables.test_spec import SPEC
 from trainables.spec import TrialSpec
 
 ROWS = {  # (setting's batch size, lr, seed): outcome and bits per byte
@@ -107,23 +108,12 @@ def test_sweep_promotion_and_paper_choose_alike(tmp_path: Path) -> None:
     """One rate has the luckiest seed, the other the better mean: all three take the latter's
     lowest seed."""
     figures = {(1e-3, 0): 0.90, (1e-3, 1): 1.10, (3e-3, 0): 0.99, (3e-3, 1): 0.97}
-    base = TrialSpec(
-        arch="hgrn2",
-        size="mini",
-        corpus="c",
-        corpus_hash="c",
-        context=64,
-        batch_size=4,
-        lr=1e-3,
-        epochs=1,
-        seed=0,
-    )
-    specs = {pair: base.replace(lr=pair[0], seed=pair[1]) for pair in figures}
+    specs = {pair: SPEC.replace(lr=pair[0], seed=pair[1]) for pair in figures}
     for pair, spec in specs.items():
         end(tmp_path, spec, [figures[pair]])
     frame = pd.DataFrame(
         [
-            {"spec_hash": spec.hash, "arch": "hgrn2", "lr": spec.lr, "seed": spec.seed}
+            {"spec_hash": spec.hash, "arch": spec.arch, "lr": spec.lr, "seed": spec.seed}
             | {"outcome": "finished", "bits_per_byte": figures[pair], "macro": 50.0}
             for pair, spec in specs.items()
         ]
@@ -132,8 +122,8 @@ def test_sweep_promotion_and_paper_choose_alike(tmp_path: Path) -> None:
     promoted = best_trial(frame, {spec.hash: spec for spec in specs.values()})
     assert promoted is not None
     assert promoted["spec_hash"] == wanted
-    plan: Any = SimpleNamespace(folder=tmp_path, bases={"hgrn2": base})
-    swept = winner(plan, frame, "hgrn2")
+    plan: Any = SimpleNamespace(folder=tmp_path, bases={"part": SPEC})
+    swept = winner(plan, frame, "part")
     assert swept is not None
     assert swept.path.name == wanted
-    assert [trial.path.name for trial in best_trials(tmp_path, "c")] == [wanted]
+    assert [trial.path.name for trial in best_trials(tmp_path, SPEC.corpus_hash)] == [wanted]

@@ -30,6 +30,7 @@ from models.kernels.gpu.gated_linear_parts import (
     AFTER,
     CHUNK,
     UNTIL,
+    columns_of,
     gate,
     keys,
     pair,
@@ -227,8 +228,7 @@ def _walk(
         else:
             row = queries(q, k, start * K, at, inside, scale)
             row *= tl.exp2(sums(choices, UNTIL, log, PARTS, C, False))
-        at = step * heads * V + y[None, :]
-        column = tl.load(columns + start * V + at, mask=here & (y[None, :] < V), other=0.0)
+        column = columns_of(columns, start, step, heads, here, y, V)
         state *= tl.exp2(tl.sum(log, 0))[None, :]
         row = row.to(column.dtype)
         state = tl.dot(tl.trans(column), row, state, input_precision=PRECISION)

@@ -9,6 +9,7 @@ from models.kernels.gpu.gated_linear_parts import (
     AFTER,
     LEAST,
     UNTIL,
+    columns_of,
     gate,
     keys,
     pair,
@@ -53,10 +54,8 @@ def gradients(
     dscores = tl.zeros((C, C), tl.float32)
     for from_y in range(0, V, Y):
         y = from_y + tl.arange(0, Y)
-        at_y = step * heads * V + y[None, :]
-        inside_y = here & (y[None, :] < V)
-        value = tl.load(v + start * V + at_y, mask=inside_y, other=0.0)
-        dout = tl.load(do + start * V + at_y, mask=inside_y, other=0.0)
+        value = columns_of(v, start, step, heads, here, y, V)
+        dout = columns_of(do, start, step, heads, here, y, V)
         dscores = tl.dot(dout, tl.trans(value), dscores, input_precision=PRECISION)
     own = tl.sum(tl.where(step == other, dscores, 0.0), 1)[:, None]
     dscores = tl.where(step > other, dscores, 0.0)
@@ -72,10 +71,8 @@ def gradients(
         whole = tl.zeros((X,), tl.float32)
         for from_y in range(0, V, Y):
             y = from_y + tl.arange(0, Y)
-            at_y = step * heads * V + y[None, :]
-            inside_y = here & (y[None, :] < V)
-            value = tl.load(v + start * V + at_y, mask=inside_y, other=0.0)
-            dout = tl.load(do + start * V + at_y, mask=inside_y, other=0.0)
+            value = columns_of(v, start, step, heads, here, y, V)
+            dout = columns_of(do, start, step, heads, here, y, V)
             tile = y[:, None] * K + x[None, :]
             within = (y[:, None] < V) & (x[None, :] < K)
             state = tl.load(states + chunk * K * V + tile, mask=within, other=0.0)

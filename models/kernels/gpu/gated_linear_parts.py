@@ -82,6 +82,13 @@ def queries(q, k, base, at, inside, scale):
 
 
 @triton.jit
+def columns_of(x, start, step, heads, here, y, V: tl.constexpr):
+    """A tile (C, Y) of a chunk's values, or of what has their shape; 0 outside."""
+    at = step * heads * V + y[None, :]
+    return tl.load(x + start * V + at, mask=here & (y[None, :] < V), other=0.0)
+
+
+@triton.jit
 def sums(choices, which, x, PARTS: tl.constexpr, C: tl.constexpr, TRANSPOSED: tl.constexpr):
     """One of `choices` (C, C) times x (C, X), in float32: x as a sum of bf16 numbers."""
     at = tl.arange(0, C)
