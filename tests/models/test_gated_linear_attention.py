@@ -190,6 +190,17 @@ def test_triton_on_any_length(time: int, on_triton: None) -> None:
     torch.testing.assert_close(last, want.float(), rtol=1e-5, atol=1e-5)
 
 
+def test_triton_on_wide_values(on_triton: None) -> None:
+    """More than a tile of the backward, and no whole number of them."""
+    x = tuple(t[:1, :, :1] for t in inputs(66, 20, 100))
+    assert_matches(
+        output(gated_linear_attention),
+        output(gated_linear_attention_reference),
+        x,
+        TOLERANCE["triton"],
+    )
+
+
 @pytest.mark.parametrize("bound", [0.0, 0.3, 0.99])
 def test_triton_on_gates_of_hgrn2(bound: float, on_triton: None) -> None:
     """For bounds from none to nearly one, and gates from open to closed."""
