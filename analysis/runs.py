@@ -22,14 +22,14 @@ _COUNTS = (
 )
 _NUMBERS = (
     *("lr", "warmup", "decay", "weight_decay", "beta1", "beta2", "eps", "grad_clip"),
-    *("alpha", "temperature", "bits_per_byte", "macro"),
+    *("alpha", "temperature", "dropout", "bits_per_byte", "macro"),
 )
 DEFAULTS = {
     **{"benchmarks_hash": "", "protocol": "2024", "schedule": "linear", "warmup": "0.05"},
     **{"decay": "0.2", "weight_decay": "0.1", "beta1": "0.9", "beta2": "0.95", "eps": "1e-08"},
     **{"grad_clip": "1.0", "precision": "fp32", "revision": "1", "warmup_steps": "0"},
     **{"teacher": "", "teacher_name": "", "alpha": "0.0", "temperature": "1.0"},
-    **{"reverse_kl": "False", "init": ""},
+    **{"reverse_kl": "False", "init": "", "dropout": "0.0", "optimizer": "adamw"},
 }
 """What a parameter of the spec that a trial has not recorded stands for, as it would be recorded:
 the trial is of a version that had no such parameter, and did as this value says."""

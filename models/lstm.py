@@ -69,6 +69,8 @@ class LSTMPreTrainedModel(RecurrentPreTrainedModel):
 class LSTMLayer(GradientCheckpointingLayer):
     """Dropout and one `nn.LSTM` layer."""
 
+    is_residual = False  # the output takes the place of the input (see `trainables.dropout`)
+
     def __init__(self, input_size: int, hidden_size: int, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)

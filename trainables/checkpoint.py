@@ -37,7 +37,6 @@ _TRAINER = "trainer.json"
 _FINAL = "final.json"
 _BEGAN = "began.json"
 _MILESTONES = "milestones.json"
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 @dataclass(frozen=True)
@@ -296,10 +295,11 @@ class TrialFolder:
 def _optimizer_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, torch.Tensor]:
+    """The state of any optimizer, by "moment/name of the parameter"."""
     tensors = {}
     for name, parameter in model.named_parameters():
         for moment, value in optimizer.state.get(parameter, {}).items():
-            assert moment in _MOMENTS, moment
+            assert isinstance(value, torch.Tensor), moment
             tensors[f"{moment}/{name}"] = value.contiguous()
     return tensors
 
@@ -307,11 +307,12 @@ def _optimizer_tensors(
 def _load_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
 ) -> None:
-    for name, parameter in model.named_parameters():
-        if f"step/{name}" in tensors:
-            optimizer.state[parameter] = {
-                moment: tensors[f"{moment}/{name}"].to(parameter.device) for moment in _MOMENTS
-            }
+    """The inverse of `_optimizer_tensors`."""
+    parameters = dict(model.named_parameters())
+    for key, value in tensors.items():
+        moment, _, name = key.partition("/")
+        parameter = parameters[name]
+        optimizer.state[parameter][moment] = value.to(parameter.device)
 
 
 def write_json(path: Path, values: Any) -> None:

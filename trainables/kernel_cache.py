@@ -28,6 +28,7 @@ import models
 from models.kernels import paths
 from models.kernels.gpu.build import build, compiling_for
 from models.kernels.gpu.launch import Launch, recording
+from trainables.dropout import add_dropout
 from trainables.objectives import DistillationObjective, NextTokenObjective
 from trainables.spec import TrialSpec
 from trainables.trainer import MicroBatch
@@ -119,6 +120,8 @@ def launches_of(
             spec.arch, spec.size, vocab_size=vocab_size, context=spec.context, pad_token_id=0
         )
         model = models.build_model(config)
+        if spec.dropout:  # other launches: what a layer adds is seen before the next one reads it
+            add_dropout(model, spec.dropout)
         objective = _objective(spec, model, teachers)
         _train(objective, share, spec)
         # Validation is in float32; the benchmarks' sequences are of any length.
@@ -192,8 +195,9 @@ def _stamp(
     distilled = (spec.alpha, spec.temperature, spec.reverse_kl) if spec.teacher else ()
     configs = [(folder / "config.json").read_text() for folder in teachers] if spec.teacher else []
     shape = (spec.arch, spec.size, spec.context, spec.batch_size, spec.precision, *distilled)
+    drops = spec.dropout > 0
     versions = (metadata.version("torch"), metadata.version("triton"), paths.override())
-    words = repr((target, shape, vocab_size, micro_batch, configs, versions, _sources()))
+    words = repr((target, shape, drops, vocab_size, micro_batch, configs, versions, _sources()))
     return cache / f"babysweep-{hashlib.sha256(words.encode()).hexdigest()[:16]}"
 
 

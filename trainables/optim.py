@@ -1,43 +1,95 @@
-"""Optimizer and learning-rate schedules."""
+"""Optimizers and learning-rate schedules."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from trainables.spec import TrialSpec
 
 
 def build_optimizer(
     model: nn.Module, spec: TrialSpec, *, recordable: bool | None = None
-) -> torch.optim.AdamW:
-    """AdamW with decoupled weight decay on matrices only.
-
-    A recordable one reads its learning rate from memory, so that a recorded step can be replayed
-    with another; by default it is one where the model lies on a GPU. Its state is that of any.
+) -> torch.optim.Optimizer:
+    """The optimizer that a spec names, with decoupled weight decay on matrices only.
 
     Gains, biases and gate parameters keep no decay: everything with fewer than two dimensions, and
-    what its model marks with `_no_weight_decay` (the state matrix of Mamba, gate lower bounds).
+    what its model marks with `_no_weight_decay`.
+
+    "adamw": for all parameters (Loshchilov & Hutter 2019, arXiv 1711.05101).
+    "muon": Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon; `torch.optim.Muon` with its
+    momentum of 0.95) for hidden matrices, the weights of linear layers and of `nn.LSTM` but for the
+    head's. Updates have the size of AdamW's ("match_rms_adamw"; Liu et al. 2025, arXiv 2502.16982),
+    so that one learning rate serves both. AdamW has the rest: embeddings, head, vectors, and every
+    other parameter, such as Mamba's state matrix, a table that nothing is multiplied by. It also
+    has weights of three dimensions: a depthwise convolution is no matrix, and block-diagonal
+    weights are many small ones, for which Muon's scale of the update is not known to be right.
+
+    Args:
+        model: whose parameters are trained.
+        spec: the learning rate, decay and AdamW's constants count.
+        recordable: whether the learning rate is read from memory, so that a recorded step can be
+            replayed with another; by default where the model lies on a GPU. The state is that of
+            any other. Muon's is a Python number all the same.
+
+    Raises:
+        ValueError: torch is too old for Muon, or the model has no hidden matrix.
     """
-    decayed: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            continue
-        is_matrix = parameter.ndim >= 2 and not getattr(parameter, "_no_weight_decay", False)
-        (decayed if is_matrix else rest).append(parameter)
-    groups = [
+    if recordable is None:
+        recordable = next(model.parameters()).device.type == "cuda"
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if spec.optimizer == "adamw":
+        return _adamw(trained, spec, recordable)
+    assert spec.optimizer == "muon"
+    if not hasattr(torch.optim, "Muon"):
+        raise ValueError(f"optimizer muon needs torch 2.9 or later, not {torch.__version__}")
+    hidden = {id(parameter) for parameter in _hidden_matrices(model)}
+    if not hidden:
+        raise ValueError(f"optimizer muon finds no hidden matrix in {type(model).__name__}")
+    muon = torch.optim.Muon(
+        [parameter for parameter in trained if id(parameter) in hidden],
+        lr=spec.lr,
+        weight_decay=spec.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    others = [parameter for parameter in trained if id(parameter) not in hidden]
+    return Together(muon, _adamw(others, spec, recordable=False)) if others else muon
+
+
+class Together(torch.optim.Optimizer):
+    """Optimizers of different parameters as one, which has the groups and the state of all.
+
+    Args:
+        parts: the optimizers. They share their groups and state with this one from now on.
+    """
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._parts = parts
+        for part in parts:
+            part.state = self.state
+
+    def step(self, closure: Any = None) -> Any:
+        """Let each take its step; there is no `closure`."""
+        assert closure is None
+        for part in self._parts:
+            part.step()
+
+
+def _adamw(parameters: list[nn.Parameter], spec: TrialSpec, recordable: bool) -> torch.optim.AdamW:
+    decayed = [parameter for parameter in parameters if _decays(parameter)]
+    rest = [parameter for parameter in parameters if not _decays(parameter)]
+    groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": spec.weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
-    device = next(model.parameters()).device
-    if recordable is None:
-        recordable = device.type == "cuda"
     optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]],
-        lr=torch.tensor(spec.lr, device=device) if recordable else spec.lr,
+        lr=torch.tensor(spec.lr, device=parameters[0].device) if recordable else spec.lr,
         betas=(spec.beta1, spec.beta2),
         eps=spec.eps,
         capturable=recordable,
@@ -46,6 +98,26 @@ def build_optimizer(
     # It would warn of every step that is taken without a graph.
     optimizer._warned_capturable_if_run_uncaptured = True
     return optimizer
+
+
+def _decays(parameter: nn.Parameter) -> bool:
+    return parameter.ndim >= 2 and not getattr(parameter, "_no_weight_decay", False)
+
+
+def _hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The weights of linear and recurrent layers, but for those of the head.
+
+    By what multiplies by them: a table of constants, such as Mamba's state matrix, has two
+    dimensions and is no matrix.
+    """
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    return [
+        parameter
+        for module in model.modules()
+        if isinstance(module, nn.Linear | nn.RNNBase) and module is not head
+        for parameter in module.parameters(recurse=False)
+        if parameter.requires_grad and parameter.ndim == 2 and _decays(parameter)
+    ]
 
 
 def learning_rate(spec: TrialSpec, step: int, total_steps: int) -> float:
@@ -85,3 +157,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
             group["lr"].fill_(lr)
         else:
             group["lr"] = lr
+
+
+def has_rate_in_memory(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a recorded step would follow the learning rate: a Python number would be kept."""
+    return all(isinstance(group["lr"], torch.Tensor) for group in optimizer.param_groups)

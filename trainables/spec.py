@@ -16,6 +16,7 @@ from typing import Any
 SCHEDULES = ("linear", "cosine", "wsd")
 PRECISIONS = ("fp32", "bf16")
 PROTOCOLS = ("2024", "2025")
+OPTIMIZERS = ("adamw", "muon")
 
 _NOT_IDENTITY = {"identity": False}
 
@@ -43,7 +44,7 @@ class TrialSpec:
         warmup_steps: their number, in place of the fraction; 0 for the fraction.
         decay: fraction of all steps in the final decay of "wsd".
         weight_decay: decoupled, on matrices only (Loshchilov & Hutter 2019, arXiv 1711.05101).
-        beta1, beta2, eps: of AdamW.
+        beta1, beta2, eps: of AdamW, also beside Muon.
         grad_clip: maximum global L2 norm of the gradient.
         precision: "fp32", or "bf16" autocast with float32 weights.
         revision: of the architecture's shapes and initialisation, `models.revision(arch)`.
@@ -53,6 +54,10 @@ class TrialSpec:
         temperature: of the probabilities of teacher and student in the divergence.
         reverse_kl: KL(student || teacher) in place of KL(teacher || student).
         init: hash of the model whose weights the training starts from, "" for random ones.
+        dropout: share of the embeddings and of what each layer adds to them that a training step
+            drops, 0 to below 1, besides what the architecture's preset drops itself.
+        optimizer: "adamw", or "muon" for hidden matrices with AdamW for the rest; see
+            `trainables.optim.build_optimizer`.
     """
 
     arch: str
@@ -83,6 +88,8 @@ class TrialSpec:
     temperature: float = 1.0
     reverse_kl: bool = False
     init: str = ""
+    dropout: float = 0.0
+    optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
         for name in ("context", "batch_size", "epochs"):
@@ -113,6 +120,8 @@ class TrialSpec:
             raise ValueError(f"alpha weighs the divergence, 0 to 1, not {self.alpha}")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"temperature must be positive, not {self.temperature}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout}")
         if bool(self.teacher) != (self.alpha > 0):
             raise ValueError(
                 "alpha and a teacher go together: with alpha 0 nothing is learned from it "
@@ -121,6 +130,7 @@ class TrialSpec:
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("protocol", self.protocol, PROTOCOLS)
+        _check_choice("optimizer", self.optimizer, OPTIMIZERS)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, by name."""

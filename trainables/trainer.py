@@ -20,9 +20,15 @@ from trainables import memory as gpu_memory
 from trainables.batches import Batches, to_device
 from trainables.checkpoint import Progress
 from trainables.corpus import Blocks, Corpus
+from trainables.dropout import add_dropout
 from trainables.finetune_spec import model_hash
 from trainables.objectives import DistillationObjective, NextTokenObjective
-from trainables.optim import build_optimizer, learning_rate, set_learning_rate
+from trainables.optim import (
+    build_optimizer,
+    has_rate_in_memory,
+    learning_rate,
+    set_learning_rate,
+)
 from trainables.spec import TrialSpec
 from trainables.step import (
     CudaRecorder,
@@ -239,6 +245,8 @@ class Trainer:
         self.model = build_model(spec, data.tokenizer)
         if data.init is not None:
             self.model.load_state_dict(models.load(data.init).state_dict())
+        if spec.dropout:
+            add_dropout(self.model, spec.dropout)
         self.model.to(world.device)
         self.optimizer = build_optimizer(self.model, spec)
         self._own_objective = _objective(spec, self.model, data, world)
@@ -334,6 +342,8 @@ class Trainer:
             reason = why_no_graph(world.device, world.size)
             if self.recompute and has_dropout(self.model):  # reads the generator's state
                 reason = reason or "dropout in activations that are computed twice"
+            if not has_rate_in_memory(self.optimizer):
+                reason = reason or "the optimizer's learning rate is a Python number"
             if reason:
                 return step, reason
             recorder = CudaRecorder(self.optimizer)
@@ -377,7 +387,8 @@ class Trainer:
         """Bytes that a trial with this micro-batch takes; None if they are more than there are.
 
         Training is measured without the optimizer, whose moments are added where there are none
-        yet, so that nothing changes.
+        yet, so that nothing changes: two of each parameter, as AdamW has them. Muon has one, and
+        needs some room for its products.
         """
         # The gradients of one micro-batch lie beside the activations of the next.
         which = np.arange(min(2 * size, self.share)) % len(self.data.train)

@@ -61,8 +61,8 @@ NAMES = {
         """,
         "params": """
             alpha arch batch_size benchmarks_hash beta1 beta2 context corpus corpus_hash decay
-            epochs eps grad_clip init precision protocol reverse_kl revision schedule size
-            teacher teacher_name temperature warmup warmup_steps weight_decay
+            dropout epochs eps grad_clip init optimizer precision protocol reverse_kl
+            revision schedule size teacher teacher_name temperature warmup warmup_steps weight_decay
         """,
         "tags": """
             babysweep.arch babysweep.command babysweep.kind babysweep.setting babysweep.size
@@ -76,10 +76,11 @@ NAMES = {
         """,
         "params": """
             alpha arch arithmetic batch_size began_step benchmarks_hash beta1 beta2 context
-            corpus corpus_hash decay epochs eps flops_per_token grad_clip hardware init kernels
-            lr params params_non_embedding precision protocol reverse_kl revision schedule seed
-            size software step teacher teacher_name temperature tokenizer_hash total_steps
-            train_tokens train_words vocab_size warmup warmup_steps weight_decay
+            corpus corpus_hash decay dropout epochs eps flops_per_token grad_clip hardware init
+            kernels lr optimizer params params_non_embedding precision protocol reverse_kl
+            revision schedule seed size software step teacher teacher_name temperature
+            tokenizer_hash total_steps train_tokens train_words vocab_size warmup
+            warmup_steps weight_decay
         """,
         "tags": """
             babysweep.arch babysweep.kind babysweep.outcome babysweep.seed babysweep.size

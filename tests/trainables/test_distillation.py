@@ -11,6 +11,7 @@ import models
 from trainables.checkpoint import TrialFolder
 from trainables.finetune_spec import model_hash
 from trainables.optim import learning_rate, steps_at_peak
+from trainables.step import has_dropout
 from trainables.trainer import Data, Trainer, World
 
 
@@ -47,6 +48,17 @@ def test_alpha_and_teacher_go_together(student):
         student.replace(alpha=1.5)
     with pytest.raises(ValueError, match="temperature must be positive, not 0"):
         student.replace(temperature=0)
+
+
+def test_dropout_is_the_students_alone(student, teacher, make_place):
+    """The teacher's probabilities are those of all of it."""
+    spec = student.replace(dropout=0.3)
+    trainer = Trainer(spec, Data.open(spec, make_place(spec, teachers=(teacher,))), World(), None)
+    trainer.step()
+    assert has_dropout(trainer.model)
+    (guide,) = trainer.data.teachers
+    assert not has_dropout(guide)
+    assert not guide.training
 
 
 def test_a_distilled_trial_resumes_bitwise(student, teacher, make_place, monkeypatch):

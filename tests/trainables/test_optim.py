@@ -6,8 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+import models
 from tests.trainables.test_spec import SPEC
-from trainables.optim import build_optimizer, learning_rate, set_learning_rate
+from trainables.optim import (
+    build_optimizer,
+    has_rate_in_memory,
+    learning_rate,
+    set_learning_rate,
+)
 
 STEPS = 1000
 
@@ -65,3 +71,73 @@ def test_a_recordable_optimizer_reads_its_rate_from_memory():
         optimizer.step()
         states.append({name: v.dtype for name, v in optimizer.state[model.weight].items()})
     assert states[0] == states[1]
+
+
+def test_muon_has_hidden_matrices_and_adamw_the_rest():
+    """In every architecture: linear and LSTM weights to the one; embeddings, head, convolutions,
+    block-diagonal weights, vectors and tables of constants to the other; each exactly once."""
+    for arch in models.architectures():
+        model = models.build_model(models.build_config(arch, "mini", vocab_size=64, context=16))
+        optimizer = build_optimizer(model, SPEC.replace(optimizer="muon"))
+        by_muon = {
+            id(parameter): "momentum" in group
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        assert by_muon.keys() == {id(parameter) for parameter in model.parameters()}
+        names = {name for name, p in model.named_parameters() if by_muon[id(p)]}
+        assert names
+        for name, parameter in model.named_parameters():
+            outer = "embed" in name or name.startswith("lm_head")
+            table = name.endswith(("A_log", "lower_bounds"))
+            is_matrix = parameter.ndim == 2 and not outer and not table
+            assert (name in names) == is_matrix, name
+
+
+@pytest.mark.parametrize("lr", [1e-2, 1e-3])
+def test_muon_moves_matrices_as_far_as_adamw(lr):
+    """One step changes a matrix by 0.2 of the learning rate in root mean square, as AdamW's do by
+    and large, and has no learning rate of its own; gradients go to None."""
+    model = nn.Linear(64, 32)
+    spec = SPEC.replace(optimizer="muon", weight_decay=0.0, lr=1.0)
+    optimizer = build_optimizer(model, spec)
+    set_learning_rate(optimizer, lr)
+    before = model.weight.detach().clone(), model.bias.detach().clone()
+    inputs = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
+    (model(inputs) ** 3).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    assert model.weight.grad is None
+    assert model.bias.grad is None
+    change = (model.weight.detach() - before[0]) / lr
+    assert change.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.2)
+    singular = torch.linalg.svdvals(change)
+    assert singular.max() / singular.min() < 3  # one size in all directions
+    torch.testing.assert_close((model.bias.detach() - before[1]).abs(), torch.full((32,), lr))
+
+
+def test_muon_decays_matrices():
+    """A matrix without a gradient of any size still shrinks by learning rate times decay."""
+    model = nn.Linear(4, 4, bias=False)
+    optimizer = build_optimizer(model, SPEC.replace(optimizer="muon", weight_decay=0.5, lr=0.1))
+    before = model.weight.detach().clone()
+    model.weight.grad = torch.zeros_like(model.weight)
+    optimizer.step()
+    torch.testing.assert_close(model.weight.detach(), before * 0.95)
+
+
+def test_muon_cannot_be_recorded_with_a_rate_and_says_so():
+    """Its rate is a Python number, which a recorded step would keep for ever."""
+    model = nn.Linear(4, 4)
+    assert has_rate_in_memory(build_optimizer(model, SPEC, recordable=True))
+    muon = build_optimizer(model, SPEC.replace(optimizer="muon"), recordable=True)
+    assert not has_rate_in_memory(muon)
+
+
+def test_muon_needs_a_matrix_and_a_torch_that_has_it(monkeypatch):
+    spec = SPEC.replace(optimizer="muon")
+    with pytest.raises(ValueError, match="muon finds no hidden matrix in LayerNorm"):
+        build_optimizer(nn.LayerNorm(4), spec)
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ValueError, match=r"muon needs torch 2\.9 or later"):
+        build_optimizer(nn.Linear(4, 4), spec)

@@ -32,7 +32,15 @@ def test_hash_is_frozen():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"lr": 2e-3}, {"seed": 1}, {"epochs": 4}, {"schedule": "cosine"}, {"precision": "bf16"}],
+    [
+        {"lr": 2e-3},
+        {"seed": 1},
+        {"epochs": 4},
+        {"schedule": "cosine"},
+        {"precision": "bf16"},
+        {"dropout": 0.1},
+        {"optimizer": "muon"},
+    ],
 )
 def test_what_changes_the_result_changes_the_hash(changes):
     """Two trials with different results have different identities."""
@@ -69,6 +77,9 @@ def test_setting_joins_the_trials_of_one_curve():
         ({"schedule": "step"}, "schedule must be one of linear, cosine, wsd, not 'step'"),
         ({"beta2": 1.0}, "beta2 must lie"),
         ({"grad_clip": -1.0}, "grad_clip must not be negative"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, not 1.0"),
+        ({"dropout": -0.1}, "dropout must be at least 0"),
+        ({"optimizer": "sgd"}, "optimizer must be one of adamw, muon, not 'sgd'"),
     ],
 )
 def test_bad_values_are_refused(changes, message):

@@ -183,6 +183,30 @@ def test_a_trial_with_recorded_steps_is_a_trial(tiny_spec, tiny_corpus):
     assert plain.step_in_words.startswith("without a CUDA graph (on the CPU); 3 of 4")
 
 
+@pytest.mark.parametrize(("optimizer", "is_recorded"), [("adamw", True), ("muon", False)])
+def test_a_rate_that_a_graph_would_keep_is_not_recorded(
+    optimizer, is_recorded, tiny_spec, tiny_corpus, monkeypatch
+):
+    """Where steps are recorded, those of Muon are not; what MLflow is told names the reason."""
+    blocks = (
+        Blocks(tiny_corpus.train, tiny_spec.context),
+        Blocks(tiny_corpus.dev, tiny_spec.context),
+    )
+    data = Data(tiny_corpus, *blocks, tiny_corpus.tokenizer(), None)
+    trainer = Trainer(tiny_spec.replace(optimizer=optimizer), data, World(), None)
+    trainer.optimizer = build_optimizer(trainer.model, trainer.spec, recordable=True)
+    monkeypatch.setattr("trainables.trainer.why_no_graph", lambda device, workers: "")
+    monkeypatch.setattr("trainables.trainer.CudaRecorder", FakeGraphs)
+    trainer._step, trainer._why_no_graph = trainer._build_step(None)
+    assert isinstance(trainer._step, RecordedStep) == is_recorded
+    for _ in range(WARM_UP + 1):
+        trainer.step()
+    how = (
+        "as a CUDA graph" if is_recorded else "without a CUDA graph (the optimizer's learning rate"
+    )
+    assert trainer.step_in_words.startswith(how)
+
+
 @pytest.mark.parametrize("arch", models.architectures())
 def test_a_step_reads_nothing_from_the_device(arch):
     """With fake tensors, which have no values, a whole step runs: forward, loss, backward,

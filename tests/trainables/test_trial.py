@@ -71,12 +71,18 @@ def test_same_spec_gives_bitwise_equal_parameters(arch, tiny_spec, make_place):
     assert first_reports == second_reports
 
 
-@pytest.mark.parametrize("arch", models.architectures())
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"arch": arch} for arch in models.architectures()),
+        {"optimizer": "muon", "dropout": 0.1, "arch": "transformer"},
+    ],
+)
 def test_resumed_in_the_middle_of_an_epoch_is_bitwise_uninterrupted(
-    arch, tiny_spec, make_place, monkeypatch
+    changes, tiny_spec, make_place, monkeypatch
 ):
     """A trial killed in its second epoch ends with the bits of one that was not."""
-    spec = tiny_spec.replace(arch=arch)
+    spec = tiny_spec.replace(**changes)
     _, _, whole = train(spec, make_place(spec, "whole"))
     place = make_place(spec, "killed", checkpoint_minutes=0.0)
     steps = Trainer(spec, Data.open(spec, place), World(), None).steps_per_epoch
@@ -84,8 +90,11 @@ def test_resumed_in_the_middle_of_an_epoch_is_bitwise_uninterrupted(
         kill_at(patch, steps + 15)
         with pytest.raises(Killed):
             run_trial(spec, place, lambda metrics: None)
-    _, progress = TrialFolder.of(place.study, spec).newest()
+    path, progress = TrialFolder.of(place.study, spec).newest()
     assert steps < progress.step < steps + 15
+    moments = {key.partition("/")[0] for key in load_file(path / "optimizer.safetensors")}
+    of_muon = {"momentum_buffer"} if spec.optimizer == "muon" else set()
+    assert moments == {"exp_avg", "exp_avg_sq", "step"} | of_muon
     first_steps = count_steps(monkeypatch)
     outcome, reports, resumed = train(spec, place)
     assert first_steps[0] == progress.step
