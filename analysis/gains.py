@@ -7,30 +7,32 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.learning_rates import best_lrs, completed
+from analysis.points import at, best_points, completed
 
 
-def at_best_lr(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials at the best learning rate; none if a seed diverged at every rate.
+def at_best_point(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials at the best learning rate, and what else was swept; none if a seed diverged
+    everywhere.
 
     Raises:
-        ValueError: the trials differ in more than learning rate and seed.
+        ValueError: the trials differ in more than the axes of sweeps and the seed.
     """
-    best = best_lrs(trials) if len(trials) else {}
-    return trials[trials["lr"].isin(list(best.values()))]
+    best = best_points(trials) if len(trials) else {}
+    parts = [at(trials, {"arch": arch, **point}) for arch, point in best.items()]
+    return pd.concat(parts) if parts else trials.iloc[:0]
 
 
 def why_no_gain(students: pd.DataFrame, controls: pd.DataFrame) -> str:
     """Why students and controls, each at its best learning rate, have no seed in common.
 
     Raises:
-        ValueError: see `at_best_lr`.
+        ValueError: see `at_best_point`.
     """
     for name, trials in (("student", students), ("control", controls)):
         done = completed(trials)
         if done.empty:
             return f"no {name} was trained to the end"
-        if at_best_lr(done).empty:
+        if at_best_point(done).empty:
             diverged = ", ".join(done.loc[done["outcome"] == "diverged", "name"])
             return f"at every learning rate a seed of the {name} diverged ({diverged})"
     return "student and control have no seed in common; train both on the same --seeds"

@@ -1,83 +1,34 @@
-"""How good is each learning rate, and which is best.
+"""How good is the best value of an axis, the learning rate above all, and how sure is that.
 
-The functions take the frame of `runs.trials`, or any with the columns `arch`, `lr`, `seed`,
-`outcome` and `bits_per_byte` (and `macro`), one row per architecture, learning rate and seed.
-
-Rules. The learning rate with the least mean validation bits-per-byte over seeds is the best one. A
-diverged trial counts as infinitely bad, so a rate with a diverged seed ranks after all rates
-without, whatever its other seeds did. A rate with a seed that the scheduler stopped early ranks
-between them: its figure is that of a shorter training. Trials without an outcome yet are left out.
-Rates are ranked on the seeds that were tried at the most of them: further seeds of the one that was
-chosen must not change the choice.
+The functions take frames as `analysis.points` does. Where trials of an architecture differ along
+several axes, they look along one of them, through the best point (`points.along`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.axes import LR, Axis, Edge
 from analysis.inference import mean_interval
 from analysis.parabola import Parabola
+from analysis.points import along, completed, point_table
 
 _IN_WORDS = {"not tried": "was not tried", "diverged": "diverged", "stopped": "was stopped early"}
 
 
-def lr_table(trials: pd.DataFrame) -> pd.DataFrame:
-    """Mean and spread over seeds of every learning rate, best first within each architecture.
-
-    Columns: `arch`, `lr`, `seeds` (trials with an outcome), `diverged`, `stopped` (how many of
-    them), `bits_per_byte` (mean; infinite where a seed diverged), `bits_per_byte_sd`, `macro`,
-    `macro_sd` (percent), `rank` (1 = best of its architecture). All but the mean bits-per-byte are
-    over the seeds that did not diverge; standard deviations are of a sample, NaN for one seed.
-
-    Raises:
-        ValueError: several trials share architecture, rate and seed: they differ in something else,
-            and their mean would be of unlike things.
-    """
-    done = completed(trials)
-    rows = [_lr_row(group) for _, group in done.groupby(["arch", "lr"])]
-    columns = ["arch", "lr", "seeds", "diverged", "stopped"]
-    columns += ["bits_per_byte", "bits_per_byte_sd", "macro", "macro_sd"]
-    table = pd.DataFrame(rows, columns=columns)
-    on_common = on_common_seeds(done).groupby(["arch", "lr"])["bits_per_byte"].mean()
-    keys = pd.DataFrame(
-        {
-            "arch": table["arch"],
-            "diverged": table["diverged"] > 0,
-            "stopped": table["stopped"] > 0,
-            # Missing, and so after the others, where a rate was tried on other seeds only.
-            "figure": on_common.reindex(pd.MultiIndex.from_frame(table[["arch", "lr"]])).to_numpy(),
-            "lr": table["lr"],
-        }
-    )
-    table = table.loc[keys.sort_values(list(keys.columns)).index].reset_index(drop=True)
-    return table.assign(rank=table.groupby("arch").cumcount() + 1)
-
-
-def on_common_seeds(trials: pd.DataFrame) -> pd.DataFrame:
-    """Of each architecture the trials of the seeds that were tried at the most learning rates."""
-    rates = trials.groupby(["arch", "seed"])["lr"].transform("nunique")
-    return trials[rates == rates.groupby(trials["arch"]).transform("max")]
-
-
-def best_lrs(trials: pd.DataFrame) -> dict[str, float]:
-    """The best learning rate of each architecture that has one without a diverged seed."""
-    table = lr_table(trials)
-    best = table[(table["rank"] == 1) & (table["diverged"] == 0)]
-    return dict(zip(best["arch"], best["lr"], strict=True))
-
-
 @dataclass(frozen=True)
 class Comparison:
-    """The best learning rate of an architecture against the runner-up.
+    """The best value of an axis for an architecture against the runner-up.
 
     Attributes:
         arch: the architecture.
-        best: the best rate; None when every rate diverged.
+        best: the best value; None when every one diverged.
         runner_up: the second best; None when there is none.
         seeds: seeds on which both were trained to the end.
         difference: mean over these seeds of runner-up minus best, bits-per-byte; positive favours
@@ -87,65 +38,65 @@ class Comparison:
     """
 
     arch: str
-    best: float | None
-    runner_up: float | None
+    best: Any
+    runner_up: Any
     seeds: int
     difference: float | None
     interval: tuple[float, float] | None
     sentence: str
 
 
-def compare_best(trials: pd.DataFrame, arch: str) -> Comparison:
-    """Compare the two best learning rates of an architecture, paired by seed.
+def compare_best(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> Comparison:
+    """Compare the two best values of an axis for an architecture, paired by seed.
 
     Pairing removes what a seed does to both (data order, to some extent initialisation). The best
-    rate was chosen on the very figures compared, so the interval is somewhat optimistic.
+    value was chosen on the very figures compared, so the interval is somewhat optimistic.
 
     Raises:
-        ValueError: no trial of this architecture has an outcome, or see `lr_table`.
+        ValueError: no trial of this architecture has an outcome, or see `point_table`.
     """
-    ranked = _ranked(trials, arch)
+    ranked = _ranked(trials, arch, axis)
+    best, label = ranked.iloc[0][axis.field], axis.label
     if ranked.iloc[0]["diverged"]:
-        sentence = f"{arch}: every learning rate diverged on at least one seed; try lower ones."
+        advice = "try lower ones" if axis == LR else "try lower learning rates"
+        sentence = f"{arch}: every {label} diverged on at least one seed; {advice}."
         return Comparison(arch, None, None, 0, None, None, sentence)
-    best = float(ranked.iloc[0]["lr"])
     if len(ranked) == 1:
-        sentence = f"{arch}: {best:g} is the only learning rate tried, so nothing says it is good."
+        sentence = f"{arch}: {_say(best)} is the only {label} tried, so nothing says it is good."
         return Comparison(arch, best, None, 0, None, None, sentence)
     second = ranked.iloc[1]
-    runner_up = float(second["lr"])
+    runner_up = second[axis.field]
+    lead = f"{arch}: {_say(best)} is the best {label}; the next, {_say(runner_up)},"
     if second["diverged"]:
-        sentence = (
-            f"{arch}: {best:g} is the best learning rate; the next, {runner_up:g}, diverged on "
-            f"{second['diverged']} of {second['seeds']} seeds."
-        )
+        sentence = f"{lead} diverged on {second['diverged']} of {second['seeds']} seeds."
         return Comparison(arch, best, runner_up, 0, None, None, sentence)
     if second["stopped"]:
-        sentence = (
-            f"{arch}: {best:g} is the best learning rate; the next, {runner_up:g}, was stopped "
-            "early because it was behind."
-        )
+        sentence = f"{lead} was stopped early because it was behind."
         return Comparison(arch, best, runner_up, 0, None, None, sentence)
-    differences = _paired_differences(trials, arch, best, runner_up, "bits_per_byte")
-    return _compare(arch, best, runner_up, differences)
+    differences = _paired_differences(trials, arch, best, runner_up, "bits_per_byte", axis)
+    return _compare(arch, axis, best, runner_up, differences)
 
 
-def _compare(arch: str, best: float, runner_up: float, differences: np.ndarray) -> Comparison:
+def _compare(
+    arch: str, axis: Axis, best: Any, runner_up: Any, differences: np.ndarray
+) -> Comparison:
     count = len(differences)
+    first = _say(best) if axis == LR else f"{axis.label} {_say(best)}"
+    second = _say(runner_up)
     if count == 0:
         sentence = (
-            f"{arch}: {best:g} is ahead of {runner_up:g}, but on different seeds, which cannot be "
+            f"{arch}: {first} is ahead of {second}, but on different seeds, which cannot be "
             "compared; train both on the same --seeds."
         )
         return Comparison(arch, best, runner_up, 0, None, None, sentence)
     mean = float(differences.mean())
-    if mean <= 0:  # the rates were trained on different seeds besides the common ones
+    if mean <= 0:  # the values were trained on different seeds besides the common ones
         sentence = (
-            f"{arch}: {best:g} has the lowest mean over its seeds, but on those that both have "
-            f"({count}) {runner_up:g} is not behind; train both on the same --seeds."
+            f"{arch}: {first} has the lowest mean over its seeds, but on those that both have "
+            f"({count}) {second} is not behind; train both on the same --seeds."
         )
         return Comparison(arch, best, runner_up, count, mean, None, sentence)
-    lead = f"{arch}: {best:g} is ahead of {runner_up:g} by {mean:.4f} bits-per-byte"
+    lead = f"{arch}: {first} is ahead of {second} by {mean:.4f} bits-per-byte"
     if count == 1:
         sentence = (
             f"{lead} on one seed: the spread over seeds is unknown, so this may be chance; "
@@ -164,20 +115,42 @@ def _compare(arch: str, best: float, runner_up: float, differences: np.ndarray) 
     return Comparison(arch, best, runner_up, count, mean, (low, high), sentence)
 
 
-def edge_of_grid(lrs: Sequence[float], best: float) -> str | None:
-    """Whether the best rate is the lowest ("low") or highest ("high") tried, so that better may lie
-    beyond; None inside, or when only one rate was tried.
+def edge_of_grid(values: Iterable[Any], best: Any, axis: Axis = LR) -> Edge | None:
+    """Whether the best value is the lowest ("low") or highest ("high") tried, so that better may
+    lie beyond.
+
+    None inside, at a bound of the axis, when only one value was tried, or without an order.
 
     Raises:
-        ValueError: `best` is not among the rates.
+        ValueError: `best` is not among the values.
     """
-    grid = sorted(set(lrs))
+    grid = sorted(set(values))
     if best not in grid:
-        listed = ", ".join(f"{lr:g}" for lr in grid)
-        raise ValueError(f"the best learning rate {best:g} is not among those tried: {listed}")
-    if len(grid) == 1:
+        listed = ", ".join(map(_say, grid))
+        raise ValueError(f"the best {axis.label} {_say(best)} is not among those tried: {listed}")
+    if len(grid) == 1 or not axis.scale:
         return None
-    return {grid[0]: "low", grid[-1]: "high"}.get(best)
+    if best == grid[0]:
+        return None if best <= axis.low else "low"
+    return "high" if best == grid[-1] and best < axis.high else None
+
+
+def open_edge(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> str:
+    """A sentence where the best value of an axis is the last one that was tried, else "".
+
+    Raises:
+        ValueError: see `compare_best`.
+    """
+    best = compare_best(trials, arch, axis).best
+    mine = along(trials[trials["arch"] == arch], axis)
+    edge = None if best is None else edge_of_grid(mine[axis.field], best, axis)
+    if edge is None:
+        return ""
+    beyond = "higher" if edge == "high" else "lower"
+    return (
+        f"{arch}: the best {axis.label}, {axis.show(best)}, is the {beyond[:-2]}est tried; the "
+        f"optimum may lie {beyond}. Add {axis.flag} beyond it."
+    )
 
 
 @dataclass(frozen=True)
@@ -227,8 +200,9 @@ def optimum(trials: pd.DataFrame, arch: str) -> Optimum:
     significantly from zero, judged by what the fit leaves unexplained (see `Parabola.interval`).
 
     Raises:
-        ValueError: no trial of this architecture has an outcome, or see `lr_table`.
+        ValueError: no trial of this architecture has an outcome, or see `point_table`.
     """
+    trials = along(trials, LR)
     ranked = _ranked(trials, arch)
     best = float(ranked.iloc[0]["lr"])
     near = np.abs(np.log10(ranked["lr"] / best)) < 1 + 1e-6
@@ -319,7 +293,7 @@ def sensitivity(trials: pd.DataFrame, arch: str) -> Sensitivity:
     seed counts as diverged.
 
     Raises:
-        ValueError: no trial of this architecture has an outcome, or see `lr_table`.
+        ValueError: no trial of this architecture has an outcome, or see `point_table`.
     """
     ranked = _ranked(trials, arch)
     if ranked.iloc[0]["diverged"]:
@@ -355,31 +329,13 @@ def _loss(
     return Loss(wanted, "not tried")
 
 
-def completed(trials: pd.DataFrame) -> pd.DataFrame:
-    """Trials with an outcome, each a figure: infinite bits-per-byte where there is no finite one.
-
-    A trial that ended without a finite figure counts as diverged, whatever its outcome says.
-
-    Raises:
-        ValueError: several trials share architecture, rate and seed.
-    """
-    done = trials[trials["outcome"].notna()]
-    repeated = done[done.duplicated(["arch", "lr", "seed"])]
-    if not repeated.empty:
-        first = repeated.iloc[0]
-        raise ValueError(
-            f"several trials of {first['arch']} with lr {first['lr']:g} and seed {first['seed']}: "
-            "they differ in size, corpus, epochs or another setting; keep one before comparing"
-        )
-    figure = done["bits_per_byte"].astype(float)
-    good = (done["outcome"] != "diverged") & np.isfinite(figure)
-    outcome = done["outcome"].where(good, "diverged")
-    return done.assign(outcome=outcome, bits_per_byte=figure.where(good, math.inf))
+def _say(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
-def _ranked(trials: pd.DataFrame, arch: str) -> pd.DataFrame:
-    """The rows of `lr_table` of one architecture, best first."""
-    table = lr_table(trials)
+def _ranked(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> pd.DataFrame:
+    """The rows of `point_table` of one architecture along an axis, best first."""
+    table = point_table(along(trials, axis))
     ranked = table[table["arch"] == arch]
     if ranked.empty:
         known = ", ".join(sorted(table["arch"].unique())) or "none"
@@ -387,30 +343,14 @@ def _ranked(trials: pd.DataFrame, arch: str) -> pd.DataFrame:
     return ranked
 
 
-def _lr_row(group: pd.DataFrame) -> dict[str, object]:
-    survived = group[group["outcome"] != "diverged"]
-    macro = survived["macro"].astype(float) if "macro" in group else pd.Series(dtype=float)
-    return {
-        "arch": group["arch"].iloc[0],
-        "lr": group["lr"].iloc[0],
-        "seeds": len(group),
-        "diverged": len(group) - len(survived),
-        "stopped": int((group["outcome"] == "stopped").sum()),
-        "bits_per_byte": group["bits_per_byte"].mean(),
-        "bits_per_byte_sd": survived["bits_per_byte"].std(),
-        "macro": macro.mean(),
-        "macro_sd": macro.std(),
-    }
-
-
 def _paired_differences(
-    trials: pd.DataFrame, arch: str, best: float, other: float, column: str
+    trials: pd.DataFrame, arch: str, best: Any, other: Any, column: str, axis: Axis = LR
 ) -> np.ndarray:
     """Other minus best by seed, for the seeds that finished with both and have the figure."""
-    done = completed(trials)
+    done = completed(along(trials, axis))
     done = done[(done["arch"] == arch) & (done["outcome"] == "finished")]
     if column not in done:
         return np.array([])
-    by_seed = done.pivot(index="seed", columns="lr", values=column)
+    by_seed = done.pivot(index="seed", columns=axis.field, values=column)
     pairs = by_seed.reindex(columns=[best, other]).astype(float).dropna()
     return (pairs[other] - pairs[best]).to_numpy(dtype=float)

@@ -1,19 +1,20 @@
-"""Choosing a learning rate and an epoch for each architecture, apart from reporting.
+"""Choosing a learning rate (and what else was swept) and an epoch for each architecture, apart from
+reporting.
 
-val_loss          the rate of least mean validation bits-per-byte, each trial at its best epoch
-selection-split   rate and epoch of the greatest mean macro on the selection split of the items
+val_loss          the point of least mean validation bits-per-byte, each trial at its best epoch
+selection-split   point and epoch of the greatest mean macro on the selection split of the items
 macro             the same on all items: the very figure that is reported, as is often done
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from analysis.learning_rates import best_lrs, on_common_seeds
+from analysis.points import at, best_points, on_common_seeds, point_keys, varied
 
 Rule = Literal["val_loss", "selection-split", "macro"]
 RULES: tuple[Rule, ...] = ("val_loss", "selection-split", "macro")
@@ -26,14 +27,19 @@ class Choice:
 
     Attributes:
         arch: the architecture.
-        lr: peak learning rate.
+        point: peak learning rate (`lr`), and the values of further axes that were swept.
         trials: one row for each seed, in their order: `run_id`, `seed`, `epoch` (the chosen one)
             and all columns of `runs.epochs` at that epoch.
     """
 
     arch: str
-    lr: float
+    point: dict[str, Any]
     trials: pd.DataFrame
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate."""
+        return float(self.point["lr"])
 
     def mean(self, column: str) -> float:
         """Mean of a column over the seeds; NaN where it was not measured."""
@@ -57,28 +63,28 @@ def choose(trials: pd.DataFrame, epochs: pd.DataFrame, rule: Rule) -> dict[str, 
     Raises:
         ValueError: the rule wants benchmark scores, and there are none.
     """
-    finished = _at_sound_rates(trials)
+    finished = _at_sound_points(trials)
     finished = finished[finished["outcome"] == "finished"]
     chosen = _by_loss(trials, finished) if rule == "val_loss" else _by_macro(finished, epochs, rule)
     choices = {}
-    for arch, (lr, pairs) in chosen.items():
+    for arch, (point, pairs) in chosen.items():
         rows = epochs.merge(pairs, on=["run_id", "epoch"]).sort_values("seed", ignore_index=True)
-        choices[arch] = Choice(arch, lr, rows)
+        choices[arch] = Choice(arch, point, rows)
     return choices
 
 
-_Chosen = dict[str, tuple[float, pd.DataFrame]]
-"""By architecture the learning rate, and the pairs of `run_id` and `epoch`."""
+_Chosen = dict[str, tuple[dict[str, Any], pd.DataFrame]]
+"""By architecture the point, and the pairs of `run_id` and `epoch`."""
 
 
-def _at_sound_rates(trials: pd.DataFrame) -> pd.DataFrame:
-    """Trials of rates at which no seed diverged or was stopped: what the others reached was luck.
+def _at_sound_points(trials: pd.DataFrame) -> pd.DataFrame:
+    """Trials of points at which no seed diverged or was stopped: what the others reached was luck.
 
-    An architecture that has no such rate keeps those at which seeds were stopped.
+    An architecture that has no such point keeps those at which seeds were stopped.
     """
-    rates = trials["arch"] + trials["lr"].astype(str)
+    points = point_keys(trials)
     diverged, stopped = (
-        rates.isin(rates[trials["outcome"] == end]) for end in ("diverged", "stopped")
+        points.isin(points[trials["outcome"] == end]) for end in ("diverged", "stopped")
     )
     sound = trials[~diverged & ~stopped]
     return pd.concat([sound, trials[~diverged & ~trials["arch"].isin(sound["arch"])]])
@@ -86,17 +92,19 @@ def _at_sound_rates(trials: pd.DataFrame) -> pd.DataFrame:
 
 def _by_loss(trials: pd.DataFrame, finished: pd.DataFrame) -> _Chosen:
     chosen: _Chosen = {}
-    for arch, lr in best_lrs(trials).items():
-        mine = finished[(finished["arch"] == arch) & (finished["lr"] == lr)]
+    for arch, point in best_points(trials).items():
+        mine = at(finished, {"arch": arch, **point})
         if len(mine):
             pairs = mine[["run_id", "best_epoch"]].rename(columns={"best_epoch": "epoch"})
-            chosen[arch] = lr, pairs.astype({"epoch": int})
+            chosen[arch] = point, pairs.astype({"epoch": int})
     return chosen
 
 
 def _by_macro(finished: pd.DataFrame, epochs: pd.DataFrame, rule: Rule) -> _Chosen:
     column = _COLUMNS[rule]
+    names = [axis.field for axis in varied(finished)]
     scored = epochs[epochs["run_id"].isin(finished["run_id"])]
+    scored = scored.drop(columns=names).merge(finished[["run_id", *names]], on="run_id")
     if column not in scored or not scored[column].notna().any():
         raise ValueError(
             f"--select {rule} chooses by benchmark scores, and no finished trial has any: use "
@@ -104,16 +112,17 @@ def _by_macro(finished: pd.DataFrame, epochs: pd.DataFrame, rule: Rule) -> _Chos
         )
     means = (
         on_common_seeds(scored.dropna(subset=[column]))
-        .groupby(["arch", "lr", "epoch"])[column]
+        .groupby(["arch", *names, "epoch"])[column]
         .agg(["mean", "size"])
         .reset_index()
     )
-    # Only epochs that all seeds of a rate were scored after: fewer reach extremes more easily.
-    whole = means["size"] == means.groupby(["arch", "lr"])["size"].transform("max")
-    ranked = means[whole].sort_values(["mean", "epoch", "lr"], ascending=[False, True, True])
+    # Only epochs that all seeds of a point were scored after: fewer reach extremes more easily.
+    whole = means["size"] == means.groupby(["arch", *names])["size"].transform("max")
+    order = ["mean", "epoch", *names]
+    ranked = means[whole].sort_values(order, ascending=[False, *[True] * (len(order) - 1)])
     chosen: _Chosen = {}
-    for arch, best in ranked.groupby("arch", sort=False).first().iterrows():
-        mine = scored[(scored["arch"] == arch) & (scored["lr"] == best["lr"])]
-        mine = mine[(mine["epoch"] == best["epoch"]) & mine[column].notna()]
-        chosen[str(arch)] = float(best["lr"]), mine[["run_id", "epoch"]]
+    for best in ranked.drop_duplicates("arch").to_dict("records"):
+        point = {name: best[name] for name in names}
+        mine = at(scored, {"arch": best["arch"], "epoch": best["epoch"], **point})
+        chosen[best["arch"]] = point, mine.loc[mine[column].notna(), ["run_id", "epoch"]]
     return chosen

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from analysis import runs
+from analysis.axes import AXES
+from analysis.points import point_keys
 
 _RESULTS = {
     *("run_id", "spec_hash", "name", "parent", "commit", "reason", "outcome", "status"),
@@ -34,7 +37,6 @@ _FACTS = {
 RECORDED = _RESULTS | _FACTS
 """Columns of `runs.trials` that are no part of a trial's spec."""
 _NAMES = {"corpus", "teacher_name"}
-_VARIED = {"lr", "seed"}
 _OF_ARCH = ("precision", "revision")
 """Parameters that go with an architecture and a device."""
 DISTILLATION = ("teacher", "teacher_name", "alpha", "temperature", "reverse_kl")
@@ -163,13 +165,15 @@ def _artifact(client: MlflowClient, run_id: str, file: str) -> dict[str, Any] | 
         raise ValueError(runs.without_secret(text)) from error
 
 
-def setting(trials: pd.DataFrame, *, without: tuple[str, ...] = ()) -> pd.Series:
+def setting(
+    trials: pd.DataFrame, *, without: tuple[str, ...] = (), axes: Iterable[str] = AXES
+) -> pd.Series:
     """What trials that are compared have in common, as one text for each.
 
-    That is the whole spec but for the architecture, the learning rate and the seed, and the
-    parameters in `without`.
+    That is the whole spec but for the architecture, the seed, the axes along which trials are
+    compared, and the parameters in `without`.
     """
-    left_out = RECORDED | _NAMES | _VARIED | {"arch"} | set(without)
+    left_out = RECORDED | _NAMES | {"arch", "seed", *axes, *without}
     columns = sorted(set(trials.columns) - left_out)
     rows = trials[columns].astype(object).where(trials[columns].notna(), "")
     texts = [json.dumps(row, sort_keys=True, default=str) for row in rows.to_dict("records")]
@@ -184,16 +188,14 @@ def is_plain(trials: pd.DataFrame) -> pd.Series:
 def compared(trials: pd.DataFrame) -> pd.DataFrame:
     """The study's sweep: of all trials the plain ones of the setting that compares the most.
 
-    The most pairs of architecture and learning rate; of equals the most trials. Of an architecture
+    The most points over all architectures; of equals the most trials. Of an architecture
     that was trained in several precisions or revisions, the one with the most trials.
     """
     plain = trials[is_plain(trials)]
     if plain.empty:
         return plain
     settings = setting(plain, without=_OF_ARCH)
-    sizes = plain.groupby(settings).apply(
-        lambda group: (len(group[["arch", "lr"]].drop_duplicates()), len(group))
-    )
+    sizes = plain.groupby(settings).apply(lambda group: (point_keys(group).nunique(), len(group)))
     sweep = plain[settings == sizes.idxmax()]
     kinds = setting(sweep)
     counts = kinds.groupby([sweep["arch"], kinds]).transform("size")
@@ -204,14 +206,15 @@ def compared(trials: pd.DataFrame) -> pd.DataFrame:
 
 def not_compared(trials: pd.DataFrame, sweep: pd.DataFrame) -> list[str]:
     """Sentences on plain trials beside the sweep that one would expect in it: those of another
-    architecture, and those with several learning rates."""
+    architecture, and those of several points."""
     others = trials[is_plain(trials) & ~trials["run_id"].isin(sweep["run_id"])]
+    left_out = RECORDED | _NAMES | {"seed", *AXES}
     sentences = []
     for _, group in others.groupby(setting(others) + others["arch"]) if len(others) else ():
         arch = group["arch"].iloc[0]
-        if arch in set(sweep["arch"]) and group["lr"].nunique() < 2:
+        if arch in set(sweep["arch"]) and point_keys(group).nunique() < 2:
             continue
-        known = [name for name in sorted(group.columns) if name not in RECORDED | _NAMES | _VARIED]
+        known = [name for name in sorted(group.columns) if name not in left_out]
         differing = [
             f"{name} {group[name].iloc[0]}, not {sweep[name].iloc[0]}"
             for name in known

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
+
+from analysis.axes import AXES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +56,14 @@ class TrainingArgs:
     """Tokens in one sequence."""
     schedule: str = "linear"
     """Learning-rate schedule: linear, cosine or wsd (warm-up, stable, decay)."""
-    warmup: float = 0.05
-    """Fraction of the steps with rising learning rate."""
-    weight_decay: float = 0.1
-    """Decoupled weight decay of matrices."""
+    warmup: float | None = None
+    """Fraction of the steps with rising learning rate; default: 0.05."""
+    weight_decay: float | None = None
+    """Decoupled weight decay of matrices; default: 0.1."""
+    dropout: float | None = None
+    """Probability of dropout, of the embeddings and of what each layer adds; default: 0."""
+    optimizer: Literal["adamw", "muon"] | None = None
+    """adamw, or muon for the hidden matrices; default: adamw."""
     grad_clip: float = 1.0
     """Maximum norm of the gradient."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -85,23 +91,41 @@ class TrainingArgs:
     """Print parameters, FLOPs, steps, devices and a measured estimate of the time, and stop."""
 
 
+AxesArgs: Any = make_dataclass(
+    "AxesArgs",
+    [
+        (
+            axis.plural,
+            Annotated[tuple[axis.kind, ...], tyro.conf.arg(help=axis.help)],  # type: ignore[name-defined]
+            field(default=()),
+        )
+        for axis in AXES.values()
+    ],
+    frozen=True,
+    kw_only=True,
+)
+"""The values to try on each axis, e.g. `lrs`, `weight_decays`."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class LrSweepArgs(TrainingArgs):
+class LrSweepArgs(AxesArgs, TrainingArgs):
     """Arguments of the sweep."""
 
-    lrs: tuple[float, ...] = ()
-    """The grid of learning rates."""
+    order: Literal["grid", "coordinate"] = "grid"
+    """With several axes: grid tries all combinations; coordinate one axis after the other, each
+    from the best point so far, in the order learning rate, weight decay, dropout, batch size,
+    warm-up, optimizer."""
     extend: bool = True
-    """Add up to three points beyond the grid while its best learning rate lies on the edge."""
-    search: str = "grid"
-    """grid, or optuna within --lr-range."""
+    """Add up to three values beyond the ends of an axis while the best point lies there."""
+    search: Literal["grid", "optuna"] = "grid"
+    """grid, or optuna within --lr-range and between the ends of the other axes."""
     lr_range: tuple[float, float] | None = None
     """Lowest and highest learning rate for optuna."""
     num_samples: int = 8
-    """Learning rates that optuna tries."""
-    sampler: str = "gp"
+    """Points that optuna tries."""
+    sampler: Literal["gp", "tpe"] = "gp"
     """Optuna's sampler: gp (Gaussian process) or tpe."""
-    scheduler: str = "none"
+    scheduler: Literal["none", "asha"] = "none"
     """asha stops the worse two thirds of the trials early; none runs all to the end."""
 
 

@@ -100,13 +100,14 @@ def _run(
                 plan.study,
                 plan.bases.values(),
                 plan.kind,
+                plan.axes,
             )
         except ValueError as error:
             return refuse(error)
         _record_command(tracker)
         tracker.close_trials()  # of a process that was killed
         starting.stop()
-        search = SweepSearch({part: (plan.bases[part], plan.plans[part]) for part in plan.bases})
+        search = SweepSearch(plan.plans)
         status = "KILLED"
         try:
             kernels.wait(console)
@@ -249,7 +250,7 @@ def _sole_owner(plan: SweepPlan) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         for arch, base in plan.bases.items():
-            path = plan.folder / "locks" / f"{base.setting.hash}.lock"
+            path = plan.folder / "locks" / f"{base.sweep_hash(plan.axes)}.lock"
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 stack.enter_context(FileLock(path, timeout=0))

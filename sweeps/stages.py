@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -42,7 +40,7 @@ from sweeps.promote import run_promotion
 from sweeps.running import refuse
 from sweeps.stored.best import best_trial
 from sweeps.stored.model_names import find_version
-from sweeps.stored.trials import study_trials
+from sweeps.stored.trials import ended_frame, study_trials
 from trainables.checkpoint import TrialFolder, read_json, write_json
 from trainables.spec import TrialSpec
 from trainables.tracking import tracking_uri
@@ -214,27 +212,12 @@ def best_trials(folder: Path, corpus_hash: str) -> list[TrialFolder]:
         kinds.setdefault(kind, {})[key] = spec
     found = []
     for specs in kinds.values():
-        row = best_trial(pd.DataFrame([_row(trials[key]) for key in specs]), specs)
+        row = best_trial(ended_frame(trials[key] for key in specs), specs)
         if row is not None:
             best = trials[str(row["spec_hash"])]
             control = trials.get(best.spec.control.hash) if best.spec.teacher else None
             found += [best, *([control] if control and _has_checkpoint(control) else [])]
     return list({trial.spec.hash: trial for trial in found}.values())
-
-
-def _row(trial: TrialFolder) -> dict[str, Any]:
-    """A trial as in the frame of `runs.trials`."""
-    spec, outcome = trial.spec, trial.outcome
-    assert outcome is not None
-    return {
-        "spec_hash": spec.hash,
-        "arch": spec.arch,
-        "lr": spec.lr,
-        "seed": spec.seed,
-        "outcome": outcome.kind,
-        "bits_per_byte": outcome.score,
-        "macro": math.nan,
-    }
 
 
 def score_finally(args: PaperArgs, ground: Ground, folder: Path) -> int:

@@ -10,8 +10,11 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from analysis.axes import AXES
 
 SCHEDULES = ("linear", "cosine", "wsd")
 PRECISIONS = ("fp32", "bf16")
@@ -19,6 +22,8 @@ PROTOCOLS = ("2024", "2025")
 OPTIMIZERS = ("adamw", "muon")
 
 _NOT_IDENTITY = {"identity": False}
+_NEUTRAL = {"float": 1.0, "int": 1}
+"""In place of a field without default that does not matter."""
 
 
 @dataclass(frozen=True)
@@ -168,22 +173,43 @@ class TrialSpec:
     @property
     def hash(self) -> str:
         """Sixteen hex digits that identify the trial."""
-        return hashlib.sha256(self.canonical.encode()).hexdigest()[:16]
+        return _digest(self.canonical)
 
     @property
     def name(self) -> str:
         """A readable name, e.g. `hgrn2 lr=1e-3 seed=0`, with alpha and T if it is distilled."""
         distilled = f" alpha={self.alpha:g} T={self.temperature:g}" if self.teacher else ""
-        return f"{self.arch} lr={format_lr(self.lr)} seed={self.seed}{distilled}"
+        values = "".join(
+            f" {f.name}={AXES[f.name].show(getattr(self, f.name))}"
+            for f in dataclasses.fields(self)
+            if f.name in AXES and f.default not in (dataclasses.MISSING, getattr(self, f.name))
+        )
+        return f"{self.arch} lr={format_lr(self.lr)}{values} seed={self.seed}{distilled}"
 
     def replace(self, **changes: Any) -> TrialSpec:
         """A copy with these fields changed."""
         return dataclasses.replace(self, **changes)
 
+    def without(self, axes: Iterable[str]) -> TrialSpec:
+        """The spec whatever its seed and these fields: equal for trials of one sweep over them."""
+        neutral = {
+            f.name: _NEUTRAL[str(f.type)] if f.default is dataclasses.MISSING else f.default
+            for f in dataclasses.fields(self)
+            if f.name in axes
+        }
+        return self.replace(**neutral, seed=0, corpus="", teacher_name="")
+
     @property
     def setting(self) -> TrialSpec:
-        """The spec without what a sweep varies: equal for trials that belong on one curve."""
-        return self.replace(lr=1.0, seed=0, corpus="", teacher_name="")
+        """The spec whatever its learning rate and seed: equal for trials on one curve."""
+        return self.without(("lr",))
+
+    def sweep_hash(self, axes: Sequence[str]) -> str:
+        """Sixteen hex digits that identify the sweep over these axes that the trial belongs to."""
+        setting = self.without(axes)
+        if tuple(axes) == ("lr",):
+            return setting.hash
+        return _digest(f"{setting.canonical} {','.join(sorted(axes))}")
 
     @property
     def setting_name(self) -> str:
@@ -203,6 +229,10 @@ def format_lr(lr: float) -> str:
     """A learning rate as people write it: 1e-3, 3.3e-4."""
     mantissa, exponent = f"{lr:.3e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -38,20 +38,22 @@ _NOTE = "mlflow.note.content"
 class Tracker:
     """Where a study's results are recorded: an MLflow experiment with a parent run per sweep.
 
-    A sweep is what varies only the learning rate and the seed of one setting
-    (`TrialSpec.setting`), so each architecture has its own parent run.
+    A sweep varies the seed and one or more axes of one setting, so each architecture has its own
+    parent run.
 
     Attributes:
         uri: MLflow tracking URI.
         experiment_id: of the study.
-        parents: parent run id by the hash of the sweep's setting.
+        parents: parent run id by the hash of the sweep (`TrialSpec.sweep_hash`).
         commit: git commit of the code that runs.
+        axes: that the sweeps vary.
     """
 
     uri: str
     experiment_id: str
     parents: dict[str, str]
     commit: str = ""
+    axes: tuple[str, ...] = ("lr",)
 
     @property
     def client(self) -> MlflowClient:
@@ -66,6 +68,7 @@ class Tracker:
         study: str,
         bases: Iterable[TrialSpec],
         kind: str = "lr sweep",
+        axes: tuple[str, ...] = ("lr",),
     ) -> Tracker:
         """Find or create the study's experiment and the parent runs, set to running.
 
@@ -76,8 +79,9 @@ class Tracker:
             uri: MLflow tracking URI.
             artifacts: folder of the artifacts of a SQLite store; a server has its own place.
             study: name of the experiment.
-            bases: one spec of each sweep, whatever its learning rate and seed.
+            bases: one spec of each sweep, whatever its seed and its place on the axes.
             kind: what the sweeps are; in their names.
+            axes: that the sweeps vary.
 
         Raises:
             ValueError: the experiment was deleted in the MLflow UI.
@@ -98,8 +102,8 @@ class Tracker:
             experiment_id = experiment.experiment_id
         parents = {}
         for base in bases:
-            setting = base.setting.hash
-            tags = {"babysweep.kind": "sweep", "babysweep.setting": setting}
+            sweep = base.sweep_hash(axes)
+            tags = {"babysweep.kind": "sweep", "babysweep.setting": sweep}
             run = _find_run(client, experiment_id, tags)
             if run is None:
                 tags |= {
@@ -109,14 +113,18 @@ class Tracker:
                     "babysweep.size": base.size,
                 }
                 run = client.create_run(experiment_id, tags=tags)
-                fixed = {k: v for k, v in base.to_dict().items() if k not in ("lr", "seed")}
+                fixed = {k: v for k, v in base.to_dict().items() if k not in (*axes, "seed")}
                 client.log_batch(run.info.run_id, params=_params(fixed))
             client.update_run(run.info.run_id, status="RUNNING")
-            parents[setting] = run.info.run_id
+            parents[sweep] = run.info.run_id
         created = client.get_experiment(experiment_id).creation_time
         for name, value in study_tags(created or 0).items():
             client.set_experiment_tag(experiment_id, name, value)
-        return cls(uri, experiment_id, parents, commit)
+        return cls(uri, experiment_id, parents, commit, axes)
+
+    def parent_of(self, spec: TrialSpec) -> str:
+        """Run id of the sweep that a trial, or the base of a sweep, belongs to."""
+        return self.parents[spec.sweep_hash(self.axes)]
 
     @property
     def page(self) -> str:
@@ -149,7 +157,7 @@ class Tracker:
         if run is None:
             tags |= {
                 "mlflow.runName": spec.name,
-                "mlflow.parentRunId": self.parents[spec.setting.hash],
+                "mlflow.parentRunId": self.parent_of(spec),
                 "babysweep.arch": spec.arch,
                 "babysweep.size": spec.size,
                 "babysweep.seed": str(spec.seed),

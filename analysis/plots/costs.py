@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from analysis.plots.style import RC, Look, check, ink_sign, line_sign, looks, say, short
+from analysis.axes import short
+from analysis.plots.style import RC, Look, check, ink_sign, line_sign, looks, say
 
 _LOG_FROM = 10.0  # an axis that spans more than this is logarithmic
 

@@ -21,7 +21,8 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-from analysis.learning_rates import Optimum, completed
+from analysis.axes import LR, Axis
+from analysis.learning_rates import Optimum
 from analysis.plots.style import (
     DESIGN_LOOKS,
     INK,
@@ -31,9 +32,9 @@ from analysis.plots.style import (
     line_sign,
     looks,
     say,
-    short,
     write,
 )
+from analysis.points import completed
 
 CHANCE = 50.0
 _MOST_TICKS = 8
@@ -43,9 +44,9 @@ _MACRO = "zero-shot macro, % (higher is better)"
 _NOTHING = "no trial has an outcome yet: there is nothing to draw"
 
 
-def lr_curve(trials: pd.DataFrame, path: Path | str, *, title: str = "") -> Path:
-    """Write `lr_figure` of the trials to `path`, whose ending chooses the format."""
-    return write(lr_figure(trials, title), path)
+def axis_curve(trials: pd.DataFrame, path: Path | str, axis: Axis = LR, *, title: str = "") -> Path:
+    """Write `axis_figure` of the trials to `path`, whose ending chooses the format."""
+    return write(axis_figure(trials, axis, title), path)
 
 
 def epoch_curve(scores: pd.DataFrame, path: Path | str, *, title: str = "") -> Path:
@@ -54,24 +55,29 @@ def epoch_curve(scores: pd.DataFrame, path: Path | str, *, title: str = "") -> P
 
 
 @rc_context(RC)
-def lr_figure(
-    trials: pd.DataFrame, title: str = "", fits: Mapping[str, Optimum] | None = None
+def axis_figure(
+    trials: pd.DataFrame,
+    axis: Axis = LR,
+    title: str = "",
+    fits: Mapping[str, Optimum] | None = None,
 ) -> Figure:
-    """Draw validation bits-per-byte, and the zero-shot macro if there is one, by learning rate.
+    """Draw validation bits-per-byte, and the zero-shot macro if there is one, along an axis.
 
     Per architecture: a line through the means over the seeds that finished, and a band from the
     least to the greatest of them. Hollow markers are trials stopped early. A cross on the edge of
-    the bad side marks a rate with a diverged seed; where only some diverged it says how many.
+    the bad side marks a value with a diverged seed; where only some diverged it says how many.
 
     Args:
-        trials: frame of `runs.trials`; rows without an outcome are left out.
+        trials: frame of `runs.trials`, of one point on the other axes (`points.along`); rows
+            without an outcome are left out.
+        axis: along which they differ.
         title: above the panels.
         fits: `learning_rates.optimum` by architecture: its parabola is drawn as a thin line over
             the rates of the fit, its minimum and the interval of that as a marker and a bar at the
             foot of the panel, with an arrow where the interval goes on beyond.
 
     Raises:
-        ValueError: no trial has an outcome yet, or see `learning_rates.completed`.
+        ValueError: no trial has an outcome yet, or see `points.completed`.
     """
     done = completed(trials)
     if done.empty:
@@ -79,13 +85,11 @@ def lr_figure(
     figure, panels = _panels(done, title)
     styles = looks(done["arch"])
     for axes, metric in zip(panels, ("bits_per_byte", "macro"), strict=False):
-        _draw_panel(axes, done, metric, styles, group="arch", by="lr")
-        axes.set_xscale("log")
-        _set_lr_ticks(axes, done["lr"])
-        axes.set_xlabel("peak learning rate")
+        _draw_panel(axes, done, metric, styles, group="arch", by=axis.field)
+        _scale(axes, axis, done[axis.field])
     shown = {arch: fits[arch] for arch in styles if fits and arch in fits}
     _draw_fits(panels[0], shown, styles)
-    handles = _legend(done, styles, ["arch", "lr"])
+    handles = _legend(done, styles, ["arch", axis.field])
     if any(fit.coefficients for fit in shown.values()):
         handles.append(ink_sign("parabola", linestyle="-", linewidth=0.8))
     if any(fit.interval for fit in shown.values()):
@@ -249,11 +253,18 @@ def _draw_minimum(
         axes.plot(fit.lr, height, markersize=6, transform=place, **look.line)
 
 
-def _set_lr_ticks(axes: Axes, lrs: pd.Series) -> None:
-    """Label the rates that were tried, unless they are too many for that."""
-    grid = sorted(lrs.unique())
-    axes.xaxis.set_major_locator(FixedLocator(grid) if len(grid) <= _MOST_TICKS else LogLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda lr, _: short(lr)))
+def _scale(axes: Axes, axis: Axis, values: pd.Series) -> None:
+    """Space the values as their axis has it, and label those that were tried, unless they are too
+    many for that."""
+    axes.set_xlabel("peak learning rate" if axis == LR else axis.label)
+    if not axis.scale:
+        return  # matplotlib spaces texts evenly
+    grid = sorted(values.unique())
+    is_log = axis.scale == "log" and grid[0] > 0
+    axes.set_xscale("log" if is_log else "linear")
+    many = LogLocator() if is_log else MaxNLocator()
+    axes.xaxis.set_major_locator(FixedLocator(grid) if len(grid) <= _MOST_TICKS else many)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: axis.show(value)))
     if len(grid) <= _MOST_TICKS:
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())

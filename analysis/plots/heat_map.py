@@ -17,11 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis.plots.style import INK, RC, check, looks
+from analysis.plots.style import HEAT, INK, RC, check, looks, readable_on
 
-# Its lightness grows evenly, so that it reads the same in grey and for all kinds of colour vision
-# (Nunez, Anderton & Renslow 2018, PLoS ONE 13(7): e0199239).
-_MAP = "cividis"
 _STEPS = 24  # of the colour bar
 _BELOW: dict[str, Any] = {"facecolor": "none", "linestyle": (0, (2, 1.5)), "linewidth": 1.0}
 
@@ -57,7 +54,7 @@ def heat_map(frame: pd.DataFrame) -> Figure:
     rows, archs = _rows(frame), list(looks(frame["arch"]))
     colors = ScalarMappable(
         Normalize(min(above.min(), 0.0), max(above.max(), 1.0)),
-        matplotlib.colormaps[_MAP].resampled(_STEPS),
+        matplotlib.colormaps[HEAT].resampled(_STEPS),
     )
     width = 2.0 + 0.08 * max(len(name) for _, name in rows) + 0.9 * len(archs)
     figure = Figure(figsize=(width, max(2.6, 1.0 + 0.3 * len(rows))), layout="constrained")
@@ -96,21 +93,11 @@ def _draw_cell(
         axes.text(x, y, text, ha="center", va="center", fontsize=9)
         return
     face = colors.to_rgba(np.array([above]))[0]
-    ink = _readable_on(face)
+    ink = readable_on(face)
     axes.add_patch(Rectangle((x - 0.49, y - 0.48), 0.98, 0.96, facecolor=face, linewidth=0))
     if above <= 0:
         axes.add_patch(Rectangle((x - 0.45, y - 0.4), 0.9, 0.8, edgecolor=ink, **_BELOW))
     axes.text(x, y, text, ha="center", va="center", color=ink, fontsize=9)
-
-
-def _readable_on(face: np.ndarray) -> str:
-    """Black or white, whichever has the greater contrast (WCAG 2.1, relative luminance).
-
-    The black is named, for matplotlib leaves pure black to the page.
-    """
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in face[:3]]
-    luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
-    return "#010101" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "#ffffff"
 
 
 def _points(points: float) -> str:

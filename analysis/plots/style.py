@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+HEAT = "cividis"
+"""Colours of heat maps. Its lightness grows evenly, so that it reads the same in grey and for all
+kinds of colour vision (Nunez, Anderton & Renslow 2018, PLoS ONE 13(7): e0199239)."""
 INK = "#16181d"
 """Axes, labels and marks; `inline_svg` makes it the text colour of the page."""
 
@@ -129,10 +133,14 @@ def check(frame: pd.DataFrame, columns: Sequence[str], picture: str) -> None:
         raise ValueError(f"{picture} needs at least one row: there is nothing to draw")
 
 
-def short(value: float) -> str:
-    """0.0003 -> 3e-4"""
-    digits, exponent = f"{value:.2e}".split("e")
-    return f"{float(digits):g}e{int(exponent)}"
+def readable_on(face: np.ndarray) -> str:
+    """Black or white, whichever has the greater contrast (WCAG 2.1, relative luminance).
+
+    The black is named, for matplotlib leaves pure black to the page.
+    """
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in face[:3]]
+    luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+    return "#010101" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "#ffffff"
 
 
 @rc_context(RC)

@@ -22,6 +22,7 @@ from analysis.reporting.sections.cost import cost
 from analysis.reporting.sections.distillation import distillation
 from analysis.reporting.sections.epoch_study import epoch_study
 from analysis.reporting.sections.finals import finals
+from analysis.reporting.sections.further_axes import further_axes
 from analysis.reporting.sections.optimism import optimism
 from analysis.reporting.sections.phenomena import phenomena
 from analysis.reporting.sections.rates import rates
@@ -37,7 +38,7 @@ FAILURES = (ValueError, OSError, MlflowException)
 """What a command tells a person in a line: there is something to mend."""
 
 _PARTS: tuple[Callable[[Context], Part | None], ...] = (
-    *(architectures, rates, epoch_study, distillation, phenomena),
+    *(architectures, rates, further_axes, epoch_study, distillation, phenomena),
     *(finals, optimism, beside_literature, cost, reproduction, every_trial),
 )
 

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import runs
-from analysis.learning_rates import lr_table
 from analysis.plots.style import write
+from analysis.points import at, point_table, varied
 from sweeps.findings.mlflow_notes import picture_of, study_note, sweep_note, trial_link
 from sweeps.plans.common import SweepPlan
 from sweeps.plans.spaces import SweepSearch
@@ -68,14 +68,14 @@ def _best_row(plan: SweepPlan, trials: pd.DataFrame, part: str) -> pd.Series | N
 
 
 def of_setting(plan: SweepPlan, trials: pd.DataFrame, base: TrialSpec) -> pd.DataFrame:
-    """The trials that differ from `base` in learning rate and seed only."""
+    """The trials that differ from `base` in the plan's axes and the seed only."""
     return trials[trials["spec_hash"].isin(_specs_of_setting(plan, base))]
 
 
 def _specs_of_setting(plan: SweepPlan, base: TrialSpec) -> dict[str, TrialSpec]:
     """By hash, the specs in the study's folder that differ from `base` in these only."""
     specs = (trial.spec for trial in study_trials(plan.folder))
-    return {spec.hash: spec for spec in specs if spec.setting == base.setting}
+    return {spec.hash: spec for spec in specs if spec.without(plan.axes) == base.without(plan.axes)}
 
 
 def zero_shot_line(scores: dict[str, Any]) -> str:
@@ -121,7 +121,7 @@ def describe(
     cells: pd.DataFrame,
     picture: str = "",
 ) -> None:
-    """Put the best learning rate's figures and a description into the parent run of a part.
+    """Put the best point's figures and a description into the parent run of a part.
 
     Args:
         plan, tracker: of the sweep.
@@ -131,13 +131,14 @@ def describe(
         cells: text of the table in the description.
         picture: name of the parent run's artifact to show in it, if any.
     """
-    run_id = tracker.parents[plan.bases[part].setting.hash]
+    run_id = tracker.parent_of(plan.bases[part])
     mine = of_setting(plan, trials, plan.bases[part])
-    table = lr_table(mine)
+    table = point_table(mine)
+    axes = [axis.field for axis in varied(mine) if axis.scale]
     recorded = tracker.client.get_run(run_id).data.metrics
     for row in table[(table["rank"] == 1) & (table["diverged"] == 0)].to_dict("records"):
-        row["epoch"] = float(mine.loc[mine["lr"] == row["lr"], "best_epoch"].mean())
-        for name in ("lr", "bits_per_byte", "macro", "epoch"):
+        row["epoch"] = float(at(mine, {name: row[name] for name in axes})["best_epoch"].mean())
+        for name in (*axes, "bits_per_byte", "macro", "epoch"):
             if not math.isnan(row[name]) and recorded.get(f"best/{name}") != row[name]:
                 tracker.client.log_metric(run_id, f"best/{name}", row[name])
     best = _best_row(plan, trials, part)

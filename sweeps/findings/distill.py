@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis import runs
-from analysis.gains import at_best_lr, why_no_gain
+from analysis.gains import at_best_point, why_no_gain
 from analysis.inference import Gain, paired_gain
-from analysis.learning_rates import completed
+from analysis.points import completed
 from sweeps.findings.common import (
     describe,
     glue_line,
@@ -20,7 +20,8 @@ from sweeps.findings.common import (
 )
 from sweeps.plans.common import SweepPlan
 from sweeps.plans.distill import CONTROL
-from sweeps.plans.spaces import GridPlan, SweepSearch
+from sweeps.plans.grids import GridPlan
+from sweeps.plans.spaces import SweepSearch
 from trainables.checkpoint import Progress
 from trainables.spec import TrialSpec, format_lr
 from trainables.tracking import Tracker
@@ -30,7 +31,7 @@ def show_gains(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: 
     """Print each part's figures and its gain over the control, and store them in its MLflow run."""
     trials = runs.trials(plan.tracking_uri, plan.study)
     ended = {part: _ended(plan, trials, part) for part in plan.bases}
-    figures = {part: at_best_lr(frame) for part, frame in ended.items()}
+    figures = {part: at_best_point(frame) for part, frame in ended.items()}
     cells = _cells(figures)
     console.print(rich_table(cells))
     for part, base in plan.bases.items():
@@ -51,7 +52,7 @@ def _ended(plan: SweepPlan, trials: pd.DataFrame, part: str) -> pd.DataFrame:
     asked = plan.plans[part]
     assert isinstance(asked, GridPlan)
     mine = completed(of_setting(plan, trials, plan.bases[part]))
-    return mine[mine["lr"].isin(asked.lrs) & mine["seed"].isin(asked.seeds)]
+    return mine[mine["spec_hash"].isin({spec.hash for spec in asked.specs})]
 
 
 def gain_over_control(distilled: pd.DataFrame, control: pd.DataFrame) -> Gain:
@@ -98,7 +99,7 @@ def _store(tracker: Tracker, base: TrialSpec, gain: Gain) -> None:
     """Put the gain into the part's parent run."""
     if gain.seeds == 0:
         return
-    run_id = tracker.parents[base.setting.hash]
+    run_id = tracker.parent_of(base)
     values = {"gain/bits_per_byte": gain.mean, "gain/seeds": float(gain.seeds)}
     if gain.interval is not None:
         values |= {"gain/low": gain.interval[0], "gain/high": gain.interval[1]}

@@ -46,7 +46,7 @@ def show_epochs(plan: SweepPlan, designs: Designs, tracker: Tracker, console: Co
     small = for_mlflow(epoch_figure(scores, title=title), picture)
     recorded = runs.trials(plan.tracking_uri, plan.study)
     for part, spec in plan.bases.items():
-        run_id = tracker.parents[spec.setting.hash]
+        run_id = tracker.parent_of(spec)
         tracker.client.log_text(run_id, table.to_csv(index=False), "epoch_table.csv")
         for each in (picture, small):
             tracker.client.log_artifact(run_id, str(each))

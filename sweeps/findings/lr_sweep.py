@@ -1,8 +1,8 @@
-"""What a learning-rate sweep found: the table, the winner and how sure that is, the picture."""
+"""What a sweep found: the table, the winner and how sure that is, the pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,8 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis import runs
-from analysis.learning_rates import compare_best, edge_of_grid, lr_table
-from analysis.plots import lr_curve, lr_figure
+from analysis.axes import LR, Axis
+from analysis.learning_rates import compare_best, open_edge
+from analysis.plots import axis_curve, axis_figure, plane_figure
+from analysis.plots.style import write
+from analysis.points import along, point_table, varied
 from sweeps.findings.common import (
     describe,
     for_mlflow,
@@ -25,7 +28,7 @@ from sweeps.plans.common import SweepPlan
 from sweeps.plans.spaces import SweepSearch
 from sweeps.stored.trials import study_trials
 from trainables.checkpoint import Progress
-from trainables.spec import TrialSpec, format_lr
+from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 
 
@@ -38,43 +41,76 @@ def show_results(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console
         for arch in plan.bases:
             for line in _findings(plan, mine, arch):
                 console.print(line, highlight=False, soft_wrap=True)
-        picture = lr_curve(trials, plan.folder / "lr_curve.png", title=plan.study)
-        small = for_mlflow(lr_figure(trials, title=plan.study), picture)
-        _store(plan, tracker, mine, [picture, small])
-        console.print(escape(f"\nPicture     {picture}"), highlight=False, soft_wrap=True)
+        pictures = _pictures(plan, trials)
+        _store(plan, tracker, mine, pictures)
+        for picture in pictures:
+            if picture.suffix == ".png":
+                console.print(escape(f"\nPicture     {picture}"), highlight=False, soft_wrap=True)
 
 
 def comparable_trials(plan: SweepPlan) -> pd.DataFrame:
     """The study's trials, of any architecture, that differ from these in what a sweep compares.
 
-    That is architecture, learning rate and seed (and precision, which goes with architecture).
+    That is architecture, the plan's axes and seed (and precision, which goes with architecture).
     """
-    settings = {base.setting for base in plan.bases.values()}
-    common = {_common(base) for base in plan.bases.values()}
+    settings = {base.without(plan.axes) for base in plan.bases.values()}
+    common = {_common(plan, base) for base in plan.bases.values()}
     specs = [trial.spec for trial in study_trials(plan.folder)]
     hashes = {
         spec.hash
         for spec in specs
-        if (spec.setting in settings if spec.arch in plan.bases else _common(spec) in common)
+        if (
+            spec.without(plan.axes) in settings
+            if spec.arch in plan.bases
+            else _common(plan, spec) in common
+        )
     }
     frame = runs.trials(plan.tracking_uri, plan.study)
     return frame[frame["spec_hash"].isin(hashes)]
 
 
-def _common(spec: TrialSpec) -> TrialSpec:
-    return spec.setting.replace(arch="", precision="fp32")
+def _common(plan: SweepPlan, spec: TrialSpec) -> TrialSpec:
+    return spec.without(plan.axes).replace(arch="", precision="fp32")
+
+
+def _pictures(plan: SweepPlan, trials: pd.DataFrame) -> list[Path]:
+    """Curves through the best points, a heat map of the rate and each further axis of every
+    architecture, and at last the curve of the rate as MLflow's pages show it."""
+    title = plan.study
+    rates = along(trials, LR)
+    first = axis_curve(rates, plan.folder / "lr_curve.png", title=title)
+    pictures = [first]
+    for axis in varied(trials)[1:]:
+        curves = along(trials, axis)
+        pictures.append(
+            axis_curve(curves, plan.folder / f"{axis.field}_curve.png", axis, title=title)
+        )
+        pictures += _planes(plan, trials, axis)
+    return [*pictures, for_mlflow(axis_figure(rates, title=title), first)]
+
+
+def _planes(plan: SweepPlan, trials: pd.DataFrame, axis: Axis) -> Iterator[Path]:
+    for arch in plan.bases:
+        plane = along(
+            trials[(trials["arch"] == arch) & (trials["outcome"] == "finished")], LR, axis
+        )
+        if plane["lr"].nunique() > 1 and plane[axis.field].nunique() > 1:
+            file = plan.folder / f"lr_{axis.field}_{arch}.png"
+            yield write(plane_figure(plane, LR, axis), file)
 
 
 def _cells(trials: pd.DataFrame) -> pd.DataFrame:
-    """One row of text for each learning rate, sorted by architecture and learning rate."""
+    """One row of text for each point, sorted by architecture and place on the axes."""
+    axes = varied(trials)
     rows = []
-    for row in lr_table(trials).sort_values(["arch", "lr"]).to_dict("records"):
+    order = ["arch", *(axis.field for axis in axes)]
+    for row in point_table(trials).sort_values(order).to_dict("records"):
         notes = ["best"] if row["rank"] == 1 and not row["diverged"] else []
         notes += [f"{row[kind]} {kind}" for kind in ("diverged", "stopped") if row[kind]]
         rows.append(
             {
                 "arch": row["arch"],
-                "LR": format_lr(row["lr"]),
+                **{axis.column: axis.show(row[axis.field]) for axis in axes},
                 "seeds": str(row["seeds"]),
                 "bits/byte": with_spread(row["bits_per_byte"], row["bits_per_byte_sd"], 4),
                 "macro": with_spread(row["macro"], row["macro_sd"], 1),
@@ -89,18 +125,14 @@ def _findings(plan: SweepPlan, trials: pd.DataFrame, arch: str) -> list[str]:
     mine = trials[(trials["arch"] == arch) & trials["outcome"].notna()]
     if mine.empty:
         return [f"{arch}: no trial came to an end."]
-    comparison = compare_best(mine, arch)
-    lines = ["", comparison.sentence]
-    if comparison.best is None:
-        return lines
-    lrs = [float(lr) for lr in mine["lr"].unique()]
-    edge = edge_of_grid(lrs, comparison.best)
-    if edge is not None:
-        beyond = "higher" if edge == "high" else "lower"
-        lines.append(
-            f"[yellow]{arch}: the best learning rate is the {beyond[:-2]}est that was tried; the "
-            f"optimum may lie {beyond}. Add --lrs {beyond} than {format_lr(comparison.best)}.[/]"
-        )
+    lines = [""]
+    for axis in varied(mine):
+        comparison = compare_best(mine, arch, axis)
+        lines.append(comparison.sentence)
+        if comparison.best is None:
+            return lines
+        if warning := open_edge(mine, arch, axis):
+            lines.append(f"[yellow]{warning}[/]")
     folder = winner(plan, trials, arch)
     if folder is None or folder.outcome is None:  # all were stopped early
         return lines
@@ -126,9 +158,9 @@ def _store(
 
     The last one is shown in its description.
     """
-    table = lr_table(trials)
+    table = point_table(trials)
     for arch, base in plan.bases.items():
-        run_id = tracker.parents[base.setting.hash]
+        run_id = tracker.parent_of(base)
         mine = table[table["arch"] == arch]
         tracker.client.log_text(run_id, mine.to_csv(index=False), "lr_table.csv")
         for picture in pictures:

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from trainables.spec import TrialSpec
+
 
 class BranchPlan:
     """One trial for each seed, handed out when what it goes on from is there.
 
     Args:
-        lr: the learning rate of all.
+        base: their spec, but for the seed.
         seeds: in this order.
-        known: scores that the study already holds, by (lr, seed); these trials are handed out as
-            well, and end at once.
+        known: scores that the study already holds; these trials are handed out as well, and end
+            at once.
         ready: whether a seed's trial may begin. It must become so once the trials that it waits
             for have ended, however they did.
     """
 
     def __init__(
         self,
-        lr: float,
+        base: TrialSpec,
         seeds: Iterable[int],
         *,
-        known: Mapping[tuple[float, int], float | None] | None = None,
+        known: Mapping[TrialSpec, float | None] | None = None,
         ready: Callable[[int], bool] = lambda seed: True,
     ) -> None:
-        self.lrs = [lr]
         self._ready = ready
-        self._done = {pair for pair, score in (known or {}).items() if score is not None}
-        self._queue = [(lr, seed) for seed in dict.fromkeys(seeds)]
-        self._open: set[tuple[float, int]] = set()
+        self._done = {spec for spec, score in (known or {}).items() if score is not None}
+        self._queue = [base.replace(seed=seed) for seed in dict.fromkeys(seeds)]
+        self._open: set[TrialSpec] = set()
         self.ended: set[int] = set()
         """Seeds whose trials have ended in this command, failed ones included."""
 
@@ -37,17 +38,17 @@ class BranchPlan:
     def finished(self) -> bool:
         return not self._queue and not self._open
 
-    def ask(self) -> tuple[float, int] | None:
-        for pair in self._queue:
-            if self._ready(pair[1]):
-                self._queue.remove(pair)
-                self._open.add(pair)
-                return pair
+    def ask(self) -> TrialSpec | None:
+        for spec in self._queue:
+            if self._ready(spec.seed):
+                self._queue.remove(spec)
+                self._open.add(spec)
+                return spec
         return None
 
-    def tell(self, lr: float, seed: int, score: float) -> None:
-        self._open.discard((lr, seed))
-        self.ended.add(seed)
+    def tell(self, spec: TrialSpec, score: float) -> None:
+        self._open.discard(spec)
+        self.ended.add(spec.seed)
 
     def remaining(self) -> int:
-        return sum(pair not in self._done for pair in [*self._queue, *self._open])
+        return sum(spec not in self._done for spec in [*self._queue, *self._open])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import models
+from analysis.axes import AXES
 from analysis.benchmarks import HUB, Source, load_suite, password
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.resources import Resources
@@ -47,12 +48,13 @@ class SweepPlan:
     """Trials, ready to run.
 
     Attributes:
-        bases: by part of the plan, the spec whose learning rate and seed vary. The parts of a
-            learning-rate sweep are its architectures.
+        bases: by part of the plan, the spec whose seed and axes vary. The parts of a sweep are its
+            architectures.
         plans: by part, the order of its trials.
         teachers, init, trunk_steps, milestones: see `Workplace`.
         shared_steps: by part, the first steps that its trials take over from another part's.
         kind: what the parts are called in MLflow.
+        axes: that vary within a part (`analysis.axes.AXES`).
     """
 
     study: str
@@ -73,6 +75,7 @@ class SweepPlan:
     milestones: tuple[int, ...] = ()
     shared_steps: Mapping[str, int] = field(default_factory=dict)
     kind: str = "lr sweep"
+    axes: tuple[str, ...] = ("lr",)
 
     @property
     def epochs(self) -> int:
@@ -128,6 +131,8 @@ class Ground:
     def spec(self, arch: str) -> TrialSpec:
         """The spec of an architecture, but for its learning rate and seed.
 
+        What no flag says is the preset's, or `TrialSpec`'s default.
+
         Raises:
             ValueError: a value that no trial can have.
         """
@@ -145,10 +150,13 @@ class Ground:
             epochs=_or(args.epochs, preset.epochs),
             seed=0,
             schedule=args.schedule,
-            warmup=args.warmup,
-            weight_decay=args.weight_decay,
             grad_clip=args.grad_clip,
             revision=models.revision(arch),
+            **{
+                name: value
+                for name in AXES
+                if name not in ("lr", "batch_size") and (value := getattr(args, name)) is not None
+            },
         )
         config = models.build_config(
             arch, spec.size, vocab_size=self.corpus.vocab_size, context=spec.context
@@ -156,6 +164,23 @@ class Ground:
         is_auto = args.precision == "auto"
         fitting = default_precision(self.resources.gpus, config.hidden_size)
         return spec.replace(precision=fitting if is_auto else args.precision)
+
+    def num_blocks(self, spec: TrialSpec) -> int:
+        """Training blocks of an epoch."""
+        return len(Blocks(self.corpus.train, spec.context))
+
+    def check_batch(self, spec: TrialSpec) -> None:
+        """Check that the workers can share a batch, and that the corpus fills one.
+
+        Raises:
+            ValueError: they cannot, or it does not.
+        """
+        steps_per_epoch(spec, self.num_blocks(spec))
+        if spec.batch_size % self.resources.workers:
+            raise ValueError(
+                f"--batch-size {spec.batch_size} does not divide among "
+                f"{self.resources.workers} workers per trial"
+            )
 
     def study(self, spec: TrialSpec) -> str:
         """Name of the study."""
@@ -168,18 +193,12 @@ class Ground:
             ValueError: a batch does not divide among the workers, or the corpus is too short.
         """
         args, base = self.args, next(iter(bases.values()))
-        num_blocks = len(Blocks(self.corpus.train, base.context))
-        steps_per_epoch(base, num_blocks)
-        if base.batch_size % self.resources.workers:
-            raise ValueError(
-                f"--batch-size {base.batch_size} does not divide among "
-                f"{self.resources.workers} workers per trial"
-            )
+        self.check_batch(base)
         return SweepPlan(
             study=self.study(base),
             storage=self.storage,
             corpus=self.corpus,
-            num_blocks=num_blocks,
+            num_blocks=self.num_blocks(base),
             benchmarks=self.benchmarks,
             num_items=self.num_items,
             final=_final_tasks(args, self.benchmarks, self.corpus, base),

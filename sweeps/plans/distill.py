@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from analysis.axes import AXES
 from sweeps.arguments import DistillArgs
 from sweeps.plans.common import Ground, Status, SweepPlan, chosen_archs, prepare
-from sweeps.plans.spaces import GridPlan
+from sweeps.plans.grids import GridPlan
 from sweeps.stored.model_names import copy_version, find_version, resolve_model
-from sweeps.stored.trials import earlier_trials, resolve_storage
+from sweeps.stored.trials import earlier_trials, resolve_storage, scored
 from trainables.checkpoint import read_json
 from trainables.corpus import Corpus
 from trainables.corpus.tokenizer import tokenizer_hash
@@ -125,14 +126,10 @@ def _with_defaults(args: DistillArgs, teacher: Teacher) -> DistillArgs:
     spec = teacher.spec
     if spec is None:
         return args
-    return replace(
-        args,
-        arch=args.arch or (spec.arch,),
-        size=args.size or spec.size,
-        context=args.context or spec.context,
-        batch_size=args.batch_size or spec.batch_size,
-        epochs=args.epochs or spec.epochs,
-    )
+    args = replace(args, arch=args.arch or (spec.arch,))
+    names = ("size", "context", "epochs", *(name for name in AXES if name != "lr"))
+    taken = {name: getattr(spec, name) for name in names if getattr(args, name) is None}
+    return replace(args, **taken)
 
 
 def _student_arch(args: DistillArgs) -> str:
@@ -194,8 +191,7 @@ def _lrs(args: DistillArgs, teacher: Teacher) -> tuple[float, ...]:
 
 
 def _plan(args: DistillArgs, lrs: tuple[float, ...], base: TrialSpec, folder: Path) -> GridPlan:
-    earlier = earlier_trials(folder, base)
-    known = {pair: score for pair, score in earlier.items() if score is not None}
+    known = scored(earlier_trials(folder, base))
     # Only the rates asked for: every part is compared at the same ones.
-    known = {pair: score for pair, score in known.items() if pair[0] in lrs}
-    return GridPlan(lrs, args.seeds, extend=False, known=known)
+    known = {spec: score for spec, score in known.items() if spec.lr in lrs}
+    return GridPlan(base, {"lr": lrs}, args.seeds, extend=False, known=known)

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.learning_rates import on_common_seeds
+from analysis.axes import AXES
+from analysis.points import on_common_seeds, point_keys
 from sweeps.arguments import EpochStudyArgs
 from sweeps.plans.branches import BranchPlan
 from sweeps.plans.common import Ground, Status, SweepPlan, chosen_archs, prepare
-from sweeps.plans.spaces import GridPlan, Plan
+from sweeps.plans.grids import GridPlan
+from sweeps.plans.spaces import Plan
 from sweeps.stored.best import best_trial
-from sweeps.stored.trials import earlier_trials, study_trials
+from sweeps.stored.trials import earlier_trials, ended_frame, scored, study_trials
 from trainables.checkpoint import TrialFolder
 from trainables.corpus import Blocks
 from trainables.optim import steps_at_peak
@@ -99,8 +101,10 @@ def plan_designs(args: EpochStudyArgs, status: Status) -> tuple[Ground, Designs]
     horizons = _horizons(args, base.epochs)
     base = base.replace(epochs=horizons[-1])
     study = ground.study(base)
-    lr = study_lr(ground.storage / study, base, study) if args.lr is None else args.lr
-    base = base.replace(lr=lr)
+    if args.lr is None:
+        base = _at_best_point(args, base, best_point(ground.storage / study, base, study))
+    else:
+        base = base.replace(lr=args.lr)
     if base.schedule == "wsd":
         base = base.replace(decay=args.decay)
     steps = steps_per_epoch(base, len(Blocks(ground.corpus.train, base.context)))
@@ -125,14 +129,16 @@ def plan_epochs(ground: Ground, designs: Designs) -> SweepPlan:
             bases[part] = spec
             known = earlier_trials(folder, spec)
             if design != "branch":
-                scores = {pair: score for pair, score in known.items() if score is not None}
-                plans[part] = GridPlan([spec.lr], designs.seeds, extend=False, known=scores)
+                values = {"lr": [spec.lr]}
+                plans[part] = GridPlan(
+                    spec, values, designs.seeds, extend=False, known=scored(known)
+                )
             elif trunk is None:
-                plans[part] = trunk = BranchPlan(spec.lr, designs.seeds, known=known)
+                plans[part] = trunk = BranchPlan(spec, designs.seeds, known=known)
             else:
                 shared[part] = designs.trunk_step(horizon)
                 ready = _leaves_trunk(folder, spec, shared[part], trunk)
-                plans[part] = BranchPlan(spec.lr, designs.seeds, known=known, ready=ready)
+                plans[part] = BranchPlan(spec, designs.seeds, known=known, ready=ready)
     branches = designs.lengths("branch") if "branch" in designs.names else ()
     # Where the longest one ends its peak as well: a longer one may join the study.
     trunk_steps = {designs.trunk_step(horizon) for horizon in branches}
@@ -159,43 +165,33 @@ def _leaves_trunk(
     return ready
 
 
-def study_lr(folder: Path, base: TrialSpec, study: str) -> float:
-    """The best learning rate of a study's ended trials of an architecture, size and corpus.
+def best_point(folder: Path, base: TrialSpec, study: str) -> TrialSpec:
+    """The spec of the best of a study's ended trials of an architecture, size and corpus.
 
-    Any number of epochs and any schedule count, as `best_trial` compares them. Where rates were
+    Any number of epochs and any schedule count, as `best_trial` compares them. Where points were
     compared, only these count, on the seeds that the most of them have: further seeds of the one
     that was chosen must not change the choice.
 
     Raises:
         ValueError: there is none.
     """
-    specs: dict[str, TrialSpec] = {}
-    rows = []
-    for trial in study_trials(folder):
-        spec, outcome = trial.spec, trial.outcome
-        if outcome is None or not _alike(spec, base):
-            continue
-        specs[spec.hash] = spec
-        rows.append(
-            {
-                "arch": spec.arch,
-                "lr": spec.lr,
-                "seed": spec.seed,
-                "setting": spec.setting.hash,
-                "outcome": outcome.kind,
-                "bits_per_byte": outcome.score,
-                "spec_hash": spec.hash,
-            }
-        )
-    trials = pd.DataFrame(rows)
-    best = best_trial(_compared(trials), specs) if rows else None
+    alike = [trial for trial in study_trials(folder) if _alike(trial.spec, base)]
+    specs = {trial.spec.hash: trial.spec for trial in alike}
+    trials = ended_frame(alike)
+    best = None if trials.empty else best_trial(_compared(trials, specs), specs)
     if best is None:
         raise ValueError(
             f"study {study!r} has no finished trial of {base.arch} {base.size} on this corpus to "
             f"take the learning rate from: run sweeps/lr_sweep.py --arch {base.arch} first, or "
             "give --lr"
         )
-    return float(best["lr"])
+    return specs[str(best["spec_hash"])]
+
+
+def _at_best_point(args: EpochStudyArgs, base: TrialSpec, best: TrialSpec) -> TrialSpec:
+    """The base with the best trial's learning rate, and its other axes as far as none is given."""
+    taken = {name: getattr(best, name) for name in AXES if getattr(args, name) is None}
+    return base.replace(**taken)
 
 
 def _alike(spec: TrialSpec, base: TrialSpec) -> bool:
@@ -203,10 +199,14 @@ def _alike(spec: TrialSpec, base: TrialSpec) -> bool:
     return all(getattr(spec, name) == getattr(base, name) for name in names)
 
 
-def _compared(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials of settings with several rates, on the seeds that the most rates have."""
-    several = trials.groupby(["setting", "seed"])["lr"].transform("nunique") > 1
-    groups = [group for _, group in trials.groupby("setting") if several[group.index].any()]
+def _compared(trials: pd.DataFrame, specs: dict[str, TrialSpec]) -> pd.DataFrame:
+    """The trials of settings with several points, on the seeds that the most points have."""
+    settings = trials["spec_hash"].map(lambda key: specs[key].without(AXES).hash)
+    groups = [
+        group
+        for _, group in trials.groupby(settings)
+        if (point_keys(group).groupby(group["seed"]).nunique() > 1).any()
+    ]
     return pd.concat([on_common_seeds(group) for group in groups]) if groups else trials
 
 

@@ -1,58 +1,112 @@
-"""Plans of a learning-rate sweep: a part for each architecture, rates from a grid or Optuna."""
+"""Plans of a sweep: a part for each architecture, over one axis or several."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from analysis.axes import AXES
 from sweeps.arguments import LrSweepArgs
-from sweeps.engine.tuning import build_scheduler
-from sweeps.plans.common import Status, SweepPlan, chosen_archs, prepare
-from sweeps.plans.presets import Preset
-from sweeps.plans.spaces import GridPlan, OptunaPlan, Plan
-from sweeps.stored.trials import earlier_trials
+from sweeps.plans.common import Ground, Status, SweepPlan, chosen_archs, prepare
+from sweeps.plans.grids import CoordinatePlan, GridPlan
+from sweeps.plans.proposals import OptunaPlan
+from sweeps.plans.spaces import Plan
+from sweeps.stored.trials import earlier_trials, scored
 from trainables.spec import TrialSpec
 
 
 def plan_sweep(args: LrSweepArgs, status: Status) -> SweepPlan:
-    """The plan of a learning-rate sweep, a part for each architecture; errors as for `prepare`."""
+    """The plan of a sweep, a part for each architecture; errors as for `prepare`."""
     archs = chosen_archs(args.arch)
     _check_search(args)
-    build_scheduler(args.scheduler, 1)
+    args, values = _axes(args)
     ground = prepare(args, status)
+    if not values["lr"]:
+        values["lr"] = ground.preset.lrs
     bases = {arch: ground.spec(arch) for arch in archs}
+    for base in bases.values():
+        for name, given in values.items():
+            for value in given:
+                ground.check_batch(base.replace(**{name: value}))  # and the value itself
     folder = ground.storage / ground.study(next(iter(bases.values())))
-    plans = {arch: _lr_plan(args, ground.preset, base, folder) for arch, base in bases.items()}
-    return ground.plan(bases, plans)
+    plans = {
+        arch: _plan(args, values, base, folder, _is_possible(ground))
+        for arch, base in bases.items()
+    }
+    kind = "lr sweep" if tuple(values) == ("lr",) else f"sweep of {', '.join(values)}:"
+    return ground.plan(bases, plans, axes=tuple(values), kind=kind)
+
+
+def _axes(args: LrSweepArgs) -> tuple[LrSweepArgs, dict[str, tuple[Any, ...]]]:
+    """The values to try by axis, the learning rate always among them.
+
+    A single value of an axis is no axis: it goes to the flag that sets it.
+
+    Raises:
+        ValueError: an axis is both set and varied.
+    """
+    values: dict[str, tuple[Any, ...]] = {}
+    single: dict[str, Any] = {}
+    for name, axis in AXES.items():
+        given = tuple(dict.fromkeys(getattr(args, axis.plural)))
+        if name == "lr":
+            values[name] = args.lr_range or given
+        elif given and getattr(args, name) is not None:
+            raise ValueError(
+                f"--{name.replace('_', '-')} {getattr(args, name)} sets what {axis.flag} varies: "
+                "give one of them"
+            )
+        elif len(given) == 1:
+            single[name] = given[0]
+        elif given:
+            values[name] = given
+    return dataclasses.replace(args, **single), values
 
 
 def _check_search(args: LrSweepArgs) -> None:
-    if args.search not in ("grid", "optuna"):
-        raise ValueError(f"--search must be grid or optuna, not {args.search!r}")
-    if args.search == "optuna" and args.lr_range is None:
-        raise ValueError("--search optuna needs a range: --lr-range LO HI")
-    if args.search == "grid" and args.lr_range is not None:
+    if args.search == "optuna":
+        if args.lr_range is None:
+            raise ValueError("--search optuna needs a range: --lr-range LO HI")
+        if args.lrs:
+            raise ValueError("--lrs goes with --search grid; optuna takes --lr-range LO HI")
+        if args.order != "grid":
+            raise ValueError("--order coordinate goes with --search grid; optuna has its own order")
+        low, high = args.lr_range
+        if not 0 < low < high:
+            raise ValueError(f"--lr-range needs 0 < LO < HI, not {low} {high}")
+    elif args.lr_range is not None:
         raise ValueError("--lr-range goes with --search optuna; a grid takes --lrs")
-    if args.search == "optuna" and args.lrs:
-        raise ValueError("--lrs goes with --search grid; optuna takes --lr-range LO HI")
     if args.num_samples < 1:
         raise ValueError(f"--num-samples must be at least 1, not {args.num_samples}")
 
 
-def _lr_plan(args: LrSweepArgs, preset: Preset, base: TrialSpec, folder: Path) -> Plan:
-    earlier = earlier_trials(folder, base)
+def _is_possible(ground: Ground) -> Callable[[TrialSpec], bool]:
+    """Whether a trial beyond the grid can be trained: its batch may be too large, or not divide."""
+
+    def is_possible(spec: TrialSpec) -> bool:
+        try:
+            ground.check_batch(spec)
+        except ValueError:
+            return False
+        return True
+
+    return is_possible
+
+
+def _plan(
+    args: LrSweepArgs,
+    values: dict[str, tuple[Any, ...]],
+    base: TrialSpec,
+    folder: Path,
+    allowed: Callable[[TrialSpec], bool],
+) -> Plan:
+    earlier = earlier_trials(folder, base, tuple(values))
     if args.search == "optuna":
-        assert args.lr_range is not None
-        low, high = args.lr_range
         return OptunaPlan(
-            low,
-            high,
-            args.num_samples,
-            args.seeds,
-            sampler=args.sampler,
-            known=earlier,
+            base, values, args.num_samples, args.seeds, sampler=args.sampler, known=earlier
         )
-    lrs = args.lrs or preset.lrs
-    for lr in lrs:
-        base.replace(lr=lr)  # checks it
-    known = {pair: score for pair, score in earlier.items() if score is not None}
-    return GridPlan(lrs, args.seeds, extend=args.extend, known=known)
+    kind = CoordinatePlan if args.order == "coordinate" else GridPlan
+    known = scored(earlier)
+    return kind(base, values, args.seeds, extend=args.extend, known=known, allowed=allowed)

@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from analysis import runs
-from analysis.learning_rates import completed, lr_table, on_common_seeds
+from analysis.axes import AXES
+from analysis.points import at, completed, on_common_seeds, point_table, varied
 from trainables.checkpoint import TrialFolder
 from trainables.spec import TrialSpec
 
@@ -52,11 +53,11 @@ def choose(
 def best_trial(trials: pd.DataFrame, specs: Mapping[str, TrialSpec]) -> pd.Series | None:
     """The row of the best trial.
 
-    Trials are compared within what a sweep varies (`TrialSpec.setting`). Of each setting the best
-    learning rate is that of the least mean validation bits-per-byte over the seeds that the most
-    rates have, among those without a diverged seed and with a finished one; rates with a stopped
-    seed come after all others. Of the settings it is the one whose best rate has the least mean.
-    Of the best rate's seeds it is the lowest that finished, of those in the mean if it can be: not
+    Trials are compared along what a sweep can vary (`analysis.axes`). Of each setting the best
+    point is that of the least mean validation bits-per-byte over the seeds that the most points
+    have, among those without a diverged seed and with a finished one; points with a stopped seed
+    come after all others. Of the settings it is the one whose best point has the least mean. Of
+    the best point's seeds it is the lowest that finished, of those in the mean if it can be: not
     the luckiest, so that architectures with more seeds have no more draws than others.
 
     Args:
@@ -64,20 +65,23 @@ def best_trial(trials: pd.DataFrame, specs: Mapping[str, TrialSpec]) -> pd.Serie
         specs: by `spec_hash`.
 
     Returns:
-        None if every rate has a diverged seed or none that finished.
+        None if every point has a diverged seed or none that finished.
     """
     best: tuple[tuple[bool, float], pd.Series] | None = None
-    for _, group in trials.groupby(trials["spec_hash"].map(lambda key: specs[key].setting.hash)):
+    settings = trials["spec_hash"].map(lambda key: specs[key].without(AXES).hash)
+    for _, group in trials.groupby(settings):
         done = completed(group)
         finished = done[done["outcome"] == "finished"]
-        table = lr_table(group)
-        rates = table[(table["diverged"] == 0) & table["lr"].isin(finished["lr"])]
-        if rates.empty:
+        names = [axis.field for axis in varied(done)]
+        table = point_table(group)
+        for row in table[table["diverged"] == 0].to_dict("records"):
+            seeds = at(finished, {name: row[name] for name in names})
+            if not seeds.empty:
+                break
+        else:
             continue
-        rate = rates.iloc[0]
-        key = (bool(rate["stopped"] > 0), float(rate["bits_per_byte"]))
+        key = (bool(row["stopped"] > 0), float(row["bits_per_byte"]))
         if best is None or key < best[0]:
-            seeds = finished[finished["lr"] == rate["lr"]]
             in_mean = seeds["seed"].isin(on_common_seeds(done)["seed"])
             best = key, seeds.assign(other=~in_mean).sort_values(["other", "seed"]).iloc[0]
     return None if best is None else best[1]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+import pandas as pd
 
 from trainables.checkpoint import TrialFolder
 from trainables.spec import TrialSpec
@@ -36,18 +39,44 @@ def resolve_storage(storage: Path | None) -> Path:
     return storage
 
 
-def earlier_trials(folder: Path, base: TrialSpec) -> dict[tuple[float, int], float | None]:
-    """Trials in the study's folder that lie on the curve of `base`, by (lr, seed).
+def earlier_trials(
+    folder: Path, base: TrialSpec, axes: Sequence[str] = ("lr",)
+) -> dict[TrialSpec, float | None]:
+    """Trials in the study's folder that differ from `base` in these axes and the seed only.
 
     Returns:
         Their best validation bits per byte: infinite if diverged, None while unfinished.
     """
-    found: dict[tuple[float, int], float | None] = {}
+    found: dict[TrialSpec, float | None] = {}
     for trial in study_trials(folder):
         spec, outcome = trial.spec, trial.outcome
-        if spec.setting == base.setting:
-            found[spec.lr, spec.seed] = None if outcome is None else outcome.score
+        if spec.without(axes) == base.without(axes):
+            values = {name: getattr(spec, name) for name in (*axes, "seed")}
+            found[base.replace(**values)] = None if outcome is None else outcome.score
     return found
+
+
+def scored(trials: Mapping[TrialSpec, float | None]) -> dict[TrialSpec, float]:
+    """The ended ones of `earlier_trials`."""
+    return {spec: score for spec, score in trials.items() if score is not None}
+
+
+def ended_frame(trials: Iterable[TrialFolder]) -> pd.DataFrame:
+    """The trials that have an outcome as in the frame of `runs.trials`, without benchmark scores.
+
+    Columns: those of the spec, `spec_hash`, `outcome` and `bits_per_byte`.
+    """
+    rows = [
+        {
+            **trial.spec.to_dict(),
+            "spec_hash": trial.spec.hash,
+            "outcome": outcome.kind,
+            "bits_per_byte": outcome.score,
+        }
+        for trial in trials
+        if (outcome := trial.outcome) is not None
+    ]
+    return pd.DataFrame(rows)
 
 
 def study_trials(folder: Path) -> list[TrialFolder]:

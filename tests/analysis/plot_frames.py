@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from analysis.learning_rates import Optimum
 from analysis.plots import (
     STYLES,
+    axis_figure,
     cost_curves,
     epoch_figure,
     gain_figure,
     heat_map,
     leaderboard,
-    lr_figure,
 )
 
 NAN = math.nan
@@ -101,7 +101,7 @@ def gains() -> pd.DataFrame:
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "lr": lambda: lr_figure(
+    "lr": lambda: axis_figure(
         trials([*STYLES, "gru"], seeds=2), "t", {"lstm": fit("lstm", 3e-4, (2e-4, 5e-4))}
     ),
     "epoch": lambda: epoch_figure(horizons(), "a title"),

@@ -10,15 +10,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.learning_rates import (
-    best_lrs,
-    compare_best,
-    edge_of_grid,
-    lr_table,
-    optimum,
-    sensitivity,
-)
+from analysis.learning_rates import compare_best, edge_of_grid, optimum, sensitivity
 from analysis.parabola import Parabola
+from analysis.points import best_points, point_table
 
 Row = tuple[float, int, str | None, float | None]
 
@@ -34,7 +28,7 @@ def test_table_has_mean_and_spread_over_seeds() -> None:
     first = frame(
         (1e-3, 0, "finished", 2.0), (1e-3, 1, "finished", 2.2), (3e-3, 0, "finished", 3.0)
     )
-    table = lr_table(pd.concat([first, frame((1e-2, 0, "finished", 9.0), arch="lstm")]))
+    table = point_table(pd.concat([first, frame((1e-2, 0, "finished", 9.0), arch="lstm")]))
     lstm, best, other = (row for _, row in table.iterrows())
     assert (lstm["arch"], lstm["rank"]) == ("lstm", 1)
     assert (best["lr"], best["rank"], best["seeds"]) == (1e-3, 1, 2)
@@ -51,11 +45,11 @@ def test_table_has_mean_and_spread_over_seeds() -> None:
 def test_a_rate_with_a_diverged_seed_ranks_last(bad: tuple[str, float | None]) -> None:
     """However good its other seeds, with or without a figure for this one, it is not the best."""
     trials = frame((1e-3, 0, "finished", 5.0), (1e-2, 0, "finished", 1.0), (1e-2, 1, *bad))
-    table = lr_table(trials)
+    table = point_table(trials)
     assert table["lr"].tolist() == [1e-3, 1e-2]
     assert table["bits_per_byte"].tolist() == [5.0, math.inf]
     assert table["diverged"].tolist() == [0, 1]
-    assert best_lrs(trials) == {"mamba": 1e-3}
+    assert best_points(trials) == {"mamba": {"lr": 1e-3}}
     assert "0.01, diverged on 1 of 2 seeds" in compare_best(trials, "mamba").sentence
 
 
@@ -64,21 +58,21 @@ def test_a_rate_with_a_stopped_seed_ranks_between() -> None:
     trials = frame(
         (1e-4, 0, "diverged", 0.1), (1e-3, 0, "stopped", 0.2), (1e-2, 0, "finished", 3.0)
     )
-    assert lr_table(trials)["lr"].tolist() == [1e-2, 1e-3, 1e-4]
+    assert point_table(trials)["lr"].tolist() == [1e-2, 1e-3, 1e-4]
 
 
 def test_trials_without_an_outcome_are_left_out() -> None:
     """What is still running decides nothing."""
     trials = frame((1e-4, 0, None, 0.1), (1e-3, 0, "finished", 2.0))
-    assert lr_table(trials)["lr"].tolist() == [1e-3]
-    assert lr_table(trials.iloc[:0]).empty
+    assert point_table(trials)["lr"].tolist() == [1e-3]
+    assert point_table(trials.iloc[:0]).empty
 
 
 def test_unlike_trials_are_not_averaged() -> None:
     """Two trials with the same rate and seed differ in a setting; averaging them is refused."""
     trials = frame((1e-3, 0, "finished", 2.0), (1e-3, 0, "finished", 3.0))
     with pytest.raises(ValueError, match="several trials of mamba with lr 0.001 and seed 0"):
-        lr_table(trials)
+        point_table(trials)
 
 
 def test_comparison_is_paired_by_seed() -> None:

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from plot_frames import FIGURES, phenomena, trials
 
-from analysis.plots import heat_map, inline_svg, lr_figure, save
+from analysis.plots import axis_figure, heat_map, inline_svg, save
 from analysis.plots.style import INK
 
 every_figure = pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
@@ -85,7 +85,7 @@ def test_names_and_alt_texts_are_checked(name: str, alt: str) -> None:
 
 def test_files_are_dark_on_white(tmp_path: Path) -> None:
     """A picture on disk needs no page behind it."""
-    picture = save(lr_figure(trials(["lstm"])), tmp_path, "curve")[1].read_text()
+    picture = save(axis_figure(trials(["lstm"])), tmp_path, "curve")[1].read_text()
     assert "fill: #ffffff" in picture
     assert INK in picture
     assert to_hex(INK) == INK  # as matplotlib writes it

@@ -20,20 +20,20 @@ from plot_frames import NAN, board, costs, fit, gains, horizons, phenomena, tria
 from analysis.learning_rates import Optimum
 from analysis.plots import (
     STYLES,
+    axis_curve,
+    axis_figure,
     cost_curves,
     epoch_figure,
     gain_figure,
     heat_map,
     leaderboard,
-    lr_curve,
-    lr_figure,
 )
 from analysis.plots.style import looks
 
 
 def svg(frame: pd.DataFrame, folder: Path) -> str:
     """The picture's source; each text stands in it as a comment."""
-    return lr_curve(frame, folder / "curve.svg", title="a title").read_text()
+    return axis_curve(frame, folder / "curve.svg", title="a title").read_text()
 
 
 def texts(part: Axes) -> list[str]:
@@ -56,8 +56,8 @@ def luminance(color: object) -> float:
 def test_formats_follow_the_path(tmp_path: Path) -> None:
     """A .png is a PNG, a .svg an SVG, and pyplot, which keeps figures alive, knows of neither."""
     frame = trials(["mamba"])
-    assert lr_curve(frame, tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
-    assert "<svg" in lr_curve(frame, str(tmp_path / "curve.svg")).read_text()
+    assert axis_curve(frame, tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in axis_curve(frame, str(tmp_path / "curve.svg")).read_text()
     assert pyplot.get_fignums() == []
 
 
@@ -101,13 +101,13 @@ def test_a_study_in_which_all_diverged_is_drawn(tmp_path: Path) -> None:
 def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:
     """A study without any outcome is not an empty picture."""
     with pytest.raises(ValueError, match="no trial has an outcome yet"):
-        lr_curve(trials(["mamba"]).assign(outcome=None), tmp_path / "curve.png")
+        axis_curve(trials(["mamba"]).assign(outcome=None), tmp_path / "curve.png")
 
 
 def test_one_seed_has_no_band() -> None:
     """A single seed is drawn as a line without a band, several with one."""
-    assert not lr_figure(trials(["lstm"])).axes[0].collections
-    assert lr_figure(trials(["lstm"], seeds=2)).axes[0].collections
+    assert not axis_figure(trials(["lstm"])).axes[0].collections
+    assert axis_figure(trials(["lstm"], seeds=2)).axes[0].collections
 
 
 def test_other_names_look_alike_in_every_picture() -> None:
@@ -127,7 +127,7 @@ def test_fits_are_drawn_with_the_interval_of_the_optimum() -> None:
         "mamba": fit("mamba", 3e-4, (1e-6, 1.0)),
         "xlstm": Optimum("xlstm", None, None, None, None, None, 0, "no parabola"),
     }
-    axes = lr_figure(trials(["lstm", "mamba", "xlstm"]), fits=fits).axes[0]
+    axes = axis_figure(trials(["lstm", "mamba", "xlstm"]), fits=fits).axes[0]
     bars = [list(line.get_xdata()) for line in axes.lines if line.get_linewidth() == 3]
     assert bars == [pytest.approx(axes.get_xlim()), [2e-4, 8e-4]]  # lstm above mamba
     arrows = {line.get_marker() for line in axes.lines} & {"<", ">"}

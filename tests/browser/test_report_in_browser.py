@@ -59,7 +59,7 @@ def lr_picture() -> Picture:
         for place, lr in enumerate(LRS)
         for seed in range(3)
     ]
-    figure = plots.lr_figure(pd.DataFrame(rows))
+    figure = plots.axis_figure(pd.DataFrame(rows))
     alt = "Loss falls to 3e-3 and rises again."
     cells = tuple(
         (Cell(str(row["arch"])), Cell(f"{row['lr']:g}"), Cell(f"{row['macro']:.1f}"))

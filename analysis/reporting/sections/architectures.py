@@ -11,7 +11,9 @@ import pandas as pd
 from scipy import stats
 
 from analysis import plots
+from analysis.axes import in_words
 from analysis.inference import Estimate, Pair, compare_all, estimate, holm
+from analysis.points import uneven
 from analysis.reporting.page import Cell, Picture, Section, Table
 from analysis.reporting.sections.common import (
     Context,
@@ -21,7 +23,6 @@ from analysis.reporting.sections.common import (
     listed,
     number,
     probability,
-    rate,
     records,
     with_spread,
 )
@@ -192,7 +193,7 @@ def _leaderboard(context: Context, contenders: list[Contender]) -> Table:
         choice, link = contender.choice, context.link(contender.run_ids)
         row = [
             Cell(choice.arch, link=link, mark="" if place or len(contenders) == 1 else "best"),
-            Cell(rate(choice.lr), choice.lr),
+            Cell(in_words(choice.point), choice.lr),
             _epochs(choice),
             Cell(str(len(choice.trials)), len(choice.trials)),
             with_spread(choice.mean("bits_per_byte"), choice.spread("bits_per_byte"), 4, link=link),
@@ -394,6 +395,7 @@ def _warnings(context: Context, contenders: list[Contender]) -> list[str]:
     elif not any(c.held_out for c in contenders):
         warnings.append("No benchmark scores: the sweep was run without --benchmarks.")
     warnings += not_compared(context.study.trials, context.sweep)
+    warnings += uneven(context.sweep)
     if context.select == "macro":
         warnings.append("Chosen by the figure that is reported (--select macro): it is optimistic.")
     suites = {c.scores[0]["suite_hash"] for c in contenders if c.scores}

@@ -10,8 +10,10 @@ from typing import Any
 import pandas as pd
 
 from analysis import literature
+from analysis.axes import LR, in_words
 from analysis.benchmarks import MACRO
 from analysis.benchmarks.glue import PROTOCOL_TASKS
+from analysis.points import along
 from analysis.reporting.page import Cell, Section, Table
 from analysis.reporting.sections.common import Context, Part, count, listed, number, rate, records
 from analysis.reporting.sections.distillation import Student, best_of, students_of
@@ -67,8 +69,10 @@ def _best(context: Context) -> Table:
             continue
         ours = choices[arch]
         link = context.link(list(ours.trials["run_id"]))
-        our_place = Cell(_place(ours.lr, ours.trials["epoch"].iloc[0]), ours.lr)
-        of_them = [(arch, _place(*literature.BEST_AT[arch]), literature.BEST[arch])]
+        our_place = Cell(_place(in_words(ours.point), ours.trials["epoch"].iloc[0]), ours.lr)
+        lr, epoch = literature.BEST_AT[arch]
+        their_place = _place(rate(lr) if lr else "?", epoch)
+        of_them = [(arch, their_place, literature.BEST[arch])]
         if arch in literature.CORRECTED:
             of_them.append((f"{arch}, later correction", "-", literature.CORRECTED[arch]))
         for label, place, published in of_them:
@@ -89,8 +93,8 @@ def _best(context: Context) -> Table:
     return Table("published_best", caption, tuple(columns), tuple(rows), note)
 
 
-def _place(lr: float | None, epoch: int) -> str:
-    return f"{rate(lr) if lr else '?'}, epoch\N{NO-BREAK SPACE}{epoch}"
+def _place(point: str, epoch: int) -> str:
+    return f"{point}, epoch\N{NO-BREAK SPACE}{epoch}"
 
 
 def _sizes(archs: Iterable[str]) -> str:
@@ -119,7 +123,8 @@ def _by_lr(context: Context) -> Table:
     """The best macro over the epochs, at learning rates that both studies tried."""
     rows = []
     if _has_macro(context):
-        finished = context.sweep[context.sweep["outcome"] == "finished"]
+        sweep = along(context.sweep, LR)
+        finished = sweep[sweep["outcome"] == "finished"]
         epochs = context.study.epochs
         scored = epochs[epochs["run_id"].isin(finished["run_id"])]
         means = (

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import plots
-from analysis.plots.style import short
+from analysis.axes import short
 from analysis.reporting.page import Cell, Picture, Section
 from analysis.samples import Scores
 from analysis.selection import Choice, Rule, choose

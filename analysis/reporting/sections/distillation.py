@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import plots
-from analysis.gains import at_best_lr, why_no_gain
+from analysis.gains import at_best_point, why_no_gain
 from analysis.inference import LEVEL, Difference, Gain, difference, holm, paired_gain
 from analysis.reporting.page import Cell, Picture, Section, Table
 from analysis.reporting.sections.common import (
@@ -90,8 +90,8 @@ def students_of(context: Context) -> Iterator[Student]:
     trials = context.study.trials
     ended = trials[trials["outcome"].isin(["finished", "diverged"])]
     is_taught = ended["teacher"] != ""
-    common = setting(ended, without=DISTILLATION) + ended["arch"]
-    kinds = setting(ended) + ended["arch"]
+    common = setting(ended, without=DISTILLATION, axes=("lr",)) + ended["arch"]
+    kinds = setting(ended, axes=("lr",)) + ended["arch"]
     groups = [group for _, group in ended[is_taught].groupby(kinds[is_taught])]
     for group, label in zip(groups, _labels(groups), strict=True):
         is_control = ~is_taught & (common == common[group.index[0]])
@@ -113,7 +113,7 @@ def _eligible(students: Sequence[Student]) -> list[Student]:
 def _labels(groups: list[pd.DataFrame]) -> list[str]:
     """What each group of trials is, with the parameters in which those of one name differ."""
     labels = [_label(group.iloc[0]) for group in groups]
-    parameters = [json.loads(setting(group).iloc[0]) for group in groups]
+    parameters = [json.loads(setting(group, axes=("lr",)).iloc[0]) for group in groups]
     unique = []
     for label, mine in zip(labels, parameters, strict=True):
         alike = [other for name, other in zip(labels, parameters, strict=True) if name == label]
@@ -136,7 +136,7 @@ def _label(trial: pd.Series) -> str:
 
 def _student(context: Context, label: str, group: pd.DataFrame, controls: pd.DataFrame) -> Student:
     left, right = (
-        at_best_lr(frame).sort_values("seed", ignore_index=True) for frame in (group, controls)
+        at_best_point(frame).sort_values("seed", ignore_index=True) for frame in (group, controls)
     )
     by_seed = [frame.set_index("seed")["bits_per_byte"].astype(float) for frame in (left, right)]
     gain = paired_gain(*by_seed)

@@ -84,7 +84,7 @@ def _group(trials: pd.DataFrame) -> pd.DataFrame | None:
     plain = trials[is_plain(trials) & trials["outcome"].isin(["finished", "diverged"])]
     if plain.empty:
         return None
-    keys = [setting(plain, without=LENGTH), plain["arch"], plain["lr"]]
+    keys = [setting(plain, without=LENGTH, axes=()), plain["arch"]]
     groups = []
     for _, group in plain.groupby(keys):
         designs = group.groupby(group["schedule"] == "wsd")

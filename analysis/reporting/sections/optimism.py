@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from analysis.axes import in_words
 from analysis.reporting.page import Cell, Section, Table
-from analysis.reporting.sections.common import Context, Part, number, rate
+from analysis.reporting.sections.common import Context, Part, number
 from analysis.selection import RULES, Choice, choose
 
 _MEANINGS = {
@@ -57,7 +58,7 @@ def _row(
 ) -> tuple[Cell, ...]:
     link = context.link(list(choice.trials["run_id"]))
     epochs = sorted(set(choice.trials["epoch"].astype(int)))
-    at = f"{rate(choice.lr)}, epoch {'/'.join(map(str, epochs))}"
+    at = f"{in_words(choice.point)}, epoch {'/'.join(map(str, epochs))}"
     return (
         Cell(arch),
         Cell(_MEANINGS[rule], mark="in use" if rule == context.select else ""),

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 
 from analysis import plots
+from analysis.axes import AXES, LR, in_words
 from analysis.learning_rates import (
     Loss,
     Optimum,
     Sensitivity,
     compare_best,
-    edge_of_grid,
-    lr_table,
+    open_edge,
     optimum,
     sensitivity,
 )
+from analysis.points import along, at, best_points, point_table, varied
 from analysis.reporting.page import Cell, Section, Table
 from analysis.reporting.sections.common import (
     Context,
@@ -30,19 +32,23 @@ from analysis.reporting.sections.common import (
 
 
 def rates(context: Context) -> Part:
-    """The table and the curves of the learning rates, with fits and what a wrong rate costs."""
-    trials = context.sweep[context.sweep["outcome"].notna()]
+    """The table and the curves of the learning rates, with fits and what a wrong rate costs.
+
+    Where further axes were swept, the curves run through each architecture's best point.
+    """
+    ended = context.sweep[context.sweep["outcome"].notna()]
     title = "Which learning rate"
-    if trials.empty:
+    if ended.empty:
         text = "No trial of a sweep has ended yet."
         return Part(Section("rates", title, (text,)))
+    trials = along(ended, LR)
     archs = sorted(trials["arch"].unique())
     fits = {arch: optimum(trials, arch) for arch in archs}
     losses = {arch: sensitivity(trials, arch) for arch in archs}
     sentences = [compare_best(trials, arch).sentence for arch in archs]
-    warnings = [warning for arch in archs if (warning := _edge(trials, arch))]
+    warnings = [warning for arch in archs if (warning := open_edge(trials, arch))]
     picture = context.draw(
-        plots.lr_figure(trials, fits=fits),
+        plots.axis_figure(trials, fits=fits),
         "rates",
         "Score against peak learning rate: means and ranges over seeds, parabolas near the best, "
         "crosses where a seed diverged",
@@ -51,34 +57,20 @@ def rates(context: Context) -> Part:
     section = Section(
         "rates",
         title,
-        (_answer(trials), *sentences, *warnings),
+        (_answer(ended), *sentences, *warnings),
         (_optima(context, trials, fits, losses),),
         (picture,),
-        (_fits(fits, losses), _all_rates(context, trials)),
+        (_fits(fits, losses), _all_points(context, ended)),
     )
-    return Part(section, (_answer(trials),), tuple(warnings))
+    return Part(section, (_answer(ended),), tuple(warnings))
 
 
 def _answer(trials: pd.DataFrame) -> str:
-    best = lr_table(trials)
-    best = best[(best["rank"] == 1) & (best["diverged"] == 0)]
-    if best.empty:
+    best = best_points(trials)
+    if not best:
         return "Every learning rate diverged; try lower ones."
-    found = [f"{row['arch']} {rate(row['lr'])}" for row in records(best)]
+    found = [f"{arch} {in_words(point)}" for arch, point in best.items()]
     return f"Best learning rate by validation loss: {', '.join(found)}."
-
-
-def _edge(trials: pd.DataFrame, arch: str) -> str:
-    mine = trials[trials["arch"] == arch]
-    best = compare_best(mine, arch).best
-    edge = None if best is None else edge_of_grid([float(lr) for lr in mine["lr"].unique()], best)
-    if edge is None:
-        return ""
-    beyond = "higher" if edge == "high" else "lower"
-    return (
-        f"{arch}: the best learning rate, {rate(best or 0)}, is the {beyond[:-2]}est tried; the "
-        f"optimum may lie {beyond}. Add --lrs beyond it."
-    )
 
 
 def _optima(
@@ -100,7 +92,7 @@ def _optima(
                 Cell(rate(found.best), found.best, link),
                 with_spread(figures.mean(), figures.std(), 4, link=link),
             ]
-        inside = found.best is not None and mine["lr"].nunique() > 2 and not _edge(trials, arch)
+        inside = found.best is not None and mine["lr"].nunique() > 2 and not open_edge(trials, arch)
         rows.append(
             (
                 Cell(arch),
@@ -144,10 +136,12 @@ def _loss(loss: Loss | None) -> Cell:
     return Cell(f"{loss.bits_per_byte:+.4f}{how}", loss.bits_per_byte)
 
 
-def _all_rates(context: Context, trials: pd.DataFrame) -> Table:
+def _all_points(context: Context, trials: pd.DataFrame) -> Table:
+    axes = varied(trials)
+    names = [axis.field for axis in axes]
     rows = []
-    for row in records(lr_table(trials).sort_values(["arch", "lr"])):
-        mine = trials[(trials["arch"] == row["arch"]) & (trials["lr"] == row["lr"])]
+    for row in records(point_table(trials).sort_values(["arch", *names])):
+        mine = at(trials, {name: row[name] for name in ("arch", *names)})
         link = context.link(list(mine["run_id"]))
         mark = "best" if row["rank"] == 1 and not row["diverged"] else ""
         if row["diverged"]:
@@ -159,13 +153,21 @@ def _all_rates(context: Context, trials: pd.DataFrame) -> Table:
         rows.append(
             (
                 Cell(row["arch"]),
-                Cell(rate(row["lr"]), row["lr"], mark=mark),
+                *(_value(name, row[name], mark if name == "lr" else "") for name in names),
                 count(row["seeds"]),
                 figure,
                 with_spread(row["macro"], row["macro_sd"], 1, link=link),
                 number(row["stopped"], 0),
             )
         )
-    columns = ("architecture", "learning rate", "seeds", "bits/byte", "macro, all items", "stopped")
-    caption = "Every learning rate that was tried: mean ± standard deviation over seeds"
-    return Table("rates", caption, columns, tuple(rows))
+    columns = ("seeds", "bits/byte", "macro, all items", "stopped")
+    tried = "learning rate" if len(axes) == 1 else "point"
+    caption = f"Every {tried} that was tried: mean ± standard deviation over seeds"
+    labels = [axis.label for axis in axes]
+    return Table("rates", caption, ("architecture", *labels, *columns), tuple(rows))
+
+
+def _value(name: str, value: Any, mark: str) -> Cell:
+    """A value of an axis."""
+    is_number = bool(AXES[name].scale)
+    return Cell(AXES[name].show(value), float(value) if is_number else None, mark=mark)

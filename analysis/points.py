@@ -1,0 +1,158 @@
+"""How good is each point that a sweep tried, and which is best.
+
+A point is a learning rate, together with a value of each further axis along which trials of an
+architecture differ (`analysis.axes`). The functions take the frame of `runs.trials`, or any with
+the columns `arch`, `lr`, `seed`, `outcome` and `bits_per_byte` (and `macro`, and further axes), one
+row per architecture, point and seed.
+
+Rules. The point with the least mean validation bits-per-byte over seeds is the best one. A diverged
+trial counts as infinitely bad, so a point with a diverged seed ranks after all points without,
+whatever its other seeds did. A point with a seed that the scheduler stopped early ranks between
+them: its figure is that of a shorter training. Trials without an outcome yet are left out. Points
+are ranked on the seeds that were tried at the most of them: further seeds of the one that was
+chosen must not change the choice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.axes import AXES, LR, Axis
+
+
+def varied(trials: pd.DataFrame) -> tuple[Axis, ...]:
+    """The axes along which trials of one architecture differ; the learning rate always."""
+    by_arch = trials.groupby("arch")
+    others = [
+        axis
+        for name, axis in AXES.items()
+        if axis != LR and name in trials and (by_arch[name].nunique() > 1).any()
+    ]
+    return (LR, *others)
+
+
+def uneven(trials: pd.DataFrame) -> list[str]:
+    """Sentences on axes that were varied for some of the architectures only: these had more chances
+    to be good."""
+    sentences = []
+    for axis in varied(trials)[1:]:
+        values = trials.groupby("arch")[axis.field].nunique()
+        several, one = values.index[values > 1], values.index[values == 1]
+        if len(one):
+            sentences.append(
+                f"The {axis.label} was varied for {', '.join(several)}, but not for "
+                f"{', '.join(one)}: a lead may come from that; sweep it for all."
+            )
+    return sentences
+
+
+def point_table(trials: pd.DataFrame) -> pd.DataFrame:
+    """Mean and spread over seeds of every point, best first within each architecture.
+
+    Columns: `arch`, `lr` and the further axes, `seeds` (trials with an outcome), `diverged`,
+    `stopped` (how many of them), `bits_per_byte` (mean; infinite where a seed diverged),
+    `bits_per_byte_sd`, `macro`, `macro_sd` (percent), `rank` (1 = best of its architecture). All
+    but the mean bits-per-byte are over the seeds that did not diverge; standard deviations are of
+    a sample, NaN for one seed.
+
+    Raises:
+        ValueError: several trials share architecture, point and seed: they differ in something
+            else, and their mean would be of unlike things.
+    """
+    done = completed(trials)
+    point = ["arch", *(axis.field for axis in varied(done))]
+    rows = [_row(group, point) for _, group in done.groupby(point)]
+    columns = [*point, "seeds", "diverged", "stopped"]
+    columns += ["bits_per_byte", "bits_per_byte_sd", "macro", "macro_sd"]
+    table = pd.DataFrame(rows, columns=columns)
+    on_common = on_common_seeds(done).groupby(point)["bits_per_byte"].mean()
+    # Missing, and so after the others, where a point was tried on other seeds only.
+    figures = on_common.reindex(pd.MultiIndex.from_frame(table[point])).to_numpy()
+    keys = table[point].assign(
+        diverged=table["diverged"] > 0, stopped=table["stopped"] > 0, figure=figures
+    )
+    order = keys.sort_values(["arch", "diverged", "stopped", "figure", *point[1:]]).index
+    table = table.loc[order].reset_index(drop=True)
+    return table.assign(rank=table.groupby("arch").cumcount() + 1)
+
+
+def on_common_seeds(trials: pd.DataFrame) -> pd.DataFrame:
+    """Of each architecture the trials of the seeds that were tried at the most points."""
+    points = point_keys(trials).groupby([trials["arch"], trials["seed"]]).transform("nunique")
+    return trials[points == points.groupby(trials["arch"]).transform("max")]
+
+
+def point_keys(trials: pd.DataFrame) -> pd.Series:
+    """One text for each trial, equal for those of one architecture at one point."""
+    names = ["arch", *(axis.field for axis in varied(trials))]
+    texts = [" ".join(map(str, row)) for row in trials[names].to_numpy()]
+    return pd.Series(texts, index=trials.index, dtype=object)
+
+
+def best_points(trials: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The best point of each architecture that has one without a diverged seed, by axis."""
+    names = [axis.field for axis in varied(completed(trials))]
+    table = point_table(trials)
+    best = table[(table["rank"] == 1) & (table["diverged"] == 0)]
+    return {row["arch"]: {name: row[name] for name in names} for row in best.to_dict("records")}
+
+
+def at(trials: pd.DataFrame, point: Mapping[str, Any]) -> pd.DataFrame:
+    """The trials with these values, by axis."""
+    for name, value in point.items():
+        trials = trials[trials[name] == value]
+    return trials
+
+
+def along(trials: pd.DataFrame, *axes: Axis) -> pd.DataFrame:
+    """The trials that share their other axes with the first of `point_table`.
+
+    Of each architecture: a curve through its best point for one axis, a plane for two.
+    """
+    names = [axis.field for axis in varied(trials) if axis not in axes]
+    table = point_table(trials)
+    rows = table[table["rank"] == 1].to_dict("records")
+    parts = [at(trials, {"arch": row["arch"], **{n: row[n] for n in names}}) for row in rows]
+    return pd.concat(parts) if parts else trials
+
+
+def completed(trials: pd.DataFrame) -> pd.DataFrame:
+    """Trials with an outcome, each a figure: infinite bits-per-byte where there is no finite one.
+
+    A trial that ended without a finite figure counts as diverged, whatever its outcome says.
+
+    Raises:
+        ValueError: several trials share architecture, point and seed.
+    """
+    done = trials[trials["outcome"].notna()]
+    repeated = done[done.duplicated(["arch", *(axis.field for axis in varied(done)), "seed"])]
+    if not repeated.empty:
+        first = repeated.iloc[0]
+        raise ValueError(
+            f"several trials of {first['arch']} with lr {first['lr']:g} and seed {first['seed']}: "
+            "they differ in size, corpus, epochs or another setting; keep one before comparing"
+        )
+    figure = done["bits_per_byte"].astype(float)
+    good = (done["outcome"] != "diverged") & np.isfinite(figure)
+    outcome = done["outcome"].where(good, "diverged")
+    return done.assign(outcome=outcome, bits_per_byte=figure.where(good, math.inf))
+
+
+def _row(group: pd.DataFrame, point: list[str]) -> dict[str, object]:
+    survived = group[group["outcome"] != "diverged"]
+    macro = survived["macro"].astype(float) if "macro" in group else pd.Series(dtype=float)
+    return {
+        **{name: group[name].iloc[0] for name in point},
+        "seeds": len(group),
+        "diverged": len(group) - len(survived),
+        "stopped": int((group["outcome"] == "stopped").sum()),
+        "bits_per_byte": group["bits_per_byte"].mean(),
+        "bits_per_byte_sd": survived["bits_per_byte"].std(),
+        "macro": macro.mean(),
+        "macro_sd": macro.std(),
+    }
