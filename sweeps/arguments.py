@@ -17,12 +17,11 @@ class TrainingArgs:
 
     arch: tuple[str, ...]
     """Architectures: transformer, lstm, xlstm, mamba, hgrn2, or all."""
-    preset: str = "auto"
+    preset: Literal["auto", "mini", "small", "base", "paper", "large"] = "auto"
     """Defaults for everything below: mini (a laptop), small, base, paper (the BabyHGRN study),
     large (its final model). auto: mini."""
-    size: str | None = None
-    """Model size, matched between architectures: mini, small, base, paper, large (1B parameters,
-    for a large GPU)."""
+    size: Literal["mini", "small", "base", "paper", "large"] | None = None
+    """Model size, matched between architectures; large has 1B parameters, for a large GPU."""
     corpus: str | None = None
     """mini (generated), a file or folder of text, babylm-strict-small, babylm-strict, pile-10m,
     pile-100m, or a data set id on the hub."""
@@ -39,7 +38,7 @@ class TrainingArgs:
     names of GLUE tasks, which are fine-tuned."""
     ewok_password: str | None = field(default=None, repr=False)
     """Password of EWoK's zip file; default: BABYSWEEP_EWOK_PASSWORD."""
-    protocol: str = "2024"
+    protocol: Literal["2024", "2025"] = "2024"
     """Zero-shot protocol: 2024 (leading space, BOS) or 2025 (text as it is)."""
 
     seeds: tuple[int, ...] = (0,)
@@ -54,7 +53,7 @@ class TrainingArgs:
     auto on a GPU, the whole batch on a CPU."""
     context: int | None = None
     """Tokens in one sequence."""
-    schedule: str = "linear"
+    schedule: Literal["linear", "cosine", "wsd"] = "linear"
     """Learning-rate schedule: linear, cosine or wsd (warm-up, stable, decay)."""
     warmup: float | None = None
     """Fraction of the steps with rising learning rate; default: 0.05."""
@@ -77,7 +76,7 @@ class TrainingArgs:
     """Data-parallel workers of one trial."""
     max_concurrent: int | None = None
     """Trials at once; default: as many as fit."""
-    runner: str = "auto"
+    runner: Literal["auto", "inline", "train"] = "auto"
     """inline (one worker, quick to start) or train (Ray Train workers); auto: by their number."""
     address: str | None = None
     """Ray cluster to use; default: RAY_ADDRESS, else one started for this command."""
@@ -90,6 +89,8 @@ class TrainingArgs:
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print parameters, FLOPs, steps, devices and a measured estimate of the time, and stop."""
 
+
+Design = Literal["trajectory", "independent", "branch"]
 
 AxesArgs: Any = make_dataclass(
     "AxesArgs",
@@ -135,8 +136,8 @@ class EpochStudyArgs(TrainingArgs):
 
     arch: tuple[str, ...] = ("hgrn2",)
     """Architecture: transformer, lstm, xlstm, mamba or hgrn2."""
-    designs: tuple[str, ...] = ("branch",)
-    """One or more of trajectory, independent, branch."""
+    designs: tuple[Design, ...] = ("branch",)
+    """What is compared; see above."""
     horizons: tuple[int, ...] = ()
     """Numbers of epochs to compare; default: 1 to --epochs."""
     lr: float | None = None
@@ -207,8 +208,8 @@ class PaperArgs(TrainingArgs):
     """Seeds of the sweep; --seeds are those of epoch study and distillation."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of epoch study and distillation; three or more give an interval."""
-    designs: tuple[str, ...] = ("branch",)
-    """Of the epoch study: trajectory, independent, branch."""
+    designs: tuple[Design, ...] = ("branch",)
+    """Of the epoch study."""
     horizons: tuple[int, ...] = ()
     """Numbers of epochs to compare; default: 1 to the preset's."""
     alphas: tuple[float, ...] = (0.5,)

@@ -20,10 +20,10 @@ from sweeps.epoch_study import run_epoch_study
 from sweeps.findings.epoch_study import show_epochs
 from sweeps.plans.epoch_study import (
     Designs,
+    best_point,
     parse_words,
     plan_designs,
     plan_epochs,
-    study_lr,
 )
 from sweeps.plans.spaces import SweepSearch
 from tests.analysis.benchmark_files import write_blimp
@@ -162,7 +162,7 @@ def test_the_rate_is_that_of_the_best_compared_setting(tmp_path):
     end(tmp_path, SPEC.replace(lr=0.5, epochs=9), [0.9])
     end(tmp_path, SPEC.replace(lr=0.7, epochs=3, teacher="x", alpha=0.5), [0.1])
     end(tmp_path, SPEC.replace(lr=0.8, epochs=3, corpus_hash="other"), [0.1])
-    assert study_lr(tmp_path, SPEC, "study") == 3e-3
+    assert best_point(tmp_path, SPEC, "study").lr == 3e-3
 
 
 def test_the_study_does_not_change_its_own_rate(tmp_path):
@@ -170,17 +170,25 @@ def test_the_study_does_not_change_its_own_rate(tmp_path):
     held against it; so a killed study goes on at the same rate."""
     for lr, bits in ((1e-3, 1.1), (3e-3, 1.0)):
         end(tmp_path, SPEC.replace(lr=lr, epochs=3), [bits])
-    assert study_lr(tmp_path, SPEC, "study") == 3e-3
+    assert best_point(tmp_path, SPEC, "study").lr == 3e-3
     for seed in (1, 2):
         end(tmp_path, SPEC.replace(lr=3e-3, epochs=3, seed=seed), [5.0])
-    assert study_lr(tmp_path, SPEC, "study") == 3e-3
+    assert best_point(tmp_path, SPEC, "study").lr == 3e-3
+
+
+def test_the_study_takes_over_every_axis_of_the_best_trial(tmp_path):
+    """Not only the learning rate: the best rate of one weight decay is not that of another."""
+    for lr, decay, bits in ((1e-3, 0.1, 1.3), (3e-3, 0.1, 1.2), (1e-3, 0.4, 1.0), (3e-3, 0.4, 1.1)):
+        end(tmp_path, SPEC.replace(lr=lr, weight_decay=decay, epochs=3), [bits])
+    best = best_point(tmp_path, SPEC, "study")
+    assert (best.lr, best.weight_decay) == (1e-3, 0.4)
 
 
 def test_diverged_rates_are_not_taken(tmp_path):
     """A study in which all diverged has no rate to give, and says what to do."""
     end(tmp_path, SPEC.replace(lr=1e-1), [], kind="diverged")
     with pytest.raises(ValueError, match=r"has no finished trial of hgrn2 .* or give --lr"):
-        study_lr(tmp_path, SPEC, "study")
+        best_point(tmp_path, SPEC, "study")
 
 
 @pytest.mark.parametrize(
