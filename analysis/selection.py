@@ -104,7 +104,7 @@ def _by_macro(finished: pd.DataFrame, epochs: pd.DataFrame, rule: Rule) -> _Chos
     column = _COLUMNS[rule]
     names = [axis.field for axis in varied(finished)]
     scored = epochs[epochs["run_id"].isin(finished["run_id"])]
-    scored = scored.drop(columns=names).merge(finished[["run_id", *names]], on="run_id")
+    scored = scored.drop(columns="lr").merge(finished[["run_id", *names]], on="run_id")
     if column not in scored or not scored[column].notna().any():
         raise ValueError(
             f"--select {rule} chooses by benchmark scores, and no finished trial has any: use "

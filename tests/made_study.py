@@ -133,6 +133,7 @@ class MadeStudy:
     def report(self, spec: TrialSpec, epoch: int, bonus: float) -> EpochReport:
         noise = np.random.default_rng([spec.seed, epoch, crc32(_kind(spec).encode())])
         away = math.log10(spec.lr / BEST_LR[spec.arch]) ** 2
+        away += math.log10(spec.weight_decay / 0.1) ** 2
         skill = SKILL[spec.arch] - 0.1 * away - 0.05 / epoch + bonus + noise.normal(0, 0.005)
         bits_per_byte = 1.0 - skill + noise.normal(0, 0.002)
         return EpochReport(
@@ -163,7 +164,8 @@ class MadeStudy:
 
 def _kind(spec: TrialSpec) -> str:
     """What makes a trial's luck its own, whatever its seed."""
-    return f"{spec.arch} {spec.lr} {spec.schedule} {spec.epochs} {spec.teacher}"
+    decay = "" if spec.weight_decay == 0.1 else f" {spec.weight_decay}"
+    return f"{spec.arch} {spec.lr} {spec.schedule} {spec.epochs} {spec.teacher}{decay}"
 
 
 @cache

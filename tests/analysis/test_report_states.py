@@ -53,6 +53,30 @@ def test_devices_that_were_not_recorded_are_unknown(tmp_path: Path) -> None:
     assert "/runs/" in table["tokens run"].item()
 
 
+def test_a_sweep_over_two_axes_has_curves_and_a_heat_map(tmp_path: Path) -> None:
+    """For each architecture with both, in one comparison; unequal chances are named."""
+    made = MadeStudy(tmp_path, suite=None)
+    decays = (0.025, 0.1, 0.4)
+    specs = [
+        base_spec("hgrn2", lr=lr, weight_decay=decay, seed=seed)
+        for lr in LRS
+        for decay in decays
+        for seed in (0, 1)
+    ]
+    made.add([*specs, *(base_spec("mamba", lr=lr, seed=seed) for lr in LRS for seed in (0, 1))])
+    page, folder = written(made)
+    for picture in ("rates", "axis_weight_decay", "plane_weight_decay_hgrn2"):
+        assert list(folder.rglob(f"{picture}.svg")), picture
+    assert not list(folder.rglob("plane_weight_decay_mamba.svg"))
+    assert "Which weight decay" in page
+    assert "hgrn2: weight decay 0.1 is ahead of" in page
+    assert "The weight decay was varied for hgrn2, but not for mamba" in page
+    points = pd.read_csv(folder / "tables" / "rates.csv")
+    assert len(points) == len(LRS) * len(decays) + len(LRS)
+    best = pd.read_csv(folder / "tables" / "leaderboard.csv").set_index("architecture")
+    assert best.loc["hgrn2", "learning rate"] == 1e-2
+
+
 def test_runs_that_say_nothing_are_warned_of(tmp_path: Path) -> None:
     """A kill between a run's creation and its parameters does not end the report."""
     made = MadeStudy(tmp_path, suite=None)

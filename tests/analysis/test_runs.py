@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import runpy
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,8 @@ import pytest
 from mlflow import MlflowClient
 
 from analysis import runs
+from tests.made_study import MadeStudy
+from tests.processes import ROOT
 from trainables.spec import TrialSpec
 
 
@@ -166,3 +169,18 @@ def test_the_reason_is_of_how_a_trial_ended(client: MlflowClient) -> None:
 def test_passwords_are_taken_out_of_texts(text: str, expected: str) -> None:
     """User and password go, in the middle of a sentence too; everything else stays."""
     assert runs.without_secret(text) == expected
+
+
+def test_the_example_of_the_documentation_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It reads a study, prints the best points and writes its two figures."""
+    study = MadeStudy(tmp_path / "runs")
+    study.sweep(["lstm", "mamba"], [1e-3, 1e-2], [0])
+    example = runpy.run_path(str(ROOT / "docs" / "from_mlflow_to_a_figure.py"))
+    example["main"](study.uri, study.name, tmp_path / "figures")
+    assert "mamba: best at 1e-2." in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "figures").glob("*.svg")} == {
+        "rates.svg",
+        "epochs.svg",
+    }

@@ -22,8 +22,8 @@ from tests.sweeps.conftest import SweepCommand
 
 TRAINING = """
     address arch batch-size benchmarks checkpoint-minutes context corpus cpus-per-trial
-    dry-run epochs ewok-password final-tasks gpus-per-trial grad-clip help max-concurrent
-    micro-batch precision preset protocol runner schedule seeds size storage study tasks
+    dropout dry-run epochs ewok-password final-tasks gpus-per-trial grad-clip help max-concurrent
+    micro-batch optimizer precision preset protocol runner schedule seeds size storage study tasks
     vocab-size warmup weight-decay workers-per-trial
 """
 """Flags of all commands that train."""
@@ -31,7 +31,8 @@ TRAINING = """
 FLAGS = {
     "sweeps/lr_sweep.py": TRAINING
     + """
-        extend lr-range lrs no-extend num-samples sampler scheduler search
+        batch-sizes dropouts extend lr-range lrs no-extend num-samples optimizers order sampler
+        scheduler search warmups weight-decays
     """,
     "sweeps/epoch_study.py": TRAINING + " decay designs horizons lr milestones",
     "sweeps/distill.py": TRAINING
@@ -127,7 +128,8 @@ def test_trials_of_an_earlier_version_are_found(sweep: SweepCommand) -> None:
         assert trial.path.name == trial.spec.hash
     plan = plan_sweep(tyro.cli(LrSweepArgs, args=sweep.line()[2:]), lambda text: None)
     assert plan.plans["lstm"].remaining() == 0
-    assert earlier_trials(study, plan.bases["lstm"]) == {
+    found = earlier_trials(study, plan.bases["lstm"])
+    assert {(spec.lr, spec.seed): score for spec, score in found.items()} == {
         (1e-3, 0): pytest.approx(1.6710, abs=1e-4),
         (3e-3, 0): pytest.approx(1.0574, abs=1e-4),
     }
