@@ -102,7 +102,7 @@ def _find(client: MlflowClient, trials: pd.DataFrame, asked: str) -> Compared:
 
 
 def _named(found: pd.DataFrame) -> Iterator[Any]:
-    return found.rename(columns={"name": "name_"}).itertuples()
+    return iter(found.rename(columns={"name": "name_"}).itertuples())
 
 
 def _specs(first: Compared, second: Compared) -> Table:

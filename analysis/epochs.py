@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.inference import CONFIDENCE, mean_interval
+from analysis.inference import mean_interval
+from analysis.variances import CONFIDENCE
 
 _DRAWS = 10_000
 _FEW = 5
@@ -121,7 +122,7 @@ def bootstrap_best(curves: np.ndarray, random_seed: int = 0) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         sums = counts @ np.where(np.isinf(curves), 0.0, curves)
     diverged = counts @ np.isinf(curves) > 0
-    return np.where(diverged, np.inf, sums).argmin(axis=1)
+    return np.asarray(np.where(diverged, np.inf, sums).argmin(axis=1))
 
 
 def seed_curves(scores: pd.DataFrame, design: str) -> pd.DataFrame:

@@ -353,4 +353,4 @@ def _paired_differences(
         return np.array([])
     by_seed = done.pivot(index="seed", columns=axis.field, values=column)
     pairs = by_seed.reindex(columns=[best, other]).astype(float).dropna()
-    return (pairs[other] - pairs[best]).to_numpy(dtype=float)
+    return np.asarray(pairs[other] - pairs[best], dtype=float)

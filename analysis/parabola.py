@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from analysis.inference import CONFIDENCE
+from analysis.variances import CONFIDENCE
 
 _MOST_DECADES = 6.0
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from analysis.benchmarks import MACRO, Benchmark, from_facts
 from analysis.benchmarks.figures import CORRELATIONS
-from analysis.inference import Sample
+from analysis.variances import Sample
 
 PARTS = ("held_out", "selection", "all")
 """Items: those that no choice looks at, those that choices may look at, or both."""

@@ -91,7 +91,7 @@ class Sample:
     @property
     def figures(self) -> np.ndarray:
         """(seeds,), percent."""
-        return 100 * self.values @ self.weights
+        return np.asarray(100 * self.values @ self.weights)
 
     @cached_property
     def deviations(self) -> np.ndarray:
@@ -200,7 +200,7 @@ def over_strata(squares: np.ndarray, layout: Layout) -> np.ndarray:
     Sampling Techniques, ch. 5).
     """
     factors = layout.counts / np.maximum(layout.counts - 1, 1)
-    return np.bincount(layout.stratum, squares) * factors
+    return np.asarray(np.bincount(layout.stratum, squares) * factors)
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,7 @@ class Spread:
         tails = special.stdtr(degrees, -(statistic + from_items) / math.sqrt(share))
         behrens_fisher = 2 * float(tails @ _DENSITY)
         weight = share ** (degrees / (degrees + 2))
-        return weight * behrens_fisher + (1 - weight) * satterthwaite
+        return float(weight * behrens_fisher + (1 - weight) * satterthwaite)
 
     def half_width(self, level: float = 1 - CONFIDENCE) -> float:
         """The mean of which the p-value is `level`: half the width of the interval."""

@@ -109,7 +109,7 @@ AxesArgs: Any = make_dataclass(
 
 
 @dataclass(frozen=True, kw_only=True)
-class LrSweepArgs(AxesArgs, TrainingArgs):
+class LrSweepArgs(AxesArgs, TrainingArgs):  # type: ignore[misc]
     """Arguments of the sweep."""
 
     order: Literal["grid", "coordinate"] = "grid"

@@ -12,7 +12,7 @@ The layout of the data set: `<relation>.jsonl` with `sub_label` and `answer_idx`
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def _rows(folder: Path, relation: Relation) -> Iterator[Row]:
     return read_file(file)
 
 
-def _question(relation: Relation):
+def _question(relation: Relation) -> Callable[[dict[str, Any], str], tuple[str, int]]:
     """A parser of rows into the subject and the index of the right answer."""
 
     def parse(values: dict[str, Any], source: str) -> tuple[str, int]:

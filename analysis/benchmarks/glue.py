@@ -322,7 +322,7 @@ def figure(metric: str, table: np.ndarray) -> np.ndarray:
     """
     table = table.astype(np.float64)
     if metric == "accuracy":
-        return 100 * np.trace(table, axis1=-2, axis2=-1) / table.sum((-2, -1))
+        return np.asarray(100 * np.trace(table, axis1=-2, axis2=-1) / table.sum((-2, -1)))
     tn, fp, fn, tp = (table[..., i, j] for i in (0, 1) for j in (0, 1))
     if metric == "f1":
         return 100 * _ratio(2 * tp, 2 * tp + fp + fn)
@@ -333,7 +333,7 @@ def figure(metric: str, table: np.ndarray) -> np.ndarray:
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.divide(above, below, out=np.zeros_like(below), where=below > 0)
+    return np.asarray(np.divide(above, below, out=np.zeros_like(below), where=below > 0))
 
 
 def score(task: Task, labels: ArrayLike, predictions: ArrayLike) -> float:

@@ -88,7 +88,8 @@ class Encoder:
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         special = self.protocol == "2025"
-        return self.tokenizer(texts, add_special_tokens=special)["input_ids"]
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=special)["input_ids"]
+        return ids
 
     def _end(self, ids: Sequence[int]) -> int:
         """An EOS that the tokenizer appends is not part of the text and is not scored."""
@@ -100,7 +101,7 @@ class Encoder:
         candidates = ("bos_token_id", "eos_token_id", "pad_token_id")
         for token_id in (getattr(self.tokenizer, name) for name in candidates):
             if token_id is not None:
-                return token_id
+                return int(token_id)
         raise ValueError(
             "protocol 2024 conditions every text on the tokenizer's BOS, EOS or pad token, and "
             "this tokenizer has none: set one (tokenizer.bos_token = ...) or use protocol 2025"

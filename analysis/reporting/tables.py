@@ -117,7 +117,7 @@ def _latex(table: Table) -> str:
     )
     caption = _escape(table.caption)
     is_long = len(frame) > _PAGE_ROWS
-    return _PACKAGES + frame.to_latex(
+    latex: str = frame.to_latex(
         index=False,
         escape=False,
         column_format=_column_format(table.kinds),
@@ -128,6 +128,7 @@ def _latex(table: Table) -> str:
         position=None if is_long else "htbp",
         longtable=is_long,
     )
+    return _PACKAGES + latex
 
 
 def _column_format(kinds: tuple[Kind, ...]) -> str:

@@ -212,7 +212,7 @@ class Orders:
     """
 
     def __init__(self, address: tuple[str, int, str], *, is_server: bool = False) -> None:
-        from torch.distributed import PrefixStore, TCPStore
+        from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
         host, port, secret = address
         store = TCPStore(host, port, is_master=is_server, wait_for_workers=False)

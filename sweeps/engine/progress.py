@@ -204,7 +204,8 @@ class ProgressDisplay(DriverCallback):
         waiting = max(0, self._search.remaining() - len(known))
         if not whole:
             return None if waiting or not left else max(left)
-        return max([*left, (sum(left) + waiting * sum(whole) / len(whole)) / self._at_once])
+        shared = (sum(left) + waiting * sum(whole) / len(whole)) / self._at_once
+        return max([*left, float(shared)])
 
 
 def format_seconds(seconds: float | None) -> str:

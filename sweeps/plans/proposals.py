@@ -147,7 +147,7 @@ def _lies_in(value: Any, space: BaseDistribution) -> bool:
     if isinstance(space, CategoricalDistribution):
         return value in space.choices
     assert isinstance(space, FloatDistribution)
-    return space.low <= value <= space.high
+    return bool(space.low <= value <= space.high)
 
 
 def _rounded(value: Any, space: BaseDistribution) -> Any:

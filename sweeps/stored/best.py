@@ -68,7 +68,9 @@ def best_trial(trials: pd.DataFrame, specs: Mapping[str, TrialSpec]) -> pd.Serie
         None if every point has a diverged seed or none that finished.
     """
     best: tuple[tuple[bool, float], pd.Series] | None = None
-    settings = trials["spec_hash"].map(lambda key: specs[key].without(AXES).hash)
+    mine = [specs[key] for key in trials["spec_hash"]]
+    trials = trials.assign(**{name: [getattr(spec, name) for spec in mine] for name in AXES})
+    settings = [spec.without(AXES).hash for spec in mine]
     for _, group in trials.groupby(settings):
         done = completed(group)
         finished = done[done["outcome"] == "finished"]

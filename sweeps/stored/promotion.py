@@ -199,11 +199,11 @@ def _tag(version: ModelVersion, key: str) -> str:
 def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
     """The aliases of a registered model, which is created if new."""
     try:
-        return client.get_registered_model(name).aliases
+        return dict(client.get_registered_model(name).aliases)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-    return client.create_registered_model(name).aliases
+    return dict(client.create_registered_model(name).aliases)
 
 
 def _check_better(before: ModelVersion, tags: dict[str, str], alias: str) -> None:

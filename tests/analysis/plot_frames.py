@@ -102,7 +102,9 @@ def gains() -> pd.DataFrame:
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "lr": lambda: axis_figure(
-        trials([*STYLES, "gru"], seeds=2), "t", {"lstm": fit("lstm", 3e-4, (2e-4, 5e-4))}
+        trials([*STYLES, "gru"], seeds=2),
+        title="t",
+        fits={"lstm": fit("lstm", 3e-4, (2e-4, 5e-4))},
     ),
     "epoch": lambda: epoch_figure(horizons(), "a title"),
     "leaderboard": lambda: leaderboard(board()),

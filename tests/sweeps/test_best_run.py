@@ -122,7 +122,7 @@ def test_sweep_promotion_and_paper_choose_alike(tmp_path: Path) -> None:
     promoted = best_trial(frame, {spec.hash: spec for spec in specs.values()})
     assert promoted is not None
     assert promoted["spec_hash"] == wanted
-    plan: Any = SimpleNamespace(folder=tmp_path, bases={"part": SPEC})
+    plan: Any = SimpleNamespace(folder=tmp_path, bases={"part": SPEC}, axes=("lr",))
     swept = winner(plan, frame, "part")
     assert swept is not None
     assert swept.path.name == wanted

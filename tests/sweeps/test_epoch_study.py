@@ -113,7 +113,7 @@ def test_branches_wait_for_their_checkpoint_and_never_for_ever(command, at_once,
             end(plan.folder, spec.replace(seed=1), [1.0])
         plan = plan_epochs(ground, designs)
         assert sum(each.remaining() for each in plan.plans.values()) == 12
-    search = SweepSearch({part: (plan.bases[part], plan.plans[part]) for part in plan.bases})
+    search = SweepSearch(plan.plans)
     chance, open_trials, given, trunks_ended = random.Random(at_once), {}, [], set()
     while (suggestion := search.suggest(str(len(given)))) != SweepSearch.FINISHED:
         if suggestion is not None:
@@ -205,7 +205,6 @@ def test_numbers_of_words(text, words):
         (["--lr", "1e-3", "--arch", "lstm", "mamba"], "of one architecture, not of lstm, mamba"),
         ([], "run sweeps/lr_sweep.py --arch lstm first, or give --lr"),
         (["--lr", "-1"], "lr must be a positive finite number, not -1.0"),
-        (["--designs", "tree"], "trajectory, independent, branch, not 'tree'"),
         (["--designs"], "--designs takes one or more of"),
         (["--horizons", "0"], "at least 1, not 0"),
         (["--epochs", "3", "--horizons", "2"], "stands for --horizons 1 to 3: give one of them"),

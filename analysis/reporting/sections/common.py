@@ -103,7 +103,8 @@ class Context:
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows by column name."""
-    return frame.to_dict("records")  # type: ignore[return-value]
+    rows: list[dict[str, Any]] = frame.to_dict("records")
+    return rows
 
 
 def number(value: float | None, digits: int, *, link: str = "", mark: str = "") -> Cell:
