@@ -41,7 +41,8 @@ from sweeps.running import refuse
 from sweeps.stored.best import best_trial
 from sweeps.stored.model_names import find_version
 from sweeps.stored.trials import ended_frame, study_trials
-from trainables.checkpoint import TrialFolder, read_json, write_json
+from trainables.checkpoint import TrialFolder
+from trainables.files import read_json, write_json
 from trainables.spec import TrialSpec
 from trainables.tracking import tracking_uri
 

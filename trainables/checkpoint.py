@@ -1,4 +1,4 @@
-"""Checkpoints of a trial: safetensors and JSON, written aside and renamed, never changed in place.
+"""Checkpoints of a trial: safetensors and JSON, whole or not at all, never changed in place.
 
     <trial>/spec.json
     <trial>/checkpoints/step-00000500/   model.safetensors, config.json, the tokenizer, spec.json,
@@ -15,9 +15,8 @@ at any moment leaves complete checkpoints and at most one folder with a temporar
 from __future__ import annotations
 
 import dataclasses
-import json
+import functools
 import math
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,9 +28,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from trainables.files import read_json, remove_partial, whole_folder, write_json
 from trainables.spec import TrialSpec
 
-_TEMPORARY = ".partial-"
 _OPTIMIZER = "optimizer.safetensors"
 _TRAINER = "trainer.json"
 _FINAL = "final.json"
@@ -128,6 +127,7 @@ class TrialFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._outcome: Outcome | None = None
 
     @classmethod
     def of(cls, study: Path, spec: TrialSpec) -> TrialFolder:
@@ -154,7 +154,7 @@ class TrialFolder:
         """The lock of whoever works on the trial; it ends with the process that holds it."""
         return FileLock(self.path / ".lock", timeout=timeout)
 
-    @property
+    @functools.cached_property
     def spec(self) -> TrialSpec:
         """The spec this folder was made for."""
         return TrialSpec.from_dict(read_json(self.path / "spec.json"))
@@ -163,15 +163,16 @@ class TrialFolder:
     def outcome(self) -> Outcome | None:
         """How the trial ended, or None while it has not."""
         path = self.path / "outcome.json"
-        if not path.exists():
-            return None
-        values = read_json(path)
-        reports = tuple(EpochReport(**report) for report in values["history"])
-        return Outcome(**{**values, "history": reports})
+        if self._outcome is None and path.exists():  # read once: it is final
+            values = read_json(path)
+            reports = tuple(EpochReport(**report) for report in values["history"])
+            self._outcome = Outcome(**{**values, "history": reports})
+        return self._outcome
 
     def finish(self, outcome: Outcome) -> None:
         """Record that the trial is over."""
         write_json(self.path / "outcome.json", dataclasses.asdict(outcome))
+        self._outcome = None
 
     @property
     def best_checkpoint(self) -> Path:
@@ -245,17 +246,12 @@ class TrialFolder:
     ) -> Path:
         """Write a checkpoint of this moment; with `prune` keep it, the best one, and no other."""
         target = self.checkpoint_at(progress.step)
-        partial = self._checkpoints / f"{_TEMPORARY}{os.getpid()}"
-        shutil.rmtree(partial, ignore_errors=True)
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        write_json(partial / "spec.json", spec.to_dict())
-        write_json(partial / _TRAINER, progress.to_dict())
-        save_file(_optimizer_tensors(model, optimizer), partial / _OPTIMIZER)
-        _sync(partial)
-        if target.exists():  # an earlier process wrote the same moment
-            shutil.rmtree(target)
-        partial.rename(target)
+        with whole_folder(target, replace=True) as partial:  # of the same moment, if there is one
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+            write_json(partial / "spec.json", spec.to_dict())
+            write_json(partial / _TRAINER, progress.to_dict())
+            save_file(_optimizer_tensors(model, optimizer), partial / _OPTIMIZER)
         if prune:
             self._prune(keep=target, best=progress.best)
         return target
@@ -264,11 +260,9 @@ class TrialFolder:
         """Copy a checkpoint of another folder, without what only continuing it takes."""
         target = self._checkpoints / path.name
         if not target.exists():
-            partial = self._checkpoints / f"{_TEMPORARY}{os.getpid()}"
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(path, partial, ignore=shutil.ignore_patterns(_OPTIMIZER))
-            _sync(partial)
-            partial.rename(target)
+            without = shutil.ignore_patterns(_OPTIMIZER)
+            with whole_folder(target) as partial:
+                shutil.copytree(path, partial, ignore=without, dirs_exist_ok=True)
 
     def load_into(
         self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None
@@ -280,8 +274,7 @@ class TrialFolder:
 
     def clean(self) -> None:
         """Remove what a killed process left half written. Call it only under the trial's lock."""
-        for path in self._checkpoints.glob(f"{_TEMPORARY}*"):
-            shutil.rmtree(path)
+        remove_partial(self._checkpoints)
 
     def _prune(self, keep: Path, best: EpochReport | None) -> None:
         best_path = None if best is None else self.checkpoint_at(best.step)
@@ -313,22 +306,3 @@ def _load_optimizer(
         moment, _, name = key.partition("/")
         parameter = parameters[name]
         optimizer.state[parameter][moment] = value.to(parameter.device)
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write JSON aside and rename it, so that a reader never sees half a file."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _sync(folder: Path) -> None:
-    """Flush the files of a folder to disk, so that a rename never outlives its content."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())

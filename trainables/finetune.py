@@ -4,7 +4,7 @@
     <storage>/<spec hash>/epoch-003/    model.safetensors, optimizer.safetensors, progress.json
     <storage>/<spec hash>/outcome.json  once it is over; then the epochs' folders are gone
 
-An epoch's folder is written aside and renamed: a kill at any moment costs at most one epoch, and
+An epoch's folder is there whole or not at all: a kill at any moment costs at most one epoch, and
 what continues ends as if it had never been interrupted (bitwise so on the same CPU thread count).
 Weights are not kept, an outcome holds the predictions.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,9 +28,9 @@ from transformers import AutoTokenizer
 import models
 from analysis.benchmarks import glue
 from analysis.benchmarks.glue import Settings, TaskData
-from trainables.checkpoint import read_json, write_json
 from trainables.classifier import Classifier, Encoded, batches, encode, predict, split
 from trainables.device import set_up_device
+from trainables.files import read_json, remove_partial, whole_folder, write_json
 from trainables.finetune_spec import (
     EpochScore,
     FinetuneOutcome,
@@ -41,7 +40,6 @@ from trainables.finetune_spec import (
 )
 
 _SELECTION_FRACTION, _SELECTION_MOST = 0.1, 2000
-_PARTIAL = ".partial-"
 _MODEL, _OPTIMIZER, _PROGRESS = "model.safetensors", "optimizer.safetensors", "progress.json"
 
 
@@ -231,16 +229,11 @@ class _Run:
     def _save(self) -> None:
         """Keep this epoch, the best one, and no other."""
         epoch = len(self.history)
-        partial = self.folder / f"{_PARTIAL}{os.getpid()}"
-        partial.mkdir()
-        save_model(self.model, str(partial / _MODEL))
-        save_file(_optimizer_tensors(self.optimizer), partial / _OPTIMIZER)
-        history = [dataclasses.asdict(each) for each in self.history]
-        write_json(partial / _PROGRESS, {"history": history})
-        for file in partial.iterdir():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())  # the rename must not outlive what it names
-        partial.rename(self._epoch_folder(epoch))
+        with whole_folder(self._epoch_folder(epoch)) as partial:
+            save_model(self.model, str(partial / _MODEL))
+            save_file(_optimizer_tensors(self.optimizer), partial / _OPTIMIZER)
+            history = [dataclasses.asdict(each) for each in self.history]
+            write_json(partial / _PROGRESS, {"history": history})
         for number in range(1, epoch):
             if number != self._best.epoch:
                 shutil.rmtree(self._epoch_folder(number), ignore_errors=True)
@@ -248,8 +241,7 @@ class _Run:
                 (self._epoch_folder(number) / _OPTIMIZER).unlink(missing_ok=True)
 
     def _resume(self) -> None:
-        for leftover in self.folder.glob(f"{_PARTIAL}*"):
-            shutil.rmtree(leftover)
+        remove_partial(self.folder)
         epochs = sorted(self.folder.glob("epoch-*"))
         if epochs:
             values = read_json(epochs[-1] / _PROGRESS)

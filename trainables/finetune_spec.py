@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.benchmarks.glue import Settings
-from trainables.checkpoint import read_json
+from trainables.files import read_json
 from trainables.spec import PRECISIONS
 
 SELECTIONS = ("split", "reported")

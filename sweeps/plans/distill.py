@@ -11,9 +11,9 @@ from sweeps.plans.common import Ground, Status, SweepPlan, chosen_archs, prepare
 from sweeps.plans.grids import GridPlan
 from sweeps.stored.model_names import copy_version, find_version, resolve_model
 from sweeps.stored.trials import earlier_trials, resolve_storage, scored
-from trainables.checkpoint import read_json
 from trainables.corpus import Corpus
 from trainables.corpus.tokenizer import tokenizer_hash
+from trainables.files import read_json
 from trainables.finetune_spec import model_hash
 from trainables.spec import TrialSpec
 from trainables.tracking import tracking_uri

@@ -39,7 +39,7 @@ from sweeps.scoring.tasks import TaskResult, find_glue, glue_figures, glue_resul
 from sweeps.scoring.workers import Scoring, score_here, score_on_ray, show_progress
 from sweeps.stored.model_names import resolve_model
 from sweeps.stored.trials import resolve_storage
-from trainables.checkpoint import write_json
+from trainables.files import write_json
 from trainables.tracking import tracking_uri
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import tempfile
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+
+from trainables.files import whole_folder
 
 
 def resolve_model(name: str, uri: str, storage: Path) -> str:
@@ -71,12 +71,8 @@ def copy_version(version: ModelVersion, uri: str, storage: Path) -> Path:
     try:
         if not target.exists():
             assert version.source is not None
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
-                copy = Path(partial) / "model"
-                copy.mkdir()
-                download_artifacts(version.source, dst_path=str(copy), tracking_uri=uri)
-                with contextlib.suppress(FileExistsError):  # another command was faster
-                    copy.rename(target)
+            with whole_folder(target) as partial:
+                download_artifacts(version.source, dst_path=str(partial), tracking_uri=uri)
     except (MlflowException, OSError) as error:
         raise ValueError(
             f"the files of {version.name} version {version.version} cannot be read from "

@@ -161,7 +161,7 @@ def test_killed_builder_leaves_nothing_in_the_way(source: str, tmp_path: Path) -
     assert subprocess.run(command, cwd=ROOT).returncode == -signal.SIGKILL
     leftovers = [path for path in cache.iterdir() if path.is_dir()]
     assert len(leftovers) == 1
-    assert leftovers[0].name.startswith(".pets-")
+    assert leftovers[0].name.startswith(".partial-pets-")
     assert os.listdir(leftovers[0])
     corpus = prepare_corpus(source, vocab_size=300, cache=cache)
     assert [path for path in cache.iterdir() if path.is_dir()] == [corpus.directory]

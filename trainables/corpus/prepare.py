@@ -6,8 +6,6 @@ import hashlib
 import itertools
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from trainables.corpus.blocks import TokenFile, token_dtype
 from trainables.corpus.sources import TextSource, open_source
 from trainables.corpus.tokenizer import BOS_ID, document_encoder, load_tokenizer, train_tokenizer
+from trainables.files import remove_partial, whole_folder
 
 FORMAT = 1
 """Part of every corpus hash: raise it when the same text would give other files."""
@@ -124,13 +123,12 @@ def text_hash(text: TextSource) -> str:
     return digest.hexdigest()
 
 
-def _build(text: TextSource, digest: str, vocab_size: int, directory: Path, report: Progress):
+def _build(
+    text: TextSource, digest: str, vocab_size: int, directory: Path, report: Progress
+) -> None:
     # We hold the lock of this corpus, so whatever is half built belongs to a dead process.
-    prefix = f".{directory.name}."
-    for leftover in directory.parent.glob(f"{prefix}*"):
-        shutil.rmtree(leftover)
-    partial = Path(tempfile.mkdtemp(prefix=prefix, dir=directory.parent))
-    try:
+    remove_partial(directory.parent, directory.name)
+    with whole_folder(directory) as partial:
         report(f"training a tokenizer of {vocab_size:,} tokens")
         tokenizer = train_tokenizer(text.train(), vocab_size)
         tokenizer.save_pretrained(partial)
@@ -141,11 +139,6 @@ def _build(text: TextSource, digest: str, vocab_size: int, directory: Path, repo
             counts = _write_tokens(lines, tokenizer, partial / f"{split}.bin")
             meta |= {f"{split}_{unit}": count for unit, count in counts.items()}
         (partial / "corpus.json").write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
-        partial.chmod(0o755)  # mkdtemp gives access to this user only
-        partial.rename(directory)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _write_tokens(

@@ -9,7 +9,6 @@ with what follows from it. The facts of `bear_mini` are in the corpus; see `know
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -25,6 +24,7 @@ from trainables.corpus.builtin.knowledge import (
     Situation,
 )
 from trainables.corpus.builtin.phenomena import PARADIGMS, Pair, Paradigm, pairs
+from trainables.files import write_text
 
 EWOK_ITEMS = 60
 """Of each domain; each gives two rows."""
@@ -235,6 +235,4 @@ def _write_once(path: Path, text: str) -> None:
     """Write a file whole or not at all, and not again: trials may be reading it."""
     if not path.exists() or path.read_text("utf-8") != text:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(text, "utf-8")
-        os.replace(partial, path)
+        write_text(path, text)
