@@ -37,14 +37,13 @@ disable_progress_bar()
 
 AutoConfig.register(LSTMConfig.model_type, LSTMConfig, exist_ok=True)
 AutoConfig.register(XLSTMConfig.model_type, XLSTMConfig, exist_ok=True)
+AutoConfig.register(HGRN2Config.model_type, HGRN2Config, exist_ok=True)
 AutoModelForCausalLM.register(LSTMConfig, LSTMForCausalLM, exist_ok=True)
 AutoModelForCausalLM.register(XLSTMConfig, XLSTMForCausalLM, exist_ok=True)
+AutoModelForCausalLM.register(HGRN2Config, HGRN2ForCausalLM, exist_ok=True)
 # Subclasses in place of the library's classes, whose names and checkpoints they share.
 AutoModelForCausalLM.register(LlamaConfig, LlamaForCausalLM, exist_ok=True)
-AutoModelForCausalLM.register(HGRN2Config, HGRN2ForCausalLM, exist_ok=True)
 AutoModelForCausalLM.register(MambaConfig, MambaForCausalLM, exist_ok=True)
-# Importing fla put its own GPU-only Mamba in the place of transformers': put it back.
-AutoConfig.register(MambaConfig.model_type, MambaConfig, exist_ok=True)
 
 __all__ = [
     "ParamCount",

@@ -1,6 +1,6 @@
-"""What the LSTM and the xLSTM share around their layers: state, padding, generation, head.
+"""What LSTM, xLSTM and HGRN2 share around their layers: state, padding, generation, head.
 
-Their libraries give recurrent layers only; this makes Hugging Face causal LMs of them.
+This makes Hugging Face causal LMs of recurrent layers.
 
 Padding may stand anywhere in a sequence: a token that the attention mask hides is as if it were
 absent. Every row's real tokens are moved to its front, where no hidden token can reach them, and
@@ -10,7 +10,7 @@ the results back to where the tokens came from.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -22,6 +22,9 @@ from transformers.utils import can_return_tuple
 from models.registry import small_init_std
 
 LayerState = tuple[Tensor, ...]  # each (batch, ...)
+RecurrentLayer = Callable[
+    [Tensor, LayerState | None, Tensor | None, bool], tuple[Tensor, LayerState | None]
+]
 
 
 class RecurrentState:
@@ -85,6 +88,11 @@ def last_inputs(x: Tensor, count: int, past: Tensor | None, lengths: Tensor | No
     return steps.take_along_dim(at[..., None], 1)
 
 
+def behind_text(lengths: Tensor, time: int) -> Tensor:
+    """Whether a step lies behind the real ones; lengths (batch,) -> (batch, time)."""
+    return torch.arange(time, device=lengths.device) >= lengths[:, None]
+
+
 class RecurrentPreTrainedModel(PreTrainedModel):
     """Initialisation, embedding access and flags; `base_model` is the attribute `model`."""
 
@@ -112,7 +120,7 @@ class RecurrentModel(RecurrentPreTrainedModel):
     embeddings: nn.Embedding
 
     @abstractmethod
-    def recurrent_layers(self) -> Iterable[nn.Module]:
+    def recurrent_layers(self) -> Iterable[RecurrentLayer]:
         """The layers, from the first."""
 
     @abstractmethod
@@ -148,19 +156,21 @@ class RecurrentModel(RecurrentPreTrainedModel):
         if padding is not None:
             hidden = padding.sort(hidden)
 
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         past = past_key_values
         lengths = None if padding is None else padding.lengths
-        outputs, states = [hidden], []
+        outputs: list[Tensor] = [hidden]
+        states: list[Any] = []
         for index, layer in enumerate(self.recurrent_layers()):
             before = None if past is None else past.layers[index]
             hidden, state = layer(hidden, before, lengths, use_cache)
             outputs.append(hidden)
             states.append(state)
+            if not output_hidden_states:
+                del outputs[:-1]  # of no use, and evaluation needs the memory
         outputs[-1] = self.finish(hidden)
 
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        outputs = outputs if output_hidden_states else outputs[-1:]
         if padding is not None:
             outputs = [padding.restore(x) for x in outputs]
         new_state: Any = None  # not one of transformers' own caches
@@ -174,7 +184,7 @@ class RecurrentModel(RecurrentPreTrainedModel):
 
 
 class RecurrentForCausalLM(RecurrentPreTrainedModel, GenerationMixin):
-    """A body with a linear head that is not tied to the embedding table.
+    """A body with a linear head.
 
     Subclasses build `self.model` and then call `add_head`.
     """

@@ -1,146 +1,277 @@
-"""HGRN2 (Qin et al. 2024): fla's `HGRN2ForCausalLM` with the kernels of this package.
+"""HGRN2 (Qin et al. 2024, arXiv 2404.07904): gated linear attention, then a feed-forward layer.
 
-fla's layers fail on CPU tensors, and on a GPU they tune kernel after kernel for minutes before the
-first step has ended. The classes below are fla's own with a second path, on any device, that
-computes the same from the same parameters with `models.kernels`. So there is one set of weights
-and one checkpoint format, that of fla, and nothing of the library is patched. (An independent
-module with fla's parameter names would gain nothing: the time goes into matrix products and the
-recurrence. And it would repeat fla's cache and generation.)
+Config, parameters, initialisation and results are those of `HGRN2ForCausalLM` of the library
+flash-linear-attention (fla): checkpoints go both ways. The module is one of our own because fla is
+for GPUs. Its layers fail on CPU tensors; on a GPU they tune kernel after kernel for minutes before
+the first step has ended; and importing it costs every process seconds, and puts models that need a
+GPU in the place of transformers' own, Mamba among them.
 
-`BABYSWEEP_KERNELS=library` takes fla's layers on a GPU.
+With `BABYSWEEP_KERNELS=library` fla's kernels compute the recurrence on a GPU; nothing else of it
+is used.
 """
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-with warnings.catch_warnings():
-    # fla tells that Triton finds no device; that is what this module is for.
-    warnings.filterwarnings("ignore", message="Triton is not supported")
-    from fla.layers import hgrn2 as fla_layer
-    from fla.layers.utils import get_layer_cache, update_layer_cache
-    from fla.models import hgrn2 as fla_hgrn2
-    from fla.models.hgrn2 import HGRN2Config
-    from fla.modules import GatedMLP, RMSNorm
-
-from models.any_device import add_norm, norm, replace_layers
-from models.kernels import paths
+from models.any_device import add_norm, norm
+from models.causal_lm import (
+    LayerState,
+    RecurrentForCausalLM,
+    RecurrentLayer,
+    RecurrentModel,
+    RecurrentPreTrainedModel,
+    behind_text,
+)
 from models.kernels.gated_linear_attention import hgrn2_attention
 from models.kernels.swiglu import swiglu
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
 
-# fla normalises the output of the recurrence without handing the config's eps to its kernel.
-OUTPUT_NORM_EPS = 1e-5
+OUTPUT_NORM_EPS = 1e-5  # of the norm behind the recurrence, whatever the config's: fla's kernel's
+FFN_MULTIPLE = 256  # a feed-forward width that follows from `hidden_ratio` is a multiple of this
 
-
-def takes_fla(x: Tensor) -> bool:
-    """Whether fla's own layers are wanted."""
-    return paths.uses_library("gated_linear_attention", x.device.type)
-
-
-class AnyDeviceRMSNorm(RMSNorm):
-    """fla's RMSNorm; the own path serves the ways in which HGRN2 calls it."""
-
-    def forward(
-        self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, **kwargs: Any
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        if takes_fla(x):
-            return super().forward(x, residual, prenorm, **kwargs)
-        if residual is None:
-            normed, total = norm(x, self.weight, self.eps), x
-        else:
-            normed, total = add_norm(x, residual, self.weight, self.eps)
-        return (normed, total) if prenorm else normed
-
-
-class AnyDeviceGatedMLP(GatedMLP):
-    """fla's SwiGLU feed-forward layer."""
-
-    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        if self.hidden_act != "swish" or takes_fla(x):
-            return super().forward(x, **kwargs)
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
-
-
-class AnyDeviceHGRN2Attention(fla_layer.HGRN2Attention):
-    """fla's HGRN2 layer. The own path has no short convolution, which no preset uses, and no
-    sequences end to end; on a GPU fla serves both."""
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        past_key_values: Any = None,
-        use_cache: bool | None = False,
-        lower_bound: Tensor | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, None, Any]:
-        """hidden_states (batch, time, dim); attention_mask (batch, time), 0 for padding.
-
-        Padding may stand on either side: it leaves the state as it is, which is what fla does by
-        cutting it out.
-        """
-        on_cpu = hidden_states.device.type == "cpu"
-        special = self.use_short_conv or kwargs.get("cu_seqlens") is not None
-        if takes_fla(hidden_states) or (special and not on_cpu):
-            return super().forward(
-                hidden_states,
-                attention_mask,
-                past_key_values,
-                use_cache,
-                lower_bound=lower_bound,
-                **kwargs,
-            )
-        if special:
-            raise ValueError(
-                "HGRN2 on a CPU takes neither use_short_conv=True nor cu_seqlens; "
-                "use a GPU, or a model without short convolution and a padded batch"
-            )
-        query, forget, value = (
-            project(hidden_states) for project in (self.q_proj, self.f_proj, self.i_proj)
-        )
-        if attention_mask is not None:
-            padding = attention_mask[:, -hidden_states.shape[1] :, None] == 0
-            forget = forget.masked_fill(padding, torch.inf)  # keeps the state
-
-        layer_cache = get_layer_cache(self, past_key_values)
-        past = None if layer_cache is None else layer_cache["recurrent_state"]
-        heads = (self.num_heads, -1)
-        out, state = hgrn2_attention(
-            query.unflatten(-1, heads),
-            forget.unflatten(-1, heads),
-            value.unflatten(-1, heads),
-            None if self.layer_idx == 0 else lower_bound,  # fla's first layer has no bound
-            initial_state=None if past is None else past.mT,  # fla keeps it as (value, key)
-        )
-        update_layer_cache(
-            self,
-            past_key_values,
-            recurrent_state=state.mT if use_cache else None,
-            conv_state=None,
-            offset=hidden_states.shape[1],
-        )
-        normed = norm(out.flatten(-2), self.g_norm.weight, OUTPUT_NORM_EPS)
-        return self.o_proj(normed), None, past_key_values
-
-
-_ANY_DEVICE: dict[type[nn.Module], type[nn.Module]] = {
-    RMSNorm: AnyDeviceRMSNorm,
-    GatedMLP: AnyDeviceGatedMLP,
-    fla_layer.HGRN2Attention: AnyDeviceHGRN2Attention,
+# Fields of fla's config that only choose among kernels which give the same, with its defaults.
+SAME_RESULT: dict[str, Any] = {
+    "attn_mode": "chunk",
+    "fuse_norm": True,
+    "fuse_swiglu": True,
+    "fuse_cross_entropy": True,
+    "fuse_linear_cross_entropy": False,
+}
+# Fields of which only fla's default is computed here.
+ONLY_DEFAULT: dict[str, Any] = {
+    "attn": None,  # layers of softmax attention among the others
+    "attnres_block_size": None,
+    "elementwise_affine": True,
+    "hidden_act": "swish",
+    "use_l2warp": False,
+    "use_short_conv": False,
 }
 
 
-class HGRN2ForCausalLM(fla_hgrn2.HGRN2ForCausalLM):
-    """fla's model with layers that run anywhere at once; checkpoints are interchangeable."""
+class HGRN2Config(PreTrainedConfig):
+    """Shape of an HGRN2 language model: the fields of fla's config, with its defaults.
+
+    `expand_ratio` is the width of a head; if it is None, `num_heads` decides. The feed-forward
+    width is `intermediate_size` or, if that is None, about two thirds of `hidden_ratio` times
+    `hidden_size`.
+
+    Raises:
+        ValueError: neither `expand_ratio` nor `num_heads` is given.
+    """
+
+    model_type = "hgrn2"
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    def __init__(
+        self,
+        hidden_size: int = 2048,
+        num_hidden_layers: int = 24,
+        num_heads: int | None = None,
+        expand_ratio: int | None = 128,
+        conv_size: int = 4,
+        use_lower_bound: bool = True,
+        hidden_ratio: int | None = 4,
+        intermediate_size: int | None = None,
+        max_position_embeddings: int = 2048,
+        norm_eps: float = 1e-6,
+        use_cache: bool = True,
+        initializer_range: float = 0.02,
+        vocab_size: int = 32_000,
+        **kwargs: Any,
+    ) -> None:
+        if expand_ratio is None:
+            if num_heads is None:
+                raise ValueError("HGRN2 needs expand_ratio or num_heads, and both are None")
+            expand_ratio = hidden_size // num_heads
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_heads = num_heads or hidden_size // expand_ratio
+        self.expand_ratio = expand_ratio
+        self.conv_size = conv_size
+        self.use_lower_bound = use_lower_bound
+        self.hidden_ratio = hidden_ratio
+        self.intermediate_size = intermediate_size
+        self.max_position_embeddings = max_position_embeddings
+        self.norm_eps = norm_eps
+        self.use_cache = use_cache
+        self.initializer_range = initializer_range
+        self.vocab_size = vocab_size
+        for name, default in (SAME_RESULT | ONLY_DEFAULT).items():
+            setattr(self, name, kwargs.pop(name, default))
+        special_tokens = {"pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
+        super().__init__(**{**special_tokens, "tie_word_embeddings": False, **kwargs})
+
+
+class RMSNorm(nn.Module):
+    """RMS norm on the kernels of this package."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., dim) -> the same shape, in the type of the layers that follow."""
+        return norm(x, self.weight, self.eps)
+
+
+class HGRN2Attention(nn.Module):
+    """Gated linear attention with a lower bound of its forget gates.
+
+    Its state is a matrix (batch, heads, key dim, value dim).
+    """
+
+    def __init__(self, config: HGRN2Config) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.num_heads = width // config.expand_ratio
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.f_proj = nn.Linear(width, width, bias=False)
+        self.i_proj = nn.Linear(width, width, bias=False)
+        self.g_norm = RMSNorm(width, eps=OUTPUT_NORM_EPS)
+        self.o_proj = nn.Linear(width, width, bias=False)
+
+    def forward(
+        self,
+        lower_bound: Tensor | None,
+        hidden: Tensor,
+        state: LayerState | None,
+        lengths: Tensor | None,
+        keep_state: bool,
+    ) -> tuple[Tensor, LayerState | None]:
+        """lower_bound (dim,), or None for 0; the others as `RecurrentModel` has them."""
+        query, forget, value = (
+            project(hidden) for project in (self.q_proj, self.f_proj, self.i_proj)
+        )
+        if keep_state and lengths is not None:
+            padding = behind_text(lengths, hidden.shape[1])[..., None]
+            forget = forget.masked_fill(padding, torch.inf)  # forgets nothing, and takes nothing in
+        heads = (self.num_heads, -1)
+        out, end = hgrn2_attention(
+            query.unflatten(-1, heads),
+            forget.unflatten(-1, heads),
+            value.unflatten(-1, heads),
+            lower_bound,
+            initial_state=None if state is None else state[0],
+        )
+        return self.o_proj(self.g_norm(out.flatten(-2))), (end,) if keep_state else None
+
+
+class HGRN2MLP(nn.Module):
+    """SwiGLU feed-forward layer."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, inner, bias=False)
+        self.up_proj = nn.Linear(width, inner, bias=False)
+        self.down_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (batch, time, dim) -> the same shape."""
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+
+
+class HGRN2Block(GradientCheckpointingLayer):
+    """Recurrence and feed-forward layer, each behind a norm and beside a residual connection."""
+
+    def __init__(self, config: HGRN2Config) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.attn_norm = RMSNorm(width, eps=config.norm_eps)
+        self.attn = HGRN2Attention(config)
+        self.mlp_norm = RMSNorm(width, eps=config.norm_eps)
+        self.mlp = HGRN2MLP(width, _ffn_width(config))
+
+    def forward(
+        self,
+        lower_bound: Tensor | None,
+        hidden: Tensor,
+        state: LayerState | None,
+        lengths: Tensor | None,
+        keep_state: bool,
+    ) -> tuple[Tensor, LayerState | None]:
+        """As `HGRN2Attention`; all by position, which gradient checkpointing asks for."""
+        update, end = self.attn(lower_bound, self.attn_norm(hidden), state, lengths, keep_state)
+        normed, hidden = add_norm(update, hidden, self.mlp_norm.weight, self.mlp_norm.eps)
+        return hidden + self.mlp(normed), end
+
+
+class HGRN2PreTrainedModel(RecurrentPreTrainedModel):
+    config_class = HGRN2Config
+    _no_split_modules = ["HGRN2Block"]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+
+
+class HGRN2Model(HGRN2PreTrainedModel, RecurrentModel):
+    """Embedding and blocks, with the norm after the last block.
+
+    Raises:
+        ValueError: the config asks for what is not computed here.
+    """
+
+    def __init__(self, config: HGRN2Config) -> None:
+        _check(config)
+        super().__init__(config)
+        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        if config.use_lower_bound:
+            shape = config.num_hidden_layers, config.hidden_size
+            self.lower_bounds = nn.Parameter(torch.zeros(shape))
+        self.layers = nn.ModuleList(HGRN2Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.post_init()
+
+    def recurrent_layers(self) -> Iterable[RecurrentLayer]:
+        """The layers with their lower bounds, which rise from 0 in the first towards 1: sums over
+        a softmax along the layers."""
+        bounds: list[Tensor | None] = [None] * len(self.layers)
+        if self.config.use_lower_bound:
+            shares = self.lower_bounds.softmax(0, dtype=torch.float)
+            bounds[1:] = (shares.cumsum(0) - shares[0])[1:]
+        return map(partial, self.layers, bounds)
+
+    def finish(self, hidden: Tensor) -> Tensor:
+        return self.norm(hidden)
+
+
+class HGRN2ForCausalLM(HGRN2PreTrainedModel, RecurrentForCausalLM):
+    """The body with a linear head, which is the embedding table if the config ties the two."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embeddings.weight"}
 
     def __init__(self, config: HGRN2Config) -> None:
         super().__init__(config)
-        replace_layers(self, _ANY_DEVICE)
+        self.model = HGRN2Model(config)
+        self.add_head(config.hidden_size, config.vocab_size)
+
+
+def _check(config: HGRN2Config) -> None:
+    """ValueError, in one sentence, if the config asks for what is not computed here."""
+    for name, only in ONLY_DEFAULT.items():
+        value = getattr(config, name)
+        if value != only:
+            raise ValueError(f"HGRN2 is computed here for {name}={only!r} only, not for {value!r}")
+    width, head = config.hidden_size, config.expand_ratio
+    if width % head:
+        raise ValueError(f"HGRN2's hidden_size, {width}, is no multiple of expand_ratio, {head}")
+
+
+def _ffn_width(config: HGRN2Config) -> int:
+    """Width of the feed-forward layer: the config's, or two thirds of a multiple, rounded up."""
+    if config.intermediate_size is not None:
+        return config.intermediate_size
+    width = int(config.hidden_size * (config.hidden_ratio or 4) * 2 / 3)
+    return width + -width % FFN_MULTIPLE
 
 
 def build_config(
@@ -161,7 +292,7 @@ def build_config(
         use_lower_bound=True,
         use_short_conv=False,
         norm_eps=1e-6,
-        fuse_cross_entropy=False,  # fla's fused loss exists on GPUs only
+        fuse_cross_entropy=False,  # for fla, whose fused loss exists on GPUs only
         initializer_range=small_init_std(hidden_size),
         tie_word_embeddings=False,
         **text.special_tokens(),
@@ -192,7 +323,7 @@ def state_size(config: HGRN2Config, context: int) -> int:
 
 def _matrix_params(config: HGRN2Config) -> int:
     """Weights of one layer that multiply every token."""
-    return 4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
+    return 4 * config.hidden_size**2 + 3 * config.hidden_size * _ffn_width(config)
 
 
 register(

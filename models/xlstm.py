@@ -40,6 +40,7 @@ from models.causal_lm import (
     RecurrentForCausalLM,
     RecurrentModel,
     RecurrentPreTrainedModel,
+    behind_text,
     last_inputs,
 )
 from models.kernels.block_diagonal import block_diagonal_linear, block_diagonal_pair
@@ -110,7 +111,7 @@ class MatrixLayer(mLSTMLayer):
         v = block_diagonal_linear(inner, self.v_proj.weight)
         igate, fgate = self._gates(q, k, v)
         if keep_state and lengths is not None:
-            padding = _padding(lengths, x.shape[1])[..., None]
+            padding = behind_text(lengths, x.shape[1])[..., None]
             # In float32: half precision does not hold these values.
             igate = igate.float().masked_fill(padding, SHUT)
             fgate = fgate.float().masked_fill(padding, OPEN)
@@ -157,7 +158,7 @@ class ScalarLayer(sLSTMLayer):
             past_h, cell_state = h.flatten(1)[:, None], (h, c, n, m)
         gates = self._gates(x, _convolve(self.conv1d, x, past_inputs))
         if keep_state and lengths is not None:
-            padding = _padding(lengths, x.shape[1])[..., None, None]
+            padding = behind_text(lengths, x.shape[1])[..., None, None]
             # Half precision does not hold these values.
             gates = gates if gates.dtype == torch.bfloat16 else gates.float()
             igate, fgate, *others = gates.unbind(2)
@@ -226,11 +227,6 @@ def _convolve(conv: CausalConv1d, x: Tensor, past: Tensor | None) -> Tensor:
     """The package's convolution, with the SiLU behind it; x (B, T, dim) -> the same."""
     weight, bias = conv.conv.weight[:, 0], conv.conv.bias
     return causal_depthwise_conv(x, weight, bias, silu=True, initial_state=past)
-
-
-def _padding(lengths: Tensor, time: int) -> Tensor:
-    """Whether a step lies behind the real ones; lengths (B,) -> (B, T)."""
-    return torch.arange(time, device=lengths.device) >= lengths[:, None]
 
 
 class XLSTMPreTrainedModel(RecurrentPreTrainedModel):

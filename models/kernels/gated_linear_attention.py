@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.kernels import native
-from models.kernels.gpu import launch
+from models.kernels import native, paths
+from models.kernels.gpu import gated_linear_library, launch
 from models.kernels.shapes import expect
 
 # Inside a chunk exp(G_t - G_s), G the running sum of g, is split into exp(G_t - M) exp(M - G_s)
@@ -75,10 +75,14 @@ def hgrn2_attention(
     """
     expect("f", f, *q.shape)
     state = _start(q, v, initial_state)
-    if lower_bound is None:
-        lower_bound = q.new_zeros(q.shape[2] * q.shape[3], dtype=_work_type(v))
-    expect("lower_bound", lower_bound, q.shape[2] * q.shape[3])
+    if lower_bound is not None:
+        expect("lower_bound", lower_bound, q.shape[2] * q.shape[3])
+    library_wanted = paths.uses_library("gated_linear_attention", q.device.type)
     with torch.autocast(q.device.type, enabled=False):
+        if library_wanted and gated_linear_library.takes(q, v):
+            return gated_linear_library.hgrn2_attention(q, f, v, lower_bound, state)
+        if lower_bound is None:
+            lower_bound = q.new_zeros(q.shape[2] * q.shape[3], dtype=_work_type(v))
         inputs = (x.to(v.dtype).contiguous() for x in (q, f, v))
         bound = lower_bound.to(_work_type(v)).contiguous()
         o, state = _BoundedAttention.apply(*inputs, bound, state, q.shape[-1] ** -0.5)

@@ -216,13 +216,13 @@ def test_a_saved_model_is_the_same_model(arch: str, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def logits_of_a_fresh_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """Logits of every architecture's saved model, opened in a process that only imports `models`
-    and asks transformers' Auto classes."""
+    and asks transformers' Auto classes. It is without fla, with transformers' own other models."""
     folder = tmp_path_factory.mktemp("saved")
     for arch in ARCHITECTURES:
         build(arch).save_pretrained(folder / arch)
     save_file({"ids": random_ids(2, 20)}, folder / "ids.safetensors")
     script = """
-import sys, pathlib, torch, models
+import sys, pathlib, torch, transformers, models
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 folder = pathlib.Path(sys.argv[1])
@@ -233,6 +233,13 @@ for path in filter(pathlib.Path.is_dir, folder.iterdir()):
     with torch.no_grad():
         logits[path.name] = model(input_ids=ids).logits
 save_file(logits, folder / "logits.safetensors")
+with torch.device("meta"):
+    for config in map(AutoConfig.for_model, ("mamba", "mamba2", "rwkv")):
+        assert type(config).__module__.startswith("transformers."), config
+        model = AutoModelForCausalLM.from_config(config)
+        assert isinstance(model, getattr(transformers, type(model).__name__)), model
+import sweeps.lr_sweep, trainables.trial
+assert "fla" not in sys.modules
 """
     root = Path(models.__file__).parents[1]
     subprocess.run([sys.executable, "-c", script, str(folder)], check=True, cwd=root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,9 @@ from transformers.models.mamba import modeling_mamba
 from xlstm import xLSTMBlockStack
 
 import models
+from models import hgrn2
 from models.kernels import paths
+from models.kernels.gated_linear_attention import hgrn2_attention_reference
 from models.xlstm import _stack_config
 
 VOCAB, TIME = 64, 20
@@ -217,22 +220,60 @@ def test_xlstm_is_the_packages_recurrence(path: str, time: int) -> None:
 @pytest.mark.interpreter
 @pytest.mark.parametrize("time", [5, *(pytest.param(t, marks=pytest.mark.slow) for t in (48, 96))])
 def test_hgrn2_is_that_of_fla(time: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """fla loads our checkpoint strictly, and its Triton kernels, run by Triton's interpreter, give
-    our logits and gradients, with and without C++: below and above 64 steps, where fla changes
-    kernels."""
+    """fla has our default config and, from one seed, our first weights. It loads our checkpoint
+    strictly, and its Triton kernels, run by Triton's interpreter, give our logits and gradients,
+    with and without C++: below and above 64 steps, where fla changes kernels."""
     pytest.importorskip("triton")
     model = build("hgrn2").train()
     model.save_pretrained(tmp_path)
     ids, weight = torch.randint(0, VOCAB, (1, time)), torch.randn(1, time, VOCAB)
-    save_file({"input_ids": ids, "weight": weight}, tmp_path / "inputs.safetensors")
-    oracle = Path(__file__).with_name("fla_oracle.py")
-    paths = [tmp_path, tmp_path / "inputs.safetensors", tmp_path / "outputs.safetensors"]
-    subprocess.run([sys.executable, str(oracle), *map(str, paths)], check=True)
+    recurrence = bounded_inputs(time)
+    inputs = {"input_ids": ids, "weight": weight, **recurrence}
+    save_file(inputs, tmp_path / "inputs.safetensors")
+    command = [sys.executable, "-m", "tests.models.fla_oracle", str(tmp_path)]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
+
+    assert hgrn2.HGRN2Config().to_dict() == fla_defaults(tmp_path)
+    torch.manual_seed(0)
+    first = models.build_model(model.config).state_dict()
+    fla_first = load_file(tmp_path / "first.safetensors")
+    assert fla_first.keys() == first.keys()
+    assert all(torch.equal(fla_first[name], tensor) for name, tensor in first.items())
+    assert_close(load_file(tmp_path / "recurrence.safetensors"), recurrence_results(recurrence))
     library = load_file(tmp_path / "outputs.safetensors")
     for cpp in ("0", "1"):
         monkeypatch.setenv("BABYSWEEP_CPP", cpp)
         logits, gradients = run(model, ids, weight)
-        assert gradients.keys() == library.keys() - {"logits"}
-        for name, got in {"logits": logits, **gradients}.items():
-            error = (got - library[name]).abs().max() / library[name].abs().max()
-            assert error < 2e-5, f"{name}, BABYSWEEP_CPP={cpp}: {error:.1e}"
+        assert_close({"logits": logits, **gradients}, library)
+
+
+def bounded_inputs(time: int) -> dict[str, Tensor]:
+    """Of HGRN2's recurrence, behind a state: one sequence, two heads, 16 keys and 8 values."""
+    q, f = torch.randn(2, 1, time, 2, 16)
+    v, output_weight = torch.randn(2, 1, time, 2, 8)
+    bound, state = 0.1 + 0.8 * torch.rand(32), torch.randn(1, 2, 16, 8)
+    names = ("q", "f", "v", "lower_bound", "initial_state", "output_weight")
+    return dict(zip(names, (q, f, v, bound, state, output_weight), strict=True))
+
+
+def recurrence_results(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Output, last state and gradients by the reference in float64, under the oracle's names."""
+    leaves = {name: inputs[name].requires_grad_() for name in ("q", "f", "v", "lower_bound")}
+    o, end = hgrn2_attention_reference(*leaves.values(), initial_state=inputs["initial_state"])
+    gradients = torch.autograd.grad((o * inputs["output_weight"]).sum(), list(leaves.values()))
+    named = {f"d{name}": x for name, x in zip(leaves, gradients, strict=True)}
+    return {"o": o.detach(), "end": end.detach(), **named}
+
+
+def fla_defaults(folder: Path) -> dict[str, Any]:
+    """fla's default config; JSON has made strings of whole-number keys."""
+    found = json.loads((folder / "defaults.json").read_text())
+    return {**found, "id2label": {int(key): x for key, x in found["id2label"].items()}}
+
+
+def assert_close(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
+    """Tensors of the same names differ by less than 2e-5 of the largest number of each."""
+    assert got.keys() == want.keys()
+    for name, tensor in got.items():
+        error = (tensor - want[name]).abs().max() / want[name].abs().max()
+        assert error < 2e-5, f"{name}: {error:.1e}"

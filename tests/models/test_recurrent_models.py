@@ -1,4 +1,4 @@
-"""State and padding of the LSTM and the xLSTM, beyond what every architecture must do."""
+"""State and padding of LSTM, xLSTM and HGRN2, beyond what every architecture must do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.causal_lm import RecurrentState
 
 VOCAB, TIME = 64, 20
 
-pytestmark = pytest.mark.parametrize("arch", ["lstm", "xlstm"])
+pytestmark = pytest.mark.parametrize("arch", ["lstm", "xlstm", "hgrn2"])
 
 
 def build(arch: str) -> Any:
