@@ -40,9 +40,9 @@ def run_epoch_study(args: EpochStudyArgs) -> int:
     planned = []
 
     def planner(status: Any) -> Any:
-        ground, designs = plan_designs(args, status)
+        setup, designs = plan_designs(args, status)
         planned.append(designs)
-        return plan_epochs(ground, designs)
+        return plan_epochs(setup, designs)
 
     def show(plan: Any, tracker: Any, search: Any, console: Any) -> None:
         show_epochs(plan, planned[0], tracker, console)

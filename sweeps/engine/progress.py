@@ -21,7 +21,7 @@ _STYLES = {"running": "bold", "finished": "green", "diverged": "yellow", "failed
 
 
 @dataclass
-class Row:
+class TrialRow:
     """One trial as the table shows it; the numbers are the newest that MLflow holds."""
 
     spec: TrialSpec
@@ -87,7 +87,7 @@ class ProgressDisplay(DriverCallback):
         self._closed = False
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._refreshed = 0.0
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, TrialRow] = {}
 
     def setup(self, *args: Any, **info: Any) -> None:
         """Begin to show."""
@@ -148,11 +148,11 @@ class ProgressDisplay(DriverCallback):
         row.state = "failed"
         self._event(row, "failed")
 
-    def _row(self, trial: Any) -> Row:
+    def _row(self, trial: Any) -> TrialRow:
         spec = TrialSpec.from_dict(trial.config["spec"])
-        return self.rows.setdefault(spec.hash, Row(spec))
+        return self.rows.setdefault(spec.hash, TrialRow(spec))
 
-    def _event(self, row: Row, text: str) -> None:
+    def _event(self, row: TrialRow, text: str) -> None:
         if not self._live:
             clock = time.strftime("%H:%M:%S")
             self._console.print(f"{clock}  {row.spec.name}: {text}", highlight=False)
