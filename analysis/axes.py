@@ -101,6 +101,13 @@ AXES = {
             kind=Literal["adamw", "muon"],
             scale=None,
         ),
+        Axis(
+            "schedule",
+            "schedule",
+            "Learning-rate schedules.",
+            kind=Literal["linear", "cosine", "wsd"],
+            scale=None,
+        ),
     )
 }
 """By field, the learning rate first."""

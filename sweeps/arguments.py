@@ -53,8 +53,8 @@ class TrainingArgs:
     auto on a GPU, the whole batch on a CPU."""
     context: int | None = None
     """Tokens in one sequence."""
-    schedule: Literal["linear", "cosine", "wsd"] = "linear"
-    """Learning-rate schedule: linear, cosine or wsd (warm-up, stable, decay)."""
+    schedule: Literal["linear", "cosine", "wsd"] | None = None
+    """Learning-rate schedule: linear, cosine or wsd (warm-up, stable, decay); default: linear."""
     warmup: float | None = None
     """Fraction of the steps with rising learning rate; default: 0.05."""
     weight_decay: float | None = None

@@ -149,7 +149,6 @@ class Setup:
             lr=1.0,
             epochs=_or(args.epochs, preset.epochs),
             seed=0,
-            schedule=args.schedule,
             grad_clip=args.grad_clip,
             revision=models.revision(arch),
             **{
