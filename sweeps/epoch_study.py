@@ -33,7 +33,10 @@ from sweeps.arguments import EpochStudyArgs
 
 def run_epoch_study(args: EpochStudyArgs) -> int:
     """Plan the study and run it, or print what it would take; returns the exit status."""
-    from sweeps.findings.epoch_study import show_epochs  # heavy imports: not before --help
+    from sweeps.engine.environment import secure_local_cluster  # heavy imports: not before --help
+
+    secure_local_cluster(args.address)
+    from sweeps.findings.epoch_study import show_epochs
     from sweeps.plans.epoch_study import plan_designs, plan_epochs
     from sweeps.running import run_command
 
@@ -52,11 +55,7 @@ def run_epoch_study(args: EpochStudyArgs) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    args = tyro.cli(EpochStudyArgs, args=argv, description=__doc__)
-    from sweeps.engine.environment import secure_local_cluster
-
-    secure_local_cluster(args.address)
-    return run_epoch_study(args)
+    return run_epoch_study(tyro.cli(EpochStudyArgs, args=argv, description=__doc__))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +12,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from analysis.axes import AXES
 from sweeps.engine.failures import HOPELESS
 from sweeps.engine.tuning import DriverCallback
-from trainables.spec import TrialSpec, format_lr
+from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 
 REFRESH_SECONDS = 1.0
@@ -55,13 +57,13 @@ class TrialRow:
         if (steps := run.data.params.get("total_steps")) is not None:
             self.total_steps = int(steps)
 
-    def cells(self) -> list[str]:
-        """The row's columns."""
+    def cells(self, axes: Sequence[str]) -> list[str]:
+        """The row's columns, with its place on these axes."""
         spec, seen = self.spec, self.metrics
         speed = seen.get("train/tokens_per_second")
         return [
             spec.arch,
-            format_lr(spec.lr),
+            *(AXES[name].show(getattr(spec, name)) for name in axes),
             str(spec.seed),
             f"{self.epoch:.1f}/{spec.epochs}",
             "" if speed is None or self.state != "running" else f"{speed:,.0f}",
@@ -176,20 +178,15 @@ class ProgressDisplay(DriverCallback):
             caption=f"{done} trials done, {self._search.remaining()} left, about {left}",
             header_style="bold",
         )
-        for name in (
-            "arch",
-            "LR",
-            "seed",
-            "epoch",
-            "tokens/s",
-            "loss",
-            "bits/byte",
-            "macro",
-            "ETA",
-        ):
+        axes = self._tracker.axes
+        columns = ("seed", "epoch", "tokens/s", "loss", "bits/byte", "macro", "ETA")
+        for name in ("arch", *(AXES[axis].column for axis in axes), *columns):
             table.add_column(name, justify="left" if name == "arch" else "right")
-        for row in sorted(self.rows.values(), key=lambda row: (row.spec.arch, row.spec.lr)):
-            table.add_row(*row.cells(), style=_STYLES.get(row.state, "dim"))
+        rows = self.rows.values()
+        for row in sorted(
+            rows, key=lambda row: (row.spec.arch, *(getattr(row.spec, axis) for axis in axes))
+        ):
+            table.add_row(*row.cells(axes), style=_STYLES.get(row.state, "dim"))
         return table
 
     def _seconds_left(self) -> float | None:
