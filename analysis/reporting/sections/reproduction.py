@@ -9,7 +9,8 @@ from analysis.reporting.sections.common import Context, ReportPart, count, numbe
 
 _FIXED = (
     *("size", "corpus", "corpus_hash", "tokenizer_hash", "benchmarks_hash", "protocol", "context"),
-    *("batch_size", "epochs", "schedule", "warmup", "weight_decay", "grad_clip", "precision"),
+    *("batch_size", "epochs", "schedule", "warmup", "weight_decay", "dropout", "optimizer"),
+    *("grad_clip", "precision"),
     *("hardware", "software", "commit"),
 )
 
