@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.axes import LR, Axis, Edge
 from analysis.inference import mean_interval
 from analysis.parabola import Parabola
 from analysis.points import along, completed, point_table
+from analysis.schema.axes import LR, Axis, Edge
 
 _IN_WORDS = {"not tried": "was not tried", "diverged": "diverged", "stopped": "was stopped early"}
 
@@ -130,9 +130,9 @@ def edge_of_grid(values: Iterable[Any], best: Any, axis: Axis = LR) -> Edge | No
         raise ValueError(f"the best {axis.label} {_say(best)} is not among those tried: {listed}")
     if len(grid) == 1 or not axis.scale:
         return None
-    if best == grid[0]:
-        return None if best <= axis.low else "low"
-    return "high" if best == grid[-1] and best < axis.high else None
+    if axis.is_bound(best):
+        return None
+    return "low" if best == grid[0] else "high" if best == grid[-1] else None
 
 
 def open_edge(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from analysis.trial_fields import DEFAULTS, names_of
+from analysis.schema.fields import DEFAULTS, names_of
 
 _SPEC = ("arch", "size", "lr", "seed", "epochs")
 _COUNTS = (
@@ -45,7 +45,7 @@ def trials(store: MlflowClient | str, study: str) -> pd.DataFrame:
     """One row per trial of a study, in the order of architecture, learning rate and seed.
 
     Columns: `run_id`, `spec_hash`, all logged parameters under their own names (those of the spec
-    that are numbers as numbers, the rest as text; `trial_fields.DEFAULTS` where a trial is older
+    that are numbers as numbers, the rest as text; `fields.DEFAULTS` where a trial is older
     than a parameter), `outcome` ("finished", "diverged", "stopped"; missing while unfinished),
     `status` (MLflow's), and at the epoch of least validation loss
     `best_epoch`, `bits_per_byte` and `macro` (percent), missing where the trial has none. Also

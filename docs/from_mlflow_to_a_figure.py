@@ -15,9 +15,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from analysis import plots, runs
-from analysis.axes import LR, in_words
 from analysis.learning_rates import compare_best
 from analysis.points import along, best_points
+from analysis.schema.axes import LR, in_words
 from analysis.study import compared
 
 

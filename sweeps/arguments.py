@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from analysis.axes import AXES
+from analysis.schema.axes import AXES
+from analysis.schema.fields import of_trial
+from analysis.schema.ranges import MOST, within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class TrainingArgs:
     corpus: str | None = None
     """mini (generated), a file or folder of text, babylm-strict-small, babylm-strict, pile-10m,
     pile-100m, or a data set id on the hub."""
-    vocab_size: int | None = None
+    vocab_size: int | None = within(256, MOST, default=None)
     """Tokens of the BPE vocabulary, trained on the corpus."""
     benchmarks: str | None = None
     """Folder with blimp*, supplement*, ewok* ... folders, or hub (the Hugging Face hub). Default:
@@ -41,40 +43,40 @@ class TrainingArgs:
     protocol: Literal["2024", "2025"] = "2024"
     """Zero-shot protocol: 2024 (leading space, BOS) or 2025 (text as it is)."""
 
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = of_trial("seed", default=(0,))
     """Everything is trained with each seed; three or more give an interval."""
-    epochs: int | None = None
+    epochs: int | None = of_trial("epochs", default=None)
     """Passes over the corpus."""
-    batch_size: int | None = None
+    batch_size: int | None = of_trial("batch_size", default=None)
     """Sequences in one optimizer step."""
-    micro_batch: int | Literal["auto"] | None = None
+    micro_batch: int | Literal["auto"] | None = of_trial("batch_size", default=None)
     """Sequences in one forward pass, where a batch does not fit the memory. auto: as many as fit
     the trial's share of the GPU, with activations computed twice if not even one would. Default:
     auto on a GPU, the whole batch on a CPU."""
-    context: int | None = None
+    context: int | None = of_trial("context", default=None)
     """Tokens in one sequence."""
     schedule: Literal["linear", "cosine", "wsd"] | None = None
     """Learning-rate schedule: linear, cosine or wsd (warm-up, stable, decay); default: linear."""
-    warmup: float | None = None
+    warmup: float | None = of_trial("warmup", default=None)
     """Fraction of the steps with rising learning rate; default: 0.05."""
-    weight_decay: float | None = None
+    weight_decay: float | None = of_trial("weight_decay", default=None)
     """Decoupled weight decay of matrices; default: 0.1."""
-    dropout: float | None = None
+    dropout: float | None = of_trial("dropout", default=None)
     """Probability of dropout, of the embeddings and of what each layer adds; default: 0."""
     optimizer: Literal["adamw", "muon"] | None = None
     """adamw, or muon for the hidden matrices; default: adamw."""
-    grad_clip: float = 1.0
+    grad_clip: float = of_trial("grad_clip", default=1.0)
     """Maximum norm of the gradient."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocast or not; auto: where the device gains from it."""
 
-    cpus_per_trial: int | None = None
+    cpus_per_trial: int | None = within(1, 4096, default=None)
     """CPUs, and threads, of one worker."""
-    gpus_per_trial: float | None = None
+    gpus_per_trial: float | None = within(0, 4096, default=None)
     """GPUs of one worker; fractions share one."""
-    workers_per_trial: int = 1
+    workers_per_trial: int = within(1, 4096, default=1)
     """Data-parallel workers of one trial."""
-    max_concurrent: int | None = None
+    max_concurrent: int | None = within(1, MOST, default=None)
     """Trials at once; default: as many as fit."""
     runner: Literal["auto", "inline", "train"] = "auto"
     """inline (one worker, quick to start) or train (Ray Train workers); auto: by their number."""
@@ -84,7 +86,7 @@ class TrainingArgs:
     """Folder of corpora, checkpoints and the MLflow store; default: BABYSWEEP_STORAGE or runs/."""
     study: str | None = None
     """Name of the MLflow experiment; default: corpus and size."""
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: float = within(0, 1e6, default=10.0)
     """Longest time between two checkpoints; there is one after every epoch anyway."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print parameters, FLOPs, steps, devices and a measured estimate of the time, and stop."""
@@ -98,7 +100,7 @@ AxesArgs: Any = make_dataclass(
         (
             axis.plural,
             Annotated[tuple[axis.kind, ...], tyro.conf.arg(help=axis.help)],  # type: ignore[name-defined]
-            field(default=()),
+            of_trial(axis.field, default=()),
         )
         for axis in AXES.values()
     ],
@@ -124,9 +126,9 @@ class LrSweepArgs(AxesArgs, TrainingArgs):  # type: ignore[misc]
     """Add up to three values beyond the ends of an axis while the best point lies there."""
     search: Literal["grid", "optuna"] = "grid"
     """grid, or optuna within --lr-range and between the ends of the other axes."""
-    lr_range: tuple[float, float] | None = None
+    lr_range: tuple[float, float] | None = of_trial("lr", default=None)
     """Lowest and highest learning rate for optuna."""
-    num_samples: int = 8
+    num_samples: int = within(1, MOST, default=8)
     """Points that optuna tries."""
     sampler: Literal["gp", "tpe"] = "gp"
     """Optuna's sampler: gp (Gaussian process) or tpe."""
@@ -142,11 +144,11 @@ class EpochStudyArgs(TrainingArgs):
     """Architecture: transformer, lstm, xlstm, mamba or hgrn2."""
     designs: tuple[Design, ...] = ("branch",)
     """What is compared; see above."""
-    horizons: tuple[int, ...] = ()
+    horizons: tuple[int, ...] = of_trial("epochs", default=())
     """Numbers of epochs to compare; default: 1 to --epochs."""
-    lr: float | None = None
+    lr: float | None = of_trial("lr", default=None)
     """Peak learning rate; default: the best of this architecture in the study."""
-    decay: float = 0.3
+    decay: float = of_trial("decay", default=0.3)
     """Fraction of the steps in the final decay of the schedule wsd, which branches have. A longer
     one ends nearer to a whole linear decay, and shares fewer steps between the lengths."""
     milestones: tuple[str, ...] = ()
@@ -163,14 +165,14 @@ class DistillArgs(TrainingArgs):
     teacher: tuple[str, ...]
     """models:/NAME@ALIAS, models:/NAME/VERSION or a checkpoint's folder. Of several, the mean of
     their probabilities counts."""
-    alphas: tuple[float, ...] = (0.5,)
+    alphas: tuple[float, ...] = of_trial("alpha", default=(0.5,))
     """Weights of the divergence from the teacher, above 0 and up to 1."""
-    temperatures: tuple[float, ...] = (1.0,)
+    temperatures: tuple[float, ...] = of_trial("temperature", default=(1.0,))
     """Temperatures of the probabilities in the divergence."""
     reverse_kl: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """KL(student || teacher), which seeks the teacher's modes, in place of KL(teacher || student).
     """
-    lrs: tuple[float, ...] = ()
+    lrs: tuple[float, ...] = of_trial("lr", default=())
     """Learning rates of the student; default: the teacher's."""
     student_init: Literal["scratch", "teacher"] = "scratch"
     """Start from random weights, or from the (first) teacher's."""
@@ -206,19 +208,19 @@ class PaperArgs(TrainingArgs):
     """Architectures to sweep: transformer, lstm, xlstm, mamba, hgrn2, or all."""
     teacher_arch: str = "hgrn2"
     """Architecture of epoch study, teacher and students."""
-    lrs: tuple[float, ...] = ()
+    lrs: tuple[float, ...] = of_trial("lr", default=())
     """The grid of learning rates of the sweep."""
-    sweep_seeds: tuple[int, ...] = (0,)
+    sweep_seeds: tuple[int, ...] = of_trial("seed", default=(0,))
     """Seeds of the sweep; --seeds are those of epoch study and distillation."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = of_trial("seed", default=(0, 1, 2))
     """Seeds of epoch study and distillation; three or more give an interval."""
     designs: tuple[Design, ...] = ("branch",)
     """Of the epoch study."""
-    horizons: tuple[int, ...] = ()
+    horizons: tuple[int, ...] = of_trial("epochs", default=())
     """Numbers of epochs to compare; default: 1 to the preset's."""
-    alphas: tuple[float, ...] = (0.5,)
+    alphas: tuple[float, ...] = of_trial("alpha", default=(0.5,))
     """Weights of the divergence from the teacher."""
-    temperatures: tuple[float, ...] = (1.0,)
+    temperatures: tuple[float, ...] = of_trial("temperature", default=(1.0,))
     """Temperatures of the divergence."""
     status: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print where the study stands, and stop."""
@@ -252,14 +254,14 @@ class EvaluateArgs:
     """Arithmetic; bf16 (autocast) is faster and changes some decisions."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to score; auto: a GPU if there is one."""
-    token_budget: int | None = None
+    token_budget: int | None = within(1, MOST, default=None)
     """Most tokens in a batch, which bounds the memory."""
-    eval_workers: int = 1
+    eval_workers: int = within(1, 4096, default=1)
     """Ray workers that share the zero-shot evaluation."""
-    cpus: int | None = None
+    cpus: int | None = within(1, 4096, default=None)
     """CPUs, and threads, of a worker or a GLUE trial. Default: a worker's share of this machine;
     one for a GLUE trial."""
-    gpus: float | None = None
+    gpus: float | None = within(0, 4096, default=None)
     """GPUs of a worker or a GLUE trial on a GPU; default: one."""
     address: str | None = None
     """Ray cluster of workers and GLUE trials; default: RAY_ADDRESS, else one started here."""
@@ -267,9 +269,9 @@ class EvaluateArgs:
     selection: Literal["split", "reported"] = "split"
     """What GLUE's epoch is chosen on: a split of the training data, or, as leaderboards do, the
     very set that is reported."""
-    glue_lr: float | None = None
+    glue_lr: float | None = within(1e-12, 1e3, default=None)
     """Learning rate of fine-tuning in place of the protocol's: tiny models want a higher one."""
-    glue_epochs: int | None = None
+    glue_epochs: int | None = within(1, MOST, default=None)
     """Most epochs of fine-tuning in place of the protocol's."""
     storage: Path | None = None
     """Folder of results, GLUE trials and the MLflow store; default: BABYSWEEP_STORAGE or runs/."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.axes import AXES
-from analysis.trial_fields import TrialFields
+from analysis.schema.axes import AXES
+from analysis.schema.fields import TrialFields
+from analysis.schema.ranges import check
 
 SCHEDULES = ("linear", "cosine", "wsd")
 PRECISIONS = ("fp32", "bf16")
@@ -30,41 +30,14 @@ _NEUTRAL = {"float": 1.0, "int": 1}
 class TrialSpec(TrialFields):
     """Everything that changes the result of one training run, and nothing else.
 
-    Its fields and their meaning are those of `analysis.trial_fields.TrialFields`. Where it runs
+    Its fields and their meaning are those of `analysis.schema.fields.TrialFields`. Where it runs
     (devices, workers, storage, micro-batch) is in `trainables.trainer.Workplace`.
     """
 
     def __post_init__(self) -> None:
-        for name in ("context", "batch_size", "epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.context < 2:
-            raise ValueError(f"context must be at least 2 tokens, not {self.context}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, not {self.seed}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"lr must be a positive finite number, not {self.lr}")
-        for name in ("warmup", "decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f"{name} is a fraction of all steps, 0 to 1, not {getattr(self, name)}"
-                )
+        check(self)
         if self.warmup + self.decay > 1 and self.schedule == "wsd":
             raise ValueError(f"warmup + decay must not exceed 1, not {self.warmup} + {self.decay}")
-        for name in ("weight_decay", "grad_clip", "eps"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must not be negative, not {self.warmup_steps}")
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha weighs the divergence, 0 to 1, not {self.alpha}")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"temperature must be positive, not {self.temperature}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout}")
         if bool(self.teacher) != (self.alpha > 0):
             raise ValueError(
                 "alpha and a teacher go together: with alpha 0 nothing is learned from it "

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from analysis.axes import short
 from analysis.plots.style import RC, Look, check, ink_sign, line_sign, looks, say
+from analysis.schema.axes import short
 
 _LOG_FROM = 10.0  # an axis that spans more than this is logarithmic
 

@@ -21,7 +21,6 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-from analysis.axes import LR, Axis
 from analysis.learning_rates import Optimum
 from analysis.plots.style import (
     DESIGN_LOOKS,
@@ -35,6 +34,7 @@ from analysis.plots.style import (
     write,
 )
 from analysis.points import completed
+from analysis.schema.axes import LR, Axis
 
 CHANCE = 50.0
 _MOST_TICKS = 8

@@ -16,9 +16,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from analysis.axes import Axis
 from analysis.plots.style import HEAT, INK, RC, readable_on
 from analysis.points import point_table
+from analysis.schema.axes import Axis
 
 _STEPS = 24  # of the colour bar
 _BEST: dict[str, Any] = {"facecolor": "none", "linewidth": 2.2}

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis import runs
-from analysis.axes import LR, Axis
 from analysis.learning_rates import compare_best, open_edge
 from analysis.plots import axis_curve, axis_figure, plane_figure
 from analysis.plots.style import write
 from analysis.points import along, point_table, varied
+from analysis.schema.axes import LR, Axis
 from sweeps.findings.common import (
     describe,
     for_mlflow,

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import models
-from analysis.axes import AXES
 from analysis.benchmarks import HUB, Source, load_suite, password
+from analysis.schema.axes import AXES
+from analysis.schema.ranges import check
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.resources import Resources
 from sweeps.engine.tuning import local_gpus
@@ -54,7 +55,7 @@ class SweepPlan:
         teachers, init, trunk_steps, milestones: see `Workplace`.
         shared_steps: by part, the first steps that its trials take over from another part's.
         kind: what the parts are called in MLflow.
-        axes: that vary within a part (`analysis.axes.AXES`).
+        axes: that vary within a part (`analysis.schema.axes.AXES`).
     """
 
     study: str
@@ -221,7 +222,9 @@ def prepare(args: TrainingArgs, status: Status, corpus: Corpus | None = None) ->
     Raises:
         ValueError: something asked for cannot be; the message says what to do.
     """
-    _check_numbers(args)
+    check(args, flags=True)
+    if not args.seeds:
+        raise ValueError("--seeds needs at least one seed")
     preset = choose(args.preset, local_gpus())
     storage = resolve_storage(args.storage)
     source = corpus.name if corpus else args.corpus or preset.corpus
@@ -262,18 +265,6 @@ def chosen_archs(names: tuple[str, ...]) -> tuple[str, ...]:
                 f"{', '.join(models.architectures())}, all"
             )
     return tuple(dict.fromkeys(names))
-
-
-def _check_numbers(args: TrainingArgs) -> None:
-    if not args.seeds:
-        raise ValueError("--seeds needs at least one seed")
-    for seed in args.seeds:
-        if seed < 0:
-            raise ValueError(f"--seeds must not be negative, not {seed}")
-    for name in ("micro_batch", "max_concurrent"):
-        value = getattr(args, name)
-        if isinstance(value, int) and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
 
 
 def _benchmarks(args: TrainingArgs, corpus: str, storage: Path) -> Source | None:

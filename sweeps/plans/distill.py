@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from analysis.axes import AXES
+from analysis.schema.axes import AXES
+from analysis.schema.ranges import check
 from sweeps.arguments import DistillArgs
 from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
 from sweeps.plans.grids import GridPlan
@@ -105,20 +106,14 @@ def plan_distillation(args: DistillArgs, status: Status) -> SweepPlan:
 
 
 def _check(args: DistillArgs) -> None:
+    check(args, flags=True)
     if not args.teacher:
         raise ValueError("--teacher needs a model, e.g. models:/hgrn2@teacher")
     for name in ("alphas", "temperatures"):
         if not getattr(args, name):
             raise ValueError(f"--{name} needs a value")
-    for alpha in args.alphas:
-        if not 0 < alpha <= 1:
-            raise ValueError(
-                f"--alphas weigh the divergence, above 0 and up to 1, not {alpha:g}; alpha 0 is "
-                "the control, which is trained anyway"
-            )
-    for temperature in args.temperatures:
-        if not temperature > 0:
-            raise ValueError(f"--temperatures must be positive, not {temperature:g}")
+    if 0 in args.alphas:
+        raise ValueError("--alphas must be above 0: 0 is the control, which is trained anyway")
 
 
 def _with_defaults(args: DistillArgs, teacher: Teacher) -> DistillArgs:

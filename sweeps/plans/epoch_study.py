@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.axes import AXES
 from analysis.points import on_common_seeds, point_keys
+from analysis.schema.axes import AXES
 from sweeps.arguments import EpochStudyArgs
 from sweeps.plans.branches import BranchPlan
 from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
@@ -221,9 +221,6 @@ def _horizons(args: EpochStudyArgs, epochs: int) -> tuple[int, ...]:
         raise ValueError(
             f"--epochs {args.epochs} stands for --horizons 1 to {args.epochs}: give one of them"
         )
-    for horizon in args.horizons:
-        if horizon < 1:
-            raise ValueError(f"--horizons are numbers of epochs, at least 1, not {horizon}")
     return tuple(sorted(set(args.horizons or range(1, epochs + 1))))
 
 

@@ -8,14 +8,14 @@ from itertools import product
 from statistics import fmean
 from typing import Any
 
-from analysis.axes import AXES, Edge
+from analysis.schema.axes import AXES, Edge
 from trainables.spec import TrialSpec
 
 MAX_EXTENSIONS = 3
 """New values beyond the ends of an axis."""
 
 Values = Mapping[str, Sequence[Any]]
-"""By axis (`analysis.axes.AXES`), the values to try."""
+"""By axis (`analysis.schema.axes.AXES`), the values to try."""
 Scores = Mapping[TrialSpec, float]
 """Best validation bits per byte of trials; infinite for a diverged one."""
 

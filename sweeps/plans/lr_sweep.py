@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from analysis.axes import AXES
+from analysis.schema.axes import AXES
 from sweeps.arguments import LrSweepArgs
 from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
 from sweeps.plans.grids import CoordinatePlan, GridPlan
@@ -77,8 +77,6 @@ def _check_search(args: LrSweepArgs) -> None:
             raise ValueError(f"--lr-range needs 0 < LO < HI, not {low} {high}")
     elif args.lr_range is not None:
         raise ValueError("--lr-range goes with --search optuna; a grid takes --lrs")
-    if args.num_samples < 1:
-        raise ValueError(f"--num-samples must be at least 1, not {args.num_samples}")
 
 
 def _is_possible(setup: Setup) -> Callable[[TrialSpec], bool]:

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from analysis.axes import AXES
+from analysis.schema.axes import AXES
 from sweeps.plans.grids import Values, point_of
 from trainables.spec import TrialSpec
 

@@ -1,6 +1,6 @@
 """What a plan of trials is, and the searcher that hands the trials of plans to Ray Tune.
 
-A plan varies the seed and some axes (`analysis.axes.AXES`) of one spec. It hands out specs and is
+A plan varies the seed and some axes (`analysis.schema.axes`) of one spec. It hands out specs and is
 told their scores; it keeps no state on disk: told the finished trials of an interrupted sweep, it
 goes on where that stood.
 """

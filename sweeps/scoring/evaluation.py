@@ -32,6 +32,7 @@ from analysis.benchmarks import (
     password,
 )
 from analysis.benchmarks.predictions import write_answers, write_submission
+from analysis.schema.ranges import check
 from sweeps.arguments import EvaluateArgs
 from sweeps.engine.tuning import local_gpus, ray_cluster
 from sweeps.scoring.finetuning import check_tasks, finetune_tasks, write_glue_submission
@@ -83,10 +84,7 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
     Raises:
         ValueError: something asked for cannot be; the message says what to do.
     """
-    for name in ("eval_workers", "token_budget", "cpus"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    check(args, flags=True)
     storage = resolve_storage(args.storage)
     uri = tracking_uri(storage)
     if args.device == "cuda" and not local_gpus():

@@ -11,8 +11,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from analysis import runs
-from analysis.axes import AXES
 from analysis.points import at, completed, on_common_seeds, point_table, varied
+from analysis.schema.axes import AXES
 from trainables.checkpoint import TrialFolder
 from trainables.spec import TrialSpec
 
@@ -53,7 +53,7 @@ def choose(
 def best_trial(trials: pd.DataFrame, specs: Mapping[str, TrialSpec]) -> pd.Series | None:
     """The row of the best trial.
 
-    Trials are compared along what a sweep can vary (`analysis.axes`). Of each setting the best
+    Trials are compared along what a sweep can vary (`analysis.schema`). Of each setting the best
     point is that of the least mean validation bits-per-byte over the seeds that the most points
     have, among those without a diverged seed and with a finished one; points with a stopped seed
     come after all others. Of the settings it is the one whose best point has the least mean. Of

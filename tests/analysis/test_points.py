@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.axes import AXES, LR, in_words
 from analysis.learning_rates import compare_best, edge_of_grid, open_edge, optimum
 from analysis.plots import axis_figure, plane_figure
 from analysis.points import along, at, best_points, completed, point_table, uneven, varied
+from analysis.schema.axes import AXES, LR, in_words
 
 DECAY = AXES["weight_decay"]
 LOSS = {

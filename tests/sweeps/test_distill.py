@@ -80,9 +80,9 @@ def test_several_teachers_and_the_teachers_weights(whole_sweep, teacher):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--alphas", "1.5"], "above 0 and up to 1, not 1.5"),
-        (["--alphas", "0"], "alpha 0 is the control, which is trained anyway"),
-        (["--temperatures", "0"], "--temperatures must be positive, not 0"),
+        (["--alphas", "1.5"], "--alphas must be from 0 to 1, not 1.5"),
+        (["--alphas", "0"], "0 is the control, which is trained anyway"),
+        (["--temperatures", "0"], "--temperatures must be from 0.001 to 1000, not 0.0"),
         (["--teacher", "models:/hgrn2@teacher"], "no model models:/hgrn2@teacher .*promote.py"),
         (["--teacher", "no/such/folder"], "no model at no/such/folder"),
         (["--arch", "mamba"], "the teacher's learning rate is that of lstm: give --lrs"),
@@ -90,7 +90,7 @@ def test_several_teachers_and_the_teachers_weights(whole_sweep, teacher):
         (["--arch", "mamba", "--lrs", "1e-3", "--student-init", "teacher"], "the teacher's arch"),
         (["--context", "128"], "reads 64 tokens, fewer than the --context of 128"),
         (["--corpus", "mini"], "has another tokenizer than the corpus mini"),
-        (["--seeds", "-1"], "--seeds must not be negative"),
+        (["--seeds", "-1"], "--seeds must be from 0"),
     ],
 )
 def test_bad_arguments_are_explained(whole_sweep, teacher, flags, message, capsys, tmp_path):

@@ -225,7 +225,10 @@ def test_submission_has_the_challenges_layout(checkpoint, data, tmp_path) -> Non
         (["--tasks", "blimp", "--model", "models:/none"], "is not models:/NAME@ALIAS"),
         (["--tasks", "blimp", "--run-id", "gone"], "no MLflow run 'gone'"),
         (["--tasks", "blimp", "--device", "cuda"], "PyTorch sees no GPU here"),
-        (["--tasks", "blimp", "--eval-workers", "0"], "--eval-workers must be at least 1, not 0"),
+        (
+            ["--tasks", "blimp", "--eval-workers", "0"],
+            "--eval-workers must be from 1 to 4096, not 0",
+        ),
     ],
 )
 def test_bad_arguments_are_explained(checkpoint, data, tmp_path, capsys, flags, message) -> None:

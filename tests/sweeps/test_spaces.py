@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ray.tune.search import Searcher
 
-from analysis.axes import AXES, LR
+from analysis.schema.axes import AXES, LR
 from sweeps.plans.grids import MAX_EXTENSIONS, CoordinatePlan, GridPlan, point_of
 from sweeps.plans.proposals import OptunaPlan
 from sweeps.plans.spaces import Plan, SweepSearch

@@ -44,9 +44,9 @@ def test_alpha_and_teacher_go_together(student):
     for changes in ({"alpha": 0.0}, {"teacher": ""}):
         with pytest.raises(ValueError, match="alpha and a teacher go together"):
             student.replace(**changes)
-    with pytest.raises(ValueError, match="alpha weighs the divergence, 0 to 1, not 1.5"):
+    with pytest.raises(ValueError, match="alpha must be from 0 to 1, not 1.5"):
         student.replace(alpha=1.5)
-    with pytest.raises(ValueError, match="temperature must be positive, not 0"):
+    with pytest.raises(ValueError, match="temperature must be from 0.001 to 1000, not 0"):
         student.replace(temperature=0)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from analysis import literature
-from analysis.axes import LR, in_words
 from analysis.benchmarks import MACRO
 from analysis.benchmarks.glue import PROTOCOL_TASKS
 from analysis.points import along
@@ -26,6 +25,7 @@ from analysis.reporting.sections.common import (
 )
 from analysis.reporting.sections.distillation import Student, best_of, students_of
 from analysis.reporting.sections.epoch_study import studied_epochs
+from analysis.schema.axes import LR, in_words
 from analysis.selection import choose
 from analysis.study import final_scores
 

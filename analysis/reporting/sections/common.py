@@ -13,9 +13,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import plots
-from analysis.axes import short
 from analysis.reporting.page import Cell, Picture, Section
 from analysis.samples import Scores
+from analysis.schema.axes import short
 from analysis.selection import Selection, SelectionRule, choose
 from analysis.study import OldScores, Study, compared
 

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from analysis import plots
-from analysis.axes import LR, Axis
 from analysis.learning_rates import compare_best, open_edge
 from analysis.points import along, point_table, varied
 from analysis.reporting.page import Picture, Section
 from analysis.reporting.sections.common import Context, ReportPart
+from analysis.schema.axes import LR, Axis
 
 
 def further_axes(context: Context) -> ReportPart | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from analysis.axes import in_words
 from analysis.reporting.page import Cell, Section, Table
 from analysis.reporting.sections.common import Context, ReportPart, number
+from analysis.schema.axes import in_words
 from analysis.selection import RULES, Selection, choose
 
 _MEANINGS = {

@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from analysis import plots
-from analysis.axes import AXES, LR, in_words
 from analysis.learning_rates import (
     Loss,
     Optimum,
@@ -29,6 +28,7 @@ from analysis.reporting.sections.common import (
     records,
     with_spread,
 )
+from analysis.schema.axes import AXES, LR, in_words
 
 
 def rates(context: Context) -> ReportPart:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
+
+from analysis.schema.ranges import LARGEST_SEED, MOST, Range, within
 
 _NOT_IDENTITY = {"identity": False}
 
@@ -52,37 +55,48 @@ class TrialFields:
     size: str
     corpus: str = field(metadata=_NOT_IDENTITY)
     corpus_hash: str
-    context: int
-    batch_size: int
-    lr: float
-    epochs: int
-    seed: int
+    context: int = within(2, MOST)
+    batch_size: int = within(1, MOST)
+    lr: float = within(1e-12, 1e3)
+    epochs: int = within(1, MOST)
+    seed: int = within(0, LARGEST_SEED)
     benchmarks_hash: str = ""
     protocol: str = "2024"
     schedule: str = "linear"
-    warmup: float = 0.05
-    decay: float = 0.2
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    grad_clip: float = 1.0
+    warmup: float = within(0, 1, default=0.05)
+    decay: float = within(0, 1, default=0.2)
+    weight_decay: float = within(0, 1e3, default=0.1)
+    beta1: float = within(0, 1, below=True, default=0.9)
+    beta2: float = within(0, 1, below=True, default=0.95)
+    eps: float = within(0, 1, default=1e-8)
+    grad_clip: float = within(0, 1e9, default=1.0)
     precision: str = "fp32"
-    revision: int = 1
-    warmup_steps: int = 0
+    revision: int = within(1, MOST, default=1)
+    warmup_steps: int = within(0, MOST, default=0)
     teacher: str = ""
     teacher_name: str = field(default="", metadata=_NOT_IDENTITY)
-    alpha: float = 0.0
-    temperature: float = 1.0
+    alpha: float = within(0, 1, default=0.0)
+    temperature: float = within(1e-3, 1e3, default=1.0)
     reverse_kl: bool = False
     init: str = ""
-    dropout: float = 0.0
+    dropout: float = within(0, 1, below=True, default=0.0)
     optimizer: str = "adamw"
 
 
 def names_of(kind: str) -> tuple[str, ...]:
     """The fields of a type: "int", "float", "str" or "bool"."""
     return tuple(f.name for f in dataclasses.fields(TrialFields) if f.type == kind)
+
+
+def range_of(name: str) -> Range | None:
+    """The range of a field's values, None for what is no number."""
+    (found,) = [f for f in dataclasses.fields(TrialFields) if f.name == name]
+    return found.metadata.get("range")
+
+
+def of_trial(name: str, **options: Any) -> Any:
+    """A dataclass field for values that a field of a trial can have."""
+    return field(metadata={"range": range_of(name)}, **options)
 
 
 DEFAULTS = {

@@ -6,10 +6,11 @@ curves and heat maps of the report. The field must be one of `trainables.spec.Tr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from analysis.schema.fields import range_of
 
 Edge = Literal["low", "high"]
 _HALF_DECADES = (1.0, 3.0)
@@ -25,7 +26,6 @@ class Axis:
         help: of its flag.
         kind: type of its values: float, int, or a Literal of names.
         scale: on which values are spaced evenly; None for a choice without an order.
-        low, high: least and greatest value; a grid is not extended beyond them.
     """
 
     field: str
@@ -33,8 +33,16 @@ class Axis:
     help: str
     kind: Any = float
     scale: Literal["log", "linear"] | None = "log"
-    low: float = 0.0
-    high: float = math.inf
+
+    def allows(self, value: Any) -> bool:
+        """Whether a trial can have this number."""
+        allowed = range_of(self.field)
+        return allowed is None or allowed.holds(value)
+
+    def is_bound(self, value: float) -> bool:
+        """Whether there is nothing beyond a value."""
+        allowed = range_of(self.field)
+        return allowed is not None and value in allowed.ends
 
     @property
     def plural(self) -> str:
@@ -71,7 +79,7 @@ class Axis:
             value = _half_decade(values, edge) or last * last / before
         value = self.kind(round(value)) if self.kind is int else float(f"{value:.3g}")
         is_new = value > values[-1] if edge == "high" else value < values[0]
-        return value if is_new and self.low <= value <= self.high else None
+        return value if is_new and self.allows(value) else None
 
 
 AXES = {
@@ -84,15 +92,13 @@ AXES = {
             "dropout",
             "Probabilities of dropout, of the embeddings and of what each layer adds.",
             scale="linear",
-            high=0.9,
         ),
-        Axis("batch_size", "batch size", "Sequences in one optimizer step.", kind=int, low=1),
+        Axis("batch_size", "batch size", "Sequences in one optimizer step.", kind=int),
         Axis(
             "warmup",
             "warm-up",
             "Fractions of the steps with rising learning rate.",
             scale="linear",
-            high=0.9,
         ),
         Axis(
             "optimizer",

@@ -1,0 +1,1 @@
+"""What a trial is made of: fields, their ranges, and the axes along which sweeps vary them."""

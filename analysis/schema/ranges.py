@@ -1,0 +1,68 @@
+"""Ranges of values, beside the fields that hold them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+MOST = 2**31 - 1
+"""Of counts: tensors, files and MLflow's tables hold no more."""
+LARGEST_SEED = 2**63 - 1
+"""What a data frame, SQLite and PyTorch's generators hold alike."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers from `low` to `high`, without the latter if `below`."""
+
+    low: float
+    high: float
+    below: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether a number lies in the range; NaN never does."""
+        if not math.isfinite(value):
+            return False
+        return self.low <= value < self.high if self.below else self.low <= value <= self.high
+
+    @property
+    def words(self) -> str:
+        """The range as an error names it."""
+        low, high = (str(end) if isinstance(end, int) else f"{end:g}" for end in self.ends)
+        return f"from {low} to {'below ' if self.below else ''}{high}"
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Both."""
+        return self.low, self.high
+
+
+def within(low: float, high: float, *, below: bool = False, **options: Any) -> Any:
+    """A dataclass field whose value, or each of whose values, must lie in a range.
+
+    `None`, texts and what is true or false are left to the field's type.
+    """
+    return dataclasses.field(metadata={"range": Range(low, high, below)}, **options)
+
+
+def check(values: Any, *, flags: bool = False) -> None:
+    """Check the ranged fields of a dataclass's instance.
+
+    Args:
+        values: the instance.
+        flags: whether to name fields as flags of a command.
+
+    Raises:
+        ValueError: a value lies outside of its range.
+    """
+    for field in dataclasses.fields(values):
+        if (allowed := field.metadata.get("range")) is None:
+            continue
+        found = getattr(values, field.name)
+        for value in found if isinstance(found, tuple) else (found,):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if is_number and not allowed.holds(value):
+                name = f"--{field.name.replace('_', '-')}" if flags else field.name
+                raise ValueError(f"{name} must be {allowed.words}, not {value}")
