@@ -13,7 +13,6 @@ is used.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 import torch
@@ -141,13 +140,13 @@ class HGRN2Attention(nn.Module):
 
     def forward(
         self,
-        lower_bound: Tensor | None,
         hidden: Tensor,
         state: LayerState | None,
         lengths: Tensor | None,
         keep_state: bool,
+        lower_bound: Tensor | None,
     ) -> tuple[Tensor, LayerState | None]:
-        """lower_bound (dim,), or None for 0; the others as `RecurrentModel` has them."""
+        """A layer as `RecurrentModel` wants it, with lower_bound (dim,), or None for 0."""
         query, forget, value = (
             project(hidden) for project in (self.q_proj, self.f_proj, self.i_proj)
         )
@@ -192,14 +191,14 @@ class HGRN2Block(GradientCheckpointingLayer):
 
     def forward(
         self,
-        lower_bound: Tensor | None,
         hidden: Tensor,
         state: LayerState | None,
         lengths: Tensor | None,
         keep_state: bool,
+        lower_bound: Tensor | None,
     ) -> tuple[Tensor, LayerState | None]:
-        """As `HGRN2Attention`; all by position, which gradient checkpointing asks for."""
-        update, end = self.attn(lower_bound, self.attn_norm(hidden), state, lengths, keep_state)
+        """As `HGRN2Attention`, with the input added to the output."""
+        update, end = self.attn(self.attn_norm(hidden), state, lengths, keep_state, lower_bound)
         normed, hidden = add_norm(update, hidden, self.mlp_norm.weight, self.mlp_norm.eps)
         return hidden + self.mlp(normed), end
 
@@ -238,7 +237,7 @@ class HGRN2Model(HGRN2PreTrainedModel, RecurrentModel):
         if self.config.use_lower_bound:
             shares = self.lower_bounds.softmax(0, dtype=torch.float)
             bounds[1:] = (shares.cumsum(0) - shares[0])[1:]
-        return map(partial, self.layers, bounds)
+        return map(_with_bound, self.layers, bounds)
 
     def finish(self, hidden: Tensor) -> Tensor:
         return self.norm(hidden)
@@ -253,6 +252,11 @@ class HGRN2ForCausalLM(HGRN2PreTrainedModel, RecurrentForCausalLM):
         super().__init__(config)
         self.model = HGRN2Model(config)
         self.add_head(config.hidden_size, config.vocab_size)
+
+
+def _with_bound(layer: nn.Module, bound: Tensor | None) -> RecurrentLayer:
+    """The layer with its last argument; by position, as gradient checkpointing asks for."""
+    return lambda *inputs: layer(*inputs, bound)
 
 
 def _check(config: HGRN2Config) -> None:
