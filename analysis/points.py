@@ -2,8 +2,8 @@
 
 A point is a learning rate, together with a value of each further axis (`analysis.schema.axes`)
 along which trials of an architecture differ. The functions take the frame of `runs.trials`, or any
-with the columns `arch`, `lr`, `seed`, `outcome` and `bits_per_byte` (and `macro`, and further axes),
-one row per architecture, point and seed.
+with the columns `arch`, `lr`, `seed`, `outcome` and `bits_per_byte` (and `macro`, and further
+axes), one row per architecture, point and seed.
 
 Rules. The point with the least mean validation bits-per-byte over seeds is the best one. A diverged
 trial counts as infinitely bad, so a point with a diverged seed ranks after all points without,
