@@ -17,8 +17,8 @@ from tests.made_study import MadeStudy, base_spec, suite
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> MadeStudy:
-    """Two architectures at one rate, a shorter trial of the same name as another, and one that diverged
-    before its first epoch."""
+    """Two architectures at one rate, a shorter trial of the same name as another, and one that
+    diverged before its first epoch."""
     study = MadeStudy(tmp_path_factory.mktemp("made"))
     study.sweep(["mamba", "hgrn2"], (1e-2,), (0, 1))
     study.add([base_spec("hgrn2", epochs=2)], kind="epoch study")
