@@ -23,7 +23,7 @@ class Axis:
         field: of the spec, and column of the frame of `runs.trials`.
         label: in tables and pictures.
         help: of its flag.
-        kind: of its values: float, int or str.
+        kind: type of its values: float, int, or a Literal of names.
         scale: on which values are spaced evenly; None for a choice without an order.
         low, high: least and greatest value; a grid is not extended beyond them.
     """
@@ -31,7 +31,7 @@ class Axis:
     field: str
     label: str
     help: str
-    kind: type = float
+    kind: Any = float
     scale: Literal["log", "linear"] | None = "log"
     low: float = 0.0
     high: float = math.inf
@@ -94,7 +94,20 @@ AXES = {
             scale="linear",
             high=0.9,
         ),
-        Axis("optimizer", "optimizer", "Optimizers: adamw, muon.", kind=str, scale=None),
+        Axis(
+            "optimizer",
+            "optimizer",
+            "adamw, or muon for the hidden matrices.",
+            kind=Literal["adamw", "muon"],
+            scale=None,
+        ),
+        Axis(
+            "schedule",
+            "schedule",
+            "Learning-rate schedules.",
+            kind=Literal["linear", "cosine", "wsd"],
+            scale=None,
+        ),
     )
 }
 """By field, the learning rate first."""

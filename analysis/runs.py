@@ -13,26 +13,15 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from analysis.trial_fields import DEFAULTS, names_of
+
 _SPEC = ("arch", "size", "lr", "seed", "epochs")
 _COUNTS = (
-    *("seed", "epochs", "context", "batch_size", "best_epoch", "total_steps", "warmup_steps"),
-    "began_step",
-    *("params", "params_non_embedding", "vocab_size", "train_tokens", "train_words"),
-    "flops_per_token",
+    *names_of("int"),
+    *("best_epoch", "total_steps", "began_step", "params", "params_non_embedding"),
+    *("vocab_size", "train_tokens", "train_words", "flops_per_token"),
 )
-_NUMBERS = (
-    *("lr", "warmup", "decay", "weight_decay", "beta1", "beta2", "eps", "grad_clip"),
-    *("alpha", "temperature", "dropout", "bits_per_byte", "macro"),
-)
-DEFAULTS = {
-    **{"benchmarks_hash": "", "protocol": "2024", "schedule": "linear", "warmup": "0.05"},
-    **{"decay": "0.2", "weight_decay": "0.1", "beta1": "0.9", "beta2": "0.95", "eps": "1e-08"},
-    **{"grad_clip": "1.0", "precision": "fp32", "revision": "1", "warmup_steps": "0"},
-    **{"teacher": "", "teacher_name": "", "alpha": "0.0", "temperature": "1.0"},
-    **{"reverse_kl": "False", "init": "", "dropout": "0.0", "optimizer": "adamw"},
-}
-"""What a parameter of the spec that a trial has not recorded stands for, as it would be recorded:
-the trial is of a version that had no such parameter, and did as this value says."""
+_NUMBERS = (*names_of("float"), "bits_per_byte", "macro")
 _BEST = {"best_epoch": "best/epoch", "bits_per_byte": "best/bits_per_byte", "macro": "best/macro"}
 _TAGS = {
     "spec_hash": "babysweep.spec_hash",
@@ -56,9 +45,9 @@ def trials(store: MlflowClient | str, study: str) -> pd.DataFrame:
     """One row per trial of a study, in the order of architecture, learning rate and seed.
 
     Columns: `run_id`, `spec_hash`, all logged parameters under their own names (those of the spec
-    that are numbers as numbers, the rest as text; `DEFAULTS` where a trial is older than a
-    parameter), `outcome` ("finished", "diverged", "stopped";
-    missing while unfinished), `status` (MLflow's), and at the epoch of least validation loss
+    that are numbers as numbers, the rest as text; `trial_fields.DEFAULTS` where a trial is older
+    than a parameter), `outcome` ("finished", "diverged", "stopped"; missing while unfinished),
+    `status` (MLflow's), and at the epoch of least validation loss
     `best_epoch`, `bits_per_byte` and `macro` (percent), missing where the trial has none. Also
     `name`, `parent` (the sweep's run), `commit`, `reason` (why it ended so; missing if it just
     finished), and `has_final`: whether it was scored once more, on its best checkpoint. Runs that

@@ -16,13 +16,13 @@ import pandas as pd
 
 from analysis.points import at, best_points, on_common_seeds, point_keys, varied
 
-Rule = Literal["val_loss", "selection-split", "macro"]
-RULES: tuple[Rule, ...] = ("val_loss", "selection-split", "macro")
+SelectionRule = Literal["val_loss", "selection-split", "macro"]
+RULES: tuple[SelectionRule, ...] = ("val_loss", "selection-split", "macro")
 _COLUMNS = {"selection-split": "selection_macro", "macro": "macro"}
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """What was chosen for an architecture.
 
     Attributes:
@@ -52,7 +52,7 @@ class Choice:
         return float(self.trials[column].astype(float).std()) if column in self.trials else np.nan
 
 
-def choose(trials: pd.DataFrame, epochs: pd.DataFrame, rule: Rule) -> dict[str, Choice]:
+def choose(trials: pd.DataFrame, epochs: pd.DataFrame, rule: SelectionRule) -> dict[str, Selection]:
     """What a rule chooses for each architecture that has a finished trial.
 
     Args:
@@ -69,7 +69,7 @@ def choose(trials: pd.DataFrame, epochs: pd.DataFrame, rule: Rule) -> dict[str, 
     choices = {}
     for arch, (point, pairs) in chosen.items():
         rows = epochs.merge(pairs, on=["run_id", "epoch"]).sort_values("seed", ignore_index=True)
-        choices[arch] = Choice(arch, point, rows)
+        choices[arch] = Selection(arch, point, rows)
     return choices
 
 
@@ -100,7 +100,7 @@ def _by_loss(trials: pd.DataFrame, finished: pd.DataFrame) -> _Chosen:
     return chosen
 
 
-def _by_macro(finished: pd.DataFrame, epochs: pd.DataFrame, rule: Rule) -> _Chosen:
+def _by_macro(finished: pd.DataFrame, epochs: pd.DataFrame, rule: SelectionRule) -> _Chosen:
     column = _COLUMNS[rule]
     names = [axis.field for axis in varied(finished)]
     scored = epochs[epochs["run_id"].isin(finished["run_id"])]

@@ -53,8 +53,8 @@ class TrainingArgs:
     auto on a GPU, the whole batch on a CPU."""
     context: int | None = None
     """Tokens in one sequence."""
-    schedule: Literal["linear", "cosine", "wsd"] = "linear"
-    """Learning-rate schedule: linear, cosine or wsd (warm-up, stable, decay)."""
+    schedule: Literal["linear", "cosine", "wsd"] | None = None
+    """Learning-rate schedule: linear, cosine or wsd (warm-up, stable, decay); default: linear."""
     warmup: float | None = None
     """Fraction of the steps with rising learning rate; default: 0.05."""
     weight_decay: float | None = None
@@ -112,10 +112,14 @@ AxesArgs: Any = make_dataclass(
 class LrSweepArgs(AxesArgs, TrainingArgs):  # type: ignore[misc]
     """Arguments of the sweep."""
 
-    order: Literal["grid", "coordinate"] = "grid"
-    """With several axes: grid tries all combinations; coordinate one axis after the other, each
-    from the best point so far, in the order learning rate, weight decay, dropout, batch size,
-    warm-up, optimizer."""
+    order: Annotated[
+        Literal["grid", "coordinate"],
+        tyro.conf.arg(
+            help="With several axes: grid tries all combinations; coordinate one axis after the "
+            "other, each from the best point so far, in the order "
+            f"{', '.join(axis.label for axis in AXES.values())}."
+        ),
+    ] = "grid"
     extend: bool = True
     """Add up to three values beyond the ends of an axis while the best point lies there."""
     search: Literal["grid", "optuna"] = "grid"

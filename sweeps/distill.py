@@ -27,7 +27,10 @@ from sweeps.arguments import DistillArgs
 
 def run_distillation(args: DistillArgs) -> int:
     """Plan the trials and run them, or print what they would take; returns the exit status."""
-    from sweeps.findings.distill import show_gains  # heavy imports: not before --help
+    from sweeps.engine.environment import secure_local_cluster  # heavy imports: not before --help
+
+    secure_local_cluster(args.address)
+    from sweeps.findings.distill import show_gains
     from sweeps.plans.distill import plan_distillation
     from sweeps.running import run_command
 
@@ -36,11 +39,7 @@ def run_distillation(args: DistillArgs) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    args = tyro.cli(DistillArgs, args=argv, description=__doc__)
-    from sweeps.engine.environment import secure_local_cluster
-
-    secure_local_cluster(args.address)
-    return run_distillation(args)
+    return run_distillation(tyro.cli(DistillArgs, args=argv, description=__doc__))
 
 
 if __name__ == "__main__":

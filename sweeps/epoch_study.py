@@ -33,16 +33,19 @@ from sweeps.arguments import EpochStudyArgs
 
 def run_epoch_study(args: EpochStudyArgs) -> int:
     """Plan the study and run it, or print what it would take; returns the exit status."""
-    from sweeps.findings.epoch_study import show_epochs  # heavy imports: not before --help
+    from sweeps.engine.environment import secure_local_cluster  # heavy imports: not before --help
+
+    secure_local_cluster(args.address)
+    from sweeps.findings.epoch_study import show_epochs
     from sweeps.plans.epoch_study import plan_designs, plan_epochs
     from sweeps.running import run_command
 
     planned = []
 
     def planner(status: Any) -> Any:
-        ground, designs = plan_designs(args, status)
+        setup, designs = plan_designs(args, status)
         planned.append(designs)
-        return plan_epochs(ground, designs)
+        return plan_epochs(setup, designs)
 
     def show(plan: Any, tracker: Any, search: Any, console: Any) -> None:
         show_epochs(plan, planned[0], tracker, console)
@@ -52,11 +55,7 @@ def run_epoch_study(args: EpochStudyArgs) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    args = tyro.cli(EpochStudyArgs, args=argv, description=__doc__)
-    from sweeps.engine.environment import secure_local_cluster
-
-    secure_local_cluster(args.address)
-    return run_epoch_study(args)
+    return run_epoch_study(tyro.cli(EpochStudyArgs, args=argv, description=__doc__))
 
 
 if __name__ == "__main__":

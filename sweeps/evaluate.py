@@ -26,7 +26,10 @@ from sweeps.arguments import EvaluateArgs
 
 def run_evaluation(args: EvaluateArgs) -> int:
     """Evaluate, write, record and print; returns the exit status."""
-    from ray.exceptions import RayError  # heavy imports: not before --help
+    from sweeps.engine.environment import secure_local_cluster  # heavy imports: not before --help
+
+    secure_local_cluster(args.address)
+    from ray.exceptions import RayError
     from rich.console import Console
     from rich.markup import escape
 
@@ -53,11 +56,7 @@ def run_evaluation(args: EvaluateArgs) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    args = tyro.cli(EvaluateArgs, args=argv, description=__doc__)
-    from sweeps.engine.environment import secure_local_cluster
-
-    secure_local_cluster(args.address)
-    return run_evaluation(args)
+    return run_evaluation(tyro.cli(EvaluateArgs, args=argv, description=__doc__))
 
 
 if __name__ == "__main__":

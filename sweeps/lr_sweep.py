@@ -26,7 +26,10 @@ from sweeps.arguments import LrSweepArgs
 
 def run_lr_sweep(args: LrSweepArgs) -> int:
     """Plan the sweep and run it, or print what it would take; returns the exit status."""
-    from sweeps.findings.lr_sweep import show_results  # heavy imports: not before --help
+    from sweeps.engine.environment import secure_local_cluster  # heavy imports: not before --help
+
+    secure_local_cluster(args.address)
+    from sweeps.findings.lr_sweep import show_results
     from sweeps.plans.lr_sweep import plan_sweep
     from sweeps.running import run_command
 
@@ -35,11 +38,7 @@ def run_lr_sweep(args: LrSweepArgs) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    args = tyro.cli(LrSweepArgs, args=argv, description=__doc__)
-    from sweeps.engine.environment import secure_local_cluster
-
-    secure_local_cluster(args.address)
-    return run_lr_sweep(args)
+    return run_lr_sweep(tyro.cli(LrSweepArgs, args=argv, description=__doc__))
 
 
 if __name__ == "__main__":

@@ -30,15 +30,19 @@ if __name__ == "__main__":
 from sweeps.arguments import PaperArgs
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    args = tyro.cli(PaperArgs, args=argv, description=__doc__)
-    from sweeps.engine.environment import secure_local_cluster
+def run_paper(args: PaperArgs) -> int:
+    """Run the study, or say what it would take, or where it stands; returns the exit status."""
+    from sweeps.engine.environment import secure_local_cluster  # heavy imports: not before --help
 
     secure_local_cluster(args.address)
-    from sweeps.stages import run_study  # heavy imports: not before --help
+    from sweeps.stages import run_study
 
     return run_study(args)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return run_paper(tyro.cli(PaperArgs, args=argv, description=__doc__))
 
 
 if __name__ == "__main__":

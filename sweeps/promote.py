@@ -40,8 +40,7 @@ def run_promotion(args: PromoteArgs) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    args = tyro.cli(PromoteArgs, args=argv, description=__doc__)
-    return run_promotion(args)
+    return run_promotion(tyro.cli(PromoteArgs, args=argv, description=__doc__))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from sweeps.distill import run_distillation
 from sweeps.epoch_study import run_epoch_study
 from sweeps.evaluate import run_evaluation
 from sweeps.lr_sweep import run_lr_sweep
-from sweeps.plans.common import Ground, chosen_archs, prepare
+from sweeps.plans.common import Setup, chosen_archs, prepare
 from sweeps.promote import run_promotion
 from sweeps.running import refuse
 from sweeps.stored.best import best_trial
@@ -69,8 +69,8 @@ def run_study(args: PaperArgs) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=120)
     try:
         with console.status("Preparing"):
-            ground = prepare(args, lambda text: None)
-            folder = ground.storage / ground.study(ground.spec(args.teacher_arch))
+            setup = prepare(args, lambda text: None)
+            folder = setup.storage / setup.study(setup.spec(args.teacher_arch))
             archs = chosen_archs(args.arch)
             if args.teacher_arch not in archs:
                 raise ValueError(
@@ -79,12 +79,12 @@ def run_study(args: PaperArgs) -> int:
                 )
     except (ValueError, OSError) as error:
         return refuse(error)
-    stages = plan_stages(args, ground, folder)
+    stages = plan_stages(args, setup, folder)
     if args.status:
         show_status(stages, folder, console)
         return 0
     if args.dry_run:
-        return _dry_run(args, ground, console)
+        return _dry_run(args, setup, console)
     return run_stages(stages, folder, console)
 
 
@@ -130,11 +130,11 @@ def show_status(stages: Sequence[Stage], folder: Path, console: Console) -> None
     )
 
 
-def plan_stages(args: PaperArgs, ground: Ground, folder: Path) -> list[Stage]:
+def plan_stages(args: PaperArgs, setup: Setup, folder: Path) -> list[Stage]:
     """The stages of the study."""
     teacher = f"models:/{args.teacher_arch}@{ALIAS}"
-    commands = Commands.of(args, ground, folder, teacher)
-    data = [ground.corpus.hash, ground.suite_hash]
+    commands = Commands.of(args, setup, folder, teacher)
+    data = [setup.corpus.hash, setup.suite_hash]
 
     def swept() -> Any:
         return [data, _plain(commands.sweep)]
@@ -143,7 +143,7 @@ def plan_stages(args: PaperArgs, ground: Ground, folder: Path) -> list[Stage]:
         return [swept(), _plain(commands.epochs)]
 
     def taught() -> Any:
-        version = _version(teacher, tracking_uri(ground.storage))
+        version = _version(teacher, tracking_uri(setup.storage))
         return [studied(), version, _plain(commands.distill)]
 
     def scored() -> Any:
@@ -154,10 +154,10 @@ def plan_stages(args: PaperArgs, ground: Ground, folder: Path) -> list[Stage]:
         Stage("epochs", lambda: run_epoch_study(commands.epochs), studied),
         Stage("promote", lambda: run_promotion(commands.promote), studied),
         Stage("distill", lambda: run_distillation(commands.distill), taught),
-        Stage("final", lambda: score_finally(args, ground, folder), scored),
+        Stage("final", lambda: score_finally(args, setup, folder), scored),
         Stage(
             "report",
-            lambda: run_report(ReportArgs(study=folder.name, storage=ground.storage)),
+            lambda: run_report(ReportArgs(study=folder.name, storage=setup.storage)),
             lambda: [scored(), [trial.spec.hash for trial in study_trials(folder)]],
         ),
     ]
@@ -173,10 +173,10 @@ class Commands:
     distill: DistillArgs
 
     @classmethod
-    def of(cls, args: PaperArgs, ground: Ground, folder: Path, teacher: str) -> Commands:
+    def of(cls, args: PaperArgs, setup: Setup, folder: Path, teacher: str) -> Commands:
         """Those of a study."""
         common = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainingArgs)}
-        common |= {"study": folder.name, "storage": ground.storage, "final_tasks": ()}
+        common |= {"study": folder.name, "storage": setup.storage, "final_tasks": ()}
         # The student is trained like its teacher.
         unset = {"arch": (), "epochs": None, "size": None, "context": None, "batch_size": None}
         return cls(
@@ -187,7 +187,7 @@ class Commands:
                 horizons=args.horizons,
             ),
             PromoteArgs(
-                arch=args.teacher_arch, study=folder.name, alias=ALIAS, storage=ground.storage
+                arch=args.teacher_arch, study=folder.name, alias=ALIAS, storage=setup.storage
             ),
             DistillArgs(
                 **{**common, **unset},
@@ -221,26 +221,26 @@ def best_trials(folder: Path, corpus_hash: str) -> list[TrialFolder]:
     return list({trial.spec.hash: trial for trial in found}.values())
 
 
-def score_finally(args: PaperArgs, ground: Ground, folder: Path) -> int:
+def score_finally(args: PaperArgs, setup: Setup, folder: Path) -> int:
     """Score the best trials on all tasks, log the figures to their runs, and print them."""
     console = Console() if sys.stdout.isatty() else Console(width=120)
-    if ground.benchmarks is None:
+    if setup.benchmarks is None:
         console.print("no benchmarks: give --benchmarks to have final scores")
         return 0
-    recorded = runs.trials(tracking_uri(ground.storage), folder.name)
+    recorded = runs.trials(tracking_uri(setup.storage), folder.name)
     run_ids = dict(zip(recorded["spec_hash"], recorded["run_id"], strict=True))
     scored = []
-    for trial in best_trials(folder, ground.corpus.hash):
+    for trial in best_trials(folder, setup.corpus.hash):
         output = folder / "final" / trial.spec.hash
         status = run_evaluation(
             EvaluateArgs(
                 model=str(trial.best_checkpoint),
-                benchmarks=ground.benchmarks.path,
+                benchmarks=setup.benchmarks.path,
                 tasks=args.final_tasks,
                 protocol=trial.spec.protocol,  # type: ignore[arg-type]
                 ewok_password=args.ewok_password,
                 long_texts="truncate",
-                storage=ground.storage,
+                storage=setup.storage,
                 output=output,
                 run_id=run_ids[trial.spec.hash],
             )
@@ -271,10 +271,10 @@ def _summary(scored: Sequence[tuple[TrialFolder, dict[str, Any]]]) -> Table:
     return table
 
 
-def _dry_run(args: PaperArgs, ground: Ground, console: Console) -> int:
+def _dry_run(args: PaperArgs, setup: Setup, console: Console) -> int:
     """Print what each stage would take, from measured steps; nothing is run."""
-    commands = Commands.of(args, ground, Path(ground.study(ground.spec(args.teacher_arch))), "")
-    lrs = args.lrs or ground.preset.lrs
+    commands = Commands.of(args, setup, Path(setup.study(setup.spec(args.teacher_arch))), "")
+    lrs = args.lrs or setup.preset.lrs
     middle = lrs[len(lrs) // 2]
     console.rule("[bold]1/6 sweep", align="left")
     status = run_lr_sweep(dataclasses.replace(commands.sweep, dry_run=True))

@@ -11,90 +11,28 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from analysis.axes import AXES
+from analysis.trial_fields import TrialFields
 
 SCHEDULES = ("linear", "cosine", "wsd")
 PRECISIONS = ("fp32", "bf16")
 PROTOCOLS = ("2024", "2025")
 OPTIMIZERS = ("adamw", "muon")
 
-_NOT_IDENTITY = {"identity": False}
 _NEUTRAL = {"float": 1.0, "int": 1}
 """In place of a field without default that does not matter."""
 
 
 @dataclass(frozen=True)
-class TrialSpec:
+class TrialSpec(TrialFields):
     """Everything that changes the result of one training run, and nothing else.
 
-    Where it runs (devices, workers, storage, micro-batch) is in `trainables.trainer.Workplace`.
-
-    Attributes:
-        arch: architecture, one of `models.architectures()`.
-        size: preset, one of `models.sizes()`.
-        corpus: readable name of the corpus; its content counts (`corpus_hash`), not its name.
-        corpus_hash: hash of text, tokenizer and splits, from `trainables.corpus`.
-        benchmarks_hash: hash of the zero-shot items scored each epoch, or "" for none.
-        protocol: zero-shot protocol, "2024" (leading space, BOS) or "2025" (text as it is).
-        context: tokens in one block.
-        batch_size: blocks in one optimizer step, over all workers together.
-        lr: peak learning rate.
-        epochs: passes over the training blocks; the schedule spans them all.
-        seed: of the initial weights, the order of blocks, and dropout.
-        schedule: "linear" or "cosine" decay to zero, or "wsd" (warm-up, stable, linear decay).
-        warmup: fraction of all steps with linearly rising learning rate.
-        warmup_steps: their number, in place of the fraction; 0 for the fraction.
-        decay: fraction of all steps in the final decay of "wsd".
-        weight_decay: decoupled, on matrices only (Loshchilov & Hutter 2019, arXiv 1711.05101).
-        beta1, beta2, eps: of AdamW, also beside Muon.
-        grad_clip: maximum global L2 norm of the gradient.
-        precision: "fp32", or "bf16" autocast with float32 weights.
-        revision: of the architecture's shapes and initialisation, `models.revision(arch)`.
-        teacher: hash of the model to learn from besides the text, several joined by "+", or "".
-        teacher_name: readable name of it.
-        alpha: weight of the divergence from the teacher in the loss, 0 to 1.
-        temperature: of the probabilities of teacher and student in the divergence.
-        reverse_kl: KL(student || teacher) in place of KL(teacher || student).
-        init: hash of the model whose weights the training starts from, "" for random ones.
-        dropout: share of the embeddings and of what each layer adds to them that a training step
-            drops, 0 to below 1, besides what the architecture's preset drops itself.
-        optimizer: "adamw", or "muon" for hidden matrices with AdamW for the rest; see
-            `trainables.optim.build_optimizer`.
+    Its fields and their meaning are those of `analysis.trial_fields.TrialFields`. Where it runs
+    (devices, workers, storage, micro-batch) is in `trainables.trainer.Workplace`.
     """
-
-    arch: str
-    size: str
-    corpus: str = field(metadata=_NOT_IDENTITY)
-    corpus_hash: str
-    context: int
-    batch_size: int
-    lr: float
-    epochs: int
-    seed: int
-    benchmarks_hash: str = ""
-    protocol: str = "2024"
-    schedule: str = "linear"
-    warmup: float = 0.05
-    decay: float = 0.2
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    grad_clip: float = 1.0
-    precision: str = "fp32"
-    revision: int = 1
-    warmup_steps: int = 0
-    teacher: str = ""
-    teacher_name: str = field(default="", metadata=_NOT_IDENTITY)
-    alpha: float = 0.0
-    temperature: float = 1.0
-    reverse_kl: bool = False
-    init: str = ""
-    dropout: float = 0.0
-    optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
         for name in ("context", "batch_size", "epochs"):

@@ -17,7 +17,7 @@ from analysis.arguments import ReportArgs
 from analysis.reporting.page import Page, render
 from analysis.reporting.sections.architectures import architectures
 from analysis.reporting.sections.beside_literature import beside_literature
-from analysis.reporting.sections.common import Context, Part
+from analysis.reporting.sections.common import Context, ReportPart
 from analysis.reporting.sections.cost import cost
 from analysis.reporting.sections.distillation import distillation
 from analysis.reporting.sections.epoch_study import epoch_study
@@ -37,7 +37,7 @@ LOCAL_UI = "http://127.0.0.1:5000"
 FAILURES = (ValueError, OSError, MlflowException)
 """What a command tells a person in a line: there is something to mend."""
 
-_PARTS: tuple[Callable[[Context], Part | None], ...] = (
+_PARTS: tuple[Callable[[Context], ReportPart | None], ...] = (
     *(architectures, rates, further_axes, epoch_study, distillation, phenomena),
     *(finals, optimism, beside_literature, cost, reproduction, every_trial),
 )

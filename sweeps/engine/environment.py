@@ -31,11 +31,11 @@ def is_local(address: str | None) -> bool:
 
 
 def secure_local_cluster(address: str | None) -> None:
-    """Give a cluster of this command's own a secret token.
+    """Give a cluster of this command's own a secret token; once in a process.
 
     Ray's servers listen beyond loopback, and would run code for anyone; with a token they answer
     only this command and its processes.
     """
     if is_local(address):
         os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

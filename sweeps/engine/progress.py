@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +12,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from analysis.axes import AXES
 from sweeps.engine.failures import HOPELESS
 from sweeps.engine.tuning import DriverCallback
-from trainables.spec import TrialSpec, format_lr
+from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 
 REFRESH_SECONDS = 1.0
@@ -21,7 +23,7 @@ _STYLES = {"running": "bold", "finished": "green", "diverged": "yellow", "failed
 
 
 @dataclass
-class Row:
+class TrialRow:
     """One trial as the table shows it; the numbers are the newest that MLflow holds."""
 
     spec: TrialSpec
@@ -55,13 +57,13 @@ class Row:
         if (steps := run.data.params.get("total_steps")) is not None:
             self.total_steps = int(steps)
 
-    def cells(self) -> list[str]:
-        """The row's columns."""
+    def cells(self, axes: Sequence[str]) -> list[str]:
+        """The row's columns, with its place on these axes."""
         spec, seen = self.spec, self.metrics
         speed = seen.get("train/tokens_per_second")
         return [
             spec.arch,
-            format_lr(spec.lr),
+            *(AXES[name].show(getattr(spec, name)) for name in axes),
             str(spec.seed),
             f"{self.epoch:.1f}/{spec.epochs}",
             "" if speed is None or self.state != "running" else f"{speed:,.0f}",
@@ -87,7 +89,7 @@ class ProgressDisplay(DriverCallback):
         self._closed = False
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._refreshed = 0.0
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, TrialRow] = {}
 
     def setup(self, *args: Any, **info: Any) -> None:
         """Begin to show."""
@@ -148,11 +150,11 @@ class ProgressDisplay(DriverCallback):
         row.state = "failed"
         self._event(row, "failed")
 
-    def _row(self, trial: Any) -> Row:
+    def _row(self, trial: Any) -> TrialRow:
         spec = TrialSpec.from_dict(trial.config["spec"])
-        return self.rows.setdefault(spec.hash, Row(spec))
+        return self.rows.setdefault(spec.hash, TrialRow(spec))
 
-    def _event(self, row: Row, text: str) -> None:
+    def _event(self, row: TrialRow, text: str) -> None:
         if not self._live:
             clock = time.strftime("%H:%M:%S")
             self._console.print(f"{clock}  {row.spec.name}: {text}", highlight=False)
@@ -176,20 +178,15 @@ class ProgressDisplay(DriverCallback):
             caption=f"{done} trials done, {self._search.remaining()} left, about {left}",
             header_style="bold",
         )
-        for name in (
-            "arch",
-            "LR",
-            "seed",
-            "epoch",
-            "tokens/s",
-            "loss",
-            "bits/byte",
-            "macro",
-            "ETA",
-        ):
+        axes = self._tracker.axes
+        columns = ("seed", "epoch", "tokens/s", "loss", "bits/byte", "macro", "ETA")
+        for name in ("arch", *(AXES[axis].column for axis in axes), *columns):
             table.add_column(name, justify="left" if name == "arch" else "right")
-        for row in sorted(self.rows.values(), key=lambda row: (row.spec.arch, row.spec.lr)):
-            table.add_row(*row.cells(), style=_STYLES.get(row.state, "dim"))
+        rows = self.rows.values()
+        for row in sorted(
+            rows, key=lambda row: (row.spec.arch, *(getattr(row.spec, axis) for axis in axes))
+        ):
+            table.add_row(*row.cells(axes), style=_STYLES.get(row.state, "dim"))
         return table
 
     def _seconds_left(self) -> float | None:

@@ -111,8 +111,8 @@ class SweepPlan:
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What the arguments of a training command stand for, before it is known which trials.
+class Setup:
+    """What the arguments of a training command come to, before it is known which trials.
 
     Attributes:
         suite_hash: of the benchmarks scored every epoch, "" for none.
@@ -149,7 +149,6 @@ class Ground:
             lr=1.0,
             epochs=_or(args.epochs, preset.epochs),
             seed=0,
-            schedule=args.schedule,
             grad_clip=args.grad_clip,
             revision=models.revision(arch),
             **{
@@ -211,7 +210,7 @@ class Ground:
         )
 
 
-def prepare(args: TrainingArgs, status: Status, corpus: Corpus | None = None) -> Ground:
+def prepare(args: TrainingArgs, status: Status, corpus: Corpus | None = None) -> Setup:
     """Resolve what all training commands share: preset, resources, corpus, benchmarks.
 
     Args:
@@ -240,10 +239,10 @@ def prepare(args: TrainingArgs, status: Status, corpus: Corpus | None = None) ->
     )
     benchmarks = _benchmarks(args, source, storage)
     if benchmarks is None:
-        return Ground(args, preset, storage, corpus, None, "", 0, resources)
+        return Setup(args, preset, storage, corpus, None, "", 0, resources)
     suite = load_suite(benchmarks, args.protocol)
     suite.check_fits(corpus.tokenizer(), _or(args.context, preset.context))
-    return Ground(args, preset, storage, corpus, benchmarks, suite.hash, suite.num_items, resources)
+    return Setup(args, preset, storage, corpus, benchmarks, suite.hash, suite.num_items, resources)
 
 
 def chosen_archs(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from analysis.axes import AXES
 from sweeps.arguments import DistillArgs
-from sweeps.plans.common import Ground, Status, SweepPlan, chosen_archs, prepare
+from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
 from sweeps.plans.grids import GridPlan
 from sweeps.stored.model_names import copy_version, find_version, resolve_model
 from sweeps.stored.trials import earlier_trials, resolve_storage, scored
@@ -72,10 +72,10 @@ def plan_distillation(args: DistillArgs, status: Status) -> SweepPlan:
     args = _with_defaults(args, teachers[0])
     arch = _student_arch(args)
     corpus = None if args.corpus else _corpus_of(teachers[0], storage)
-    ground = prepare(args, status, corpus)
-    base = ground.spec(arch)
+    setup = prepare(args, status, corpus)
+    base = setup.spec(arch)
     for teacher in teachers:
-        _check_fits(teacher, ground, base)
+        _check_fits(teacher, setup, base)
     if args.student_init == "teacher":
         base = _start_from(teachers[0], base)
     distilled = base.replace(
@@ -93,9 +93,9 @@ def plan_distillation(args: DistillArgs, status: Status) -> SweepPlan:
     }
     if args.control:
         bases[CONTROL] = base
-    folder = storage / ground.study(base)
+    folder = storage / setup.study(base)
     lrs = _lrs(args, teachers[0])
-    return ground.plan(
+    return setup.plan(
         bases,
         {part: _plan(args, lrs, spec, folder) for part, spec in bases.items()},
         teachers=tuple(teacher.folder for teacher in teachers),
@@ -151,12 +151,12 @@ def _corpus_of(teacher: Teacher, storage: Path) -> Corpus:
     )
 
 
-def _check_fits(teacher: Teacher, ground: Ground, base: TrialSpec) -> None:
+def _check_fits(teacher: Teacher, setup: Setup, base: TrialSpec) -> None:
     """Check that a teacher speaks of the same tokens, and reads as many of them."""
-    if tokenizer_hash(teacher.folder) != tokenizer_hash(ground.corpus.directory):
+    if tokenizer_hash(teacher.folder) != tokenizer_hash(setup.corpus.directory):
         raise ValueError(
             f"the teacher {teacher.name} has another tokenizer than the corpus "
-            f"{ground.corpus.name}: their tokens mean different things. Distil on the teacher's "
+            f"{setup.corpus.name}: their tokens mean different things. Distil on the teacher's "
             "own corpus (leave --corpus and --vocab-size out), or train a teacher on this one"
         )
     longest = read_json(teacher.folder / "config.json").get("max_position_embeddings")

@@ -14,7 +14,7 @@ from analysis.axes import AXES
 from analysis.points import on_common_seeds, point_keys
 from sweeps.arguments import EpochStudyArgs
 from sweeps.plans.branches import BranchPlan
-from sweeps.plans.common import Ground, Status, SweepPlan, chosen_archs, prepare
+from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
 from sweeps.plans.grids import GridPlan
 from sweeps.plans.spaces import Plan
 from sweeps.stored.best import best_trial
@@ -84,7 +84,7 @@ class Designs:
         return step
 
 
-def plan_designs(args: EpochStudyArgs, status: Status) -> tuple[Ground, Designs]:
+def plan_designs(args: EpochStudyArgs, status: Status) -> tuple[Setup, Designs]:
     """What the arguments ask for, with the learning rate from the study.
 
     Raises:
@@ -96,26 +96,26 @@ def plan_designs(args: EpochStudyArgs, status: Status) -> tuple[Ground, Designs]
             f"an epoch study is of one architecture, not of {', '.join(archs)}: run one for each"
         )
     names = _names(args.designs)
-    ground = prepare(args, status)
-    base = ground.spec(archs[0])
+    setup = prepare(args, status)
+    base = setup.spec(archs[0])
     horizons = _horizons(args, base.epochs)
     base = base.replace(epochs=horizons[-1])
-    study = ground.study(base)
+    study = setup.study(base)
     if args.lr is None:
-        base = _at_best_point(args, base, best_point(ground.storage / study, base, study))
+        base = _at_best_point(args, base, best_point(setup.storage / study, base, study))
     else:
         base = base.replace(lr=args.lr)
     if base.schedule == "wsd":
         base = base.replace(decay=args.decay)
-    steps = steps_per_epoch(base, len(Blocks(ground.corpus.train, base.context)))
-    milestones = _milestones(args, ground, base, horizons[-1] * steps)
-    return ground, Designs(base, names, horizons, steps, args.decay, args.seeds, milestones)
+    steps = steps_per_epoch(base, len(Blocks(setup.corpus.train, base.context)))
+    milestones = _milestones(args, setup, base, horizons[-1] * steps)
+    return setup, Designs(base, names, horizons, steps, args.decay, args.seeds, milestones)
 
 
-def plan_epochs(ground: Ground, designs: Designs) -> SweepPlan:
-    """The trials of all designs, each once; errors as for `Ground.plan`."""
-    study = ground.study(designs.base)
-    folder = ground.storage / study
+def plan_epochs(setup: Setup, designs: Designs) -> SweepPlan:
+    """The trials of all designs, each once; errors as for `Setup.plan`."""
+    study = setup.study(designs.base)
+    folder = setup.storage / study
     bases: dict[str, TrialSpec] = {}
     plans: dict[str, Plan] = {}
     shared: dict[str, int] = {}
@@ -142,7 +142,7 @@ def plan_epochs(ground: Ground, designs: Designs) -> SweepPlan:
     branches = designs.lengths("branch") if "branch" in designs.names else ()
     # Where the longest one ends its peak as well: a longer one may join the study.
     trunk_steps = {designs.trunk_step(horizon) for horizon in branches}
-    return ground.plan(
+    return setup.plan(
         bases,
         plans,
         trunk_steps=tuple(sorted(trunk_steps - {0})),
@@ -228,16 +228,16 @@ def _horizons(args: EpochStudyArgs, epochs: int) -> tuple[int, ...]:
 
 
 def _milestones(
-    args: EpochStudyArgs, ground: Ground, base: TrialSpec, total_steps: int
+    args: EpochStudyArgs, setup: Setup, base: TrialSpec, total_steps: int
 ) -> tuple[int, ...]:
     """Numbers of words, each seen by the longest trial."""
     milestones = sorted({parse_words(text) for text in args.milestones})
-    if milestones and ground.benchmarks is None:
+    if milestones and setup.benchmarks is None:
         raise ValueError("--milestones are scored on benchmarks: add --benchmarks")
     for words in milestones:
-        if milestone_step(base, ground.corpus, words) > total_steps:
+        if milestone_step(base, setup.corpus, words) > total_steps:
             tokens = total_steps * base.batch_size * base.context
-            seen = tokens * ground.corpus.train_words // ground.corpus.train_tokens
+            seen = tokens * setup.corpus.train_words // setup.corpus.train_tokens
             raise ValueError(
                 f"--milestones {words:,} lies beyond the {seen:,} words that {base.epochs} epochs "
                 "see: take fewer words, or more --epochs"

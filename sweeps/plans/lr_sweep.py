@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis.axes import AXES
 from sweeps.arguments import LrSweepArgs
-from sweeps.plans.common import Ground, Status, SweepPlan, chosen_archs, prepare
+from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
 from sweeps.plans.grids import CoordinatePlan, GridPlan
 from sweeps.plans.proposals import OptunaPlan
 from sweeps.plans.spaces import Plan
@@ -22,21 +22,20 @@ def plan_sweep(args: LrSweepArgs, status: Status) -> SweepPlan:
     archs = chosen_archs(args.arch)
     _check_search(args)
     args, values = _axes(args)
-    ground = prepare(args, status)
+    setup = prepare(args, status)
     if not values["lr"]:
-        values["lr"] = ground.preset.lrs
-    bases = {arch: ground.spec(arch) for arch in archs}
+        values["lr"] = setup.preset.lrs
+    bases = {arch: setup.spec(arch) for arch in archs}
     for base in bases.values():
         for name, given in values.items():
             for value in given:
-                ground.check_batch(base.replace(**{name: value}))  # and the value itself
-    folder = ground.storage / ground.study(next(iter(bases.values())))
+                setup.check_batch(base.replace(**{name: value}))  # and the value itself
+    folder = setup.storage / setup.study(next(iter(bases.values())))
     plans = {
-        arch: _plan(args, values, base, folder, _is_possible(ground))
-        for arch, base in bases.items()
+        arch: _plan(args, values, base, folder, _is_possible(setup)) for arch, base in bases.items()
     }
     kind = "lr sweep" if tuple(values) == ("lr",) else f"sweep of {', '.join(values)}:"
-    return ground.plan(bases, plans, axes=tuple(values), kind=kind)
+    return setup.plan(bases, plans, axes=tuple(values), kind=kind)
 
 
 def _axes(args: LrSweepArgs) -> tuple[LrSweepArgs, dict[str, tuple[Any, ...]]]:
@@ -82,12 +81,12 @@ def _check_search(args: LrSweepArgs) -> None:
         raise ValueError(f"--num-samples must be at least 1, not {args.num_samples}")
 
 
-def _is_possible(ground: Ground) -> Callable[[TrialSpec], bool]:
+def _is_possible(setup: Setup) -> Callable[[TrialSpec], bool]:
     """Whether a trial beyond the grid can be trained: its batch may be too large, or not divide."""
 
     def is_possible(spec: TrialSpec) -> bool:
         try:
-            ground.check_batch(spec)
+            setup.check_batch(spec)
         except ValueError:
             return False
         return True

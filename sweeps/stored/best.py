@@ -18,7 +18,7 @@ from trainables.spec import TrialSpec
 
 
 @dataclass(frozen=True)
-class Choice:
+class Candidate:
     """The finished trial to promote: its study, its MLflow run, its folder."""
 
     study: str
@@ -28,7 +28,7 @@ class Choice:
 
 def choose(
     client: MlflowClient, storage: Path, arch: str, study: str | None, run_id: str | None
-) -> Choice:
+) -> Candidate:
     """The run of this id, or the best of the study's runs of an architecture.
 
     Args:
@@ -47,7 +47,7 @@ def choose(
         row = _named(trials, study, arch, run_id)
     else:
         row = _best(trials, study, arch, storage / study)
-    return Choice(study, str(row["run_id"]), _folder(storage / study, str(row["spec_hash"])))
+    return Candidate(study, str(row["run_id"]), _folder(storage / study, str(row["spec_hash"])))
 
 
 def best_trial(trials: pd.DataFrame, specs: Mapping[str, TrialSpec]) -> pd.Series | None:

@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sweeps.arguments import PromoteArgs
-from sweeps.stored.best import Choice, choose
+from sweeps.stored.best import Candidate, choose
 from sweeps.stored.trials import resolve_storage
 from trainables.checkpoint import Progress
 from trainables.corpus.tokenizer import tokenizer_hash
@@ -89,7 +89,7 @@ def promote(args: PromoteArgs) -> Promotion:
     return Promotion(before, after, is_new)
 
 
-def check_files(choice: Choice, client: MlflowClient) -> Path:
+def check_files(choice: Candidate, client: MlflowClient) -> Path:
     """The folder of the best checkpoint, whose files are all there and in MLflow.
 
     Raises:
@@ -116,7 +116,7 @@ def check_files(choice: Choice, client: MlflowClient) -> Path:
     return checkpoint
 
 
-def lineage(choice: Choice, checkpoint: Path, client: MlflowClient) -> dict[str, str]:
+def lineage(choice: Candidate, checkpoint: Path, client: MlflowClient) -> dict[str, str]:
     """Where a checkpoint comes from and how good it is, as tags of its version without the prefix.
 
     `zero_shot/*` are of the chosen epoch and `final/*` of the end of the sweep, all in percent.

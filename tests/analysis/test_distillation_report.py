@@ -15,7 +15,7 @@ from analysis.benchmarks.glue import PROTOCOL_TASKS
 from analysis.inference import paired_gain
 from analysis.reporting.page import Page
 from analysis.reporting.sections.beside_literature import beside_literature
-from analysis.reporting.sections.common import Context, Part
+from analysis.reporting.sections.common import Context, ReportPart
 from analysis.reporting.sections.distillation import best_of, distillation, students_of
 from analysis.reporting.sections.finals import finals
 from analysis.reporting.tables import write_tables
@@ -39,14 +39,14 @@ def context_of(made: MadeStudy) -> Context:
     return Context(Study.open(made.uri, made.name, "http://127.0.0.1:5000"), "val_loss", folder)
 
 
-def table(part: Part | None, name: str, folder: Path) -> pd.DataFrame:
+def table(part: ReportPart | None, name: str, folder: Path) -> pd.DataFrame:
     """A table of the part as CSV has it."""
     assert part is not None
     write_tables(Page("", "", (), (), (part.section,)), folder)
     return pd.read_csv(folder / f"{name}.csv")
 
 
-def note(part: Part | None, name: str) -> str:
+def note(part: ReportPart | None, name: str) -> str:
     assert part is not None
     return next(found.note for found in part.section.tables if found.name == name)
 

@@ -18,7 +18,7 @@ from tests.contracts.import_graph import (
 
 ALLOWED = {
     "sweeps": {"trainables", "analysis", "models"},
-    "trainables": {"models", "analysis.benchmarks", "analysis.axes"},
+    "trainables": {"models", "analysis.benchmarks", "analysis.axes", "analysis.trial_fields"},
     "analysis": set(),
     "models": set(),
 }

@@ -47,7 +47,7 @@ def test_the_student_is_trained_like_its_teacher(whole_sweep, teacher):
     control, student = found.bases["control"], found.bases["alpha=0.5 T=1"]
     assert student.control == control
     assert control.setting == teacher.spec.setting
-    assert found.plans["control"].lrs == [teacher.spec.lr]
+    assert [point.lr for point in found.plans["control"].points] == [teacher.spec.lr]
     assert found.plans["control"].remaining() == 1  # seed 1
     assert found.plans["alpha=0.5 T=1"].remaining() == 2
 

@@ -106,12 +106,12 @@ def test_branches_wait_for_their_checkpoint_and_never_for_ever(command, at_once,
     """In whatever order trials end, each is handed out once, a branch only when its checkpoint is
     there or the longest trial of its seed has ended, and there is always something to do."""
     args = command.args("--lr", "3e-3", "--seeds", "0", "1", "2", *ALL)
-    ground, designs = plan_designs(args, silent)
-    plan = plan_epochs(ground, designs)
+    setup, designs = plan_designs(args, silent)
+    plan = plan_epochs(setup, designs)
     if fate == "is known":
         for spec in plan.bases.values():
             end(plan.folder, spec.replace(seed=1), [1.0])
-        plan = plan_epochs(ground, designs)
+        plan = plan_epochs(setup, designs)
         assert sum(each.remaining() for each in plan.plans.values()) == 12
     search = SweepSearch(plan.plans)
     chance, open_trials, given, trunks_ended = random.Random(at_once), {}, [], set()
@@ -249,8 +249,8 @@ def test_what_several_seeds_found_is_told(command, tmp_path):
     write_blimp(tmp_path / "data" / "blimp_fast")
     flags = ("--lr", "1e-3", "--horizons", "2", "3", "--benchmarks", str(tmp_path / "data"))
     args = command.args(*flags, *ALL[:1], *ALL[2:], "--milestones", "1K", "2K")
-    ground, designs = plan_designs(args, silent)
-    plan = plan_epochs(ground, designs)
+    setup, designs = plan_designs(args, silent)
+    plan = plan_epochs(setup, designs)
     for seed, offset in enumerate((0.0, 0.1, 0.3)):
         for design, horizon, bits in (
             ("branch", 2, [1.5, 1.11 + offset]),

@@ -32,7 +32,7 @@ FLAGS = {
     "sweeps/lr_sweep.py": TRAINING
     + """
         batch-sizes dropouts extend lr-range lrs no-extend num-samples optimizers order sampler
-        scheduler search warmups weight-decays
+        scheduler schedules search warmups weight-decays
     """,
     "sweeps/epoch_study.py": TRAINING + " decay designs horizons lr milestones",
     "sweeps/distill.py": TRAINING

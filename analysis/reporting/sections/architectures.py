@@ -17,7 +17,7 @@ from analysis.points import uneven
 from analysis.reporting.page import Cell, Picture, Section, Table
 from analysis.reporting.sections.common import (
     Context,
-    Part,
+    ReportPart,
     count,
     interval,
     listed,
@@ -27,7 +27,7 @@ from analysis.reporting.sections.common import (
     with_spread,
 )
 from analysis.samples import Chance, Scores, benchmarks_of, chance, sample
-from analysis.selection import Choice, choose
+from analysis.selection import Selection, choose
 from analysis.study import not_compared
 
 
@@ -35,14 +35,14 @@ from analysis.study import not_compared
 class Contender:
     """An architecture at its choice: scores of its seeds, and what they estimate, by benchmark."""
 
-    choice: Choice
+    choice: Selection
     scores: list[Scores]
     held_out: dict[str, Estimate]
     full: dict[str, Estimate]
     chance: dict[str, Chance]
 
     @classmethod
-    def of(cls, context: Context, choice: Choice) -> Contender:
+    def of(cls, context: Context, choice: Selection) -> Contender:
         """Estimates of all benchmarks, on the held-out items and on all."""
         scores = context.scores_of(choice)
         names = benchmarks_of(scores[0]) if scores else ()
@@ -66,13 +66,13 @@ class Contender:
         return -macro, self.choice.mean("bits_per_byte")
 
 
-def architectures(context: Context) -> Part:
+def architectures(context: Context) -> ReportPart:
     """The leaderboard, all pairs of architectures, and what that comes to."""
     found = [Contender.of(context, choice) for choice in context.choices.values()]
     contenders = sorted(found, key=lambda contender: contender.order)
     if not contenders:
         text = "No trial has finished yet, so there is nothing to compare."
-        return Part(Section("architectures", "Which architecture", (text,)), warnings=(text,))
+        return ReportPart(Section("architectures", "Which architecture", (text,)), warnings=(text,))
     pairs = _pairs(contenders)
     links = {contender.choice.arch: context.link(contender.run_ids) for contender in contenders}
     answer = _answer(context, contenders, pairs)
@@ -99,7 +99,7 @@ def architectures(context: Context) -> Part:
         tuple(_pictures(context, contenders)),
         tuple(details),
     )
-    return Part(section, (answer,), tuple(_warnings(context, contenders)))
+    return ReportPart(section, (answer,), tuple(_warnings(context, contenders)))
 
 
 def _pairs(contenders: list[Contender]) -> list[Pair]:
@@ -231,7 +231,7 @@ def _chances(contenders: list[Contender]) -> str:
     return f"Chance, with the interval of models that guess: {', '.join(shown)}." if shown else ""
 
 
-def _epochs(choice: Choice) -> Cell:
+def _epochs(choice: Selection) -> Cell:
     epochs = choice.trials["epoch"].astype(int)
     low, high = epochs.min(), epochs.max()
     return Cell(str(low) if low == high else f"{low} to {high}", float(epochs.mean()))

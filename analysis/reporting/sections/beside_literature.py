@@ -15,7 +15,15 @@ from analysis.benchmarks import MACRO
 from analysis.benchmarks.glue import PROTOCOL_TASKS
 from analysis.points import along
 from analysis.reporting.page import Cell, Section, Table
-from analysis.reporting.sections.common import Context, Part, count, listed, number, rate, records
+from analysis.reporting.sections.common import (
+    Context,
+    ReportPart,
+    count,
+    listed,
+    number,
+    rate,
+    records,
+)
 from analysis.reporting.sections.distillation import Student, best_of, students_of
 from analysis.reporting.sections.epoch_study import studied_epochs
 from analysis.selection import choose
@@ -25,7 +33,7 @@ _BENCHMARKS = ("blimp", "supplement", "ewok", "macro")
 _GLUE = PROTOCOL_TASKS["2024"]
 
 
-def beside_literature(context: Context) -> Part | None:
+def beside_literature(context: Context) -> ReportPart | None:
     """Tables of the BabyHGRN study's figures and ours; None without benchmark scores."""
     tables = [
         table
@@ -44,7 +52,7 @@ def beside_literature(context: Context) -> Part | None:
         ),
         tuple(tables),
     )
-    return Part(section)
+    return ReportPart(section)
 
 
 def _ours(context: Context) -> str:

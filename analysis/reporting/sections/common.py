@@ -16,7 +16,7 @@ from analysis import plots
 from analysis.axes import short
 from analysis.reporting.page import Cell, Picture, Section
 from analysis.samples import Scores
-from analysis.selection import Choice, Rule, choose
+from analysis.selection import Selection, SelectionRule, choose
 from analysis.study import OldScores, Study, compared
 
 rate = short
@@ -24,7 +24,7 @@ rate = short
 
 
 @dataclass(frozen=True)
-class Part:
+class ReportPart:
     """A part of the report, with what it adds to the top of the page."""
 
     section: Section
@@ -43,7 +43,7 @@ class Context:
     """
 
     study: Study
-    select: Rule
+    select: SelectionRule
     folder: Path
     _scores: dict[tuple[str, int], Scores | None] = field(default_factory=dict)
     _unreadable: dict[str, None] = field(default_factory=dict)
@@ -60,11 +60,11 @@ class Context:
         return [str(known.get(run_id, run_id)) for run_id in self._unreadable]
 
     @cached_property
-    def choices(self) -> dict[str, Choice]:
+    def choices(self) -> dict[str, Selection]:
         """What was chosen for each architecture."""
         return choose(self.sweep, self.study.epochs, self.select)
 
-    def scores_of(self, choice: Choice) -> list[Scores]:
+    def scores_of(self, choice: Selection) -> list[Scores]:
         """The scores of a choice's trials; empty unless all of them have some."""
         found = [self.scores(row["run_id"], row["epoch"]) for row in records(choice.trials)]
         return [scores for scores in found if scores] if all(found) else []

@@ -10,15 +10,15 @@ import pandas as pd
 
 from analysis import plots
 from analysis.reporting.page import Cell, Picture, Section, Table
-from analysis.reporting.sections.common import Context, Part, count, number, records
+from analysis.reporting.sections.common import Context, ReportPart, count, number, records
 from analysis.study import Study
 
 
-def cost(context: Context) -> Part:
+def cost(context: Context) -> ReportPart:
     """Tables of what all trials took, and the loss against tokens, FLOPs and time."""
     spent = trial_costs(context.study)
     if spent.empty:
-        return Part(Section("cost", "What it cost", ("No trial has finished an epoch yet.",)))
+        return ReportPart(Section("cost", "What it cost", ("No trial has finished an epoch yet.",)))
     pictures: tuple[Picture, ...] = ()
     curves = _curves(context)
     if not curves.empty:
@@ -37,7 +37,7 @@ def cost(context: Context) -> Part:
         f"included, for {tokens:,.0f} training tokens."
     )
     section = Section("cost", "What it cost", (text,), (_table(context, spent),), pictures)
-    return Part(section)
+    return ReportPart(section)
 
 
 def trial_costs(study: Study) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from analysis.inference import LEVEL, Difference, Gain, difference, holm, paired
 from analysis.reporting.page import Cell, Picture, Section, Table
 from analysis.reporting.sections.common import (
     Context,
-    Part,
+    ReportPart,
     interval,
     number,
     probability,
@@ -50,7 +50,7 @@ class Student:
     macro: Difference | None
 
 
-def distillation(context: Context) -> Part | None:
+def distillation(context: Context) -> ReportPart | None:
     """What teachers gained their students; None if none was distilled."""
     students = list(students_of(context))
     if not students:
@@ -82,7 +82,7 @@ def distillation(context: Context) -> Part | None:
         pictures,
         (_by_seed(context, students),),
     )
-    return Part(section, (_answer(students),))
+    return ReportPart(section, (_answer(students),))
 
 
 def students_of(context: Context) -> Iterator[Student]:

@@ -11,7 +11,14 @@ import pandas as pd
 from analysis import plots
 from analysis.epochs import BestHorizon, agreement, best_horizon, epoch_table
 from analysis.reporting.page import Cell, Section, Table
-from analysis.reporting.sections.common import Context, Part, count, rate, records, with_spread
+from analysis.reporting.sections.common import (
+    Context,
+    ReportPart,
+    count,
+    rate,
+    records,
+    with_spread,
+)
 from analysis.study import LENGTH, Study, is_plain, setting
 
 DESIGNS = ("independent", "branch", "trajectory")
@@ -20,7 +27,7 @@ _PLAN = [name for name in LENGTH if name != "epochs"]
 """What the trials of a design share."""
 
 
-def epoch_study(context: Context) -> Part | None:
+def epoch_study(context: Context) -> ReportPart | None:
     """Score against the number of epochs, for the architecture that has the most lengths.
 
     None where no architecture was trained for different numbers of epochs, nor longer than one.
@@ -58,7 +65,7 @@ def epoch_study(context: Context) -> Part | None:
         for _, best in answers
         if best.is_longest
     ]
-    return Part(section, tuple(sentence for sentence, _ in answers), tuple(warnings))
+    return ReportPart(section, tuple(sentence for sentence, _ in answers), tuple(warnings))
 
 
 @dataclass(frozen=True)

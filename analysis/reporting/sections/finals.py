@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from analysis.reporting.page import Cell, Section, Table
-from analysis.reporting.sections.common import Context, Part, count, number, records
+from analysis.reporting.sections.common import Context, ReportPart, count, number, records
 from analysis.study import final_scores
 
 
-def finals(context: Context) -> Part | None:
+def finals(context: Context) -> ReportPart | None:
     """A row for each model that was scored once more; None without any."""
     trials = context.study.trials
     chosen = trials[trials["has_final"]].sort_values("bits_per_byte")
@@ -42,7 +42,7 @@ def finals(context: Context) -> Part | None:
         f"{len(found)} of the best checkpoints were scored once more, on "
         f"{', '.join([*zero_shot, *glue])}."
     )
-    return Part(Section("finals", "Final scores", (text,), (table,)))
+    return ReportPart(Section("finals", "Final scores", (text,), (table,)))
 
 
 def _names(found: list[tuple[dict[str, Any], dict[str, Any]]], kind: str) -> list[str]:

@@ -10,10 +10,10 @@ from analysis.axes import LR, Axis
 from analysis.learning_rates import compare_best, open_edge
 from analysis.points import along, point_table, varied
 from analysis.reporting.page import Picture, Section
-from analysis.reporting.sections.common import Context, Part
+from analysis.reporting.sections.common import Context, ReportPart
 
 
-def further_axes(context: Context) -> Part | None:
+def further_axes(context: Context) -> ReportPart | None:
     """A curve for each axis besides the learning rate, and a heat map of it and the learning rate.
 
     Both go through the best point of each architecture. None where only the rate was swept.
@@ -37,7 +37,7 @@ def further_axes(context: Context) -> Part | None:
         warnings += open_ends
     title = "Which " + ", ".join(axis.label for axis in axes)
     section = Section("axes", title, tuple(sentences), pictures=tuple(pictures))
-    return Part(section, warnings=tuple(warnings))
+    return ReportPart(section, warnings=tuple(warnings))
 
 
 def _archs(trials: pd.DataFrame, axis: Axis) -> list[str]:

@@ -6,8 +6,8 @@ import math
 
 from analysis.axes import in_words
 from analysis.reporting.page import Cell, Section, Table
-from analysis.reporting.sections.common import Context, Part, number
-from analysis.selection import RULES, Choice, choose
+from analysis.reporting.sections.common import Context, ReportPart, number
+from analysis.selection import RULES, Selection, choose
 
 _MEANINGS = {
     "val_loss": "validation loss",
@@ -16,7 +16,7 @@ _MEANINGS = {
 }
 
 
-def optimism(context: Context) -> Part | None:
+def optimism(context: Context) -> ReportPart | None:
     """Held-out and full figures under every rule of choice; None without benchmark scores."""
     try:
         choices = {rule: choose(context.sweep, context.study.epochs, rule) for rule in RULES}
@@ -50,11 +50,11 @@ def optimism(context: Context) -> Part | None:
         "The held-out items are those outside of the selection split, a fixed fifth of each task. "
         "They are other items than all items: part of a difference is which items are hard.",
     )
-    return Part(Section("optimism", "Choosing and reporting", (text,), (table,)))
+    return ReportPart(Section("optimism", "Choosing and reporting", (text,), (table,)))
 
 
 def _row(
-    context: Context, arch: str, rule: str, choice: Choice, optimistic: float
+    context: Context, arch: str, rule: str, choice: Selection, optimistic: float
 ) -> tuple[Cell, ...]:
     link = context.link(list(choice.trials["run_id"]))
     epochs = sorted(set(choice.trials["epoch"].astype(int)))

@@ -10,7 +10,7 @@ import pandas as pd
 from analysis import plots
 from analysis.benchmarks.figures import CORRELATIONS
 from analysis.reporting.page import Cell, Section, Table
-from analysis.reporting.sections.common import Context, Part, number
+from analysis.reporting.sections.common import Context, ReportPart, number
 from analysis.samples import Scores
 
 _GROUPS = {"blimp": "linguistics_term"}
@@ -19,7 +19,7 @@ _NO_CHANCE = CORRELATIONS | {"bear"}
 """Benchmarks whose chance level differs from task to task, or that have no percent right."""
 
 
-def phenomena(context: Context) -> Part | None:
+def phenomena(context: Context) -> ReportPart | None:
     """Scores by phenomenon and architecture; None without benchmark scores."""
     rows = []
     for arch, choice in context.choices.items():
@@ -45,7 +45,7 @@ def phenomena(context: Context) -> Part | None:
         pictures=(picture,),
         details=(_table(context, frame, archs),),
     )
-    return Part(section)
+    return ReportPart(section)
 
 
 def _by_phenomenon(scores: list[Scores]) -> dict[tuple[str, str], list[float]]:

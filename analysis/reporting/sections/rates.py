@@ -22,7 +22,7 @@ from analysis.points import along, at, best_points, point_table, varied
 from analysis.reporting.page import Cell, Section, Table
 from analysis.reporting.sections.common import (
     Context,
-    Part,
+    ReportPart,
     count,
     number,
     rate,
@@ -31,7 +31,7 @@ from analysis.reporting.sections.common import (
 )
 
 
-def rates(context: Context) -> Part:
+def rates(context: Context) -> ReportPart:
     """The table and the curves of the learning rates, with fits and what a wrong rate costs.
 
     Where further axes were swept, the curves run through each architecture's best point.
@@ -40,7 +40,7 @@ def rates(context: Context) -> Part:
     title = "Which learning rate"
     if ended.empty:
         text = "No trial of a sweep has ended yet."
-        return Part(Section("rates", title, (text,)))
+        return ReportPart(Section("rates", title, (text,)))
     trials = along(ended, LR)
     archs = sorted(trials["arch"].unique())
     fits = {arch: optimum(trials, arch) for arch in archs}
@@ -62,7 +62,7 @@ def rates(context: Context) -> Part:
         (picture,),
         (_fits(fits, losses), _all_points(context, ended)),
     )
-    return Part(section, (_answer(ended),), tuple(warnings))
+    return ReportPart(section, (_answer(ended),), tuple(warnings))
 
 
 def _answer(trials: pd.DataFrame) -> str:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.reporting.page import Cell, Section, Table
-from analysis.reporting.sections.common import Context, Part, count, number, rate, records
+from analysis.reporting.sections.common import Context, ReportPart, count, number, rate, records
 
 _FIXED = (
     *("size", "corpus", "corpus_hash", "tokenizer_hash", "benchmarks_hash", "protocol", "context"),
-    *("batch_size", "epochs", "schedule", "warmup", "weight_decay", "grad_clip", "precision"),
+    *("batch_size", "epochs", "schedule", "warmup", "weight_decay", "dropout", "optimizer"),
+    *("grad_clip", "precision"),
     *("hardware", "software", "commit"),
 )
 
 
-def reproduction(context: Context) -> Part:
+def reproduction(context: Context) -> ReportPart:
     """Commands, settings of the sweep, versions, hardware, hashes."""
     commands = _commands(context)
     text = (
@@ -29,10 +30,10 @@ def reproduction(context: Context) -> Part:
         (_settings(context.sweep),),
         commands=tuple(commands),
     )
-    return Part(section)
+    return ReportPart(section)
 
 
-def every_trial(context: Context) -> Part:
+def every_trial(context: Context) -> ReportPart:
     """All trials of the study, whatever became of them."""
     trials = context.study.trials
     outcomes = trials["outcome"].fillna("unfinished").value_counts()
@@ -76,7 +77,7 @@ def every_trial(context: Context) -> Part:
         more = f" and {len(diverged) - 5} more" if len(diverged) > 5 else ""
         warnings.append(f"Diverged: {names}{more}. A rate at which a seed diverged ranks last.")
     section = Section("trials", "Every trial", (f"{text}.",), details=(table,))
-    return Part(section, warnings=tuple(warnings))
+    return ReportPart(section, warnings=tuple(warnings))
 
 
 def _or_none(value: float) -> float | None:
