@@ -92,13 +92,13 @@ class PinnedUpload:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
-        self._places: list[_Place] = []
+        self._places: list[_DeviceBatch] = []
         self._turn = 0
 
     def send(self, batch: Batch) -> None:
         here = torch.cuda.current_stream(self._device)
         if not self._places:
-            self._places = [_Place(batch, self._device) for _ in range(2)]
+            self._places = [_DeviceBatch(batch, self._device) for _ in range(2)]
             self._stream.wait_stream(here)  # the memory may have served others until now
         # The other place's last readers are launched by now, those of this one a batch ago.
         self._places[self._turn].read.record(here)
@@ -117,7 +117,7 @@ class PinnedUpload:
         return place.batch
 
 
-class _Place:
+class _DeviceBatch:
     """Memory for a batch on the device, and the events after which it is written and read."""
 
     def __init__(self, batch: Batch, device: torch.device) -> None:

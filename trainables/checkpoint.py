@@ -26,7 +26,7 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainables.files import read_json, remove_partial, whole_folder, write_json
 from trainables.spec import TrialSpec
@@ -237,7 +237,7 @@ class TrialFolder:
     def save(
         self,
         model: PreTrainedModel,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         optimizer: torch.optim.Optimizer,
         spec: TrialSpec,
         progress: Progress,

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.benchmarks.glue import Example, Settings
 
@@ -35,7 +35,7 @@ class Classifier(nn.Module):
         settings: `head` and `head_dropout` count.
     """
 
-    def __init__(self, model: Any, num_labels: int, settings: Settings) -> None:
+    def __init__(self, model: PreTrainedModel, num_labels: int, settings: Settings) -> None:
         super().__init__()
         self.body = model.base_model.float()
         width = model.get_output_embeddings().weight.shape[1]
@@ -99,7 +99,10 @@ class Encoded:
 
 
 def encode(
-    tokenizer: Any, examples: Sequence[Example], max_length: int, name: str = "examples"
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    max_length: int,
+    name: str = "examples",
 ) -> Encoded:
     """Encode one or two texts an example as the tokenizer itself does.
 

@@ -26,25 +26,22 @@ def default_precision(gpus: float, width: int) -> str:
     return "bf16" if has_bf16 and width >= BF16_MIN_WIDTH else "fp32"
 
 
-def set_up_device(threads: int, device: torch.device) -> None:
+def set_up_device(threads: int, device: torch.device | None = None) -> None:
     """Use `threads` CPU threads, and on the device the true float32 products that it has.
+
+    The device is the CPU by default.
 
     On a GPU validation and scores are in float32, and so its products are, without TF32, which
     rounds their inputs to 10 bits: PyTorch's by its own default, cuDNN's by a switch. cuDNN does
     not choose its algorithms by timing them, which could differ from run to run.
     """
     torch.set_num_threads(threads)
-    if device.type == "cpu":
+    if device is None or device.type == "cpu":
         _speed_up_cpu_products()
     else:
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
-
-
-def set_up_cpu(threads: int, device: torch.device | None = None) -> None:
-    """See `set_up_device`; the CPU by default."""
-    set_up_device(threads, device or torch.device("cpu"))
 
 
 def arithmetic(device: torch.device) -> str:

@@ -7,6 +7,8 @@ of the training only: the model's config and its checkpoints know nothing of it.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,16 +19,18 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 def add_dropout(model: PreTrainedModel, rate: float) -> None:
     """Drop a share of the embeddings' output, and of what each layer adds to its input.
 
-    Layers are the `GradientCheckpointingLayer`s of the body. One that says `is_residual = False`
-    adds nothing: of it the output is dropped (the LSTM). Masks are drawn from torch's global
-    generator, in training mode only.
+    Layers are the `GradientCheckpointingLayer`s of the body; `hidden_states` or `hidden` is what
+    they read and add to, (batch, time, dim). One that says `is_residual = False` adds nothing: of
+    it the output is dropped (the LSTM). Masks are drawn from torch's global generator, in training
+    mode only.
 
     Args:
         model: any causal language model of transformers.
         rate: the share, at least 0 and below 1; what stays is divided by 1 - `rate`.
 
     Raises:
-        ValueError: the layers cannot be found: there are not as many as the config says.
+        ValueError: the layers cannot be found, there are not as many as the config says, or it
+            cannot be told what one adds to.
     """
     layers = [m for m in model.base_model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not layers or len(layers) != model.config.num_hidden_layers:
@@ -41,10 +45,25 @@ def add_dropout(model: PreTrainedModel, rate: float) -> None:
         module.add_module(_NAME, nn.Dropout(rate))
     embeddings.register_forward_hook(_drop_output)
     for layer in layers:
-        layer.register_forward_hook(_drop_update, with_kwargs=True)
+        layer.register_forward_hook(
+            functools.partial(_drop_update, _stream_of(layer)), with_kwargs=True
+        )
 
 
 _NAME = "trial_dropout"
+_Stream = tuple[str, int]
+"""Name and position of the argument that a layer adds to."""
+
+
+def _stream_of(layer: nn.Module) -> _Stream:
+    names = list(inspect.signature(layer.forward).parameters)
+    for name in ("hidden_states", "hidden"):
+        if name in names:
+            return name, names.index(name)
+    raise ValueError(
+        f"dropout cannot tell what {type(layer).__name__} adds to: its forward takes "
+        f"{', '.join(names)}, and neither hidden_states nor hidden"
+    )
 
 
 def _drop_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -52,7 +71,11 @@ def _drop_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Te
 
 
 def _drop_update(
-    layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    stream_of: _Stream,
+    layer: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    output: Any,
 ) -> Any:
     """The output of a layer, a tensor or a tuple that begins with one, after dropout."""
     if not layer.training:
@@ -60,7 +83,8 @@ def _drop_update(
     dropout = layer.get_submodule(_NAME)
     hidden = output[0] if isinstance(output, tuple) else output
     if getattr(layer, "is_residual", True):
-        stream = args[0] if args else kwargs["hidden_states"]
+        name, position = stream_of
+        stream = kwargs[name] if name in kwargs else args[position]
         hidden = stream + dropout(hidden - stream)
     else:
         hidden = dropout(hidden)

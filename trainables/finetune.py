@@ -38,6 +38,7 @@ from trainables.finetune_spec import (
     model_hash,
     read_outcome,
 )
+from trainables.optim import set_learning_rate
 
 _SELECTION_FRACTION, _SELECTION_MOST = 0.1, 2000
 _MODEL, _OPTIMIZER, _PROGRESS = "model.safetensors", "optimizer.safetensors", "progress.json"
@@ -85,8 +86,8 @@ def finetune(
                 f"{(spec.model_hash, spec.task, spec.data_hash)} expected; start it again"
             )
         write_json(folder / "spec.json", spec.to_dict())
-        run = _Run(spec, model, data, folder, device or torch.device("cpu"))
-        return run.to_the_end(report)
+        finetuning = _Finetuning(spec, model, data, folder, device or torch.device("cpu"))
+        return finetuning.to_the_end(report)
 
 
 def remove_leftovers(storage: Path, spec: FinetuneSpec) -> None:
@@ -101,7 +102,7 @@ class _Diverged(Exception):
     """A loss or a logit is not finite."""
 
 
-class _Run:
+class _Finetuning:
     """The course of a fine-tuning from its newest epoch to its outcome."""
 
     def __init__(
@@ -165,8 +166,7 @@ class _Run:
         for step, which in enumerate(order, start=done * self.steps_per_epoch):
             # Dropout is a function of the position, so that going on needs no generator's state.
             torch.manual_seed(_seed_of(settings.seed, step))
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(settings, step, total_steps)
+            set_learning_rate(self.optimizer, learning_rate(settings, step, total_steps))
             nats += self._step(which) * len(which)
         loss = nats.item() / len(self.train)
         if not math.isfinite(loss):

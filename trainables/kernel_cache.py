@@ -17,12 +17,11 @@ from importlib import metadata
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 
 import models
 from models.kernels import paths
@@ -35,14 +34,15 @@ from trainables.trainer import MicroBatch
 
 MOST_PROCESSES = 16
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
-Progress = Callable[[str], None]
+Say = Callable[[str], None]
+"""Tells somebody in a line what is going on."""
 
 
 def build_kernels(
     specs: Sequence[TrialSpec],
     vocab_size: int,
     micro_batch: MicroBatch,
-    progress: Progress = lambda _: None,
+    progress: Say = lambda _: None,
     *,
     teachers: Sequence[Path] = (),
     capability: tuple[int, int] | None = None,
@@ -131,7 +131,9 @@ def launches_of(
     return list(dict.fromkeys(launches))
 
 
-def _objective(spec: TrialSpec, model: Any, teachers: Sequence[Path]) -> torch.nn.Module:
+def _objective(
+    spec: TrialSpec, model: PreTrainedModel, teachers: Sequence[Path]
+) -> torch.nn.Module:
     if not (spec.teacher and teachers):
         return NextTokenObjective(model)
     guides = [models.build_model(AutoConfig.from_pretrained(folder)) for folder in teachers]
@@ -157,7 +159,7 @@ def _record_all(
     vocab_size: int,
     micro_batch: MicroBatch,
     teachers: Sequence[Path],
-    progress: Progress,
+    progress: Say,
 ) -> list[Launch]:
     launches: dict[Launch, None] = {}
     for spec in specs:
@@ -167,7 +169,7 @@ def _record_all(
 
 
 def _compile(
-    launches: list[Launch], target: int, context: ForkServerContext, progress: Progress
+    launches: list[Launch], target: int, context: ForkServerContext, progress: Say
 ) -> None:
     """In processes of a server that imported the kernels once, and knows no CUDA."""
     processes = max(1, min(len(os.sched_getaffinity(0)), len(launches), MOST_PROCESSES))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
+from transformers import PreTrainedModel
 
 from trainables.step import has_dropout
 
@@ -136,7 +137,7 @@ def memory_of(device: torch.device, gpus: float) -> CudaMemory | None:
     return memory
 
 
-def recompute_activations(model: Any) -> None:
+def recompute_activations(model: PreTrainedModel) -> None:
     """Keep only the inputs of layers, and compute what lies between again in the backward pass.
 
     (Chen et al. 2016, arXiv 1604.06174.) The gradients stay what they were. Where nothing is drawn

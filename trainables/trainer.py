@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import models
 from analysis.benchmarks import Source, Suite, load_suite
@@ -132,9 +133,9 @@ class Data:
     corpus: Corpus
     train: Blocks
     dev: Blocks
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     suite: Suite | None
-    teachers: tuple[Any, ...] = ()
+    teachers: tuple[PreTrainedModel, ...] = ()
     init: Path | None = None
 
     @classmethod
@@ -189,7 +190,7 @@ def steps_per_epoch(spec: TrialSpec, num_blocks: int) -> int:
     return steps
 
 
-def build_model(spec: TrialSpec, tokenizer: Any) -> Any:
+def build_model(spec: TrialSpec, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The untrained model of a spec, initialised from its seed."""
     config = models.build_config(
         spec.arch,
@@ -204,11 +205,19 @@ def build_model(spec: TrialSpec, tokenizer: Any) -> Any:
     return models.build_model(config)
 
 
-def _objective(spec: TrialSpec, model: Any, data: Data, world: World) -> nn.Module:
+def _objective(spec: TrialSpec, model: PreTrainedModel, data: Data, world: World) -> nn.Module:
     if not spec.teacher:
         return NextTokenObjective(model)
-    teachers = [teacher.to(world.device) for teacher in data.teachers]
-    return DistillationObjective(model, teachers, spec.alpha, spec.temperature, spec.reverse_kl)
+    for teacher in data.teachers:
+        _move(teacher, world.device)
+    return DistillationObjective(
+        model, data.teachers, spec.alpha, spec.temperature, spec.reverse_kl
+    )
+
+
+def _move(model: nn.Module, device: torch.device) -> None:
+    """Move a model; the types of transformers' own `to` are broken."""
+    model.to(device)
 
 
 class Diverged(Exception):
@@ -247,7 +256,7 @@ class Trainer:
             self.model.load_state_dict(models.load(data.init).state_dict())
         if spec.dropout:
             add_dropout(self.model, spec.dropout)
-        self.model.to(world.device)
+        _move(self.model, world.device)
         self.optimizer = build_optimizer(self.model, spec)
         self._own_objective = _objective(spec, self.model, data, world)
         self.objective = world.wrap(self._own_objective)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def run_trial(
     with lock:
         world.barrier()  # the first worker holds the lock: now all of them see the same state
         if folder.outcome is None:
-            _Run(spec, place, report, world, folder).to_the_end()
+            _TrialTraining(spec, place, report, world, folder).to_the_end()
             world.barrier()
         else:
             if world.rank == 0:
@@ -71,8 +71,8 @@ def run_trial(
         return outcome
 
 
-class _Run:
-    """The course of a trial from its newest checkpoint to its outcome."""
+class _TrialTraining:
+    """The training of one trial on one worker, from its newest checkpoint to its outcome."""
 
     def __init__(
         self, spec: TrialSpec, place: Workplace, report: Report, world: World, folder: TrialFolder
@@ -91,11 +91,11 @@ class _Run:
         if self.is_first:
             folder.clean()
         self._resume()
-        self.run: TrialRun | None = None
+        self.record: TrialRun | None = None
         if self.is_first:
             facts = trial_facts(spec, self.trainer.data.corpus)
             facts |= {"began_step": folder.began, **provenance(world.device, place.threads)}
-            self.run = place.tracker.trial(spec, facts)
+            self.record = place.tracker.trial(spec, facts)
         self.milestone_steps = {
             words: milestone_step(spec, self.trainer.data.corpus, words)
             for words in sorted(place.milestones)
@@ -104,15 +104,17 @@ class _Run:
 
     @property
     def progress(self) -> Progress:
+        """Where the trial stands."""
         return self.trainer.progress
 
     def to_the_end(self) -> None:
-        if self.run:  # in case the kill came before they were recorded
+        """Report the epochs of earlier processes, train the others, and record the outcome."""
+        if self.record:  # in case the kill came before they were recorded
             for words, scores in self.folder.milestones.items():
-                self.run.log_milestone(words, scores)
+                self.record.log_milestone(words, scores)
         for epoch in self.progress.history:
-            if self.run:
-                self.run.log_epoch(epoch)  # in case the kill came before it was recorded
+            if self.record:
+                self.record.log_epoch(epoch)  # in case the kill came before it was recorded
             self.report(epoch_metrics(epoch, self.progress.history))
         kind, reason = "finished", ""
         try:
@@ -121,7 +123,7 @@ class _Run:
                 self._end_epoch()
         except Diverged as error:
             kind, reason = "diverged", str(error)
-        if self.run:
+        if self.record:
             self._finish(kind, reason)
 
     def _resume(self) -> None:
@@ -184,7 +186,7 @@ class _Run:
         progress.epoch_nats += nats
         progress.epoch_tokens += tokens
         progress.epoch_train_seconds += now - clock
-        if self.run:
+        if self.record:
             lr = learning_rate(spec, progress.step - 1, self.trainer.total_steps)
             values = {
                 "loss": loss,
@@ -193,9 +195,9 @@ class _Run:
                 "tokens_per_second": tokens / (now - clock),
                 "epoch": progress.step / self.trainer.steps_per_epoch,
             }
-            self.run.log_step(progress.step, values)
+            self.record.log_step(progress.step, values)
             if (how := self.trainer.step_in_words) is not None:
-                self.run.log_fact("step", how)
+                self.record.log_fact("step", how)
         return now
 
     def _end_epoch(self) -> None:
@@ -217,9 +219,9 @@ class _Run:
             scores=scores,
         )
         self.trainer.progress = Progress(progress.step, history=[*progress.history, epoch])
-        if self.run:
+        if self.record:
             self._save()
-            self.run.log_epoch(epoch)
+            self.record.log_epoch(epoch)
         self.world.barrier()
         self.report(epoch_metrics(epoch, self.progress.history))
 
@@ -228,15 +230,15 @@ class _Run:
         started = time.monotonic()
         for words, step in self.milestone_steps.items():
             is_new = step == self.progress.step and words not in self.folder.milestones
-            if self.run and is_new and (scores := self.trainer.score()) is not None:
+            if self.record and is_new and (scores := self.trainer.score()) is not None:
                 self.folder.keep_milestone(words, scores)
-                self.run.log_milestone(words, scores)
+                self.record.log_milestone(words, scores)
         return time.monotonic() - started
 
     def _save(self) -> None:
         trainer = self.trainer
-        if self.run:
-            self.run.flush()  # a resumed run never records the steps before its checkpoint
+        if self.record:
+            self.record.flush()  # a resumed run never records the steps before its checkpoint
         self.folder.save(
             trainer.model, trainer.data.tokenizer, trainer.optimizer, self.spec, self.progress
         )
@@ -266,8 +268,8 @@ class _Run:
         return steps_at_peak(self.spec, self.trainer.total_steps)
 
     def _finish(self, kind: str, reason: str) -> None:
-        assert self.run is not None
-        finish_trial(self.folder, self.run, kind, self.progress.history, reason)
+        assert self.record is not None
+        finish_trial(self.folder, self.record, kind, self.progress.history, reason)
 
 
 def finish_trial(
@@ -324,7 +326,7 @@ def trial_facts(spec: TrialSpec, corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def epoch_metrics(epoch: EpochReport, history: Any) -> dict[str, Any]:
+def epoch_metrics(epoch: EpochReport, history: Sequence[EpochReport]) -> dict[str, Any]:
     """What Ray is told of an epoch: flat finite numbers."""
     upto = [report for report in history if report.epoch <= epoch.epoch]
     return {

@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ def cache_folder() -> Path:
     return Path(root) / "babysweep" / "kernels"
 
 
-def _convert(argument: Argument) -> ctypes._SimpleCData:
+def _convert(argument: Argument) -> ctypes._SimpleCData[Any]:
     if argument is None:
         return ctypes.c_void_p(None)
     if isinstance(argument, Rows):

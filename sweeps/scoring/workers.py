@@ -17,7 +17,7 @@ from rich.progress import Progress as Bar
 import models
 from analysis.benchmarks import Span, token_log_probs
 from sweeps.engine.resources import shares
-from trainables.device import pick_device, set_up_cpu
+from trainables.device import pick_device, set_up_device
 
 CHUNKS_PER_WORKER = 8
 """Parts that each worker gets on average: enough for all to end at about the same time."""
@@ -49,7 +49,7 @@ class Scoring:
         the precision that they are reported with.
         """
         device = pick_device(self.gpus)
-        set_up_cpu(self.cpus, device)
+        set_up_device(self.cpus, device)
         model: Any = models.load(self.model)
         return model.float().to(device)
 

@@ -39,7 +39,7 @@ from tests.speed.scoring_report import table, verdicts
 from tests.speed.scoring_speed import ScoringResult, Texts, Way, lm_eval, measure, ours
 from tests.speed.targets import Verdict
 from trainables.corpus import mini_benchmark, prepare_corpus
-from trainables.device import set_up_cpu
+from trainables.device import set_up_device
 
 COMPARED = "transformer"
 """The architecture that lm-eval scores, too."""
@@ -154,7 +154,7 @@ def run(args: Args, console: Console) -> Results:
         if compares:
             about["lm_eval"] = tools.version("lm_eval")
         results = Results(about, len(texts.pairs))
-        set_up_cpu(args.threads)
+        set_up_device(args.threads)
         for arch in archs:
             note(f"{arch}: training")
             length = {"steps": args.train_steps, "batch": 16, "context": args.context}

@@ -60,9 +60,9 @@ class OurScorer(Scorer):
         super().__init__(threads)
         import models
         from trainables.corpus.tokenizer import load_tokenizer
-        from trainables.device import set_up_cpu
+        from trainables.device import set_up_device
 
-        set_up_cpu(threads)
+        set_up_device(threads)
         self._precision = precision
         self._model = models.load(checkpoint)
         self._tokenizer = load_tokenizer(Path(checkpoint))

@@ -20,7 +20,7 @@ from models.kernels import native
 from models.kernels.linear_distillation import Head, linear_distillation_reference
 from tests.speed import library_models
 from tests.speed.processes import Row, Shape
-from trainables.device import default_precision, set_up_cpu
+from trainables.device import default_precision, set_up_device
 from trainables.objectives import DistillationObjective, NextTokenObjective, linear_cross_entropy
 
 CHECKED_SEQUENCES, CHECKED_LENGTH = 2, 150  # more than two chunks of any kernel, and no multiple
@@ -30,7 +30,7 @@ class Machine:
     """What the measurements depend on."""
 
     def __init__(self, threads: int) -> None:
-        set_up_cpu(threads)
+        set_up_device(threads)
 
     def facts(self) -> dict[str, Any]:
         """Names of the architectures, precisions and paths that run here, and versions."""
@@ -79,7 +79,7 @@ class Training:
         if row.precision == "plain":
             torch.set_num_threads(threads)
         else:
-            set_up_cpu(threads)
+            set_up_device(threads)
         self.row, self.shape = row, shape
         config = models.build_config(
             row.arch, shape.size, vocab_size=shape.vocab, context=shape.context

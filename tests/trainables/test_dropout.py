@@ -48,7 +48,8 @@ def watch(model: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def note(layer: Any, args: Any, output: Any) -> None:
-        seen.append((args[0], output[0] if isinstance(output, tuple) else output))
+        stream = next(x for x in args if isinstance(x, torch.Tensor) and x.ndim == 3)
+        seen.append((stream, output[0] if isinstance(output, tuple) else output))
 
     for layer in layers_of(model):
         layer.register_forward_hook(note)
@@ -146,4 +147,18 @@ def test_layers_that_cannot_be_found_are_an_error() -> None:
     model = AutoModelForCausalLM.from_config(config)
     config.num_hidden_layers = 3
     with pytest.raises(ValueError, match="the 3 layers of LlamaForCausalLM, and finds 2"):
+        add_dropout(model, 0.1)
+
+
+def test_a_layer_of_which_it_is_unknown_what_it_adds_to_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another argument might broadcast to the right shape, and be taken for the hidden states."""
+    model = build("transformer")
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    monkeypatch.setattr(type(layers_of(model)[0]), "forward", forward)
+    with pytest.raises(ValueError, match="takes x, and neither hidden_states nor hidden"):
         add_dropout(model, 0.1)

@@ -25,7 +25,8 @@ FORMAT = 1
 
 LINES_AT_ONCE = 4096
 
-Progress = Callable[[str], None]
+Say = Callable[[str], None]
+"""Tells somebody in a line what is going on."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,16 @@ class Corpus:
 
     @property
     def train(self) -> TokenFile:
+        """The tokens to train on."""
         return self._token_file("train", self.train_tokens)
 
     @property
     def dev(self) -> TokenFile:
+        """The tokens to validate on."""
         return self._token_file("dev", self.dev_tokens)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer, read from the corpus's folder."""
         return load_tokenizer(self.directory)
 
     def _token_file(self, split: str, num_tokens: int) -> TokenFile:
@@ -82,7 +86,7 @@ def prepare_corpus(
     vocab_size: int,
     cache: str | Path,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Say | None = None,
 ) -> Corpus:
     """The corpus that `source` names (see `open_source`), from `cache` or built into it.
 
@@ -123,9 +127,7 @@ def text_hash(text: TextSource) -> str:
     return digest.hexdigest()
 
 
-def _build(
-    text: TextSource, digest: str, vocab_size: int, directory: Path, report: Progress
-) -> None:
+def _build(text: TextSource, digest: str, vocab_size: int, directory: Path, report: Say) -> None:
     # We hold the lock of this corpus, so whatever is half built belongs to a dead process.
     remove_partial(directory.parent, directory.name)
     with whole_folder(directory) as partial:
