@@ -33,11 +33,13 @@ def run_evaluation(args: EvaluateArgs) -> int:
     from rich.console import Console
     from rich.markup import escape
 
-    from sweeps.running import EXIT_FAILED, EXIT_INTERRUPTED, refuse
+    from sweeps.engine.signals import EXIT_INTERRUPTED, end_on_signals
+    from sweeps.running import EXIT_FAILED, refuse
     from sweeps.scoring.evaluation import evaluate, lacking, plan_evaluation
     from sweeps.scoring.report import show_results
 
     console = Console() if sys.stdout.isatty() else Console(width=120)
+    end_on_signals()
     try:
         with console.status("Preparing"):
             plan = plan_evaluation(args)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.markup import escape
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.kernel_builds import start_building
 from sweeps.engine.progress import ProgressDisplay
+from sweeps.engine.signals import EXIT_INTERRUPTED, end_on_signals
 from sweeps.engine.tuning import DriverCallback, build_scheduler, ray_cluster, run_tune
 from sweeps.findings.common import describe_study, failed_trials, show_failures
 from sweeps.findings.final_scores import score_winners
@@ -30,7 +30,7 @@ from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 from trainables.trial import finish_trial
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE = 1, 2
 COMMAND_TAG = "babysweep.command"
 """Of a sweep's run: the commands that ran it, as they were typed."""
 
@@ -53,6 +53,7 @@ def run_command(
         The exit status.
     """
     console = Console() if sys.stdout.isatty() else Console(width=120)
+    end_on_signals()
     try:
         with contextlib.ExitStack() as owned:
             try:
@@ -77,7 +78,6 @@ def _run(
     scheduler: str,
     console: Console,
 ) -> int:
-    _treat_termination_as_interrupt()
     # Only with Ray's dashboard is what a killed controller of Train held given back.
     dashboard = plan.resources.runner == "train"
     starting = console.status("Starting Ray")
@@ -260,8 +260,3 @@ def _sole_owner(plan: SweepPlan) -> Iterator[None]:
                     "wait for it, or choose another --study"
                 ) from None
         yield
-
-
-def _treat_termination_as_interrupt() -> None:
-    """End as on Ctrl-C when the job or the system asks to (SIGTERM)."""
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))

@@ -27,6 +27,7 @@ from sweeps.engine.crew import CrewTrial
 from sweeps.engine.environment import WORKER_ENVIRONMENT, is_local
 from sweeps.engine.failures import HOPELESS, TrialFailure, hopeless_report
 from sweeps.engine.resources import Resources
+from sweeps.engine.signals import end_on_signals
 from sweeps.engine.trial_process import run_here
 from trainables.device import pick_device
 from trainables.spec import TrialSpec
@@ -67,6 +68,7 @@ def ray_cluster(address: str | None, *, dashboard: bool) -> Iterator[dict[str, f
     # A failed trial's whole traceback; callbacks say it in a line and keep the rest.
     logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
     ray.init(runtime_env={"env_vars": env} if env else None, **options)
+    end_on_signals()
     try:
         yield ray.cluster_resources()
     finally:

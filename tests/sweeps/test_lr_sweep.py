@@ -13,6 +13,7 @@ import pytest
 import tyro
 
 from sweeps.arguments import LrSweepArgs
+from sweeps.engine.signals import ENDING
 from sweeps.lr_sweep import run_lr_sweep
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.processes import wait_for
@@ -102,14 +103,21 @@ def test_killed_trial_is_started_again_by_itself(sweep, whole_sweep):
 
 
 @pytest.mark.slow
-def test_interrupt_stops_cleanly_and_says_how_to_continue(sweep):
-    """Ctrl-C ends the sweep with status 130, leaves no run running, and names the command."""
-    process = sweep.start("--epochs", "200")
+@pytest.mark.parametrize("number", ENDING)
+def test_interrupt_stops_cleanly_and_says_how_to_continue(sweep, number):
+    """Ctrl-C, a stopped job and a closed terminal end the sweep with status 130, leave no run
+    running, and name the command; also in the background, where a shell lets SIGINT be ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = sweep.start("--epochs", "200")  # it inherits what is ignored
+    finally:
+        signal.signal(signal.SIGINT, before)
     wait_for(process, r"epoch 1/200")
     children = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
+    assert "Traceback" not in output
     assert "To continue, run it again" in output
     assert "--epochs 200" in output
     assert {run.info.status for run in [*sweep.runs(), *sweep.runs("sweep")]} == {"KILLED"}
