@@ -14,8 +14,9 @@ from rich.table import Table
 
 from analysis import runs
 from analysis.arguments import CompareArgs
+from analysis.errors import say_error
 from analysis.inference import difference, holm
-from analysis.reporting.writing import FAILURES, say_error, storage_of, tracking_uri
+from analysis.reporting.writing import FAILURES, storage_of, tracking_uri
 from analysis.samples import Scores, benchmarks_of, chance, sample
 from analysis.study import RECORDED, open_client, scores_of_run
 

@@ -6,13 +6,13 @@ as parameters, `val/*` and `zero_shot/*` by epoch (step = epoch, from 1) and `be
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from analysis.errors import without_secret
 from analysis.schema.fields import DEFAULTS, names_of
 
 _SPEC = ("arch", "size", "lr", "seed", "epochs")
@@ -38,7 +38,6 @@ _BY_EPOCH = {
 _FINAL = ("final/", "eval/")
 _SECONDS = ("seconds", "tokens_per_second")
 _PAGE = 500
-_SECRET = re.compile(r"(?<=://)[^/\s]*@")
 
 
 def trials(store: MlflowClient | str, study: str) -> pd.DataFrame:
@@ -99,11 +98,6 @@ def epochs(store: MlflowClient | str, study: str) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     frame = frame.reindex(columns=[*columns, *frame.columns.difference(columns)])
     return frame.astype(dict.fromkeys(_SECONDS, float))
-
-
-def without_secret(text: str) -> str:
-    """A URI, or a text with URIs, without their user names and passwords."""
-    return _SECRET.sub("", text)
 
 
 def _client(store: MlflowClient | str) -> MlflowClient:

@@ -22,6 +22,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from analysis import runs
+from analysis.errors import without_secret
 from analysis.points import point_keys
 from analysis.schema.axes import AXES
 
@@ -82,7 +83,7 @@ class Study:
         trials = runs.trials(client, name)
         if trials.empty:
             raise ValueError(
-                f"study {name!r} in {runs.without_secret(uri)} has no trial yet: run "
+                f"study {name!r} in {without_secret(uri)} has no trial yet: run "
                 f"sweeps/lr_sweep.py --study {name}"
             )
         experiment = client.get_experiment_by_name(name)
@@ -117,7 +118,7 @@ def open_client(uri: str) -> MlflowClient:
         client.search_experiments(max_results=1)
     except MlflowException as error:
         text = f"the MLflow store {uri} cannot be read: {error}"
-        raise ValueError(runs.without_secret(text)) from error
+        raise ValueError(without_secret(text)) from error
     return client
 
 
@@ -162,7 +163,7 @@ def _artifact(client: MlflowClient, run_id: str, file: str) -> dict[str, Any] | 
             return content
     except (MlflowException, OSError, ValueError) as error:
         text = f"{file} of run {run_id} cannot be read from the MLflow store: {error}"
-        raise ValueError(runs.without_secret(text)) from error
+        raise ValueError(without_secret(text)) from error
 
 
 def setting(

@@ -33,8 +33,9 @@ def run_evaluation(args: EvaluateArgs) -> int:
     from rich.console import Console
     from rich.markup import escape
 
+    from analysis.errors import say_error
     from sweeps.engine.signals import EXIT_INTERRUPTED, end_on_signals
-    from sweeps.running import EXIT_FAILED, refuse
+    from sweeps.running import EXIT_FAILED
     from sweeps.scoring.evaluation import evaluate, lacking, plan_evaluation
     from sweeps.scoring.report import show_results
 
@@ -45,7 +46,7 @@ def run_evaluation(args: EvaluateArgs) -> int:
             plan = plan_evaluation(args)
         results = evaluate(plan, console)
     except (ValueError, OSError) as error:
-        return refuse(error)
+        return say_error(error)
     except RayError as error:
         console.print(f"[red]a worker failed:[/] {escape(str(error))}", soft_wrap=True)
         return EXIT_FAILED

@@ -26,14 +26,14 @@ def run_promotion(args: PromoteArgs) -> int:
     """Promote and say what changed; returns the exit status."""
     from rich.console import Console  # heavy imports: not before --help
 
-    from sweeps.running import refuse
+    from analysis.errors import say_error
     from sweeps.stored.promotion import promote, show_promotion
 
     console = Console() if sys.stdout.isatty() else Console(width=120)
     try:
         promotion = promote(args)
     except (ValueError, OSError) as error:
-        return refuse(error)
+        return say_error(error)
     show_promotion(promotion, args.alias, console)
     return 0
 

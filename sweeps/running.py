@@ -6,7 +6,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 from rich.markup import escape
 
+from analysis.errors import say_error, without_secret, without_secrets
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.kernel_builds import start_building
 from sweeps.engine.progress import ProgressDisplay
@@ -30,7 +31,7 @@ from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 from trainables.trial import finish_trial
 
-EXIT_FAILED, EXIT_USAGE = 1, 2
+EXIT_FAILED = 1
 COMMAND_TAG = "babysweep.command"
 """Of a sweep's run: the commands that ran it, as they were typed."""
 
@@ -65,7 +66,7 @@ def run_command(
                         return 0
                 owned.enter_context(_sole_owner(plan))
             except (ValueError, OSError) as error:
-                return refuse(error)
+                return say_error(error)
             return _run(plan, args, show, scheduler, console)
     except KeyboardInterrupt:
         return _say_how_to_continue(console)
@@ -103,7 +104,7 @@ def _run(
                 plan.axes,
             )
         except ValueError as error:
-            return refuse(error)
+            return say_error(error)
         _record_command(tracker)
         tracker.close_trials()  # of a process that was killed
         starting.stop()
@@ -145,17 +146,10 @@ def _train(
         display.close()
 
 
-def refuse(error: Exception) -> int:
-    """Say what is wrong; returns the exit status of a wrong use."""
-    message = f"[bold red]error:[/] {escape(str(error))}"
-    Console(stderr=True).print(message, highlight=False, soft_wrap=True)
-    return EXIT_USAGE
-
-
 def _record_command(tracker: Tracker) -> None:
     """Add this command to those that the sweeps' runs name, one in a line."""
     script = os.path.relpath(sys.argv[0], Path(__file__).resolve().parent.parent)
-    command = shlex.join(["python", script, *without_password(sys.argv[1:])])
+    command = shlex.join(["python", script, *without_secrets(sys.argv[1:])])
     for run_id in tracker.parents.values():
         earlier = tracker.client.get_run(run_id).data.tags.get(COMMAND_TAG, "").splitlines()
         lines = "\n".join(dict.fromkeys([*earlier, command]))
@@ -163,24 +157,10 @@ def _record_command(tracker: Tracker) -> None:
 
 
 def _say_how_to_continue(console: Console) -> int:
-    command = escape(shlex.join([sys.executable, *without_password(sys.argv)]))
+    command = escape(shlex.join([sys.executable, *without_secrets(sys.argv)]))
     text = f"\nStopped. To continue, run it again:\n  {command}"
     console.print(text, highlight=False, soft_wrap=True)
     return EXIT_INTERRUPTED
-
-
-def without_password(words: Sequence[str]) -> list[str]:
-    """A command's words with passwords blotted out."""
-    shown, is_secret = [], False
-    for word in words:
-        flag, is_joined, _ = word.partition("=")
-        if is_secret:
-            word = "***"
-        elif flag == "--ewok-password" and is_joined:
-            word = f"{flag}=***"
-        is_secret = word == "--ewok-password"
-        shown.append(word)
-    return shown
 
 
 class Bookkeeper(DriverCallback):
@@ -233,6 +213,7 @@ class Bookkeeper(DriverCallback):
     def _report_failure(self, trial: Any, what: str) -> str:
         spec = TrialSpec.from_dict(trial.config["spec"])
         error = Path(trial.error_file).read_text() if trial.error_file else "no error was recorded"
+        error = without_secret(error)
         path = TrialFolder.of(self._study, spec).path / "error.txt"
         path.write_text(error)
         last = error.strip().splitlines()[-1]

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from analysis import runs
 from analysis.arguments import ReportArgs
+from analysis.errors import say_error
 from analysis.reporting.writing import run_report
 from sweeps.arguments import (
     DistillArgs,
@@ -37,7 +38,6 @@ from sweeps.evaluate import run_evaluation
 from sweeps.lr_sweep import run_lr_sweep
 from sweeps.plans.common import Setup, chosen_archs, prepare
 from sweeps.promote import run_promotion
-from sweeps.running import refuse
 from sweeps.stored.best import best_trial
 from sweeps.stored.model_names import find_version
 from sweeps.stored.trials import ended_frame, study_trials
@@ -78,7 +78,7 @@ def run_study(args: PaperArgs) -> int:
                     "the teacher's learning rate comes from its sweep"
                 )
     except (ValueError, OSError) as error:
-        return refuse(error)
+        return say_error(error)
     stages = plan_stages(args, setup, folder)
     if args.status:
         show_status(stages, folder, console)

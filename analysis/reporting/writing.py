@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis.arguments import ReportArgs
+from analysis.errors import say_error, without_secret
 from analysis.reporting.page import Page, render
 from analysis.reporting.sections.architectures import architectures
 from analysis.reporting.sections.beside_literature import beside_literature
@@ -28,7 +29,6 @@ from analysis.reporting.sections.phenomena import phenomena
 from analysis.reporting.sections.rates import rates
 from analysis.reporting.sections.reproduction import every_trial, reproduction
 from analysis.reporting.tables import write_tables
-from analysis.runs import without_secret
 from analysis.study import Study, open_client
 
 LOCAL_UI = "http://127.0.0.1:5000"
@@ -57,13 +57,6 @@ def run_report(args: ReportArgs) -> int:
         console.print(f"[yellow]- {escape(warning)}[/]", highlight=False, soft_wrap=True)
     console.print(escape(f"\nReport      {path}"), highlight=False, soft_wrap=True)
     return 0
-
-
-def say_error(error: Exception) -> int:
-    """Print an error, without the password of a store; returns the exit status."""
-    text = f"[bold red]error:[/] {escape(without_secret(str(error)))}"
-    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
-    return 2
 
 
 def write_report(args: ReportArgs, say: Callable[[str], None]) -> tuple[Page, Path]:

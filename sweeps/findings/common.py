@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import runs
+from analysis.errors import without_secret
 from analysis.plots.style import write
 from analysis.points import at, point_table, varied
 from sweeps.findings.mlflow_notes import picture_of, study_note, sweep_note, trial_link
@@ -176,5 +177,5 @@ def _browse(plan: SweepPlan, tracker: Tracker) -> str:
         storage = shlex.quote(str(plan.storage))
         return f"make ui STORAGE={storage}    then http://127.0.0.1:5000/{tracker.page}"
     if plan.tracking_uri.startswith("http"):
-        return f"{runs.without_secret(plan.tracking_uri).rstrip('/')}/{tracker.page}"
+        return f"{without_secret(plan.tracking_uri).rstrip('/')}/{tracker.page}"
     return plan.tracking_uri

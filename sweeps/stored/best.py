@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from analysis import runs
+from analysis.errors import without_secret
 from analysis.points import at, completed, on_common_seeds, point_table, varied
 from analysis.schema.axes import AXES
 from trainables.checkpoint import TrialFolder
@@ -95,7 +96,7 @@ def _default_study(client: MlflowClient, run_id: str | None) -> str:
             experiment_id = client.get_run(run_id).info.experiment_id
         except MlflowException as error:
             raise ValueError(
-                f"no MLflow run {run_id!r} in {runs.without_secret(client.tracking_uri)}: copy its "
+                f"no MLflow run {run_id!r} in {without_secret(client.tracking_uri)}: copy its "
                 f"id from MLflow's pages ({error.message})"
             ) from error
         return client.get_experiment(experiment_id).name
@@ -108,7 +109,7 @@ def _default_study(client: MlflowClient, run_id: str | None) -> str:
     )
     if not found:
         raise ValueError(
-            f"no study in {runs.without_secret(client.tracking_uri)}: run sweeps/lr_sweep.py "
+            f"no study in {without_secret(client.tracking_uri)}: run sweeps/lr_sweep.py "
             "first, or give the --storage that it had"
         )
     if len(found) > 1:

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from analysis import report
-from analysis.reporting.writing import without_secret
+from analysis.errors import without_secret
 from analysis.study import Study, compared
 from tests.made_study import SKILL, MadeStudy, base_spec, suite
 

@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from analysis import runs
+from analysis.errors import without_secret
 from tests.made_study import MadeStudy
 from tests.processes import ROOT
 from trainables.spec import TrialSpec
@@ -168,7 +169,7 @@ def test_the_reason_is_of_how_a_trial_ended(client: MlflowClient) -> None:
 )
 def test_passwords_are_taken_out_of_texts(text: str, expected: str) -> None:
     """User and password go, in the middle of a sentence too; everything else stays."""
-    assert runs.without_secret(text) == expected
+    assert without_secret(text) == expected
 
 
 def test_the_example_of_the_documentation_runs(

@@ -18,9 +18,9 @@ from mlflow import MlflowClient
 
 import models
 from analysis.benchmarks import load_suite
+from analysis.errors import without_secrets
 from sweeps.arguments import EvaluateArgs
 from sweeps.evaluate import run_evaluation
-from sweeps.running import without_password
 from sweeps.scoring.evaluation import plan_evaluation
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.tiny_text import write_tiny_text
@@ -288,7 +288,9 @@ def test_passwords_are_not_shown(data, tmp_path) -> None:
     assert "sesame" not in repr(args)
     words = ["x.py", "--ewok-password", "open sesame", "--ewok-password=sesame", "--tasks", "ewok"]
     shown = ["x.py", "--ewok-password", "***", "--ewok-password=***", "--tasks", "ewok"]
-    assert without_password(words) == shown
+    assert without_secrets(words) == shown
+    assert without_secrets(["--ewok_password", "sesame"]) == ["--ewok_password", "***"]
+    assert without_secrets(["--ui", "http://me:sesame@host/x"]) == ["--ui", "http://host/x"]
 
 
 def test_other_results_go_to_another_folder(checkpoint, data, tmp_path) -> None:

@@ -1,0 +1,40 @@
+"""Errors as a person sees them, and no secret in what is printed or stored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+
+EXIT_USAGE = 2
+SECRET_FLAGS = frozenset({"ewok-password"})
+_IN_ADDRESS = re.compile(r"(?<=://)[^/\s]*@")
+
+
+def say_error(error: Exception) -> int:
+    """Print what is wrong, in a line; returns the exit status of a wrong use."""
+    text = f"[bold red]error:[/] {escape(without_secret(str(error)))}"
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+    return EXIT_USAGE
+
+
+def without_secret(text: str) -> str:
+    """A text without the user names and passwords of the addresses in it."""
+    return _IN_ADDRESS.sub("", text)
+
+
+def without_secrets(words: Sequence[str]) -> list[str]:
+    """A command's words with passwords blotted out, however their flags are written."""
+    shown, is_secret = [], False
+    for word in words:
+        flag, is_joined, _ = word.partition("=")
+        names_secret = flag.lstrip("-").replace("_", "-") in SECRET_FLAGS and flag.startswith("-")
+        if is_secret:
+            word = "***"
+        elif names_secret and is_joined:
+            word = f"{flag}=***"
+        is_secret = not is_secret and names_secret and not is_joined
+        shown.append(without_secret(word))
+    return shown
