@@ -37,6 +37,11 @@ class Row:
             raise ValueError(f"{self.place}: {error}") from error
 
 
+def find_json_lines(path: Path) -> Path | None:
+    """The folder itself if it holds *.jsonl files, else None."""
+    return path if path.is_dir() and any(path.glob("*.jsonl")) else None
+
+
 def read_folder(folder: Path) -> Iterator[Row]:
     """The rows of every `*.jsonl` file in a folder, in the order of their names.
 

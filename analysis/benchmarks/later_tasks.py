@@ -14,24 +14,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from analysis.benchmarks.benchmark import Benchmark
+from analysis.benchmarks.figures import CORRELATION, MEAN_OF_SPLITS
 from analysis.benchmarks.files import number_field, read_folder, text_field
 from analysis.benchmarks.items import Item
+from analysis.benchmarks.kind import Kind
 
 
-def read_wug(folder: Path) -> Benchmark:
-    """Read nominalisations with people's preferences.
+def read_wug(folder: Path) -> tuple[Item, ...]:
+    """Nominalisations with people's preferences.
 
     Raises:
         ValueError: no file, or a bad row (file and line are named).
     """
-    return Benchmark("wug", tuple(row.parse(_nominalisation) for row in read_folder(folder)))
+    return tuple(row.parse(_nominalisation) for row in read_folder(folder))
 
 
-def read_entity_tracking(folder: Path) -> Benchmark:
-    """Read entity tracking, one file for each split; errors as for `read_wug`."""
-    rows = read_folder(folder)
-    return Benchmark("entity_tracking", tuple(row.parse(_tracking) for row in rows))
+def read_entity_tracking(folder: Path) -> tuple[Item, ...]:
+    """The questions of entity tracking, one file for each split; errors as for `read_wug`."""
+    return tuple(row.parse(_tracking) for row in read_folder(folder))
 
 
 def _nominalisation(values: dict[str, Any], source: str) -> Item:
@@ -57,3 +57,20 @@ def _tracking(values: dict[str, Any], source: str) -> Item:
         options=tuple(options),
         context=text_field(values, "input_prefix"),
     )
+
+
+WUG = Kind(
+    "wug",
+    ("wug_adj*",),
+    read=lambda place, source: read_wug(place),
+    figure=CORRELATION,
+    submission="wug_adj",
+    shown_by=None,
+)
+ENTITY_TRACKING = Kind(
+    "entity_tracking",
+    ("entity_tracking*",),
+    read=lambda place, source: read_entity_tracking(place),
+    figure=MEAN_OF_SPLITS,
+    submission="entity_tracking",
+)

@@ -14,15 +14,6 @@ from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.items import Item, Outcome
 from analysis.benchmarks.suite import Suite
 
-_OFFICIAL_TASKS = {
-    "blimp": "blimp",
-    "supplement": "blimp",
-    "ewok": "ewok",
-    "entity_tracking": "entity_tracking",
-    "wug": "wug_adj",
-}
-"""The challenge's name of the task that a benchmark belongs to."""
-
 
 def write_answers(suite: Suite, outcomes: Mapping[str, Sequence[Outcome]], file: Path) -> None:
     """Write a line per item: benchmark, task, index, choice, right, value, tied, log-probabilities.
@@ -75,10 +66,10 @@ def write_submission(
             )
     written = []
     for benchmark in suite.benchmarks:
-        if benchmark.name not in _OFFICIAL_TASKS:
+        if benchmark.kind.submission is None:
             continue
         dataset = benchmark.dataset or benchmark.name
-        place = folder / "zero_shot" / "causal" / _OFFICIAL_TASKS[benchmark.name] / dataset
+        place = folder / "zero_shot" / "causal" / benchmark.kind.submission / dataset
         place.mkdir(parents=True, exist_ok=True)
         predictions: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for item, outcome in zip(benchmark.items, outcomes[benchmark.name], strict=True):

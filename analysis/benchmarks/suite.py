@@ -18,11 +18,9 @@ from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.facts import item_facts
 from analysis.benchmarks.figures import by_task, percent
 from analysis.benchmarks.items import Outcome
+from analysis.benchmarks.kinds import MACRO
 from analysis.benchmarks.protocols import Encoder, check_protocol
 from analysis.benchmarks.scoring import Progress, Span, token_log_probs
-
-MACRO = ("blimp", "supplement", "ewok")
-"""The benchmarks whose unweighted mean is the macro figure; the others stand beside it."""
 
 
 @dataclass(frozen=True)

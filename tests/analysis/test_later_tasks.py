@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.benchmarks import Item
+from analysis.benchmarks import Benchmark, Item
 from analysis.benchmarks.later_tasks import read_entity_tracking, read_wug
 
 REAL_WUG = Path(__file__).resolve().parents[2].parent / "shared/data/wug_adj_nominalization"
@@ -25,7 +25,7 @@ def test_wug_compares_the_models_share_with_peoples(tmp_path: Path) -> None:
     """The value is the softmax over both texts, the figure Spearman's correlation."""
     ratios = [0.1, 0.9, 0.4, 0.6]
     rows = [{"sentences": f"wug {i}ity\twug {i}ness", "ratio": r} for i, r in enumerate(ratios)]
-    benchmark = read_wug(write(tmp_path / "wug", "wug.jsonl", *rows))
+    benchmark = Benchmark("wug", read_wug(write(tmp_path / "wug", "wug.jsonl", *rows)))
     assert benchmark.items[1] == Item("wug", ("wug 1ity", "wug 1ness"), human=0.9)
     first, second = [-3.0, -2.0, -4.0, -1.0], [-1.0, -2.5, -4.0, -3.0]
     pairs = [np.array([x]) for both in zip(first, second, strict=True) for x in both]
@@ -40,7 +40,7 @@ def test_wug_compares_the_models_share_with_peoples(tmp_path: Path) -> None:
 def test_a_model_without_preference_correlates_not_at_all(tmp_path: Path) -> None:
     """A constant share has no rank correlation: the figure is zero, not NaN."""
     rows = [{"sentences": "a\tb", "ratio": r} for r in (0.1, 0.5, 0.7, 0.9)]
-    benchmark = read_wug(write(tmp_path / "wug", "wug.jsonl", *rows))
+    benchmark = Benchmark("wug", read_wug(write(tmp_path / "wug", "wug.jsonl", *rows)))
     assert benchmark.figure([0.5] * 4) == 0.0
 
 
@@ -51,8 +51,6 @@ def test_error_of_a_rank_correlation_is_that_of_simulated_ones() -> None:
     def sample() -> tuple[np.ndarray, np.ndarray]:
         both = generator.multivariate_normal([0, 0], [[1, 0.5], [0.5, 1]], size=200)
         return both[:, 0], both[:, 1]
-
-    from analysis.benchmarks.benchmark import Benchmark
 
     figures, errors = [], []
     for _ in range(300):
@@ -68,7 +66,8 @@ def test_entity_tracking_averages_operations_within_splits(tmp_path: Path) -> No
     options = [" a ball", " a key", " a cup"]
     row = {"input_prefix": "Box 1 contains", "options": options, "numops": 0}
     folder = write(tmp_path / "entity_tracking", "regular.jsonl", row, row, {**row, "numops": 2})
-    benchmark = read_entity_tracking(write(folder, "move_contents.jsonl", row))
+    items = read_entity_tracking(write(folder, "move_contents.jsonl", row))
+    benchmark = Benchmark("entity_tracking", items)
     tasks = ["move_contents_0_ops", "regular_0_ops", "regular_0_ops", "regular_2_ops"]
     assert [item.task for item in benchmark.items] == tasks
     assert benchmark.items[0].context == "Box 1 contains"
