@@ -5,7 +5,7 @@ from __future__ import annotations
 from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.ewok import password
 from analysis.benchmarks.facts import from_facts
-from analysis.benchmarks.items import Item, Outcome
+from analysis.benchmarks.items import Answer, Item
 from analysis.benchmarks.kind import Source
 from analysis.benchmarks.kinds import KINDS, MACRO
 from analysis.benchmarks.loading import HUB, load_suite
@@ -14,11 +14,14 @@ from analysis.benchmarks.protocols import PROTOCOLS, Encoder
 from analysis.benchmarks.scoring import Span, keep_last, sequence_log_probs, token_log_probs
 from analysis.benchmarks.suite import Suite, SuiteScores, macro_of
 
+Outcome = Answer  # its earlier name, which others may still import
+
 __all__ = [
     "HUB",
     "KINDS",
     "MACRO",
     "PROTOCOLS",
+    "Answer",
     "Benchmark",
     "Encoder",
     "Item",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.benchmarks.figures import MEAN_OF_ITEMS
-from analysis.benchmarks.files import Row, read_file, text_field
+from analysis.benchmarks.files import SourceRow, read_file, text_field
 from analysis.benchmarks.items import Item
 from analysis.benchmarks.kind import Kind
 
@@ -111,7 +111,7 @@ def _relation(name: str, values: Any, domains: Mapping[str, tuple[str, ...]]) ->
     )
 
 
-def _rows(folder: Path, relation: Relation) -> Iterator[Row]:
+def _rows(folder: Path, relation: Relation) -> Iterator[SourceRow]:
     file = folder / f"{relation.name}.jsonl"
     if not file.is_file():
         raise ValueError(f"{file} is missing, but {_RELATIONS} describes {relation.name}")

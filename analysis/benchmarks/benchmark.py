@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from analysis.benchmarks import splits
-from analysis.benchmarks.items import Item, Outcome, grade
+from analysis.benchmarks.items import Answer, Item, grade
 from analysis.benchmarks.kind import Kind
 from analysis.benchmarks.kinds import kind_named
 from analysis.benchmarks.protocols import Encoder
@@ -60,8 +60,8 @@ class Benchmark:
         ]
         return encoder.spans(options, names)
 
-    def grade(self, log_probs: Sequence[np.ndarray]) -> list[Outcome]:
-        """One outcome per item, from the token log-probabilities (nats) of `spans`, in order."""
+    def grade(self, log_probs: Sequence[np.ndarray]) -> list[Answer]:
+        """The answer to each item, from the token log-probabilities (nats) of `spans`, in order."""
         remaining = iter(log_probs)
         return [grade(item, [next(remaining) for _ in item.options]) for item in self.items]
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from analysis.benchmarks.files import Row, hub_rows, read_folder, read_lines, text_field
+from analysis.benchmarks.files import SourceRow, hub_rows, read_folder, read_lines, text_field
 from analysis.benchmarks.items import Item
 from analysis.benchmarks.kind import Kind
 
@@ -62,7 +62,7 @@ def read_ewok(place: Path, password: str | None = None) -> tuple[Item, ...]:
     return tuple(row.parse(_question) for row in rows)
 
 
-def read_zip(file: Path, password: str | None) -> Iterator[Row]:
+def read_zip(file: Path, password: str | None) -> Iterator[SourceRow]:
     """The rows of the *.jsonl files in a zip file, read in memory; errors as for `read_ewok`."""
     try:
         with zipfile.ZipFile(file) as archive:
@@ -107,7 +107,7 @@ def _pair(values: dict[str, Any]) -> str:
     return hashlib.sha256("\0".join(sorted(sides)).encode()).hexdigest()[:16]
 
 
-def _both_ways(rows: Iterable[Row]) -> Iterator[Item]:
+def _both_ways(rows: Iterable[SourceRow]) -> Iterator[Item]:
     for row in rows:
         yield row.parse(_question)
         values = row.values
@@ -116,7 +116,7 @@ def _both_ways(rows: Iterable[Row]) -> Iterator[Item]:
             for name in ("Context", "Target")
             for number in (1, 2)
         }
-        yield Row({**values, **swapped}, row.source, row.place).parse(_question)
+        yield SourceRow({**values, **swapped}, row.source, row.place).parse(_question)
 
 
 EWOK = Kind(

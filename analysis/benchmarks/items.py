@@ -38,8 +38,8 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How one item went.
+class Answer:
+    """A model's answer to one item.
 
     Attributes:
         value: 1 right, 0 wrong, 1/k where the right option ties with k - 1 others for the best.
@@ -60,7 +60,7 @@ class Outcome:
         return self.choice >= 0
 
 
-def grade(item: Item, log_probs: Sequence[np.ndarray]) -> Outcome:
+def grade(item: Item, log_probs: Sequence[np.ndarray]) -> Answer:
     """Compare the options' sums of token log-probabilities (nats).
 
     Options in which every token has the same probability differ in length only: a model that is
@@ -68,7 +68,7 @@ def grade(item: Item, log_probs: Sequence[np.ndarray]) -> Outcome:
     """
     scores = tuple(float(values.sum(dtype=np.float64)) for values in log_probs)
     if not all(map(math.isfinite, scores)):
-        return Outcome(0.0, -1, False, scores)
+        return Answer(0.0, -1, False, scores)
     best = max(scores)
     winners = [index for index, score in enumerate(scores) if best - score < TIE_TOLERANCE]
     is_blind = _is_blind(log_probs)
@@ -78,7 +78,7 @@ def grade(item: Item, log_probs: Sequence[np.ndarray]) -> Outcome:
     value = float(item.right in winners) / len(winners)
     if item.human is not None:
         value = 0.5 if is_blind else 1 / (1 + math.exp(min(scores[1] - scores[0], 700.0)))
-    return Outcome(value, winners[0], tied, scores)
+    return Answer(value, winners[0], tied, scores)
 
 
 def _is_blind(log_probs: Sequence[np.ndarray]) -> bool:

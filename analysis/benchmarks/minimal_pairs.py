@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from analysis.benchmarks.files import Row, hub_rows, read_folder, text_field
+from analysis.benchmarks.files import SourceRow, hub_rows, read_folder, text_field
 from analysis.benchmarks.items import Item
 from analysis.benchmarks.kind import Kind
 
@@ -29,7 +29,7 @@ def read_minimal_pairs(folder: Path) -> tuple[Item, ...]:
     return minimal_pairs(read_folder(folder))
 
 
-def minimal_pairs(rows: Iterable[Row]) -> tuple[Item, ...]:
+def minimal_pairs(rows: Iterable[SourceRow]) -> tuple[Item, ...]:
     """The pairs of rows with the fields above; the good sentence is the first option."""
     return tuple(row.parse(_pair) for row in rows)
 
