@@ -52,13 +52,13 @@ class Benchmark:
 
     def spans(self, encoder: Encoder) -> list[Span]:
         """One span for each option of each item, in order."""
-        options = [(item.context, option) for item in self.items for option in item.options]
+        texts = [text for item in self.items for text in item.texts]
         names = [
             f"{self.name} {item.task}, item {index}, option {number}"
             for index, item in enumerate(self.items)
             for number in range(len(item.options))
         ]
-        return encoder.spans(options, names)
+        return encoder.spans(texts, names)
 
     def grade(self, log_probs: Sequence[np.ndarray]) -> list[Answer]:
         """The answer to each item, from the token log-probabilities (nats) of `spans`, in order."""

@@ -21,20 +21,28 @@ class Item:
         task: what figures are averaged over: BLiMP's UID, EWoK's domain, BEAR's relation.
         options: the texts to choose from. After a context an option brings its own leading space.
         right: index of the right option.
-        context: read, but not scored; "" for none.
+        context: read, but not scored; "" for none. A tuple has one for each option.
         groups: (grouping, group) pairs, e.g. ("field", "syntax"); a grouping may come twice.
         human: share of people who prefer the first option, where people do not agree; else None.
-        cluster: items of one cluster are the same question asked again: in other words, or with its
-            sides swapped. They are no independent evidence. "" for an item by itself.
+        cluster: items of one cluster are the same question asked again: in other words, with its
+            sides swapped, or against another wrong side. They are no independent evidence. "" for
+            an item by itself.
     """
 
     task: str
     options: tuple[str, ...]
     right: int = 0
-    context: str = ""
+    context: str | tuple[str, ...] = ""
     groups: tuple[tuple[str, str], ...] = ()
     human: float | None = None
     cluster: str = ""
+
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """What is read and what is scored of each option."""
+        context = self.context
+        contexts = context if isinstance(context, tuple) else (context,) * len(self.options)
+        return list(zip(contexts, self.options, strict=True))
 
 
 @dataclass(frozen=True)

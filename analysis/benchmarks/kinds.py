@@ -7,10 +7,10 @@ from fnmatch import fnmatchcase
 from analysis.benchmarks.bear import BEAR
 from analysis.benchmarks.ewok import EWOK
 from analysis.benchmarks.kind import Kind
-from analysis.benchmarks.later_tasks import ENTITY_TRACKING, WUG
+from analysis.benchmarks.later_tasks import COMPS, ENTITY_TRACKING, WUG
 from analysis.benchmarks.minimal_pairs import BLIMP, SUPPLEMENT
 
-ALL_KINDS = (BLIMP, SUPPLEMENT, EWOK, BEAR, WUG, ENTITY_TRACKING)
+ALL_KINDS = (BLIMP, SUPPLEMENT, EWOK, BEAR, WUG, ENTITY_TRACKING, COMPS)
 _BY_NAME = {kind.name: kind for kind in ALL_KINDS}
 KINDS = tuple(_BY_NAME)
 """Their names."""

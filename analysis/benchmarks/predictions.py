@@ -49,8 +49,9 @@ def write_submission(
     A file maps each UID to {"predictions": [{"id": "<UID>_<n>", "pred": <the chosen text>}, ...]}.
     These files hold texts, EWoK's too: keep them off the public web. The option of the greatest
     log-probability is the prediction, as it is there: of equal ones the first, which in minimal
-    pairs is the right one. Benchmarks that are no part of the challenge's predictions (BEAR) are
-    left out.
+    pairs is the right one. Where each option has a context of its own, both are the prediction: an
+    option alone would not tell which. Benchmarks that are no part of the challenge's predictions
+    (BEAR) are left out.
 
     Returns:
         The files written.
@@ -74,9 +75,10 @@ def write_submission(
         predictions: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for item, answer in zip(benchmark.items, answers[benchmark.name], strict=True):
             mine = predictions[item.task]
+            context, option = item.texts[int(np.argmax(answer.log_probs))]
             entry: dict[str, Any] = {
                 "id": f"{item.task}_{len(mine)}",
-                "pred": item.options[int(np.argmax(answer.log_probs))],
+                "pred": option if isinstance(item.context, str) else context + option,
             }
             if item.human is not None:
                 entry["prob"] = answer.value

@@ -1,4 +1,4 @@
-"""Nominalised wug adjectives and entity tracking: what is read, and how their figures are made."""
+"""Wug adjectives, entity tracking and COMPS: what is read, and how their figures are made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from analysis.benchmarks import Benchmark, Item
-from analysis.benchmarks.later_tasks import read_entity_tracking, read_wug
+from analysis.benchmarks.later_tasks import read_comps, read_entity_tracking, read_wug
 
 REAL_WUG = Path(__file__).resolve().parents[2].parent / "shared/data/wug_adj_nominalization"
 
@@ -74,6 +74,53 @@ def test_entity_tracking_averages_operations_within_splits(tmp_path: Path) -> No
     assert benchmark.items[0].right == 0
     assert benchmark.figure([1.0, 1.0, 0.0, 0.0]) == pytest.approx((100 + (50 + 0) / 2) / 2)
     assert benchmark.chance == pytest.approx(100 / 3)
+
+
+CONCEPTS = {
+    "acceptable_concept": "kettle",
+    "prefix_acceptable": "a kettle",
+    "prefix_unacceptable": "a spoon",
+    "property_phrase": "boils water.",
+    "negative_sample_type": "taxonomic",
+}
+
+
+def test_comps_scores_a_property_after_each_of_two_concepts(tmp_path: Path) -> None:
+    """The property is scored after the right concept and the wrong one; a file is a subset."""
+    folder = write(tmp_path / "comps", "comps_wugs_dist-in-between.jsonl", CONCEPTS)
+    (item,) = read_comps(folder)
+    assert item.texts == [("a kettle", " boils water."), ("a spoon", " boils water.")]
+    assert (item.task, item.right) == ("wugs_dist_in_between", 0)
+    assert item.groups == (("negative_sample_type", "taxonomic"),)
+
+
+def test_comps_averages_subsets(tmp_path: Path) -> None:
+    """Subsets count alike, whatever their numbers of items."""
+    folder = write(tmp_path / "comps", "comps_base.jsonl", CONCEPTS, CONCEPTS, CONCEPTS)
+    benchmark = Benchmark("comps", read_comps(write(folder, "comps_wugs.jsonl", CONCEPTS)))
+    assert [item.task for item in benchmark.items] == ["base"] * 3 + ["wugs"]
+    assert benchmark.figure([1.0, 0.0, 0.0, 1.0]) == pytest.approx((100 / 3 + 100) / 2)
+    assert benchmark.chance == 50.0
+
+
+def test_one_concept_against_several_is_one_piece_of_evidence(tmp_path: Path) -> None:
+    """The score of a right sentence decides all its pairs: four times as many add no certainty."""
+    kettles = [{**CONCEPTS, "acceptable_concept": f"kettle {n}"} for n in range(6)]
+    once, often = (
+        Benchmark("comps", read_comps(write(tmp_path / f"x{n}", "comps_base.jsonl", *kettles * n)))
+        for n in (1, 4)
+    )
+    values = [1.0, 0.0, 1.0, 1.0, 0.0, 0.0]
+    assert often.error(values * 4) == pytest.approx(once.error(values))
+    assert once.error(values) > 0
+
+
+@pytest.mark.parametrize("field", ["prefix_acceptable", "prefix_unacceptable", "property_phrase"])
+def test_bad_concepts_are_named(tmp_path: Path, field: str) -> None:
+    """Each text of a pair must be there."""
+    folder = write(tmp_path / "comps", "comps_base.jsonl", {**CONCEPTS, field: ""})
+    with pytest.raises(ValueError, match=f"comps_base.jsonl, line 1: field '{field}' is missing"):
+        read_comps(folder)
 
 
 @pytest.mark.parametrize(
