@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from analysis.benchmarks import MACRO, Benchmark, from_facts
-from analysis.benchmarks.figures import CORRELATIONS
+from analysis.benchmarks.figures import CORRELATION
+from analysis.benchmarks.kinds import kind_named
 from analysis.variances import Sample
 
 PARTS = ("held_out", "selection", "all")
@@ -41,7 +42,7 @@ class Chance:
 def benchmarks_of(scores: Scores) -> tuple[str, ...]:
     """Names for `sample`: "macro" if the scores have one, and each benchmark with item values that
     add up to its figure (not a correlation)."""
-    names = [name for name in scores["benchmarks"] if name not in CORRELATIONS]
+    names = [name for name in scores["benchmarks"] if kind_named(name).figure is not CORRELATION]
     return (*(["macro"] if scores["macro"] is not None else []), *names)
 
 

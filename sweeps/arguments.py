@@ -33,8 +33,8 @@ class TrainingArgs:
     """Folder with blimp*, supplement*, ewok* ... folders, or hub (the Hugging Face hub). Default:
     the built-in benchmarks for the mini corpus, none for others."""
     tasks: tuple[str, ...] = ()
-    """What to score after every epoch: blimp, supplement, ewok, bear, wug, entity_tracking, names
-    of the folders, or all. Default: those of the first three that are there."""
+    """What to score after every epoch: blimp, supplement, ewok, bear, wug, entity_tracking, comps,
+    names of the folders, or all. Default: those of the first three that are there."""
     final_tasks: tuple[str, ...] = ()
     """What to score once, on the best checkpoint of each architecture: the same names, glue, or
     names of GLUE tasks, which are fine-tuned."""
@@ -233,12 +233,12 @@ class EvaluateArgs:
     model: str
     """A checkpoint's folder, models:/NAME@ALIAS or models:/NAME/VERSION, or an id on the hub."""
     benchmarks: str = "hub"
-    """Folder with blimp*, supplement*, ewok*, bear*, wug_adj*, entity_tracking*, glue* folders, or
-    hub: BLiMP, EWoK (with your token) and BEAR from the Hugging Face hub."""
+    """Folder with blimp*, supplement*, ewok*, bear*, wug_adj*, entity_tracking*, comps*, glue*
+    folders, or hub: BLiMP, EWoK (with your token) and BEAR from the Hugging Face hub."""
     tasks: tuple[str, ...] = ()
-    """Kinds of benchmarks (blimp, supplement, ewok, bear, wug, entity_tracking), names of folders,
-    all (of these), glue, or names of GLUE tasks. Default: all that is there but GLUE; of the hub
-    blimp. Of several folders of a kind the one that does not end in _fast is taken."""
+    """Kinds of benchmarks (blimp, supplement, ewok, bear, wug, entity_tracking, comps), names of
+    folders, all (of these), glue, or names of GLUE tasks. Default: all that is there but GLUE; of
+    the hub blimp. Of several folders of a kind the one that does not end in _fast is taken."""
     protocol: Literal["2024", "2025"] = "2024"
     """2024: leading space, conditioned on BOS; 2025: the text as the tokenizer takes it. Also
     GLUE's settings."""

@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 from mlflow import MlflowClient
 
-from analysis.benchmarks import Benchmark, Item, Outcome, Suite
+from analysis.benchmarks import Answer, Benchmark, Item, Suite
 from trainables.checkpoint import EpochReport
 from trainables.checkpoint import Outcome as End
 from trainables.spec import TrialSpec
@@ -157,7 +157,7 @@ class MadeStudy:
             chance = 1 / len(benchmark.items[0].options)
             right = luck.random(len(benchmark)) < chance + 0.2 + skill + difficulty
             outcomes[benchmark.name] = [
-                Outcome(float(value), 0, False, (-1.0, -2.0)) for value in right
+                Answer(float(value), 0, False, (-1.0, -2.0)) for value in right
             ]
         return self.suite.summarize(outcomes).to_dict()
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from analysis.benchmarks.benchmark import Benchmark
+from analysis.benchmarks.ewok import password
 from analysis.benchmarks.facts import from_facts
-from analysis.benchmarks.items import Item, Outcome
-from analysis.benchmarks.loading import HUB, KINDS, Source, load_suite, password
+from analysis.benchmarks.items import Answer, Item
+from analysis.benchmarks.kind import Source
+from analysis.benchmarks.kinds import KINDS, MACRO
+from analysis.benchmarks.loading import HUB, load_suite
 from analysis.benchmarks.minimal_pairs import read_minimal_pairs
 from analysis.benchmarks.protocols import PROTOCOLS, Encoder
 from analysis.benchmarks.scoring import Span, keep_last, sequence_log_probs, token_log_probs
-from analysis.benchmarks.suite import MACRO, Suite, SuiteScores, macro_of
+from analysis.benchmarks.suite import Suite, SuiteScores, macro_of
+
+Outcome = Answer  # its earlier name, which others may still import
 
 __all__ = [
     "HUB",
     "KINDS",
     "MACRO",
     "PROTOCOLS",
+    "Answer",
     "Benchmark",
     "Encoder",
     "Item",

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.benchmarks.benchmark import Benchmark
-from analysis.benchmarks.files import Row, read_file, text_field
+from analysis.benchmarks.figures import MEAN_OF_ITEMS
+from analysis.benchmarks.files import SourceRow, read_file, text_field
 from analysis.benchmarks.items import Item
+from analysis.benchmarks.kind import Kind
 
 HUB_ID = "lm-pub-quiz/BEAR"
 _RELATIONS = "metadata_relations.json"
@@ -44,8 +45,8 @@ def find(path: Path) -> Path | None:
     return None
 
 
-def read_bear(folder: Path, *, all_templates: bool = False) -> Benchmark:
-    """Read all relations of a folder.
+def read_bear(folder: Path, *, all_templates: bool = False) -> tuple[Item, ...]:
+    """The questions of all relations of a folder.
 
     Args:
         folder: see the module's text.
@@ -63,16 +64,7 @@ def read_bear(folder: Path, *, all_templates: bool = False) -> Benchmark:
                 statements(relation, template, subject, right, f"{relation.name} {index}")
                 for index, (subject, right) in enumerate(questions)
             ]
-    return Benchmark("bear", tuple(items))
-
-
-def bear_from_hub(*, all_templates: bool = False) -> Benchmark:
-    """The data set `lm-pub-quiz/BEAR`, downloaded into the hub's cache.
-
-    Raises:
-        ValueError: it cannot be reached.
-    """
-    return replace(read_bear(_download(), all_templates=all_templates), dataset=HUB_ID)
+    return tuple(items)
 
 
 def statements(
@@ -119,7 +111,7 @@ def _relation(name: str, values: Any, domains: Mapping[str, tuple[str, ...]]) ->
     )
 
 
-def _rows(folder: Path, relation: Relation) -> Iterator[Row]:
+def _rows(folder: Path, relation: Relation) -> Iterator[SourceRow]:
     file = folder / f"{relation.name}.jsonl"
     if not file.is_file():
         raise ValueError(f"{file} is missing, but {_RELATIONS} describes {relation.name}")
@@ -157,6 +149,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _download() -> Path:
+    """The folder of the hub's data set in the hub's cache; ValueError if it cannot be reached."""
     import huggingface_hub
 
     try:
@@ -170,3 +163,15 @@ def _download() -> Path:
     if found is None:
         raise ValueError(f"{HUB_ID} holds no {_RELATIONS}: its layout has changed")
     return found
+
+
+BEAR = Kind(
+    "bear",
+    ("bear*",),
+    read=lambda place, source: read_bear(place, all_templates=source.all_templates),
+    find=find,
+    from_hub=lambda source: read_bear(_download(), all_templates=source.all_templates),
+    hub_id=HUB_ID,
+    figure=MEAN_OF_ITEMS,
+    shown_by=None,
+)

@@ -1,7 +1,7 @@
 """What all zero-shot benchmarks are made of: a named list of items.
 
-A reader (`minimal_pairs`, `ewok`, `bear`, `later_tasks`) turns files into a `Benchmark`, and the
-suite does the rest: it scores every option, grades every item, and averages.
+A reader (`minimal_pairs`, `ewok`, `bear`, `later_tasks`) turns files into items, and the suite does
+the rest: it scores every option, grades every item, and averages.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from analysis.benchmarks import figures, splits
-from analysis.benchmarks.items import Item, Outcome, grade
+from analysis.benchmarks import splits
+from analysis.benchmarks.items import Answer, Item, grade
+from analysis.benchmarks.kind import Kind
+from analysis.benchmarks.kinds import kind_named
 from analysis.benchmarks.protocols import Encoder
 from analysis.benchmarks.scoring import Span
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A named list of items; the name decides how their values become its figure.
+    """A named list of items; the name says of which kind it is.
 
     `dataset` is the name of the folder or hub's data set that the items come from.
     """
@@ -35,6 +37,11 @@ class Benchmark:
     def __len__(self) -> int:
         return len(self.items)
 
+    @property
+    def kind(self) -> Kind:
+        """The record of its name."""
+        return kind_named(self.name)
+
     def part(self, indices: Sequence[int]) -> Benchmark:
         """The benchmark of some of the items."""
         return Benchmark(self.name, tuple(self.items[index] for index in indices))
@@ -45,26 +52,26 @@ class Benchmark:
 
     def spans(self, encoder: Encoder) -> list[Span]:
         """One span for each option of each item, in order."""
-        options = [(item.context, option) for item in self.items for option in item.options]
+        texts = [text for item in self.items for text in item.texts]
         names = [
             f"{self.name} {item.task}, item {index}, option {number}"
             for index, item in enumerate(self.items)
             for number in range(len(item.options))
         ]
-        return encoder.spans(options, names)
+        return encoder.spans(texts, names)
 
-    def grade(self, log_probs: Sequence[np.ndarray]) -> list[Outcome]:
-        """One outcome per item, from the token log-probabilities (nats) of `spans`, in order."""
+    def grade(self, log_probs: Sequence[np.ndarray]) -> list[Answer]:
+        """The answer to each item, from the token log-probabilities (nats) of `spans`, in order."""
         remaining = iter(log_probs)
         return [grade(item, [next(remaining) for _ in item.options]) for item in self.items]
 
     def figure(self, values: Sequence[float]) -> float:
         """The benchmark's figure in percent, from the value of each item."""
-        return figures.rule(self.name).figure(self.items, values)
+        return self.kind.figure.value(self.items, values)
 
     def error(self, values: Sequence[float]) -> float:
         """Standard error of the figure over other items of the same kind, in percentage points."""
-        return figures.rule(self.name).error(self.items, values)
+        return self.kind.figure.error(self.items, values)
 
     @cached_property
     def in_selection(self) -> list[bool]:
@@ -98,10 +105,9 @@ class Benchmark:
 
         None where the figure is a correlation.
         """
-        return figures.rule(self.name).weights(self.items)
+        return self.kind.figure.weights(self.items)
 
     @property
     def strata(self) -> list[str]:
         """What each item is drawn anew within, where other items of the same kind are imagined."""
-        by_task = figures.rule(self.name).by_task
-        return [item.task if by_task else "" for item in self.items]
+        return [item.task if self.kind.figure.by_task else "" for item in self.items]

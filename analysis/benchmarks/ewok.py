@@ -13,17 +13,24 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from analysis.benchmarks.benchmark import Benchmark
-from analysis.benchmarks.files import Row, hub_rows, read_folder, read_lines, text_field
+from analysis.benchmarks.files import SourceRow, hub_rows, read_folder, read_lines, text_field
 from analysis.benchmarks.items import Item
+from analysis.benchmarks.kind import Kind
 
 HUB_ID = "ewok-core/ewok-core-1.0"
+PASSWORD_VARIABLE = "BABYSWEEP_EWOK_PASSWORD"
+
+
+def password(given: str | None) -> str | None:
+    """The password of EWoK's zip file, if one is known."""
+    return given or os.environ.get(PASSWORD_VARIABLE)
 
 
 def find(path: Path) -> Path | None:
@@ -45,22 +52,17 @@ def find(path: Path) -> Path | None:
     return zips[0] if zips else None
 
 
-def read_ewok(place: Path, password: str | None = None) -> Benchmark:
-    """Read a folder of *.jsonl files, or a zip file of them.
+def read_ewok(place: Path, password: str | None = None) -> tuple[Item, ...]:
+    """The questions of a folder of *.jsonl files, or of a zip file of them.
 
     Raises:
         ValueError: a wrong or missing password, a file that is no zip, or a bad row.
     """
     rows = read_zip(place, password) if place.suffix == ".zip" else read_folder(place)
-    return Benchmark("ewok", tuple(row.parse(_question) for row in rows))
+    return tuple(row.parse(_question) for row in rows)
 
 
-def ewok_from_hub() -> Benchmark:
-    """All items of `ewok-core/ewok-core-1.0`, each asked both ways; errors as for `hub_rows`."""
-    return Benchmark("ewok", tuple(_both_ways(hub_rows(HUB_ID))), HUB_ID)
-
-
-def read_zip(file: Path, password: str | None) -> Iterator[Row]:
+def read_zip(file: Path, password: str | None) -> Iterator[SourceRow]:
     """The rows of the *.jsonl files in a zip file, read in memory; errors as for `read_ewok`."""
     try:
         with zipfile.ZipFile(file) as archive:
@@ -78,7 +80,7 @@ def _read_member(archive: zipfile.ZipFile, name: str, file: Path, password: str 
     encrypted = archive.getinfo(name).flag_bits & 1
     if encrypted and not password:
         raise ValueError(
-            f"{file} needs a password: give --ewok-password, or set BABYSWEEP_EWOK_PASSWORD"
+            f"{file} needs a password: give --ewok-password, or set {PASSWORD_VARIABLE}"
         )
     try:
         with archive.open(name, pwd=password.encode() if password else None) as member:
@@ -105,7 +107,7 @@ def _pair(values: dict[str, Any]) -> str:
     return hashlib.sha256("\0".join(sorted(sides)).encode()).hexdigest()[:16]
 
 
-def _both_ways(rows: Iterable[Row]) -> Iterator[Item]:
+def _both_ways(rows: Iterable[SourceRow]) -> Iterator[Item]:
     for row in rows:
         yield row.parse(_question)
         values = row.values
@@ -114,4 +116,17 @@ def _both_ways(rows: Iterable[Row]) -> Iterator[Item]:
             for name in ("Context", "Target")
             for number in (1, 2)
         }
-        yield Row({**values, **swapped}, row.source, row.place).parse(_question)
+        yield SourceRow({**values, **swapped}, row.source, row.place).parse(_question)
+
+
+EWOK = Kind(
+    "ewok",
+    ("ewok*",),
+    read=lambda place, source: read_ewok(place, password(source.ewok_password)),
+    find=find,
+    from_hub=lambda source: tuple(_both_ways(hub_rows(HUB_ID))),
+    hub_id=HUB_ID,
+    in_macro=True,
+    submission="ewok",
+    listed_as="domain",
+)

@@ -13,19 +13,20 @@ import numpy as np
 from analysis.benchmarks.items import Item
 
 
-class Rule(NamedTuple):
-    """The figure of items' values, its standard error, what each value weighs in it, and whether
-    other items would be drawn task by task (or from all alike)."""
+class Figure(NamedTuple):
+    """How items' values (0 to 1) become one figure.
 
-    figure: Callable[[Sequence[Item], Sequence[float]], float]
+    Attributes:
+        value: the figure, percent.
+        error: its standard error, percentage points.
+        weights: what each value counts in it; None where it is no weighted mean.
+        by_task: whether other items would be drawn task by task, or from all alike.
+    """
+
+    value: Callable[[Sequence[Item], Sequence[float]], float]
     error: Callable[[Sequence[Item], Sequence[float]], float]
     weights: Callable[[Sequence[Item]], list[float] | None]
     by_task: bool = True
-
-
-def rule(benchmark: str) -> Rule:
-    """The benchmark's rule: the unweighted mean over tasks unless it has one of its own."""
-    return _RULES.get(benchmark, _TASKS)
 
 
 def by_task(items: Sequence[Item], values: Sequence[float]) -> dict[str, list[float]]:
@@ -88,14 +89,15 @@ def _error_of_correlation(items: Sequence[Item], values: Sequence[float]) -> flo
     return 100 * (1 - r**2) * math.sqrt((1 + r**2 / 2) / (len(values) - 3))
 
 
-Part: TypeAlias = "tuple[list[Item], list[float]]"
+_Scored: TypeAlias = "tuple[list[Item], list[float]]"
+"""Items and their values."""
 
 
-def _tasks(items: Sequence[Item], values: Sequence[float]) -> list[Part]:
+def _tasks(items: Sequence[Item], values: Sequence[float]) -> list[_Scored]:
     return _parts(items, values, lambda item: item.task)
 
 
-def _splits(items: Sequence[Item], values: Sequence[float]) -> list[Part]:
+def _splits(items: Sequence[Item], values: Sequence[float]) -> list[_Scored]:
     return _parts(items, values, lambda item: _split_of(item.task))
 
 
@@ -105,8 +107,8 @@ def _split_of(task: str) -> str:
 
 def _parts(
     items: Sequence[Item], values: Sequence[float], key: Callable[[Item], str]
-) -> list[Part]:
-    parts: dict[str, Part] = defaultdict(lambda: ([], []))
+) -> list[_Scored]:
+    parts: dict[str, _Scored] = defaultdict(lambda: ([], []))
     for item, value in zip(items, values, strict=True):
         part, of_part = parts[key(item)]
         part.append(item)
@@ -146,11 +148,7 @@ def _no_weights(items: Sequence[Item]) -> None:
     return None
 
 
-_TASKS = Rule(_mean_of_tasks, _error_of_tasks, _weights_of_tasks)
-_RULES = {
-    "bear": Rule(_mean_of_items, _error_of_items, _weights_of_items, by_task=False),
-    "entity_tracking": Rule(_mean_of_splits, _error_of_splits, _weights_of_splits),
-    "wug": Rule(_correlation, _error_of_correlation, _no_weights, by_task=False),
-}
-CORRELATIONS = frozenset(name for name, rule in _RULES.items() if rule.weights is _no_weights)
-"""Benchmarks whose figure is no weighted mean of their items' values."""
+MEAN_OF_TASKS = Figure(_mean_of_tasks, _error_of_tasks, _weights_of_tasks)
+MEAN_OF_ITEMS = Figure(_mean_of_items, _error_of_items, _weights_of_items, by_task=False)
+MEAN_OF_SPLITS = Figure(_mean_of_splits, _error_of_splits, _weights_of_splits)
+CORRELATION = Figure(_correlation, _error_of_correlation, _no_weights, by_task=False)

@@ -1,4 +1,4 @@
-"""Rows of benchmark files, each knowing where it comes from."""
+"""Rows of benchmarks' files and data sets, each with the place that it comes from."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row.
+class SourceRow:
+    """One row of a benchmark's file or data set, and where it comes from.
 
     Attributes:
         values: its fields.
@@ -37,7 +37,12 @@ class Row:
             raise ValueError(f"{self.place}: {error}") from error
 
 
-def read_folder(folder: Path) -> Iterator[Row]:
+def find_json_lines(path: Path) -> Path | None:
+    """The folder itself if it holds *.jsonl files, else None."""
+    return path if path.is_dir() and any(path.glob("*.jsonl")) else None
+
+
+def read_folder(folder: Path) -> Iterator[SourceRow]:
     """The rows of every `*.jsonl` file in a folder, in the order of their names.
 
     Raises:
@@ -50,7 +55,7 @@ def read_folder(folder: Path) -> Iterator[Row]:
         yield from read_file(file)
 
 
-def read_file(file: Path) -> Iterator[Row]:
+def read_file(file: Path) -> Iterator[SourceRow]:
     """The rows of a file of JSON lines; errors as for `read_lines`."""
     try:
         text = file.read_text(encoding="utf-8")
@@ -59,7 +64,7 @@ def read_file(file: Path) -> Iterator[Row]:
     return read_lines(text, file.stem, str(file))
 
 
-def read_lines(text: str, source: str, place: str) -> Iterator[Row]:
+def read_lines(text: str, source: str, place: str) -> Iterator[SourceRow]:
     """The rows of JSON lines.
 
     Raises:
@@ -80,10 +85,10 @@ def read_lines(text: str, source: str, place: str) -> Iterator[Row]:
             ) from None
         if not isinstance(values, dict):
             raise ValueError(f"{where}: expected a JSON object, not {type(values).__name__}")
-        yield Row(values, source, where)
+        yield SourceRow(values, source, where)
 
 
-def hub_rows(hub_id: str, split: str | None = None) -> Iterator[Row]:
+def hub_rows(hub_id: str, split: str | None = None) -> Iterator[SourceRow]:
     """The rows of a data set on the Hugging Face hub, of all its configurations.
 
     Args:
@@ -104,7 +109,7 @@ def hub_rows(hub_id: str, split: str | None = None) -> Iterator[Row]:
                 raise ValueError(f"{hub_id} has the splits {', '.join(parts)}: one is needed")
             for part in parts.values():
                 for index, values in enumerate(part):
-                    yield Row(dict(values), name, f"{hub_id}, {name}, row {index}")
+                    yield SourceRow(dict(values), name, f"{hub_id}, {name}, row {index}")
     except (OSError, datasets.exceptions.DatasetsError, HfHubHTTPError) as e:
         raise ValueError(_why_not(hub_id, e)) from e
 

@@ -21,25 +21,33 @@ class Item:
         task: what figures are averaged over: BLiMP's UID, EWoK's domain, BEAR's relation.
         options: the texts to choose from. After a context an option brings its own leading space.
         right: index of the right option.
-        context: read, but not scored; "" for none.
+        context: read, but not scored; "" for none. A tuple has one for each option.
         groups: (grouping, group) pairs, e.g. ("field", "syntax"); a grouping may come twice.
         human: share of people who prefer the first option, where people do not agree; else None.
-        cluster: items of one cluster are the same question asked again: in other words, or with its
-            sides swapped. They are no independent evidence. "" for an item by itself.
+        cluster: items of one cluster are the same question asked again: in other words, with its
+            sides swapped, or against another wrong side. They are no independent evidence. "" for
+            an item by itself.
     """
 
     task: str
     options: tuple[str, ...]
     right: int = 0
-    context: str = ""
+    context: str | tuple[str, ...] = ""
     groups: tuple[tuple[str, str], ...] = ()
     human: float | None = None
     cluster: str = ""
 
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """What is read and what is scored of each option."""
+        context = self.context
+        contexts = context if isinstance(context, tuple) else (context,) * len(self.options)
+        return list(zip(contexts, self.options, strict=True))
+
 
 @dataclass(frozen=True)
-class Outcome:
-    """How one item went.
+class Answer:
+    """A model's answer to one item.
 
     Attributes:
         value: 1 right, 0 wrong, 1/k where the right option ties with k - 1 others for the best.
@@ -60,7 +68,7 @@ class Outcome:
         return self.choice >= 0
 
 
-def grade(item: Item, log_probs: Sequence[np.ndarray]) -> Outcome:
+def grade(item: Item, log_probs: Sequence[np.ndarray]) -> Answer:
     """Compare the options' sums of token log-probabilities (nats).
 
     Options in which every token has the same probability differ in length only: a model that is
@@ -68,7 +76,7 @@ def grade(item: Item, log_probs: Sequence[np.ndarray]) -> Outcome:
     """
     scores = tuple(float(values.sum(dtype=np.float64)) for values in log_probs)
     if not all(map(math.isfinite, scores)):
-        return Outcome(0.0, -1, False, scores)
+        return Answer(0.0, -1, False, scores)
     best = max(scores)
     winners = [index for index, score in enumerate(scores) if best - score < TIE_TOLERANCE]
     is_blind = _is_blind(log_probs)
@@ -78,7 +86,7 @@ def grade(item: Item, log_probs: Sequence[np.ndarray]) -> Outcome:
     value = float(item.right in winners) / len(winners)
     if item.human is not None:
         value = 0.5 if is_blind else 1 / (1 + math.exp(min(scores[1] - scores[0], 700.0)))
-    return Outcome(value, winners[0], tied, scores)
+    return Answer(value, winners[0], tied, scores)
 
 
 def _is_blind(log_probs: Sequence[np.ndarray]) -> bool:

@@ -1,4 +1,4 @@
-"""Tasks that the BabyLM challenge added later (2025): nominalised wug adjectives, entity tracking.
+"""Tasks that the BabyLM challenge added later (2025): wug adjectives, entity tracking, COMPS.
 
 `wug_adj*/*.jsonl`: `sentences`, two texts separated by a tab, and `ratio`, the share of people who
 prefer the first (Hofmann et al. 2024). The figure is Spearman's correlation with the model's share,
@@ -7,6 +7,11 @@ the softmax over both texts.
 `entity_tracking*/<split>.jsonl`: `input_prefix`, `options` of which the first is right, and
 `numops`, the number of operations on the boxes' contents (Kim & Schuster 2023, arXiv 2305.02363).
 The figure is the mean over splits of the mean over numbers of operations.
+
+`comps*/comps_<subset>.jsonl`: `prefix_acceptable` and `prefix_unacceptable`, which name a concept,
+and `property_phrase`, which is true of the first alone and is scored after each; in the files also
+`acceptable_concept` and `negative_sample_type`, how the wrong concept was chosen (Misra, Rayz &
+Ettinger 2023, arXiv 2210.01963). The figure is the mean over subsets.
 """
 
 from __future__ import annotations
@@ -14,24 +19,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from analysis.benchmarks.benchmark import Benchmark
+from analysis.benchmarks.figures import CORRELATION, MEAN_OF_SPLITS
 from analysis.benchmarks.files import number_field, read_folder, text_field
 from analysis.benchmarks.items import Item
+from analysis.benchmarks.kind import Kind
 
 
-def read_wug(folder: Path) -> Benchmark:
-    """Read nominalisations with people's preferences.
+def read_wug(folder: Path) -> tuple[Item, ...]:
+    """Nominalisations with people's preferences.
 
     Raises:
         ValueError: no file, or a bad row (file and line are named).
     """
-    return Benchmark("wug", tuple(row.parse(_nominalisation) for row in read_folder(folder)))
+    return tuple(row.parse(_nominalisation) for row in read_folder(folder))
 
 
-def read_entity_tracking(folder: Path) -> Benchmark:
-    """Read entity tracking, one file for each split; errors as for `read_wug`."""
-    rows = read_folder(folder)
-    return Benchmark("entity_tracking", tuple(row.parse(_tracking) for row in rows))
+def read_entity_tracking(folder: Path) -> tuple[Item, ...]:
+    """The questions of entity tracking, one file for each split; errors as for `read_wug`."""
+    return tuple(row.parse(_tracking) for row in read_folder(folder))
+
+
+def read_comps(folder: Path) -> tuple[Item, ...]:
+    """The pairs of COMPS, one file for each subset; errors as for `read_wug`."""
+    return tuple(row.parse(_property) for row in read_folder(folder))
 
 
 def _nominalisation(values: dict[str, Any], source: str) -> Item:
@@ -57,3 +67,43 @@ def _tracking(values: dict[str, Any], source: str) -> Item:
         options=tuple(options),
         context=text_field(values, "input_prefix"),
     )
+
+
+def _property(values: dict[str, Any], source: str) -> Item:
+    task = source.removeprefix("comps_").replace("-", "_")
+    phrase = text_field(values, "property_phrase")
+    right = text_field(values, "prefix_acceptable")
+    chosen = values.get("negative_sample_type")
+    # A concept is set against several wrong ones: the score of its side is the same in all.
+    concept = values.get("acceptable_concept") or right
+    return Item(
+        task=task,
+        options=(f" {phrase}", f" {phrase}"),
+        context=(right, text_field(values, "prefix_unacceptable")),
+        groups=(("negative_sample_type", str(chosen)),) if chosen else (),
+        cluster=f"{task} {concept} {phrase}",
+    )
+
+
+WUG = Kind(
+    "wug",
+    ("wug_adj*",),
+    read=lambda place, source: read_wug(place),
+    figure=CORRELATION,
+    submission="wug_adj",
+    shown_by=None,
+)
+ENTITY_TRACKING = Kind(
+    "entity_tracking",
+    ("entity_tracking*",),
+    read=lambda place, source: read_entity_tracking(place),
+    figure=MEAN_OF_SPLITS,
+    submission="entity_tracking",
+)
+COMPS = Kind(
+    "comps",
+    ("comps*",),
+    read=lambda place, source: read_comps(place),
+    submission="comps",
+    listed_as="subset",
+)

@@ -8,36 +8,30 @@ the BabyLM Challenge.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from analysis.benchmarks.benchmark import Benchmark
-from analysis.benchmarks.files import Row, hub_rows, read_folder, text_field
+from analysis.benchmarks.files import SourceRow, hub_rows, read_folder, text_field
 from analysis.benchmarks.items import Item
+from analysis.benchmarks.kind import Kind
 
 GROUPINGS = ("field", "linguistics_term")
 HUB_ID = "nyu-mll/blimp"
 
 
-def read_minimal_pairs(name: str, folder: Path) -> Benchmark:
-    """Read every `*.jsonl` file of a folder, in the order of their names.
+def read_minimal_pairs(folder: Path) -> tuple[Item, ...]:
+    """The pairs of every `*.jsonl` file of a folder, in the order of their names.
 
     Raises:
         ValueError: no file, an empty file, or a line that is not a pair (file and line are named).
     """
-    return Benchmark(name, tuple(minimal_pairs(read_folder(folder))))
+    return minimal_pairs(read_folder(folder))
 
 
-def blimp_from_hub() -> Benchmark:
-    """All 67,000 pairs of BLiMP, from `nyu-mll/blimp`; errors as for `hub_rows`."""
-    return Benchmark("blimp", tuple(minimal_pairs(hub_rows(HUB_ID))), HUB_ID)
-
-
-def minimal_pairs(rows: Iterable[Row]) -> Iterator[Item]:
+def minimal_pairs(rows: Iterable[SourceRow]) -> tuple[Item, ...]:
     """The pairs of rows with the fields above; the good sentence is the first option."""
-    for row in rows:
-        yield row.parse(_pair)
+    return tuple(row.parse(_pair) for row in rows)
 
 
 def _pair(values: dict[str, Any], source: str) -> Item:
@@ -51,3 +45,22 @@ def _pair(values: dict[str, Any], source: str) -> Item:
 def _style(group: Any) -> str:
     """The public files write one field in two ways."""
     return str(group).replace("syntax_semantics", "syntax/semantics")
+
+
+BLIMP = Kind(
+    "blimp",
+    ("blimp*",),
+    read=lambda place, source: read_minimal_pairs(place),
+    from_hub=lambda source: minimal_pairs(hub_rows(HUB_ID)),
+    hub_id=HUB_ID,
+    in_macro=True,
+    submission="blimp",
+    shown_by="linguistics_term",
+)
+SUPPLEMENT = Kind(
+    "supplement",
+    ("supplement*", "blimp*supplement*"),
+    read=lambda place, source: read_minimal_pairs(place),
+    in_macro=True,
+    submission="blimp",
+)

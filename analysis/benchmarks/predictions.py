@@ -11,55 +11,47 @@ from typing import Any
 import numpy as np
 
 from analysis.benchmarks.benchmark import Benchmark
-from analysis.benchmarks.items import Item, Outcome
+from analysis.benchmarks.items import Answer, Item
 from analysis.benchmarks.suite import Suite
 
-_OFFICIAL_TASKS = {
-    "blimp": "blimp",
-    "supplement": "blimp",
-    "ewok": "ewok",
-    "entity_tracking": "entity_tracking",
-    "wug": "wug_adj",
-}
-"""The challenge's name of the task that a benchmark belongs to."""
 
-
-def write_answers(suite: Suite, outcomes: Mapping[str, Sequence[Outcome]], file: Path) -> None:
+def write_answers(suite: Suite, answers: Mapping[str, Sequence[Answer]], file: Path) -> None:
     """Write a line per item: benchmark, task, index, choice, right, value, tied, log-probabilities.
 
     No line holds a text, so that the file may be shared and logged.
     """
     with file.open("w", encoding="utf-8") as lines:
         for benchmark in suite.benchmarks:
-            pairs = zip(benchmark.items, outcomes[benchmark.name], strict=True)
-            for index, (item, outcome) in enumerate(pairs):
-                lines.write(json.dumps(_answer(benchmark, index, item, outcome)) + "\n")
+            pairs = zip(benchmark.items, answers[benchmark.name], strict=True)
+            for index, (item, answer) in enumerate(pairs):
+                lines.write(json.dumps(_answer(benchmark, index, item, answer)) + "\n")
 
 
-def _answer(benchmark: Benchmark, index: int, item: Item, outcome: Outcome) -> dict[str, Any]:
+def _answer(benchmark: Benchmark, index: int, item: Item, answer: Answer) -> dict[str, Any]:
     return {
         "benchmark": benchmark.name,
         "task": item.task,
         "index": index,
-        "choice": outcome.choice,
+        "choice": answer.choice,
         "right": item.right if item.human is None else None,
-        "value": round(outcome.value, 6),
-        "tied": outcome.tied,
+        "value": round(answer.value, 6),
+        "tied": answer.tied,
         # JSON has no infinity and no NaN.
-        "log_probs": [round(x, 5) for x in outcome.log_probs] if outcome.finite else None,
+        "log_probs": [round(x, 5) for x in answer.log_probs] if answer.finite else None,
     }
 
 
 def write_submission(
-    suite: Suite, outcomes: Mapping[str, Sequence[Outcome]], folder: Path
+    suite: Suite, answers: Mapping[str, Sequence[Answer]], folder: Path
 ) -> list[Path]:
     """Write `zero_shot/causal/<task>/<dataset>/predictions.json` as the BabyLM 2025 pipeline does.
 
     A file maps each UID to {"predictions": [{"id": "<UID>_<n>", "pred": <the chosen text>}, ...]}.
     These files hold texts, EWoK's too: keep them off the public web. The option of the greatest
     log-probability is the prediction, as it is there: of equal ones the first, which in minimal
-    pairs is the right one. Benchmarks that are no part of the challenge's predictions (BEAR) are
-    left out.
+    pairs is the right one. Where each option has a context of its own, both are the prediction: an
+    option alone would not tell which. Benchmarks that are no part of the challenge's predictions
+    (BEAR) are left out.
 
     Returns:
         The files written.
@@ -67,28 +59,29 @@ def write_submission(
     Raises:
         ValueError: a score is not finite, so that there is no prediction.
     """
-    for name, items in outcomes.items():
-        if bad := sum(not outcome.finite for outcome in items):
+    for name, items in answers.items():
+        if bad := sum(not answer.finite for answer in items):
             raise ValueError(
                 f"{bad} items of {name} have scores that are not finite: the model is broken, and "
                 "there is nothing to submit"
             )
     written = []
     for benchmark in suite.benchmarks:
-        if benchmark.name not in _OFFICIAL_TASKS:
+        if benchmark.kind.submission is None:
             continue
         dataset = benchmark.dataset or benchmark.name
-        place = folder / "zero_shot" / "causal" / _OFFICIAL_TASKS[benchmark.name] / dataset
+        place = folder / "zero_shot" / "causal" / benchmark.kind.submission / dataset
         place.mkdir(parents=True, exist_ok=True)
         predictions: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for item, outcome in zip(benchmark.items, outcomes[benchmark.name], strict=True):
+        for item, answer in zip(benchmark.items, answers[benchmark.name], strict=True):
             mine = predictions[item.task]
+            context, option = item.texts[int(np.argmax(answer.log_probs))]
             entry: dict[str, Any] = {
                 "id": f"{item.task}_{len(mine)}",
-                "pred": item.options[int(np.argmax(outcome.log_probs))],
+                "pred": option if isinstance(item.context, str) else context + option,
             }
             if item.human is not None:
-                entry["prob"] = outcome.value
+                entry["prob"] = answer.value
             mine.append(entry)
         text = json.dumps({uid: {"predictions": mine} for uid, mine in predictions.items()})
         (place / "predictions.json").write_text(text, encoding="utf-8")

@@ -17,17 +17,15 @@ import numpy as np
 from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.facts import item_facts
 from analysis.benchmarks.figures import by_task, percent
-from analysis.benchmarks.items import Outcome
+from analysis.benchmarks.items import Answer
+from analysis.benchmarks.kinds import MACRO
 from analysis.benchmarks.protocols import Encoder, check_protocol
 from analysis.benchmarks.scoring import Progress, Span, token_log_probs
-
-MACRO = ("blimp", "supplement", "ewok")
-"""The benchmarks whose unweighted mean is the macro figure; the others stand beside it."""
 
 
 @dataclass(frozen=True)
 class SuiteScores:
-    """What a model scored; holds figures and outcomes, never a sentence.
+    """What a model scored; holds figures and items' values, never a sentence.
 
     `SuiteScores(**scores.to_dict())` gives the scores back, also after a trip through JSON.
 
@@ -47,7 +45,7 @@ class SuiteScores:
         non_finite: items by benchmark with a non-finite score, each counted as wrong.
         num_items: items by benchmark.
         datasets: the folder or hub's data set that each benchmark came from.
-        outcomes: an item's value (`items.Outcome`), in the suite's order, by benchmark and task.
+        outcomes: items' values (`items.Answer.value`), in the suite's order, by benchmark and task.
         chance_errors: standard deviation of `chance` over models that guess, percentage points.
         selection: figures on the selection split (`splits`), percent; without benchmarks that have
             no item in it.
@@ -149,8 +147,8 @@ class Suite:
         )
         return self.summarize(self.grade(log_probs))
 
-    def grade(self, log_probs: Sequence[np.ndarray]) -> dict[str, list[Outcome]]:
-        """How every item went, by benchmark, from the token log-probabilities (nats) of `spans`."""
+    def grade(self, log_probs: Sequence[np.ndarray]) -> dict[str, list[Answer]]:
+        """Answers to items, by benchmark, from the token log-probabilities (nats) of `spans`."""
         remaining = iter(log_probs)
         return {
             benchmark.name: benchmark.grade(
@@ -159,9 +157,9 @@ class Suite:
             for benchmark in self.benchmarks
         }
 
-    def summarize(self, outcomes: dict[str, list[Outcome]]) -> SuiteScores:
-        """The figures of the outcomes of `grade`."""
-        values = {name: [item.value for item in items] for name, items in outcomes.items()}
+    def summarize(self, answers: dict[str, list[Answer]]) -> SuiteScores:
+        """The figures of the answers that `grade` gives."""
+        values = {name: [item.value for item in items] for name, items in answers.items()}
         figures = {b.name: b.figure(values[b.name]) for b in self.benchmarks}
         errors = {b.name: b.error(values[b.name]) for b in self.benchmarks}
         macro = [name for name in figures if name in MACRO]
@@ -177,9 +175,9 @@ class Suite:
             chance={b.name: b.chance for b in self.benchmarks},
             tasks={b.name: _task_figures(b, values[b.name]) for b in self.benchmarks},
             groups={b.name: _group_figures(b, values[b.name]) for b in self.benchmarks},
-            ties={name: sum(item.tied for item in items) for name, items in outcomes.items()},
+            ties={name: sum(item.tied for item in items) for name, items in answers.items()},
             non_finite={
-                name: sum(not item.finite for item in items) for name, items in outcomes.items()
+                name: sum(not item.finite for item in items) for name, items in answers.items()
             },
             num_items={b.name: len(b) for b in self.benchmarks},
             datasets={b.name: b.dataset for b in self.benchmarks},

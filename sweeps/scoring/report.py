@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.benchmarks import MACRO
+from analysis.benchmarks.kinds import kind_named
 
 
 def show_results(
@@ -34,8 +35,9 @@ def _show_scores(results: dict[str, Any], console: Console) -> None:
     for benchmark, groupings in scores["groups"].items():
         for grouping, groups in groupings.items():
             console.print(_groups(f"{benchmark} by {grouping.replace('_', ' ')}", groups))
-    if "ewok" in scores["tasks"]:
-        console.print(_groups("ewok by domain", scores["tasks"]["ewok"]))
+    for benchmark, tasks in scores["tasks"].items():
+        if task := kind_named(benchmark).listed_as:
+            console.print(_groups(f"{benchmark} by {task}", tasks))
     for benchmark, ties in scores["ties"].items():
         if ties == scores["num_items"][benchmark]:
             console.print(f"[yellow]{benchmark}: all were ties; the model sees no difference.[/]")

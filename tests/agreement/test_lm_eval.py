@@ -41,7 +41,7 @@ Request = tuple[str, str]
 def texts_of(suite: Suite) -> list[Request]:
     """Every option with its context, which is empty in minimal pairs."""
     items = (item for benchmark in suite.benchmarks for item in benchmark.items)
-    return [(item.context, option) for item in items for option in item.options]
+    return [text for item in items for text in item.texts]
 
 
 def check_agreement(

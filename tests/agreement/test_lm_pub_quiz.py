@@ -81,7 +81,7 @@ def check_agreement(
 
     Returns how many different answers it chose to all questions.
     """
-    benchmark = read_bear(folder, all_templates=template is None)
+    benchmark = Benchmark("bear", read_bear(folder, all_templates=template is None))
     with Remote(tools, PUB_QUIZ, checkpoint=str(checkpoint.path)) as library:
         found = library.call("scores", folder=str(folder), relations=relations, template=template)
     alike, chosen = [], set()

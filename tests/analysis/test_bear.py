@@ -8,7 +8,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from analysis.benchmarks import load_suite
+from analysis.benchmarks import Benchmark, load_suite
 from analysis.benchmarks.bear import read_bear
 
 REAL_DATA = Path(__file__).resolve().parents[2].parent / "shared/data/bear"
@@ -45,9 +45,9 @@ def bear(tmp_path: Path) -> Path:
 
 def test_every_answer_makes_a_statement(bear: Path) -> None:
     """The first template is filled with subject and answer, and begins with a capital letter."""
-    benchmark = read_bear(bear)
-    assert len(benchmark) == 4
-    france = benchmark.items[0]
+    items = read_bear(bear)
+    assert len(items) == 4
+    france = items[0]
     assert france.options == (
         "The capital of France is Rome.",
         "The capital of France is Paris.",
@@ -59,14 +59,14 @@ def test_every_answer_makes_a_statement(bear: Path) -> None:
 
 def test_all_templates_ask_each_question_again(bear: Path) -> None:
     """Three questions in two wordings and one in one."""
-    benchmark = read_bear(bear, all_templates=True)
-    assert len(benchmark) == 7
-    assert benchmark.items[3].options[1] == "Paris is France's capital."
+    items = read_bear(bear, all_templates=True)
+    assert len(items) == 7
+    assert items[3].options[1] == "Paris is France's capital."
 
 
 def test_other_wordings_are_no_further_evidence(bear: Path) -> None:
     """The same answers to the same questions in more words have the same standard error."""
-    once, often = read_bear(bear), read_bear(bear, all_templates=True)
+    once, often = (Benchmark("bear", read_bear(bear, all_templates=x)) for x in (False, True))
     capitals = [1.0, 0.0, 1.0]
     one = once.part(range(3)).error(capitals)
     assert often.part(range(6)).error(capitals * 2) == pytest.approx(one)
@@ -74,7 +74,7 @@ def test_other_wordings_are_no_further_evidence(bear: Path) -> None:
 
 def test_the_figure_counts_items_not_relations(bear: Path) -> None:
     """Micro score, and chance as the mean of one over the number of answers."""
-    benchmark = read_bear(bear)
+    benchmark = Benchmark("bear", read_bear(bear))
     assert benchmark.figure([1.0, 1.0, 1.0, 0.0]) == pytest.approx(75.0)
     assert benchmark.chance == pytest.approx(100 * (1 / 3 * 3 + 1 / 2) / 4)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from analysis.benchmarks import Item, load_suite
-from analysis.benchmarks.ewok import ewok_from_hub, read_ewok
+from analysis.benchmarks import Benchmark, Item, load_suite
+from analysis.benchmarks.ewok import read_ewok
 
 REAL_ZIP = Path(__file__).resolve().parents[2].parent / "shared/data/ewok/ewok_fast.zip"
 ROW = {
@@ -50,7 +50,7 @@ def encrypted(tmp_path: Path, folder: Path, password: str) -> Path:
 
 def test_a_row_is_one_question(tmp_path: Path) -> None:
     """The first target is right after the first context; the file itself holds swapped items."""
-    (item,) = read_ewok(write(tmp_path / "ewok", ROW)).items
+    (item,) = read_ewok(write(tmp_path / "ewok", ROW))
     assert replace(item, cluster="") == QUESTION
 
 
@@ -61,7 +61,7 @@ def test_a_context_blind_model_has_no_error(tmp_path: Path) -> None:
     twins = [
         {**row, "Target2": row["Target1"], **{k: row[v] for k, v in swap.items()}} for row in rows
     ]
-    benchmark = read_ewok(write(tmp_path / "ewok", *rows, *twins))
+    benchmark = Benchmark("ewok", read_ewok(write(tmp_path / "ewok", *rows, *twins)))
     blind = [1.0] * 4 + [0.0] * 2 + [0.0] * 4 + [1.0] * 2
     assert benchmark.figure(blind) == 50.0
     assert benchmark.error(blind) == 0.0
@@ -73,7 +73,9 @@ def test_the_hubs_items_are_asked_both_ways(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(datasets, "get_dataset_config_names", lambda hub_id: ["default"])
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: {"test": [ROW]})
     swapped = Item(QUESTION.task, QUESTION.options[::-1], context=ROW["Context2"])
-    items = ewok_from_hub().items
+    (benchmark,) = load_suite("hub", "2024", ["ewok"]).benchmarks
+    assert benchmark.dataset == "ewok-core/ewok-core-1.0"
+    items = benchmark.items
     assert tuple(replace(item, cluster="") for item in items) == (QUESTION, swapped)
     assert items[0].cluster == items[1].cluster != ""
 
@@ -95,7 +97,7 @@ def test_a_zip_with_password_is_read_in_memory(
     file = encrypted(data, write(tmp_path / "ewok", ROW), "open sesame")
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    (item,) = read_ewok(file, "open sesame").items
+    (item,) = read_ewok(file, "open sesame")
     assert item.options == QUESTION.options
     monkeypatch.setenv("BABYSWEEP_EWOK_PASSWORD", "open sesame")
     (benchmark,) = load_suite(data, "2024").benchmarks
@@ -142,6 +144,6 @@ def test_bad_rows_are_named_without_their_text(tmp_path: Path) -> None:
 @pytest.mark.skipif(not REAL_ZIP.is_file(), reason="no public EWoK file")
 def test_the_public_file_loads() -> None:
     """The public fast file has 11 domains of 100 questions."""
-    benchmark = read_ewok(REAL_ZIP, "BabyLM2025")
-    assert len({item.task for item in benchmark.items}) == 11
-    assert len(benchmark) == 1100
+    items = read_ewok(REAL_ZIP, "BabyLM2025")
+    assert len({item.task for item in items}) == 11
+    assert len(items) == 1100

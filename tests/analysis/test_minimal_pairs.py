@@ -24,7 +24,7 @@ def test_reads_blimp_and_supplement_lines(tmp_path: Path) -> None:
     folder = write(tmp_path / "blimp", json.dumps(row), "", json.dumps(GOOD), name="stem.jsonl")
     sentences = ("the cat sleeps", "the cat sleep")
     groups = (("field", "morphology"), ("linguistics_term", "agree"))
-    assert read_minimal_pairs("blimp", folder).items == (
+    assert read_minimal_pairs(folder) == (
         Item("agreement", sentences, right=0, groups=groups),
         Item("stem", sentences),
     )
@@ -35,7 +35,7 @@ def test_one_field_has_one_spelling(tmp_path: Path) -> None:
     rows = [
         json.dumps({**GOOD, "field": name}) for name in ("syntax/semantics", "syntax_semantics")
     ]
-    items = read_minimal_pairs("blimp", write(tmp_path / "blimp", *rows)).items
+    items = read_minimal_pairs(write(tmp_path / "blimp", *rows))
     assert items[0].groups == items[1].groups == (("field", "syntax/semantics"),)
 
 
@@ -52,12 +52,12 @@ def test_one_field_has_one_spelling(tmp_path: Path) -> None:
 def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
     """An error in a file names the file, the line and the field."""
     with pytest.raises(ValueError, match=message):
-        read_minimal_pairs("blimp", write(tmp_path / "blimp", json.dumps(GOOD), line))
+        read_minimal_pairs(write(tmp_path / "blimp", json.dumps(GOOD), line))
 
 
 def test_empty_files_and_folders_are_errors(tmp_path: Path) -> None:
     """Neither an empty file nor a folder without files passes as a benchmark."""
     with pytest.raises(ValueError, match=r"holds no \*.jsonl file"):
-        read_minimal_pairs("blimp", tmp_path)
+        read_minimal_pairs(tmp_path)
     with pytest.raises(ValueError, match=r"task.jsonl is empty"):
-        read_minimal_pairs("blimp", write(tmp_path / "blimp", "", ""))
+        read_minimal_pairs(write(tmp_path / "blimp", "", ""))

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from analysis.benchmarks import Benchmark, Item, Outcome, Suite, from_facts
+from analysis.benchmarks import Answer, Benchmark, Item, Suite, from_facts
 
 
 def items(tasks: dict[str, int], clusters: int = 0) -> tuple[Item, ...]:
@@ -69,7 +69,7 @@ def test_figures_come_back_from_stored_scores(name: str) -> None:
         for item in items(tasks)
     ]
     suite = Suite((Benchmark(name, tuple(made)),), "2024")
-    outcomes = [Outcome(generator.random(), 0, False, (0.0, -1.0)) for _ in made]
+    outcomes = [Answer(generator.random(), 0, False, (0.0, -1.0)) for _ in made]
     stored = json.loads(json.dumps(suite.summarize({name: outcomes}).to_dict()))
     benchmark, in_selection = from_facts(name, stored["items"][name])
     values = [value for task in stored["outcomes"][name].values() for value in task]

@@ -35,6 +35,12 @@ def test_hash_is_of_items_and_protocol(evaluation_data: Path, tmp_path: Path) ->
     assert load_suite(folder, "2024").hash != original
 
 
+def test_the_hash_of_items_stays() -> None:
+    """The same items under the same protocol hash as they always did: stored scores bear it."""
+    item = Item("task", ("good", "bad"), 1, "before", (("field", "syntax"),), 0.25, "twin")
+    assert Suite((Benchmark("blimp", (item,)),), "2024").hash == "a93a3eb68d65fcee"
+
+
 def expected_outcomes(suite: Suite, model: Any, tokenizer: Any, name: str) -> list[float]:
     """Outcomes of a benchmark from one scoring call per sentence."""
     part = Suite(tuple(b for b in suite.benchmarks if b.name == name), suite.protocol)

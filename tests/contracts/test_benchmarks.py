@@ -1,8 +1,17 @@
-"""What every architecture owes the benchmarks: scores that depend on the sentence alone."""
+"""What architectures and benchmarks owe each other.
+
+An architecture: scores that depend on the sentence alone. A benchmark: items that can be told
+apart, a figure that is what its parts say, stored scores without a text, and its name where people
+look for it.
+"""
 
 from __future__ import annotations
 
+import inspect
+import json
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +19,22 @@ import torch
 from transformers import PreTrainedModel
 
 import models
-from analysis.benchmarks import Span, sequence_log_probs
+from analysis.benchmarks import (
+    Answer,
+    Benchmark,
+    Span,
+    Suite,
+    from_facts,
+    load_suite,
+    sequence_log_probs,
+)
+from analysis.benchmarks.figures import CORRELATION
+from analysis.benchmarks.kind import Kind
+from analysis.benchmarks.kinds import ALL_KINDS, KINDS
+from analysis.benchmarks.predictions import write_submission
+from sweeps.arguments import EvaluateArgs, TrainingArgs
+from tests.contracts.benchmark_folders import write_folder
+from tests.contracts.import_graph import ROOT
 
 VOCAB_SIZE = 64
 CONTEXT = 64
@@ -64,3 +88,103 @@ def test_training_goes_on_after_scoring(model: PreTrainedModel) -> None:
     ids = torch.tensor([random_spans(1)[0].ids])
     model(input_ids=ids).logits.sum().backward()
     assert all(p.grad is not None for p in model.get_output_embeddings().parameters())
+
+
+@pytest.fixture(params=ALL_KINDS, ids=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    found: Kind = request.param
+    return found
+
+
+@pytest.fixture
+def benchmark(kind: Kind, tmp_path: Path) -> Benchmark:
+    """A small one of the kind, found among folders by its name."""
+    write_folder(kind, tmp_path)
+    (found,) = load_suite(tmp_path, "2025", [kind.name]).benchmarks
+    return found
+
+
+def answered(benchmark: Benchmark, option: int) -> list[Answer]:
+    """Answers of a model that always chooses this option."""
+    return [
+        Answer(
+            float(item.right == option),
+            option,
+            False,
+            tuple(-float(index != option) for index in range(len(item.options))),
+        )
+        for item in benchmark.items
+    ]
+
+
+def test_items_can_be_told_apart(kind: Kind, benchmark: Benchmark) -> None:
+    """A folder called like the kind is of the kind; every option of an item is another text."""
+    assert benchmark.name == kind.name
+    assert benchmark.dataset.startswith(kind.folders[0].rstrip("*"))
+    assert len({item.task for item in benchmark.items}) > 1
+    for item in benchmark.items:
+        assert len(set(item.texts)) == len(item.options) > 1
+        assert 0 <= item.right < len(item.options)
+        assert item.human is None or len(item.options) == 2
+
+
+def test_the_figure_is_what_its_parts_say(kind: Kind, benchmark: Benchmark) -> None:
+    """It is 100 % where all is right, and what its weights add up to where they exist."""
+    right = [1.0 if item.human is None else item.human for item in benchmark.items]
+    assert benchmark.figure(right) == pytest.approx(100)
+    values = np.random.default_rng(0).random(len(benchmark))
+    assert benchmark.error(values.tolist()) > 0
+    assert (benchmark.weights is None) == (kind.figure is CORRELATION)
+    if benchmark.weights is not None:
+        assert sum(benchmark.weights) == pytest.approx(1)
+        assert benchmark.figure(values.tolist()) == pytest.approx(
+            100 * np.dot(benchmark.weights, values)
+        )
+        assert 0 < benchmark.chance < 100
+
+
+def test_stored_scores_hold_no_text_and_give_figures_back(benchmark: Benchmark) -> None:
+    """Figure, its error and chance follow from what is stored, in which no text is."""
+    suite = Suite((benchmark,), "2025")
+    scores = suite.summarize({benchmark.name: answered(benchmark, 0)}).to_dict()
+    assert "zebra" not in json.dumps(scores)
+    stored, in_selection = from_facts(benchmark.name, scores["items"][benchmark.name])
+    values = [value for task in scores["outcomes"][benchmark.name].values() for value in task]
+    assert stored.figure(values) == pytest.approx(scores["benchmarks"][benchmark.name])
+    assert stored.error(values) == pytest.approx(scores["errors"][benchmark.name])
+    assert stored.chance == pytest.approx(scores["chance"][benchmark.name])
+    assert stored.chance_error == pytest.approx(scores["chance_errors"][benchmark.name])
+    assert sum(in_selection) == sum(benchmark.in_selection)
+
+
+def test_a_submission_tells_the_choices_apart(
+    kind: Kind, benchmark: Benchmark, tmp_path: Path
+) -> None:
+    """Under the challenge's name of the task: another choice is another prediction."""
+    texts = []
+    for option in (0, 1):
+        out = tmp_path / f"out{option}"
+        answers = {benchmark.name: answered(benchmark, option)}
+        files = write_submission(Suite((benchmark,), "2025"), answers, out)
+        place = f"zero_shot/causal/{kind.submission}/{benchmark.dataset}/predictions.json"
+        assert files == ([out / place] if kind.submission else [])
+        tasks = [json.loads(file.read_text()) for file in files]
+        texts.append([x["pred"] for uids in tasks for t in uids.values() for x in t["predictions"]])
+    assert len(texts[0]) == (len(benchmark) if kind.submission else 0)
+    assert all(first != second for first, second in zip(*texts, strict=True))
+
+
+def test_readme_and_help_name_it(kind: Kind) -> None:
+    """So do the table of tasks, and the help of --tasks and --benchmarks: name and folder."""
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line[:3] == "| `"]
+    assert any(f"`{kind.name}`" in row and f"`{kind.folders[0]}`" in row for row in rows)
+    for arguments in (TrainingArgs, EvaluateArgs):
+        assert re.search(rf"\b{kind.name}\b", help_of(arguments, "tasks"))
+    assert kind.folders[0] in help_of(EvaluateArgs, "benchmarks")
+
+
+def help_of(arguments: type, flag: str) -> str:
+    """The text below a field, which is the flag's help."""
+    found = re.search(rf'\b{flag}: .*?"""(.*?)"""', inspect.getsource(arguments), re.DOTALL)
+    assert found
+    return found[1]

@@ -8,15 +8,10 @@ from statistics import fmean
 import pandas as pd
 
 from analysis import plots
-from analysis.benchmarks.figures import CORRELATIONS
+from analysis.benchmarks.kinds import kind_named
 from analysis.reporting.page import Cell, Section, Table
 from analysis.reporting.sections.common import Context, ReportPart, number
 from analysis.samples import Scores
-
-_GROUPS = {"blimp": "linguistics_term"}
-"""Benchmarks whose tasks are many, and the grouping that stands for them."""
-_NO_CHANCE = CORRELATIONS | {"bear"}
-"""Benchmarks whose chance level differs from task to task, or that have no percent right."""
 
 
 def phenomena(context: Context) -> ReportPart | None:
@@ -53,9 +48,10 @@ def _by_phenomenon(scores: list[Scores]) -> dict[tuple[str, str], list[float]]:
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for of_seed in scores:
         for benchmark, tasks in of_seed["tasks"].items():
-            if benchmark in _NO_CHANCE:
+            shown_by = kind_named(benchmark).shown_by
+            if shown_by is None:
                 continue
-            groups = of_seed["groups"].get(benchmark, {}).get(_GROUPS.get(benchmark, ""), tasks)
+            groups = of_seed["groups"].get(benchmark, {}).get(shown_by, tasks)
             for phenomenon, score in groups.items():
                 found[benchmark, phenomenon].append(score)
     return found

@@ -1,0 +1,68 @@
+"""A kind of benchmark is one record: all in which two of them differ, and nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from analysis.benchmarks.figures import MEAN_OF_TASKS, Figure
+from analysis.benchmarks.files import find_json_lines
+from analysis.benchmarks.items import Item
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which benchmarks, and from where.
+
+    Attributes:
+        path: a benchmark's folder or the folder that holds them, or `loading.HUB`.
+        tasks: kinds of benchmarks (`kinds.KINDS`), names of folders, or "all"; by default those of
+            the macro figure that are there.
+        all_templates: ask BEAR's questions in all their wordings, not in the first only.
+        fast: of several folders of a kind take the one ending in `_fast`; if not, the one that does
+            not.
+        ewok_password: of EWoK's zip file; by default the environment's `BABYSWEEP_EWOK_PASSWORD`.
+    """
+
+    path: str
+    tasks: tuple[str, ...] = ()
+    all_templates: bool = False
+    fast: bool = True
+    ewok_password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of benchmark, defined in the module that reads it and listed in `kinds.ALL_KINDS`.
+
+    Attributes:
+        name: what flags, figures and stored scores call it.
+        folders: patterns (`fnmatch`, lower case) of what its folders are called. A name that fits
+            several kinds belongs to that of the longest pattern.
+        read: gives the items at the place that `find` found; ValueError for a bad file.
+        find: gives the place of the benchmark in a folder so called, None if it holds none.
+        from_hub: gives the items of the Hugging Face hub's data set; None if it is not read there.
+        hub_id: that data set's name.
+        figure: how the items' values become the figure.
+        in_macro: whether the macro figure counts it.
+        submission: the BabyLM challenge's name of the task that it is submitted with, None if it is
+            no part of the predictions.
+        shown_by: what the report's phenomena are: "task", or a grouping of the items where the
+            tasks are many. None leaves it out: chance differs from task to task, or the figure is
+            no percentage of right answers.
+        listed_as: what a task is called in the table of tasks that an evaluation prints; "" for no
+            such table.
+    """
+
+    name: str
+    folders: tuple[str, ...]
+    read: Callable[[Path, Source], tuple[Item, ...]]
+    find: Callable[[Path], Path | None] = find_json_lines
+    from_hub: Callable[[Source], tuple[Item, ...]] | None = None
+    hub_id: str = ""
+    figure: Figure = MEAN_OF_TASKS
+    in_macro: bool = False
+    submission: str | None = None
+    shown_by: str | None = "task"
+    listed_as: str = ""

@@ -1,0 +1,34 @@
+"""All kinds of benchmarks there are; `CONTRIBUTING.md` says how to add one."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from analysis.benchmarks.bear import BEAR
+from analysis.benchmarks.ewok import EWOK
+from analysis.benchmarks.kind import Kind
+from analysis.benchmarks.later_tasks import COMPS, ENTITY_TRACKING, WUG
+from analysis.benchmarks.minimal_pairs import BLIMP, SUPPLEMENT
+
+ALL_KINDS = (BLIMP, SUPPLEMENT, EWOK, BEAR, WUG, ENTITY_TRACKING, COMPS)
+_BY_NAME = {kind.name: kind for kind in ALL_KINDS}
+KINDS = tuple(_BY_NAME)
+"""Their names."""
+MACRO = tuple(kind.name for kind in ALL_KINDS if kind.in_macro)
+"""The benchmarks whose unweighted mean is the macro figure; the others stand beside it."""
+
+
+def kind_named(name: str) -> Kind:
+    """The kind of that name; one that nobody listed is a mean of tasks, made in Python only."""
+    return _BY_NAME.get(name) or Kind(name, folders=(), read=lambda place, source: ())
+
+
+def kind_of_folder(name: str) -> Kind | None:
+    """The kind of benchmark that a folder or file of this name holds."""
+    fitting = [
+        (len(pattern), kind)
+        for kind in ALL_KINDS
+        for pattern in kind.folders
+        if fnmatchcase(name.lower(), pattern)
+    ]
+    return max(fitting, key=lambda found: found[0])[1] if fitting else None

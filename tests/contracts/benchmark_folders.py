@@ -1,0 +1,72 @@
+"""A small folder of every kind of benchmark: two tasks or more, and every text has a zebra."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from analysis.benchmarks.kind import Kind
+
+
+def _pair(n: int) -> dict[str, Any]:
+    return {"sentence_good": f"a zebra runs {n}", "sentence_bad": f"a zebra run {n}"}
+
+
+def _context(domain: str, n: int) -> dict[str, Any]:
+    sides = {"Context": f"zebra {n} is", "Target": f"{domain} zebra is"}
+    return {f"{key}{i}": f"{text} {way}" for key, text in sides.items() for i, way in SIDES}
+
+
+def _concepts(n: int) -> dict[str, Any]:
+    concepts = {"prefix_acceptable": f"a zebra {n}", "prefix_unacceptable": f"a zebra stone {n}"}
+    return {**concepts, "property_phrase": "eats as a zebra does"}
+
+
+SIDES = ((1, "left"), (2, "right"))
+RELATIONS = {
+    name: {"templates": [template], "answer_space_labels": ["red", "green", "blue"]}
+    for name, template in {"P1": "zebra [X] likes [Y].", "P2": "[Y] is zebra [X]'s colour."}.items()
+}
+FILES: dict[str, dict[str, Any]] = {
+    "blimp": {f"{uid}.jsonl": [_pair(n) for n in range(4)] for uid in ("agreement", "order")},
+    "supplement": {f"{uid}.jsonl": [_pair(n) for n in range(4)] for uid in ("turns", "hypernym")},
+    "ewok": {
+        f"{domain}.jsonl": [_context(domain, n) for n in range(4)] for domain in ("space", "matter")
+    },
+    "bear": {
+        "metadata_relations.json": RELATIONS,
+        **{
+            f"{name}.jsonl": [{"sub_label": f"{n}", "answer_idx": n % 3} for n in range(4)]
+            for name in RELATIONS
+        },
+    },
+    "wug": {
+        f"{name}.jsonl": [
+            {"sentences": f"zebra {n}ity\tzebra {n}ness", "ratio": n / 10 + start} for n in range(4)
+        ]
+        for name, start in (("first", 0.0), ("second", 0.4))
+    },
+    "entity_tracking": {
+        f"{split}.jsonl": [
+            {"input_prefix": "zebra", "options": [" a", " b", " c"], "numops": n % 2}
+            for n in range(4)
+        ]
+        for split in ("regular", "move_contents")
+    },
+    "comps": {
+        f"comps_{subset}.jsonl": [_concepts(n) for n in range(4)]
+        for subset in ("base", "wugs_dist-before")
+    },
+}
+"""By kind and name of a file: its rows if it is one of JSON lines, else its content."""
+
+
+def write_folder(kind: Kind, parent: Path) -> Path:
+    """A folder with the kind's `FILES`, called as the first of its patterns wants."""
+    folder = parent / kind.folders[0].replace("*", "_small")
+    folder.mkdir()
+    for name, content in FILES[kind.name].items():
+        rows = content if name.endswith(".jsonl") else [content]
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
