@@ -10,7 +10,7 @@ import tyro
 
 from analysis.axes import AXES
 
-ARCHITECTURES = "transformer, lstm, xlstm, mamba, hgrn2"
+ARCHITECTURES = "transformer, lstm, xlstm, mamba, hgrn2, gated_deltanet"
 """Those of `models.architectures()`, which takes seconds to import: --help is to answer at once."""
 
 Architectures = Annotated[

@@ -8,7 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.kernels import depthwise_conv, gated_linear_attention, mlstm, selective_scan, slstm
+from models.kernels import (
+    depthwise_conv,
+    gated_delta_rule,
+    gated_linear_attention,
+    mlstm,
+    selective_scan,
+    slstm,
+)
 
 Function = Callable[..., Any]
 Watch = Callable[[Function], Function]
@@ -72,6 +79,15 @@ def _hgrn2(watch: Watch) -> dict[str, Any]:
     }
 
 
+def _gated_deltanet(watch: Watch) -> dict[str, Any]:
+    return {
+        "models.gated_deltanet.causal_depthwise_conv": bare_conv(watch),
+        "models.gated_deltanet.gated_delta_rule": watch(
+            gated_delta_rule.gated_delta_rule_reference
+        ),
+    }
+
+
 def bare_conv(watch: Watch) -> Function:
     """The convolution without the activation behind it, which does not count."""
     conv = watch(depthwise_conv.causal_depthwise_conv_reference)
@@ -104,5 +120,11 @@ FACTS = {
         triton={"rms_norm", "swiglu", "gated_linear_attention", "gated_linear_gradients"},
         mini={"intermediate_size": 216},
         recurrences=_hgrn2,
+    ),
+    "gated_deltanet": Facts(
+        cpp={"rms_norm", "depthwise_conv"},
+        triton={"rms_norm", "swiglu", "depthwise_conv"},
+        mini={"intermediate_size": 128},
+        recurrences=_gated_deltanet,
     ),
 }
