@@ -30,6 +30,7 @@ from models.lstm import LSTMConfig, LSTMForCausalLM
 from models.xlstm import XLSTMConfig, XLSTMForCausalLM
 from models.mamba import MambaConfig, MambaForCausalLM
 from models.hgrn2 import HGRN2Config, HGRN2ForCausalLM
+from models.gated_deltanet import GatedDeltaNetConfig, GatedDeltaNetForCausalLM
 # isort: on
 
 # Small models load and save at once; a bar per file would only disturb the commands' own output.
@@ -38,9 +39,11 @@ disable_progress_bar()
 AutoConfig.register(LSTMConfig.model_type, LSTMConfig, exist_ok=True)
 AutoConfig.register(XLSTMConfig.model_type, XLSTMConfig, exist_ok=True)
 AutoConfig.register(HGRN2Config.model_type, HGRN2Config, exist_ok=True)
+AutoConfig.register(GatedDeltaNetConfig.model_type, GatedDeltaNetConfig, exist_ok=True)
 AutoModelForCausalLM.register(LSTMConfig, LSTMForCausalLM, exist_ok=True)
 AutoModelForCausalLM.register(XLSTMConfig, XLSTMForCausalLM, exist_ok=True)
 AutoModelForCausalLM.register(HGRN2Config, HGRN2ForCausalLM, exist_ok=True)
+AutoModelForCausalLM.register(GatedDeltaNetConfig, GatedDeltaNetForCausalLM, exist_ok=True)
 # Subclasses in place of the library's classes, whose names and checkpoints they share.
 AutoModelForCausalLM.register(LlamaConfig, LlamaForCausalLM, exist_ok=True)
 AutoModelForCausalLM.register(MambaConfig, MambaForCausalLM, exist_ok=True)

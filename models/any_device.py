@@ -31,6 +31,19 @@ def add_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[T
     return add_rms_norm(x, residual, weight, eps, working_type(residual, weight))
 
 
+class RMSNorm(nn.Module):
+    """`norm` with a weight of its own, ones at first."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., width) -> the same shape, in the type of the layers that follow."""
+        return norm(x, self.weight, self.eps)
+
+
 def working_type(x: Tensor, weight: Tensor) -> torch.dtype:
     """Autocast's type where it is on, else the wider type of the two."""
     device = x.device.type
@@ -42,7 +55,10 @@ def working_type(x: Tensor, weight: Tensor) -> torch.dtype:
 def plain_weights(*layers: nn.Module) -> tuple[Tensor, ...] | None:
     """Weights of linear layers whose product is all that they do; None if one does more."""
     if any(
-        type(layer) is not nn.Linear or layer.bias is not None or layer._forward_hooks
+        type(layer) is not nn.Linear
+        or layer.bias is not None
+        or layer._forward_hooks
+        or layer._forward_pre_hooks
         for layer in layers
     ):
         return None

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from models.any_device import add_norm, norm
+from models.any_device import RMSNorm, add_norm
 from models.causal_lm import (
     LayerState,
     RecurrentForCausalLM,
@@ -107,19 +107,6 @@ class HGRN2Config(PreTrainedConfig):
             setattr(self, name, kwargs.pop(name, default))
         special_tokens = {"pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
         super().__init__(**{**special_tokens, "tie_word_embeddings": False, **kwargs})
-
-
-class RMSNorm(nn.Module):
-    """RMS norm on the kernels of this package."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., dim) -> the same shape, in the type of the layers that follow."""
-        return norm(x, self.weight, self.eps)
 
 
 class HGRN2Attention(nn.Module):

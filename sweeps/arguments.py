@@ -12,13 +12,23 @@ from analysis.schema.axes import AXES
 from analysis.schema.fields import of_trial
 from analysis.schema.ranges import MOST, within
 
+ARCHITECTURES = "transformer, lstm, xlstm, mamba, hgrn2, gated_deltanet"
+"""Those of `models.architectures()`, which takes seconds to import: --help is to answer at once."""
+
+Architectures = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(
+        help=f"Architectures: {ARCHITECTURES}; study (those of the BabyHGRN study), or all."
+    ),
+]
+OneArchitecture = tyro.conf.arg(help=f"Architecture: one of {ARCHITECTURES}.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingArgs:
     """What is trained on what, how, and where; unset ones come from the preset."""
 
-    arch: tuple[str, ...]
-    """Architectures: transformer, lstm, xlstm, mamba, hgrn2, or all."""
+    arch: Architectures
     preset: Literal["auto", "mini", "small", "base", "paper", "large"] = "auto"
     """Defaults for everything below: mini (a laptop), small, base, paper (the BabyHGRN study),
     large (its final model). auto: mini."""
@@ -140,8 +150,7 @@ class LrSweepArgs(AxesArgs, TrainingArgs):  # type: ignore[misc]
 class EpochStudyArgs(TrainingArgs):
     """Arguments of the epoch study."""
 
-    arch: tuple[str, ...] = ("hgrn2",)
-    """Architecture: transformer, lstm, xlstm, mamba or hgrn2."""
+    arch: Annotated[tuple[str, ...], OneArchitecture] = ("hgrn2",)
     designs: tuple[Design, ...] = ("branch",)
     """What is compared; see above."""
     horizons: tuple[int, ...] = of_trial("epochs", default=())
@@ -184,8 +193,7 @@ class DistillArgs(TrainingArgs):
 class PromoteArgs:
     """Arguments of a promotion."""
 
-    arch: str = "hgrn2"
-    """Architecture: transformer, lstm, xlstm, mamba or hgrn2."""
+    arch: Annotated[str, OneArchitecture] = "hgrn2"
     study: str | None = None
     """Name of the study; default: that of --run-id, or the only one there is."""
     name: str | None = None
@@ -204,8 +212,7 @@ class PromoteArgs:
 class PaperArgs(TrainingArgs):
     """Arguments of the study."""
 
-    arch: tuple[str, ...] = ("all",)
-    """Architectures to sweep: transformer, lstm, xlstm, mamba, hgrn2, or all."""
+    arch: Architectures = ("study",)
     teacher_arch: str = "hgrn2"
     """Architecture of epoch study, teacher and students."""
     lrs: tuple[float, ...] = of_trial("lr", default=())

@@ -7,7 +7,7 @@ finished trials are not run again, and further --lrs or --seeds add trials to th
     python sweeps/lr_sweep.py --arch all --seeds 0 1 2
     python sweeps/lr_sweep.py --arch hgrn2 --corpus my_texts/ --benchmarks evaluation_data/
     python sweeps/lr_sweep.py --arch lstm --search optuna --lr-range 1e-4 1e-1 --num-samples 8
-    python sweeps/lr_sweep.py --preset paper --arch all --dry-run
+    python sweeps/lr_sweep.py --preset paper --arch study --dry-run
 """
 
 from __future__ import annotations

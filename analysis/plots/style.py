@@ -71,6 +71,7 @@ ARCH_LOOKS = {
     "xlstm": Look("#009E73", "^", (0, (1.5, 1.5))),
     "mamba": Look("#CC79A7", "D", (0, (6, 2, 1.5, 2))),
     "hgrn2": Look("#E69F00", "v", (0, (3, 1.5))),
+    "gated_deltanet": Look("#F0E442", "p", (0, (6, 2, 1.5, 2, 1.5, 2))),
 }
 DESIGN_LOOKS = {
     "trajectory": Look("#0072B2", "o"),

@@ -2,9 +2,10 @@
 
 In a shape at most one width is `Solved`: the narrowest with which the architecture has no fewer
 non-embedding parameters than Mamba, which has the coarsest steps and so sets the target. The steps
-are fine enough to stay within 2% of it. `paper` is given in full: it is the table of the study by
-Haller et al. 2024 (arXiv 2412.15978), which matches totals only loosely. So is the HGRN2 of
-`large`, which is the study's final model, and whose size the other architectures have there.
+are fine enough to stay within 2% of it. `paper` of the study's architectures is given in full: it is
+the table of Haller et al. 2024 (arXiv 2412.15978), which matches totals only loosely; others match
+its Mamba. Given is the HGRN2 of `large`, too, which is the study's final model, and whose size the
+other architectures have there.
 """
 
 from __future__ import annotations
@@ -55,6 +56,13 @@ PRESETS: dict[str, dict[str, Shape]] = {
             "num_layers": 3,
             "expand_ratio": 32,
         },
+        "gated_deltanet": {
+            "hidden_size": 128,
+            "intermediate_size": Solved(step=8),
+            "num_layers": 3,
+            "num_heads": 3,
+            "head_dim": 32,
+        },
     },
     "small": {
         "transformer": {
@@ -81,6 +89,13 @@ PRESETS: dict[str, dict[str, Shape]] = {
             "num_layers": 8,
             "expand_ratio": 128,
         },
+        "gated_deltanet": {
+            "hidden_size": 384,
+            "intermediate_size": Solved(step=16),
+            "num_layers": 8,
+            "num_heads": 3,
+            "head_dim": 96,
+        },
     },
     "base": {
         "transformer": {
@@ -104,6 +119,13 @@ PRESETS: dict[str, dict[str, Shape]] = {
             "intermediate_size": Solved(step=16),
             "num_layers": 16,
             "expand_ratio": 128,
+        },
+        "gated_deltanet": {
+            "hidden_size": 768,
+            "intermediate_size": Solved(step=16),
+            "num_layers": 16,
+            "num_heads": 6,
+            "head_dim": 96,
         },
     },
     "paper": {
@@ -130,6 +152,13 @@ PRESETS: dict[str, dict[str, Shape]] = {
             "num_layers": 26,
             "expand_ratio": 128,
         },
+        "gated_deltanet": {
+            "hidden_size": 1024,
+            "intermediate_size": Solved(step=16),
+            "num_layers": 24,
+            "num_heads": 6,
+            "head_dim": 128,
+        },
     },
     # About 922M: the study's final HGRN2, 990.5M with its vocabulary, and what matches it.
     "large": {
@@ -155,6 +184,13 @@ PRESETS: dict[str, dict[str, Shape]] = {
             "intermediate_size": 5632,
             "num_layers": 18,
             "expand_ratio": 128,
+        },
+        "gated_deltanet": {
+            "hidden_size": 2048,
+            "intermediate_size": Solved(step=16),
+            "num_layers": 18,
+            "num_heads": 6,
+            "head_dim": 256,
         },
     },
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import models
+from analysis import literature
 from analysis.benchmarks import HUB, Source, load_suite, password
 from analysis.schema.axes import AXES
 from analysis.schema.ranges import check
@@ -249,22 +250,22 @@ def prepare(args: TrainingArgs, status: Status, corpus: Corpus | None = None) ->
 
 
 def chosen_archs(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The architectures to sweep; "all" stands for every one.
+    """The architectures to sweep; "study" stands for those of the BabyHGRN study, "all" for every
+    one.
 
     Raises:
         ValueError: unknown name.
     """
+    groups = {"study": tuple(literature.BEST), "all": models.architectures()}
+    choices = ", ".join((*models.architectures(), *groups))
     if not names:
-        raise ValueError(f"--arch needs one or more of {', '.join(models.architectures())}, all")
-    if "all" in names:
-        return models.architectures()
+        raise ValueError(f"--arch needs one or more of {choices}")
+    found: list[str] = []
     for name in names:
-        if name not in models.architectures():
-            raise ValueError(
-                f"unknown architecture {name!r}: choose from "
-                f"{', '.join(models.architectures())}, all"
-            )
-    return tuple(dict.fromkeys(names))
+        if name not in (*models.architectures(), *groups):
+            raise ValueError(f"unknown architecture {name!r}: choose from {choices}")
+        found += groups.get(name, (name,))
+    return tuple(dict.fromkeys(found))
 
 
 def _benchmarks(args: TrainingArgs, corpus: str, storage: Path) -> Source | None:

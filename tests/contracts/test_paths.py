@@ -12,6 +12,7 @@ from torch import Tensor
 
 import models
 from models.kernels import native
+from tests.architectures import FACTS
 from trainables.objectives import NextTokenObjective
 
 VOCAB, CONTEXT, BATCH = 256, 48, 8
@@ -20,14 +21,6 @@ pytestmark = [
     pytest.mark.parametrize("arch", models.architectures()),
     pytest.mark.skipif(native.find_compiler() is None, reason="no C++ compiler"),
 ]
-
-KERNELS = {
-    "transformer": {"rms_norm", "causal_attention"},
-    "lstm": set(),
-    "xlstm": {"mlstm", "slstm", "depthwise_conv", "block_diagonal", "gated_head_norm"},
-    "mamba": {"rms_norm", "depthwise_conv", "selective_scan"},
-    "hgrn2": {"rms_norm", "gated_linear_attention"},
-}
 
 
 @pytest.fixture(params=[("0", "1"), ("1", "0")], ids=["torch-then-cpp", "cpp-then-torch"])
@@ -101,5 +94,5 @@ def test_the_path_is_what_the_switch_says(arch: str, monkeypatch: pytest.MonkeyP
     assert calls == []
     monkeypatch.setenv("BABYSWEEP_CPP", "1")
     train(model, optimizer, range(1))
-    assert set(calls) == KERNELS[arch] | {"linear_cross_entropy"}
-    assert all(calls.count(kernel) >= 2 for kernel in KERNELS[arch])
+    assert set(calls) == FACTS[arch].cpp | {"linear_cross_entropy"}
+    assert all(calls.count(kernel) >= 2 for kernel in FACTS[arch].cpp)

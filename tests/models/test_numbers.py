@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 import models
-from models.kernels import depthwise_conv, gated_linear_attention, mlstm, selective_scan, slstm
+from tests.architectures import FACTS
 
 CONTEXT = 12
 
@@ -63,38 +63,9 @@ class ArithmeticCounter(TorchDispatchMode):
 def recurrences(monkeypatch: pytest.MonkeyPatch) -> Iterator[ArithmeticCounter]:
     """The arithmetic of all recurrences, which for this test are computed step by step."""
     counter = ArithmeticCounter()
-    conv = counter.watch(depthwise_conv.causal_depthwise_conv_reference)
-    cell = counter.watch(mlstm.mlstm_reference)
-
-    def bare_conv(x: Tensor, weight: Tensor, bias: Tensor, **_: Any) -> Tensor:
-        return conv(x, weight, bias)
-
-    def matrix_cell(*args: Tensor, **_: Any) -> Any:
-        return cell(*args)
-
-    scalar = counter.watch(slstm.slstm_reference)
-
-    def scalar_cell(x: Tensor, recurrent: Tensor, *, bias: Tensor, **_: Any) -> Any:
-        return scalar(x + bias, recurrent)  # biases do not count
-
-    # Of these two references only the recurrence inside counts.
-    for module, inner in (
-        (gated_linear_attention, "gated_linear_attention_reference"),
-        (selective_scan, "recurrence_reference"),
-    ):
-        monkeypatch.setattr(module, inner, counter.watch(getattr(module, inner)))
-    for target, replacement in (
-        ("models.hgrn2.hgrn2_attention", gated_linear_attention.hgrn2_attention_reference),
-        ("models.mamba.selective_scan", selective_scan.selective_scan_reference),
-        ("models.mamba.causal_depthwise_conv", bare_conv),
-        ("models.xlstm.causal_depthwise_conv", bare_conv),
-        ("models.xlstm.mlstm", matrix_cell),
-        ("models.xlstm.slstm", scalar_cell),
-        ("torch.nn.LSTM.forward", counter.watch(nn.LSTM.forward)),
-        # no products with the zeros between blocks
-        ("models.kernels.block_diagonal.DENSE_WIDTH", 1),
-    ):
-        monkeypatch.setattr(target, replacement)
+    for facts in FACTS.values():
+        for target, replacement in facts.recurrences(counter.watch).items():
+            monkeypatch.setattr(target, replacement)
     # Without oneDNN the LSTM runs as matrix products and arithmetic that can be seen.
     with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
         yield counter

@@ -1,4 +1,4 @@
-"""State and padding of LSTM, xLSTM and HGRN2, beyond what every architecture must do."""
+"""State and padding of the models on `models.causal_lm`, beyond what every architecture must do."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 import models
-from models.causal_lm import RecurrentState
+from models.causal_lm import RecurrentForCausalLM, RecurrentState
 
 VOCAB, TIME = 64, 20
 
-pytestmark = pytest.mark.parametrize("arch", ["lstm", "xlstm", "hgrn2"])
+
+def is_recurrent(arch: str) -> bool:
+    """Whether the architecture's model is built on `models.causal_lm`."""
+    config = models.build_config(arch, "mini", vocab_size=VOCAB, context=TIME)
+    return issubclass(AutoModelForCausalLM._model_mapping[type(config)], RecurrentForCausalLM)
+
+
+pytestmark = pytest.mark.parametrize("arch", filter(is_recurrent, models.architectures()))
 
 
 def build(arch: str) -> Any:

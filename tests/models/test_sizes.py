@@ -9,6 +9,7 @@ import pytest
 
 import models
 from models.sizes import ANCHOR, PRESETS, non_embedding_params, shape, solved_width
+from tests.architectures import FACTS
 
 # Haller et al. 2024 at a vocabulary of 16,000, untied, in millions.
 PAPER_TABLE = {"transformer": 361.5, "lstm": 283.5, "xlstm": 338.2, "mamba": 350.4, "hgrn2": 366.8}
@@ -49,13 +50,7 @@ def test_a_solved_width_is_the_narrowest_that_matches(size: str, arch: str) -> N
 def test_mini_stays_what_it_was() -> None:
     """The widths of `mini`, for which there are recorded results, are frozen."""
     solved = {arch: solved_width(arch, "mini") for arch in models.architectures()}
-    assert solved == {
-        "transformer": {"intermediate_size": 216},
-        "lstm": {"hidden_size": 172},
-        "xlstm": {"ffn_size": 496},
-        "mamba": {},
-        "hgrn2": {"intermediate_size": 216},
-    }
+    assert solved == {arch: facts.mini for arch, facts in FACTS.items()}
 
 
 @pytest.mark.parametrize(("arch", "millions"), PAPER_TABLE.items())

@@ -1,4 +1,4 @@
-"""A sweep of all architectures from the command line to its end, over a corpus made for it.
+"""A sweep of the study's architectures from the command line to its end, over a corpus made for it.
 
 The corpus is the built-in grammar's, with invented words among its own, which alone would not fill
 the vocabulary of `small`; the benchmarks are the built-in ones.
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = ("--arch", "all", "--preset", "small", "--lrs", "1e-3", "3e-3", "--epochs", "1")
+COMMAND = ("--arch", "study", "--preset", "small", "--lrs", "1e-3", "3e-3", "--epochs", "1")
 ARCHITECTURES = 5
 LEARNING_RATES = 2
 SHARE = "0.25"
