@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
-EXIT_USAGE = 2
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 SECRET_FLAGS = frozenset({"ewok-password"})
 _IN_ADDRESS = re.compile(r"(?<=://)[^/\s]*@")
 

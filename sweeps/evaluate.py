@@ -21,6 +21,7 @@ if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from sweeps import start
 from sweeps.arguments import EvaluateArgs
 
 
@@ -31,11 +32,9 @@ def run_evaluation(args: EvaluateArgs) -> int:
     secure_local_cluster(args.address)
     from ray.exceptions import RayError
     from rich.console import Console
-    from rich.markup import escape
 
-    from analysis.errors import say_error
-    from sweeps.engine.signals import EXIT_INTERRUPTED, end_on_signals
-    from sweeps.running import EXIT_FAILED
+    from analysis.errors import EXIT_FAILED, EXIT_INTERRUPTED, say_error
+    from sweeps.engine.signals import end_on_signals
     from sweeps.scoring.evaluation import evaluate, lacking, plan_evaluation
     from sweeps.scoring.report import show_results
 
@@ -48,7 +47,7 @@ def run_evaluation(args: EvaluateArgs) -> int:
     except (ValueError, OSError) as error:
         return say_error(error)
     except RayError as error:
-        console.print(f"[red]a worker failed:[/] {escape(str(error))}", soft_wrap=True)
+        console.print(f"a worker failed: {error}", style="red", markup=False, soft_wrap=True)
         return EXIT_FAILED
     except KeyboardInterrupt:
         console.print("\nStopped. Run it again; finished epochs of GLUE tasks are kept.")
@@ -63,4 +62,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

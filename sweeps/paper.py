@@ -27,6 +27,7 @@ if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from sweeps import start
 from sweeps.arguments import PaperArgs
 
 
@@ -46,4 +47,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

@@ -15,12 +15,18 @@ from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 from rich.markup import escape
 
-from analysis.errors import say_error, without_secret, without_secrets
+from analysis.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    say_error,
+    without_secret,
+    without_secrets,
+)
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.environment import check_address
 from sweeps.engine.kernel_builds import start_building
 from sweeps.engine.progress import ProgressDisplay
-from sweeps.engine.signals import EXIT_INTERRUPTED, end_on_signals
+from sweeps.engine.signals import end_on_signals
 from sweeps.engine.tuning import DriverCallback, build_scheduler, ray_cluster, run_tune
 from sweeps.findings.common import describe_study, failed_trials, show_failures
 from sweeps.findings.final_scores import score_winners
@@ -32,7 +38,6 @@ from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 from trainables.trial import finish_trial
 
-EXIT_FAILED = 1
 COMMAND_TAG = "babysweep.command"
 """Of a sweep's run: the commands that ran it, as they were typed."""
 

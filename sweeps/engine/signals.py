@@ -7,8 +7,9 @@ import signal
 import threading
 from types import FrameType
 
+from analysis.errors import EXIT_INTERRUPTED
+
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-EXIT_INTERRUPTED = 130
 _received: list[int] = []
 
 

@@ -47,7 +47,7 @@ def ray_cluster(address: str | None, *, dashboard: bool) -> Iterator[dict[str, f
     otherwise a local one is started, and stopped at the end.
 
     Raises:
-        ValueError: no cluster answers there.
+        ValueError: no cluster answers there, or none can be started.
     """
     env = {**WORKER_ENVIRONMENT, "MLFLOW_DISABLE_TELEMETRY": "true"}
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -71,7 +71,14 @@ def ray_cluster(address: str | None, *, dashboard: bool) -> Iterator[dict[str, f
     logging.getLogger("ray").setLevel(logging.ERROR)
     # A failed trial's whole traceback; callbacks say it in a line and keep the rest.
     logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
-    ray.init(runtime_env={"env_vars": env} if env else None, **options)
+    try:
+        ray.init(runtime_env={"env_vars": env} if env else None, **options)
+    except (OSError, RuntimeError, ValueError) as error:
+        place = address or os.environ.get("RAY_ADDRESS") or "here"
+        temporary = os.environ.get("RAY_TMPDIR", "")
+        hint = f"; RAY_TMPDIR={temporary} may be too long a path" if len(temporary) > 40 else ""
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"no Ray cluster can be had {place}: {reason}{hint}") from error
     end_on_signals()
     try:
         yield ray.cluster_resources()
