@@ -276,7 +276,7 @@ class EvaluateArgs:
     selection: Literal["split", "reported"] = "split"
     """What GLUE's epoch is chosen on: a split of the training data, or, as leaderboards do, the
     very set that is reported."""
-    glue_lr: float | None = within(1e-12, 1e3, default=None)
+    glue_lr: float | None = within(1e-15, 1e9, default=None)
     """Learning rate of fine-tuning in place of the protocol's: tiny models want a higher one."""
     glue_epochs: int | None = within(1, MOST, default=None)
     """Most epochs of fine-tuning in place of the protocol's."""

@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from analysis.errors import say_error, without_secret, without_secrets
 from sweeps.arguments import TrainingArgs
+from sweeps.engine.environment import check_address
 from sweeps.engine.kernel_builds import start_building
 from sweeps.engine.progress import ProgressDisplay
 from sweeps.engine.signals import EXIT_INTERRUPTED, end_on_signals
@@ -58,6 +59,8 @@ def run_command(
     try:
         with contextlib.ExitStack() as owned:
             try:
+                if not args.dry_run:
+                    check_address(args.address)
                 with console.status("Preparing") as status:
                     plan = planner(lambda text: status.update(text))
                     if args.dry_run:
@@ -85,8 +88,8 @@ def _run(
     starting.start()
     with contextlib.ExitStack() as cluster:
         cluster.callback(starting.stop)
-        available = cluster.enter_context(ray_cluster(args.address, dashboard=dashboard))
         try:
+            available = cluster.enter_context(ray_cluster(args.address, dashboard=dashboard))
             at_once = plan.resources.trials_at_once(available, args.max_concurrent)
             kernels = start_building(
                 [*plan.bases.values()],

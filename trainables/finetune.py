@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from filelock import FileLock
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
-from transformers import AutoTokenizer
 
 import models
 from analysis.benchmarks import glue
@@ -110,7 +109,7 @@ class _Finetuning:
     ) -> None:
         self.spec, self.data, self.folder, self.device = spec, data, folder, device
         settings = spec.settings
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = models.load_tokenizer(model)
         language_model = models.load(model)
         context = getattr(language_model.config, "max_position_embeddings", None)
         self.max_length = min(settings.max_length, context or settings.max_length)

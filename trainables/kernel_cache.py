@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 import models
 from models.kernels import paths
@@ -136,7 +136,7 @@ def _objective(
 ) -> torch.nn.Module:
     if not (spec.teacher and teachers):
         return NextTokenObjective(model)
-    guides = [models.build_model(AutoConfig.from_pretrained(folder)) for folder in teachers]
+    guides = [models.build_model(models.load_config(folder)) for folder in teachers]
     return DistillationObjective(model, guides, spec.alpha, spec.temperature, spec.reverse_kl)
 
 

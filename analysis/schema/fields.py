@@ -57,7 +57,7 @@ class TrialFields:
     corpus_hash: str
     context: int = within(2, MOST)
     batch_size: int = within(1, MOST)
-    lr: float = within(1e-12, 1e3)
+    lr: float = within(1e-15, 1e9)
     epochs: int = within(1, MOST)
     seed: int = within(0, LARGEST_SEED)
     benchmarks_hash: str = ""
@@ -65,7 +65,7 @@ class TrialFields:
     schedule: str = "linear"
     warmup: float = within(0, 1, default=0.05)
     decay: float = within(0, 1, default=0.2)
-    weight_decay: float = within(0, 1e3, default=0.1)
+    weight_decay: float = within(0, 1e9, default=0.1)
     beta1: float = within(0, 1, below=True, default=0.9)
     beta2: float = within(0, 1, below=True, default=0.95)
     eps: float = within(0, 1, default=1e-8)
@@ -76,7 +76,7 @@ class TrialFields:
     teacher: str = ""
     teacher_name: str = field(default="", metadata=_NOT_IDENTITY)
     alpha: float = within(0, 1, default=0.0)
-    temperature: float = within(1e-3, 1e3, default=1.0)
+    temperature: float = within(1e-6, 1e6, default=1.0)
     reverse_kl: bool = False
     init: str = ""
     dropout: float = within(0, 1, below=True, default=0.0)

@@ -138,9 +138,10 @@ class _GatedDeltaRule(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, do: Tensor, _: Any) -> Any:
         q, k, v, g, beta, initial_state = ctx.saved_tensors
-        c = _prepare(q, k, v, g, beta, ctx.scale)
-        do = _chunked(do, c.keys)
-        dq, dk, dv, dg, dbeta = _backward(c, do, initial_state.flatten(0, 1))
+        with torch.autocast(q.device.type, enabled=False):  # the caller's may be on
+            c = _prepare(q, k, v, g, beta, ctx.scale)
+            do = _chunked(do, c.keys)
+            dq, dk, dv, dg, dbeta = _backward(c, do, initial_state.flatten(0, 1))
         gradients = (dq.mul_(ctx.scale), dk, dv, dg[..., 0], dbeta[..., 0])
         inputs = (q, k, v, g, beta)
         return *map(_time_first, gradients, inputs), None, None

@@ -2,10 +2,10 @@
 
 In a shape at most one width is `Solved`: the narrowest with which the architecture has no fewer
 non-embedding parameters than Mamba, which has the coarsest steps and so sets the target. The steps
-are fine enough to stay within 2% of it. `paper` of the study's architectures is given whole: it is
-the table of Haller et al. 2024 (arXiv 2412.15978), which matches totals only loosely; others match
-its Mamba. Given is the HGRN2 of `large`, too, which is the study's final model, and whose size the
-other architectures have there.
+are fine enough to stay within 2% of it. Of the study's architectures `paper` is given in full: it
+is the table of Haller et al. 2024 (arXiv 2412.15978), which matches totals only loosely; others
+match its Mamba. Given is the HGRN2 of `large`, too, which is the study's final model, and whose
+size the other architectures have there.
 """
 
 from __future__ import annotations

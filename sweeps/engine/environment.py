@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # engine.signals has ours
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banner ignores verbose=0
+
+PATIENCE = 10.0
+"""Seconds to wait for an answer of a cluster's head."""
 
 WORKER_ENVIRONMENT = {
     # A process that was given no GPU sees none: it cannot take memory of one by accident.
@@ -28,7 +32,27 @@ WORKER_ENVIRONMENT = {
 
 def is_local(address: str | None) -> bool:
     """Whether a cluster is started for this command, rather than one connected to."""
-    return address == "local" or not (address or "RAY_ADDRESS" in os.environ)
+    return address == "local" or not (address or os.environ.get("RAY_ADDRESS"))
+
+
+def check_address(address: str | None) -> None:
+    """Check that something answers where a cluster is said to be: Ray itself waits for minutes.
+
+    Raises:
+        ValueError: nothing does.
+    """
+    place = address or os.environ.get("RAY_ADDRESS") or "local"
+    host, separator, port = place.removeprefix("ray://").rpartition(":")
+    if not separator:  # auto, local
+        return
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE):
+            pass
+    except (OSError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"no Ray cluster answers at {place} ({error}): start it, or correct --address or "
+            "RAY_ADDRESS; without them a cluster is started for this command"
+        ) from error
 
 
 def secure_local_cluster(address: str | None) -> None:

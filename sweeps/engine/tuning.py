@@ -24,7 +24,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search import Searcher
 
 from sweeps.engine.crew import CrewTrial
-from sweeps.engine.environment import WORKER_ENVIRONMENT, is_local
+from sweeps.engine.environment import WORKER_ENVIRONMENT, check_address, is_local
 from sweeps.engine.failures import HOPELESS, TrialFailure, hopeless_report
 from sweeps.engine.resources import Resources
 from sweeps.engine.signals import end_on_signals
@@ -45,10 +45,14 @@ def ray_cluster(address: str | None, *, dashboard: bool) -> Iterator[dict[str, f
 
     Inside a submitted job, or with `RAY_ADDRESS` or `address` given, that cluster is used;
     otherwise a local one is started, and stopped at the end.
+
+    Raises:
+        ValueError: no cluster answers there.
     """
     env = {**WORKER_ENVIRONMENT, "MLFLOW_DISABLE_TELEMETRY": "true"}
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not is_local(address):
+        check_address(address)
         options |= {"address": address or "auto"}
     else:
         os.environ["PYTHONPATH"] = os.pathsep.join(

@@ -19,7 +19,7 @@ from sweeps.plans.presets import Preset, choose
 from sweeps.plans.spaces import Plan
 from sweeps.scoring.finetuning import check_tasks
 from sweeps.scoring.tasks import find_glue, split_tasks
-from sweeps.stored.trials import resolve_storage
+from sweeps.stored.trials import check_study_name, resolve_storage
 from trainables.corpus import Blocks, Corpus, mini_benchmark, prepare_corpus
 from trainables.device import default_precision
 from trainables.spec import TrialSpec
@@ -224,6 +224,8 @@ def prepare(args: TrainingArgs, status: Status, corpus: Corpus | None = None) ->
         ValueError: something asked for cannot be; the message says what to do.
     """
     check(args, flags=True)
+    if args.study is not None:
+        check_study_name(args.study)
     if not args.seeds:
         raise ValueError("--seeds needs at least one seed")
     preset = choose(args.preset, local_gpus())

@@ -67,7 +67,7 @@ def plan_distillation(args: DistillArgs, status: Status) -> SweepPlan:
         ValueError: something asked for cannot be; the message says what to do.
     """
     _check(args)
-    storage = resolve_storage(args.storage)
+    storage = resolve_storage(args.storage, create=False)
     uri = tracking_uri(storage)
     teachers = [Teacher.find(name, uri, storage) for name in args.teacher]
     args = _with_defaults(args, teachers[0])

@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from transformers import AutoConfig
 
 import models
 from sweeps.arguments import TrainingArgs
@@ -214,6 +213,6 @@ def _model_counts(plan: SweepPlan, part: str) -> tuple[int, int, float]:
     counts = models.num_params(config)
     flops = 3 * models.flops_per_token(config, spec.context)
     for folder in plan.teachers if spec.teacher else ():
-        teacher = AutoConfig.from_pretrained(folder)
+        teacher = models.load_config(folder)
         flops += models.flops_per_token(teacher, spec.context)
     return counts.total, counts.non_embedding, flops

@@ -18,8 +18,8 @@ from huggingface_hub import snapshot_download
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from rich.console import Console
-from transformers import AutoConfig, AutoTokenizer
 
+import models
 from analysis.benchmarks import (
     HUB,
     MACRO,
@@ -226,8 +226,8 @@ def _glue(plan: EvaluationPlan, console: Console) -> list[TaskResult]:
 def _open_tokenizer(model: str) -> tuple[Any, int | None]:
     """The tokenizer, and the most tokens that the model reads."""
     try:
-        config = AutoConfig.from_pretrained(model)
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        config = models.load_config(model)
+        tokenizer = models.load_tokenizer(model)
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(

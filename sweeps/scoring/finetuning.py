@@ -26,8 +26,8 @@ from ray import tune
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from transformers import AutoConfig
 
+import models
 from analysis.benchmarks import glue
 from analysis.benchmarks.protocols import check_protocol
 from sweeps.engine.failures import TrialFailure
@@ -91,7 +91,7 @@ def finetune_tasks(
     place = find_glue(str(folder.absolute()))
     names = tuple(dict.fromkeys(tasks)) or glue.PROTOCOL_TASKS[protocol]
     if precision is None:
-        precision = default_precision(gpus, AutoConfig.from_pretrained(model).hidden_size)
+        precision = default_precision(gpus, models.load_config(model).hidden_size)
     # Task, data and settings are filled in by `_plan`.
     base = FinetuneSpec(
         model_hash(model), "", "", protocol, glue.settings(protocol, names[0]), selection, precision

@@ -59,7 +59,7 @@ def promote(args: PromoteArgs) -> Promotion:
         reserved = flag == "alias" and re.fullmatch(r"latest|v\d+", value, re.IGNORECASE)
         if reserved or not re.fullmatch(pattern, value):
             raise ValueError(f"--{flag} {value!r} cannot be used in models:/NAME@ALIAS: change it")
-    storage = resolve_storage(args.storage)
+    storage = resolve_storage(args.storage, create=False)
     uri = tracking_uri(storage)
     try:
         client = MlflowClient(uri)

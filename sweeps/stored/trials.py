@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,31 +13,63 @@ from trainables.checkpoint import TrialFolder
 from trainables.spec import TrialSpec
 
 ROOT = Path(__file__).resolve().parents[2]
+_JOB_FOLDER = "working_dir_files"
+"""In the path of what Ray unpacks for a submitted job, and deletes after it."""
+_STUDY_NAME = re.compile(r"[\w(@+=,][\w ()@+=,.-]*", re.UNICODE)
+_LONGEST_NAME = 200
 
 
-def resolve_storage(storage: Path | None) -> Path:
+def resolve_storage(storage: Path | None, *, create: bool = True) -> Path:
     """The storage folder as an absolute path: the flag, `BABYSWEEP_STORAGE`, or `runs/`.
 
+    Args:
+        storage: as it was given.
+        create: whether to make the folder; else it must be there.
+
     Raises:
-        ValueError: none was given inside a submitted job, or it is not a path.
+        ValueError: it is no folder that all nodes can share, or that MLflow can be told of.
     """
-    if storage is None and "BABYSWEEP_STORAGE" in os.environ:
-        storage = Path(os.environ["BABYSWEEP_STORAGE"])
-    if storage is None:
-        if "working_dir_files" in ROOT.parts or "working_dir_files" in str(ROOT):
-            raise ValueError(
-                "a submitted job's working folder is temporary: pass --storage with an absolute "
-                "path that all nodes share"
-            )
-        storage = ROOT / "runs"
-    if "://" in str(storage) or ":/" in str(storage):
+    given = storage
+    if given is None and "BABYSWEEP_STORAGE" in os.environ:
+        given = Path(os.environ["BABYSWEEP_STORAGE"])
+    if given is None:
+        given = ROOT / "runs"
+    elif str(given) in ("", "."):  # a path of no letters is the current folder
+        raise ValueError("--storage is empty: give a folder")
+    if "://" in str(given) or ":/" in str(given):
         raise ValueError(
-            f"--storage must be a folder that all nodes share, not {storage}: mount the bucket, or "
+            f"--storage must be a folder that all nodes share, not {given}: mount the bucket, or "
             "use a network file system"
         )
-    storage = storage.expanduser().resolve()
-    storage.mkdir(parents=True, exist_ok=True)
-    return storage
+    path = given.expanduser().resolve()
+    if _JOB_FOLDER in str(path):
+        raise ValueError(
+            f"a submitted job's working folder is temporary, and so is all that lies in {path}: "
+            "pass --storage with an absolute path that all nodes share"
+        )
+    if "%" in str(path):
+        raise ValueError(
+            f"--storage must not have a % in its path, which addresses have another meaning for: "
+            f"{path}"
+        )
+    if create:
+        path.mkdir(parents=True, exist_ok=True)
+    elif not path.is_dir():
+        raise ValueError(f"there is no storage folder {path}: give the --storage of the sweep")
+    return path
+
+
+def check_study_name(name: str) -> None:
+    """Check that a study's name is that of a folder in the storage.
+
+    Raises:
+        ValueError: it would lie elsewhere, or have characters that not all systems take.
+    """
+    if not _STUDY_NAME.fullmatch(name) or len(name.encode()) > _LONGEST_NAME:
+        raise ValueError(
+            f"--study must be the name of a folder, of letters, digits, spaces and _-+=,.()@, not "
+            f"beginning with a dot or dash, and not longer than {_LONGEST_NAME} bytes: not {name!r}"
+        )
 
 
 def earlier_trials(

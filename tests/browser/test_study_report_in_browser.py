@@ -41,7 +41,8 @@ def test_a_study_with_all_parts(tmp_path: Path, open_page: Callable[..., Any]) -
     made = MadeStudy(tmp_path)
     made.sweep(["lstm", "mamba", "hgrn2"], (3e-3, 1e-2, 3e-2), (0, 1))
     made.add([base_spec("mamba", lr=1e-1)], outcome="diverged")
-    branches = [base_spec(seed=s, epochs=e, schedule="wsd") for e in (1, 2, 3) for s in (0, 1)]
+    plan = {"schedule": "wsd", "warmup_steps": 5}
+    branches = [base_spec(seed=s, epochs=e, **plan) for e in (1, 2, 3) for s in (0, 1)]
     made.add(branches, kind="epoch study")
     teacher = {"teacher": "abcd", "teacher_name": "hgrn2 version 1", "alpha": 0.5}
     made.add([base_spec(seed=s, **teacher) for s in (0, 1)], kind="distillation", bonus=0.02)

@@ -155,11 +155,15 @@ def test_bf16_is_rounded_once() -> None:
 
 
 def test_autocast_changes_nothing() -> None:
-    """Products stay in float32."""
-    x = inputs(48)
-    with torch.autocast("cpu", torch.bfloat16):
-        got, _ = gated_delta_rule(*x)
-    assert torch.equal(got, gated_delta_rule(*x)[0])
+    """Products stay in float32, also where the backward runs under autocast, as a trial's does."""
+    results = []
+    for enabled in (False, True):
+        x = [tensor.requires_grad_() for tensor in inputs(48)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            o, _ = gated_delta_rule(*x)
+            results.append((o, *torch.autograd.grad(o.square().sum(), x)))
+    for got, want in zip(*results, strict=True):
+        assert torch.equal(got, want)
 
 
 def test_nan_passes_on() -> None:

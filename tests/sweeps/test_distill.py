@@ -82,7 +82,7 @@ def test_several_teachers_and_the_teachers_weights(whole_sweep, teacher):
     [
         (["--alphas", "1.5"], "--alphas must be from 0 to 1, not 1.5"),
         (["--alphas", "0"], "0 is the control, which is trained anyway"),
-        (["--temperatures", "0"], "--temperatures must be from 0.001 to 1000, not 0.0"),
+        (["--temperatures", "0"], "--temperatures must be from 1e-06 to 1e+06, not 0.0"),
         (["--teacher", "models:/hgrn2@teacher"], "no model models:/hgrn2@teacher .*promote.py"),
         (["--teacher", "no/such/folder"], "no model at no/such/folder"),
         (["--arch", "mamba"], "the teacher's learning rate is that of lstm: give --lrs"),

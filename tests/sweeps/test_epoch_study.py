@@ -204,7 +204,7 @@ def test_numbers_of_words(text, words):
     [
         (["--lr", "1e-3", "--arch", "lstm", "mamba"], "of one architecture, not of lstm, mamba"),
         ([], "run sweeps/lr_sweep.py --arch lstm first, or give --lr"),
-        (["--lr", "-1"], "--lr must be from 1e-12 to 1000, not -1.0"),
+        (["--lr", "-1"], "--lr must be from 1e-15 to 1e+09, not -1.0"),
         (["--designs"], "--designs takes one or more of"),
         (["--horizons", "0"], "--horizons must be from 1 to 2147483647, not 0"),
         (["--epochs", "3", "--horizons", "2"], "stands for --horizons 1 to 3: give one of them"),

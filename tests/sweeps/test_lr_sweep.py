@@ -191,7 +191,7 @@ def test_dry_run_prints_the_cost_and_runs_nothing(sweep):
     [
         (["--arch", "gru"], "unknown architecture 'gru': choose from transformer, lstm"),
         (["--corpus", "no/such/place.txt"], "no/such/place.txt"),
-        (["--lrs", "-1"], "--lrs must be from 1e-12 to 1000, not -1.0"),
+        (["--lrs", "-1"], "--lrs must be from 1e-15 to 1e+09, not -1.0"),
         (["--batch-size", "100000"], "fewer than one batch of 100000"),
         (["--vocab-size", "50000"], "the training text supports only"),
         (["--arch"], "--arch needs one or more of"),
@@ -201,7 +201,7 @@ def test_dry_run_prints_the_cost_and_runs_nothing(sweep):
         (["--storage", "s3://bucket/runs"], "folder that all nodes share"),
         (["--micro-batch", "0"], "--micro-batch must be from 1 to 2147483647, not 0"),
         (["--benchmarks", "no/such/folder"], "no/such/folder"),
-        (["--weight-decays", "-1", "1"], "--weight-decays must be from 0 to 1000, not -1.0"),
+        (["--weight-decays", "-1", "1"], "--weight-decays must be from 0 to 1e+09, not -1.0"),
         (["--dropouts", "0", "1"], "--dropouts must be from 0 to below 1, not 1.0"),
         (["--batch-sizes", "8", "16"], "--batch-size 4 sets what --batch-sizes varies"),
         (["--dropout", "0.1", "--dropouts", "0", "0.1"], "sets what --dropouts varies"),

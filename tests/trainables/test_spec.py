@@ -67,7 +67,7 @@ def test_setting_joins_the_trials_of_one_curve():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lr": 0.0}, "lr must be from 1e-12 to 1000, not 0.0"),
+        ({"lr": 0.0}, "lr must be from 1e-15 to 1e+09, not 0.0"),
         ({"lr": float("nan")}, "lr must be"),
         ({"epochs": 0}, "epochs must be from 1 to 2147483647, not 0"),
         ({"context": 1}, "context must be from 2 to"),
