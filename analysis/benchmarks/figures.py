@@ -42,33 +42,32 @@ def percent(values: Sequence[float]) -> float:
     return 100.0 * fmean(values)
 
 
-def _mean_of_tasks(items: Sequence[Item], values: Sequence[float]) -> float:
-    return fmean(map(percent, by_task(items, values).values()))
+def _means(*keys: Callable[[Item], str], by_task: bool = True) -> Figure:
+    """The mean over what the first key tells apart of the mean over what the next one does, and so
+    on, of the mean over items."""
+    first, *others = keys
+    inner = _means(*others) if others else None
 
+    def value(items: Sequence[Item], values: Sequence[float]) -> float:
+        parts = _parts(items, values, first)
+        return fmean(inner.value(*part) if inner else percent(part[1]) for part in parts)
 
-def _error_of_tasks(items: Sequence[Item], values: Sequence[float]) -> float:
-    """Of the mean of U tasks' means: the root of their variances' sum, over U (stratified sampling,
-    Cochran 1977, ch. 5)."""
-    variances = [_variance_of_mean(part, of_part) for part, of_part in _tasks(items, values)]
-    return 100 * math.sqrt(sum(variances)) / len(variances)
+    def error(items: Sequence[Item], values: Sequence[float]) -> float:
+        """Of U independent means: the root of their variances' sum, over U (stratified sampling,
+        Cochran 1977, ch. 5)."""
+        parts = _parts(items, values, first)
+        if inner:
+            return math.hypot(*(inner.error(*part) for part in parts)) / len(parts)
+        return 100 * math.sqrt(sum(_variance_of_mean(*part) for part in parts)) / len(parts)
 
+    def weights(items: Sequence[Item]) -> list[float]:
+        paths = [tuple(key(item) for key in keys) for item in items]
+        counts = Counter(paths)
+        depths = range(len(keys))
+        inside = Counter(start[:-1] for start in {path[: n + 1] for path in counts for n in depths})
+        return [1 / (math.prod(inside[path[:n]] for n in depths) * counts[path]) for path in paths]
 
-def _mean_of_items(items: Sequence[Item], values: Sequence[float]) -> float:
-    return percent(values)
-
-
-def _error_of_items(items: Sequence[Item], values: Sequence[float]) -> float:
-    return 100 * math.sqrt(_variance_of_mean(items, values))
-
-
-def _mean_of_splits(items: Sequence[Item], values: Sequence[float]) -> float:
-    """Mean over splits of the mean over a split's tasks, which are called `<split>_<n>_ops`."""
-    return fmean(_mean_of_tasks(part, of_part) for part, of_part in _splits(items, values))
-
-
-def _error_of_splits(items: Sequence[Item], values: Sequence[float]) -> float:
-    errors = [_error_of_tasks(part, of_part) for part, of_part in _splits(items, values)]
-    return math.hypot(*errors) / len(errors)
+    return Figure(value, error, weights, by_task)
 
 
 def _correlation(items: Sequence[Item], values: Sequence[float]) -> float:
@@ -91,18 +90,6 @@ def _error_of_correlation(items: Sequence[Item], values: Sequence[float]) -> flo
 
 _Scored: TypeAlias = "tuple[list[Item], list[float]]"
 """Items and their values."""
-
-
-def _tasks(items: Sequence[Item], values: Sequence[float]) -> list[_Scored]:
-    return _parts(items, values, lambda item: item.task)
-
-
-def _splits(items: Sequence[Item], values: Sequence[float]) -> list[_Scored]:
-    return _parts(items, values, lambda item: _split_of(item.task))
-
-
-def _split_of(task: str) -> str:
-    return task.rsplit("_", 2)[0]
 
 
 def _parts(
@@ -129,26 +116,16 @@ def _variance_of_mean(items: Sequence[Item], values: Sequence[float]) -> float:
     return count / (count - 1) * sum(d**2 for d in deviations.values()) / len(values) ** 2
 
 
-def _weights_of_tasks(items: Sequence[Item]) -> list[float]:
-    counts = Counter(item.task for item in items)
-    return [1 / (len(counts) * counts[item.task]) for item in items]
+def _task(item: Item) -> str:
+    return item.task
 
 
-def _weights_of_items(items: Sequence[Item]) -> list[float]:
-    return [1 / len(items)] * len(items)
+def _split(item: Item) -> str:
+    """Of tasks that are called `<split>_<n>_ops`."""
+    return item.task.rsplit("_", 2)[0]
 
 
-def _weights_of_splits(items: Sequence[Item]) -> list[float]:
-    counts = Counter(item.task for item in items)
-    tasks = Counter(map(_split_of, counts))
-    return [1 / (len(tasks) * tasks[_split_of(item.task)] * counts[item.task]) for item in items]
-
-
-def _no_weights(items: Sequence[Item]) -> None:
-    return None
-
-
-MEAN_OF_TASKS = Figure(_mean_of_tasks, _error_of_tasks, _weights_of_tasks)
-MEAN_OF_ITEMS = Figure(_mean_of_items, _error_of_items, _weights_of_items, by_task=False)
-MEAN_OF_SPLITS = Figure(_mean_of_splits, _error_of_splits, _weights_of_splits)
-CORRELATION = Figure(_correlation, _error_of_correlation, _no_weights, by_task=False)
+MEAN_OF_TASKS = _means(_task)
+MEAN_OF_ITEMS = _means(lambda item: "", by_task=False)
+MEAN_OF_SPLITS = _means(_split, _task)
+CORRELATION = Figure(_correlation, _error_of_correlation, lambda items: None, by_task=False)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from analysis.benchmarks.figures import MEAN_OF_TASKS, Figure
-from analysis.benchmarks.files import find_json_lines
+from analysis.benchmarks.files import find_json_lines, read_folder
 from analysis.benchmarks.items import Item
 
 
@@ -30,6 +31,19 @@ class Source:
     all_templates: bool = False
     fast: bool = True
     ewok_password: str | None = field(default=None, repr=False)
+
+
+Reader = Callable[[Path, Source], tuple[Item, ...]]
+
+
+def json_lines(parse: Callable[[dict[str, Any], str], Item]) -> Reader:
+    """A reader of all rows of a folder's `*.jsonl` files, in the order of the files' names.
+
+    Args:
+        parse: makes an item of a row's fields and the name of its file without suffix. The reader's
+            ValueErrors name file and line.
+    """
+    return lambda folder, source: tuple(row.parse(parse) for row in read_folder(folder))
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,7 @@ class Kind:
 
     name: str
     folders: tuple[str, ...]
-    read: Callable[[Path, Source], tuple[Item, ...]]
+    read: Reader
     find: Callable[[Path], Path | None] = find_json_lines
     from_hub: Callable[[Source], tuple[Item, ...]] | None = None
     hub_id: str = ""

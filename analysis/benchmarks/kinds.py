@@ -12,6 +12,7 @@ from analysis.benchmarks.minimal_pairs import BLIMP, SUPPLEMENT
 
 ALL_KINDS = (BLIMP, SUPPLEMENT, EWOK, BEAR, WUG, ENTITY_TRACKING, COMPS)
 _BY_NAME = {kind.name: kind for kind in ALL_KINDS}
+_BY_FOLDER = {pattern: kind for kind in ALL_KINDS for pattern in kind.folders}
 KINDS = tuple(_BY_NAME)
 """Their names."""
 MACRO = tuple(kind.name for kind in ALL_KINDS if kind.in_macro)
@@ -25,10 +26,5 @@ def kind_named(name: str) -> Kind:
 
 def kind_of_folder(name: str) -> Kind | None:
     """The kind of benchmark that a folder or file of this name holds."""
-    fitting = [
-        (len(pattern), kind)
-        for kind in ALL_KINDS
-        for pattern in kind.folders
-        if fnmatchcase(name.lower(), pattern)
-    ]
-    return max(fitting, key=lambda found: found[0])[1] if fitting else None
+    fitting = [pattern for pattern in _BY_FOLDER if fnmatchcase(name.lower(), pattern)]
+    return _BY_FOLDER[max(fitting, key=len)] if fitting else None

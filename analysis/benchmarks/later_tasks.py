@@ -16,32 +16,12 @@ Ettinger 2023, arXiv 2210.01963). The figure is the mean over subsets.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from analysis.benchmarks.figures import CORRELATION, MEAN_OF_SPLITS
-from analysis.benchmarks.files import number_field, read_folder, text_field
+from analysis.benchmarks.files import number_field, text_field
 from analysis.benchmarks.items import Item
-from analysis.benchmarks.kind import Kind
-
-
-def read_wug(folder: Path) -> tuple[Item, ...]:
-    """Nominalisations with people's preferences.
-
-    Raises:
-        ValueError: no file, or a bad row (file and line are named).
-    """
-    return tuple(row.parse(_nominalisation) for row in read_folder(folder))
-
-
-def read_entity_tracking(folder: Path) -> tuple[Item, ...]:
-    """The questions of entity tracking, one file for each split; errors as for `read_wug`."""
-    return tuple(row.parse(_tracking) for row in read_folder(folder))
-
-
-def read_comps(folder: Path) -> tuple[Item, ...]:
-    """The pairs of COMPS, one file for each subset; errors as for `read_wug`."""
-    return tuple(row.parse(_property) for row in read_folder(folder))
+from analysis.benchmarks.kind import Kind, json_lines
 
 
 def _nominalisation(values: dict[str, Any], source: str) -> Item:
@@ -88,7 +68,7 @@ def _property(values: dict[str, Any], source: str) -> Item:
 WUG = Kind(
     "wug",
     ("wug_adj*",),
-    read=lambda place, source: read_wug(place),
+    json_lines(_nominalisation),
     figure=CORRELATION,
     submission="wug_adj",
     shown_by=None,
@@ -96,14 +76,8 @@ WUG = Kind(
 ENTITY_TRACKING = Kind(
     "entity_tracking",
     ("entity_tracking*",),
-    read=lambda place, source: read_entity_tracking(place),
+    json_lines(_tracking),
     figure=MEAN_OF_SPLITS,
     submission="entity_tracking",
 )
-COMPS = Kind(
-    "comps",
-    ("comps*",),
-    read=lambda place, source: read_comps(place),
-    submission="comps",
-    listed_as="subset",
-)
+COMPS = Kind("comps", ("comps*",), json_lines(_property), submission="comps", listed_as="subset")

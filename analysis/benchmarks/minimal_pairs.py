@@ -8,13 +8,12 @@ the BabyLM Challenge.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from analysis.benchmarks.files import SourceRow, hub_rows, read_folder, text_field
+from analysis.benchmarks.files import hub_rows, read_folder, text_field
 from analysis.benchmarks.items import Item
-from analysis.benchmarks.kind import Kind
+from analysis.benchmarks.kind import Kind, json_lines
 
 GROUPINGS = ("field", "linguistics_term")
 HUB_ID = "nyu-mll/blimp"
@@ -26,12 +25,7 @@ def read_minimal_pairs(folder: Path) -> tuple[Item, ...]:
     Raises:
         ValueError: no file, an empty file, or a line that is not a pair (file and line are named).
     """
-    return minimal_pairs(read_folder(folder))
-
-
-def minimal_pairs(rows: Iterable[SourceRow]) -> tuple[Item, ...]:
-    """The pairs of rows with the fields above; the good sentence is the first option."""
-    return tuple(row.parse(_pair) for row in rows)
+    return tuple(row.parse(_pair) for row in read_folder(folder))
 
 
 def _pair(values: dict[str, Any], source: str) -> Item:
@@ -50,8 +44,8 @@ def _style(group: Any) -> str:
 BLIMP = Kind(
     "blimp",
     ("blimp*",),
-    read=lambda place, source: read_minimal_pairs(place),
-    from_hub=lambda source: minimal_pairs(hub_rows(HUB_ID)),
+    json_lines(_pair),
+    from_hub=lambda source: tuple(row.parse(_pair) for row in hub_rows(HUB_ID)),
     hub_id=HUB_ID,
     in_macro=True,
     submission="blimp",
@@ -60,7 +54,7 @@ BLIMP = Kind(
 SUPPLEMENT = Kind(
     "supplement",
     ("supplement*", "blimp*supplement*"),
-    read=lambda place, source: read_minimal_pairs(place),
+    json_lines(_pair),
     in_macro=True,
     submission="blimp",
 )

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.benchmarks import Benchmark, Item
-from analysis.benchmarks.later_tasks import read_comps, read_entity_tracking, read_wug
+from analysis.benchmarks import Benchmark, Item, Source
+from analysis.benchmarks.kind import Kind
+from analysis.benchmarks.later_tasks import COMPS, ENTITY_TRACKING, WUG
 
 REAL_WUG = Path(__file__).resolve().parents[2].parent / "shared/data/wug_adj_nominalization"
 
@@ -21,11 +22,15 @@ def write(folder: Path, name: str, *rows: object) -> Path:
     return folder
 
 
+def items_of(kind: Kind, folder: Path) -> tuple[Item, ...]:
+    return kind.read(folder, Source(str(folder)))
+
+
 def test_wug_compares_the_models_share_with_peoples(tmp_path: Path) -> None:
     """The value is the softmax over both texts, the figure Spearman's correlation."""
     ratios = [0.1, 0.9, 0.4, 0.6]
     rows = [{"sentences": f"wug {i}ity\twug {i}ness", "ratio": r} for i, r in enumerate(ratios)]
-    benchmark = Benchmark("wug", read_wug(write(tmp_path / "wug", "wug.jsonl", *rows)))
+    benchmark = Benchmark("wug", items_of(WUG, write(tmp_path / "wug", "wug.jsonl", *rows)))
     assert benchmark.items[1] == Item("wug", ("wug 1ity", "wug 1ness"), human=0.9)
     first, second = [-3.0, -2.0, -4.0, -1.0], [-1.0, -2.5, -4.0, -3.0]
     pairs = [np.array([x]) for both in zip(first, second, strict=True) for x in both]
@@ -40,7 +45,7 @@ def test_wug_compares_the_models_share_with_peoples(tmp_path: Path) -> None:
 def test_a_model_without_preference_correlates_not_at_all(tmp_path: Path) -> None:
     """A constant share has no rank correlation: the figure is zero, not NaN."""
     rows = [{"sentences": "a\tb", "ratio": r} for r in (0.1, 0.5, 0.7, 0.9)]
-    benchmark = Benchmark("wug", read_wug(write(tmp_path / "wug", "wug.jsonl", *rows)))
+    benchmark = Benchmark("wug", items_of(WUG, write(tmp_path / "wug", "wug.jsonl", *rows)))
     assert benchmark.figure([0.5] * 4) == 0.0
 
 
@@ -66,7 +71,7 @@ def test_entity_tracking_averages_operations_within_splits(tmp_path: Path) -> No
     options = [" a ball", " a key", " a cup"]
     row = {"input_prefix": "Box 1 contains", "options": options, "numops": 0}
     folder = write(tmp_path / "entity_tracking", "regular.jsonl", row, row, {**row, "numops": 2})
-    items = read_entity_tracking(write(folder, "move_contents.jsonl", row))
+    items = items_of(ENTITY_TRACKING, write(folder, "move_contents.jsonl", row))
     benchmark = Benchmark("entity_tracking", items)
     tasks = ["move_contents_0_ops", "regular_0_ops", "regular_0_ops", "regular_2_ops"]
     assert [item.task for item in benchmark.items] == tasks
@@ -88,7 +93,7 @@ CONCEPTS = {
 def test_comps_scores_a_property_after_each_of_two_concepts(tmp_path: Path) -> None:
     """The property is scored after the right concept and the wrong one; a file is a subset."""
     folder = write(tmp_path / "comps", "comps_wugs_dist-in-between.jsonl", CONCEPTS)
-    (item,) = read_comps(folder)
+    (item,) = items_of(COMPS, folder)
     assert item.texts == [("a kettle", " boils water."), ("a spoon", " boils water.")]
     assert (item.task, item.right) == ("wugs_dist_in_between", 0)
     assert item.groups == (("negative_sample_type", "taxonomic"),)
@@ -97,7 +102,7 @@ def test_comps_scores_a_property_after_each_of_two_concepts(tmp_path: Path) -> N
 def test_comps_averages_subsets(tmp_path: Path) -> None:
     """Subsets count alike, whatever their numbers of items."""
     folder = write(tmp_path / "comps", "comps_base.jsonl", CONCEPTS, CONCEPTS, CONCEPTS)
-    benchmark = Benchmark("comps", read_comps(write(folder, "comps_wugs.jsonl", CONCEPTS)))
+    benchmark = Benchmark("comps", items_of(COMPS, write(folder, "comps_wugs.jsonl", CONCEPTS)))
     assert [item.task for item in benchmark.items] == ["base"] * 3 + ["wugs"]
     assert benchmark.figure([1.0, 0.0, 0.0, 1.0]) == pytest.approx((100 / 3 + 100) / 2)
     assert benchmark.chance == 50.0
@@ -106,10 +111,8 @@ def test_comps_averages_subsets(tmp_path: Path) -> None:
 def test_one_concept_against_several_is_one_piece_of_evidence(tmp_path: Path) -> None:
     """The score of a right sentence decides all its pairs: four times as many add no certainty."""
     kettles = [{**CONCEPTS, "acceptable_concept": f"kettle {n}"} for n in range(6)]
-    once, often = (
-        Benchmark("comps", read_comps(write(tmp_path / f"x{n}", "comps_base.jsonl", *kettles * n)))
-        for n in (1, 4)
-    )
+    folders = (write(tmp_path / f"x{n}", "comps_base.jsonl", *kettles * n) for n in (1, 4))
+    once, often = (Benchmark("comps", items_of(COMPS, folder)) for folder in folders)
     values = [1.0, 0.0, 1.0, 1.0, 0.0, 0.0]
     assert often.error(values * 4) == pytest.approx(once.error(values))
     assert once.error(values) > 0
@@ -120,7 +123,7 @@ def test_bad_concepts_are_named(tmp_path: Path, field: str) -> None:
     """Each text of a pair must be there."""
     folder = write(tmp_path / "comps", "comps_base.jsonl", {**CONCEPTS, field: ""})
     with pytest.raises(ValueError, match=f"comps_base.jsonl, line 1: field '{field}' is missing"):
-        read_comps(folder)
+        items_of(COMPS, folder)
 
 
 @pytest.mark.parametrize(
@@ -134,17 +137,17 @@ def test_bad_concepts_are_named(tmp_path: Path, field: str) -> None:
 def test_bad_wug_rows_are_named(tmp_path: Path, row: object, message: str) -> None:
     """File and line stand before the reason."""
     with pytest.raises(ValueError, match=rf"wug.jsonl, line 1: .*{message}"):
-        read_wug(write(tmp_path / "wug", "wug.jsonl", row))
+        items_of(WUG, write(tmp_path / "wug", "wug.jsonl", row))
 
 
 def test_bad_options_are_named(tmp_path: Path) -> None:
     """An item of entity tracking needs a list of texts to choose from."""
     row = {"input_prefix": "Box 1 contains", "options": [" a ball"], "numops": 0}
     with pytest.raises(ValueError, match="line 1: field 'options' is not a list of two or more"):
-        read_entity_tracking(write(tmp_path / "entity_tracking", "regular.jsonl", row))
+        items_of(ENTITY_TRACKING, write(tmp_path / "entity_tracking", "regular.jsonl", row))
 
 
 @pytest.mark.skipif(not REAL_WUG.is_dir(), reason="no public wug files")
 def test_the_public_wug_file_loads() -> None:
     """200 adjectives."""
-    assert len(read_wug(REAL_WUG)) == 200
+    assert len(items_of(WUG, REAL_WUG)) == 200
