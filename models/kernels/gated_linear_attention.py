@@ -193,7 +193,8 @@ class _LogGatedAttention(torch.autograd.Function):
             return *_backward_native(q, k, v, g, initial_state, do, ctx.scale), None, None
         query, key, value, log, dout = (_heads_first(x) for x in (q, k, v, g, do))
         log.clamp_(min=LOWEST_SUM)
-        grads = _backward_torch(query, key, value, log, dout, initial_state, ctx.scale)
+        with torch.autocast(do.device.type, enabled=False):  # the caller's may be on
+            grads = _backward_torch(query, key, value, log, dout, initial_state, ctx.scale)
         return *map(_time_first, grads, (q, k, v, g)), None, None
 
 
@@ -246,9 +247,11 @@ class _BoundedAttention(torch.autograd.Function):
             return *grads, None, None
         x, values = _heads_first(q), _heads_first(v)
         gates = _gates(_heads_first(f, padding=torch.inf), bound)
-        dquery, dkey, dv, dlog = _backward_torch(
-            F.silu(x), gates.key, values, gates.log, _heads_first(do), initial_state, ctx.scale
-        )
+        dout = _heads_first(do)
+        with torch.autocast(do.device.type, enabled=False):
+            dquery, dkey, dv, dlog = _backward_torch(
+                F.silu(x), gates.key, values, gates.log, dout, initial_state, ctx.scale
+            )
         closed = 1 - gates.open
         dbound = None
         if ctx.needs_input_grad[3]:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import models
+from models.kernels import paths
 
 VOCAB, CONTEXT = 512, 32
 ARCHITECTURES = models.architectures()
@@ -294,6 +295,27 @@ def test_bfloat16_autocast_is_close(arch: str) -> None:
     assert torch.isfinite(loss)
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
     torch.testing.assert_close(logits.float(), exact, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
+def test_backward_under_autocast_is_the_backward_behind_it(
+    arch: str, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training step differentiates before autocast ends, on every path of the kernels."""
+    monkeypatch.setenv(paths.VARIABLE, kernels)
+    model, ids = build(arch).eval(), random_ids(2, CONTEXT)
+    found = []
+    for inside in (False, True):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = next_token_loss(model, ids)
+            if inside:
+                loss.backward()
+        if not inside:
+            loss.backward()
+        found.append(gradients(model))
+    for name, gradient in found[0].items():
+        scale = gradient.abs().max()
+        torch.testing.assert_close(found[1][name], gradient, rtol=0, atol=0.02 * float(scale))
 
 
 def test_a_bfloat16_model_is_close(arch: str) -> None:
