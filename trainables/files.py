@@ -31,8 +31,18 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: it is damaged; the message names it, and what to do.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON or of UTF-8
+        raise ValueError(
+            f"{path} is damaged ({error}): move it away and run the command again, which makes it "
+            "anew, or restore it from a backup"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -61,3 +61,12 @@ def test_only_leftovers_of_that_name_are_removed(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == [".partial-other-1", "corpus"]
     files.remove_partial(tmp_path)
     assert os.listdir(tmp_path) == ["corpus"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1,"])
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, content: bytes) -> None:
+    """Emptied, cut short, or no text at all."""
+    path = tmp_path / "outcome.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"outcome\.json is damaged .* move it away and run"):
+        files.read_json(path)

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from trainables.corpus.blocks import TokenFile, token_dtype
 from trainables.corpus.sources import TextSource, open_source
 from trainables.corpus.tokenizer import BOS_ID, document_encoder, load_tokenizer, train_tokenizer
-from trainables.files import remove_partial, whole_folder
+from trainables.files import read_json, remove_partial, whole_folder
 
 FORMAT = 1
 """Part of every corpus hash: raise it when the same text would give other files."""
@@ -56,7 +56,7 @@ class Corpus:
         meta_file = directory / "corpus.json"
         if not meta_file.is_file():
             raise ValueError(f"{directory} is not a prepared corpus: it has no corpus.json")
-        meta = json.loads(meta_file.read_text("utf-8"))
+        meta = read_json(meta_file)
         if meta.pop("format") != FORMAT:
             raise ValueError(f"{directory} was built by another version: prepare it again")
         return Corpus(directory=directory, **meta)
