@@ -33,6 +33,7 @@ from sweeps.findings.final_scores import score_winners
 from sweeps.plans.common import Status, SweepPlan
 from sweeps.plans.dry_run import print_dry_run
 from sweeps.plans.spaces import SweepSearch
+from sweeps.stored.trials import study_trials
 from trainables.checkpoint import TrialFolder
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
@@ -113,6 +114,7 @@ def _run(
             )
         except ValueError as error:
             return say_error(error)
+        _set_aside_damaged(plan, console)
         _record_command(tracker)
         tracker.close_trials()  # of a process that was killed
         starting.stop()
@@ -152,6 +154,17 @@ def _train(
         bookkeeper.settle(patience=60)
     finally:
         display.close()
+
+
+def _set_aside_damaged(plan: SweepPlan, console: Console) -> None:
+    """Let no trial go on from a damaged checkpoint, and say which there are."""
+    trunks = [TrialFolder(path) for path in plan.folder.glob("trunks/*")]
+    for trial in [*study_trials(plan.folder), *trunks]:
+        if trial.outcome is not None:
+            continue
+        with contextlib.suppress(Timeout), trial.lock(timeout=0):  # who holds it looks himself
+            for sentence in trial.set_aside_damaged():
+                console.print(f"[yellow]{escape(sentence)}[/]", highlight=False, soft_wrap=True)
 
 
 def _record_command(tracker: Tracker) -> None:

@@ -2,7 +2,7 @@
 
     <trial>/spec.json
     <trial>/checkpoints/step-00000500/   model.safetensors, config.json, the tokenizer, spec.json,
-                                         trainer.json, optimizer.safetensors
+                                         trainer.json, optimizer.safetensors, digests.json
     <trial>/began.json                   of a trial that may go on from another's first steps
     <trial>/milestones.json              zero-shot scores after so many words
     <trial>/outcome.json                 once the trial is over
@@ -16,14 +16,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import math
 import shutil
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,6 +36,9 @@ from trainables.spec import TrialSpec
 
 _OPTIMIZER = "optimizer.safetensors"
 _TRAINER = "trainer.json"
+_MODEL = "model.safetensors"
+_DIGESTS = "digests.json"
+_DAMAGED = "damaged-"
 _FINAL = "final.json"
 _BEGAN = "began.json"
 _MILESTONES = "milestones.json"
@@ -252,6 +258,8 @@ class TrialFolder:
             write_json(partial / "spec.json", spec.to_dict())
             write_json(partial / _TRAINER, progress.to_dict())
             save_file(_optimizer_tensors(model, optimizer), partial / _OPTIMIZER)
+            digests = {file.name: _digest(file) for file in partial.iterdir() if file.is_file()}
+            write_json(partial / _DIGESTS, digests)
         if prune:
             self._prune(keep=target, best=progress.best)
         return target
@@ -272,6 +280,24 @@ class TrialFolder:
         if optimizer is not None:
             _load_optimizer(model, optimizer, load_file(path / _OPTIMIZER))
 
+    def set_aside_damaged(self) -> list[str]:
+        """Rename checkpoints whose files are not as they were written, so that nothing goes on
+        from them. Call it only under the trial's lock.
+
+        Returns:
+            A sentence on each.
+        """
+        sentences = []
+        for path in sorted(self._checkpoints.glob("step-*")):
+            if problem := _damage(path):
+                aside = path.with_name(f"{_DAMAGED}{path.name}-{uuid.uuid4().hex[:8]}")
+                path.rename(aside)
+                sentences.append(
+                    f"the checkpoint {path} is damaged ({problem}): it is now called {aside.name}, "
+                    "and its trial goes on from an earlier one, or begins again"
+                )
+        return sentences
+
     def clean(self) -> None:
         """Remove what a killed process left half written. Call it only under the trial's lock."""
         remove_partial(self._checkpoints)
@@ -283,6 +309,36 @@ class TrialFolder:
                 shutil.rmtree(path)
             elif path != keep:  # only the newest is continued from
                 (path / _OPTIMIZER).unlink(missing_ok=True)
+
+
+def _digest(file: Path) -> str:
+    """SHA-256 of a file, in hex digits."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _damage(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint's files, or "" if nothing is.
+
+    The optimizer's state may be gone: it is removed where nothing goes on from it. Of a checkpoint
+    of an earlier version, without digests, only what shows in its headers is known.
+    """
+    try:
+        read_json(checkpoint / _TRAINER)
+        known = read_json(checkpoint / _DIGESTS) if (checkpoint / _DIGESTS).exists() else {}
+        for name in (_MODEL, _OPTIMIZER):
+            if name == _MODEL or (checkpoint / name).exists():
+                with safe_open(checkpoint / name, "pt"):
+                    pass
+    except (ValueError, OSError, SafetensorError) as error:
+        return str(error).splitlines()[0]
+    for name, digest in known.items():
+        file = checkpoint / name
+        if not file.exists() and name != _OPTIMIZER:
+            return f"{name} is missing"
+        if file.exists() and _digest(file) != digest:
+            return f"{name} has changed"
+    return ""
 
 
 def _optimizer_tensors(

@@ -56,6 +56,8 @@ def run_trial(
     # A killed sweep's worker may live on for seconds: wait for it.
     lock = folder.lock() if world.rank == 0 else contextlib.nullcontext()
     with lock:
+        if world.rank == 0 and folder.outcome is None:
+            folder.set_aside_damaged()
         world.barrier()  # the first worker holds the lock: now all of them see the same state
         if folder.outcome is None:
             _TrialTraining(spec, place, report, world, folder).to_the_end()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,6 +103,66 @@ def test_resumed_in_the_middle_of_an_epoch_is_bitwise_uninterrupted(
     assert_same(whole, resumed)
     assert outcome.kind == "finished"
     assert [report["epoch"] for report in reports] == [1, 2, 2]
+
+
+def cut(file):
+    """Cut a file short, as a full disk or a lost network does."""
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def flip(file):
+    """Change one bit in the middle of a file."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model.safetensors", cut),
+        ("model.safetensors", flip),
+        ("model.safetensors", Path.unlink),
+        ("optimizer.safetensors", flip),
+        ("trainer.json", cut),
+        ("digests.json", cut),
+    ],
+)
+def test_a_damaged_checkpoint_is_set_aside(name, damage, tiny_spec, make_place, monkeypatch):
+    """And its trial ends with the bits of one that was never touched: nothing goes on from what is
+    not as it was written."""
+    spec = tiny_spec.replace(epochs=1)
+    _, _, whole = train(spec, make_place(spec, "whole"))
+    place = make_place(spec, "damaged", checkpoint_minutes=0.0)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 25)
+        with pytest.raises(Killed):
+            run_trial(spec, place, lambda metrics: None)
+    folder = TrialFolder.of(place.study, spec)
+    path, _ = folder.newest()
+    damage(path / name)
+    outcome, _, resumed = train(spec, place)
+    assert outcome.kind == "finished"
+    assert_same(whole, resumed)
+    (aside,) = path.parent.glob("damaged-*")
+    assert path.name in aside.name
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_digests(tiny_spec, make_place, monkeypatch):
+    """It is gone on from as before, if it can be opened; a cut one is named."""
+    place = make_place(tiny_spec, checkpoint_minutes=0.0)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 25)
+        with pytest.raises(Killed):
+            run_trial(tiny_spec, place, lambda metrics: None)
+    folder = TrialFolder.of(place.study, tiny_spec)
+    path, _ = folder.newest()
+    (path / "digests.json").unlink()
+    assert folder.set_aside_damaged() == []
+    cut(path / "model.safetensors")
+    (sentence,) = folder.set_aside_damaged()
+    assert sentence.startswith(f"the checkpoint {path} is damaged (")
+    assert folder.newest() is None
 
 
 def test_rerun_of_a_finished_trial_trains_nothing(tiny_spec, make_place, monkeypatch):
