@@ -13,11 +13,11 @@ SECRET_FLAGS = frozenset({"ewok-password"})
 _IN_ADDRESS = re.compile(r"(?<=://)[^/\s]*@")
 
 
-def say_error(error: Exception) -> int:
-    """Print what is wrong, in a line; returns the exit status of a wrong use."""
+def say_error(error: Exception, status: int = EXIT_USAGE) -> int:
+    """Print what is wrong, in a line; returns the exit status, by default of a wrong use."""
     text = f"[bold red]error:[/] {escape(without_secret(str(error)))}"
     Console(stderr=True).print(text, highlight=False, soft_wrap=True)
-    return EXIT_USAGE
+    return status
 
 
 def without_secret(text: str) -> str:

@@ -110,10 +110,12 @@ def at(trials: pd.DataFrame, point: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def along(trials: pd.DataFrame, *axes: Axis) -> pd.DataFrame:
-    """The trials that share their other axes with the first of `point_table`.
+    """The trials with an outcome that share their other axes with the first of `point_table`.
 
     Of each architecture: a curve through its best point for one axis, a plane for two.
     """
+    trials = trials[trials["outcome"].notna()]
+    trials = trials[trials["outcome"].notna()]
     names = [axis.field for axis in varied(trials) if axis not in axes]
     table = point_table(trials)
     rows = table[table["rank"] == 1].to_dict("records")

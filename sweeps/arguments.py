@@ -156,7 +156,8 @@ class EpochStudyArgs(TrainingArgs):
     horizons: tuple[int, ...] = of_trial("epochs", default=())
     """Numbers of epochs to compare; default: 1 to --epochs."""
     lr: float | None = of_trial("lr", default=None)
-    """Peak learning rate; default: the best of this architecture in the study."""
+    """Peak learning rate; default: the best of this architecture in the study, with the values of
+    what else was swept there."""
     decay: float = of_trial("decay", default=0.3)
     """Fraction of the steps in the final decay of the schedule wsd, which branches have. A longer
     one ends nearer to a whole linear decay, and shares fewer steps between the lengths."""

@@ -34,21 +34,20 @@ def run_evaluation(args: EvaluateArgs) -> int:
     from rich.console import Console
 
     from analysis.errors import EXIT_FAILED, EXIT_INTERRUPTED, say_error
-    from sweeps.engine.signals import end_on_signals
+    from sweeps.engine.signals import ending_on_signals
     from sweeps.scoring.evaluation import evaluate, lacking, plan_evaluation
     from sweeps.scoring.report import show_results
 
     console = Console() if sys.stdout.isatty() else Console(width=120)
-    end_on_signals()
     try:
-        with console.status("Preparing"):
-            plan = plan_evaluation(args)
-        results = evaluate(plan, console)
+        with ending_on_signals():
+            with console.status("Preparing"):
+                plan = plan_evaluation(args)
+            results = evaluate(plan, console)
     except (ValueError, OSError) as error:
         return say_error(error)
     except RayError as error:
-        console.print(f"a worker failed: {error}", style="red", markup=False, soft_wrap=True)
-        return EXIT_FAILED
+        return say_error(error, EXIT_FAILED)
     except KeyboardInterrupt:
         console.print("\nStopped. Run it again; finished epochs of GLUE tasks are kept.")
         return EXIT_INTERRUPTED

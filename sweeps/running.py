@@ -26,7 +26,7 @@ from sweeps.arguments import TrainingArgs
 from sweeps.engine.environment import check_address
 from sweeps.engine.kernel_builds import start_building
 from sweeps.engine.progress import ProgressDisplay
-from sweeps.engine.signals import end_on_signals
+from sweeps.engine.signals import ending_on_signals
 from sweeps.engine.tuning import DriverCallback, build_scheduler, ray_cluster, run_tune
 from sweeps.findings.common import describe_study, failed_trials, show_failures
 from sweeps.findings.final_scores import score_winners
@@ -61,9 +61,8 @@ def run_command(
         The exit status.
     """
     console = Console() if sys.stdout.isatty() else Console(width=120)
-    end_on_signals()
     try:
-        with contextlib.ExitStack() as owned:
+        with ending_on_signals(), contextlib.ExitStack() as owned:
             try:
                 if not args.dry_run:
                     check_address(args.address)

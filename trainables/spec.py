@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.schema.axes import AXES
-from analysis.schema.fields import TrialFields
+from analysis.schema.fields import TrialFields, names_of
 from analysis.schema.ranges import check
 
 SCHEDULES = ("linear", "cosine", "wsd")
@@ -22,6 +22,7 @@ PRECISIONS = ("fp32", "bf16")
 PROTOCOLS = ("2024", "2025")
 OPTIMIZERS = ("adamw", "muon")
 
+_FLOATS = names_of("float")
 _NEUTRAL = {"float": 1.0, "int": 1}
 """In place of a field without default that does not matter."""
 
@@ -35,6 +36,8 @@ class TrialSpec(TrialFields):
     """
 
     def __post_init__(self) -> None:
+        for name in _FLOATS:  # 1 and 1.0 are the same trial
+            object.__setattr__(self, name, float(getattr(self, name)))
         check(self)
         if self.warmup + self.decay > 1 and self.schedule == "wsd":
             raise ValueError(f"warmup + decay must not exceed 1, not {self.warmup} + {self.decay}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
 from analysis.errors import EXIT_INTERRUPTED
@@ -13,16 +15,35 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _received: list[int] = []
 
 
-def end_on_signals() -> None:
+@contextlib.contextmanager
+def ending_on_signals() -> Iterator[None]:
     """Raise KeyboardInterrupt on the first of these signals, and end at once on a second.
 
-    Ray installs handlers of its own when it starts, which abort: call it again after that. A
-    command that was started in the background with `&` ignores SIGINT; it can be ended, too.
+    A command that was started in the background with `&` ignores SIGINT; it can be ended, too. What
+    `nohup` lets it ignore it goes on to ignore. The handlers of before come back in the end.
     """
+    before = {number: signal.getsignal(number) for number in ENDING}
     _received.clear()
-    if threading.current_thread() is threading.main_thread():  # no other can have handlers
-        for number in ENDING:
+    install_handlers()
+    try:
+        yield
+    finally:
+        if _is_main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def install_handlers() -> None:
+    """Have the signals end the command. Ray's start installs others, which abort: again then."""
+    if not _is_main_thread():  # no other can have handlers
+        return
+    for number in ENDING:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _end)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _end(number: int, frame: FrameType | None) -> None:

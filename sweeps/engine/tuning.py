@@ -27,7 +27,7 @@ from sweeps.engine.crew import CrewTrial
 from sweeps.engine.environment import WORKER_ENVIRONMENT, check_address, is_local
 from sweeps.engine.failures import HOPELESS, TrialFailure, hopeless_report
 from sweeps.engine.resources import Resources
-from sweeps.engine.signals import end_on_signals
+from sweeps.engine.signals import install_handlers
 from sweeps.engine.trial_process import run_here
 from trainables.device import pick_device
 from trainables.spec import TrialSpec
@@ -79,7 +79,7 @@ def ray_cluster(address: str | None, *, dashboard: bool) -> Iterator[dict[str, f
         hint = f"; RAY_TMPDIR={temporary} may be too long a path" if len(temporary) > 40 else ""
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"no Ray cluster can be had {place}: {reason}{hint}") from error
-    end_on_signals()
+    install_handlers()
     try:
         yield ray.cluster_resources()
     finally:

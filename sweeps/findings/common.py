@@ -134,12 +134,15 @@ def describe(
     """
     run_id = tracker.parent_of(plan.bases[part])
     mine = of_setting(plan, trials, plan.bases[part])
+    mine = mine[mine["outcome"].notna()]
     table = point_table(mine)
-    axes = [axis.field for axis in varied(mine) if axis.scale]
+    axes = varied(mine)
     recorded = tracker.client.get_run(run_id).data.metrics
     for row in table[(table["rank"] == 1) & (table["diverged"] == 0)].to_dict("records"):
-        row["epoch"] = float(at(mine, {name: row[name] for name in axes})["best_epoch"].mean())
-        for name in (*axes, "bits_per_byte", "macro", "epoch"):
+        best = at(mine, {axis.field: row[axis.field] for axis in axes})
+        row["epoch"] = float(best["best_epoch"].mean())
+        numbers = [axis.field for axis in axes if axis.scale]
+        for name in (*numbers, "bits_per_byte", "macro", "epoch"):
             if not math.isnan(row[name]) and recorded.get(f"best/{name}") != row[name]:
                 tracker.client.log_metric(run_id, f"best/{name}", row[name])
     best = _best_row(plan, trials, part)
@@ -178,4 +181,4 @@ def _browse(plan: SweepPlan, tracker: Tracker) -> str:
         return f"make ui STORAGE={storage}    then http://127.0.0.1:5000/{tracker.page}"
     if plan.tracking_uri.startswith("http"):
         return f"{without_secret(plan.tracking_uri).rstrip('/')}/{tracker.page}"
-    return plan.tracking_uri
+    return without_secret(plan.tracking_uri)

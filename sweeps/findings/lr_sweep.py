@@ -35,8 +35,9 @@ from trainables.tracking import Tracker
 def show_results(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: Console) -> None:
     """Print what the sweep found, and store it in the parent runs."""
     trials = comparable_trials(plan)
+    trials = trials[trials["outcome"].notna()]
     mine = trials[trials["arch"].isin(list(plan.bases))]
-    if mine["outcome"].notna().any():
+    if not mine.empty:
         console.print(rich_table(_cells(mine)))
         for arch in plan.bases:
             for line in _findings(plan, mine, arch):
@@ -91,10 +92,9 @@ def _pictures(plan: SweepPlan, trials: pd.DataFrame) -> list[Path]:
 
 def _planes(plan: SweepPlan, trials: pd.DataFrame, axis: Axis) -> Iterator[Path]:
     for arch in plan.bases:
-        plane = along(
-            trials[(trials["arch"] == arch) & (trials["outcome"] == "finished")], LR, axis
-        )
-        if plane["lr"].nunique() > 1 and plane[axis.field].nunique() > 1:
+        plane = along(trials[trials["arch"] == arch], LR, axis)
+        has_loss = (plane["outcome"] != "diverged").any()
+        if has_loss and plane["lr"].nunique() > 1 and plane[axis.field].nunique() > 1:
             file = plan.folder / f"lr_{axis.field}_{arch}.png"
             yield write(plane_figure(plane, LR, axis), file)
 

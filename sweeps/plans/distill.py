@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from analysis.schema.axes import AXES
 from analysis.schema.ranges import check
 from sweeps.arguments import DistillArgs
 from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
@@ -122,7 +121,9 @@ def _with_defaults(args: DistillArgs, teacher: Teacher) -> DistillArgs:
     if spec is None:
         return args
     args = replace(args, arch=args.arch or (spec.arch,))
-    names = ("size", "context", "epochs", *(name for name in AXES if name != "lr"))
+    names = ["size", "context", "epochs", "batch_size"]
+    if args.arch == (spec.arch,):  # what suits one architecture need not suit another
+        names += ["weight_decay", "dropout", "optimizer"]
     taken = {name: getattr(spec, name) for name in names if getattr(args, name) is None}
     return replace(args, **taken)
 

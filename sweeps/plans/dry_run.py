@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -13,15 +14,18 @@ from rich.markup import escape
 from rich.table import Table
 
 import models
+from analysis.schema.axes import AXES
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.progress import format_seconds
 from sweeps.engine.tuning import local_gpus
+from sweeps.plans.branches import BranchPlan
 from sweeps.plans.common import SweepPlan
+from sweeps.plans.grids import CoordinatePlan, GridPlan
 from trainables.corpus import Blocks
 from trainables.device import pick_device, set_up_device
 from trainables.memory import OutOfMemory, memory_of
 from trainables.peaks import dense_bf16_peak
-from trainables.spec import TrialSpec, format_lr
+from trainables.spec import TrialSpec
 from trainables.step_time import step_seconds
 from trainables.trainer import Data, Trainer, World, steps_per_epoch
 
@@ -106,7 +110,6 @@ def _head(plan: SweepPlan, at_once: int | None) -> list[str]:
     device = "CPU"
     if resources.gpus:
         device = torch.cuda.get_device_name() if local_gpus() else "none here"
-    rates = sorted({lr for sweep in plan.plans.values() for lr in getattr(sweep, "lrs", ())})
     return [
         f"study      {plan.study}, in {plan.storage}",
         f"corpus     {plan.corpus.name}: {plan.corpus.train_words:,} words, "
@@ -114,11 +117,27 @@ def _head(plan: SweepPlan, at_once: int | None) -> list[str]:
         f"benchmarks {plan.num_items:,} items" if plan.benchmarks else "benchmarks none",
         f"batch      {base.batch_size} x {base.context} tokens; "
         f"{steps_per_epoch(base, plan.num_blocks):,} steps in an epoch",
-        f"rates      {', '.join(map(format_lr, rates)) or 'chosen by Optuna'}",
+        *(f"{'axes' if number == 0 else '':<10} {line}" for number, line in enumerate(_axes(plan))),
         f"devices    {resources.workers} x {resources.cpus} CPU, {resources.gpus:g} GPU ({device}) "
         f"a trial, {base.precision}, runner {resources.runner}; "
         f"{at_once or 'no'} trials at once here",
     ]
+
+
+def _axes(plan: SweepPlan) -> list[str]:
+    """The values of each axis, as far as they are known before the first result."""
+    lines = []
+    for name in plan.axes:
+        values: list[Any] = []
+        for part, trials in plan.plans.items():
+            if isinstance(trials, GridPlan | CoordinatePlan):
+                values += trials.values[name]
+            elif isinstance(trials, BranchPlan):
+                values.append(getattr(plan.bases[part], name))
+        once = dict.fromkeys(sorted(values) if AXES[name].scale else values)
+        shown = ", ".join(map(AXES[name].show, once)) or "chosen by Optuna"
+        lines.append(f"{AXES[name].label}: {shown}")
+    return lines
 
 
 def _table(costs: list[Cost]) -> Table:

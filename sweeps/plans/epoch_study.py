@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.points import on_common_seeds, point_keys
+from analysis.points import on_common_seeds, point_keys, varied
 from analysis.schema.axes import AXES
 from sweeps.arguments import EpochStudyArgs
 from sweeps.plans.branches import BranchPlan
@@ -102,7 +102,9 @@ def plan_designs(args: EpochStudyArgs, status: Status) -> tuple[Setup, Designs]:
     base = base.replace(epochs=horizons[-1])
     study = setup.study(base)
     if args.lr is None:
-        base = _at_best_point(args, base, best_point(setup.storage / study, base, study))
+        best, axes = best_point(setup.storage / study, base, study)
+        taken = {name: getattr(best, name) for name in axes if getattr(args, name) is None}
+        base = base.replace(**taken)
     else:
         base = base.replace(lr=args.lr)
     if base.schedule == "wsd":
@@ -165,8 +167,9 @@ def _leaves_trunk(
     return ready
 
 
-def best_point(folder: Path, base: TrialSpec, study: str) -> TrialSpec:
-    """The spec of the best of a study's ended trials of an architecture, size and corpus.
+def best_point(folder: Path, base: TrialSpec, study: str) -> tuple[TrialSpec, tuple[str, ...]]:
+    """The spec of the best of a study's ended trials of an architecture, size and corpus, and the
+    axes that were varied where it was found.
 
     Any number of epochs and any schedule count, as `best_trial` compares them. Where points were
     compared, only these count, on the seeds that the most of them have: further seeds of the one
@@ -185,13 +188,9 @@ def best_point(folder: Path, base: TrialSpec, study: str) -> TrialSpec:
             f"take the learning rate from: run sweeps/lr_sweep.py --arch {base.arch} first, or "
             "give --lr"
         )
-    return specs[str(best["spec_hash"])]
-
-
-def _at_best_point(args: EpochStudyArgs, base: TrialSpec, best: TrialSpec) -> TrialSpec:
-    """The base with the best trial's learning rate, and its other axes as far as none is given."""
-    taken = {name: getattr(best, name) for name in AXES if getattr(args, name) is None}
-    return base.replace(**taken)
+    found = specs[str(best["spec_hash"])]
+    beside = [trial for trial in alike if trial.spec.without(AXES) == found.without(AXES)]
+    return found, tuple(axis.field for axis in varied(ended_frame(beside)))
 
 
 def _alike(spec: TrialSpec, base: TrialSpec) -> bool:

@@ -77,14 +77,12 @@ class GridPlan:
         self._scores = {spec: score for spec, score in known.items() if point_of(spec) in complete}
         self._known = set(known)
         self.points = list(dict.fromkeys([*points, *complete]))
-        self._values = {
+        self.values = {
             name: _in_order(name, [*given, *(getattr(point, name) for point in complete)])
             for name, given in requested.items()
         }
-        self._added = {
-            name: sum(value in self._values[name] for value in _extensions(name, given))
-            for name, given in requested.items()
-        }
+        # Of the requested values alone: what is known must not lead to ever more.
+        self._extensions = {name: _extensions(name, given) for name, given in requested.items()}
         self._extend, self._allowed = extend, allowed
         self._queue = [point.replace(seed=seed) for seed in self.seeds for point in points]
         self._open: set[TrialSpec] = set()
@@ -138,7 +136,7 @@ class GridPlan:
         """
         if self._queue or self._open or not self._extend or (best := self.best) is None:
             return
-        for name in self._values:
+        for name in self.values:
             point = self._missing_beside(best, name)
             if point is not None:
                 self.points.append(point)
@@ -147,7 +145,7 @@ class GridPlan:
 
     def _missing_beside(self, best: TrialSpec, name: str) -> TrialSpec | None:
         """A neighbour of a point along an axis that was not tried and can be, if there is one."""
-        if not AXES[name].scale or len(self._values[name]) < 2:
+        if not AXES[name].scale or len(self.values[name]) < 2:
             return None
         here = getattr(best, name)
         line = [
@@ -158,21 +156,21 @@ class GridPlan:
         edges += ["high"] if here == max(line) else []
         for edge in edges:
             value = self._next(name, here, edge)
-            if value is not None and self._allowed(best.replace(**{name: value})):
-                self._added[name] += value not in self._values[name]
-                self._values[name] = _in_order(name, [*self._values[name], value])
-                return best.replace(**{name: value})
+            point = None if value is None else _made(best, name, value)
+            if point is not None and self._allowed(point):
+                self.values[name] = _in_order(name, [*self.values[name], value])
+                return point
         return None
 
     def _next(self, name: str, here: Any, edge: Edge) -> Any:
         """The axis's next value in this direction, a new one beyond its end; None if none is due"""
-        values = self._values[name]
-        beside = [v for v in values if (v > here if edge == "high" else v < here)]
-        if beside:
-            return min(beside) if edge == "high" else max(beside)
-        if self._added[name] >= MAX_EXTENSIONS:
+        values, new = self.values[name], self._extensions[name]
+        added = sum(value in values for value in new)
+        candidates = values if added >= MAX_EXTENSIONS else [*values, *new]
+        beside = [v for v in candidates if (v > here if edge == "high" else v < here)]
+        if not beside:
             return None
-        return AXES[name].beyond(values, edge)
+        return min(beside) if edge == "high" else max(beside)
 
 
 class CoordinatePlan:
@@ -193,7 +191,7 @@ class CoordinatePlan:
         allowed: Callable[[TrialSpec], bool] = lambda spec: True,
     ) -> None:
         self.seeds = list(dict.fromkeys(seeds))
-        self._values, self._extend, self._allowed = values, extend, allowed
+        self.values, self._extend, self._allowed = values, extend, allowed
         self._told: dict[TrialSpec, float] = dict(known or {})
         self._left = list(values)
         self._closing = extend
@@ -219,18 +217,21 @@ class CoordinatePlan:
         self._grid.tell(spec, score)
 
     def remaining(self) -> int:
-        later = sum(len(self._values[name]) for name in self._left) * len(self.seeds)
+        later = sum(len(self.values[name]) for name in self._left) * len(self.seeds)
         return self._grid.remaining() + later
 
     def _go_on(self) -> None:
         """To the next axis, when the present one has all its results."""
         while self._grid.finished and (self._left or self._closing):
-            self._at = self._grid.best or self._at
+            if (best := self._grid.best) is None:  # nothing to go on from
+                self._left, self._closing = [], False
+                return
+            self._at = best
             if self._left:
                 self._grid = self._line()
             else:
                 self._closing = False
-                self._grid = self._make(self._values, self._told, points=[self._at])
+                self._grid = self._make(self.values, self._told, points=[self._at])
 
     def _line(self) -> GridPlan:
         """The next axis, through the best point so far."""
@@ -240,7 +241,7 @@ class CoordinatePlan:
             for spec, score in self._told.items()
             if point_of(spec).replace(**{name: getattr(self._at, name)}) == self._at
         }
-        return self._make({name: self._values[name]}, here)
+        return self._make({name: self.values[name]}, here)
 
     def _make(
         self, values: Values, known: Scores, points: Sequence[TrialSpec] | None = None
@@ -254,6 +255,14 @@ class CoordinatePlan:
             points=points,
             allowed=self._allowed,
         )
+
+
+def _made(point: TrialSpec, name: str, value: Any) -> TrialSpec | None:
+    """The point with this value; None where no trial can have both."""
+    try:
+        return point.replace(**{name: value})
+    except ValueError:
+        return None
 
 
 def _in_order(name: str, values: Iterable[Any]) -> list[Any]:

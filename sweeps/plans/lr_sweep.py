@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,10 @@ def plan_sweep(args: LrSweepArgs, status: Status) -> SweepPlan:
     setup = prepare(args, status)
     if not values["lr"]:
         values["lr"] = setup.preset.lrs
-    bases = {arch: setup.spec(arch) for arch in archs}
+    bases = {arch: _at_listed(setup.spec(arch), values) for arch in archs}
     for base in bases.values():
-        for name, given in values.items():
-            for value in given:
-                setup.check_batch(base.replace(**{name: value}))  # and the value itself
+        for combination in product(*values.values()):  # Optuna stays between these
+            setup.check_batch(base.replace(**dict(zip(values, combination, strict=True))))
     folder = setup.storage / setup.study(next(iter(bases.values())))
     plans = {
         arch: _plan(args, values, base, folder, _is_possible(setup)) for arch, base in bases.items()
@@ -62,6 +62,15 @@ def _axes(args: LrSweepArgs) -> tuple[LrSweepArgs, dict[str, tuple[Any, ...]]]:
         elif given:
             values[name] = given
     return dataclasses.replace(args, **single), values
+
+
+def _at_listed(base: TrialSpec, values: dict[str, tuple[Any, ...]]) -> TrialSpec:
+    """The base with a value to try of every axis: its own where that is one, else the first."""
+    first = {
+        name: getattr(base, name) if getattr(base, name) in given else given[0]
+        for name, given in values.items()
+    }
+    return base.replace(**first)
 
 
 def _check_search(args: LrSweepArgs) -> None:

@@ -60,6 +60,16 @@ def test_curves_and_planes_go_through_the_best_point() -> None:
     assert len(along(trials, LR, DECAY)) == len(trials)
 
 
+def test_a_value_without_an_ended_trial_is_no_point_yet() -> None:
+    """Its trials failed, or go on: tables, curves and planes are of the others."""
+    trials = at(surface(), {"weight_decay": 0.1})
+    failed = trials.assign(weight_decay=0.4, outcome=None, bits_per_byte=None)
+    both = pd.concat([trials, failed])
+    assert len(point_table(both)) == 3
+    assert set(along(both, LR)["weight_decay"]) == {0.1}
+    assert set(along(both, LR, DECAY)["weight_decay"]) == {0.1}
+
+
 def test_seeds_of_the_chosen_point_do_not_change_the_choice() -> None:
     """A third seed at one point only is left out of the ranking."""
     lucky = surface(seeds=1).assign(seed=2, bits_per_byte=0.1)

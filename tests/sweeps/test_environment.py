@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 
 import pytest
 
 from sweeps.engine.environment import check_address, is_local
+from sweeps.engine.signals import ENDING, ending_on_signals
 
 
 def test_an_empty_address_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +38,23 @@ def test_an_address_without_a_number_is_refused() -> None:
     for port in ("head", "99999"):
         with pytest.raises(ValueError, match=f"no Ray cluster answers at 127.0.0.1:{port} "):
             check_address(f"127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_signals_interrupt_a_command_and_nothing_else(number: signal.Signals) -> None:
+    """What was there before comes back, after an interrupted command as well."""
+    before = {each: signal.getsignal(each) for each in ENDING}
+    with pytest.raises(KeyboardInterrupt), ending_on_signals():
+        signal.raise_signal(number)
+    assert {each: signal.getsignal(each) for each in ENDING} == before
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    """A closed terminal does not end the command then."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ending_on_signals():
+            signal.raise_signal(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)

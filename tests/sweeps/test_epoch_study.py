@@ -162,7 +162,7 @@ def test_the_rate_is_that_of_the_best_compared_setting(tmp_path):
     end(tmp_path, SPEC.replace(lr=0.5, epochs=9), [0.9])
     end(tmp_path, SPEC.replace(lr=0.7, epochs=3, teacher="x", alpha=0.5), [0.1])
     end(tmp_path, SPEC.replace(lr=0.8, epochs=3, corpus_hash="other"), [0.1])
-    assert best_point(tmp_path, SPEC, "study").lr == 3e-3
+    assert best_point(tmp_path, SPEC, "study")[0].lr == 3e-3
 
 
 def test_the_study_does_not_change_its_own_rate(tmp_path):
@@ -170,18 +170,29 @@ def test_the_study_does_not_change_its_own_rate(tmp_path):
     held against it; so a killed study goes on at the same rate."""
     for lr, bits in ((1e-3, 1.1), (3e-3, 1.0)):
         end(tmp_path, SPEC.replace(lr=lr, epochs=3), [bits])
-    assert best_point(tmp_path, SPEC, "study").lr == 3e-3
+    assert best_point(tmp_path, SPEC, "study")[0].lr == 3e-3
     for seed in (1, 2):
         end(tmp_path, SPEC.replace(lr=3e-3, epochs=3, seed=seed), [5.0])
-    assert best_point(tmp_path, SPEC, "study").lr == 3e-3
+    assert best_point(tmp_path, SPEC, "study")[0].lr == 3e-3
 
 
 def test_the_study_takes_over_every_axis_of_the_best_trial(tmp_path):
     """Not only the learning rate: the best rate of one weight decay is not that of another."""
     for lr, decay, bits in ((1e-3, 0.1, 1.3), (3e-3, 0.1, 1.2), (1e-3, 0.4, 1.0), (3e-3, 0.4, 1.1)):
         end(tmp_path, SPEC.replace(lr=lr, weight_decay=decay, epochs=3), [bits])
-    best = best_point(tmp_path, SPEC, "study")
+    best, axes = best_point(tmp_path, SPEC, "study")
     assert (best.lr, best.weight_decay) == (1e-3, 0.4)
+    assert axes == ("lr", "weight_decay")
+
+
+def test_what_was_not_swept_is_not_taken_over(tmp_path):
+    """A branch that happens to be the best trial does not make its schedule that of the study."""
+    end(tmp_path, SPEC.replace(lr=1e-2, epochs=3), [1.1])
+    branch = {"schedule": "wsd", "warmup_steps": 5, "decay": 0.3}
+    end(tmp_path, SPEC.replace(lr=1e-2, epochs=3, **branch), [1.0])
+    best, axes = best_point(tmp_path, SPEC, "study")
+    assert best.schedule == "wsd"
+    assert axes == ("lr",)
 
 
 def test_diverged_rates_are_not_taken(tmp_path):

@@ -182,6 +182,7 @@ def test_dry_run_prints_the_cost_and_runs_nothing(sweep):
     output = sweep.run("--dry-run")
     for word in ("params", "FLOPs/token", "s/step", "steps", "trials at once", "Nothing was run"):
         assert word in output
+    assert "axes       learning rate: 1e-3, 3e-3\n" in output
     assert not (sweep.storage / "mlflow.db").exists()
     assert not (sweep.storage / "study").exists()
 

@@ -265,6 +265,42 @@ def test_interrupted_coordinates_arrive_at_the_same_points() -> None:
         assert set(run(rebuilt, score)) | set(known) == specs, reached
 
 
+def test_extensions_end_however_often_a_sweep_is_run_again() -> None:
+    """Also where known values lie beside the grid, and lower is always better."""
+
+    def score(spec: TrialSpec) -> float:
+        return math.log10(spec.lr) + math.log10(spec.weight_decay)
+
+    values = {"lr": [0.02, 0.06], "weight_decay": [0.2, 0.6]}
+    known = {at(0.01, weight_decay=0.1): score(at(0.01, weight_decay=0.1))}
+    for kind in (GridPlan, CoordinatePlan):
+        told = dict(known)
+        counts = []
+        for _ in range(3):
+            specs = run(kind(SPEC, values, [0], known=told), score)
+            counts.append(len(set(specs) - set(told)))
+            told |= {spec: score(spec) for spec in specs}
+        assert counts[0] > 0
+        assert counts[1:] == [0, 0], kind
+        for name, given in values.items():
+            new = {getattr(spec, name) for spec in told} - {*given, 0.01, 0.1}
+            assert len(new) <= MAX_EXTENSIONS
+
+
+def test_coordinates_end_where_nothing_finished() -> None:
+    """There is no point to go on from, and none that was not asked for is trained."""
+    specs = run(CoordinatePlan(SPEC, TWO, [0]), lambda spec: math.inf)
+    assert [spec.lr for spec in specs] == list(TWO["lr"])
+
+
+def test_values_that_no_trial_can_have_together_are_not_added() -> None:
+    """Warm-up and the decay of wsd share the steps."""
+    wsd = SPEC.replace(schedule="wsd", decay=0.3)
+    plan = GridPlan(wsd, {"lr": [1e-3, 1e-2, 1e-1], "warmup": [0.1, 0.5]}, [0])
+    run(plan, lambda spec: valley(1e-2)(spec) - spec.warmup)
+    assert max(point.warmup for point in plan.points) == 0.5
+
+
 def optuna(low: float, high: float, count: int, seeds: Sequence[int], **options: Any) -> OptunaPlan:
     """A search over learning rates."""
     return OptunaPlan(SPEC, {"lr": (low, high)}, count, seeds, **options)
