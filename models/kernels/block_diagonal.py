@@ -133,7 +133,7 @@ def _multiply_native(x: Tensor, factors: Tensor) -> Tensor:
 
 
 @_multiply_native.register_fake
-def _(x, factors):
+def _(x: Tensor, factors: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -147,7 +147,7 @@ def _gradient_native(x: Tensor, dy: Tensor) -> Tensor:
 
 
 @_gradient_native.register_fake
-def _(x, dy):
+def _(x: Tensor, dy: Tensor) -> Tensor:
     return x.new_empty(NATIVE_BLOCK, x.shape[-1], dtype=torch.float32)
 
 

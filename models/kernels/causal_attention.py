@@ -163,7 +163,9 @@ def _forward_native(
 
 
 @_forward_native.register_fake
-def _(q, k, v, cos, sin, scale):
+def _(
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor | None, sin: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q), _lse_like(q)
 
 
@@ -186,7 +188,17 @@ def _backward_native(
 
 
 @_backward_native.register_fake
-def _(q, k, v, cos, sin, out, lse, dout, scale):
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    dout: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 

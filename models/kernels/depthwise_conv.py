@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -58,7 +60,7 @@ class _CausalDepthwiseConv(torch.autograd.Function):
     """Keeps its inputs only; the backward of SiLU computes the sums again."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, silu):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
         ctx.save_for_backward(x, weight, bias)
         ctx.silu = silu
         if _triton_takes(x, weight, bias):
@@ -73,7 +75,7 @@ class _CausalDepthwiseConv(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, bias = ctx.saved_tensors
         if _triton_takes(x, weight, dy):
             from models.kernels.gpu import depthwise_conv as gpu
@@ -138,7 +140,7 @@ def _forward_native(x: Tensor, taps: Tensor, bias: Tensor, silu: bool) -> Tensor
 
 
 @_forward_native.register_fake
-def _(x, taps, bias, silu):
+def _(x: Tensor, taps: Tensor, bias: Tensor, silu: bool) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -157,7 +159,9 @@ def _backward_native(
 
 
 @_backward_native.register_fake
-def _(x, taps, bias, dy, silu):
+def _(
+    x: Tensor, taps: Tensor, bias: Tensor, dy: Tensor, silu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(dy), torch.empty_like(taps), torch.empty_like(bias)
 
 

@@ -202,7 +202,7 @@ def _forward_native(
 
 
 @_forward_native.register_fake
-def _(h, x, gate, weight, skip, eps):
+def _(h: Tensor, x: Tensor, gate: Tensor, weight: Tensor, skip: Tensor, eps: float) -> Tensor:
     return torch.empty_like(x)
 
 
@@ -218,7 +218,9 @@ def _backward_native(
 
 
 @_backward_native.register_fake
-def _(h, x, gate, weight, skip, dy, eps):
+def _(
+    h: Tensor, x: Tensor, gate: Tensor, weight: Tensor, skip: Tensor, dy: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dparams = weight.new_empty(2, len(weight))
     return torch.empty_like(h), torch.empty_like(x), torch.empty_like(x), dparams
 

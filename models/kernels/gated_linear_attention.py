@@ -442,7 +442,9 @@ def _forward_native(
 
 
 @_forward_native.register_fake
-def _(q, k, v, g, initial_state, scale):
+def _(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, initial_state: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
     return torch.empty_like(v), torch.empty_like(initial_state)
 
 
@@ -457,8 +459,11 @@ def _backward_native(
 
 
 @_backward_native.register_fake
-def _(q, k, v, g, initial_state, do, scale):
-    return tuple(map(torch.empty_like, (q, k, v, g)))
+def _(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, initial_state: Tensor, do: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dq, dk, dv, dg = map(torch.empty_like, (q, k, v, g))
+    return dq, dk, dv, dg
 
 
 @torch.library.custom_op("babysweep::hgrn2_attention", mutates_args=())
@@ -473,7 +478,9 @@ def _forward_bounded_native(
 
 
 @_forward_bounded_native.register_fake
-def _(q, f, v, bound, initial_state, scale):
+def _(
+    q: Tensor, f: Tensor, v: Tensor, bound: Tensor, initial_state: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
     return torch.empty_like(v), torch.empty_like(initial_state)
 
 
@@ -490,5 +497,8 @@ def _backward_bounded_native(
 
 
 @_backward_bounded_native.register_fake
-def _(q, f, v, bound, initial_state, do, scale):
-    return *map(torch.empty_like, (q, f, v)), torch.empty_like(bound)
+def _(
+    q: Tensor, f: Tensor, v: Tensor, bound: Tensor, initial_state: Tensor, do: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dq, df, dv = map(torch.empty_like, (q, f, v))
+    return dq, df, dv, torch.empty_like(bound)

@@ -87,5 +87,5 @@ def _differentiate_native(logits: Tensor, targets: Tensor, ignore_index: int) ->
 
 
 @_differentiate_native.register_fake
-def _(logits, targets, ignore_index):
+def _(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
     return logits.new_empty(len(logits), dtype=torch.float32)

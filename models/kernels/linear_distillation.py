@@ -212,5 +212,12 @@ def _differentiate_native(
 
 
 @_differentiate_native.register_fake
-def _(logits, guides, targets, alpha, temperature, ignore_index):
+def _(
+    logits: Tensor,
+    guides: Tensor,
+    targets: Tensor,
+    alpha: float,
+    temperature: float,
+    ignore_index: int,
+) -> Tensor:
     return logits.new_empty(len(logits), dtype=torch.float32)

@@ -26,7 +26,7 @@ Legend: B batch, T time, H heads, K key dim, V value dim, L steps of a chunk. Ch
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -119,7 +119,18 @@ class _MLSTM(torch.autograd.Function):
     """Keeps its inputs, the output and one number per step; recomputes matrices and states."""
 
     @staticmethod
-    def forward(ctx, q, k, v, igate, fgate, memory, normalizer, m, return_state):
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        igate: Tensor,
+        fgate: Tensor,
+        memory: Tensor | None,
+        normalizer: Tensor | None,
+        m: Tensor | None,
+        return_state: bool,
+    ) -> tuple[Tensor, ...]:
         ctx.on_gpu = _triton_takes(q, k, v, igate, fgate)
         if ctx.on_gpu:
             return _forward_triton(ctx, q, k, v, igate, fgate, memory, normalizer, m, return_state)
@@ -134,7 +145,7 @@ class _MLSTM(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dh, *_):
+    def backward(ctx: Any, dh: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.on_gpu:
             return *_backward_triton(ctx, dh), None, None, None, None
         q, k, v, igate, fgate, memory, normalizer, m, h, row_sum = ctx.saved_tensors
@@ -366,7 +377,18 @@ def _triton_takes(*inputs: Tensor) -> bool:
     return launch.takes("mlstm", *inputs, fits=fits)
 
 
-def _forward_triton(ctx, q, k, v, igate, fgate, memory, normalizer, m, return_state):
+def _forward_triton(
+    ctx: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    igate: Tensor,
+    fgate: Tensor,
+    memory: Tensor | None,
+    normalizer: Tensor | None,
+    m: Tensor | None,
+    return_state: bool,
+) -> tuple[Tensor, ...]:
     """Keeps the running sums, too, which are small and take longer to compute than to load."""
     from models.kernels.gpu import mlstm as gpu
     from models.kernels.gpu import mlstm_gates
@@ -380,7 +402,7 @@ def _forward_triton(ctx, q, k, v, igate, fgate, memory, normalizer, m, return_st
     return h, *end
 
 
-def _backward_triton(ctx, dh: Tensor) -> tuple[Tensor, ...]:
+def _backward_triton(ctx: Any, dh: Tensor) -> tuple[Tensor, ...]:
     from models.kernels.gpu import mlstm as gpu
     from models.kernels.gpu import mlstm_gates
 
@@ -437,7 +459,18 @@ def _forward_native(
 
 
 @_forward_native.register_fake
-def _(q, k, v, a, peak, before, floor, memory, normalizer, return_state):
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    peak: Tensor,
+    before: Tensor,
+    floor: Tensor,
+    memory: Tensor | None,
+    normalizer: Tensor | None,
+    return_state: bool,
+) -> tuple[Tensor, ...]:
     memory_shape = (v.shape[0], v.shape[2], q.shape[3], v.shape[3]) if return_state else (0,)
     shapes = (v.shape, floor.shape, memory_shape, memory_shape[:-1] or (0,))
     return tuple(floor.new_empty(shape) for shape in shapes)
@@ -471,7 +504,20 @@ def _backward_native(
 
 
 @_backward_native.register_fake
-def _(q, k, v, a, peak, before, floor, memory, normalizer, h, row_sum, dh):
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    peak: Tensor,
+    before: Tensor,
+    floor: Tensor,
+    memory: Tensor | None,
+    normalizer: Tensor | None,
+    h: Tensor,
+    row_sum: Tensor,
+    dh: Tensor,
+) -> tuple[Tensor, ...]:
     keys = (q.new_empty(q.shape) for _ in range(2))
     return *keys, v.new_empty(v.shape), *(floor.new_empty(floor.shape) for _ in range(3))
 

@@ -152,7 +152,7 @@ def _forward_native(
 
 
 @_forward_native.register_fake
-def _(x, weight, eps, dtype):
+def _(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x, dtype=dtype), weight.new_empty(len(x), 1)
 
 
@@ -165,7 +165,7 @@ def _backward_native(x: Tensor, weight: Tensor, scale: Tensor, dy: Tensor) -> tu
 
 
 @_backward_native.register_fake
-def _(x, weight, scale, dy):
+def _(x: Tensor, weight: Tensor, scale: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(weight)
 
 

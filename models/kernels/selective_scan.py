@@ -332,7 +332,19 @@ def _forward_native(
 
 
 @_forward_native.register_fake
-def _(u, delta, gate, a, b, c, skip, bias, state, softplus, keep):
+def _(
+    u: Tensor,
+    delta: Tensor,
+    gate: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    skip: Tensor,
+    bias: Tensor,
+    state: Tensor,
+    softplus: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     return _empty_outputs(u, state, keep)
 
 
@@ -367,7 +379,19 @@ def _backward_native(
 
 
 @_backward_native.register_fake
-def _(u, delta, gate, a, b, c, skip, bias, borders, dy, softplus):
+def _(
+    u: Tensor,
+    delta: Tensor,
+    gate: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    skip: Tensor,
+    bias: Tensor,
+    borders: Tensor,
+    dy: Tensor,
+    softplus: bool,
+) -> tuple[Tensor, ...]:
     return _empty_gradients(u, gate, a, b, skip)
 
 

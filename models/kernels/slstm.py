@@ -14,7 +14,7 @@ Legend: T time, B batch, H heads, G = 4 gates (input, forget, cell, output), D h
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -117,7 +117,7 @@ class _SLSTM(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, recurrent, state):
+    def forward(ctx: Any, x: Tensor, recurrent: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         ctx.native = _native_takes(x, recurrent)
         forward = _forward_native if ctx.native else _forward_torch
         h, last, *saved = forward(x.contiguous(), recurrent.contiguous(), state)
@@ -127,14 +127,14 @@ class _SLSTM(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dh, _):
+    def backward(ctx: Any, dh: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
         recurrent, *saved = ctx.saved_tensors
         backward = _backward_native if ctx.native else _backward_torch
         dx, drecurrent = backward(dh.contiguous(), recurrent.contiguous(), *saved)
         return dx, drecurrent, None
 
 
-def _forward_torch(x, recurrent, state):
+def _forward_torch(x: Tensor, recurrent: Tensor, state: Tensor) -> tuple[Tensor, ...]:
     """h and the last state as in `_SLSTM`, and what the backward reads, each (T, H, B, D)."""
     x = x.permute(1, 3, 0, 2, 4).contiguous()
     time, heads, batch, gates, dim = x.shape
@@ -160,7 +160,19 @@ def _forward_torch(x, recurrent, state):
     return h.permute(2, 0, 1, 3), last, c, n, keep, forget, forget_slope, z, o
 
 
-def _backward_torch(dh, recurrent, state, h, c, n, keep, forget, forget_slope, z, o):
+def _backward_torch(
+    dh: Tensor,
+    recurrent: Tensor,
+    state: Tensor,
+    h: Tensor,
+    c: Tensor,
+    n: Tensor,
+    keep: Tensor,
+    forget: Tensor,
+    forget_slope: Tensor,
+    z: Tensor,
+    o: Tensor,
+) -> tuple[Tensor, Tensor]:
     """Gradients of x and of the recurrent weights."""
     dh, h = (tensor.permute(1, 2, 0, 3) for tensor in (dh, h))
     h_first, c_first, n_first, _ = state.transpose(1, 2)
@@ -216,7 +228,15 @@ class _Triton(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, recurrent, bias, state, started, keep):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        recurrent: Tensor,
+        bias: Tensor | None,
+        state: Tensor,
+        started: bool,
+        keep: bool,
+    ) -> tuple[Tensor, Tensor]:
         from models.kernels.gpu import slstm as gpu
 
         x = x if x.stride(-1) == 1 else x.contiguous()
@@ -229,7 +249,7 @@ class _Triton(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dh, _):
+    def backward(ctx: Any, dh: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         from models.kernels.gpu import slstm as gpu
 
         recurrent, state, h, kept = ctx.saved_tensors
@@ -289,5 +309,7 @@ def _backward_native(
 
 
 @_backward_native.register_fake
-def _(dh, recurrent, state, h, gates, marks):
+def _(
+    dh: Tensor, recurrent: Tensor, state: Tensor, h: Tensor, gates: Tensor, marks: Tensor
+) -> tuple[Tensor, Tensor]:
     return torch.empty_like(gates), torch.empty_like(recurrent)

@@ -73,7 +73,7 @@ def _launch(kernel: Any, x: Tensor, *others: Tensor | None) -> None:
 @triton.jit
 def _load_weight(
     weight, first, COUNT: tl.constexpr, BLOCKS: tl.constexpr, TRANSPOSED: tl.constexpr
-):
+) -> tl.tensor:
     """(1, BLOCKS, 4, 4) in float32, each block transposed or not."""
     entry = tl.arange(0, BLOCKS * 16)
     if TRANSPOSED:
@@ -84,14 +84,14 @@ def _load_weight(
 
 
 @triton.jit
-def _load(x, offset, inside, BLOCKS: tl.constexpr, ROWS: tl.constexpr):
+def _load(x, offset, inside, BLOCKS: tl.constexpr, ROWS: tl.constexpr) -> tl.tensor:
     """Rows as (ROWS, BLOCKS, 4) in float32."""
     tile = tl.load(x + offset, mask=inside, other=0.0).to(tl.float32)
     return tl.reshape(tile, (ROWS, BLOCKS, 4))
 
 
 @triton.jit
-def _store(x, offset, inside, blocks, BLOCKS: tl.constexpr, ROWS: tl.constexpr):
+def _store(x, offset, inside, blocks, BLOCKS: tl.constexpr, ROWS: tl.constexpr) -> None:
     tl.store(x + offset, tl.reshape(blocks, (ROWS, BLOCKS * 4)), mask=inside)
 
 
@@ -107,7 +107,7 @@ def _forward(
     COUNT: tl.constexpr,
     BLOCKS: tl.constexpr,
     ROWS: tl.constexpr,
-):
+) -> None:
     first = tl.program_id(1) * BLOCKS
     columns = first * 4 + tl.arange(0, BLOCKS * 4)
     factor = _load_weight(weight, first, COUNT, BLOCKS, False)
@@ -139,7 +139,7 @@ def _backward(
     COUNT: tl.constexpr,
     BLOCKS: tl.constexpr,
     ROWS: tl.constexpr,
-):
+) -> None:
     """Each program writes its rows of dx and one part of dweight."""
     first = tl.program_id(1) * BLOCKS
     columns = first * 4 + tl.arange(0, BLOCKS * 4)

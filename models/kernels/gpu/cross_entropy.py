@@ -30,7 +30,7 @@ def differentiate_in_place(logits: Tensor, targets: Tensor, ignore_index: int) -
 
 
 @triton.jit
-def _differentiate(logits, targets, losses, vocab, ignore_index, BLOCK: tl.constexpr):
+def _differentiate(logits, targets, losses, vocab, ignore_index, BLOCK: tl.constexpr) -> None:
     row = tl.program_id(0).to(tl.int64)
     logits += row * vocab
     target = tl.load(targets + row)
@@ -55,7 +55,7 @@ def _differentiate(logits, targets, losses, vocab, ignore_index, BLOCK: tl.const
 
 
 @triton.jit
-def _log_sum_exp(logits, vocab, BLOCK: tl.constexpr):
+def _log_sum_exp(logits, vocab, BLOCK: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
     """The largest logit, and the logarithm of the sum of exponentials of their distances from it.
 
     One pass, with a running maximum. Their sum would lose digits of large logits. The second is NaN

@@ -60,7 +60,7 @@ def _constants(x: Tensor, weight: Tensor) -> tuple[int, dict[str, int]]:
 
 
 @triton.jit
-def _place(time, DIM: tl.constexpr, D: tl.constexpr, STEPS: tl.constexpr):
+def _place(time, DIM: tl.constexpr, D: tl.constexpr, STEPS: tl.constexpr) -> tuple[tl.tensor, ...]:
     """A program's sequence, its first step, its chunk of steps in the batch, and its channels."""
     blocks = tl.cdiv(DIM, D)
     chunks = tl.cdiv(time, STEPS)
@@ -71,7 +71,7 @@ def _place(time, DIM: tl.constexpr, D: tl.constexpr, STEPS: tl.constexpr):
 
 
 @triton.jit
-def _load(pointers, mask):
+def _load(pointers, mask) -> tl.tensor:
     return tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
 
 
@@ -80,7 +80,7 @@ def _forward(
     x, weight, bias, y, time, x_item,
     DIM: tl.constexpr, X_ROW: tl.constexpr, UNIT: tl.constexpr, WIDTH: tl.constexpr,
     D: tl.constexpr, SILU: tl.constexpr, STEPS: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Some steps of D channels of one sequence at once."""
     item, start, _, channel = _place(time, DIM, D, STEPS)
     inside = channel < DIM
@@ -101,7 +101,7 @@ def _forward(
 @triton.jit
 def _weighted(
     total, tap0, x0, tap1, x1, tap2, x2, tap3, x3, WIDTH: tl.constexpr
-):  # fmt: skip
+) -> tl.tensor:  # fmt: skip
     """total + tap0 x0 + tap1 x1 + ... for as many taps as there are."""
     total += tap0 * x0
     if WIDTH > 1:
@@ -114,7 +114,7 @@ def _weighted(
 
 
 @triton.jit
-def _tap(weight, index: tl.constexpr, channel, inside, WIDTH: tl.constexpr):
+def _tap(weight, index: tl.constexpr, channel, inside, WIDTH: tl.constexpr) -> tl.tensor:
     return _load(weight + channel * WIDTH + index, inside & (index >= 0) & (index < WIDTH))
 
 
@@ -123,7 +123,7 @@ def _backward(
     x, weight, bias, dy, dx, dparams, time, x_item,
     DIM: tl.constexpr, X_ROW: tl.constexpr, UNIT: tl.constexpr, WIDTH: tl.constexpr,
     D: tl.constexpr, SILU: tl.constexpr, STEPS: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Some steps of D channels of one sequence, one after the other.
 
     x1, x2, x3 are the last inputs, d1, d2, d3 the gradients of the last sums. The loop goes on for

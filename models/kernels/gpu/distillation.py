@@ -38,7 +38,7 @@ def distil_in_place(
 @triton.jit
 def _distil(
     logits, guides, targets, losses, vocab, ignore_index, alpha, temperature, BLOCK: tl.constexpr
-):
+) -> None:
     row = tl.program_id(0).to(tl.int64)
     logits += row * vocab
     guides += row * vocab
@@ -80,7 +80,7 @@ def _distil(
 
 
 @triton.jit
-def _log_sums(logits, guides, vocab, temperature, BLOCK: tl.constexpr):
+def _log_sums(logits, guides, vocab, temperature, BLOCK: tl.constexpr) -> tuple[tl.tensor, ...]:
     """In one pass the largest logits, and logarithms of sums of exponentials of the distances from
     them: of the student's as they are, of the student's and the teacher's by the temperature."""
     largest = tl.full((), LOWEST, tl.float32)

@@ -94,7 +94,7 @@ def _forward(
     DIM: tl.constexpr,
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
-):
+) -> None:
     head, wide = tl.program_id(1), tl.num_programs(1) * DIM
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     at = tl.arange(0, WIDTH)[None, :]
@@ -114,7 +114,7 @@ def _forward(
 
 
 @triton.jit
-def _normed(h, real, eps, DIM: tl.constexpr):
+def _normed(h, real, eps, DIM: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
     """(h - mean) * scale, and scale = 1 / sqrt(variance + eps) of each row."""
     h = h.to(tl.float32)
     h = tl.where(real, h - tl.sum(h, 1, keep_dims=True) / DIM, 0.0)
@@ -140,7 +140,7 @@ def _backward(
     DIM: tl.constexpr,
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
-):
+) -> None:
     """Each program takes every n-th tile of a head."""
     program, head = tl.program_id(0), tl.program_id(1)
     wide = tl.num_programs(1) * DIM

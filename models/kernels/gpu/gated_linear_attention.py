@@ -27,10 +27,11 @@ from torch import Tensor
 
 from models.kernels.gpu.gated_linear_gradients import gradients
 from models.kernels.gpu.gated_linear_parts import (
-    AFTER,
     CHUNK,
     UNTIL,
     columns_of,
+    entries,
+    faded,
     gate,
     keys,
     pair,
@@ -195,7 +196,7 @@ def _walk(
     C: tl.constexpr,
     PARTS: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+) -> None:
     """A tile (Y, X) of the state in front of every chunk, or of the gradient behind it."""
     tiles: tl.constexpr = (K + X - 1) // X
     sequence = tl.program_id(0).to(tl.int64) // tiles
@@ -203,12 +204,10 @@ def _walk(
     y = tl.program_id(1) * Y + tl.arange(0, Y)
     step = tl.arange(0, C)[:, None]
     chunks = tl.cdiv(time, C)
-    tile = y[:, None] * K + x[None, :]
-    within = (y[:, None] < V) & (x[None, :] < K)
+    tile, within = entries(y, x, V, K)
     state = tl.zeros((Y, X), tl.float32)
     if first is not None:
-        at = x[:, None] * V + y[None, :]
-        kept = (x[:, None] < K) & (y[None, :] < V)
+        at, kept = entries(x, y, K, V)
         state = tl.trans(
             tl.load(first + sequence * K * V + at, mask=kept, other=0.0).to(tl.float32)
         )
@@ -221,22 +220,14 @@ def _walk(
         at = step * heads * K + x[None, :]
         inside = here & (x[None, :] < K)
         log, key = gate(g, bound, start * K, at, inside, head, x, K)
-        if q is None:
-            row = keys(k, key, start * K, at, inside) * tl.exp2(
-                sums(choices, AFTER, log, PARTS, C, False)
-            )
-        else:
-            row = queries(q, k, start * K, at, inside, scale)
-            row *= tl.exp2(sums(choices, UNTIL, log, PARTS, C, False))
+        row = faded(q, k, key, log, choices, start * K, at, inside, scale, q is None, PARTS, C)
         column = columns_of(columns, start, step, heads, here, y, V)
         state *= tl.exp2(tl.sum(log, 0))[None, :]
         row = row.to(column.dtype)
         state = tl.dot(tl.trans(column), row, state, input_precision=PRECISION)
     if last is not None:
-        at = x[:, None] * V + y[None, :]
-        tl.store(
-            last + sequence * K * V + at, tl.trans(state), mask=(x[:, None] < K) & (y[None, :] < V)
-        )
+        at, kept = entries(x, y, K, V)
+        tl.store(last + sequence * K * V + at, tl.trans(state), mask=kept)
 
 
 @triton.jit(do_not_specialize=["scale", "time", "heads"])
@@ -260,11 +251,41 @@ def _outputs(
     PARTS: tl.constexpr,
     PRECISION: tl.constexpr,
     REVERSE: tl.constexpr,
-):
+) -> None:
     """A chunk of outputs from values and the state in front of it; in reverse, of the gradient of
     values from that of outputs and of the state behind it."""
     chunk = tl.program_id(0).to(tl.int64)
     _, head, start, here = place(chunk, time, heads, C)
+    step = tl.arange(0, C)[:, None]
+    scores = _scores(
+        q, k, g, bound, scale, choices, head, heads, start, here,
+        K, X, C, PARTS, PRECISION, REVERSE, states.dtype.element_ty,
+    )  # fmt: skip
+    for from_y in range(0, V, Y):
+        y = from_y + tl.arange(0, Y)
+        value = columns_of(values, start, step, heads, here, y, V)
+        total = tl.dot(scores, value, input_precision=PRECISION)
+        for begin in range(0, K, X):
+            x = begin + tl.arange(0, X)
+            at = step * heads * K + x[None, :]
+            inside = here & (x[None, :] < K)
+            log, key = gate(g, bound, start * K, at, inside, head, x, K)
+            row = faded(q, k, key, log, choices, start * K, at, inside, scale, REVERSE, PARTS, C)
+            tile, within = entries(y, x, V, K)
+            state = tl.load(states + chunk * K * V + tile, mask=within, other=0.0)
+            row = row.to(state.dtype)
+            total = tl.dot(row, tl.trans(state), total, input_precision=PRECISION)
+        at_y = step * heads * V + y[None, :]
+        tl.store(out + start * V + at_y, total, mask=here & (y[None, :] < V))
+
+
+@triton.jit
+def _scores(
+    q, k, g, bound, scale, choices, head, heads, start, here,
+    K: tl.constexpr, X: tl.constexpr, C: tl.constexpr, PARTS: tl.constexpr,
+    PRECISION: tl.constexpr, REVERSE: tl.constexpr, TYPE: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """What each step of a chunk takes from each one (C, C), of TYPE; in reverse, transposed."""
     step = tl.arange(0, C)[:, None]
     other = tl.arange(0, C)[None, :]
     scores = tl.zeros((C, C), tl.float32)  # symmetric
@@ -281,32 +302,9 @@ def _outputs(
             half = C // 2 >> size
             row = tl.where((step & half) > 0, query, key)
             row *= tl.exp2(sums(choices, size, log, PARTS, C, False))
-            row = row.to(states.dtype.element_ty)
+            row = row.to(TYPE)
             pairs = tl.dot(row, tl.trans(row), input_precision=PRECISION)
             scores += tl.where(pair(step, other, half), pairs, 0.0)
     seen = step < other if REVERSE else step > other
     scores = tl.where(seen, scores, tl.where(step == other, own[:, None], 0.0))
-    scores = scores.to(states.dtype.element_ty)
-    for from_y in range(0, V, Y):
-        y = from_y + tl.arange(0, Y)
-        at_y = step * heads * V + y[None, :]
-        inside_y = here & (y[None, :] < V)
-        value = tl.load(values + start * V + at_y, mask=inside_y, other=0.0)
-        total = tl.dot(scores, value, input_precision=PRECISION)
-        for begin in range(0, K, X):
-            x = begin + tl.arange(0, X)
-            at = step * heads * K + x[None, :]
-            inside = here & (x[None, :] < K)
-            log, key = gate(g, bound, start * K, at, inside, head, x, K)
-            if REVERSE:
-                row = keys(k, key, start * K, at, inside)
-                row *= tl.exp2(sums(choices, AFTER, log, PARTS, C, False))
-            else:
-                row = queries(q, k, start * K, at, inside, scale)
-                row *= tl.exp2(sums(choices, UNTIL, log, PARTS, C, False))
-            tile = y[:, None] * K + x[None, :]
-            within = (y[:, None] < V) & (x[None, :] < K)
-            state = tl.load(states + chunk * K * V + tile, mask=within, other=0.0)
-            row = row.to(state.dtype)
-            total = tl.dot(row, tl.trans(state), total, input_precision=PRECISION)
-        tl.store(out + start * V + at_y, total, mask=inside_y)
+    return scores.to(TYPE)

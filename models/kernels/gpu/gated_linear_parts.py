@@ -39,7 +39,7 @@ def sum_choices(device: torch.device) -> Tensor:
 
 
 @triton.jit
-def sigmoids(x):
+def sigmoids(x) -> tuple[tl.tensor, tl.tensor]:
     """Of x and of -x, both to full precision."""
     small = tl.exp2(-tl.abs(x) * LOG2_E)
     large = 1 / (1 + small)
@@ -48,7 +48,7 @@ def sigmoids(x):
 
 
 @triton.jit
-def gate(g, bound, base, at, inside, head, x, K: tl.constexpr):
+def gate(g, bound, base, at, inside, head, x, K: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
     """Logarithms to base 2 of the gates (C, X), and HGRN2's keys; 0 outside."""
     if bound is None:
         log = tl.load(g + base + at, mask=inside, other=0.0).to(tl.float32) * LOG2_E
@@ -64,7 +64,7 @@ def gate(g, bound, base, at, inside, head, x, K: tl.constexpr):
 
 
 @triton.jit
-def keys(k, hgrn2, base, at, inside):
+def keys(k, hgrn2, base, at, inside) -> tl.tensor:
     """Keys (C, X): those of HGRN2, unless others are given."""
     if k is None:
         return hgrn2
@@ -73,7 +73,7 @@ def keys(k, hgrn2, base, at, inside):
 
 
 @triton.jit
-def queries(q, k, base, at, inside, scale):
+def queries(q, k, base, at, inside, scale) -> tl.tensor:
     """Scaled queries (C, X), of HGRN2 if no keys are given."""
     query = tl.load(q + base + at, mask=inside, other=0.0).to(tl.float32)
     if k is None:
@@ -82,14 +82,39 @@ def queries(q, k, base, at, inside, scale):
 
 
 @triton.jit
-def columns_of(x, start, step, heads, here, y, V: tl.constexpr):
+def faded(
+    q, k, hgrn2, log, choices, base, at, inside, scale,
+    KEYS: tl.constexpr, PARTS: tl.constexpr, C: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """Keys (C, X) times the gates behind them in the chunk, or queries times those until them."""
+    if KEYS:
+        row = keys(k, hgrn2, base, at, inside)
+        return row * tl.exp2(sums(choices, AFTER, log, PARTS, C, False))
+    else:
+        row = queries(q, k, base, at, inside, scale)
+        return row * tl.exp2(sums(choices, UNTIL, log, PARTS, C, False))
+
+
+@triton.jit
+def entries(
+    rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor]:
+    """Where a tile of a matrix (ROWS, COLUMNS) lies in it, and what of the tile is inside."""
+    at = rows[:, None] * COLUMNS + columns[None, :]
+    return at, (rows[:, None] < ROWS) & (columns[None, :] < COLUMNS)
+
+
+@triton.jit
+def columns_of(x, start, step, heads, here, y, V: tl.constexpr) -> tl.tensor:
     """A tile (C, Y) of a chunk's values, or of what has their shape; 0 outside."""
     at = step * heads * V + y[None, :]
     return tl.load(x + start * V + at, mask=here & (y[None, :] < V), other=0.0)
 
 
 @triton.jit
-def sums(choices, which, x, PARTS: tl.constexpr, C: tl.constexpr, TRANSPOSED: tl.constexpr):
+def sums(
+    choices, which, x, PARTS: tl.constexpr, C: tl.constexpr, TRANSPOSED: tl.constexpr
+) -> tl.tensor:
     """One of `choices` (C, C) times x (C, X), in float32: x as a sum of bf16 numbers."""
     at = tl.arange(0, C)
     chosen = tl.load(choices + which * C * C + at[:, None] * C + at[None, :])
@@ -105,13 +130,13 @@ def sums(choices, which, x, PARTS: tl.constexpr, C: tl.constexpr, TRANSPOSED: tl
 
 
 @triton.jit
-def pair(t, u, half):
+def pair(t, u, half) -> tl.tensor:
     """Whether two steps lie in different halves of the same block."""
     return ((t & -half) ^ (u & -half)) == half
 
 
 @triton.jit
-def place(chunk, time, heads, C: tl.constexpr):
+def place(chunk, time, heads, C: tl.constexpr) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
     """Of a chunk: its sequence and head, the first step's place (batch, time, head), and which of
     its steps (C, 1) are inside the sequence."""
     chunks = tl.cdiv(time, C)

@@ -80,12 +80,12 @@ def _block(time: int) -> int:
 
 
 @triton.jit
-def _larger(x, y):
+def _larger(x, y) -> tl.tensor:
     return tl.where(x >= y, x, tl.where(x != x, x, y))  # NaN beats any number
 
 
 @triton.jit
-def _store(x, t, time, value, mask):
+def _store(x, t, time, value, mask) -> None:
     value = value * LOG2_E
     high = value.to(tl.float32)
     is_exact = value == high.to(tl.float64)  # as infinity is
@@ -95,7 +95,7 @@ def _store(x, t, time, value, mask):
 
 
 @triton.jit
-def _rises(a, before, t, time, mask):
+def _rises(a, before, t, time, mask) -> tl.tensor:
     """Whether the peak lies at a step; without the rest of the digits where these are equal."""
     high, low = tl.load(a + t, mask=mask, other=0.0), tl.load(before + t, mask=mask, other=0.0)
     rest = tl.load(a + time + t, mask=mask, other=0.0)
@@ -104,7 +104,7 @@ def _rises(a, before, t, time, mask):
 
 
 @triton.jit
-def _then(later_value, later_gate, value, gate):
+def _then(later_value, later_gate, value, gate) -> tuple[tl.tensor, tl.tensor]:
     """Two steps, the later one first, of r_t = value_t + gate_t r_{t+1}."""
     return value + gate * later_value, gate * later_gate
 
@@ -132,7 +132,7 @@ def _scan(
     f_head,
     lowest_log_forget,
     BLOCK: tl.constexpr,
-):
+) -> None:
     program = tl.program_id(0).to(tl.int64)
     batch, head = program // heads, program % heads
     row = program * time
@@ -181,7 +181,7 @@ def _gradients(
     f_head,
     eps,
     BLOCK: tl.constexpr,
-):
+) -> None:
     """From the last steps to the first, as `_gate_gradients` of `models.kernels.mlstm`.
 
     The gradient of m goes to the step where the peak lies: a step at which a rises to a new peak

@@ -103,7 +103,7 @@ def _tile(dim: int) -> tuple[dict[str, int], int]:
 @triton.jit
 def _forward(
     x, residual, weight, y, total, scale, rows, dim, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr
-):
+) -> None:
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     at = row.to(tl.int64)[:, None] * dim + column
@@ -134,7 +134,7 @@ def _backward(
     dim,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+) -> None:
     """Each program takes every n-th tile: y_i = n_i weight_i with n = x * scale, so that
     dn/dx = scale * (1 - n n^T / dim)."""
     column = tl.arange(0, BLOCK)

@@ -108,7 +108,7 @@ def _rotate(
     Q_HEADS: tl.constexpr,
     K_HEADS: tl.constexpr,
     BACKWARD: tl.constexpr,
-):
+) -> None:
     """Tables may differ between the halves: c1, s1 belong to the first, c2, s2 to the second."""
     token = tl.program_id(0).to(tl.int64)
     sequence = token // time
@@ -148,7 +148,7 @@ def _rotate_heads(
     half,
     HALF: tl.constexpr,
     HEADS: tl.constexpr,
-):
+) -> None:
     """All heads of one token, `stride` apart."""
     head = tl.arange(0, HEADS)[:, None]
     at = tl.arange(0, HALF)[None]
@@ -162,7 +162,9 @@ def _rotate_heads(
 
 
 @triton.jit
-def _copy_heads(x, new_x, stride, heads, dim, half, HALF: tl.constexpr, HEADS: tl.constexpr):
+def _copy_heads(
+    x, new_x, stride, heads, dim, half, HALF: tl.constexpr, HEADS: tl.constexpr
+) -> None:
     head = tl.arange(0, HEADS)[:, None]
     at = tl.arange(0, HALF)[None]
     inside = (head < heads) & (at < half)

@@ -170,19 +170,19 @@ def _strides(**tensors: Tensor | None) -> tuple[list[int], dict[str, int]]:
 
 
 @triton.jit
-def _inverse(x):
+def _inverse(x) -> tl.tensor:
     """1 / x for x >= 1, in two instructions."""
     root = tl.rsqrt(x)
     return root * root
 
 
 @triton.jit
-def _sigmoid(x):
+def _sigmoid(x) -> tl.tensor:
     return _inverse(1 + tl.exp2(-x * LOG2_E))
 
 
 @triton.jit
-def _softplus(x):
+def _softplus(x) -> tuple[tl.tensor, tl.tensor]:
     """log(1 + exp(x)) and its derivative, exact to float32's precision for any size of the result.
 
     log(1 + e) = 2 artanh(s) with e = exp(-|x|) and s = e / (2 + e) <= 1/3; the polynomial is
@@ -199,12 +199,21 @@ def _softplus(x):
 
 
 @triton.jit
-def _load(pointers, mask):
+def _load(pointers, mask) -> tl.tensor:
     return tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _load_delta(pointers, mask, shift, SOFTPLUS: tl.constexpr):
+def _load_given(x, at, mask) -> tl.tensor:
+    """Zeros if nothing is given."""
+    if x is None:
+        return tl.zeros(mask.shape, tl.float32)
+    else:
+        return _load(x + at, mask)
+
+
+@triton.jit
+def _load_delta(pointers, mask, shift, SOFTPLUS: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
     """Step sizes and their derivatives with respect to what is in memory."""
     x = _load(pointers, mask) + shift
     slope = x * 0 + 1
@@ -228,11 +237,8 @@ def _forward(
     U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr,
     B_ROW: tl.constexpr, C_ROW: tl.constexpr, ITEM_UNIT: tl.constexpr,
     STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
-):  # fmt: skip
-    """All steps of D channels of one sequence; a state is (N, D), its first axis in a thread.
-
-    Outputs of STEPS steps are stored together, so that no store keeps their loads from starting.
-    """
+) -> None:  # fmt: skip
+    """All steps of D channels of one sequence; a state is (N, D), its first axis in a thread."""
     blocks = tl.cdiv(DIM, D)
     item = (tl.program_id(0) // blocks).to(tl.int64)
     channel = tl.program_id(0) % blocks * D + tl.arange(0, D)
@@ -241,16 +247,9 @@ def _forward(
     both = inside[None, :] & (n < STATES)[:, None]
     across = n[:, None] * DIM + channel[None, :] * one
     rate = _load(a + channel[None, :] * a_channel + n[:, None] * a_state, both) * LOG2_E
-    h = tl.zeros((N, D), tl.float32)
-    if initial is not None:
-        at = item * initial_item + channel[None, :] * initial_channel + n[:, None] * initial_state
-        h = _load(initial + at, both)
-    gain = tl.zeros((D,), tl.float32)
-    if skip is not None:
-        gain = _load(skip + channel, inside)
-    shift = tl.zeros((D,), tl.float32)
-    if bias is not None:
-        shift = _load(bias + channel, inside)
+    at = item * initial_item + channel[None, :] * initial_channel + n[:, None] * initial_state
+    h = _load_given(initial, at, both)
+    gain, shift = _load_given(skip, channel, inside), _load_given(bias, channel, inside)
     item_unit = item * ITEM_UNIT
     for start in range(0, time, STEPS):
         step = tl.cast(start, tl.int64)
@@ -260,37 +259,56 @@ def _forward(
         u_at = u + item_unit * u_item + step * U_ROW + channel
         delta_at = delta + item_unit * delta_item + step * DELTA_ROW + channel
         b_at = b + item_unit * b_item + step * B_ROW + n
+        c_at, y_at, gate_at = c, y, gate
         if y is not None:
             c_at = c + item_unit * c_item + step * C_ROW + n
             y_at = y + (item * time + step) * DIM + channel
         if gate is not None:
             gate_at = gate + item_unit * gate_item + step * GATE_ROW + channel
-        outputs = ()
-        for k in tl.static_range(STEPS):
-            there = channel < tl.where(start + k < time, DIM, 0)
-            known = n < tl.where(start + k < time, STATES, 0)
-            u_t = _load(u_at + k * U_ROW, there)
-            # Behind the end delta is zero, and the state stays.
-            delta_t, _ = _load_delta(delta_at + k * DELTA_ROW, there, shift, SOFTPLUS)
-            b_t = _load(b_at + k * B_ROW, known)
-            h = tl.exp2(delta_t[None, :] * rate) * h + (delta_t * u_t)[None, :] * b_t[:, None]
-            if y is not None:
-                c_t = _load(c_at + k * C_ROW, known)
-                y_t = tl.sum(h * c_t[:, None], 0) + gain * u_t
-                if gate is not None:
-                    gate_t = _load(gate_at + k * GATE_ROW, there)
-                    y_t = y_t * gate_t * _sigmoid(gate_t)
-                outputs = outputs + (y_t,)  # type: ignore[assignment]
-        if y is not None:
-            for k in tl.static_range(STEPS):
-                there = channel < tl.where(start + k < time, DIM, 0)
-                tl.store(y_at + k * DIM, outputs[k], mask=there)
+        h = _pass_steps(
+            u_at, delta_at, gate_at, b_at, c_at, y_at, h, rate, gain, shift, channel, n,
+            start, time, DIM, STATES, U_ROW, DELTA_ROW, GATE_ROW, B_ROW, C_ROW, STEPS, SOFTPLUS,
+        )  # fmt: skip
     if last is not None:
         tl.store(last + item * DIM * STATES + across, h, mask=both)
 
 
 @triton.jit
-def _sum_states(x):
+def _pass_steps(
+    u, delta, gate, b, c, y, h, rate, gain, shift, channel, n, start, time,
+    DIM: tl.constexpr, STATES: tl.constexpr,
+    U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr,
+    B_ROW: tl.constexpr, C_ROW: tl.constexpr, STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """The state behind STEPS steps of a sequence, at these places, from that in front of them, h.
+
+    Their outputs are stored together, so that no store keeps their loads from starting.
+    """
+    outputs = ()
+    for k in tl.static_range(STEPS):
+        there = channel < tl.where(start + k < time, DIM, 0)
+        known = n < tl.where(start + k < time, STATES, 0)
+        u_t = _load(u + k * U_ROW, there)
+        # Behind the end delta is zero, and the state stays.
+        delta_t, _ = _load_delta(delta + k * DELTA_ROW, there, shift, SOFTPLUS)
+        b_t = _load(b + k * B_ROW, known)
+        h = tl.exp2(delta_t[None, :] * rate) * h + (delta_t * u_t)[None, :] * b_t[:, None]
+        if y is not None:
+            c_t = _load(c + k * C_ROW, known)
+            y_t = tl.sum(h * c_t[:, None], 0) + gain * u_t
+            if gate is not None:
+                gate_t = _load(gate + k * GATE_ROW, there)
+                y_t = y_t * gate_t * _sigmoid(gate_t)
+            outputs = outputs + (y_t,)  # type: ignore[assignment]
+    if y is not None:
+        for k in tl.static_range(STEPS):
+            there = channel < tl.where(start + k < time, DIM, 0)
+            tl.store(y + k * DIM, outputs[k], mask=there)
+    return h
+
+
+@triton.jit
+def _sum_states(x) -> tl.tensor:
     """(NI, DI, W, NL, DL) -> (DI, W, 1, DL)"""
     return tl.sum(tl.sum(x, 0), 2, keep_dims=True)
 
@@ -304,7 +322,7 @@ def _backward(
     U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr,
     B_ROW: tl.constexpr, C_ROW: tl.constexpr, DY_ROW: tl.constexpr, ITEM_UNIT: tl.constexpr,
     STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """All steps of a block of channels of one sequence, from the last to the first.
 
     A state is (NI, DI, W, NL, DL): its last two axes are lanes, the middle one warps, and the first
@@ -316,30 +334,22 @@ def _backward(
     blocks = tl.cdiv(DIM, DI * W * DL)
     block = tl.program_id(0) % blocks
     item = (tl.program_id(0) // blocks).to(tl.int64)
-    warp = tl.arange(0, W)[None, :, None, None]
-    lane_n = tl.arange(0, NL)[None, None, :, None]
-    lane_d = tl.arange(0, DL)[None, None, None, :]
-    anywhere = (warp + lane_n + lane_d) * 0
-    channel = block * (DI * W * DL) + (warp * DL + lane_d) * DI
-    channel = channel + tl.arange(0, DI)[:, None, None, None] + anywhere
-    n = lane_n * NI + tl.arange(0, NI)[:, None, None, None] + anywhere
+    channel, n = _spread(block, NI, NL, DI, DL, W)
     inside = channel < DIM
     both = inside[None, :, :, :, :] & (n < STATES)[:, None, :, :, :]
     across = n[:, None, :, :, :] * DIM + channel[None, :, :, :, :]
     at = channel[None, :, :, :, :] * a_channel + n[:, None, :, :, :] * a_state
     rate = _load(a + at, both) * LOG2_E
-    gain = tl.zeros((DI, W, NL, DL), tl.float32)
-    if skip is not None:
-        gain = _load(skip + channel, inside)
-    shift = tl.zeros((DI, W, NL, DL), tl.float32)
-    if bias is not None:
-        shift = _load(bias + channel, inside)
+    gain, shift = _load_given(skip, channel, inside), _load_given(bias, channel, inside)
     item_unit = item * ITEM_UNIT
+    u, delta, dy = u + item_unit * u_item, delta + item_unit * delta_item, dy + item_unit * dy_item
+    b, c = b + item_unit * b_item, c + item_unit * c_item
+    if gate is not None:
+        gate += item_unit * gate_item
     chunks = tl.cdiv(time, STEPS)
     borders += item * chunks * STATES * DIM
     db = dbc + (block * batch + item) * time * STATES
     dc = db + tl.cast(blocks, tl.int64) * batch * time * STATES
-    k_axis = tl.arange(0, STEPS)[:, None, None, None, None]
     dlater = tl.zeros((NI, DI, W, NL, DL), tl.float32)
     da = tl.zeros((NI, DI, W, NL, DL), tl.float32)
     dskip = tl.zeros((DI, W, NL, DL), tl.float32)
@@ -347,56 +357,13 @@ def _backward(
     for index in range(chunks):
         start = (chunks - 1 - index) * STEPS
         step = tl.cast(start, tl.int64)
-        u_at = u + item_unit * u_item + step * U_ROW + channel
-        delta_at = delta + item_unit * delta_item + step * DELTA_ROW + channel
-        b_at = b + item_unit * b_item + step * B_ROW + n
-        c_at = c + item_unit * c_item + step * C_ROW + n
-        dy_at = dy + item_unit * dy_item + step * DY_ROW + channel
-        if gate is not None:
-            gate_at = gate + item_unit * gate_item + step * GATE_ROW + channel
-        out = (item * time + step) * DIM + channel
         h = tl.load(borders + step // STEPS * (STATES * DIM) + across, mask=both, other=0.0)
-        kept, us, deltas, slopes, bs = (h,), (), (), (), ()
-        for k in tl.static_range(STEPS):
-            there = channel < tl.where(start + k < time, DIM, 0)
-            known = n < tl.where(start + k < time, STATES, 0)
-            u_t = _load(u_at + k * U_ROW, there)
-            delta_t, slope = _load_delta(delta_at + k * DELTA_ROW, there, shift, SOFTPLUS)
-            b_t = _load(b_at + k * B_ROW, known)
-            decay = tl.exp2(delta_t[None, :, :, :, :] * rate)
-            h = decay * h + (delta_t * u_t)[None, :, :, :, :] * b_t[:, None, :, :, :]
-            kept, us, bs = kept + (h,), us + (u_t,), bs + (b_t,)  # type: ignore[assignment]
-            deltas, slopes = deltas + (delta_t,), slopes + (slope,)  # type: ignore[assignment]
-        db_chunk = tl.zeros((STEPS, NI, W, NL, DL), tl.float32)
-        dc_chunk = tl.zeros((STEPS, NI, W, NL, DL), tl.float32)
-        for k in tl.static_range(STEPS - 1, -1, -1):
-            there = channel < tl.where(start + k < time, DIM, 0)
-            known = n < tl.where(start + k < time, STATES, 0)
-            u_t, delta_t, slope, b_t = us[k], deltas[k], slopes[k], bs[k]
-            c_t = _load(c_at + k * C_ROW, known)
-            dy_t = _load(dy_at + k * DY_ROW, there)
-            h = kept[k + 1]
-            if gate is not None:
-                gate_t = _load(gate_at + k * GATE_ROW, there)
-                open_t = _sigmoid(gate_t)
-                y_t = _sum_states(h * c_t[:, None, :, :, :]) + gain * u_t
-                dgate_t = dy_t * y_t * open_t * (1 + gate_t * (1 - open_t))
-                tl.store(dgate + out + k * DIM, dgate_t, mask=there)
-                dy_t = dy_t * gate_t * open_t
-            dh = dlater + dy_t[None, :, :, :, :] * c_t[:, None, :, :, :]
-            db_t = tl.sum(dh * (delta_t * u_t)[None, :, :, :, :], 1)
-            dc_t = tl.sum(h * dy_t[None, :, :, :, :], 1)
-            db_chunk = tl.where(k_axis == k, db_t[None, :, :, :, :], db_chunk)
-            dc_chunk = tl.where(k_axis == k, dc_t[None, :, :, :, :], dc_chunk)
-            ddrive = _sum_states(dh * b_t[:, None, :, :, :])
-            dlater = dh * tl.exp2(delta_t[None, :, :, :, :] * rate)
-            dexponent = dlater * kept[k]
-            da += dexponent * delta_t[None, :, :, :, :]
-            ddelta_t = (_sum_states(dexponent * rate) * LN_2 + ddrive * u_t) * slope
-            tl.store(du + out + k * DIM, ddrive * delta_t + dy_t * gain, mask=there)
-            tl.store(ddelta + out + k * DIM, ddelta_t, mask=there)
-            dskip += dy_t * u_t
-            dbias += tl.where(there, ddelta_t, 0.0)
+        out = (item * time + step) * DIM + channel
+        dlater, da, dskip, dbias, db_chunk, dc_chunk = _pass_back(
+            u, delta, gate, b, c, dy, du, ddelta, dgate, h, dlater, da, dskip, dbias,
+            rate, gain, shift, channel, n, start, time, out, DIM, STATES, NI, NL, DL, W,
+            U_ROW, DELTA_ROW, GATE_ROW, B_ROW, C_ROW, DY_ROW, STEPS, SOFTPLUS,
+        )  # fmt: skip
         t = start + tl.arange(0, STEPS)[:, None, None]
         n_3d = tl.arange(0, NL)[None, None, :] * NI + tl.arange(0, NI)[None, :, None]
         known = n_3d < tl.where(t < time, STATES, 0)
@@ -406,3 +373,81 @@ def _backward(
     tl.store(dchannels + across, da, mask=both)
     tl.store(dchannels + STATES * DIM + channel, dskip, mask=inside)
     tl.store(dchannels + (STATES + 1) * DIM + channel, dbias, mask=inside)
+
+
+@triton.jit
+def _spread(
+    block, NI: tl.constexpr, NL: tl.constexpr, DI: tl.constexpr, DL: tl.constexpr, W: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor]:
+    """Which channels (DI, W, NL, DL) and states (NI, W, NL, DL) a thread of a block has."""
+    warp = tl.arange(0, W)[None, :, None, None]
+    lane_n = tl.arange(0, NL)[None, None, :, None]
+    lane_d = tl.arange(0, DL)[None, None, None, :]
+    anywhere = (warp + lane_n + lane_d) * 0
+    channel = block * (DI * W * DL) + (warp * DL + lane_d) * DI
+    channel = channel + tl.arange(0, DI)[:, None, None, None] + anywhere
+    return channel, lane_n * NI + tl.arange(0, NI)[:, None, None, None] + anywhere
+
+
+@triton.jit
+def _pass_back(
+    u, delta, gate, b, c, dy, du, ddelta, dgate, h, dlater, da, dskip, dbias,
+    rate, gain, shift, channel, n, start, time, out,
+    DIM: tl.constexpr, STATES: tl.constexpr,
+    NI: tl.constexpr, NL: tl.constexpr, DL: tl.constexpr, W: tl.constexpr,
+    U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr,
+    B_ROW: tl.constexpr, C_ROW: tl.constexpr, DY_ROW: tl.constexpr,
+    STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
+) -> tuple[tl.tensor, ...]:  # fmt: skip
+    """STEPS steps forward from the state in front of them, h, and back through them: the sums of
+    gradients with their parts, and those of b and c (STEPS, NI, W, NL, DL)."""
+    step = tl.cast(start, tl.int64)
+    kept, us, deltas, slopes, bs = (h,), (), (), (), ()
+    for k in tl.static_range(STEPS):
+        there = channel < tl.where(start + k < time, DIM, 0)
+        known = n < tl.where(start + k < time, STATES, 0)
+        u_t = _load(u + step * U_ROW + channel + k * U_ROW, there)
+        delta_at = delta + step * DELTA_ROW + channel + k * DELTA_ROW
+        delta_t, slope = _load_delta(delta_at, there, shift, SOFTPLUS)
+        b_t = _load(b + step * B_ROW + n + k * B_ROW, known)
+        decay = tl.exp2(delta_t[None, :, :, :, :] * rate)
+        h = decay * h + (delta_t * u_t)[None, :, :, :, :] * b_t[:, None, :, :, :]
+        kept, us, bs = kept + (h,), us + (u_t,), bs + (b_t,)  # type: ignore[assignment]
+        deltas, slopes = deltas + (delta_t,), slopes + (slope,)  # type: ignore[assignment]
+    k_axis = tl.arange(0, STEPS)[:, None, None, None, None]
+    db_chunk = tl.zeros((STEPS, NI, W, NL, DL), tl.float32)
+    dc_chunk = tl.zeros((STEPS, NI, W, NL, DL), tl.float32)
+    for k in tl.static_range(STEPS - 1, -1, -1):
+        there = channel < tl.where(start + k < time, DIM, 0)
+        known = n < tl.where(start + k < time, STATES, 0)
+        u_t, delta_t, slope, b_t = us[k], deltas[k], slopes[k], bs[k]
+        c_t = _load(c + step * C_ROW + n + k * C_ROW, known)
+        dy_t = _load(dy + step * DY_ROW + channel + k * DY_ROW, there)
+        h = kept[k + 1]
+        if gate is not None:
+            gate_t = _load(gate + step * GATE_ROW + channel + k * GATE_ROW, there)
+            y_t = _sum_states(h * c_t[:, None, :, :, :]) + gain * u_t
+            dgate_t, dy_t = _through_gate(gate_t, y_t, dy_t)
+            tl.store(dgate + out + k * DIM, dgate_t, mask=there)
+        dh = dlater + dy_t[None, :, :, :, :] * c_t[:, None, :, :, :]
+        db_t = tl.sum(dh * (delta_t * u_t)[None, :, :, :, :], 1)
+        dc_t = tl.sum(h * dy_t[None, :, :, :, :], 1)
+        db_chunk = tl.where(k_axis == k, db_t[None, :, :, :, :], db_chunk)
+        dc_chunk = tl.where(k_axis == k, dc_t[None, :, :, :, :], dc_chunk)
+        ddrive = _sum_states(dh * b_t[:, None, :, :, :])
+        dlater = dh * tl.exp2(delta_t[None, :, :, :, :] * rate)
+        dexponent = dlater * kept[k]
+        da += dexponent * delta_t[None, :, :, :, :]
+        ddelta_t = (_sum_states(dexponent * rate) * LN_2 + ddrive * u_t) * slope
+        tl.store(du + out + k * DIM, ddrive * delta_t + dy_t * gain, mask=there)
+        tl.store(ddelta + out + k * DIM, ddelta_t, mask=there)
+        dskip += dy_t * u_t
+        dbias += tl.where(there, ddelta_t, 0.0)
+    return dlater, da, dskip, dbias, db_chunk, dc_chunk
+
+
+@triton.jit
+def _through_gate(gate, y, dy) -> tuple[tl.tensor, tl.tensor]:
+    """Gradients of the gate and of y, from that of y * gate * sigmoid(gate)."""
+    opened = _sigmoid(gate)
+    return dy * y * opened * (1 + gate * (1 - opened)), dy * gate * opened

@@ -103,60 +103,30 @@ def _tiles(dim: int, kind: torch.dtype) -> dict[str, Any]:
 
 @triton.jit(do_not_specialize=["time", "batch", "started"])
 def _forward(
-    x,
-    bias,
-    weights,
-    state,
-    h,
-    last,
-    kept,
-    time,
-    batch,
-    x_batch,
-    x_time,
-    x_gate,
-    x_head,
-    h_batch,
-    started,
-    HEADS: tl.constexpr,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    STAGES: tl.constexpr,
-    TILE: tl.constexpr,
-    EARLY: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    x, bias, weights, state, h, last, kept,
+    time, batch, x_batch, x_time, x_gate, x_head, h_batch, started,
+    HEADS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+    STAGES: tl.constexpr, TILE: tl.constexpr, EARLY: tl.constexpr, PRECISION: tl.constexpr,
+) -> None:  # fmt: skip
     head = tl.program_id(1)
-    rows = tl.program_id(0) * TILE + tl.arange(0, TILE)[:, None]
-    at = tl.arange(0, WIDTH)[None, :]
-    present = rows < batch
-    inside = present & (at < DIM)
-    rows = rows.to(tl.int64)
+    rows, at, present, inside = _tile(batch, DIM, WIDTH, TILE)
     x_cell = rows * x_batch + at
     weights += head * (DIM * 4 * DIM)
     cell = head * DIM + at
     plane = tl.cast(batch, tl.int64) * (HEADS * DIM)
-    memory = state + rows * (HEADS * DIM) + cell
-    c = tl.load(memory + plane, mask=inside, other=0.0)
-    n = tl.load(memory + 2 * plane, mask=inside, other=0.0)
-    m = tl.load(memory + 3 * plane, mask=inside, other=0.0)
+    h_first, c, n, m = _load_four(state + rows * (HEADS * DIM) + cell, plane, inside)
     r = tl.where(n == 0, 0.0, c / tl.where(n == 0, 1.0, n))
     steps = rows * time * (HEADS * DIM)
     h_steps = rows * h_batch
     if BLOCK >= DIM:
-        hidden = tl.load(memory, mask=inside, other=0.0)
+        hidden = h_first
         key = tl.arange(0, BLOCK)[:, None]
-        known = (key < DIM) & (at < DIM)
-        held_i = tl.load(weights + key * (4 * DIM) + at, mask=known, other=0.0)
-        held_f = tl.load(weights + key * (4 * DIM) + DIM + at, mask=known, other=0.0)
-        held_z = tl.load(weights + key * (4 * DIM) + 2 * DIM + at, mask=known, other=0.0)
-        held_o = tl.load(weights + key * (4 * DIM) + 3 * DIM + at, mask=known, other=0.0)
+        held = weights + key * (4 * DIM) + at
+        held_i, held_f, held_z, held_o = _load_four(held, DIM, (key < DIM) & (at < DIM))
     for t in range(time):
-        now = x + (tl.cast(t, tl.int64) * x_time + head * x_head)
-        now += x_cell
+        now = x + (tl.cast(t, tl.int64) * x_time + head * x_head) + x_cell
         if EARLY:
-            x_i, x_f, x_z, x_o = _gates(now, x_gate, inside)
+            x_i, x_f, x_z, x_o = _load_four(now, x_gate, inside)
         i = tl.zeros((TILE, WIDTH), tl.float32)
         f = tl.zeros((TILE, WIDTH), tl.float32)
         z = tl.zeros((TILE, WIDTH), tl.float32)
@@ -164,41 +134,19 @@ def _forward(
         here = tl.cast(t, tl.int64) * (HEADS * DIM)
         if BLOCK >= DIM:
             past = hidden.to(x.dtype.element_ty)
-            i = tl.dot(past, held_i, i, input_precision=PRECISION)
-            f = tl.dot(past, held_f, f, input_precision=PRECISION)
-            z = tl.dot(past, held_z, z, input_precision=PRECISION)
-            o = tl.dot(past, held_o, o, input_precision=PRECISION)
+            i, f, z, o = _multiply(past, held_i, held_f, held_z, held_o, i, f, z, o, PRECISION)
         else:
             before = h + (here - HEADS * DIM + head * DIM) + h_steps
-            across = tl.arange(0, BLOCK)[None, :]
             depth = tl.where(t + started > 0, DIM, 0)
-            past = tl.load(before + across, mask=present & (across < depth), other=0.0)
-            for start in tl.range(0, depth, BLOCK, num_stages=STAGES):
-                across += BLOCK
-                following = tl.load(before + across, mask=present & (across < DIM), other=0.0)
-                down = start + tl.arange(0, BLOCK)[:, None]
-                block = weights + down * (4 * DIM) + at
-                known = (down < DIM) & (at < DIM)
-                w_i = tl.load(block, mask=known, other=0.0)
-                w_f = tl.load(block + DIM, mask=known, other=0.0)
-                w_z = tl.load(block + 2 * DIM, mask=known, other=0.0)
-                w_o = tl.load(block + 3 * DIM, mask=known, other=0.0)
-                i = tl.dot(past, w_i, i, input_precision=PRECISION)
-                f = tl.dot(past, w_f, f, input_precision=PRECISION)
-                z = tl.dot(past, w_z, z, input_precision=PRECISION)
-                o = tl.dot(past, w_o, o, input_precision=PRECISION)
-                past = following
+            i, f, z, o = _stream(
+                before, weights, at, present, depth, i, f, z, o, DIM, BLOCK, STAGES, PRECISION
+            )
         if not EARLY:
-            x_i, x_f, x_z, x_o = _gates(now, x_gate, inside)
-        i += x_i.to(tl.float32)
-        f += x_f.to(tl.float32)
-        z += x_z.to(tl.float32)
-        o += x_o.to(tl.float32)
+            x_i, x_f, x_z, x_o = _load_four(now, x_gate, inside)
+        i, f, z, o = _add(i, f, z, o, x_i, x_f, x_z, x_o)
         if bias is not None:
-            i += tl.load(bias + cell, mask=at < DIM, other=0.0)
-            f += tl.load(bias + HEADS * DIM + cell, mask=at < DIM, other=0.0)
-            z += tl.load(bias + 2 * HEADS * DIM + cell, mask=at < DIM, other=0.0)
-            o += tl.load(bias + 3 * HEADS * DIM + cell, mask=at < DIM, other=0.0)
+            b_i, b_f, b_z, b_o = _load_four(bias + cell, HEADS * DIM, at < DIM)
+            i, f, z, o = _add(i, f, z, o, b_i, b_f, b_z, b_o)
         w, n, m, slope = _memory_gates(i, f, n, m)
         z = _tanh(z)
         o = 1 / (1 + tl.exp(-o))
@@ -206,14 +154,8 @@ def _forward(
         r += w * ahead
         hidden = o * r
         tl.store(h + here + (h_steps + cell), hidden, mask=inside)
-        out = steps + cell
         if kept is not None:
-            long = plane * time
-            tl.store(kept + here + out, w, mask=inside)
-            tl.store(kept + (long + here) + out, w * (1 - w) * ahead, mask=inside)
-            tl.store(kept + (2 * long + here) + out, slope, mask=inside)
-            tl.store(kept + (3 * long + here) + out, w * (1 - z * z), mask=inside)
-            tl.store(kept + (4 * long + here) + out, o, mask=inside)
+            _keep(kept + here, plane * time, steps + cell, inside, w, ahead, slope, z, o)
         if BLOCK < DIM:
             tl.debug_barrier()  # h is there before any thread of the program reads it
     memory = last + rows * (HEADS * DIM) + cell
@@ -223,17 +165,77 @@ def _forward(
 
 
 @triton.jit
-def _gates(x, gate, inside):
-    """The four gates of a step."""
-    i = tl.load(x, mask=inside, other=0.0)
-    f = tl.load(x + gate, mask=inside, other=0.0)
-    z = tl.load(x + 2 * gate, mask=inside, other=0.0)
-    o = tl.load(x + 3 * gate, mask=inside, other=0.0)
+def _tile(
+    batch, DIM: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """Of a program: its sequences (TILE, 1), the columns of its head (1, WIDTH), which sequences
+    there are, and which of the tile's cells."""
+    rows = tl.program_id(0) * TILE + tl.arange(0, TILE)[:, None]
+    at = tl.arange(0, WIDTH)[None, :]
+    present = rows < batch
+    return rows.to(tl.int64), at, present, present & (at < DIM)
+
+
+@triton.jit
+def _multiply(
+    x, w_i, w_f, w_z, w_o, i, f, z, o, PRECISION: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """Adds products with the weights of the four gates to their sums."""
+    i = tl.dot(x, w_i, i, input_precision=PRECISION)
+    f = tl.dot(x, w_f, f, input_precision=PRECISION)
+    z = tl.dot(x, w_z, z, input_precision=PRECISION)
+    o = tl.dot(x, w_o, o, input_precision=PRECISION)
     return i, f, z, o
 
 
 @triton.jit
-def _memory_gates(i, f, n, m):
+def _stream(
+    before, weights, at, present, depth, i, f, z, o,
+    DIM: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
+    """Adds products of the last step's h, from where it was written, with weights that pass by."""
+    across = tl.arange(0, BLOCK)[None, :]
+    past = tl.load(before + across, mask=present & (across < depth), other=0.0)
+    for start in tl.range(0, depth, BLOCK, num_stages=STAGES):
+        across += BLOCK
+        following = tl.load(before + across, mask=present & (across < DIM), other=0.0)
+        down = start + tl.arange(0, BLOCK)[:, None]
+        w_i, w_f, w_z, w_o = _load_four(
+            weights + down * (4 * DIM) + at, DIM, (down < DIM) & (at < DIM)
+        )
+        i, f, z, o = _multiply(past, w_i, w_f, w_z, w_o, i, f, z, o, PRECISION)
+        past = following
+    return i, f, z, o
+
+
+@triton.jit
+def _add(i, f, z, o, x_i, x_f, x_z, x_o) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    i += x_i.to(tl.float32)
+    f += x_f.to(tl.float32)
+    z += x_z.to(tl.float32)
+    o += x_o.to(tl.float32)
+    return i, f, z, o
+
+
+@triton.jit
+def _keep(kept, plane, at, inside, w, ahead, slope, z, o) -> None:
+    """The factors of a step, which `_read` reads."""
+    _store_four(kept, plane, at, inside, w, w * (1 - w) * ahead, slope, w * (1 - z * z))
+    tl.store(kept + 4 * plane + at, o, mask=inside)
+
+
+@triton.jit
+def _load_four(x, gap, inside) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """What lies at x four times, `gap` apart: once for each gate, state or factor."""
+    i = tl.load(x, mask=inside, other=0.0)
+    f = tl.load(x + gap, mask=inside, other=0.0)
+    z = tl.load(x + 2 * gap, mask=inside, other=0.0)
+    o = tl.load(x + 3 * gap, mask=inside, other=0.0)
+    return i, f, z, o
+
+
+@triton.jit
+def _memory_gates(i, f, n, m) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
     """w, the new n and m, and sigmoid(-f), the slope of log sigmoid(f)."""
     small = tl.exp(-tl.abs(f))
     log_forget = tl.where(f < 0, f, 0.0) - _log1p(small) + m
@@ -248,7 +250,7 @@ def _memory_gates(i, f, n, m):
 
 
 @triton.jit
-def _log1p(x):
+def _log1p(x) -> tl.tensor:
     """log(1 + x) for x in [0, 1], to 2e-7 relative."""
     y = 0.005253457929939032 * x - 0.02958850748836994
     y = y * x + 0.07836166769266129
@@ -261,7 +263,7 @@ def _log1p(x):
 
 
 @triton.jit
-def _tanh(x):
+def _tanh(x) -> tl.tensor:
     """To 2e-7 relative, small x included."""
     square = x * x
     y = -0.006276377942413092 * square + 0.021116206422448158
@@ -274,29 +276,12 @@ def _tanh(x):
 
 @triton.jit(do_not_specialize=["time", "batch"])
 def _backward(
-    dh,
-    weights,
-    h,
-    kept,
-    dx,
-    time,
-    batch,
-    h_batch,
-    HEADS: tl.constexpr,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    STAGES: tl.constexpr,
-    TILE: tl.constexpr,
-    EARLY: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    dh, weights, h, kept, dx, time, batch, h_batch,
+    HEADS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+    STAGES: tl.constexpr, TILE: tl.constexpr, EARLY: tl.constexpr, PRECISION: tl.constexpr,
+) -> None:  # fmt: skip
     head = tl.program_id(1)
-    rows = tl.program_id(0) * TILE + tl.arange(0, TILE)[:, None]
-    at = tl.arange(0, WIDTH)[None, :]
-    present = rows < batch
-    inside = present & (at < DIM)
-    rows = rows.to(tl.int64)
+    rows, at, present, inside = _tile(batch, DIM, WIDTH, TILE)
     weights += head * (4 * DIM * DIM)
     cell = head * DIM + at
     h_cell = rows * h_batch + cell
@@ -308,44 +293,31 @@ def _backward(
     dlog = tl.zeros((TILE, WIDTH), tl.float32)  # of the normaliser's logarithm, log n + m
     if BLOCK >= DIM:
         key = tl.arange(0, BLOCK)[:, None]
-        known = (key < DIM) & (at < DIM)
-        held_i = tl.load(weights + key * DIM + at, mask=known, other=0.0)
-        held_f = tl.load(weights + (DIM + key) * DIM + at, mask=known, other=0.0)
-        held_z = tl.load(weights + (2 * DIM + key) * DIM + at, mask=known, other=0.0)
-        held_o = tl.load(weights + (3 * DIM + key) * DIM + at, mask=known, other=0.0)
+        held = weights + key * DIM + at
+        held_i, held_f, held_z, held_o = _load_four(held, DIM * DIM, (key < DIM) & (at < DIM))
     t = time - 1
     here = tl.cast(t, tl.int64) * (HEADS * DIM)
     if EARLY:
-        dh_t = tl.load(dh + here + cell, mask=inside, other=0.0)
-        h_t = tl.load(h + here + h_cell, mask=inside, other=0.0)
-        w, along, slope, z_slope, o = _kept(kept + here + cell, plane, inside)
+        dh_t, h_t, w, along, slope, z_slope, o = _read(
+            dh + here + cell, h + here + h_cell, kept + here + cell, plane, inside
+        )
     while t >= 0:
         if not EARLY:
-            dh_t = tl.load(dh + here + cell, mask=inside, other=0.0)
-            h_t = tl.load(h + here + h_cell, mask=inside, other=0.0)
-            w, along, slope, z_slope, o = _kept(kept + here + cell, plane, inside)
-        keep, opened = w.to(tl.float32), o.to(tl.float32)
-        dhidden = dh_t.to(tl.float32) + recurrent
-        draw_o = dhidden * h_t.to(tl.float32) * (1 - opened)
-        dr += dhidden * opened
-        draw_z = dr * z_slope.to(tl.float32)
-        dkeep = dr * along.to(tl.float32)
-        draw_i = dkeep + keep * dlog
-        dlog = (1 - keep) * dlog - dkeep
-        draw_f = dlog * slope.to(tl.float32)
-        dr *= 1 - keep
+            dh_t, h_t, w, along, slope, z_slope, o = _read(
+                dh + here + cell, h + here + h_cell, kept + here + cell, plane, inside
+            )
+        draw_i, draw_f, draw_z, draw_o, dr, dlog = _differentiate(
+            dh_t, h_t, w, along, slope, z_slope, o, recurrent, dr, dlog
+        )
         now = draws + tl.cast(t, tl.int64) * (4 * HEADS * DIM)
-        tl.store(now + at, draw_i, mask=inside)
-        tl.store(now + DIM + at, draw_f, mask=inside)
-        tl.store(now + 2 * DIM + at, draw_z, mask=inside)
-        tl.store(now + 3 * DIM + at, draw_o, mask=inside)
+        _store_four(now, DIM, at, inside, draw_i, draw_f, draw_z, draw_o)
         t -= 1
         here -= HEADS * DIM
         if EARLY:  # what the next step reads arrives during the products
             further = inside & (at < tl.where(t >= 0, DIM, 0))
-            dh_t = tl.load(dh + here + cell, mask=further, other=0.0)
-            h_t = tl.load(h + here + h_cell, mask=further, other=0.0)
-            w, along, slope, z_slope, o = _kept(kept + here + cell, plane, further)
+            dh_t, h_t, w, along, slope, z_slope, o = _read(
+                dh + here + cell, h + here + h_cell, kept + here + cell, plane, further
+            )
         recurrent = tl.zeros((TILE, WIDTH), tl.float32)
         if BLOCK >= DIM:
             kind = dx.dtype.element_ty
@@ -355,24 +327,62 @@ def _backward(
             recurrent = tl.dot(draw_o.to(kind), held_o, recurrent, input_precision=PRECISION)
         else:
             tl.debug_barrier()  # dx is there before any thread of the program reads it
-            across = tl.arange(0, BLOCK)[None, :]
-            draw = tl.load(now + across, mask=present & (across < 4 * DIM), other=0.0)
-            for start in tl.range(0, 4 * DIM, BLOCK, num_stages=STAGES):
-                across += BLOCK
-                following = tl.load(now + across, mask=present & (across < 4 * DIM), other=0.0)
-                down = start + tl.arange(0, BLOCK)[:, None]
-                known = (down < 4 * DIM) & (at < DIM)
-                block = tl.load(weights + down * DIM + at, mask=known, other=0.0)
-                recurrent = tl.dot(draw, block, recurrent, input_precision=PRECISION)
-                draw = following
+            recurrent = _stream_back(
+                now, weights, at, present, recurrent, DIM, BLOCK, STAGES, PRECISION
+            )
 
 
 @triton.jit
-def _kept(kept, plane, inside):
-    """The factors of a step."""
-    w = tl.load(kept, mask=inside, other=0.0)
-    along = tl.load(kept + plane, mask=inside, other=0.0)
-    slope = tl.load(kept + 2 * plane, mask=inside, other=0.0)
-    z_slope = tl.load(kept + 3 * plane, mask=inside, other=0.0)
+def _differentiate(
+    dh, h, w, along, slope, z_slope, o, recurrent, dr, dlog
+) -> tuple[tl.tensor, ...]:
+    """Gradients of the four gates of a step, and those of r and log n + m in front of it from those
+    behind it."""
+    keep, opened = w.to(tl.float32), o.to(tl.float32)
+    dhidden = dh.to(tl.float32) + recurrent
+    draw_o = dhidden * h.to(tl.float32) * (1 - opened)
+    dr += dhidden * opened
+    draw_z = dr * z_slope.to(tl.float32)
+    dkeep = dr * along.to(tl.float32)
+    draw_i = dkeep + keep * dlog
+    dlog = (1 - keep) * dlog - dkeep
+    draw_f = dlog * slope.to(tl.float32)
+    dr *= 1 - keep
+    return draw_i, draw_f, draw_z, draw_o, dr, dlog
+
+
+@triton.jit
+def _stream_back(
+    now, weights, at, present, total,
+    DIM: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """Adds products of a step's gradients, from where they were written, with passing weights."""
+    across = tl.arange(0, BLOCK)[None, :]
+    draw = tl.load(now + across, mask=present & (across < 4 * DIM), other=0.0)
+    for start in tl.range(0, 4 * DIM, BLOCK, num_stages=STAGES):
+        across += BLOCK
+        following = tl.load(now + across, mask=present & (across < 4 * DIM), other=0.0)
+        down = start + tl.arange(0, BLOCK)[:, None]
+        known = (down < 4 * DIM) & (at < DIM)
+        block = tl.load(weights + down * DIM + at, mask=known, other=0.0)
+        total = tl.dot(draw, block, total, input_precision=PRECISION)
+        draw = following
+    return total
+
+
+@triton.jit
+def _read(dh, h, kept, plane, inside) -> tuple[tl.tensor, ...]:
+    """Of a step: the gradient of h, h, and the factors that the forward kept."""
+    dh_t = tl.load(dh, mask=inside, other=0.0)
+    h_t = tl.load(h, mask=inside, other=0.0)
+    w, along, slope, z_slope = _load_four(kept, plane, inside)
     o = tl.load(kept + 4 * plane, mask=inside, other=0.0)
-    return w, along, slope, z_slope, o
+    return dh_t, h_t, w, along, slope, z_slope, o
+
+
+@triton.jit
+def _store_four(x, gap, at, inside, i, f, z, o) -> None:
+    tl.store(x + at, i, mask=inside)
+    tl.store(x + gap + at, f, mask=inside)
+    tl.store(x + 2 * gap + at, z, mask=inside)
+    tl.store(x + 3 * gap + at, o, mask=inside)

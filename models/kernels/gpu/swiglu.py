@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -35,7 +37,7 @@ def backward_into(gate: Tensor, up: Tensor, dout: Tensor, dgate: Tensor, dup: Te
     _launch(_backward, gate, up, dout, dgate, dup)
 
 
-def _launch(kernel, *tensors: Tensor) -> None:
+def _launch(kernel: Any, *tensors: Tensor) -> None:
     """Tensors (rows, dim) in the kernel's order, each with its stride between rows behind them."""
     rows, dim = tensors[0].shape
     block = min(WIDEST, triton.next_power_of_2(dim))
@@ -51,7 +53,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 @triton.jit
-def _forward(gate, up, out, gate_stride, up_stride, out_stride, dim, BLOCK: tl.constexpr):
+def _forward(gate, up, out, gate_stride, up_stride, out_stride, dim, BLOCK: tl.constexpr) -> None:
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < dim
@@ -74,7 +76,7 @@ def _backward(
     dup_stride,
     dim,
     BLOCK: tl.constexpr,
-):
+) -> None:
     """With s = sigmoid(g): silu = g s, and its derivative s (1 + g (1 - s))."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
