@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import math
 import shutil
 import uuid
@@ -26,18 +25,17 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trainables.digests import damage, write_digests
 from trainables.files import read_json, remove_partial, whole_folder, write_json
 from trainables.spec import TrialSpec
 
 _OPTIMIZER = "optimizer.safetensors"
 _TRAINER = "trainer.json"
 _MODEL = "model.safetensors"
-_DIGESTS = "digests.json"
 _DAMAGED = "damaged-"
 _FINAL = "final.json"
 _BEGAN = "began.json"
@@ -258,8 +256,7 @@ class TrialFolder:
             write_json(partial / "spec.json", spec.to_dict())
             write_json(partial / _TRAINER, progress.to_dict())
             save_file(_optimizer_tensors(model, optimizer), partial / _OPTIMIZER)
-            digests = {file.name: _digest(file) for file in partial.iterdir() if file.is_file()}
-            write_json(partial / _DIGESTS, digests)
+            write_digests(partial)
         if prune:
             self._prune(keep=target, best=progress.best)
         return target
@@ -276,7 +273,7 @@ class TrialFolder:
         self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None
     ) -> None:
         """Load a checkpoint's parameters, and the optimizer's moments when one is given."""
-        model.load_state_dict(load_file(path / "model.safetensors"))
+        model.load_state_dict(load_file(path / _MODEL))
         if optimizer is not None:
             _load_optimizer(model, optimizer, load_file(path / _OPTIMIZER))
 
@@ -289,7 +286,7 @@ class TrialFolder:
         """
         sentences = []
         for path in sorted(self._checkpoints.glob("step-*")):
-            if problem := _damage(path):
+            if problem := damage(path, holds=_MODEL, may_lack=_OPTIMIZER):
                 aside = path.with_name(f"{_DAMAGED}{path.name}-{uuid.uuid4().hex[:8]}")
                 path.rename(aside)
                 sentences.append(
@@ -309,36 +306,6 @@ class TrialFolder:
                 shutil.rmtree(path)
             elif path != keep:  # only the newest is continued from
                 (path / _OPTIMIZER).unlink(missing_ok=True)
-
-
-def _digest(file: Path) -> str:
-    """SHA-256 of a file, in hex digits."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _damage(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint's files, or "" if nothing is.
-
-    The optimizer's state may be gone: it is removed where nothing goes on from it. Of a checkpoint
-    of an earlier version, without digests, only what shows in its headers is known.
-    """
-    try:
-        read_json(checkpoint / _TRAINER)
-        known = read_json(checkpoint / _DIGESTS) if (checkpoint / _DIGESTS).exists() else {}
-        for name in (_MODEL, _OPTIMIZER):
-            if name == _MODEL or (checkpoint / name).exists():
-                with safe_open(checkpoint / name, "pt"):
-                    pass
-    except (ValueError, OSError, SafetensorError) as error:
-        return str(error).splitlines()[0]
-    for name, digest in known.items():
-        file = checkpoint / name
-        if not file.exists() and name != _OPTIMIZER:
-            return f"{name} is missing"
-        if file.exists() and _digest(file) != digest:
-            return f"{name} has changed"
-    return ""
 
 
 def _optimizer_tensors(

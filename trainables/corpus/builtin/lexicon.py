@@ -37,10 +37,6 @@ class Verb(NamedTuple):
         return self.past != self.participle
 
 
-def _words(text: str) -> list[str]:
-    return text.split()
-
-
 def _takes_es(word: str) -> bool:
     return word.endswith(("s", "sh", "ch", "x", "z")) or word == "go"
 
@@ -65,18 +61,18 @@ def _verb(entry: str) -> Verb:
 
 def _nouns(kind: str, words: str, gender: str = "n") -> list[Noun]:
     nouns = []
-    for entry in _words(words):
+    for entry in str.split(words):
         singular, _, plural = entry.partition("/")
         nouns.append(Noun(singular, plural or _plural(singular), kind, gender))
     return nouns
 
 
 def _verbs(words: str) -> list[Verb]:
-    return [_verb(entry) for entry in _words(words)]
+    return [_verb(entry) for entry in str.split(words)]
 
 
 def _only(verbs: list[Verb], bases: str) -> list[Verb]:
-    return [verb for verb in verbs if verb.base in _words(bases)]
+    return [verb for verb in verbs if verb.base in str.split(bases)]
 
 
 def _interleave(*lists: list[Noun]) -> list[Noun]:
@@ -147,20 +143,20 @@ LANDMARKS = _nouns(
     "cupboard chimney waterfall stream path tunnel mailbox haystack lighthouse pillar swing "
     "cliff",
 )
-DRINKS = _words("milk water juice tea soup coffee lemonade cocoa")
-SUBSTANCES = _words("bread rice cheese honey butter sugar sand snow salt paper")
+DRINKS = str.split("milk water juice tea soup coffee lemonade cocoa")
+SUBSTANCES = str.split("bread rice cheese honey butter sugar sand snow salt paper")
 """Mass nouns, like the drinks."""
 
 PEOPLE = _interleave(MEN, WOMEN, OTHERS)
 NOUNS = [*PEOPLE, *ANIMALS, *THINGS, *FOODS, *PLACES, *LANDMARKS]
 
-MALE_NAMES = _words(
+MALE_NAMES = str.split(
     "Tom Ben Sam Jack Max Peter Leo Paul Adam David Luke Henry Oscar Felix Noah Simon Daniel "
     "Martin Oliver Victor Frank George Eric Hugo Walter Arthur Julian Edgar Robert Edward Albert "
     "Ralph Philip Stephen Anthony Gregory Patrick Dennis Harold Bruno Carlos Rupert Jasper Kevin "
     "Nathan Ethan Caleb Jonas Theo Silas"
 )
-FEMALE_NAMES = _words(
+FEMALE_NAMES = str.split(
     "Anna Mary Lucy Emma Lily Sara Alice Julia Nora Clara Eva Maria Helen Laura Sophie Ruth Jane "
     "Kate Ella Diana Molly Amy Grace Ida Olga Vera Nina Martha Susan Rachel Hannah Sandra Paula "
     "Theresa Carol Denise Irene Judith Sylvia Bianca Carmen Ruby Pearl Wendy Naomi Chloe Zoe "
@@ -236,18 +232,18 @@ IRREGULAR_PARTICIPLES = [
     verb for verb in [*THING_OBJECT, *ANY_OBJECT, *FOOD_OBJECT, *ALTERNATING] if verb.irregular
 ]
 
-LIVING_ADJECTIVES = _words(
+LIVING_ADJECTIVES = str.split(
     "little happy old big hungry sad tired young funny kind brave clever quiet shy proud lazy "
     "angry gentle noisy friendly lonely careful cheerful curious polite grumpy sleepy thirsty "
     "jealous nervous patient selfish honest stubborn wise famous poor rich strong weak"
 )
-THING_ADJECTIVES = _words(
+THING_ADJECTIVES = str.split(
     "big red new little blue old green yellow small heavy black clean pretty white round dirty "
     "soft brown shiny wooden broken pink tiny purple silver golden striped square flat thick thin "
     "sharp dusty rusty smooth plastic cheap expensive ugly fancy"
 )
-FOOD_ADJECTIVES = _words("sweet fresh warm big cold ripe small tasty green red hot soft sour")
-PLACE_ADJECTIVES = _words(
+FOOD_ADJECTIVES = str.split("sweet fresh warm big cold ripe small tasty green red hot soft sour")
+PLACE_ADJECTIVES = str.split(
     "big old dark quiet small green sunny empty cold busy pretty high narrow wide crowded lovely "
     "strange muddy foggy"
 )
@@ -263,29 +259,29 @@ ADJECTIVES = {
 
 TIMES = ["today", "in the morning", "every day", "at night", "again", "after lunch", "on Sunday"]
 PAST_TIMES = ["yesterday", "last week", "this morning", "last night", "a moment ago"]
-MANNERS = _words("quietly slowly quickly happily carefully loudly gently suddenly")
-MODALS = _words("can will must may should could would might")
-NUMBERS = _words("two three four five six ten")
+MANNERS = str.split("quietly slowly quickly happily carefully loudly gently suddenly")
+MODALS = str.split("can will must may should could would might")
+NUMBERS = str.split("two three four five six ten")
 
 CONVERSE_PLACES = (("above", "below"), ("in front of", "behind"), ("left of", "right of"))
-BRIGHT_COLORS = _words("red blue green yellow black white")
+BRIGHT_COLORS = str.split("red blue green yellow black white")
 DIMENSIONS = (
     ("thing", (("big", "bigger"), ("small", "smaller"))),
     ("thing", (("heavy", "heavier"), ("light", "lighter"))),
     ("person", (("tall", "taller"), ("short", "shorter"))),
     ("person", (("old", "older"), ("young", "younger"))),
 )
-GOOD_FEELINGS = _words("happy glad cheerful")
-BAD_FEELINGS = _words("sad angry upset")
+GOOD_FEELINGS = str.split("happy glad cheerful")
+BAD_FEELINGS = str.split("sad angry upset")
 NEEDS = {
     "hungry": (_verb("eat/ate/eaten"), [f"the {noun.singular}" for noun in FOODS[:12]]),
     "thirsty": (_verb("drink/drank/drunk"), [f"some {drink}" for drink in DRINKS]),
     "tired": (_verb("go/went/gone"), ["to bed", "to sleep"]),
-    "cold": (_verb("put/put/put"), [f"on the {word}" for word in _words("coat scarf sweater")]),
+    "cold": (_verb("put/put/put"), [f"on the {word}" for word in str.split("coat scarf sweater")]),
     "dirty": (_verb("take/took/taken"), ["a bath", "a shower"]),
 }
 """What somebody does about it."""
-TOWNS = _words("Ashford Oakdale Riverton Redhill Greenville Stonebridge Summerfield Winterhill")
+TOWNS = str.split("Ashford Oakdale Riverton Redhill Greenville Stonebridge Summerfield Winterhill")
 # Facts about the world. Each animal: what it says, what it eats, where it lives.
 ANIMAL_FACTS = {
     "dog": ("woof", "bones", "house"),
@@ -310,7 +306,7 @@ ANIMAL_FACTS = {
     "rabbit": ("sniff", "carrots", "field"),
 }
 # Smaller before larger.
-SIZES = _words(
+SIZES = str.split(
     "ant bee mouse frog bird squirrel cat fox dog wolf lion cow bear camel elephant whale"
 )
 COLORS = {

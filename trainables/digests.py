@@ -1,0 +1,52 @@
+"""Digests of a folder's files: whether they are still as they were written."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from trainables.files import read_json, write_json
+
+_DIGESTS = "digests.json"
+
+
+def write_digests(folder: Path) -> None:
+    """Write the SHA-256 of every file into the folder."""
+    files = [file for file in folder.iterdir() if file.is_file()]
+    write_json(folder / _DIGESTS, {file.name: _digest(file) for file in files})
+
+
+def damage(folder: Path, *, holds: str, may_lack: str) -> str:
+    """What is wrong with a folder's files, or "" if nothing is.
+
+    Of a folder of an earlier version, without digests, only what shows in the JSON files and in the
+    headers of safetensors is known.
+
+    Args:
+        folder: of a checkpoint.
+        holds: name of a file that every such folder has.
+        may_lack: name of a file that may have been removed since.
+    """
+    try:
+        for file in folder.glob("*.json"):
+            read_json(file)
+        for file in folder.glob("*.safetensors"):
+            with safe_open(file, "pt"):
+                pass
+        known = read_json(folder / _DIGESTS) if (folder / _DIGESTS).exists() else {}
+    except (ValueError, OSError, SafetensorError) as error:
+        return str(error).splitlines()[0]
+    for name, digest in {holds: None, **known}.items():
+        file = folder / name
+        if not file.exists() and name != may_lack:
+            return f"{name} is missing"
+        if digest is not None and file.exists() and _digest(file) != digest:
+            return f"{name} has changed"
+    return ""
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
