@@ -301,7 +301,7 @@ class TrialRun:
                 self._client.log_batch(self.run_id, metrics=metrics)
         if checkpoint is not None:
             for file in checkpoint.iterdir():
-                if file.name not in ("optimizer.safetensors", "digests.json"):
+                if file.name != "optimizer.safetensors":
                     self._client.log_artifact(self.run_id, str(file), "model")
         tags = {"babysweep.outcome": outcome.kind, "babysweep.reason": outcome.reason}
         if _NOTE not in self._client.get_run(self.run_id).data.tags:  # a person's stays

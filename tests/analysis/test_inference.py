@@ -321,6 +321,7 @@ def test_only_the_same_items_are_compared() -> None:
         difference(one, sample(answers(3, 4)), paired=True)
 
 
+@pytest.mark.slow
 def test_the_check_holds_on_a_small_scale() -> None:
     """2,000 draws of three seeds within the bounds of `make check-statistics`."""
     design = check_statistics.DESIGNS[2]

@@ -197,7 +197,9 @@ def test_final_scores_stand_with_chance_and_constant_answers(tmp_path: Path) -> 
     assert "1 of the best checkpoints were scored once more, on bear, rte, mrpc." in page.text
 
 
-@pytest.mark.parametrize("select", ["selection-split", "macro"])
+@pytest.mark.parametrize(
+    "select", ["selection-split", pytest.param("macro", marks=pytest.mark.slow)]
+)
 def test_choosing_is_apart_from_reporting(whole: MadeStudy, tmp_path: Path, select: str) -> None:
     """Each rule stands with its figures, and the macro's own is warned of."""
     words = ("--select", select, "--output", str(tmp_path))

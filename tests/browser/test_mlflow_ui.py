@@ -27,6 +27,8 @@ from trainables.mlflow_pages import page as page_of
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 
+pytestmark = pytest.mark.slow
+
 expect = pytest.importorskip("playwright.sync_api").expect
 expect.set_options(timeout=30_000)  # ms; MLflow's pages are large
 

@@ -36,6 +36,7 @@ def assert_sound(path: Path, open_page: Callable[..., Any], pictures: int) -> No
         assert [url for url in opened.requests if not url.startswith("data:")] == [path.as_uri()]
 
 
+@pytest.mark.slow
 def test_a_study_with_all_parts(tmp_path: Path, open_page: Callable[..., Any]) -> None:
     """A sweep with a diverged rate, branches and students."""
     made = MadeStudy(tmp_path)

@@ -66,7 +66,7 @@ GROUPED: dict[str, Any] = {"num_v_heads": 6, "allow_neg_eigval": True, "intermed
     [
         ("naive", 70, {}),
         pytest.param("naive", 20, GROUPED, marks=pytest.mark.slow),
-        pytest.param("interpreter", 5, {}, marks=pytest.mark.interpreter),
+        pytest.param("interpreter", 5, {}, marks=[pytest.mark.interpreter, pytest.mark.slow]),
         pytest.param("interpreter", 70, {}, marks=[pytest.mark.interpreter, pytest.mark.slow]),
     ],
 )

@@ -89,7 +89,11 @@ def test_several_teachers_and_the_teachers_weights(whole_sweep, teacher):
         (["--arch", "mamba", "lstm"], "a student has one architecture, not mamba, lstm"),
         (["--arch", "mamba", "--lrs", "1e-3", "--student-init", "teacher"], "the teacher's arch"),
         (["--context", "128"], "reads 64 tokens, fewer than the --context of 128"),
-        (["--corpus", "mini"], "has another tokenizer than the corpus mini"),
+        pytest.param(
+            ["--corpus", "mini"],
+            "has another tokenizer than the corpus mini",
+            marks=pytest.mark.slow,  # it makes that corpus
+        ),
         (["--seeds", "-1"], "--seeds must be from 0"),
     ],
 )

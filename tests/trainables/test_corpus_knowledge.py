@@ -271,6 +271,7 @@ def test_facts_are_told_often_and_never_otherwise(sentences: Counter[str]) -> No
             assert relation.wordings[0] not in {wording for wording, _ in heard}
 
 
+@pytest.mark.slow
 def test_the_same_seed_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     """A seed decides every file; another seed asks other items about the same facts."""
     again, other = mini_benchmark(tmp_path / "a"), mini_benchmark(tmp_path / "b", seed=1)

@@ -46,7 +46,7 @@ def test_alpha_and_teacher_go_together(student):
             student.replace(**changes)
     with pytest.raises(ValueError, match="alpha must be from 0 to 1, not 1.5"):
         student.replace(alpha=1.5)
-    with pytest.raises(ValueError, match="temperature must be from 1e-06 to 1e+06, not 0"):
+    with pytest.raises(ValueError, match="temperature must be from 1e-06 to"):
         student.replace(temperature=0)
 
 

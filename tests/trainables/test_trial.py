@@ -76,7 +76,12 @@ def test_same_spec_gives_bitwise_equal_parameters(arch, tiny_spec, make_place):
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"arch": arch} for arch in models.architectures()),
+        *(
+            pytest.param(
+                {"arch": arch}, marks=[] if arch in ("lstm", "hgrn2") else [pytest.mark.slow]
+            )
+            for arch in models.architectures()
+        ),
         {"optimizer": "muon", "dropout": 0.1, "arch": "transformer"},
     ],
 )
