@@ -28,6 +28,7 @@ from models.causal_lm import (
     behind_text,
     last_inputs,
 )
+from models.fla_configs import SAME_RESULT, feed_forward_width, refuse_variants
 from models.kernels.depthwise_conv import causal_depthwise_conv
 from models.kernels.gated_delta_rule import gated_delta_rule
 from models.kernels.rms_norm import rms_norm
@@ -35,16 +36,7 @@ from models.kernels.swiglu import linear_swiglu, swiglu
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
 
 LENGTH_EPS = 1e-6  # added by fla to the sum of squares of queries and keys
-MLP_STEP = 256  # to a multiple of which fla rounds the width of a feed-forward layer not given
 
-# Fields of fla's config that only choose among its kernels, with its defaults.
-SAME_RESULT: dict[str, Any] = {
-    "attn_mode": "chunk",
-    "fuse_norm": True,
-    "fuse_swiglu": True,
-    "fuse_cross_entropy": True,
-    "fuse_linear_cross_entropy": False,
-}
 # Fields of which only fla's default is computed here: other layers, and another loss.
 ONLY_DEFAULT: dict[str, Any] = {
     "attn": None,
@@ -123,10 +115,7 @@ class GatedDeltaNetConfig(PreTrainedConfig):
     @property
     def mlp_width(self) -> int:
         """Of the feed-forward layers."""
-        if self.intermediate_size is not None:
-            return self.intermediate_size
-        width = int(self.hidden_size * (self.hidden_ratio or 4) * 2 / 3)
-        return MLP_STEP * math.ceil(width / MLP_STEP)
+        return feed_forward_width(self.hidden_size, self.intermediate_size, self.hidden_ratio)
 
 
 class Output(nn.Linear):
@@ -295,13 +284,9 @@ class GatedDeltaNetModel(GatedDeltaNetPreTrainedModel, RecurrentModel):
 
     def __init__(self, config: GatedDeltaNetConfig) -> None:
         super().__init__(config)
-        for name, only in ONLY_DEFAULT.items():
-            value = getattr(config, name)
-            if value != only and (name, value) != ("output_gate_activation", "silu"):
-                raise ValueError(
-                    f"Gated DeltaNet is computed here for {name}={only!r} only, not {value!r}: "
-                    "open the checkpoint with flash-linear-attention"
-                )
+        is_silu = config.output_gate_activation == "silu"  # another name of swish
+        only = ONLY_DEFAULT | ({"output_gate_activation": "silu"} if is_silu else {})
+        refuse_variants("Gated DeltaNet", config, only)
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)

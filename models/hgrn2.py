@@ -29,21 +29,12 @@ from models.causal_lm import (
     RecurrentPreTrainedModel,
     behind_text,
 )
+from models.fla_configs import SAME_RESULT, feed_forward_width, refuse_variants
 from models.kernels.gated_linear_attention import hgrn2_attention
 from models.kernels.swiglu import swiglu
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
 
 OUTPUT_NORM_EPS = 1e-5  # of the norm behind the recurrence, whatever the config's: fla's kernel's
-FFN_MULTIPLE = 256  # a feed-forward width that follows from `hidden_ratio` is a multiple of this
-
-# Fields of fla's config that only choose among kernels which give the same, with its defaults.
-SAME_RESULT: dict[str, Any] = {
-    "attn_mode": "chunk",
-    "fuse_norm": True,
-    "fuse_swiglu": True,
-    "fuse_cross_entropy": True,
-    "fuse_linear_cross_entropy": False,
-}
 # Fields of which only fla's default is computed here.
 ONLY_DEFAULT: dict[str, Any] = {
     "attn": None,  # layers of softmax attention among the others
@@ -248,21 +239,15 @@ def _with_bound(layer: nn.Module, bound: Tensor | None) -> RecurrentLayer:
 
 def _check(config: HGRN2Config) -> None:
     """ValueError, in one sentence, if the config asks for what is not computed here."""
-    for name, only in ONLY_DEFAULT.items():
-        value = getattr(config, name)
-        if value != only:
-            raise ValueError(f"HGRN2 is computed here for {name}={only!r} only, not for {value!r}")
+    refuse_variants("HGRN2", config, ONLY_DEFAULT)
     width, head = config.hidden_size, config.expand_ratio
     if width % head:
         raise ValueError(f"HGRN2's hidden_size, {width}, is no multiple of expand_ratio, {head}")
 
 
 def _ffn_width(config: HGRN2Config) -> int:
-    """Width of the feed-forward layer: the config's, or two thirds of a multiple, rounded up."""
-    if config.intermediate_size is not None:
-        return config.intermediate_size
-    width = int(config.hidden_size * (config.hidden_ratio or 4) * 2 / 3)
-    return width + -width % FFN_MULTIPLE
+    """Width of the feed-forward layer."""
+    return feed_forward_width(config.hidden_size, config.intermediate_size, config.hidden_ratio)
 
 
 def build_config(

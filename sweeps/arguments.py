@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from analysis.schema.axes import AXES
-from analysis.schema.fields import of_trial
+from analysis.schema.fields import Optimizer, Precision, Protocol, Schedule, of_trial
 from analysis.schema.ranges import MOST, within
 
 ARCHITECTURES = "transformer, lstm, xlstm, mamba, hgrn2, gated_deltanet"
@@ -50,7 +50,7 @@ class TrainingArgs:
     names of GLUE tasks, which are fine-tuned."""
     ewok_password: str | None = field(default=None, repr=False)
     """Password of EWoK's zip file; default: BABYSWEEP_EWOK_PASSWORD."""
-    protocol: Literal["2024", "2025"] = "2024"
+    protocol: Protocol = "2024"
     """Zero-shot protocol: 2024 (leading space, BOS) or 2025 (text as it is)."""
 
     seeds: tuple[int, ...] = of_trial("seed", default=(0,))
@@ -65,7 +65,7 @@ class TrainingArgs:
     auto on a GPU, the whole batch on a CPU."""
     context: int | None = of_trial("context", default=None)
     """Tokens in one sequence."""
-    schedule: Literal["linear", "cosine", "wsd"] | None = None
+    schedule: Schedule | None = None
     """Learning-rate schedule: linear, cosine or wsd (warm-up, stable, decay); default: linear."""
     warmup: float | None = of_trial("warmup", default=None)
     """Fraction of the steps with rising learning rate; default: 0.05."""
@@ -73,7 +73,7 @@ class TrainingArgs:
     """Decoupled weight decay of matrices; default: 0.1."""
     dropout: float | None = of_trial("dropout", default=None)
     """Probability of dropout, of the embeddings and of what each layer adds; default: 0."""
-    optimizer: Literal["adamw", "muon"] | None = None
+    optimizer: Optimizer | None = None
     """adamw, or muon for the hidden matrices; default: adamw."""
     grad_clip: float = of_trial("grad_clip", default=1.0)
     """Maximum norm of the gradient."""
@@ -247,7 +247,7 @@ class EvaluateArgs:
     """Kinds of benchmarks (blimp, supplement, ewok, bear, wug, entity_tracking, comps), names of
     folders, all (of these), glue, or names of GLUE tasks. Default: all that is there but GLUE; of
     the hub blimp. Of several folders of a kind the one that does not end in _fast is taken."""
-    protocol: Literal["2024", "2025"] = "2024"
+    protocol: Protocol = "2024"
     """2024: leading space, conditioned on BOS; 2025: the text as the tokenizer takes it. Also
     GLUE's settings."""
     all_templates: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -258,7 +258,7 @@ class EvaluateArgs:
     """Texts longer than the model's context: an error, or lm-eval's rule: only their last tokens
     are read and scored. How many there were is reported."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     """Arithmetic; bf16 (autocast) is faster and changes some decisions."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to score; auto: a GPU if there is one."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.benchmarks.glue import Settings
+from analysis.schema.fields import CHOICES
 from trainables.files import read_json
-from trainables.spec import PRECISIONS
 
 SELECTIONS = ("split", "reported")
 _MODEL_FILES = ("config.json", "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt")
@@ -42,7 +42,7 @@ class FinetuneSpec:
     precision: str = "fp32"
 
     def __post_init__(self) -> None:
-        for name, choices in (("selection", SELECTIONS), ("precision", PRECISIONS)):
+        for name, choices in (("selection", SELECTIONS), ("precision", CHOICES["precision"])):
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}"

@@ -14,13 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.schema.axes import AXES
-from analysis.schema.fields import TrialFields, names_of
+from analysis.schema.fields import CHOICES, TrialFields, names_of
 from analysis.schema.ranges import check
-
-SCHEDULES = ("linear", "cosine", "wsd")
-PRECISIONS = ("fp32", "bf16")
-PROTOCOLS = ("2024", "2025")
-OPTIMIZERS = ("adamw", "muon")
 
 _FLOATS = names_of("float")
 _NEUTRAL = {"float": 1.0, "int": 1}
@@ -46,10 +41,9 @@ class TrialSpec(TrialFields):
                 "alpha and a teacher go together: with alpha 0 nothing is learned from it "
                 f"(alpha {self.alpha}, teacher {self.teacher!r})"
             )
-        _check_choice("schedule", self.schedule, SCHEDULES)
-        _check_choice("precision", self.precision, PRECISIONS)
-        _check_choice("protocol", self.protocol, PROTOCOLS)
-        _check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, by name."""
@@ -147,8 +141,3 @@ def format_lr(lr: float) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")

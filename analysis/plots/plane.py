@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import matplotlib
@@ -43,7 +42,7 @@ def plane_figure(trials: pd.DataFrame, across: Axis, up: Axis) -> Figure:
     finite = table.loc[np.isfinite(table["bits_per_byte"]), "bits_per_byte"]
     if finite.empty:
         raise ValueError("no point of the plane has a finite loss: there is nothing to draw")
-    columns, rows = _order(table[across.field], across), _order(table[up.field], up)
+    columns, rows = across.in_order(table[across.field]), up.in_order(table[up.field])
     # Against the map's direction: a lower loss is lighter.
     colors = ScalarMappable(
         Normalize(finite.min(), max(finite.max(), finite.min() + 1e-6)),
@@ -71,11 +70,6 @@ def plane_figure(trials: pd.DataFrame, across: Axis, up: Axis) -> Figure:
     sign = Patch(**_BEST, edgecolor=INK, label="best")
     figure.legend(handles=[sign], loc="outside upper right")
     return figure
-
-
-def _order(values: Iterable[Any], axis: Axis) -> list[Any]:
-    once = list(dict.fromkeys(values))
-    return sorted(once) if axis.scale else once
 
 
 def _draw_cell(

@@ -6,11 +6,11 @@ curves and heat maps of the report. The field must be one of `trainables.spec.Tr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from analysis.schema.fields import range_of
+from analysis.schema.fields import Optimizer, Schedule, range_of
 
 Edge = Literal["low", "high"]
 _HALF_DECADES = (1.0, 3.0)
@@ -63,6 +63,11 @@ class Axis:
         """A value as people write it: 1e-3, 0.4, 64, muon."""
         return short(value) if self.field == "lr" else f"{value:g}" if self.scale else str(value)
 
+    def in_order(self, values: Iterable[Any]) -> list[Any]:
+        """Each value once, sorted where they have an order."""
+        once = list(dict.fromkeys(values))
+        return sorted(once) if self.scale else once
+
     def beyond(self, values: list[Any], edge: Edge) -> Any:
         """The next value beyond an end of a sorted grid of two values or more; None at a bound.
 
@@ -104,14 +109,14 @@ AXES = {
             "optimizer",
             "optimizer",
             "adamw, or muon for the hidden matrices.",
-            kind=Literal["adamw", "muon"],
+            kind=Optimizer,
             scale=None,
         ),
         Axis(
             "schedule",
             "schedule",
             "Learning-rate schedules.",
-            kind=Literal["linear", "cosine", "wsd"],
+            kind=Schedule,
             scale=None,
         ),
     )

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from analysis.schema.ranges import LARGEST_SEED, MOST, Range, within
 
 _NOT_IDENTITY = {"identity": False}
+
+
+Schedule = Literal["linear", "cosine", "wsd"]
+Precision = Literal["fp32", "bf16"]
+Protocol = Literal["2024", "2025"]
+Optimizer = Literal["adamw", "muon"]
+CHOICES = {
+    name: get_args(kind)
+    for name, kind in (
+        ("schedule", Schedule),
+        ("precision", Precision),
+        ("protocol", Protocol),
+        ("optimizer", Optimizer),
+    )
+}
+"""By field, its values where they are names."""
 
 
 @dataclass(frozen=True)

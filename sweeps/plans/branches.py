@@ -27,6 +27,7 @@ class BranchPlan:
         known: Mapping[TrialSpec, float | None] | None = None,
         ready: Callable[[int], bool] = lambda seed: True,
     ) -> None:
+        self.values = {"lr": [base.lr]}
         self._ready = ready
         self._done = {spec for spec, score in (known or {}).items() if score is not None}
         self._queue = [base.replace(seed=seed) for seed in dict.fromkeys(seeds)]

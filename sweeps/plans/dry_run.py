@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,9 +17,7 @@ from analysis.schema.axes import AXES
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.progress import format_seconds
 from sweeps.engine.tuning import local_gpus
-from sweeps.plans.branches import BranchPlan
 from sweeps.plans.common import SweepPlan
-from sweeps.plans.grids import CoordinatePlan, GridPlan
 from trainables.corpus import Blocks
 from trainables.device import pick_device, set_up_device
 from trainables.memory import OutOfMemory, memory_of
@@ -128,14 +125,8 @@ def _axes(plan: SweepPlan) -> list[str]:
     """The values of each axis, as far as they are known before the first result."""
     lines = []
     for name in plan.axes:
-        values: list[Any] = []
-        for part, trials in plan.plans.items():
-            if isinstance(trials, GridPlan | CoordinatePlan):
-                values += trials.values[name]
-            elif isinstance(trials, BranchPlan):
-                values.append(getattr(plan.bases[part], name))
-        once = dict.fromkeys(sorted(values) if AXES[name].scale else values)
-        shown = ", ".join(map(AXES[name].show, once)) or "chosen by Optuna"
+        values = [value for part in plan.plans.values() for value in part.values.get(name, ())]
+        shown = ", ".join(map(AXES[name].show, AXES[name].in_order(values))) or "chosen by Optuna"
         lines.append(f"{AXES[name].label}: {shown}")
     return lines
 

@@ -9,13 +9,11 @@ from statistics import fmean
 from typing import Any
 
 from analysis.schema.axes import AXES, Edge
+from sweeps.plans.spaces import Values
 from trainables.spec import TrialSpec
 
 MAX_EXTENSIONS = 3
 """New values beyond the ends of an axis."""
-
-Values = Mapping[str, Sequence[Any]]
-"""By axis (`analysis.schema.axes.AXES`), the values to try."""
 Scores = Mapping[TrialSpec, float]
 """Best validation bits per byte of trials; infinite for a diverged one."""
 
@@ -59,7 +57,7 @@ class GridPlan:
         allowed: Callable[[TrialSpec], bool] = lambda spec: True,
     ) -> None:
         self.seeds = list(dict.fromkeys(seeds))
-        requested = {name: _in_order(name, given) for name, given in values.items()}
+        requested = {name: AXES[name].in_order(given) for name, given in values.items()}
         if points is None:
             # The first axis varies fastest.
             combinations = product(*reversed(requested.values()))
@@ -78,7 +76,7 @@ class GridPlan:
         self._known = set(known)
         self.points = list(dict.fromkeys([*points, *complete]))
         self.values = {
-            name: _in_order(name, [*given, *(getattr(point, name) for point in complete)])
+            name: AXES[name].in_order([*given, *(getattr(point, name) for point in complete)])
             for name, given in requested.items()
         }
         # Of the requested values alone: what is known must not lead to ever more.
@@ -158,7 +156,7 @@ class GridPlan:
             value = self._next(name, here, edge)
             point = None if value is None else _made(best, name, value)
             if point is not None and self._allowed(point):
-                self.values[name] = _in_order(name, [*self.values[name], value])
+                self.values[name] = AXES[name].in_order([*self.values[name], value])
                 return point
         return None
 
@@ -263,12 +261,6 @@ def _made(point: TrialSpec, name: str, value: Any) -> TrialSpec | None:
         return point.replace(**{name: value})
     except ValueError:
         return None
-
-
-def _in_order(name: str, values: Iterable[Any]) -> list[Any]:
-    """Each value once, sorted where they have an order."""
-    once = list(dict.fromkeys(values))
-    return sorted(once) if AXES[name].scale else once
 
 
 def _extensions(name: str, values: list[Any]) -> list[Any]:

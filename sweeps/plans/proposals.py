@@ -11,7 +11,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from analysis.schema.axes import AXES
-from sweeps.plans.grids import Values, point_of
+from sweeps.plans.grids import point_of
+from sweeps.plans.spaces import Values
 from trainables.spec import TrialSpec
 
 _REDRAWS = 20
@@ -47,6 +48,7 @@ class OptunaPlan:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.seeds = list(dict.fromkeys(seeds))
+        self.values: Values = {}
         self._base = point_of(base)
         self._space: dict[str, BaseDistribution] = {
             name: _distribution(name, given) for name, given in values.items()
@@ -69,11 +71,6 @@ class OptunaPlan:
         self._open: dict[TrialSpec, optuna.trial.Trial] = {}
         self._queue: list[TrialSpec] = []
         self._scores: dict[TrialSpec, float] = {}
-
-    @property
-    def points(self) -> list[TrialSpec]:
-        """All points so far that have a score."""
-        return list(dict.fromkeys(map(point_of, self._scores)))
 
     @property
     def finished(self) -> bool:

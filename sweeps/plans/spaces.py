@@ -8,16 +8,23 @@ goes on where that stood.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
 from trainables.spec import TrialSpec
 
+Values = Mapping[str, Sequence[Any]]
+"""By axis (`analysis.schema.axes`), the values to try."""
+
 
 class Plan(Protocol):
     """The order in which trials are tried."""
+
+    @property
+    def values(self) -> Values:
+        """The values that are known to be tried; none of an axis whose values are searched."""
 
     @property
     def finished(self) -> bool:

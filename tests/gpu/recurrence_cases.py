@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.kernels.gated_linear_attention import (
@@ -23,22 +22,9 @@ from models.kernels.mlstm import mlstm, mlstm_reference
 from models.kernels.selective_scan import selective_scan, selective_scan_reference
 from models.kernels.slstm import slstm, slstm_reference
 from tests.gpu.cases import MIDDLE, Case, Function, Inputs, by_shape, case_of, draw
+from tests.models.kernel_checks import log_gates
 
 SHUT, OPEN = -1e30, 1e30  # gates of padding, as `models.xlstm` sets them
-
-
-def _gates(kind: str, shape: tuple[int, ...]) -> Tensor:
-    """Log forget gates from harmless to extreme."""
-    wide = F.logsigmoid(3 * torch.randn(shape))
-    if kind == "open":
-        return -1e-4 * torch.rand(shape)
-    if kind == "closed":
-        return torch.full(shape, -20.0)
-    if kind == "rare":
-        return torch.where(torch.rand(shape) < 0.02, -100.0, wide)
-    if kind == "reset":
-        return torch.where(torch.rand(shape) < 0.02, -torch.inf, wide)
-    return wide
 
 
 def _detach_state(recurrence: Function, *inputs: Tensor, **named: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,7 +36,7 @@ def _detach_state(recurrence: Function, *inputs: Tensor, **named: Tensor) -> tup
 def _gla_case(**shape: Any) -> Case:
     def make(T: int, K: int, gates: str = "wide", state: bool = False) -> Inputs:
         parts = {"q": draw(2, T, 2, K), "k": draw(2, T, 2, K), "v": draw(2, T, 2, K)}
-        inputs = {**parts, "g": _gates(gates, (2, T, 2, K))}
+        inputs = {**parts, "g": log_gates(gates, (2, T, 2, K))}
         return {**inputs, "initial_state": draw(2, 2, K, K)} if state else inputs
 
     both = (gated_linear_attention, gated_linear_attention_reference)

@@ -5,12 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # One step, odd, below, at and above the kernels' chunks of 4 to 64 steps.
 LENGTHS = [1, 3, 8, 63, 64, 65, 130]
 
 Kernel = Callable[..., Tensor]
+
+
+def log_gates(kind: str, shape: tuple[int, ...], share: float = 0.02) -> Tensor:
+    """Log forget gates from harmless to extreme; `share` of them is "rare" or "reset"."""
+    wide = F.logsigmoid(3 * torch.randn(shape))
+    if kind == "open":
+        return -1e-4 * torch.rand(shape)
+    if kind == "closed":
+        return torch.full(shape, -20.0)
+    if kind == "rare":
+        return torch.where(torch.rand(shape) < share, -100.0, wide)
+    if kind == "reset":
+        return torch.where(torch.rand(shape) < share, -torch.inf, wide)
+    return wide
 
 
 def assert_matches(

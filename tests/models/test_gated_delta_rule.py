@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from kernel_checks import assert_matches, assert_passes_nan_on
+from kernel_checks import assert_matches, assert_passes_nan_on, log_gates
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -19,20 +19,6 @@ LENGTHS = [1, 7, 48, 64, 65, 130]
 TOLERANCE = 3e-6
 
 
-def gates(kind: str, shape: tuple[int, ...]) -> Tensor:
-    """Log forget gates from harmless to extreme."""
-    wide = F.logsigmoid(3 * torch.randn(shape))
-    if kind == "open":
-        return -1e-4 * torch.rand(shape)
-    if kind == "closed":
-        return torch.full(shape, -20.0)
-    if kind == "rare":
-        return torch.where(torch.rand(shape) < 0.05, -100.0, wide)
-    if kind == "reset":
-        return torch.where(torch.rand(shape) < 0.05, -torch.inf, wide)
-    return wide
-
-
 def inputs(
     time: int, keys: int = 16, values: int = 24, kind: str = "wide", strength: float = 1.0
 ) -> tuple[Tensor, ...]:
@@ -40,7 +26,7 @@ def inputs(
     torch.manual_seed(time)
     q, k = F.normalize(torch.randn(2, 2, time, 3, keys), dim=-1)
     v = torch.randn(2, time, 3, values)
-    return q, k, v, gates(kind, (2, time, 3)), strength * torch.rand(2, time, 3)
+    return q, k, v, log_gates(kind, (2, time, 3), share=0.05), strength * torch.rand(2, time, 3)
 
 
 def output(rule: Any, **options: Any) -> Any:

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from kernel_checks import LENGTHS, assert_matches, assert_passes_nan_on
+from kernel_checks import LENGTHS, assert_matches, assert_passes_nan_on, log_gates
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -30,20 +29,6 @@ TOLERANCE = {"torch": 5e-6, "cpp": 3e-6, "triton": 3e-6}
 SHAPES = [(16, 48), (80, 16), (16, 8), (5, 3)]
 
 
-def gates(kind: str, shape: tuple[int, ...]) -> Tensor:
-    """Log forget gates from harmless to extreme."""
-    wide = F.logsigmoid(3 * torch.randn(shape))
-    if kind == "open":
-        return -1e-4 * torch.rand(shape)
-    if kind == "closed":
-        return torch.full(shape, -20.0)
-    if kind == "rare":
-        return torch.where(torch.rand(shape) < 0.02, -100.0, wide)
-    if kind == "reset":
-        return torch.where(torch.rand(shape) < 0.02, -torch.inf, wide)
-    return wide
-
-
 def inputs(
     time: int, keys: int = 16, values: int = 48, kind: str = "wide", batch: int = 2
 ) -> tuple[Tensor, ...]:
@@ -51,7 +36,7 @@ def inputs(
     torch.manual_seed(time)
     q, k = torch.randn(2, batch, time, 3, keys)
     v = torch.randn(batch, time, 3, values)
-    return q, k, v, gates(kind, (batch, time, 3, keys))
+    return q, k, v, log_gates(kind, (batch, time, 3, keys))
 
 
 def bounded_inputs(
@@ -179,7 +164,7 @@ def test_triton_on_any_length(time: int, on_triton: None) -> None:
     """With each kind of gates in features of their own, and a head that is no power of two."""
     q, k, v, _ = (x[:, :, :1] for x in inputs(time, 20, 9, batch=1))
     kinds = ("open", "wide", "closed", "rare")
-    g = torch.cat([gates(kind, (1, time, 1, 5)) for kind in kinds], -1)
+    g = torch.cat([log_gates(kind, (1, time, 1, 5)) for kind in kinds], -1)
     state = torch.randn(1, 1, 20, 9)
     kernel, reference = (
         partial(f, initial_state=state)
