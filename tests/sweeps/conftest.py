@@ -36,12 +36,12 @@ class SweepCommand:
         words += ["--lrs", "1e-3", "3e-3", "--no-extend", "--study", "study"]
         return [*words, "--storage", str(self.storage), *extra]
 
-    def start(self, *extra: str) -> subprocess.Popen[str]:
-        """Start it; its lines come on stdout as they are printed."""
+    def start(self, *extra: str, **variables: str) -> subprocess.Popen[str]:
+        """Start it, with these environment variables; its lines come on stdout as printed."""
         return subprocess.Popen(
             self.line(*extra),
             cwd=ROOT,
-            env=environment(),
+            env=environment() | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
