@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import numpy as np
-from mlflow import MlflowClient
 
 from analysis.benchmarks import Answer, Benchmark, Item, Suite
+from tests.empty_store import empty_store
 from trainables.checkpoint import EpochReport
 from trainables.checkpoint import Outcome as End
 from trainables.spec import TrialSpec
@@ -77,10 +75,7 @@ class MadeStudy:
     def __post_init__(self) -> None:
         self.storage.mkdir(parents=True, exist_ok=True)
         if not self.uri:
-            store = self.storage / "mlflow.db"
-            self.uri = f"sqlite:///{store}"
-            if not store.exists():
-                store.write_bytes(_empty_store())
+            self.uri = empty_store(self.storage)
 
     def tracker(self, specs: Iterable[TrialSpec], kind: str = "lr sweep") -> Tracker:
         """Of the study, with a parent run for each setting."""
@@ -166,15 +161,6 @@ def _kind(spec: TrialSpec) -> str:
     """What makes a trial's luck its own, whatever its seed."""
     decay = "" if spec.weight_decay == 0.1 else f" {spec.weight_decay}"
     return f"{spec.arch} {spec.lr} {spec.schedule} {spec.epochs} {spec.teacher}{decay}"
-
-
-@cache
-def _empty_store() -> bytes:
-    """A SQLite store without studies: MLflow takes seconds to make one."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "mlflow.db"
-        MlflowClient(f"sqlite:///{file}").search_experiments()
-        return file.read_bytes()
 
 
 def _facts(spec: TrialSpec) -> dict[str, Any]:

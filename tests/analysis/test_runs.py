@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 
 from analysis import runs
 from analysis.errors import without_secret
+from tests.empty_store import empty_store
 from tests.made_study import MadeStudy
 from tests.processes import ROOT
 from trainables.spec import TrialSpec
@@ -21,7 +22,7 @@ from trainables.spec import TrialSpec
 def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
     """A SQLite store with the studies `empty` and `lrs`: a parent run and three trials."""
     folder: Path = tmp_path_factory.mktemp("store")
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    client = MlflowClient(empty_store(folder))
     client.create_experiment("empty", artifact_location=folder.as_uri())
     study = client.create_experiment("lrs", artifact_location=folder.as_uri())
     parent = client.create_run(study, tags={"babysweep.kind": "sweep"}).info.run_id

@@ -18,7 +18,7 @@ from tests.contracts.import_graph import (
 
 ALLOWED = {
     "sweeps": {"trainables", "analysis", "models"},
-    "trainables": {"models", "analysis.benchmarks", "analysis.schema"},
+    "trainables": {"models", "analysis.benchmarks", "analysis.schema", "analysis.store"},
     "analysis": set(),
     "models": set(),
 }

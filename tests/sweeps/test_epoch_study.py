@@ -27,6 +27,7 @@ from sweeps.plans.epoch_study import (
 )
 from sweeps.plans.spaces import SweepSearch
 from tests.analysis.benchmark_files import write_blimp
+from tests.empty_store import empty_store
 from tests.processes import wait_for
 from tests.sweeps.conftest import FIGURES, SweepCommand
 from tests.trainables.test_spec import SPEC
@@ -367,7 +368,7 @@ def test_branches_are_bitwise_trials_of_their_own(whole_study, tmp_path):
     """A branch's figures and parameters are those of its spec trained from the first step."""
     for branch in trials_of(whole_study, schedule="wsd").values():
         spec = branch.spec
-        tracker = Tracker.open(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path, "alone", [spec])
+        tracker = Tracker.open(empty_store(tmp_path), tmp_path, "alone", [spec])
         (corpus,) = (f.parent for f in whole_study.storage.glob("corpora/**/corpus.json"))
         alone = run_trial(spec, Workplace(tmp_path, corpus, None, tracker), lambda metrics: None)
         assert branch.outcome is not None

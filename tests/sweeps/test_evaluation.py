@@ -23,6 +23,7 @@ from sweeps.arguments import EvaluateArgs
 from sweeps.evaluate import run_evaluation
 from sweeps.scoring.evaluation import plan_evaluation
 from tests.analysis.benchmark_files import write_blimp, write_supplement
+from tests.empty_store import empty_store
 from tests.tiny_text import write_tiny_text
 from trainables.corpus import prepare_corpus
 
@@ -149,9 +150,7 @@ def test_no_text_of_a_benchmark_is_shown_or_kept(checkpoint, data, tmp_path, cap
     """Neither the output nor the files nor the MLflow run hold a word of EWoK."""
     file = data / "ewok_fast" / "space.jsonl"
     file.write_text(file.read_text().replace("runs here", "xylophone"))
-    uri = f"sqlite:///{tmp_path / 'storage' / 'mlflow.db'}"
-    (tmp_path / "storage").mkdir()
-    client = MlflowClient(uri)
+    client = MlflowClient(empty_store(tmp_path / "storage"))
     place = (tmp_path / "artifacts").as_uri()
     run = client.create_run(client.create_experiment("e", artifact_location=place))
     flags = ("--long-texts", "truncate", "--run-id", run.info.run_id)
@@ -165,9 +164,7 @@ def test_no_text_of_a_benchmark_is_shown_or_kept(checkpoint, data, tmp_path, cap
 
 def test_figures_and_files_are_logged_to_a_run(checkpoint, data, tmp_path) -> None:
     """With --run-id the MLflow run has the figures as metrics, and the files."""
-    uri = f"sqlite:///{tmp_path / 'storage' / 'mlflow.db'}"
-    (tmp_path / "storage").mkdir()
-    client = MlflowClient(uri)
+    client = MlflowClient(empty_store(tmp_path / "storage"))
     place = (tmp_path / "artifacts").as_uri()
     run = client.create_run(client.create_experiment("e", artifact_location=place))
     flags = ("--tasks", "blimp", "--run-id", run.info.run_id)
@@ -181,8 +178,7 @@ def test_figures_and_files_are_logged_to_a_run(checkpoint, data, tmp_path) -> No
 
 def test_a_registered_model_is_copied_once(checkpoint, data, tmp_path) -> None:
     """models:/NAME@ALIAS and models:/NAME/VERSION score like the folder they stand for."""
-    (tmp_path / "storage").mkdir()
-    uri = f"sqlite:///{tmp_path / 'storage' / 'mlflow.db'}"
+    uri = empty_store(tmp_path / "storage")
     client = MlflowClient(uri)
     client.create_registered_model("hgrn2")
     version = client.create_model_version("hgrn2", source=checkpoint.as_uri()).version

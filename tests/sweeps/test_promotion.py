@@ -24,6 +24,7 @@ from sweeps.arguments import PromoteArgs
 from sweeps.promote import run_promotion
 from sweeps.scoring.evaluation import resolve_model
 from tests.analysis.benchmark_files import write_blimp
+from tests.empty_store import empty_store
 from tests.sweeps.conftest import ROOT, environment
 from tests.tiny_text import write_tiny_text
 from trainables.checkpoint import TrialFolder
@@ -51,7 +52,7 @@ class Studies:
 
     @property
     def uri(self) -> str:
-        return f"sqlite:///{self.storage / 'mlflow.db'}"
+        return empty_store(self.storage)
 
     @property
     def client(self) -> MlflowClient:
@@ -149,7 +150,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Studies:
     studies.train("bad", studies.spec(1e6, warmup=0.0))
     unfinished = studies.spec(1e-3)
     TrialFolder.of(studies.storage / "bad", unfinished)
-    studies.tracker("bad", unfinished).trial(unfinished, {})
+    studies.tracker("bad", unfinished).trial(unfinished, {}, folder / "unsent.jsonl")
     other = studies.spec(1e-2, corpus="other", corpus_hash=studies.other.hash)
     for ended in (studies.train("other", other), trial):
         studies.copy(ended, "mixed")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from analysis.benchmarks import Source, load_suite
+from tests.empty_store import empty_store
 from tests.tiny_text import write_tiny_text
 from trainables.corpus import Corpus, prepare_corpus
 from trainables.spec import TrialSpec
@@ -43,12 +46,23 @@ def tiny_benchmark(mini_benchmarks: Path, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def tiny_spec(tiny_corpus: Corpus, tiny_benchmark: Path) -> TrialSpec:
     """Two epochs of a mini LSTM on the tiny corpus."""
+    return spec_of(tiny_corpus, tiny_benchmark)
+
+
+@pytest.fixture
+def make_place(tmp_path: Path, tiny_corpus: Corpus, tiny_benchmark: Path):
+    """A maker of workplaces in the test's own folder."""
+    return functools.partial(place_in, tmp_path, tiny_corpus, tiny_benchmark)
+
+
+def spec_of(corpus: Corpus, benchmark: Path) -> TrialSpec:
+    """Two epochs of a mini LSTM."""
     return TrialSpec(
         arch="lstm",
         size="mini",
-        corpus=tiny_corpus.name,
-        corpus_hash=tiny_corpus.hash,
-        benchmarks_hash=load_suite(tiny_benchmark, "2024").hash,
+        corpus=corpus.name,
+        corpus_hash=corpus.hash,
+        benchmarks_hash=load_suite(benchmark, "2024").hash,
         context=64,
         batch_size=4,
         lr=3e-3,
@@ -57,19 +71,20 @@ def tiny_spec(tiny_corpus: Corpus, tiny_benchmark: Path) -> TrialSpec:
     )
 
 
-@pytest.fixture
-def make_place(tmp_path: Path, tiny_corpus: Corpus, tiny_benchmark: Path):
-    """A maker of workplaces in the test's own folder."""
-
-    def make(spec: TrialSpec, study: str = "study", **changes) -> Workplace:
-        uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-        tracker = Tracker.open(uri, tmp_path / "artifacts" / study, study, [spec])
-        values = {
-            "study": tmp_path / study,
-            "corpus": tiny_corpus.directory,
-            "benchmarks": Source(str(tiny_benchmark)),
-            "tracker": tracker,
-        }
-        return Workplace(**{**values, **changes})
-
-    return make
+def place_in(
+    folder: Path,
+    corpus: Corpus,
+    benchmark: Path,
+    spec: TrialSpec,
+    study: str = "study",
+    **changes: Any,
+) -> Workplace:
+    """Where trials like `spec` run: in a folder, with a study of its own."""
+    tracker = Tracker.open(empty_store(folder), folder / "artifacts" / study, study, [spec])
+    values = {
+        "study": folder / study,
+        "corpus": corpus.directory,
+        "benchmarks": Source(str(benchmark)),
+        "tracker": tracker,
+    }
+    return Workplace(**{**values, **changes})

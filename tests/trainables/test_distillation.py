@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from test_trial import Killed, assert_same, count_steps, kill_at, train
 
 import models
+from tests.trainables.conftest import place_in, spec_of
 from trainables.checkpoint import TrialFolder
 from trainables.finetune_spec import model_hash
 from trainables.optim import learning_rate, steps_at_peak
@@ -15,13 +19,19 @@ from trainables.step import has_dropout
 from trainables.trainer import Data, Trainer, World
 
 
-@pytest.fixture
-def teacher(tiny_spec, make_place):
-    """Folder of a trained mini LSTM."""
-    spec = tiny_spec.replace(epochs=1)
-    place = make_place(spec, "teachers")
+@pytest.fixture(scope="module")
+def trained(tiny_corpus, tiny_benchmark, tmp_path_factory):
+    """Folder of a trained mini LSTM. Tests read it."""
+    spec = spec_of(tiny_corpus, tiny_benchmark).replace(epochs=1)
+    place = place_in(tmp_path_factory.mktemp("teacher"), tiny_corpus, tiny_benchmark, spec)
     train(spec, place)
     return TrialFolder.of(place.study, spec).best_checkpoint
+
+
+@pytest.fixture
+def teacher(trained, tmp_path):
+    """A copy of it, which a test may change."""
+    return Path(shutil.copytree(trained, tmp_path / "teacher"))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import zlib
 
 import pytest
 
+from tests.empty_store import empty_store
 from tests.trainables.test_spec import SPEC
 from trainables.checkpoint import EpochReport, Outcome
 from trainables.mlflow_pages import COLUMNS, SWEEPS, TRIALS, with_text
@@ -23,8 +24,9 @@ def tracker(tmp_path):
 
 
 def open_tracker(folder):
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
-    return Tracker.open(uri, folder / "artifacts", "study", [SPEC, SPEC.replace(arch="lstm")])
+    return Tracker.open(
+        empty_store(folder), folder / "artifacts", "study", [SPEC, SPEC.replace(arch="lstm")]
+    )
 
 
 def test_a_text_is_replaced_and_everything_around_it_stays():
