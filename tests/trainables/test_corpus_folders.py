@@ -168,3 +168,32 @@ def test_no_ordinary_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="neither a file nor a folder"):
         open_source(str(tmp_path / "pipe"))
+
+
+def test_files_too_short_to_hold_out_a_part(tmp_path: Path) -> None:
+    """Of many files of a few lines the last ones validate the rest, whole."""
+    for number in range(30):
+        write(tmp_path / f"{number:02}.cha", f"*CHI:\tno{number:02} .\n*MOT:\tyes .\n".encode())
+    source = open_source(str(tmp_path))
+    assert [*source.train()][::2] == [f"no{number:02}." for number in range(28)]
+    assert [*source.dev()] == ["no28.", "yes.", "no29.", "yes."]
+    assert table(tmp_path)[0] == "60 words in 30 files, 4 of them for validation"
+
+
+def test_names_that_cannot_be_printed(tmp_path: Path) -> None:
+    """A name that is no UTF-8, or has a line break, is shown in one line all the same."""
+    for name in (b"\xff.txt", b"a\nb.txt"):
+        with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
+            file.write(b"some text\n" * 40)
+    lines = table(tmp_path)
+    assert lines[1:] == ["  80  a\ufffdb.txt", "  80  \ufffd.txt"]
+    assert "\n".join(lines).encode()
+
+
+@pytest.mark.parametrize("name", ["A.DEV", "DEV/A.dev", "Dev/A.Dev.TXT"])
+def test_dev_files_in_any_case(tmp_path: Path, name: str) -> None:
+    """Capitals matter in stems only."""
+    write(tmp_path / "A.TRAIN", "train")
+    write(tmp_path / name, "dev")
+    source = open_source(str(tmp_path))
+    assert (first_words(source.train()), first_words(source.dev())) == (["train"], ["dev"])

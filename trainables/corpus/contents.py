@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from trainables.corpus.file_names import FileName
+from trainables.corpus.file_names import FileName, shown
 from trainables.corpus.folders import LeftOut
 
 MOST_FILES = 9
@@ -30,7 +30,7 @@ def contents(
         left_out: the files that were not read.
         warnings: lines to follow the table.
     """
-    rows = [(f"{count:,}", _name(file, folder)) for file, count in words.items()]
+    rows = [(f"{count:,}", shown(file, folder)) for file, count in words.items()]
     if len(rows) > MOST_FILES:
         rows = _by_suffix(words)
     total = sum(words.values())
@@ -67,7 +67,7 @@ def _by_reason(left_out: Sequence[LeftOut], folder: Path) -> list[tuple[str, str
         groups[each.reason].append(each)
     rows = []
     for reason, files in sorted(groups.items(), key=lambda item: -sum(e.size for e in item[1])):
-        names = _name(files[0].file, folder)
+        names = shown(files[0].file, folder)
         if len(files) > 1:
             names += f" and {len(files) - 1:,} more"
         rows.append((names, reason))
@@ -82,10 +82,6 @@ def _columns(rows: Sequence[tuple[str, str]], *, numbers: bool = False) -> list[
     width = max((len(first) for first, _ in rows), default=0)
     side = ">" if numbers else "<"
     return [f"  {first:{side}{width}}  {second}" for first, second in rows]
-
-
-def _name(file: Path, folder: Path) -> str:
-    return str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file)
 
 
 def _count(number: int, one: str, more: str = "") -> str:

@@ -20,9 +20,10 @@ FORMATS: dict[str, Format] = {
 ROLES: dict[str, Role] = {".train": "train", ".dev": "dev", ".test": "test"}
 PACKINGS = (".gz", ".bz2", ".xz", ".zst")
 READABLE = (
-    f"{', '.join(('.train', *FORMATS))}, in capitals too; all but .parquet also packed as "
-    f"{', '.join(PACKINGS)}"
+    ".train, .txt, .md, .rst, .jsonl, .parquet or .cha, or in one of these packed as .gz, .bz2, "
+    ".xz or .zst"
 )
+"""The suffixes of text, as an error names them."""
 
 HUB_SPLITS: dict[str, Role] = {
     "train": "train",
@@ -82,3 +83,9 @@ def _cut(name: str, suffixes: Iterable[str]) -> tuple[str, str]:
     """A name without the suffix of these that it ends in, and that suffix in small letters."""
     found = next((each for each in suffixes if name.lower().endswith(each)), "")
     return name[: len(name) - len(found)], found
+
+
+def shown(file: Path, folder: Path) -> str:
+    """A file's name within a folder, as it can be printed."""
+    name = str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file)
+    return "".join(each if each.isprintable() else "\ufffd" for each in name)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from trainables.corpus.file_names import HUB_SPLITS, READABLE, FileName, Role
+from trainables.corpus.file_names import HUB_SPLITS, READABLE, FileName, Role, shown
 from trainables.corpus.readers import NO_TEXT, line_boundary, problem, read_lines
 
 HELD_OUT = 0.05
@@ -48,6 +49,10 @@ class Domain:
             return read_lines(file)
         return read_lines(file, *((0, self._cut) if split == "train" else (self._cut or 0, None)))
 
+    def has_dev_text(self) -> bool:
+        """Whether there is something to validate on."""
+        return any(next(self.lines("dev", file), None) is not None for file in self.files("dev"))
+
 
 @dataclass(frozen=True)
 class LeftOut:
@@ -69,7 +74,8 @@ def find_domains(path: Path) -> tuple[list[Domain], list[LeftOut]]:
     `STEM.dev.txt` (or another kind of text) beside it, in a `dev` folder there, or in a `dev`
     folder next to its own; or a file of its own name in such a folder. Rows (JSON lines, Parquet)
     are also validated by a file beside them that is named so (`validation-00000.parquet`). Else the
-    last 5% of the domain, from the start of a line, are held out.
+    last 5% of the domain, from the start of a line, are held out; or of files that are all too
+    short for that, the last 5% of the files.
 
     Raises:
         ValueError: there is no text, most of the folder is none, a domain is there twice, or a file
@@ -91,12 +97,20 @@ def find_domains(path: Path) -> tuple[list[Domain], list[LeftOut]]:
     used = {file.resolve() for domain in domains for file in domain.dev_files or ()}
     left_out += [LeftOut(file, "a test file") for file in tests]
     left_out += [
-        LeftOut(file, "validates no file that is here")
-        for file in dev
-        if file.resolve() not in used
+        LeftOut(file, "validates no file here") for file in dev if file.resolve() not in used
     ]
     _refuse_too_little(path, domains, left_out)
-    return domains, left_out
+    return _with_files_held_out(domains), left_out
+
+
+def _with_files_held_out(domains: list[Domain]) -> list[Domain]:
+    """The domains; if all are too short to be cut, the last 5% of them validate the others."""
+    if len(domains) == 1 or any(domain.has_dev_text() for domain in domains):
+        return domains
+    number = math.ceil(HELD_OUT * len(domains))
+    held_out = tuple(domain.train_file for domain in domains[-number:])
+    rest = [replace(domain, dev_files=()) for domain in domains[:-number]]
+    return [*rest[:-1], replace(rest[-1], dev_files=held_out)]
 
 
 def _domain(train_file: Path, dev_files: tuple[Path, ...] | None) -> Domain:
@@ -204,6 +218,7 @@ class _DevFiles:
 
     def __init__(self, known: dict[Path, Path]) -> None:
         self.known = known
+        self.listed: dict[Path, list[Path]] = {}
         self.seen: dict[Path, list[Path]] = {}
         self.given: set[Path] = set()
 
@@ -213,7 +228,7 @@ class _DevFiles:
         if train_file in self.known:
             return (self.known[train_file],)
         name, folder = FileName.of(train_file.name), train_file.resolve().parent
-        for place in (folder, folder / "dev", folder.parent / "dev"):
+        for place in self._places(folder):
             for file in self._in(place):
                 found = FileName.of(file.name)
                 if not found.hub and found.stem == name.stem:
@@ -226,13 +241,28 @@ class _DevFiles:
         self.given.add(folder)
         return named
 
+    def _places(self, folder: Path) -> Iterator[Path]:
+        """Where the dev files of a folder's files may be; `dev` in capitals, too."""
+        yield folder
+        for outer in (folder, folder.parent):
+            yield from (each for each in self._listed(outer) if each.name.lower() == "dev")
+
     def _in(self, folder: Path) -> list[Path]:
         if folder not in self.seen:
-            files = sorted(folder.iterdir()) if folder.is_dir() else []
             self.seen[folder] = [
-                file for file in files if FileName.of(file.name).role == "dev" and file.is_file()
+                file
+                for file in self._listed(folder)
+                if FileName.of(file.name).role == "dev" and file.is_file()
             ]
         return self.seen[folder]
+
+    def _listed(self, folder: Path) -> list[Path]:
+        if folder not in self.listed:
+            try:
+                self.listed[folder] = sorted(folder.iterdir())
+            except OSError:  # a file, or a folder above the corpus that may not be looked into
+                self.listed[folder] = []
+        return self.listed[folder]
 
 
 def _refuse_twice(train: Iterable[Path]) -> None:
@@ -255,7 +285,7 @@ def _refuse_too_little(
     folder: Path, domains: Sequence[Domain], left_out: Sequence[LeftOut]
 ) -> None:
     largest = sorted((each for each in left_out if each.size), key=lambda each: -each.size)
-    names = "; ".join(f"{each.file.relative_to(folder)}: {each.reason}" for each in largest[:3])
+    names = "; ".join(f"{shown(each.file, folder)}: {each.reason}" for each in largest[:3])
     if len(largest) > 3:
         names += f"; and {len(largest) - 3:,} more"
     if not domains:
@@ -269,6 +299,5 @@ def _refuse_too_little(
     if lost > read_size:
         raise ValueError(
             f"only {read_size:,} of the {read_size + lost:,} bytes in {folder} can be read as text "
-            f"({names}): convert these files, or move them to another folder. Text ends in "
-            f"{READABLE}"
+            f"({names}): convert these files, or move them to another folder"
         )

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
+from trainables.corpus.file_names import shown
 from trainables.corpus.readers import line_number
 
 LONGEST_WORD = 10_000
@@ -67,11 +68,10 @@ class LongWords:
         """
         lines = []
         for file, line in self.first:
-            name = file.relative_to(folder) if file.is_relative_to(folder) else file
+            where = f"{shown(file, folder)}, line {line_number(file, line):,}"
             lines.append(
-                f"{name}, line {line_number(file, line):,}: one of its words has more than "
-                f"{LONGEST_WORD:,} characters, of which only the first {LONGEST_WORD:,} train the "
-                "tokenizer. If it is no text, take it out"
+                f"{where}: one of its words has more than {LONGEST_WORD:,} characters, of which "
+                f"only the first {LONGEST_WORD:,} train the tokenizer. If it is no text, take it out"
             )
         if (more := self.count - len(self.first)) > 0:
             lines.append(f"and {more:,} more such {'line' if more == 1 else 'lines'}")

@@ -1,7 +1,7 @@
 """Where text comes from: the built-in grammar, local files, or a dataset on the hub.
 
 Whatever the source, a document is one non-blank line without its surrounding white space.
-Files are read as a stream, a line at a time, so a corpus never has to fit in memory.
+Files are read as a stream, a line or row at a time, so a corpus never has to fit in memory.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def path_source(path: Path) -> TextSource:
         ]
         for split in SPLITS
     }
-    if all(next(part.lines(), None) is None for part in parts["dev"]):
+    if not any(domain.has_dev_text() for domain in domains):
         raise ValueError(
             f"{path} leaves no text for validation: its last 5% hold no whole line. Put line "
             f"breaks between documents, or add a file {domains[0].stem}.dev"
