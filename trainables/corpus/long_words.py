@@ -71,7 +71,7 @@ class LongWords:
             where = f"{shown(file, folder)}, line {line_number(file, line):,}"
             lines.append(
                 f"{where}: one of its words has more than {LONGEST_WORD:,} characters, of which "
-                f"only the first {LONGEST_WORD:,} train the tokenizer. If it is no text, take it out"
+                f"only the first {LONGEST_WORD:,} train the tokenizer; if it is no text, remove it"
             )
         if (more := self.count - len(self.first)) > 0:
             lines.append(f"and {more:,} more such {'line' if more == 1 else 'lines'}")
