@@ -16,9 +16,10 @@ from analysis import runs
 from analysis.arguments import CompareArgs
 from analysis.errors import say_error
 from analysis.inference import difference, holm
-from analysis.reporting.writing import FAILURES, storage_of, tracking_uri
+from analysis.reporting.writing import FAILURES, storage_of
 from analysis.samples import Scores, benchmarks_of, chance, sample
-from analysis.study import RECORDED, open_client, scores_of_run
+from analysis.store import open_store, tracking_uri
+from analysis.study import RECORDED, scores_of_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -52,7 +53,7 @@ def compare_runs(args: CompareArgs, console: Console) -> None:
     Raises:
         ValueError: a run is not there, or several are meant.
     """
-    client = open_client(tracking_uri(storage_of(args.storage)))
+    client = open_store(tracking_uri(storage_of(args.storage)))
     trials = _trials(client, args.study)
     first, second = (_find(client, trials, asked) for asked in (args.first, args.second))
     if first.trial["run_id"] == second.trial["run_id"]:

@@ -115,7 +115,6 @@ def along(trials: pd.DataFrame, *axes: Axis) -> pd.DataFrame:
     Of each architecture: a curve through its best point for one axis, a plane for two.
     """
     trials = trials[trials["outcome"].notna()]
-    trials = trials[trials["outcome"].notna()]
     names = [axis.field for axis in varied(trials) if axis not in axes]
     table = point_table(trials)
     rows = table[table["rank"] == 1].to_dict("records")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,11 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each small file
-# A server that is not there is said to be so in seconds, not in minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
@@ -25,6 +19,7 @@ from analysis import runs
 from analysis.errors import without_secret
 from analysis.points import point_keys
 from analysis.schema.axes import AXES
+from analysis.store import open_store
 
 _RESULTS = {
     *("run_id", "spec_hash", "name", "parent", "commit", "reason", "outcome", "status"),
@@ -79,7 +74,7 @@ class Study:
         Raises:
             ValueError: the store has no such study, or it has no trial.
         """
-        client = open_client(uri)
+        client = open_store(uri)
         trials = runs.trials(client, name)
         if trials.empty:
             raise ValueError(
@@ -105,21 +100,6 @@ class Study:
     def scores(self, run_id: str, epoch: int) -> dict[str, Any] | None:
         """See `scores_of_run`."""
         return scores_of_run(self.client, run_id, epoch)
-
-
-def open_client(uri: str) -> MlflowClient:
-    """A client of a store that answers.
-
-    Raises:
-        ValueError: it does not.
-    """
-    client = MlflowClient(uri)
-    try:
-        client.search_experiments(max_results=1)
-    except MlflowException as error:
-        text = f"the MLflow store {uri} cannot be read: {error}"
-        raise ValueError(without_secret(text)) from error
-    return client
 
 
 def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> dict[str, Any] | None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from mlflow.exceptions import MlflowException
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 from rich.markup import escape
@@ -22,12 +25,15 @@ from analysis.errors import (
     without_secret,
     without_secrets,
 )
+from analysis.store import reason
 from sweeps.arguments import TrainingArgs
+from sweeps.engine.contact import Contact
 from sweeps.engine.environment import check_address
 from sweeps.engine.kernel_builds import start_building
 from sweeps.engine.progress import ProgressDisplay
 from sweeps.engine.signals import ending_on_signals
 from sweeps.engine.tuning import DriverCallback, build_scheduler, ray_cluster, run_tune
+from sweeps.engine.watch import RayDied, watching_ray
 from sweeps.findings.common import describe_study, failed_trials, show_failures
 from sweeps.findings.final_scores import score_winners
 from sweeps.plans.common import Status, SweepPlan
@@ -78,6 +84,14 @@ def run_command(
             except (ValueError, OSError) as error:
                 return say_error(error)
             return _run(plan, args, show, scheduler, console)
+    except MlflowException as error:
+        say_error(ValueError(f"MLflow could not be told what was found: {reason(error)}"))
+        return _say_how_to_continue(console, EXIT_FAILED)
+    except RayDied as death:
+        say_error(death)
+        _say_how_to_continue(console)
+        sys.stdout.flush()
+        os._exit(EXIT_FAILED)  # Ray's own end would wait for what is dead, and abort
     except KeyboardInterrupt:
         return _say_how_to_continue(console)
 
@@ -97,6 +111,8 @@ def _run(
         cluster.callback(starting.stop)
         try:
             available = cluster.enter_context(ray_cluster(args.address, dashboard=dashboard))
+            if threading.current_thread() is threading.main_thread():
+                cluster.enter_context(watching_ray())
             at_once = plan.resources.trials_at_once(available, args.max_concurrent)
             kernels = start_building(
                 [*plan.bases.values()],
@@ -119,17 +135,19 @@ def _run(
         _record_command(tracker)
         tracker.close_trials()  # of a process that was killed
         starting.stop()
-        search = SweepSearch(plan.plans)
+        search, contact = SweepSearch(plan.plans), Contact(plan.tracking_uri, console)
         status = "KILLED"
         try:
             kernels.wait(console)
-            _train(plan, tracker, search, build_scheduler(scheduler, plan.epochs), at_once, console)
-            if all(part.finished for part in plan.plans.values()):
+            rule = build_scheduler(scheduler, plan.epochs)
+            _train(plan, tracker, contact, search, rule, at_once, console)
+            if _is_done(plan):
                 is_scored = score_winners(plan, tracker, console)
                 is_whole = is_scored and not failed_trials(plan, search)
                 status = "FINISHED" if is_whole else "FAILED"
         finally:
-            tracker.close(status)
+            if not contact.reaches(lambda: tracker.close(status)):
+                console.print("What MLflow shows as running ends when this command is run again.")
     if status == "KILLED":
         return _say_how_to_continue(console)
     show(plan, tracker, search, console)
@@ -141,20 +159,27 @@ def _run(
 def _train(
     plan: SweepPlan,
     tracker: Tracker,
+    contact: Contact,
     search: SweepSearch,
     scheduler: TrialScheduler,
     at_once: int,
     console: Console,
 ) -> None:
     """Run the plan's trials to their ends, with progress and records."""
-    display = ProgressDisplay(tracker, search, at_once, console)
-    bookkeeper = Bookkeeper(plan.folder, tracker, console)
+    display = ProgressDisplay(tracker, contact, search, at_once, console)
+    bookkeeper = Bookkeeper(plan.folder, tracker, contact, console)
     try:
         place = plan.workplace(tracker)
         run_tune(search, place, plan.resources, scheduler, [bookkeeper, display], at_once)
+        if _is_done(plan):
+            contact.wait()
         bookkeeper.settle(patience=60)
     finally:
         display.close()
+
+
+def _is_done(plan: SweepPlan) -> bool:
+    return all(part.finished for part in plan.plans.values())
 
 
 def _set_aside_damaged(plan: SweepPlan, console: Console) -> None:
@@ -178,19 +203,21 @@ def _record_command(tracker: Tracker) -> None:
         tracker.client.set_tag(run_id, COMMAND_TAG, lines)
 
 
-def _say_how_to_continue(console: Console) -> int:
+def _say_how_to_continue(console: Console, status: int = EXIT_INTERRUPTED) -> int:
     command = escape(shlex.join([sys.executable, *without_secrets(sys.argv)]))
     text = f"\nStopped. To continue, run it again:\n  {command}"
     console.print(text, highlight=False, soft_wrap=True)
-    return EXIT_INTERRUPTED
+    return status
 
 
 class Bookkeeper(DriverCallback):
     """Records the ends that a trial's own process cannot: stopped by the scheduler, or failed."""
 
-    def __init__(self, study: Path, tracker: Tracker, console: Console) -> None:
+    def __init__(self, study: Path, tracker: Tracker, contact: Contact, console: Console) -> None:
         self._study, self._tracker, self._console = study, tracker, console
+        self._contact = contact
         self._ended: list[TrialSpec] = []
+        self._failed: list[tuple[TrialSpec, str]] = []
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Remember the trial; its process may still be at work."""
@@ -201,7 +228,10 @@ class Bookkeeper(DriverCallback):
         self.settle(patience=0)
 
     def settle(self, patience: float) -> None:
-        """Give an outcome to ended trials without one, waiting up to `patience` s for the lock."""
+        """Give an outcome to ended trials without one, waiting up to `patience` s for the lock.
+
+        What MLflow cannot be told now waits, too.
+        """
         waiting = []
         for spec in self._ended:
             folder = TrialFolder.of(self._study, spec)
@@ -209,10 +239,19 @@ class Bookkeeper(DriverCallback):
                 continue
             try:
                 with folder.lock(timeout=patience):
-                    self._record_stop(folder, spec)
+                    is_recorded = self._contact.reaches(
+                        functools.partial(self._record_stop, folder, spec)
+                    )
             except Timeout:
+                is_recorded = False
+            if not is_recorded:
                 waiting.append(spec)
         self._ended = waiting
+        self._failed = [
+            (spec, error)
+            for spec, error in self._failed
+            if not self._contact.reaches(functools.partial(self._tracker.fail, spec, error))
+        ]
 
     def _record_stop(self, folder: TrialFolder, spec: TrialSpec) -> None:
         newest = folder.newest()
@@ -220,7 +259,8 @@ class Bookkeeper(DriverCallback):
             history = newest[1].history
             # Schedulers may stop a trial in the report of its very last epoch.
             kind = "finished" if history[-1].epoch == spec.epochs else "stopped"
-            finish_trial(folder, self._tracker.trial(spec, {}), kind, history)
+            run = self._tracker.trial(spec, {}, folder.unsent)
+            finish_trial(folder, run, kind, history)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say why a trial is started again."""
@@ -230,7 +270,7 @@ class Bookkeeper(DriverCallback):
         """Keep the error beside the trial, and mark its run as failed. It may be tried again."""
         error = self._report_failure(trial, "failed for good")
         spec = TrialSpec.from_dict(trial.config["spec"])
-        self._tracker.trial(spec, {}).fail(error)
+        self._failed.append((spec, error))
 
     def _report_failure(self, trial: Any, what: str) -> str:
         spec = TrialSpec.from_dict(trial.config["spec"])

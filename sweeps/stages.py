@@ -23,6 +23,7 @@ from analysis import runs
 from analysis.arguments import ReportArgs
 from analysis.errors import say_error
 from analysis.reporting.writing import run_report
+from analysis.store import tracking_uri
 from sweeps.arguments import (
     DistillArgs,
     EpochStudyArgs,
@@ -44,7 +45,6 @@ from sweeps.stored.trials import ended_frame, study_trials
 from trainables.checkpoint import TrialFolder
 from trainables.files import read_json, write_json
 from trainables.spec import TrialSpec
-from trainables.tracking import tracking_uri
 
 ALIAS = "teacher"
 

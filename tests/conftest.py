@@ -9,11 +9,40 @@ from pathlib import Path
 
 import pytest
 
+from tests.made_once import made_once
+
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what all test processes share (see `made_once`)."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    return folder / "shared"
+
+
+@pytest.fixture(scope="session")
+def mini_corpora(shared: Path) -> Path:
+    """A cache that holds the built-in corpus with the vocabulary of its preset. Tests add none."""
+    from trainables.corpus import prepare_corpus
+
+    return made_once(
+        shared / "corpora", lambda cache: prepare_corpus("mini", vocab_size=2048, cache=cache)
+    )
+
+
+@pytest.fixture(scope="session")
+def mini_benchmarks(shared: Path) -> Path:
+    """The folder of the built-in benchmarks. Tests read it, or change a copy."""
+    from trainables.corpus import mini_benchmark
+
+    return made_once(shared / "benchmarks", mini_benchmark)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -33,12 +33,17 @@ def wait_for(process: subprocess.Popen[str], pattern: str) -> str:
     raise AssertionError(f"{pattern!r} was never printed:\n{''.join(seen)}")
 
 
-@contextlib.contextmanager
-def serve_mlflow(storage: Path) -> Iterator[str]:
-    """`make ui` on a free port; ends with all of its processes."""
+def free_port() -> int:
+    """A port that nothing listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serve_mlflow(storage: Path, port: int | None = None) -> Iterator[str]:
+    """`make ui` on a port, by default a free one; ends with all of its processes."""
+    port = port or free_port()
     # The installation that runs the tests, as it is.
     words = [
         "make",

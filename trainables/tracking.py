@@ -7,30 +7,33 @@ optimizer step (`train/*`), by epoch (`val/*`, `zero_shot/*` and its two parts `
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-import os
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
 from analysis.benchmarks import macro_of
+from analysis.store import patiently
 from trainables.checkpoint import EpochReport, Outcome
 from trainables.mlflow_pages import page, study_tags, trial_note, with_text
+from trainables.outbox import Message, Outbox
 from trainables.spec import TrialSpec
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 FLUSH_SECONDS = 2.0
-_PROGRESS_METRIC = "train/loss"
-_MILESTONE = "milestone/"
+_AXES = {"step": "train/loss", "epoch": "val/loss", "words": "milestone/"}
+"""By axis, how the names of metrics begin that tell how far along it a run is."""
 _NOTE = "mlflow.note.content"
 
 
@@ -144,13 +147,23 @@ class Tracker:
         note = self.client.get_experiment(self.experiment_id).tags.get(_NOTE, "")
         self.client.set_experiment_tag(self.experiment_id, _NOTE, with_text(note, "study", text))
 
-    def trial(self, spec: TrialSpec, facts: dict[str, Any]) -> TrialRun:
+    def trial(self, spec: TrialSpec, facts: dict[str, Any], unsent: Path) -> TrialRun:
         """Find or create the run of `spec`, set to running.
 
         Args:
             spec: its fields become parameters of a new run.
             facts: further parameters of a new run, e.g. the number of model parameters.
+            unsent: file of what MLflow has not taken yet, see `Outbox`.
         """
+        return patiently(lambda: TrialRun(self.client, self._run_of(spec, facts), spec, unsent))
+
+    def fail(self, spec: TrialSpec, error: str) -> None:
+        """Mark the run as failed, with the end of the error. A later process may go on with it."""
+        run_id = self._run_of(spec, {}).info.run_id
+        self.client.set_tag(run_id, "babysweep.reason", error[-4000:])
+        self.client.set_terminated(run_id, "FAILED")
+
+    def _run_of(self, spec: TrialSpec, facts: dict[str, Any]) -> Run:
         client = self.client
         tags = {"babysweep.kind": "trial", "babysweep.spec_hash": spec.hash}
         run = _find_run(client, self.experiment_id, tags)
@@ -170,21 +183,21 @@ class Tracker:
         params = {**spec.to_dict(), **facts}
         missing = {name: params[name] for name in params if name not in run.data.params}
         client.log_batch(run.info.run_id, params=_params(missing))
-        return TrialRun(client, run, spec)
+        return run
 
     def has_outcome(self, spec: TrialSpec) -> bool:
         """Whether the store holds the ended run of `spec`."""
         tags = {"babysweep.kind": "trial", "babysweep.spec_hash": spec.hash}
-        run = _find_run(self.client, self.experiment_id, tags)
+        run = patiently(lambda: _find_run(self.client, self.experiment_id, tags))
         return run is not None and "babysweep.outcome" in run.data.tags
 
     def log_final(self, spec: TrialSpec, figures: dict[str, float], scores: dict[str, Any]) -> None:
         """Record what was scored once on a trial's best checkpoint: figures, and all in a file."""
-        run = self.trial(spec, {})
+        run_id = self._run_of(spec, {}).info.run_id
         for name, value in figures.items():
-            self.client.log_metric(run.run_id, f"final/{name}", value)
-        self.client.log_dict(run.run_id, scores, "final.json")
-        self.client.set_terminated(run.run_id, "FINISHED")
+            self.client.log_metric(run_id, f"final/{name}", value)
+        self.client.log_dict(run_id, scores, "final.json")
+        self.client.set_terminated(run_id, "FINISHED")
 
     def trial_runs(self) -> list[Run]:
         """All trial runs of the study."""
@@ -220,28 +233,34 @@ class Tracker:
 
 
 class TrialRun:
-    """The MLflow run of one trial. Points are buffered and sent in batches."""
+    """The MLflow run of one trial. Points are buffered and sent in batches.
 
-    def __init__(self, client: MlflowClient, run: Run, spec: TrialSpec) -> None:
+    While MLflow does not answer they wait in the file `unsent`; only the end of the trial waits
+    with them.
+    """
+
+    def __init__(self, client: MlflowClient, run: Run, spec: TrialSpec, unsent: Path) -> None:
         self._client, self._spec = client, spec
         self.run_id: str = run.info.run_id
-        self._facts = set(run.data.params)
-        self._points: list[Metric] = []
+        self._outbox = Outbox(unsent, self._send)
+        waiting = self._outbox.waiting
+        self._facts = {*run.data.params, *(name for each in waiting for name in each["params"])}
+        self._points: list[list[Any]] = []  # arguments of Metric
         self._flushed = time.monotonic()
+        points = [point for message in waiting for point in message["points"]]
         self._last = {
-            "step": _last_step(client, run, _PROGRESS_METRIC),
-            "epoch": _last_step(client, run, "val/loss"),
-            "words": max(
-                (_last_step(client, run, m) for m in run.data.metrics if m.startswith(_MILESTONE)),
-                default=-1,
-            ),
+            axis: max((step for name, *_, step in points if _is_of(axis, name)), default=-1)
+            for axis in _AXES
         }
+        for axis in _AXES:
+            for name in filter(functools.partial(_is_of, axis), run.data.metrics):
+                self._last[axis] = max(self._last[axis], _last_step(client, run, name))
 
     def log_fact(self, name: str, value: str) -> None:
         """Record a parameter that was not known at the start, unless it is there already."""
         if name not in self._facts:
             self._facts.add(name)
-            self._client.log_batch(self.run_id, params=_params({name: value}))
+            self._post(params={name: value})
 
     def log_step(self, step: int, values: dict[str, float]) -> None:
         """Record values of an optimizer step, unless an earlier process recorded it."""
@@ -267,9 +286,8 @@ class TrialRun:
         self._add("epoch", report.epoch, values)
         self.flush()
         if report.scores is not None:
-            self._client.log_dict(
-                self.run_id, report.scores, f"scores/epoch-{report.epoch:03d}.json"
-            )
+            name = f"scores/epoch-{report.epoch:03d}.json"
+            self._post(files={name: report.scores})
 
     def log_milestone(self, words: int, scores: dict[str, Any]) -> None:
         """Record zero-shot scores after so many words, once, in ascending order."""
@@ -277,15 +295,19 @@ class TrialRun:
         self.flush()
 
     def flush(self) -> None:
-        """Send the buffered points."""
+        """Hand on the buffered points; they are in MLflow then, or on the disk."""
         for start in range(0, len(self._points), 1000):
-            self._client.log_batch(self.run_id, metrics=self._points[start : start + 1000])
+            self._post(points=self._points[start : start + 1000])
         self._points.clear()
         self._flushed = time.monotonic()
 
     def finish(self, outcome: Outcome, checkpoint: Path | None) -> None:
         """Record how the trial ended, with its best checkpoint as the artifact `model`."""
         self.flush()
+        self._outbox.drain()
+        patiently(lambda: self._finish(outcome, checkpoint))
+
+    def _finish(self, outcome: Outcome, checkpoint: Path | None) -> None:
         best = min(outcome.history, key=lambda report: report.val_loss, default=None)
         if best is not None:
             values = {
@@ -311,26 +333,27 @@ class TrialRun:
         )
         self._client.set_terminated(self.run_id, "FINISHED")
 
-    def fail(self, reason: str) -> None:
-        """Mark the run as failed, with the end of the error. A later process may go on with it."""
-        self._client.set_tag(self.run_id, "babysweep.reason", reason[-4000:])
-        self._client.set_terminated(self.run_id, "FAILED")
+    def _post(
+        self,
+        points: Sequence[list[Any]] = (),
+        params: Mapping[str, str] = MappingProxyType({}),
+        files: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self._outbox.post({"points": [*points], "params": {**params}, "files": {**files}})
+
+    def _send(self, message: Message) -> None:
+        points = [Metric(*point) for point in message["points"]]
+        if points or message["params"]:
+            self._client.log_batch(self.run_id, points, _params(message["params"]))
+        for name, content in message["files"].items():
+            self._client.log_dict(self.run_id, content, name)
 
     def _add(self, axis: str, step: int, values: dict[str, float]) -> None:
         if step <= self._last[axis]:
             return
         self._last[axis] = step
         now = int(time.time() * 1000)
-        self._points += [Metric(name, float(value), now, step) for name, value in values.items()]
-
-
-def tracking_uri(storage: Path) -> str:
-    """The MLflow store: `MLFLOW_TRACKING_URI` when set, else a SQLite file in the storage."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage / 'mlflow.db'}"
-    scheme, separator, path = uri.partition(":///")
-    if separator and scheme == "sqlite":  # trials run in folders of their own
-        return f"sqlite:///{Path(path).resolve()}"
-    return uri
+        self._points += [[name, float(value), now, step] for name, value in values.items()]
 
 
 def _find_run(client: MlflowClient, experiment_id: str, tags: dict[str, str]) -> Run | None:
@@ -349,9 +372,11 @@ def _params(values: dict[str, Any]) -> list[Param]:
     return [Param(name, str(value)) for name, value in values.items()]
 
 
+def _is_of(axis: str, metric: str) -> bool:
+    return metric.startswith(_AXES[axis])
+
+
 def _last_step(client: MlflowClient, run: Run, metric: str) -> int:
-    if metric not in run.data.metrics:
-        return -1
     history = client.get_metric_history(run.info.run_id, metric)
     return max(point.step for point in history)
 

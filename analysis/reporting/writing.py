@@ -29,7 +29,8 @@ from analysis.reporting.sections.phenomena import phenomena
 from analysis.reporting.sections.rates import rates
 from analysis.reporting.sections.reproduction import every_trial, reproduction
 from analysis.reporting.tables import write_tables
-from analysis.study import Study, open_client
+from analysis.store import open_store, tracking_uri
+from analysis.study import Study
 
 LOCAL_UI = "http://127.0.0.1:5000"
 """Where `make ui` serves MLflow."""
@@ -108,31 +109,13 @@ def storage_of(storage: Path | None) -> Path:
     return Path(storage or default).expanduser().resolve()
 
 
-def tracking_uri(storage: Path) -> str:
-    """The store: MLFLOW_TRACKING_URI if it is set, else the storage's file.
-
-    Raises:
-        ValueError: the storage has none.
-    """
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if uri:
-        return uri
-    file = storage.resolve() / "mlflow.db"
-    if not file.exists():  # MLflow would make a new one
-        raise ValueError(
-            f"no results in {storage}: it has no mlflow.db. Give the --storage of the sweeps, or "
-            "set MLFLOW_TRACKING_URI to their server"
-        )
-    return f"sqlite:///{file}"
-
-
 def only_study(uri: str) -> str:
     """The name of the store's only study with a run.
 
     Raises:
         ValueError: there is none, or there are several.
     """
-    client = open_client(uri)
+    client = open_store(uri)
     names = [
         experiment.name
         for experiment in client.search_experiments()

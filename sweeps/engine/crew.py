@@ -22,6 +22,7 @@ import json
 import os
 import pickle
 import secrets
+import socket
 import threading
 import time
 from typing import Any
@@ -215,7 +216,14 @@ class Orders:
         from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
         host, port, secret = address
-        store = TCPStore(host, port, is_master=is_server, wait_for_workers=False)
+        listening = None
+        if is_server:  # or PyTorch would listen on all of the node's addresses
+            listener = socket.create_server((host, port))
+            port = listener.getsockname()[1]
+            listening = listener.detach()  # the store closes it
+        store = TCPStore(
+            host, port, is_master=is_server, wait_for_workers=False, master_listen_fd=listening
+        )
         self.address = (host, store.port, secret)
         self._store = PrefixStore(secret, store)
 

@@ -56,11 +56,15 @@ def check_address(address: str | None) -> None:
 
 
 def secure_local_cluster(address: str | None) -> None:
-    """Give a cluster of this command's own a secret token; once in a process.
+    """Keep a cluster of this command's own to this machine and this command.
 
-    Ray's servers listen beyond loopback, and would run code for anyone; with a token they answer
-    only this command and its processes.
+    Call it before Ray is imported. Ray's servers would run code for anyone who reaches them: they
+    listen on loopback only, and with a secret token they answer nobody but this command and its
+    processes.
     """
     if is_local(address):
+        # The address of this node is then 127.0.0.1, as it is by default on systems where Ray has
+        # no clusters of several nodes; `ray.init` has no argument for it.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

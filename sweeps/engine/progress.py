@@ -13,12 +13,15 @@ from rich.live import Live
 from rich.table import Table
 
 from analysis.schema.axes import AXES
+from sweeps.engine.contact import Contact
 from sweeps.engine.failures import HOPELESS
 from sweeps.engine.tuning import DriverCallback
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 
 REFRESH_SECONDS = 1.0
+QUIET_SECONDS = 10.0
+"""Between two looks into MLflow where no table is shown: it may be away, which is said."""
 _STYLES = {"running": "bold", "finished": "green", "diverged": "yellow", "failed": "red"}
 
 
@@ -79,12 +82,16 @@ class ProgressDisplay(DriverCallback):
 
     Args:
         tracker: the numbers come from its MLflow store, wherever the trials run.
+        contact: with that store.
         search: asked for the number of trials still to come.
         at_once: trials that run together, for the estimate of the time left.
     """
 
-    def __init__(self, tracker: Tracker, search: Any, at_once: int, console: Console) -> None:
-        self._tracker, self._search, self._at_once = tracker, search, at_once
+    def __init__(
+        self, tracker: Tracker, contact: Contact, search: Any, at_once: int, console: Console
+    ) -> None:
+        self._tracker, self._contact = tracker, contact
+        self._search, self._at_once = search, at_once
         self._console = console
         self._closed = False
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
@@ -106,8 +113,9 @@ class ProgressDisplay(DriverCallback):
             self._live.stop()
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Refresh, at most once a second."""
-        if time.monotonic() - self._refreshed > REFRESH_SECONDS:
+        """Refresh now and then."""
+        pause = REFRESH_SECONDS if self._live else QUIET_SECONDS
+        if time.monotonic() - self._refreshed > pause:
             for trial in trials:
                 self._row(trial)
             self._refresh()
@@ -140,7 +148,7 @@ class ProgressDisplay(DriverCallback):
         row = self._row(trial)
         if row.state == "running":
             row.state = "stopped"
-        self._pull()
+        self._contact.reaches(self._pull)
         left = format_seconds(self._seconds_left())
         self._event(row, f"{row.state}; {self._search.remaining()} trials left, about {left}")
 
@@ -161,8 +169,8 @@ class ProgressDisplay(DriverCallback):
 
     def _refresh(self) -> None:
         self._refreshed = time.monotonic()
+        self._contact.reaches(self._pull)
         if self._live:
-            self._pull()
             self._live.update(self._table(), refresh=True)
 
     def _pull(self) -> None:

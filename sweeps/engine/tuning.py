@@ -29,6 +29,7 @@ from sweeps.engine.failures import HOPELESS, TrialFailure, hopeless_report
 from sweeps.engine.resources import Resources
 from sweeps.engine.signals import install_handlers
 from sweeps.engine.trial_process import run_here
+from sweeps.engine.watch import RayDied
 from trainables.device import pick_device
 from trainables.spec import TrialSpec
 from trainables.trainer import Workplace, World
@@ -70,7 +71,8 @@ def ray_cluster(address: str | None, *, dashboard: bool) -> Iterator[dict[str, f
         }
     logging.getLogger("ray").setLevel(logging.ERROR)
     # A failed trial's whole traceback; callbacks say it in a line and keep the rest.
-    logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
+    for name in ("ray.tune.execution.tune_controller", "ray.tune.tune"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         ray.init(runtime_env={"env_vars": env} if env else None, **options)
     except (OSError, RuntimeError, ValueError) as error:
@@ -82,8 +84,12 @@ def ray_cluster(address: str | None, *, dashboard: bool) -> Iterator[dict[str, f
     install_handlers()
     try:
         yield ray.cluster_resources()
-    finally:
+    except RayDied:
+        raise
+    except BaseException:
         ray.shutdown()
+        raise
+    ray.shutdown()
 
 
 class DriverCallback(tune.Callback):

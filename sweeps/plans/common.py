@@ -12,6 +12,7 @@ from analysis import literature
 from analysis.benchmarks import HUB, Source, load_suite, password
 from analysis.schema.axes import AXES
 from analysis.schema.ranges import check
+from analysis.store import make_store, tracking_uri
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.resources import Resources
 from sweeps.engine.tuning import local_gpus
@@ -23,7 +24,7 @@ from sweeps.stored.trials import check_study_name, resolve_storage
 from trainables.corpus import Blocks, Corpus, mini_benchmark, prepare_corpus
 from trainables.device import default_precision
 from trainables.spec import TrialSpec
-from trainables.tracking import Tracker, tracking_uri
+from trainables.tracking import Tracker
 from trainables.trainer import MicroBatch, Workplace, steps_per_epoch
 
 Status = Callable[[str], None]
@@ -230,6 +231,8 @@ def prepare(args: TrainingArgs, status: Status, corpus: Corpus | None = None) ->
         raise ValueError("--seeds needs at least one seed")
     preset = choose(args.preset, local_gpus())
     storage = resolve_storage(args.storage)
+    if not args.dry_run:
+        make_store(tracking_uri(storage))
     source = corpus.name if corpus else args.corpus or preset.corpus
     resources = Resources.choose(
         _or(args.cpus_per_trial, preset.cpus_per_trial),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis.schema.ranges import check
+from analysis.store import tracking_uri
 from sweeps.arguments import DistillArgs
 from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
 from sweeps.plans.grids import GridPlan
@@ -16,7 +17,6 @@ from trainables.corpus.tokenizer import tokenizer_hash
 from trainables.files import read_json
 from trainables.finetune_spec import model_hash
 from trainables.spec import TrialSpec
-from trainables.tracking import tracking_uri
 
 CONTROL = "control"
 

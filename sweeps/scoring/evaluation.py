@@ -33,6 +33,7 @@ from analysis.benchmarks import (
 )
 from analysis.benchmarks.predictions import write_answers, write_submission
 from analysis.schema.ranges import check
+from analysis.store import open_store, tracking_uri
 from sweeps.arguments import EvaluateArgs
 from sweeps.engine.tuning import local_gpus, ray_cluster
 from sweeps.scoring.finetuning import check_tasks, finetune_tasks, write_glue_submission
@@ -41,7 +42,6 @@ from sweeps.scoring.workers import Scoring, score_here, score_on_ray, show_progr
 from sweeps.stored.model_names import resolve_model
 from sweeps.stored.trials import resolve_storage
 from trainables.files import write_json
-from trainables.tracking import tracking_uri
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ def _name_of(model: str, suite: Suite | None, glue: tuple[str, ...], args: Evalu
 
 def _check_run(uri: str, run_id: str) -> None:
     try:
-        MlflowClient(uri).get_run(run_id)
+        open_store(uri).get_run(run_id)
     except MlflowException as error:
         raise ValueError(f"no MLflow run {run_id!r} in {uri}: {error.message}") from error
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from analysis.store import open_store
 from trainables.files import whole_folder
 
 
@@ -48,7 +48,7 @@ def find_version(name: str, uri: str) -> ModelVersion:
     if match is None:
         raise ValueError(f"{name!r} is not models:/NAME@ALIAS or models:/NAME/VERSION")
     model, alias, version = match.groups()
-    client = MlflowClient(uri)
+    client = open_store(uri)
     try:
         if alias:
             return client.get_model_version_by_alias(model, alias)

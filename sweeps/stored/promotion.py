@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from analysis.errors import without_secret
+from analysis.store import open_store, reason, tracking_uri
 from sweeps.arguments import PromoteArgs
 from sweeps.stored.best import Candidate, choose
 from sweeps.stored.trials import resolve_storage
@@ -26,7 +28,6 @@ from trainables.checkpoint import Progress
 from trainables.corpus.tokenizer import tokenizer_hash
 from trainables.finetune_spec import model_hash
 from trainables.spec import format_lr
-from trainables.tracking import tracking_uri
 
 _PREFIX = "babysweep."
 _WEIGHTS = "model.safetensors"
@@ -61,8 +62,8 @@ def promote(args: PromoteArgs) -> Promotion:
             raise ValueError(f"--{flag} {value!r} cannot be used in models:/NAME@ALIAS: change it")
     storage = resolve_storage(args.storage, create=False)
     uri = tracking_uri(storage)
+    client = open_store(uri)
     try:
-        client = MlflowClient(uri)
         choice = choose(client, storage, args.arch, args.study, args.run_id)
         checkpoint = check_files(choice, client)
         tags = lineage(choice, checkpoint, client)
@@ -85,7 +86,7 @@ def promote(args: PromoteArgs) -> Promotion:
             )
         client.set_registered_model_alias(name, args.alias, str(after.version))
     except MlflowException as error:
-        raise ValueError(f"MLflow ({uri}): {error.message}") from error
+        raise ValueError(f"MLflow ({without_secret(uri)}): {reason(error)}") from error
     return Promotion(before, after, is_new)
 
 

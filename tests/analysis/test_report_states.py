@@ -31,7 +31,7 @@ def test_without_a_finished_epoch(tmp_path: Path, outcome: str | None) -> None:
     made = MadeStudy(tmp_path)
     tracker = made.tracker([base_spec()])
     for lr in LRS:
-        run = tracker.trial(base_spec(lr=lr), {"total_steps": 300})
+        run = tracker.trial(base_spec(lr=lr), {"total_steps": 300}, tmp_path / "unsent.jsonl")
         if outcome is not None:
             run.finish(End(outcome, (), None, "loss nan at step 3"), None)
     page, folder = written(made)

@@ -86,7 +86,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
 
 def test_a_server_that_is_not_there_is_said_to_be_so() -> None:
     """The message names the store, in seconds."""
-    with pytest.raises(ValueError, match=r"store http://127.0.0.1:9 cannot be read") as caught:
+    with pytest.raises(ValueError, match=r"store http://127.0.0.1:9 cannot be used") as caught:
         Study.open("http://me:secret@127.0.0.1:9", "study", "")
     assert "secret" not in str(caught.value)
 

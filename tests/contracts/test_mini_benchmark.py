@@ -7,21 +7,19 @@ import torch
 
 import models
 from analysis.benchmarks import load_suite
-from trainables.corpus import mini_benchmark, prepare_corpus
+from trainables.corpus import prepare_corpus
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
+def tokenizer(mini_corpora):
     """The tokenizer of the mini corpus."""
-    return prepare_corpus(
-        "mini", vocab_size=2048, cache=tmp_path_factory.mktemp("corpora")
-    ).tokenizer()
+    return prepare_corpus("mini", vocab_size=2048, cache=mini_corpora).tokenizer()
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory):
+def suite(mini_benchmarks):
     """All built-in zero-shot benchmarks under the default protocol."""
-    return load_suite(mini_benchmark(tmp_path_factory.mktemp("benchmarks")), "2024", ["all"])
+    return load_suite(mini_benchmarks, "2024", ["all"])
 
 
 def test_mini_models_can_read_all_of_it(tokenizer, suite):

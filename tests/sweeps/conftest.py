@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
-from filelock import FileLock
 from mlflow import MlflowClient
 
+from tests.made_once import made_once
 from tests.processes import ROOT, environment, wait_for
 from tests.tiny_text import write_tiny_text
 
@@ -36,12 +34,12 @@ class SweepCommand:
         words += ["--lrs", "1e-3", "3e-3", "--no-extend", "--study", "study"]
         return [*words, "--storage", str(self.storage), *extra]
 
-    def start(self, *extra: str) -> subprocess.Popen[str]:
-        """Start it; its lines come on stdout as they are printed."""
+    def start(self, *extra: str, **variables: str) -> subprocess.Popen[str]:
+        """Start it, with these environment variables; its lines come on stdout as printed."""
         return subprocess.Popen(
             self.line(*extra),
             cwd=ROOT,
-            env=environment(),
+            env=environment() | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -92,15 +90,6 @@ FIGURES = ("val/loss", "val/bits_per_byte", "train/loss", "train/grad_norm", "be
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of what all test processes share (see `made_once`)."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    return folder / "shared"
-
-
-@pytest.fixture(scope="session")
 def tiny_text(shared: Path) -> Path:
     """A folder with about 4,000 words."""
     return made_once(shared / "text", write_tiny_text)
@@ -120,20 +109,6 @@ def whole_sweep(tiny_text: Path, shared: Path) -> SweepCommand:
         (folder / "output.txt").write_text(SweepCommand(tiny_text, folder).run())
 
     return SweepCommand(tiny_text, made_once(shared / "whole", run))
-
-
-def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """A folder that the first test process to ask for it fills, for all of them."""
-    folder.parent.mkdir(exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        if not folder.exists():
-            folder.mkdir()
-            try:
-                make(folder)
-            except BaseException:
-                shutil.rmtree(folder)
-                raise
-    return folder
 
 
 @pytest.fixture

@@ -30,7 +30,6 @@ from sweeps.scoring.finetuning import (
 )
 from tests.sweeps.conftest import ROOT, environment
 from tests.tiny_text import write_tiny_text
-from trainables.corpus import mini_benchmark
 from trainables.corpus.tokenizer import train_tokenizer
 from trainables.finetune_spec import FinetuneOutcome, FinetuneSpec
 
@@ -257,10 +256,10 @@ def test_submission_has_the_challenges_layout(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_killed_command_continues(model: Path, tmp_path: Path) -> None:
+def test_a_killed_command_continues(model: Path, mini_benchmarks: Path, tmp_path: Path) -> None:
     """`evaluate.py` on GLUE, killed with all its processes behind the first epoch, ends after
     another start with the scores of one that was left alone."""
-    benchmarks = mini_benchmark(tmp_path / "benchmarks")
+    benchmarks = mini_benchmarks
 
     def command(name: str) -> subprocess.Popen[str]:
         words = ["sweeps/evaluate.py", "--model", str(model), "--benchmarks", str(benchmarks)]

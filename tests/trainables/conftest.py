@@ -10,7 +10,7 @@ import pytest
 
 from analysis.benchmarks import Source, load_suite
 from tests.tiny_text import write_tiny_text
-from trainables.corpus import Corpus, mini_benchmark, prepare_corpus
+from trainables.corpus import Corpus, prepare_corpus
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 from trainables.trainer import Workplace
@@ -25,10 +25,10 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 @pytest.fixture(scope="session")
-def tiny_benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_benchmark(mini_benchmarks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few minimal pairs of the built-in benchmarks."""
     folder = tmp_path_factory.mktemp("benchmarks")
-    mini_benchmark(folder)
+    shutil.copytree(mini_benchmarks, folder, dirs_exist_ok=True)
     shutil.rmtree(folder / "ewok_mini")  # too long for a byte-level model of this context
     for path in sorted((folder / "blimp_mini").glob("*.jsonl")):
         pairs = [json.loads(line) for line in path.read_text().splitlines()]

@@ -16,7 +16,6 @@ import pytest
 from trainables.corpus.builtin import lexicon as lex
 from trainables.corpus.builtin.grammar import reserved
 from trainables.corpus.builtin.knowledge import FACTS
-from trainables.corpus.builtin.mini_suite import mini_benchmark
 from trainables.corpus.builtin.paragraphs import MINI_WORDS, WRITERS, mini_text
 from trainables.corpus.builtin.phenomena import PARADIGMS
 
@@ -29,8 +28,8 @@ def paragraphs() -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def items(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Item]]:
-    folder = mini_benchmark(tmp_path_factory.mktemp("benchmark")) / "blimp_mini"
+def items(mini_benchmarks: Path) -> dict[str, list[Item]]:
+    folder = mini_benchmarks / "blimp_mini"
     return {
         file.stem: [json.loads(line) for line in file.read_text("utf-8").splitlines()]
         for file in sorted(folder.glob("*.jsonl"))

@@ -37,8 +37,8 @@ def split_sentences(text: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return mini_benchmark(tmp_path_factory.mktemp("benchmarks"))
+def folder(mini_benchmarks: Path) -> Path:
+    return mini_benchmarks
 
 
 @pytest.fixture(scope="module")
@@ -292,11 +292,13 @@ def test_files_in_use_are_left_alone(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_three_epochs_teach_relations_and_facts(folder: Path, tmp_path: Path) -> None:
+def test_three_epochs_teach_relations_and_facts(
+    folder: Path, mini_corpora: Path, tmp_path: Path
+) -> None:
     """A mini HGRN2 that has read the corpus three times draws conclusions from contexts that it
     never saw, in most domains, and knows most facts, also in a wording it never met them in; the
     syntax is learned beside. Fine-tuned, it is far better than a constant answer."""
-    corpus = prepare_corpus("mini", vocab_size=2048, cache=tmp_path)
+    corpus = prepare_corpus("mini", vocab_size=2048, cache=mini_corpora)
     tokenizer = corpus.tokenizer()
     suite = load_suite(folder, "2024", ["all"])
     spec = TrialSpec(

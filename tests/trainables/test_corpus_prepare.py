@@ -208,11 +208,11 @@ def test_open_refuses_other_folders(tmp_path: Path) -> None:
         Corpus.open(tmp_path)
 
 
-def test_built_in_corpus(tmp_path: Path) -> None:
+def test_built_in_corpus(mini_corpora: Path) -> None:
     """`mini` needs no file and no network, and each seed is a corpus of its own."""
-    corpus = prepare_corpus("mini", vocab_size=2048, cache=tmp_path)
+    corpus = prepare_corpus("mini", vocab_size=2048, cache=mini_corpora)
     assert corpus.train_words > 400_000
     assert corpus.dev_words > 20_000
     assert corpus.train_tokens < 1.4 * corpus.train_words
-    other = prepare_corpus("mini", vocab_size=2048, cache=tmp_path, seed=1)
-    assert other.hash != corpus.hash
+    assert prepare.corpus_hash(prepare.open_source("mini", 0), 2048) == corpus.hash
+    assert prepare.corpus_hash(prepare.open_source("mini", 1), 2048) != corpus.hash

@@ -86,7 +86,7 @@ def test_a_view_is_what_mlflow_reads(tracker, view):
     assert len(tag) < 5000
 
 
-def test_descriptions_keep_what_a_person_wrote(tracker):
+def test_descriptions_keep_what_a_person_wrote(tracker, tmp_path):
     """Of a sweep, of the study, and of a trial, which gets one only when it has none."""
     (run_id, other) = tracker.parents.values()
     tracker.client.set_tag(run_id, NOTE, "Mine.")
@@ -101,7 +101,7 @@ def test_descriptions_keep_what_a_person_wrote(tracker):
     assert NOTE not in tracker.client.get_run(other).data.tags
     history = (EpochReport(1, 10, 100, 1.5, 1.5, 0.75, 1.0, 1.0),)
     for seed, written in enumerate(["Mine.", None]):
-        run = tracker.trial(SPEC.replace(seed=seed), {})
+        run = tracker.trial(SPEC.replace(seed=seed), {}, tmp_path / "unsent.jsonl")
         if written:
             tracker.client.set_tag(run.run_id, NOTE, written)
         run.finish(Outcome("finished", history, None), None)

@@ -1,0 +1,172 @@
+"""MLflow's store: where it is, whether it answers, and patience with one that does not for a while.
+
+MLflow's own client waits for an answer for up to five minutes, in silence. Here a store is asked
+first, with seconds to answer; and what must reach it is tried again until it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TypeVar
+
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each small file
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from requests.exceptions import RequestException
+from sqlalchemy.exc import SQLAlchemyError
+
+from analysis.errors import without_secret
+
+ANSWER_SECONDS = 10
+"""For an answer where one is to know soon that there is none."""
+PATIENCE_SECONDS = 3600.0
+"""For a store to come back, before what needs it fails."""
+LONGEST_PAUSE = 30.0
+"""Seconds between two tries, in the end."""
+
+T = TypeVar("T")
+_is_impatient = ContextVar("is_impatient", default=False)
+_FILE = "sqlite:///"
+_REFUSED = (401, 403)
+_SQLITE = "sqlite3."
+
+
+def tracking_uri(storage: Path) -> str:
+    """The MLflow store: `MLFLOW_TRACKING_URI` when set, else a SQLite file in the storage."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{_FILE}{storage / 'mlflow.db'}"
+    # Absolute: trials run in folders of their own.
+    return f"{_FILE}{_file_of(uri)}" if uri.startswith(_FILE) else uri
+
+
+def open_store(uri: str) -> MlflowClient:
+    """A client of a store that is there and answers.
+
+    Raises:
+        ValueError: it is not, or does not; the message says what to do.
+    """
+    if uri.startswith(_FILE) and not _file_of(uri).exists():  # MLflow would make a new one
+        raise ValueError(
+            f"no results in {_file_of(uri).parent}: it has no {_file_of(uri).name}. Give the "
+            "--storage of the sweeps, or set MLFLOW_TRACKING_URI to their server"
+        )
+    return _ask(uri)
+
+
+def make_store(uri: str) -> None:
+    """Make the file of a store that a sweep is to write to, or see that the store answers.
+
+    Raises:
+        ValueError: it cannot be made, or does not answer as it should.
+    """
+    is_new = uri.startswith(_FILE) and not _file_of(uri).exists()
+    try:
+        _ask(uri)
+    except ValueError:
+        if is_new:  # half of its tables would be in the way for ever
+            _file_of(uri).unlink(missing_ok=True)
+        raise
+
+
+def _ask(uri: str) -> MlflowClient:
+    try:
+        client = MlflowClient(uri)
+        with impatient():
+            client.search_experiments(max_results=1)
+    except (MlflowException, RequestException, SQLAlchemyError, ImportError) as error:
+        raise ValueError(
+            f"the MLflow store {without_secret(uri)} cannot be used: {reason(error)}"
+        ) from error
+    return client
+
+
+@contextlib.contextmanager
+def impatient() -> Iterator[None]:
+    """Let calls of MLflow fail within seconds: one try, with `ANSWER_SECONDS` for the answer.
+
+    Nor does `patiently` wait in here.
+    """
+    limits = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(ANSWER_SECONDS),
+    }
+    before = {name: os.environ.pop(name, None) for name in limits}
+    os.environ.update(limits)
+    token = _is_impatient.set(True)
+    try:
+        yield
+    finally:
+        _is_impatient.reset(token)
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether what went wrong may be over soon: no answer, or a server's or lock's trouble."""
+    if not isinstance(error, (MlflowException, RequestException)):
+        return False
+    if _SQLITE in str(error):  # a full disk or a file that is read-only does not mend itself
+        return "locked" in str(error)
+    status = _status(error)
+    return status == 429 or status >= 500
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """Call until it succeeds, or fails in a way that does not pass; for an hour at most.
+
+    Args:
+        call: can be repeated from its beginning, however far it came.
+    """
+    started, pause = time.monotonic(), 1.0
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            is_over = _is_impatient.get() or time.monotonic() - started > PATIENCE_SECONDS
+            if is_over or not may_pass(error):
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def reason(error: Exception) -> str:
+    """Why a store did not do what was asked, in a line."""
+    status, text = _status(error), " ".join(str(error).split())
+    if status in _REFUSED:
+        return (
+            f"it does not let you in (HTTP {status}): set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        )
+    if status == 404 or "Response body" in text:
+        return "what answers there is no MLflow server: correct MLFLOW_TRACKING_URI"
+    if _SQLITE in text:
+        what = text.partition("[SQL")[0].strip()
+        if "is full" in what:
+            return f"{what}: free some space, or choose another --storage"
+        return (
+            f"{what}; restore the file from a backup, or move it away: a sweep makes a new one, "
+            "and records there what its trials have found"
+        )
+    if "Caused by" in text:  # what urllib3 says of what it says of what happened
+        text = re.sub(r"^\W*\w+\W*", "", text.rpartition("Caused by ")[2].rstrip(")'\""))
+    return without_secret(text.partition(" See ")[0][:300])
+
+
+def _status(error: Exception) -> int:
+    """Of an answer in HTTP; 500 where there was none."""
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+    response = getattr(error, "response", None)
+    return 500 if response is None else int(response.status_code)
+
+
+def _file_of(uri: str) -> Path:
+    return Path(uri.removeprefix(_FILE)).resolve()

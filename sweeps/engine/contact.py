@@ -1,0 +1,75 @@
+"""The sweep's own contact with MLflow: it never waits long, and says when there is no answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from mlflow import MlflowClient
+from rich.console import Console
+from rich.markup import escape
+
+from analysis.errors import without_secret
+from analysis.store import LONGEST_PAUSE, PATIENCE_SECONDS, impatient, may_pass, reason
+
+
+class Contact:
+    """Asks MLflow for what the sweep's process wants to know or record.
+
+    Args:
+        uri: of the store.
+        console: where a person is told when it does not answer, and when it does again.
+    """
+
+    def __init__(self, uri: str, console: Console) -> None:
+        self._uri, self._console = uri, console
+        self._away_since: float | None = None
+        self._due = 0.0
+
+    def reaches(self, call: Callable[[], object]) -> bool:
+        """Call, and return whether MLflow was there; while it is away it is asked now and then.
+
+        Raises:
+            MlflowException: what does not pass by itself.
+        """
+        if time.monotonic() < self._due:
+            return False
+        try:
+            with impatient():
+                call()
+        except Exception as error:
+            if not may_pass(error):
+                raise
+            self._say_away(error)
+            return False
+        self._say_back()
+        return True
+
+    def wait(self) -> None:
+        """Wait until MLflow answers, for an hour at most; then what needs it fails."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        client = MlflowClient(self._uri)
+        while not self.reaches(lambda: client.search_experiments(max_results=1)):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(1)
+
+    def _say_away(self, error: Exception) -> None:
+        now = time.monotonic()
+        self._due = now + LONGEST_PAUSE / 3
+        if self._away_since is None:
+            self._away_since = now
+            self._say(
+                f"[yellow]MLflow does not answer[/] ({escape(without_secret(self._uri))}: "
+                f"{escape(reason(error))}). Trials go on; what they measure waits on the disk, and "
+                "is recorded when MLflow is back."
+            )
+
+    def _say_back(self) -> None:
+        if self._away_since is not None:
+            seconds = time.monotonic() - self._away_since
+            self._say(f"MLflow answers again, after {seconds:.0f} s.")
+            self._away_since = None
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)

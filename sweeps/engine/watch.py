@@ -1,0 +1,94 @@
+"""A watch over Ray: that it died is known at once, and not from an abort a minute later."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+import ray
+
+LOOK_SECONDS = 0.5
+HEAD_SECONDS = 30.0
+"""For the head of somebody's cluster to come back; Ray itself gives up after a minute."""
+_NEEDED = ("raylet", "gcs_server")
+
+
+class RayDied(RuntimeError):
+    """What Ray cannot do without is gone; the connection to it cannot even be ended."""
+
+
+class RayWatch(threading.Thread):
+    """Interrupts the main thread, as Ctrl-C does, when what Ray cannot do without is gone.
+
+    Of a cluster that this process started that is one of two processes, of another one the server
+    at its head.
+
+    Attributes:
+        death: what is gone, "" while nothing is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.death = ""
+        self._over = threading.Event()
+        children = psutil.Process().children()
+        self._processes = {child.name(): child for child in children if child.name() in _NEEDED}
+        self._head = "" if self._processes else ray.get_runtime_context().gcs_address
+        self._answered = time.monotonic()
+
+    def run(self) -> None:
+        """Look now and then, until the end."""
+        while not self.death and not self._over.wait(LOOK_SECONDS):
+            self.death = self._missing()
+        if self.death:  # a real signal, which also ends a system call
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def end(self) -> None:
+        """End the watch."""
+        self._over.set()
+        self.join()
+
+    def kill_the_rest(self) -> None:
+        """End what is left of a cluster of this process: it would live on for a minute."""
+        if self._processes:
+            for child in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+
+    def _missing(self) -> str:
+        for name, process in self._processes.items():
+            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                return f"Ray's process {name} was killed, or ended by itself"
+        if self._head:
+            host, _, port = self._head.rpartition(":")
+            with contextlib.suppress(OSError):
+                socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+                self._answered = time.monotonic()
+            if time.monotonic() - self._answered > HEAD_SECONDS:
+                return f"Ray's head at {self._head} has not answered for {HEAD_SECONDS:.0f} s"
+        return ""
+
+
+@contextlib.contextmanager
+def watching_ray() -> Iterator[None]:
+    """Watch over the cluster that this process is connected to. Only in the main thread.
+
+    Raises:
+        RayDied: something that it cannot do without is gone.
+    """
+    watch = RayWatch()
+    watch.start()
+    try:
+        yield
+    except BaseException as error:
+        if watch.death:
+            watch.kill_the_rest()
+            raise RayDied(watch.death) from error
+        raise
+    finally:
+        watch.end()

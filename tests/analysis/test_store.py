@@ -1,0 +1,165 @@
+"""A store that is not there, not MLflow's, or damaged is named at once; patience has an end."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+from mlflow.exceptions import MlflowException
+
+from analysis import store
+from analysis.store import impatient, make_store, may_pass, open_store, patiently, tracking_uri
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(b"<html>hello</html>")
+
+    do_POST = do_GET
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """A web server that is not MLflow's; its answers' status is `_Answers.status`."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://bob:hunter2@127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (401, "MLFLOW_TRACKING_USERNAME"),
+        (403, "MLFLOW_TRACKING_TOKEN"),
+        (404, "no MLflow server"),
+        (200, "no MLflow server"),
+        (302, "no MLflow server"),
+        (500, "500"),
+        (503, "503"),
+        (429, "429"),
+    ],
+)
+def test_what_answers_otherwise_is_said(
+    server: str, monkeypatch: pytest.MonkeyPatch, status: int, message: str
+) -> None:
+    """In a line that names the place, without the password in it."""
+    monkeypatch.setattr(_Answers, "status", status)
+    with pytest.raises(ValueError, match=message) as caught:
+        open_store(server)
+    assert "127.0.0.1" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_who_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes connections and says nothing; one where nobody listens; no such host."""
+    monkeypatch.setattr(store, "ANSWER_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for place, message in (
+            (address, "timed out"),
+            ("http://127.0.0.1:9", "refused"),
+            ("http://there.is.none.invalid", "resolve"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                open_store(place)
+
+
+@pytest.mark.parametrize("place", ["foo://bar", "http://a b", "databricks-uc"])
+def test_addresses_of_no_store_are_refused(place: str) -> None:
+    """Whatever MLflow says of them, in a line."""
+    with pytest.raises(ValueError, match="cannot be used") as caught:
+        open_store(place)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", [b"\x8f\x01garbage" * 500, b"SQLite format 3\0" + b"\xff" * 99])
+def test_a_file_that_is_no_database(tmp_path: Path, content: bytes) -> None:
+    """The message names it and what to do."""
+    (tmp_path / "mlflow.db").write_bytes(content)
+    for opened in (open_store, make_store):
+        with pytest.raises(ValueError, match=r"mlflow\.db.*backup") as caught:
+            opened(tracking_uri(tmp_path))
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_only_sweeps_make_a_store(tmp_path: Path) -> None:
+    """To read where there is none is an error, and leaves no file."""
+    uri = tracking_uri(tmp_path)
+    with pytest.raises(ValueError, match="has no mlflow.db"):
+        open_store(uri)
+    assert not [*tmp_path.iterdir()]
+    make_store(uri)
+    assert open_store(uri).search_experiments()
+
+
+def test_what_is_half_made_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full when the tables are made: what to do is said, and nothing is in the way
+    when there is space again."""
+    full = sqlalchemy.exc.OperationalError(
+        "CREATE TABLE x", {}, sqlite3.OperationalError("database or disk is full")
+    )
+
+    def fails(*args: object, **named: object) -> None:
+        (tmp_path / "mlflow.db").write_bytes(b"half")
+        raise full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "MlflowClient", fails)
+        with pytest.raises(ValueError, match="is full: free some space") as caught:
+            make_store(tracking_uri(tmp_path))
+    assert len(str(caught.value).splitlines()) == 1
+    make_store(tracking_uri(tmp_path))
+
+
+def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may pass is tried until it has; not within `impatient`, and not for ever."""
+    clock = [0.0]
+    monkeypatch.setattr(store.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(store.time, "sleep", lambda s: clock.__setitem__(0, clock[0] + s))
+    left = [5]
+
+    def call() -> str:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise MlflowException("connection refused")
+        return "done"
+
+    assert patiently(call) == "done"
+    assert clock[0] == 1 + 2 + 4 + 8 + 16
+    left[0] = 5
+    with impatient(), pytest.raises(MlflowException):
+        patiently(call)
+    left[0] = 10**9
+    with pytest.raises(MlflowException):
+        patiently(call)
+    assert store.PATIENCE_SECONDS < clock[0] < store.PATIENCE_SECONDS + 100
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (MlflowException("API request failed"), True),
+        (MlflowException.invalid_parameter_value("changed"), False),
+        (MlflowException("(sqlite3.OperationalError) database is locked"), True),
+        (MlflowException("(sqlite3.OperationalError) database or disk is full"), False),
+        (ValueError("connection refused"), False),
+    ],
+)
+def test_what_may_pass(error: Exception, passes: bool) -> None:
+    """A server's trouble and a lock; not what was wrong with the request, nor a full disk."""
+    assert may_pass(error) == passes
