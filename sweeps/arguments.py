@@ -10,7 +10,7 @@ import tyro
 
 from analysis.schema.axes import AXES
 from analysis.schema.fields import Optimizer, Precision, Protocol, Schedule, of_trial
-from analysis.schema.ranges import MOST, within
+from analysis.schema.ranges import LARGEST_VOCAB, MOST, within
 
 ARCHITECTURES = "transformer, lstm, xlstm, mamba, hgrn2, gated_deltanet"
 """Those of `models.architectures()`, which takes seconds to import: --help is to answer at once."""
@@ -35,9 +35,10 @@ class TrainingArgs:
     size: Literal["mini", "small", "base", "paper", "large"] | None = None
     """Model size, matched between architectures; large has 1B parameters, for a large GPU."""
     corpus: str | None = None
-    """mini (generated), a file or folder of text, babylm-strict-small, babylm-strict, pile-10m,
+    """mini (generated), a file or folder of text (plain, Markdown, JSON lines and Parquet with
+    `text`, CHAT transcripts; gz, bz2, xz or zst), babylm-strict-small, babylm-strict, pile-10m,
     pile-100m, or a data set id on the hub."""
-    vocab_size: int | None = within(256, MOST, default=None)
+    vocab_size: int | None = within(258, LARGEST_VOCAB, default=None)
     """Tokens of the BPE vocabulary, trained on the corpus."""
     benchmarks: str | None = None
     """Folder with blimp*, supplement*, ewok* ... folders, or hub (the Hugging Face hub). Default:

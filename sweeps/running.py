@@ -74,6 +74,8 @@ def run_command(
                     check_address(args.address)
                 with console.status("Preparing") as status:
                     plan = planner(lambda text: status.update(text))
+                    if plan.corpus.contents:
+                        console.print(f"{plan.corpus.name}: {plan.corpus.contents}", markup=False)
                     if args.dry_run:
                         status.update("Measuring")
                         print_dry_run(plan, args, console)

@@ -12,6 +12,9 @@ MOST = 2**31 - 1
 LARGEST_SEED = 2**63 - 1
 """What a data frame, SQLite and PyTorch's generators hold alike."""
 
+LARGEST_VOCAB = 2**24
+"""Tokens; beyond 10^9 the tokenizer's library aborts the process for want of memory."""
+
 
 @dataclass(frozen=True)
 class Range:
@@ -23,7 +26,7 @@ class Range:
 
     def holds(self, value: float) -> bool:
         """Whether a number lies in the range; NaN never does."""
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             return False
         return self.low <= value < self.high if self.below else self.low <= value <= self.high
 

@@ -178,8 +178,13 @@ def test_second_command_on_the_same_sweep_is_refused(sweep):
 
 
 def test_dry_run_prints_the_cost_and_runs_nothing(sweep):
-    """Parameters, FLOPs, steps, devices and a measured time; no run, no Ray, no checkpoint."""
-    output = sweep.run("--dry-run")
+    """What was read and left out, parameters, FLOPs, steps, devices and a measured time; no run, no
+    Ray, no checkpoint."""
+    text = shutil.copytree(sweep.text, sweep.storage.parent / "text")
+    (text / "scan.PDF").write_bytes(b"%PDF-1.7")
+    output = sweep.run("--dry-run", "--corpus", str(text))
+    assert "3,780 words in 2 files, 180 of them for validation\n  3,600  talk.train\n" in output
+    assert "  scan.PDF  pages, not text: convert it to .txt\n" in output
     for word in ("params", "FLOPs/token", "s/step", "steps", "trials at once", "Nothing was run"):
         assert word in output
     assert "axes       learning rate: 1e-3, 3e-3\n" in output
@@ -195,6 +200,7 @@ def test_dry_run_prints_the_cost_and_runs_nothing(sweep):
         (["--lrs", "-1"], "--lrs must be from 1e-15 to 1e+09, not -1.0"),
         (["--batch-size", "100000"], "fewer than one batch of 100000"),
         (["--vocab-size", "50000"], "the training text supports only"),
+        (["--vocab-size", "4294967297"], "--vocab-size must be from 258 to 16777216, not 429"),
         (["--arch"], "--arch needs one or more of"),
         (["--seeds", "-1"], "--seeds must be from 0 to 9223372036854775807, not -1"),
         (["--max-concurrent", "0"], "--max-concurrent must be from 1 to 2147483647, not 0"),

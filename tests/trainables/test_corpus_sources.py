@@ -7,7 +7,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from trainables.corpus.sources import HUB_IDS, TextSource, open_source, read_lines
+from trainables.corpus.readers import read_lines
+from trainables.corpus.sources import HUB_IDS, TextSource, open_source
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_CORPUS = ROOT.parent / "shared" / "data" / "corpus"
@@ -78,17 +79,24 @@ def test_undecodable_byte(tmp_path: Path) -> None:
 
 
 def test_empty_file(tmp_path: Path) -> None:
-    """A blank file is named."""
+    """A blank file is left out of a folder and said to be, and refused where it is needed."""
     write(tmp_path / "a.txt", *numbered("a"))
-    write(tmp_path / "b.txt", "", "  ")
+    empty = write(tmp_path / "b.txt", "", "  ")
+    source = open_source(str(tmp_path))
+    assert [(each.file, each.reason) for each in source.left_out] == [(empty, "no text in it")]
     with pytest.raises(ValueError, match=r"b\.txt has no text"):
+        open_source(str(empty))
+    write(tmp_path / "a.dev", "")
+    with pytest.raises(ValueError, match=r"a\.dev has no text"):
         open_source(str(tmp_path))
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    """A folder without training files says which endings it looked for."""
-    write(tmp_path / "notes.md", "not a corpus")
-    with pytest.raises(ValueError, match=r"no training text.*\.train, \.train\.txt, \.txt"):
+    """A folder without training files says which endings it looked for, and what it found."""
+    with pytest.raises(ValueError, match=r"no training text.*\.train, \.txt, .*\.jsonl"):
+        open_source(str(tmp_path))
+    write(tmp_path / "notes.pdf", "not a corpus")
+    with pytest.raises(ValueError, match=r"no training text.*notes\.pdf: pages, not text"):
         open_source(str(tmp_path))
 
 
@@ -107,7 +115,9 @@ def test_domain_given_twice(tmp_path: Path) -> None:
         open_source(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["minni", "/no/such/folder", "./corpus", "texts/a.txt"])
+@pytest.mark.parametrize(
+    "name", ["minni", "/no/such/folder", "./corpus", "texts/a.txt", "texts/a.jsonl"]
+)
 def test_unknown_name(name: str) -> None:
     """What is neither a path nor a hub id is refused at once, with the short names."""
     with pytest.raises(ValueError, match="unknown corpus.*mini, babylm-strict-small"):
@@ -163,6 +173,14 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(ValueError, match=r"BabyLM-2026-Strict'.*no network.*local path"):
         open_source("babylm-strict")
+
+
+def test_rows_without_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of a hub's data set may have no text: it is passed over."""
+    rows = datasets.Dataset.from_dict({"text": ["one", None, "", *numbered("row")]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda _, split=None: rows if split else {})
+    assert next(texts_of := open_source("me/data").train()) == "one"
+    assert next(texts_of) == "row 0"
 
 
 @pytest.mark.skipif(not SHARED_CORPUS.is_dir(), reason="needs a local BabyLM corpus")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from filelock import FileLock
 from transformers import PreTrainedTokenizerFast
 
 from trainables.corpus.blocks import TokenFile, token_dtype
-from trainables.corpus.sources import TextSource, open_source
+from trainables.corpus.contents import contents
+from trainables.corpus.long_words import LongWords
+from trainables.corpus.sources import SPLITS, TextSource, open_source
 from trainables.corpus.tokenizer import BOS_ID, document_encoder, load_tokenizer, train_tokenizer
 from trainables.files import read_json, remove_partial, whole_folder
 
@@ -48,6 +51,8 @@ class Corpus:
     dev_words: int
     train_bytes: int
     dev_bytes: int
+    contents: str = field(default="", compare=False)
+    """What was read of which files, in a few lines; only where it was prepared just now."""
 
     @staticmethod
     def open(directory: str | Path) -> Corpus:
@@ -100,39 +105,79 @@ def prepare_corpus(
     report = progress or (lambda line: None)
     text = open_source(source, seed)
     report(f"reading {text.name}")
-    digest = corpus_hash(text, vocab_size)
+    reading = read_through(text)
+    digest = corpus_hash(reading.text_hash, vocab_size)
     cache = Path(cache)
     directory = cache / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', text.name)}-{digest[:16]}"
     if not directory.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{directory}.lock"):
             if not directory.exists():
-                _build(text, digest, vocab_size, directory, report)
-    return Corpus.open(directory)
+                _build(text, reading, digest, vocab_size, directory, report)
+    return dataclasses.replace(Corpus.open(directory), contents=reading.contents)
 
 
-def corpus_hash(text: TextSource, vocab_size: int) -> str:
+def corpus_hash(text_hash: str, vocab_size: int) -> str:
     """Hash of the documents of both splits, the tokenizer settings and the file format."""
-    settings = {"format": FORMAT, "text": text_hash(text), "vocab_size": vocab_size}
+    settings = {"format": FORMAT, "text": text_hash, "vocab_size": vocab_size}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def text_hash(text: TextSource) -> str:
-    """SHA-256 of the documents; the same for a file, its copy, and a dataset of its lines."""
+@dataclass(frozen=True)
+class Reading:
+    """What one pass over a corpus's text found.
+
+    Attributes:
+        text_hash: SHA-256 of the documents; the same for a file, its copy, and a dataset of its
+            lines.
+        train_bytes: UTF-8 bytes of the training documents.
+        contents: a table of the files; "" if there are none.
+    """
+
+    text_hash: str
+    train_bytes: int
+    contents: str
+
+
+def read_through(text: TextSource) -> Reading:
+    """Read all documents once."""
     digest = hashlib.sha256()
-    for split, lines in (("train", text.train()), ("dev", text.dev())):
+    words: dict[Path, int] = {}
+    split_words = dict.fromkeys(SPLITS, 0)
+    split_bytes = dict.fromkeys(SPLITS, 0)
+    long_words = LongWords()
+    for split in SPLITS:
         digest.update(f"<{split}>\n".encode())
-        for chunk in _chunks(lines):
-            digest.update(("\n".join(chunk) + "\n").encode())
-    return digest.hexdigest()
+        for part in text.parts[split]:
+            for chunk in _chunks(part.lines()):
+                encoded = ("\n".join(chunk) + "\n").encode()
+                digest.update(encoded)
+                count = sum(len(line.split()) for line in chunk)
+                split_bytes[split] += len(encoded) - len(chunk)
+                split_words[split] += count
+                if part.file is not None:
+                    words[part.file] = words.get(part.file, 0) + count
+                    long_words.look(part.file, chunk)
+    table = ""
+    if text.folder is not None:
+        warnings = long_words.warnings(text.folder)
+        table = contents(text.folder, words, split_words["dev"], text.left_out, warnings)
+    return Reading(digest.hexdigest(), split_bytes["train"], table)
 
 
-def _build(text: TextSource, digest: str, vocab_size: int, directory: Path, report: Say) -> None:
+def _build(
+    text: TextSource,
+    reading: Reading,
+    digest: str,
+    vocab_size: int,
+    directory: Path,
+    report: Say,
+) -> None:
     # We hold the lock of this corpus, so whatever is half built belongs to a dead process.
     remove_partial(directory.parent, directory.name)
     with whole_folder(directory) as partial:
         report(f"training a tokenizer of {vocab_size:,} tokens")
-        tokenizer = train_tokenizer(text.train(), vocab_size)
+        tokenizer = train_tokenizer(text.train(), vocab_size, reading.train_bytes)
         tokenizer.save_pretrained(partial)
         meta: dict[str, Any] = {"format": FORMAT, "name": text.name, "hash": digest}
         meta["vocab_size"] = vocab_size

@@ -1,18 +1,22 @@
 """Where text comes from: the built-in grammar, local files, or a dataset on the hub.
 
 Whatever the source, a document is one non-blank line without its surrounding white space.
-Files are read as a stream, a line at a time, so a corpus never has to fit in memory.
+Files are read as a stream, a line or row at a time, so a corpus never has to fit in memory.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trainables.corpus.builtin.paragraphs import mini_text
+from trainables.corpus.file_names import FileName
+from trainables.corpus.folders import HELD_OUT, LeftOut, find_domains
 
 HUB_IDS = {
     "babylm-strict-small": "BabyLM-community/BabyLM-2026-Strict-Small",
@@ -25,21 +29,42 @@ HUB_IDS = {
 BABYLM_DEV = "BabyLM-community/BabyLM-dev"
 """The development text that belongs to every BabyLM training set."""
 
-HELD_OUT = 0.05
-"""Share of a domain that is cut off its end for validation where it has no dev file."""
+Split = Literal["train", "dev"]
+SPLITS: tuple[Split, ...] = ("train", "dev")
 
-TRAIN_SUFFIXES = (".train", ".train.txt", ".txt")
-DEV_SUFFIXES = (".dev", ".dev.txt")
-OTHER_SUFFIXES = (".test", ".test.txt")
+
+@dataclass(frozen=True)
+class Part:
+    """The documents of one split in one file, or in no file (`file` is None).
+
+    `lines` starts a fresh pass over them.
+    """
+
+    file: Path | None
+    lines: Callable[[], Iterator[str]]
 
 
 @dataclass(frozen=True)
 class TextSource:
-    """A corpus as text. `train` and `dev` start a fresh pass over their documents each."""
+    """A corpus as text. `train` and `dev` start a fresh pass over their documents each.
+
+    Attributes:
+        folder: which the files are in; None if there are none.
+        left_out: the files in it that are not read.
+    """
 
     name: str
-    train: Callable[[], Iterator[str]]
-    dev: Callable[[], Iterator[str]]
+    parts: Mapping[Split, Sequence[Part]]
+    folder: Path | None = None
+    left_out: Sequence[LeftOut] = ()
+
+    def train(self) -> Iterator[str]:
+        """The documents to train on."""
+        return itertools.chain.from_iterable(part.lines() for part in self.parts["train"])
+
+    def dev(self) -> Iterator[str]:
+        """The documents to validate on."""
+        return itertools.chain.from_iterable(part.lines() for part in self.parts["dev"])
 
 
 def open_source(source: str, seed: int = 0) -> TextSource:
@@ -50,15 +75,13 @@ def open_source(source: str, seed: int = 0) -> TextSource:
     `source` is none of these, or holds no usable text.
     """
     if source == "mini":
-        return TextSource(
-            "mini", train=lambda: mini_text("train", seed), dev=lambda: mini_text("dev", seed)
-        )
+        return _no_files("mini", lambda: mini_text("train", seed), lambda: mini_text("dev", seed))
     if source in HUB_IDS:
         return hub_source(HUB_IDS[source], name=source)
     path = Path(source).expanduser()
     if path.exists():
         return path_source(path)
-    if re.fullmatch(r"[A-Za-z0-9_][\w.-]*/[\w.-]+", source) and not source.endswith(TRAIN_SUFFIXES):
+    if re.fullmatch(r"[A-Za-z0-9_][\w.-]*/[\w.-]+", source) and not _named_as_file(source):
         return hub_source(source, name=source.replace("/", "-"))
     raise ValueError(
         f"unknown corpus {source!r}: no such file or folder, nor a hub id like owner/name; "
@@ -66,120 +89,41 @@ def open_source(source: str, seed: int = 0) -> TextSource:
     )
 
 
-@dataclass(frozen=True)
-class Domain:
-    """One training file, with the file or the share of its own bytes that validates it."""
+def _named_as_file(source: str) -> bool:
+    name = FileName.of(source)
+    return name.format is not None or name.no_text != ""
 
-    stem: str
-    train_file: Path
-    dev_file: Path | None
 
-    def lines(self, split: str) -> Iterator[str]:
-        if self.dev_file is None:
-            cut = _line_boundary(self.train_file, 1 - HELD_OUT)
-            start, stop = (0, cut) if split == "train" else (cut, None)
-            yield from read_lines(self.train_file, start, stop)
-        else:
-            yield from read_lines(self.train_file if split == "train" else self.dev_file)
+def _no_files(
+    name: str, train: Callable[[], Iterator[str]], dev: Callable[[], Iterator[str]]
+) -> TextSource:
+    return TextSource(name, {"train": [Part(None, train)], "dev": [Part(None, dev)]})
 
 
 def path_source(path: Path) -> TextSource:
-    """A text file, or a folder whose `*.train`, `*.train.txt` and `*.txt` files are domains.
+    """A file of text, or a folder of them; `find_domains` says which are read.
 
-    A folder is searched with its direct subfolders. A domain's dev file is `STEM.dev` or
-    `STEM.dev.txt` beside it, in a `dev` folder there, or in a `dev` folder next to its own;
-    without one, the last 5% of the domain, from the start of a line, are held out.
+    Raises ValueError if there is no text, or none is left for validation.
     """
-    domains = [_domain(path)] if path.is_file() else _domains(path)
-    for domain in domains:
-        for file in filter(None, (domain.train_file, domain.dev_file)):
-            if next(read_lines(file), None) is None:
-                raise ValueError(f"{file} has no text: remove it or fill it")
-    if all(next(domain.lines("dev"), None) is None for domain in domains):
+    domains, left_out = find_domains(path)
+    parts: dict[Split, list[Part]] = {
+        split: [
+            Part(file, functools.partial(domain.lines, split, file))
+            for domain in domains
+            for file in domain.files(split)
+        ]
+        for split in SPLITS
+    }
+    if not any(domain.has_dev_text() for domain in domains):
         raise ValueError(
             f"{path} leaves no text for validation: its last 5% hold no whole line. Put line "
             f"breaks between documents, or add a file {domains[0].stem}.dev"
         )
-    return TextSource(
-        name=_stem(path.name, TRAIN_SUFFIXES) if path.is_file() else path.resolve().name,
-        train=lambda: (line for domain in domains for line in domain.lines("train")),
-        dev=lambda: (line for domain in domains for line in domain.lines("dev")),
-    )
-
-
-def _domains(folder: Path) -> list[Domain]:
-    by_stem: dict[str, Domain] = {}
-    for file in sorted([*folder.glob("*"), *folder.glob("*/*")]):
-        is_train = file.name.endswith(TRAIN_SUFFIXES)
-        if not file.is_file() or not is_train or file.name.endswith(DEV_SUFFIXES + OTHER_SUFFIXES):
-            continue
-        domain = _domain(file)
-        if domain.stem in by_stem:
-            raise ValueError(
-                f"{by_stem[domain.stem].train_file} and {file} are both the training text of "
-                f"domain {domain.stem!r}: name the folder that holds only one of them"
-            )
-        by_stem[domain.stem] = domain
-    if not by_stem:
-        raise ValueError(
-            f"{folder} has no training text: no file in it or its subfolders ends in "
-            f"{', '.join(TRAIN_SUFFIXES)}"
-        )
-    return [by_stem[stem] for stem in sorted(by_stem)]
-
-
-def _domain(train_file: Path) -> Domain:
-    stem = _stem(train_file.name, TRAIN_SUFFIXES)
-    folder = train_file.resolve().parent
-    candidates = [
-        place / (stem + suffix)
-        for place in (folder, folder / "dev", folder.parent / "dev")
-        for suffix in DEV_SUFFIXES
-    ]
-    return Domain(stem, train_file, next((file for file in candidates if file.is_file()), None))
-
-
-def _stem(name: str, suffixes: tuple[str, ...]) -> str:
-    longest_first = sorted(suffixes, key=len, reverse=True)
-    suffix = next((suffix for suffix in longest_first if name.endswith(suffix)), "")
-    return name.removesuffix(suffix)
-
-
-def _line_boundary(file: Path, share: float) -> int:
-    """The byte offset of the first line that begins at or after `share` of the file."""
-    with file.open("rb") as stream:
-        stream.seek(max(int(file.stat().st_size * share) - 1, 0))
-        stream.readline()
-        return stream.tell()
-
-
-def read_lines(file: Path, start: int = 0, stop: int | None = None) -> Iterator[str]:
-    """The non-blank, stripped lines of a UTF-8 file that begin in bytes [start, stop).
-
-    Raises ValueError with file, byte offset and line number at the first undecodable byte.
-    """
-    with file.open("rb") as stream:
-        stream.seek(start)
-        offset = start
-        for raw in stream:
-            if stop is not None and offset >= stop:
-                return
-            try:
-                line = raw.decode("utf-8").removeprefix("\ufeff").strip()
-            except UnicodeDecodeError as error:
-                position = offset + error.start
-                raise ValueError(
-                    f"{file} is not UTF-8: byte 0x{raw[error.start]:02x} at offset {position} "
-                    f"(line {_line_number(file, position)}); convert the file to UTF-8"
-                ) from error
-            offset += len(raw)
-            if line:
-                yield line
-
-
-def _line_number(file: Path, offset: int) -> int:
-    with file.open("rb") as stream:
-        return 1 + stream.read(offset).count(b"\n")
+    if path.is_dir():
+        return TextSource(path.resolve().name, parts, path, left_out)
+    # Files have been named so in studies, whatever else is read today.
+    name = next(filter(path.name.endswith, (".train.txt", ".train", ".txt")), "")
+    return TextSource(path.name.removesuffix(name), parts, path.parent)
 
 
 def hub_source(hub_id: str, *, name: str) -> TextSource:
@@ -202,10 +146,10 @@ def hub_source(hub_id: str, *, name: str) -> TextSource:
             raise ValueError(f"{hub_id} has no column 'text', only {part.column_names}")
         if len(part) == 0:
             raise ValueError(f"{hub_id} has too few rows to train and validate on")
-    return TextSource(
-        name=name,
-        train=lambda: _row_lines(train),
-        dev=lambda: (line for part in dev.values() for line in _row_lines(part)),
+    return _no_files(
+        name,
+        lambda: _row_lines(train),
+        lambda: (line for part in dev.values() for line in _row_lines(part)),
     )
 
 
@@ -224,5 +168,5 @@ def _load(hub_id: str, split: str | None) -> Any:
 
 def _row_lines(rows: Any) -> Iterator[str]:
     for batch in rows.iter(batch_size=1000):
-        for text in batch["text"]:
+        for text in filter(None, batch["text"]):  # a row may have none
             yield from filter(None, (line.strip() for line in text.split("\n")))

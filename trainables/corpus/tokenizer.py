@@ -9,6 +9,9 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from analysis.schema.ranges import LARGEST_VOCAB
+from trainables.corpus.long_words import shortened
+
 BOS_TOKEN = "<|endoftext|>"
 """Opens every document; also the end-of-text token, as in GPT-2."""
 PAD_TOKEN = "<|pad|>"
@@ -18,11 +21,15 @@ SMALLEST_VOCAB = 258
 """The 256 byte symbols and the two special tokens."""
 
 
-def train_tokenizer(lines: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    lines: Iterable[str], vocab_size: int, text_bytes: int | None = None
+) -> PreTrainedTokenizerFast:
     """Byte-level BPE with exactly `vocab_size` entries, the two special tokens included.
 
     Every word, the first of a text too, is encoded with a leading space, so a word has the
-    same tokens wherever it stands. No special token is added on encoding.
+    same tokens wherever it stands. No special token is added on encoding. Of words longer than
+    `LONGEST_WORD` only the beginning is learned from. `text_bytes`, the size of the lines, bounds
+    what is made room for: a merge needs a byte of text.
 
     Raises ValueError if `vocab_size` is too small for the bytes, or larger than the number of
     merges the text can support.
@@ -32,16 +39,23 @@ def train_tokenizer(lines: Iterable[str], vocab_size: int) -> PreTrainedTokenize
             f"vocab_size is {vocab_size}, but a byte-level tokenizer needs at least "
             f"{SMALLEST_VOCAB}: 256 bytes and 2 special tokens"
         )
+    if vocab_size > LARGEST_VOCAB:
+        raise ValueError(
+            f"vocab_size is {vocab_size}, but it can be at most {LARGEST_VOCAB}: the largest "
+            "vocabularies in use have 262,144 tokens"
+        )
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     bpe.decoder = decoders.ByteLevel()
+    # The library allocates for the whole vocabulary at once, and aborts the process if it cannot.
+    room = vocab_size if text_bytes is None else min(vocab_size, SMALLEST_VOCAB + text_bytes)
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=room,
         special_tokens=[BOS_TOKEN, PAD_TOKEN],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(lines, trainer)
+    bpe.train_from_iterator(map(shortened, lines), trainer)
     if bpe.get_vocab_size() < vocab_size:
         raise ValueError(
             f"a vocabulary (vocab_size) of {vocab_size} tokens was asked for, but the training "
