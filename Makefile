@@ -50,6 +50,9 @@ ui: $(VENV)/installed
 check-statistics: $(VENV)/installed
 	$(BIN)/python -m tests.analysis.check_statistics $(ARGS)
 
+soak: $(VENV)/installed
+	$(BIN)/python -m tests.sweeps.soak $(ARGS)
+
 speed-sweep: $(VENV)/installed
 	$(BIN)/python tests/speed/sweep_overhead.py $(ARGS)
 
