@@ -62,6 +62,7 @@ class Kind:
         in_macro: whether the macro figure counts it.
         submission: the BabyLM challenge's name of the task that it is submitted with, None if it is
             no part of the predictions.
+        submitted_as: what its only task is called in there; "" where tasks keep their names.
         shown_by: what the report's phenomena are: "task", or a grouping of the items where the
             tasks are many. None leaves it out: chance differs from task to task, or the figure is
             no percentage of right answers.
@@ -78,5 +79,6 @@ class Kind:
     figure: Figure = MEAN_OF_TASKS
     in_macro: bool = False
     submission: str | None = None
+    submitted_as: str = ""
     shown_by: str | None = "task"
     listed_as: str = ""

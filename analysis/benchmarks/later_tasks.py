@@ -71,6 +71,7 @@ WUG = Kind(
     json_lines(_nominalisation),
     figure=CORRELATION,
     submission="wug_adj",
+    submitted_as="wug_adj",
     shown_by=None,
 )
 ENTITY_TRACKING = Kind(
