@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import random
 import shutil
@@ -125,6 +126,19 @@ def test_the_longer_text_is_cut_first(tokenizer: Any) -> None:
     assert encoded.ids[0].tolist() == cat * 6 + dog + runs
     assert encoded.ids[1].tolist() == (dog + runs) * 2
     assert encoded.truncated == 1
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_texts_are_cut_at_their_end_by_any_tokenizer(tokenizer: Any, number: int) -> None:
+    """One that cuts the beginning by itself gives the same ids, and cuts as before afterwards."""
+    texts = ("the cat sees the dog . the dog runs .", "the dog sleeps .")[:number]
+    expected = encode(tokenizer, [Example(texts, 0)], 8)
+    other = copy.deepcopy(tokenizer)
+    other.truncation_side = "left"
+    found = encode(other, [Example(texts, 0)], 8)
+    assert found.ids[0].tolist() == expected.ids[0].tolist()
+    assert found.ids[0][0] == tokenizer(texts[0])["input_ids"][0]
+    assert other.truncation_side == "left"
 
 
 def test_an_example_without_a_token_is_named(tokenizer: Any) -> None:
