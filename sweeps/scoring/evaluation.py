@@ -32,6 +32,7 @@ from analysis.benchmarks import (
     password,
 )
 from analysis.benchmarks.predictions import write_answers, write_submission
+from analysis.benchmarks.scoring import check_spans, context_of, vocab_size_of
 from analysis.schema.ranges import check
 from sweeps.arguments import EvaluateArgs
 from sweeps.engine.tuning import local_gpus, ray_cluster
@@ -110,11 +111,13 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
         )
         suite = load_suite(source, args.protocol)
     model = resolve_model(args.model, uri, storage)
-    tokenizer, context = _open_tokenizer(model)
+    config, tokenizer = _open_model(model)
+    context = context_of(config)
     spans = suite.spans(tokenizer) if suite else []
     truncated = _check_length(args, spans, context)
     if context is not None:
         spans = keep_last(spans, context)
+    check_spans(spans, context, vocab_size_of(config))
     output = args.output or storage / "evaluations" / _name_of(model, suite, glue, args)
     output = output.expanduser().resolve()
     output.mkdir(parents=True, exist_ok=True)
@@ -223,18 +226,16 @@ def _glue(plan: EvaluationPlan, console: Console) -> list[TaskResult]:
         )
 
 
-def _open_tokenizer(model: str) -> tuple[Any, int | None]:
-    """The tokenizer, and the most tokens that the model reads."""
+def _open_model(model: str) -> tuple[Any, Any]:
+    """The model's config and its tokenizer."""
     try:
-        config = models.load_config(model)
-        tokenizer = models.load_tokenizer(model)
+        return models.load_config(model), models.load_tokenizer(model)
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"cannot open the model {model}: {reason} (a folder with config.json and a tokenizer, "
             "models:/NAME@ALIAS, or an id on the hub)"
         ) from error
-    return tokenizer, getattr(config, "max_position_embeddings", None)
 
 
 def _scoring(args: EvaluateArgs, model: str) -> Scoring:

@@ -183,13 +183,13 @@ LOOKED_UP = {
     "comps": {"base", "wugs_dist_before"},
 }
 """By kind: what the challenge's scorer looks up in a submission of `benchmark_folders.FILES`. Of
-BLiMP, its supplement and EWoK it opens the file of the key's name; the rest are names of its own."""
+BLiMP, its supplement and EWoK it opens the file of the key's name; the rest are its own names."""
 
 
 def test_a_submission_has_the_keys_that_the_scorer_looks_up(
     kind: Kind, benchmark: Benchmark, tmp_path: Path
 ) -> None:
-    """No more and no fewer, each prediction numbered under its key, of correlations with a share."""
+    """No more and no fewer; predictions are numbered under their key, with a share if it counts."""
     answers = {benchmark.name: answered(benchmark, 0)}
     files = write_submission(Suite((benchmark,), "2025"), answers, tmp_path / "out")
     for file in files:
