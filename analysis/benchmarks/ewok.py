@@ -130,6 +130,7 @@ EWOK = Kind(
     "ewok",
     ("ewok*",),
     read=lambda place, source: read_ewok(place, password(source.ewok_password)),
+    expects="*.jsonl files with the fields Domain, Context1, Target1 and Target2, or a zip of them",
     find=find,
     from_hub=lambda source: tuple(_both_ways(hub_rows(HUB_ID))),
     hub_id=HUB_ID,

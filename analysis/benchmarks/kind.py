@@ -55,6 +55,7 @@ class Kind:
         folders: patterns (`fnmatch`, lower case) of what its folders are called. A name that fits
             several kinds belongs to that of the longest pattern.
         read: gives the items at the place that `find` found; ValueError for a bad file.
+        expects: what its folders hold, for errors: which files, and of which fields.
         find: gives the place of the benchmark in a folder so called, None if it holds none.
         from_hub: gives the items of the Hugging Face hub's data set; None if it is not read there.
         hub_id: that data set's name.
@@ -73,6 +74,7 @@ class Kind:
     name: str
     folders: tuple[str, ...]
     read: Reader
+    expects: str = "*.jsonl files"
     find: Callable[[Path], Path | None] = find_json_lines
     from_hub: Callable[[Source], tuple[Item, ...]] | None = None
     hub_id: str = ""

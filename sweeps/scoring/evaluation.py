@@ -31,12 +31,14 @@ from analysis.benchmarks import (
     load_suite,
     password,
 )
+from analysis.benchmarks.folders import Entry, fates, survey
 from analysis.benchmarks.predictions import write_answers, write_submission
 from analysis.benchmarks.scoring import check_spans, context_of, vocab_size_of
 from analysis.schema.ranges import check
 from sweeps.arguments import EvaluateArgs
 from sweeps.engine.tuning import local_gpus, ray_cluster
 from sweeps.scoring.finetuning import check_tasks, finetune_tasks, write_glue_submission
+from sweeps.scoring.report import show_found
 from sweeps.scoring.tasks import TaskResult, find_glue, glue_figures, glue_results, split_tasks
 from sweeps.scoring.workers import Scoring, score_here, score_on_ray, show_progress
 from sweeps.stored.model_names import resolve_model
@@ -54,6 +56,7 @@ class EvaluationPlan:
         suite: the zero-shot benchmarks, None for GLUE alone.
         spans: what is scored of it, within the model's context.
         truncated: texts longer than that, of which only the last tokens are scored.
+        found: what the folder of benchmarks holds; empty of the hub.
         glue: names of GLUE tasks, whose files are in `glue_folder`.
     """
 
@@ -66,6 +69,7 @@ class EvaluationPlan:
     spans: list[Span]
     truncated: int
     scoring: Scoring
+    found: tuple[Entry, ...]
     glue: tuple[str, ...]
     glue_folder: Path | None
 
@@ -131,6 +135,7 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
         spans,
         truncated,
         _scoring(args, model),
+        () if path == HUB else tuple(survey(Path(path))),
         glue,
         glue_folder,
     )
@@ -152,6 +157,9 @@ def _check_length(args: EvaluateArgs, spans: Sequence[Span], context: int | None
 def evaluate(plan: EvaluationPlan, console: Console) -> dict[str, Any]:
     """Score the model, write scores and answers, log them; returns what `scores.json` holds."""
     started = time.monotonic()
+    benchmarks = plan.suite.benchmarks if plan.suite else ()
+    if plan.found:
+        show_found(fates(plan.found, benchmarks, plan.glue), plan.args.benchmarks, console)
     results: dict[str, Any] = {
         "model": plan.args.model,
         "protocol": plan.args.protocol,

@@ -27,7 +27,6 @@ def opened(python: Path | str, checkpoint: Path, *flags: str) -> dict[str, Any]:
     done = subprocess.run(
         command,
         env={**os.environ, **ENVIRONMENT},
-        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
