@@ -192,7 +192,7 @@ def fates(
         elif entry.place is None:
             yield entry.name, kind, f"left out: {entry.note}"
         elif (kind, entry.dataset) in scored:
-            yield entry.name, kind, f"scored: {scored[kind, entry.dataset]:,} items{note}"
+            yield entry.name, kind, f"to score: {scored[kind, entry.dataset]:,} items{note}"
         elif kind in kinds:
             yield entry.name, kind, f"left out: {kinds[kind]} is scored; --tasks {entry.name}"
         else:

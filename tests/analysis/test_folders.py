@@ -49,7 +49,7 @@ def test_everything_in_the_folder_is_accounted_for(full_eval: Path) -> None:
     assert set(told) == {path.name for path in full_eval.iterdir()}
     for benchmark in suite.benchmarks:
         kind, fate = told[benchmark.dataset]
-        assert (kind, fate.split(" items")[0]) == (benchmark.name, f"scored: {len(benchmark)}")
+        assert (kind, fate.split(" items")[0]) == (benchmark.name, f"to score: {len(benchmark)}")
     assert told["blimp_small"][1].endswith("(not read in it: more.jsonl.gz)")
     for name, reason in {
         "wug_past_tense": "past tense is not scored",
