@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TOOLS ?= .venv-tools
+OLDER ?= .venv-older
 ARCH ?= mamba
 STORAGE ?= $(or $(BABYSWEEP_STORAGE),runs)
 PORT ?= 5000
@@ -28,8 +29,9 @@ test-all: $(VENV)/installed
 test-gpu: $(READY)
 	TRITON_INTERPRET=0 $(RUN) -m pytest -m gpu -rs -s tests/gpu $(ARGS)
 
-agreement: $(TOOLS)/installed
+agreement: $(TOOLS)/installed $(OLDER)/installed
 	BABYSWEEP_TOOLS_PYTHON=$(abspath $(TOOLS))/bin/python \
+	BABYSWEEP_OLDER_PYTHON=$(abspath $(OLDER))/bin/python \
 	$(BIN)/python -m pytest -m agreement -rs -s tests/agreement tests/speed $(ARGS)
 
 lint: $(VENV)/installed
@@ -85,5 +87,12 @@ $(TOOLS)/installed: tests/agreement/requirements.txt $(VENV)/installed
 	$(TOOLS)/bin/python -m pip install --quiet --requirement tests/agreement/requirements.txt
 	touch $@
 
+# transformers as the BabyLM pipelines pin it.
+$(OLDER)/installed: tests/agreement/requirements-older.txt
+	$(PYTHON) -m venv $(OLDER)
+	echo '*' > $(OLDER)/.gitignore
+	$(OLDER)/bin/python -m pip install --quiet --requirement tests/agreement/requirements-older.txt
+	touch $@
+
 clean-venv:
-	rm -rf $(VENV) $(TOOLS)
+	rm -rf $(VENV) $(TOOLS) $(OLDER)

@@ -8,21 +8,18 @@ is `model.get_output_embeddings()`.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.utils.logging import disable_progress_bar
 
 from models import registry
 from models import sizes as _sizes  # before `def sizes`, which takes over the name
+from models.opening import load, load_config, load_tokenizer
+from models.registrations import keep_registrations, restore_registrations
 from models.registry import ParamCount, TextShape
 
 # isort: off
@@ -49,6 +46,7 @@ AutoModelForCausalLM.register(GatedDeltaNetConfig, GatedDeltaNetForCausalLM, exi
 # Subclasses in place of the library's classes, whose names and checkpoints they share.
 AutoModelForCausalLM.register(LlamaConfig, LlamaForCausalLM, exist_ok=True)
 AutoModelForCausalLM.register(MambaConfig, MambaForCausalLM, exist_ok=True)
+keep_registrations()
 
 __all__ = [
     "ParamCount",
@@ -97,6 +95,7 @@ def build_config(
 
 def build_model(config: PreTrainedConfig) -> PreTrainedModel:
     """A new float32 model, initialised from torch's global random state, which the caller seeds."""
+    restore_registrations()
     return AutoModelForCausalLM.from_config(config)
 
 
@@ -126,57 +125,3 @@ def state_size(config: PreTrainedConfig, context: int) -> int:
     context.
     """
     return registry.of_config(config).state_size(config, context)
-
-
-def load_config(path: str | Path) -> PreTrainedConfig:
-    """The config of the model in the directory `path`, or on the hub under this id.
-
-    Raises ValueError if the model's type is not known: it may bring code of its own, which is
-    neither run nor asked about.
-    """
-    try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is of no type of model that transformers or this project knows; code that a "
-            "checkpoint brings is never run"
-        ) from error
-
-
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in the directory `path`, or on the hub under this id; runs no code of its."""
-    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-
-
-def load(path: str | Path) -> PreTrainedModel:
-    """The model saved in the directory `path`, or on the hub under this id.
-
-    Only safetensors are read, and no code of the checkpoint's is run.
-
-    Raises ValueError if parameters of the model are not in the file, or of another shape:
-    from_pretrained alone would go on with random ones; for our own architectures also if there are
-    more than the model has. Also if the weights are a pickle, and see `load_config`.
-    """
-    config = load_config(path)
-    if list(Path(path).glob("pytorch_model*.bin")) and not list(Path(path).glob("*.safetensors")):
-        raise ValueError(
-            f"the weights in {path} are a pickle, which can run code: save the model again with "
-            "transformers, which writes model.safetensors"
-        )
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        path, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-    )
-    model, report = loaded
-    ours = {registry.get(name).model_type for name in registry.names()}
-    # Old checkpoints of other models hold buffers that transformers has given up since.
-    allowed = () if model.config.model_type in ours else ("unexpected_keys",)
-    wrong = {
-        kind: sorted(map(str, names))
-        for kind, names in report.items()
-        if names and kind not in allowed
-    }
-    if wrong:
-        raise ValueError(
-            f"the checkpoint {path} does not fit this version of {type(model).__name__}: {wrong}"
-        )
-    return model

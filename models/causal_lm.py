@@ -19,12 +19,16 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
+from models.calls import check_mask_covers, refuse_unknown
 from models.registry import small_init_std
 
 LayerState = tuple[Tensor, ...]  # each (batch, ...)
 RecurrentLayer = Callable[
     [Tensor, LayerState | None, Tensor | None, bool], tuple[Tensor, LayerState | None]
 ]
+
+
+_OF_THE_LOSS = frozenset({"ignore_index", "shift_labels"})
 
 
 class RecurrentState:
@@ -146,6 +150,7 @@ class RecurrentModel(RecurrentPreTrainedModel):
         new state comes along. `hidden_states`, if asked for, are the embeddings and the output of
         every layer, the last one behind the final norm or dropout.
         """
+        refuse_unknown(self, kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds, and not both")
         if use_cache is None:
@@ -226,6 +231,7 @@ class RecurrentForCausalLM(RecurrentPreTrainedModel, GenerationMixin):
         With `labels` (batch, time), not shifted, the mean cross-entropy comes along. The other
         arguments are those of the base model.
         """
+        refuse_unknown(self, kwargs, also=_OF_THE_LOSS)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -253,10 +259,6 @@ def _padding(attention_mask: Tensor | None, time: int) -> RealFirst | None:
     """The order to compute in, or None if the mask hides none of the last `time` tokens."""
     if attention_mask is None:
         return None
-    if attention_mask.ndim != 2 or attention_mask.shape[1] < time:
-        raise ValueError(
-            f"the attention mask has shape {tuple(attention_mask.shape)}; "
-            f"it must be (batch, time) and cover the {time} tokens that are given"
-        )
+    check_mask_covers(attention_mask, time)
     mask = attention_mask[:, -time:]
     return None if torch.all(mask) else RealFirst(mask)

@@ -18,6 +18,7 @@ from transformers import MambaConfig
 from transformers.models.mamba import modeling_mamba as library
 
 from models.any_device import FusedRMSNorm, replace_layers
+from models.calls import mask_of_call, refuse_unknown
 from models.kernels.depthwise_conv import causal_depthwise_conv
 from models.kernels.selective_scan import selective_scan
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
@@ -83,8 +84,31 @@ class AnyDeviceMixer(library.MambaMixer):
 
 
 def _without_padding(x: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """x (batch, time, dim), zero where the mask is."""
-    return x if attention_mask is None else x * attention_mask[:, :, None].to(x.dtype)
+    """x (batch, time, dim), zero where the mask is; of a longer mask the last columns count."""
+    if attention_mask is None:
+        return x
+    return x * attention_mask[:, -x.shape[1] :, None].to(x.dtype)
+
+
+def _check_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """A forward pre-hook: refuses what the library's model would take and leave out.
+
+    Raises:
+        ValueError: an unknown argument, or a mask that hides tokens between others: their steps
+            would still let the state decay.
+    """
+    refuse_unknown(module, kwargs)
+    mask = mask_of_call(args, kwargs)
+    if mask is None:
+        return
+    shown = (mask != 0).long()
+    begun = shown.cummax(1).values
+    goes_on = shown.flip(1).cummax(1).values.flip(1)
+    if bool((begun * goes_on > shown).any()):
+        raise ValueError(
+            "Mamba's attention mask hides tokens between others, which it cannot leave out: remove "
+            "them from input_ids; only padding before or behind a text can be hidden"
+        )
 
 
 _ANY_DEVICE: dict[type[nn.Module], type[nn.Module]] = {
@@ -99,6 +123,8 @@ class MambaForCausalLM(library.MambaForCausalLM):
     def __init__(self, config: MambaConfig) -> None:
         super().__init__(config)
         replace_layers(self, _ANY_DEVICE)
+        for module in (self, self.backbone):
+            module.register_forward_pre_hook(_check_call, with_kwargs=True)
 
 
 def build_config(

@@ -14,14 +14,18 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama import modeling_llama as library
+from transformers.utils import TransformersKwargs
 
 from models.any_device import FusedRMSNorm, add_norm, plain_weights, replace_layers
+from models.calls import mask_of_call, refuse_unknown
 from models.kernels import paths
 from models.kernels.causal_attention import causal_attention
 from models.kernels.rotary import linear_rotary, takes_triton
 from models.kernels.swiglu import linear_swiglu, swiglu
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
 
+# Keywords that the library's layers look for, beside those of `forward`.
+OF_THE_LIBRARY = frozenset(TransformersKwargs.__annotations__) | {"ignore_index", "shift_labels"}
 # Arguments of the library's attention functions that change the result.
 SPECIAL = ("is_causal", "softcap", "position_bias", "cache", "s_aux")
 
@@ -169,6 +173,16 @@ def take_short_cuts(
     return args, {**kwargs, "attention_mask": mask, "leaves_sum": leaves_sum}
 
 
+def _check_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """A forward pre-hook: refuses arguments that the library's model would leave out in silence.
+
+    Raises:
+        ValueError: an unknown argument, or a mask of fewer columns than there are tokens.
+    """
+    refuse_unknown(module, kwargs, also=OF_THE_LIBRARY)
+    mask_of_call(args, kwargs)
+
+
 def _is_watched(body: library.LlamaModel, kwargs: dict[str, Any]) -> bool:
     """Whether anything but the next layer may see a layer's output."""
     shown = kwargs.get("output_hidden_states", body.config.output_hidden_states)
@@ -193,6 +207,8 @@ class LlamaForCausalLM(library.LlamaForCausalLM):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
         replace_layers(self, _ANY_DEVICE)
+        self.register_forward_pre_hook(_check_call, with_kwargs=True)
+        self.model.register_forward_pre_hook(_check_call, with_kwargs=True)
         self.model.register_forward_pre_hook(take_short_cuts, with_kwargs=True)
 
 

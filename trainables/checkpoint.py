@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trainables.corpus.tokenizer import save_tokenizer
 from trainables.digests import damage, write_digests
 from trainables.files import read_json, remove_partial, whole_folder, write_json
 from trainables.spec import TrialSpec
@@ -258,7 +259,7 @@ class TrialFolder:
         target = self.checkpoint_at(progress.step)
         with whole_folder(target, replace=True) as partial:  # of the same moment, if there is one
             model.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
+            save_tokenizer(tokenizer, partial)
             write_json(partial / "spec.json", spec.to_dict())
             write_json(partial / _TRAINER, progress.to_dict())
             save_file(_optimizer_tensors(model, optimizer), partial / _OPTIMIZER)

@@ -107,7 +107,7 @@ def encode(
     """Encode one or two texts an example as the tokenizer itself does.
 
     An example of more than `max_length` tokens is cut at the end of its longer text, token by token
-    (`longest_first` of the tokenizers library).
+    (`longest_first` of the tokenizers library), whatever side the tokenizer itself would cut.
 
     Args:
         tokenizer: of the model.
@@ -122,7 +122,7 @@ def encode(
     whole = tokenizer(*texts)["input_ids"]
     truncated = sum(len(ids) > max_length for ids in whole)
     if truncated:
-        whole = tokenizer(*texts, truncation="longest_first", max_length=max_length)["input_ids"]
+        whole = _cut(tokenizer, texts, max_length)
     for index, ids in enumerate(whole):
         if not ids:
             raise ValueError(
@@ -130,6 +130,21 @@ def encode(
             )
     labels = np.array([example.label for example in examples])
     return Encoded(tuple(np.array(ids) for ids in whole), labels, truncated)
+
+
+def _cut(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[str]], max_length: int
+) -> list[list[int]]:
+    """Ids of examples, of at most `max_length` tokens each; the tokenizer stays as it was."""
+    side = tokenizer.truncation_side
+    tokenizer.truncation_side = "right"
+    try:
+        ids: list[list[int]] = tokenizer(*texts, truncation="longest_first", max_length=max_length)[
+            "input_ids"
+        ]
+        return ids
+    finally:
+        tokenizer.truncation_side = side
 
 
 def batches(data: Encoded, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:

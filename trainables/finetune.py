@@ -16,6 +16,7 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +24,13 @@ import torch.nn.functional as F
 from filelock import FileLock
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
+from transformers import PreTrainedModel
 
 import models
 from analysis.benchmarks import glue
+from analysis.benchmarks.causality import check_causal
 from analysis.benchmarks.glue import Settings, TaskData
+from analysis.benchmarks.scoring import context_of, unknown_token
 from trainables.classifier import Classifier, Encoded, batches, encode, predict, split
 from trainables.device import set_up_device
 from trainables.files import read_json, remove_partial, whole_folder, write_json
@@ -111,12 +115,13 @@ class _Finetuning:
         settings = spec.settings
         tokenizer = models.load_tokenizer(model)
         language_model = models.load(model)
-        context = getattr(language_model.config, "max_position_embeddings", None)
+        context = context_of(language_model.config)
         self.max_length = min(settings.max_length, context or settings.max_length)
         names = [file.stem for file in data.task.files(folder)]
         train = encode(tokenizer, data.train, self.max_length, names[0])
         self.reported = encode(tokenizer, data.valid, self.max_length, names[1])
         self.truncated = train.truncated + self.reported.truncated
+        _check_model(language_model, (train, self.reported))
         self.train, self.selection = train, self.reported
         if spec.selection == "split":
             most = min(int(len(train) * _SELECTION_FRACTION), _SELECTION_MOST)
@@ -247,6 +252,26 @@ class _Finetuning:
             self.history = [EpochScore(**each) for each in values["history"]]
             load_model(self.model, epochs[-1] / _MODEL)
             _load_optimizer(self.optimizer, load_file(epochs[-1] / _OPTIMIZER))
+
+
+def _check_model(model: PreTrainedModel, parts: Sequence[Encoded]) -> None:
+    """Check that the model knows every token, and reads from left to right: its state of the last
+    token is what is classified, and padding that follows is not hidden from it.
+
+    Raises:
+        ValueError: it does not.
+    """
+    ids = [each for part in parts for each in part.ids]
+    table: Any = model.get_input_embeddings().weight
+    vocab_size = len(table)
+    largest = max(int(each.max()) for each in ids)
+    if largest >= vocab_size:
+        raise ValueError(unknown_token(largest, vocab_size))
+    longest = max(ids, key=len)
+    if len(longest) > 1:
+        model.eval()
+        with torch.no_grad():
+            check_causal(model, longest.tolist(), vocab_size)
 
 
 def learning_rate(settings: Settings, step: int, total_steps: int) -> float:

@@ -11,14 +11,13 @@ The layout of the data set: `<relation>.jsonl` with `sub_label` and `answer_idx`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from analysis.benchmarks.figures import MEAN_OF_ITEMS
-from analysis.benchmarks.files import SourceRow, read_file, text_field
+from analysis.benchmarks.files import SourceRow, read_file, read_object, text_field
 from analysis.benchmarks.items import Item
 from analysis.benchmarks.kind import Kind
 
@@ -86,7 +85,7 @@ def read_relations(folder: Path) -> Iterator[Relation]:
     """The relations that a folder describes, in its order; errors as for `read_bear`."""
     file = folder / _RELATIONS
     domains = _read_domains(folder)
-    for name, values in _read_json(file).items():
+    for name, values in read_object(file).items():
         try:
             yield _relation(name, values, domains)
         except ValueError as error:
@@ -133,19 +132,9 @@ def _question(relation: Relation) -> Callable[[dict[str, Any], str], tuple[str, 
 def _read_domains(folder: Path) -> dict[str, tuple[str, ...]]:
     for place in (folder, folder.parent):
         if (place / _DOMAINS).is_file():
-            found = _read_json(place / _DOMAINS)
+            found = read_object(place / _DOMAINS)
             return {name: tuple(values.get("domains", ())) for name, values in found.items()}
     return {}
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file}, line {error.lineno}: not valid JSON ({error.msg})") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{file}: expected a JSON object, not {type(values).__name__}")
-    return values
 
 
 def _download() -> Path:
@@ -169,6 +158,7 @@ BEAR = Kind(
     "bear",
     ("bear*",),
     read=lambda place, source: read_bear(place, all_templates=source.all_templates),
+    expects=f"{_RELATIONS}, and a *.jsonl file of each relation with sub_label and answer_idx",
     find=find,
     from_hub=lambda source: read_bear(_download(), all_templates=source.all_templates),
     hub_id=HUB_ID,

@@ -20,7 +20,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from analysis.benchmarks.files import SourceRow, hub_rows, read_folder, read_lines, text_field
+from analysis.benchmarks.files import (
+    UTF_8,
+    SourceRow,
+    hub_rows,
+    read_folder,
+    read_lines,
+    text_field,
+)
 from analysis.benchmarks.items import Item
 from analysis.benchmarks.kind import Kind
 
@@ -84,7 +91,7 @@ def _read_member(archive: zipfile.ZipFile, name: str, file: Path, password: str 
         )
     try:
         with archive.open(name, pwd=password.encode() if password else None) as member:
-            return io.TextIOWrapper(member, encoding="utf-8").read()
+            return io.TextIOWrapper(member, encoding=UTF_8).read()
     except (RuntimeError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError) as error:
         # The check of a password is one byte long: a wrong one may also show up as a bad stream.
         if not encrypted:
@@ -123,6 +130,7 @@ EWOK = Kind(
     "ewok",
     ("ewok*",),
     read=lambda place, source: read_ewok(place, password(source.ewok_password)),
+    expects="*.jsonl files with the fields Domain, Context1, Target1 and Target2, or a zip of them",
     find=find,
     from_hub=lambda source: tuple(_both_ways(hub_rows(HUB_ID))),
     hub_id=HUB_ID,

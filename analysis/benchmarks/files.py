@@ -10,6 +10,10 @@ from typing import Any, TypeVar
 
 Parsed = TypeVar("Parsed")
 
+_MOST = 1e300  # JSON's numbers have no bound, and Python's reader takes NaN and Infinity
+UTF_8 = "utf-8-sig"
+"""With or without a byte-order mark in front, as some editors write it."""
+
 
 @dataclass(frozen=True)
 class SourceRow:
@@ -57,11 +61,14 @@ def read_folder(folder: Path) -> Iterator[SourceRow]:
 
 def read_file(file: Path) -> Iterator[SourceRow]:
     """The rows of a file of JSON lines; errors as for `read_lines`."""
+    return read_lines(_read_text(file), file.stem, str(file))
+
+
+def _read_text(file: Path) -> str:
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding=UTF_8)
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text ({error.reason}, byte {error.start})") from None
-    return read_lines(text, file.stem, str(file))
 
 
 def read_lines(text: str, source: str, place: str) -> Iterator[SourceRow]:
@@ -77,15 +84,43 @@ def read_lines(text: str, source: str, place: str) -> Iterator[SourceRow]:
         raise ValueError(f"{place} is empty: expected one JSON object per line")
     for number, line in numbered:
         where = f"{place}, line {number}"
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where}: not valid JSON ({error.msg}, column {error.colno})"
-            ) from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{where}: expected a JSON object, not {type(values).__name__}")
-        yield SourceRow(values, source, where)
+        yield SourceRow(_object(line, where), source, where)
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The one JSON object that a file holds.
+
+    Raises:
+        ValueError: it holds another thing; the file is named.
+    """
+    return _object(_read_text(file), str(file), of_a_line=False)
+
+
+def _object(text: str, where: str, of_a_line: bool = True) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        at = where if of_a_line else f"{where}, line {error.lineno}"
+        raise ValueError(f"{at}: not valid JSON ({error.msg}, column {error.colno})") from None
+    except (ValueError, RecursionError) as error:  # numbers and nesting beyond Python's limits
+        raise ValueError(f"{where}: not valid JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: expected a JSON object, not {type(values).__name__}")
+    if half := _half_pair(values) if "\\u" in text else "":
+        raise ValueError(
+            f"{where}: {half} is half of a surrogate pair, which is no character: write both "
+            "halves, or the character itself"
+        )
+    return values
+
+
+def _half_pair(values: dict[str, Any]) -> str:
+    """A surrogate that stands alone anywhere in the values, as JSON writes it; "" if none does."""
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        return f"\\u{ord(error.object[error.start]):04x}"
+    return ""
 
 
 def hub_rows(hub_id: str, split: str | None = None) -> Iterator[SourceRow]:
@@ -143,6 +178,6 @@ def number_field(values: Mapping[str, Any], key: str) -> float:
         ValueError: it is not.
     """
     value = values.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_MOST < value < _MOST:
         raise ValueError(f"field {key!r} is missing or not a number")
     return value

@@ -55,6 +55,7 @@ class Kind:
         folders: patterns (`fnmatch`, lower case) of what its folders are called. A name that fits
             several kinds belongs to that of the longest pattern.
         read: gives the items at the place that `find` found; ValueError for a bad file.
+        expects: what its folders hold, for errors: which files, and of which fields.
         find: gives the place of the benchmark in a folder so called, None if it holds none.
         from_hub: gives the items of the Hugging Face hub's data set; None if it is not read there.
         hub_id: that data set's name.
@@ -62,6 +63,7 @@ class Kind:
         in_macro: whether the macro figure counts it.
         submission: the BabyLM challenge's name of the task that it is submitted with, None if it is
             no part of the predictions.
+        submitted_as: what its only task is called in there; "" where tasks keep their names.
         shown_by: what the report's phenomena are: "task", or a grouping of the items where the
             tasks are many. None leaves it out: chance differs from task to task, or the figure is
             no percentage of right answers.
@@ -72,11 +74,13 @@ class Kind:
     name: str
     folders: tuple[str, ...]
     read: Reader
+    expects: str = "*.jsonl files"
     find: Callable[[Path], Path | None] = find_json_lines
     from_hub: Callable[[Source], tuple[Item, ...]] | None = None
     hub_id: str = ""
     figure: Figure = MEAN_OF_TASKS
     in_macro: bool = False
     submission: str | None = None
+    submitted_as: str = ""
     shown_by: str | None = "task"
     listed_as: str = ""

@@ -69,15 +69,25 @@ WUG = Kind(
     "wug",
     ("wug_adj*",),
     json_lines(_nominalisation),
+    expects="*.jsonl files with the fields sentences and ratio",
     figure=CORRELATION,
     submission="wug_adj",
+    submitted_as="wug_adj",
     shown_by=None,
 )
 ENTITY_TRACKING = Kind(
     "entity_tracking",
     ("entity_tracking*",),
     json_lines(_tracking),
+    expects="*.jsonl files with the fields input_prefix, options and numops",
     figure=MEAN_OF_SPLITS,
     submission="entity_tracking",
 )
-COMPS = Kind("comps", ("comps*",), json_lines(_property), submission="comps", listed_as="subset")
+COMPS = Kind(
+    "comps",
+    ("comps*",),
+    json_lines(_property),
+    expects="*.jsonl files with prefix_acceptable, prefix_unacceptable and property_phrase",
+    submission="comps",
+    listed_as="subset",
+)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.benchmarks import glue
 from analysis.benchmarks.benchmark import Benchmark
+from analysis.benchmarks.folders import Entry, check_filled, survey, why_nothing
 from analysis.benchmarks.kind import Kind, Source
-from analysis.benchmarks.kinds import ALL_KINDS, KINDS, kind_named, kind_of_folder
+from analysis.benchmarks.kinds import ALL_KINDS, KINDS, kind_named
 from analysis.benchmarks.protocols import check_protocol
 from analysis.benchmarks.suite import Suite
 
@@ -35,7 +35,7 @@ def load_suite(path: Path | str | Source, protocol: str, tasks: Sequence[str] = 
     source = path if isinstance(path, Source) else Source(str(path), tuple(tasks))
     if source.path == HUB:
         return Suite(tuple(_on_hub(source)), protocol)
-    chosen = sorted(_in_folder(source), key=lambda found: found.kind.name)
+    chosen = sorted(_in_folder(source), key=lambda found: _kind(found).name)
     return Suite(tuple(found.read(source) for found in chosen), protocol)
 
 
@@ -52,61 +52,35 @@ def _on_hub(source: Source) -> Iterator[Benchmark]:
         yield Benchmark(name, kind.from_hub(source), kind.hub_id)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A benchmark in a folder: the name to call it by, its kind, where it is."""
-
-    name: str
-    kind: Kind
-    place: Path
-
-    def read(self, source: Source) -> Benchmark:
-        """Read it."""
-        dataset = self.place.stem if self.place.suffix == ".zip" else self.name
-        return Benchmark(self.kind.name, self.kind.read(self.place, source), dataset)
-
-
-def _in_folder(source: Source) -> list[_Found]:
+def _in_folder(source: Source) -> list[Entry]:
     """What to read."""
     path = Path(source.path)
     if not path.exists():
         raise ValueError(
             f"no benchmark folder at {path}: expected one with blimp*, supplement* ..."
         )
-    found = list(_search(path))
+    entries = survey(path)
+    check_filled(path, entries)
+    found = [entry for entry in entries if entry.place is not None]
     if not found:
-        raise ValueError(
-            f"no benchmark in {path}: looked at it and at what is in it for names that begin with "
-            f"{', '.join(kind.folders[0].rstrip('*') for kind in ALL_KINDS)} and hold such a "
-            "benchmark (*.jsonl files; of EWoK also a zip)"
-        )
+        raise ValueError(why_nothing(path))
     if "all" in source.tasks or not source.tasks:
-        there = dict.fromkeys(each.kind for each in found)
+        there = dict.fromkeys(map(_kind, found))
         wanted = [kind for kind in there if kind.in_macro and not source.tasks] or list(there)
         return [_choose(found, kind, source.fast) for kind in wanted]
     chosen = [_named(task, found, source) for task in source.tasks]
-    kinds = [each.kind.name for each in chosen]
+    kinds = [_kind(each).name for each in chosen]
     if twice := [name for name in KINDS if kinds.count(name) > 1]:
         raise ValueError(f"two of the tasks {', '.join(source.tasks)} are both {twice[0]}")
     return chosen
 
 
-def _search(path: Path) -> Iterator[_Found]:
-    """The place itself, and everything in it, that holds a benchmark."""
-    inside = sorted(path.iterdir()) if path.is_dir() else []
-    for candidate in (path.absolute(), *inside):
-        kind = kind_of_folder(candidate.name)
-        place = kind.find(candidate) if kind else None
-        if kind and place:
-            yield _Found(candidate.name, kind, place)
-        elif kind and candidate.is_dir() and candidate in inside:
-            raise ValueError(
-                f"{candidate} is called like a {kind.name} benchmark and holds none: fill it, or "
-                "move it"
-            )
+def _kind(entry: Entry) -> Kind:
+    assert entry.kind is not None
+    return entry.kind
 
 
-def _named(task: str, found: Sequence[_Found], source: Source) -> _Found:
+def _named(task: str, found: Sequence[Entry], source: Source) -> Entry:
     """What a task means, which is a kind or the name of a folder."""
     for each in found:
         if each.name == task:
@@ -121,12 +95,12 @@ def _named(task: str, found: Sequence[_Found], source: Source) -> _Found:
             f"unknown task {task!r}: choose a kind of benchmark ({', '.join(KINDS)}), all, or what "
             f"{source.path} has ({there})"
         )
-    if not any(each.kind.name == task for each in found):
+    if not any(_kind(each).name == task for each in found):
         raise ValueError(f"no {task} benchmark in {source.path}: it has {there}")
     return _choose(found, kind_named(task), source.fast)
 
 
-def _choose(found: Sequence[_Found], kind: Kind, fast: bool) -> _Found:
+def _choose(found: Sequence[Entry], kind: Kind, fast: bool) -> Entry:
     mine = [each for each in found if each.kind == kind]
     fitting = [each for each in mine if each.name.endswith("_fast") == fast]
     if len(mine) > 1 and len(fitting) != 1:

@@ -41,10 +41,12 @@ def _style(group: Any) -> str:
     return str(group).replace("syntax_semantics", "syntax/semantics")
 
 
+_EXPECTS = "*.jsonl files with the fields sentence_good and sentence_bad"
 BLIMP = Kind(
     "blimp",
     ("blimp*",),
     json_lines(_pair),
+    expects=_EXPECTS,
     from_hub=lambda source: tuple(row.parse(_pair) for row in hub_rows(HUB_ID)),
     hub_id=HUB_ID,
     in_macro=True,
@@ -55,6 +57,7 @@ SUPPLEMENT = Kind(
     "supplement",
     ("supplement*", "blimp*supplement*"),
     json_lines(_pair),
+    expects=_EXPECTS,
     in_macro=True,
     submission="blimp",
 )

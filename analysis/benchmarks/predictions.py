@@ -47,6 +47,8 @@ def write_submission(
     """Write `zero_shot/causal/<task>/<dataset>/predictions.json` as the BabyLM 2025 pipeline does.
 
     A file maps each UID to {"predictions": [{"id": "<UID>_<n>", "pred": <the chosen text>}, ...]}.
+    The UIDs are those that the pipeline's scorer looks up: names of the data set's files, for
+    entity tracking with the number of operations, and `Kind.submitted_as`.
     These files hold texts, EWoK's too: keep them off the public web. The option of the greatest
     log-probability is the prediction, as it is there: of equal ones the first, which in minimal
     pairs is the right one. Where each option has a context of its own, both are the prediction: an
@@ -74,10 +76,11 @@ def write_submission(
         place.mkdir(parents=True, exist_ok=True)
         predictions: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for item, answer in zip(benchmark.items, answers[benchmark.name], strict=True):
-            mine = predictions[item.task]
+            uid = benchmark.kind.submitted_as or item.task
+            mine = predictions[uid]
             context, option = item.texts[int(np.argmax(answer.log_probs))]
             entry: dict[str, Any] = {
-                "id": f"{item.task}_{len(mine)}",
+                "id": f"{uid}_{len(mine)}",
                 "pred": option if isinstance(item.context, str) else context + option,
             }
             if item.human is not None:

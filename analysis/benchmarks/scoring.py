@@ -20,7 +20,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from analysis.benchmarks.causality import check_causal
 
 Progress = Callable[[int, int], None]
 PRECISIONS = ("fp32", "bf16")
@@ -107,7 +109,7 @@ def token_log_probs(
         progress: called after each batch with (distinct spans done, distinct spans in all).
 
     Raises:
-        ValueError: a span has nothing to score, or is longer than the model's context.
+        ValueError: what `check_spans` refuses, or a model that sees later tokens.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
@@ -116,13 +118,14 @@ def token_log_probs(
         token_budget = _CPU_TOKEN_BUDGET if on_cpu else _ACCELERATOR_TOKEN_BUDGET
     if token_budget < 1:
         raise ValueError(f"token_budget must be at least 1 token, not {token_budget}")
-    context = getattr(model.config, "max_position_embeddings", None)
-    for index, span in enumerate(sequences):
-        _check(span, index, context)
-
+    vocab_size = _vocab_size(model)
+    check_spans(sequences, context_of(model.config), vocab_size)
     distinct = sorted(dict.fromkeys(sequences), key=lambda span: span.num_inputs)
     per_batch: list[Tensor] = []
     done = 0
+    if distinct and isinstance(model, PreTrainedModel):
+        with _scoring(model, "fp32"):
+            check_causal(model, distinct[-1].ids, vocab_size)
     with _scoring(model, precision):
         is_plain = _has_plain_head(model, distinct)
         if not is_plain:  # the logits of all positions exist at once
@@ -143,8 +146,59 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
+def context_of(config: PreTrainedConfig) -> int | None:
+    """The most tokens that a model reads, None for any number."""
+    most = getattr(config, "max_position_embeddings", None)
+    return most if most is not None and most > 0 else None  # XLNet's is -1
+
+
+def vocab_size_of(config: PreTrainedConfig) -> int | None:
+    """The number of token ids that a model knows, None if its config does not tell."""
+    return getattr(config.get_text_config(), "vocab_size", None)
+
+
+def _vocab_size(model: Any) -> int:
+    """Rows of the smaller one of the embedding table and the head."""
+    layers = [model.get_output_embeddings()]
+    if isinstance(model, PreTrainedModel):
+        layers.append(model.get_input_embeddings())
+    tables = [getattr(layer, "weight", None) for layer in layers]
+    rows = [len(table) for table in tables if table is not None]
+    return min(rows) if rows else int(model.config.get_text_config().vocab_size)
+
+
+def check_spans(sequences: Sequence[Span], context: int | None, vocab_size: int | None) -> None:
+    """Check that a model can score all spans.
+
+    Args:
+        sequences: the spans.
+        context: the most tokens that the model reads; None for any number.
+        vocab_size: token ids that it knows; None: not known yet.
+
+    Raises:
+        ValueError: a span has nothing to score, is longer than the context, or has a token that the
+            model does not know.
+    """
+    for index, span in enumerate(sequences):
+        _check(span, index, context)
+        if vocab_size is not None and max(span.ids) >= vocab_size:
+            raise ValueError(f"{_called(span, index)}: {unknown_token(max(span.ids), vocab_size)}")
+
+
+def unknown_token(token_id: int, vocab_size: int) -> str:
+    """What is wrong where a tokenizer gives a token that the model does not know."""
+    return (
+        f"the tokenizer gives token {token_id}, the model knows 0 to {vocab_size - 1} only: put "
+        "the model's own tokenizer into its folder"
+    )
+
+
+def _called(span: Span, index: int) -> str:
+    return f"sequence {index}" + (f" ({span.name})" if span.name else "")
+
+
 def _check(span: Span, index: int, context: int | None) -> None:
-    which = f"sequence {index}" + (f" ({span.name})" if span.name else "")
+    which = _called(span, index)
     if not 1 <= span.start < span.stop <= len(span.ids):
         raise ValueError(
             f"{which}: nothing to score in positions [{span.start}, {span.stop}) of "

@@ -31,12 +31,15 @@ from analysis.benchmarks import (
     load_suite,
     password,
 )
+from analysis.benchmarks.folders import Entry, fates, survey
 from analysis.benchmarks.predictions import write_answers, write_submission
+from analysis.benchmarks.scoring import check_spans, context_of, vocab_size_of
 from analysis.schema.ranges import check
 from analysis.store import open_store, tracking_uri
 from sweeps.arguments import EvaluateArgs
 from sweeps.engine.tuning import local_gpus, ray_cluster
 from sweeps.scoring.finetuning import check_tasks, finetune_tasks, write_glue_submission
+from sweeps.scoring.report import show_found
 from sweeps.scoring.tasks import TaskResult, find_glue, glue_figures, glue_results, split_tasks
 from sweeps.scoring.workers import Scoring, score_here, score_on_ray, show_progress
 from sweeps.stored.model_names import resolve_model
@@ -53,6 +56,7 @@ class EvaluationPlan:
         suite: the zero-shot benchmarks, None for GLUE alone.
         spans: what is scored of it, within the model's context.
         truncated: texts longer than that, of which only the last tokens are scored.
+        found: what the folder of benchmarks holds; empty of the hub.
         glue: names of GLUE tasks, whose files are in `glue_folder`.
     """
 
@@ -65,6 +69,7 @@ class EvaluationPlan:
     spans: list[Span]
     truncated: int
     scoring: Scoring
+    found: tuple[Entry, ...]
     glue: tuple[str, ...]
     glue_folder: Path | None
 
@@ -110,11 +115,13 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
         )
         suite = load_suite(source, args.protocol)
     model = resolve_model(args.model, uri, storage)
-    tokenizer, context = _open_tokenizer(model)
+    config, tokenizer = _open_model(model)
+    context = context_of(config)
     spans = suite.spans(tokenizer) if suite else []
     truncated = _check_length(args, spans, context)
     if context is not None:
         spans = keep_last(spans, context)
+    check_spans(spans, context, vocab_size_of(config))
     output = args.output or storage / "evaluations" / _name_of(model, suite, glue, args)
     output = output.expanduser().resolve()
     output.mkdir(parents=True, exist_ok=True)
@@ -128,6 +135,7 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
         spans,
         truncated,
         _scoring(args, model),
+        () if path == HUB else tuple(survey(Path(path))),
         glue,
         glue_folder,
     )
@@ -149,6 +157,9 @@ def _check_length(args: EvaluateArgs, spans: Sequence[Span], context: int | None
 def evaluate(plan: EvaluationPlan, console: Console) -> dict[str, Any]:
     """Score the model, write scores and answers, log them; returns what `scores.json` holds."""
     started = time.monotonic()
+    benchmarks = plan.suite.benchmarks if plan.suite else ()
+    if plan.found:
+        show_found(fates(plan.found, benchmarks, plan.glue), plan.args.benchmarks, console)
     results: dict[str, Any] = {
         "model": plan.args.model,
         "protocol": plan.args.protocol,
@@ -223,18 +234,16 @@ def _glue(plan: EvaluationPlan, console: Console) -> list[TaskResult]:
         )
 
 
-def _open_tokenizer(model: str) -> tuple[Any, int | None]:
-    """The tokenizer, and the most tokens that the model reads."""
+def _open_model(model: str) -> tuple[Any, Any]:
+    """The model's config and its tokenizer."""
     try:
-        config = models.load_config(model)
-        tokenizer = models.load_tokenizer(model)
+        return models.load_config(model), models.load_tokenizer(model)
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"cannot open the model {model}: {reason} (a folder with config.json and a tokenizer, "
             "models:/NAME@ALIAS, or an id on the hub)"
         ) from error
-    return tokenizer, getattr(config, "max_position_embeddings", None)
 
 
 def _scoring(args: EvaluateArgs, model: str) -> Scoring:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,17 @@ from rich.table import Table
 
 from analysis.benchmarks import MACRO
 from analysis.benchmarks.kinds import kind_named
+
+
+def show_found(fates: Iterable[tuple[str, str, str]], folder: str, console: Console) -> None:
+    """Print what a folder of benchmarks holds, and what becomes of it: cells as of `fates`."""
+    table = Table(title=escape(f"In {folder}"), title_justify="left", header_style="bold")
+    for name in ("folder or file", "benchmark", ""):
+        table.add_column(name, overflow="fold")
+    for cells in fates:
+        style = "dim" if cells[2].startswith("left out") else None
+        table.add_row(*map(escape, cells), style=style)
+    console.print(table)
 
 
 def show_results(

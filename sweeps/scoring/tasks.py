@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.benchmarks import HUB, glue
+from analysis.benchmarks.folders import hint
 from trainables.finetune_spec import FinetuneOutcome
 
 
@@ -46,10 +47,8 @@ def find_glue(path: str) -> Path:
         raise ValueError("GLUE needs a folder of files: --benchmarks FOLDER with glue*/ in it")
     found = glue.find(Path(path))
     if found is None:
-        raise ValueError(
-            f"no GLUE files in {path}: expected <task>.train.jsonl and <task>.valid.jsonl there or "
-            "in its folder glue*"
-        )
+        expected = "expected <task>.train.jsonl and <task>.valid.jsonl there or in its folder glue*"
+        raise ValueError(f"no GLUE files in {path}: {hint(Path(path), of_glue=True) or expected}")
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +90,8 @@ def score_on_ray(
     of workers by rounding only. A worker that dies is started again, and its chunk with it.
 
     Raises:
-        ValueError: the cluster has not the CPUs or GPUs for so many workers.
+        ValueError: the cluster has not the CPUs or GPUs for so many workers, or the model cannot be
+            opened or scored.
         ray.exceptions.RayError: a worker failed again and again.
     """
     _check_room(scoring, workers)
@@ -98,7 +100,10 @@ def score_on_ray(
     actor = ray.remote(_Worker).options(
         num_cpus=scoring.cpus, num_gpus=scoring.gpus, max_restarts=2, max_task_retries=2
     )
-    pool = ActorPool([actor.remote(scoring) for _ in range(workers)])
+    actors: list[Any] = [actor.remote(scoring) for _ in range(workers)]
+    if problem := ray.get(actors[0].problem.remote(distinct[:1])):
+        raise ValueError(problem)
+    pool = ActorPool(actors)
     scored: dict[Span, np.ndarray] = {}
     for part, values in pool.map_unordered(lambda each, chunk: each.score.remote(chunk), chunks):
         scored.update(zip(chunks[part][1], values, strict=True))
@@ -135,7 +140,21 @@ class _Worker:
 
     def __init__(self, scoring: Scoring) -> None:
         self._scoring = scoring
-        self._model = scoring.load()
+
+    @functools.cached_property
+    def _model(self) -> Any:
+        return self._scoring.load()
+
+    def problem(self, spans: list[Span]) -> str:
+        """Why the model cannot score these spans, "" if it can.
+
+        An error would reach the caller as Ray's, with the worker's traceback.
+        """
+        try:
+            self._scoring.score(self._model, spans)
+        except (ValueError, OSError) as error:
+            return str(error)
+        return ""
 
     def score(self, chunk: tuple[int, list[Span]]) -> tuple[int, list[np.ndarray]]:
         number, spans = chunk

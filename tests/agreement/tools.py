@@ -14,12 +14,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLE = "BABYSWEEP_TOOLS_PYTHON"
 """Names another interpreter that has the tools."""
+OLDER = "4.51.3"
+"""Version of transformers that the BabyLM pipelines pin."""
+OLDER_VARIABLE = "BABYSWEEP_OLDER_PYTHON"
+"""Names another interpreter that has it."""
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def python() -> Path:
     """The interpreter that has the tools, whether it is there or not."""
     return Path(os.environ.get(VARIABLE) or ROOT / ".venv-tools" / "bin" / "python")
+
+
+def older_python() -> Path:
+    """The interpreter that has `OLDER`, whether it is there or not."""
+    return Path(os.environ.get(OLDER_VARIABLE) or ROOT / ".venv-older" / "bin" / "python")
 
 
 def missing() -> str:

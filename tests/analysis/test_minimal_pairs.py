@@ -39,10 +39,29 @@ def test_one_field_has_one_spelling(tmp_path: Path) -> None:
     assert items[0].groups == items[1].groups == (("field", "syntax/semantics"),)
 
 
+def test_a_byte_order_mark_and_whole_pairs_are_read(tmp_path: Path) -> None:
+    """As some editors and JSON writers leave them, with line ends of either kind."""
+    row = r'{"sentence_good": "a \ud83d\ude00", "sentence_bad": "b \\ud83d"}'
+    (tmp_path / "task.jsonl").write_bytes(b"\xef\xbb\xbf" + f"{row}\r\n".encode() * 2)
+    first, second = read_minimal_pairs(tmp_path)
+    assert first == second == Item("task", ("a \U0001f600", r"b \ud83d"))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ('{"sentence_good": ', r"task.jsonl, line 2: not valid JSON"),
+        (
+            r'{"sentence_good": "A \ud83d.", "sentence_bad": "b"}',
+            r"line 2: \\ud83d is half of",
+        ),
+        (r'{"sentence_good": "a", "sentence_bad": "\uDE00\uD83D"}', r"line 2: \\ude00 is half of"),
+        (
+            r'{"sentence_good": "a", "x": [{"y": "\udc00"}]}',
+            r"line 2: \\udc00 is half of a surrogate",
+        ),
+        ('{"x": ' + "9" * 5000 + "}", "line 2: not valid JSON"),
+        ("[" * 100_000, "line 2: not valid JSON"),
         ("[1]", r"task.jsonl, line 2: expected a JSON object, not list"),
         ('{"sentence_good": "a"}', r"task.jsonl, line 2: field 'sentence_bad' is missing"),
         ('{"sentence_good": "", "sentence_bad": "b"}', r"line 2: field 'sentence_good' is missing"),

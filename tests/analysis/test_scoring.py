@@ -72,10 +72,23 @@ def test_scoring_leaves_the_model_as_it_was(model: nn.Module) -> None:
 
 def test_modes_come_back_after_an_error(llama: nn.Module) -> None:
     """A model that fails in the middle of scoring is still in training mode afterwards."""
+
+    def fail(*_: object) -> None:
+        raise IndexError("in the middle")
+
     llama.train()
-    with pytest.raises(IndexError):
-        sequence_log_probs(llama, [Span((0, VOCAB_SIZE + 5, 1))])
+    handle = llama.lm_head.register_forward_hook(fail)
+    with pytest.raises(IndexError, match="in the middle"):
+        sequence_log_probs(llama, [Span((0, 5, 1))])
+    handle.remove()
     assert llama.training
+
+
+def test_a_token_that_the_model_does_not_know_is_named(llama: nn.Module) -> None:
+    """Wherever in the text it stands, before anything is computed."""
+    for ids in ((0, VOCAB_SIZE, 1), (VOCAB_SIZE, 1), (0, 1, VOCAB_SIZE)):
+        with pytest.raises(ValueError, match=rf"gives token {VOCAB_SIZE}, the model knows 0 to"):
+            sequence_log_probs(llama, [Span((0, 1)), Span(ids, name="blimp order, item 3")])
 
 
 class CountingBody(nn.Module):

@@ -174,6 +174,35 @@ def test_a_submission_tells_the_choices_apart(
     assert all(first != second for first, second in zip(*texts, strict=True))
 
 
+LOOKED_UP = {
+    "blimp": {"agreement", "order"},
+    "supplement": {"turns", "hypernym"},
+    "ewok": {"space", "matter"},
+    "wug": {"wug_adj"},
+    "entity_tracking": {f"{s}_{n}_ops" for s in ("regular", "move_contents") for n in (0, 1)},
+    "comps": {"base", "wugs_dist_before"},
+}
+"""By kind: what the challenge's scorer looks up in a submission of `benchmark_folders.FILES`. Of
+BLiMP, its supplement and EWoK it opens the file of the key's name; the rest are its own names."""
+
+
+def test_a_submission_has_the_keys_that_the_scorer_looks_up(
+    kind: Kind, benchmark: Benchmark, tmp_path: Path
+) -> None:
+    """No more and no fewer; predictions are numbered under their key, with a share if it counts."""
+    answers = {benchmark.name: answered(benchmark, 0)}
+    files = write_submission(Suite((benchmark,), "2025"), answers, tmp_path / "out")
+    for file in files:
+        uids = json.loads(file.read_text())
+        assert set(uids) == LOOKED_UP[kind.name]
+        for uid, content in uids.items():
+            assert set(content) == {"predictions"}
+            numbered = [f"{uid}_{number}" for number in range(len(content["predictions"]))]
+            assert [entry["id"] for entry in content["predictions"]] == numbered
+            has_share = {"prob" in entry for entry in content["predictions"]}
+            assert has_share == {kind.figure is CORRELATION}
+
+
 def test_readme_and_help_name_it(kind: Kind) -> None:
     """So do the table of tasks, and the help of --tasks and --benchmarks: name and folder."""
     rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line[:3] == "| `"]

@@ -1,13 +1,26 @@
-"""Checkpoints of strangers: no code of theirs runs, and no pickle is read."""
+"""Checkpoints of strangers: what is opened, and what is refused, with the reason in a line."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BartConfig,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    T5Config,
+    ViTConfig,
+)
 
 import models
 
@@ -59,3 +72,89 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="are a pickle, which can run code: save the model again"):
         models.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (T5Config(), r"is an encoder-decoder \(model_type t5\): give a causal language model"),
+        (BartConfig(), "is an encoder-decoder"),
+        (ViTConfig(), "is no causal language model: transformers has none of model_type vit"),
+    ],
+)
+def test_other_kinds_of_models_are_refused_in_a_line(
+    tmp_path: Path, config: PreTrainedConfig, message: str
+) -> None:
+    """Before weights are looked for; transformers would list all types that it knows."""
+    config.save_pretrained(tmp_path)
+    for open_it in (models.load_config, models.load):
+        with pytest.raises(ValueError, match=message) as error:
+            open_it(tmp_path)
+        assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "config", [GPT2Config(), LlamaConfig(), MambaConfig(), BertConfig(), MistralConfig()]
+)
+def test_a_folder_without_a_tokenizer_is_said_to_have_none(
+    tmp_path: Path, config: PreTrainedConfig
+) -> None:
+    """transformers makes one of special tokens alone, or of nothing, for most types."""
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"no tokenizer in {tmp_path}: expected tokenizer.json"):
+        models.load_tokenizer(tmp_path)
+
+
+def test_a_damaged_tokenizer_is_explained(tmp_path: Path) -> None:
+    """Whatever the library raises."""
+    LlamaConfig().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"model": 5}')
+    with pytest.raises(ValueError, match=f"the tokenizer of {tmp_path} is not valid: "):
+        models.load_tokenizer(tmp_path)
+
+
+def test_damaged_weights_are_explained(tmp_path: Path) -> None:
+    """Cut off in the middle of the file's header."""
+    LlamaForCausalLM(LlamaConfig(**TINY)).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(ValueError, match=rf"transformers cannot open {tmp_path} \(llama\): "):
+        models.load(tmp_path)
+
+
+IMPORTS_FLA = """
+import sys, torch, transformers, models
+from pathlib import Path
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+folder, before = sys.argv[1], set(CONFIG_MAPPING)
+sizes = dict(vocab_size=32, hidden_size=16, num_hidden_layers=1, state_size=4)
+for name, more in (("Mamba", {}), ("Mamba2", dict(num_heads=2, head_dim=16, n_groups=1))):
+    config = getattr(transformers, name + "Config")(**sizes, **more)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(f"{folder}/{name}")
+for arch in ("hgrn2", "gated_deltanet"):
+    config = models.build_config(arch, "mini", vocab_size=32, context=16)
+    models.build_model(config).save_pretrained(f"{folder}/{arch}")
+assert "fla" not in sys.modules
+import fla.models
+assert type(transformers.AutoConfig.for_model("mamba2")).__module__.startswith("fla")
+for path in sorted(Path(folder).iterdir()):
+    model = models.load(path)
+    print(type(model).__module__, model(torch.arange(8)[None]).logits.shape[-1])
+assert before < set(CONFIG_MAPPING)  # fla's own types stay
+"""
+
+
+def test_models_that_fla_takes_over_open_as_before(tmp_path: Path) -> None:
+    """transformers' Mamba2 among them, on a CPU, whoever imported fla in the meantime."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS_FLA, str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        *("models.mamba", "32", "transformers.models.mamba2.modeling_mamba2", "32"),
+        *("models.gated_deltanet", "32", "models.hgrn2", "32"),
+    ]

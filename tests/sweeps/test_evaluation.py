@@ -15,6 +15,7 @@ import pytest
 import torch
 import tyro
 from mlflow import MlflowClient
+from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, PreTrainedConfig
 
 import models
 from analysis.benchmarks import load_suite
@@ -129,7 +130,8 @@ def test_a_model_of_nan_is_reported(checkpoint, data, tmp_path, capsys) -> None:
     zero_shot = scores_of(tmp_path)["zero_shot"]
     assert (zero_shot["benchmarks"], zero_shot["non_finite"]) == ({"blimp": 0.0}, {"blimp": 5})
     assert zero_shot["ties"] == {"blimp": 0}
-    row = next(line for line in capsys.readouterr().out.splitlines() if "blimp_fast" in line)
+    table = capsys.readouterr().out.split("chance")[1]
+    row = next(line for line in table.splitlines() if "blimp_fast" in line)
     assert [cell.strip() for cell in row.strip("│").split("│")] == [
         *("blimp", "blimp_fast", "0.00", "16.67", "50.00", "5", "0", "5"),
     ]
@@ -297,6 +299,57 @@ def test_other_results_go_to_another_folder(checkpoint, data, tmp_path) -> None:
         args = tyro.cli(EvaluateArgs, args=[*words, "--storage", str(tmp_path / "storage")])
         folders |= {plan_evaluation(args).output}
     assert len(folders) == 2
+
+
+def other_model(checkpoint: Path, tmp_path: Path, config: PreTrainedConfig) -> Path:
+    """A folder with an untrained model of this config and the checkpoint's tokenizer."""
+    folder = tmp_path / "other"
+    shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_model_that_sees_later_tokens_is_refused(checkpoint, data, tmp_path, capsys) -> None:
+    """BERT opens as a causal language model; nothing is scored, and nothing is written."""
+    bert = BertConfig(vocab_size=280, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    folder = other_model(checkpoint, tmp_path, bert)
+    assert run_evaluation(arguments(folder, data, tmp_path, "--tasks", "blimp")) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert error.startswith("error: the model (BertLMHeadModel) sees later tokens")
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.slow
+def test_ray_workers_refuse_it_in_a_line_too(checkpoint, data, tmp_path, capsys) -> None:
+    """Without the worker's traceback."""
+    bert = BertConfig(vocab_size=280, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    folder = other_model(checkpoint, tmp_path, bert)
+    flags = ("--tasks", "blimp", "--eval-workers", "2")
+    assert run_evaluation(arguments(folder, data, tmp_path, *flags)) == 2
+    error = capsys.readouterr().err
+    assert "error: the model (BertLMHeadModel) sees later tokens" in error
+    assert "Traceback" not in error
+
+
+def test_a_tokenizer_of_another_model_is_refused(checkpoint, data, tmp_path, capsys) -> None:
+    """Before the model is opened: text and token are named, and what to do."""
+    small = GPT2Config(vocab_size=100, n_embd=16, n_layer=1, n_head=2)
+    folder = other_model(checkpoint, tmp_path, small)
+    (folder / "model.safetensors").unlink()
+    assert run_evaluation(arguments(folder, data, tmp_path, "--tasks", "blimp")) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    pattern = r"\(blimp \w+, item \d, option \d\): the tokenizer gives token \d+, the model knows"
+    assert re.search(pattern, error), error
+
+
+def test_a_folder_without_a_tokenizer_is_refused(checkpoint, data, tmp_path, capsys) -> None:
+    """GPT-2's type would get an empty vocabulary, in which no text has a token."""
+    small = GPT2Config(vocab_size=280, n_embd=16, n_layer=1, n_head=2)
+    folder = other_model(checkpoint, tmp_path, small)
+    for file in folder.glob("*token*"):
+        file.unlink()
+    assert run_evaluation(arguments(folder, data, tmp_path, "--tasks", "blimp")) == 2
+    assert "no tokenizer in" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.slow

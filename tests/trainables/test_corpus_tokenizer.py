@@ -7,6 +7,7 @@ import random
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer
 
 from analysis.schema.ranges import check
 from sweeps.arguments import LrSweepArgs
@@ -16,6 +17,7 @@ from trainables.corpus.long_words import LONGEST_WORD, shortened
 from trainables.corpus.tokenizer import (
     SMALLEST_VOCAB,
     load_tokenizer,
+    save_tokenizer,
     tokenizer_hash,
     train_tokenizer,
 )
@@ -127,3 +129,20 @@ def test_ordinary_text_has_the_tokenizer_it_had():
     library.train_from_iterator(lines, trainer)
     found = train_tokenizer(lines, 600, 10**6).backend_tokenizer
     assert json.loads(found.to_str())["model"] == json.loads(library.to_str())["model"]
+
+
+def test_what_is_written_opens_in_earlier_versions_of_transformers(tmp_path):
+    """The class is called as in version 4, which adds no token types; the hash is as before."""
+    trained = train_tokenizer(LINES, 260, 10**6)
+    trained.save_pretrained(tmp_path / "before")  # as checkpoints were written earlier
+    save_tokenizer(load_tokenizer(tmp_path / "before"), tmp_path / "now")
+    config = json.loads((tmp_path / "now" / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert config["model_input_names"] == ["input_ids", "attention_mask"]
+    assert tokenizer_hash(tmp_path / "now") == tokenizer_hash(tmp_path / "before")
+    for name in ("before", "now"):
+        opened = AutoTokenizer.from_pretrained(tmp_path / name)
+        encoded = opened(LINES[0])
+        assert encoded["input_ids"] == trained(LINES[0])["input_ids"]
+        assert (opened.bos_token, opened.pad_token) == (BOS_TOKEN, PAD_TOKEN)
+    assert set(encoded) == {"input_ids", "attention_mask"}

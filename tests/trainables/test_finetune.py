@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import random
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, PreTrainedConfig
 
 import models
 import trainables.finetune as finetune_module
@@ -125,6 +127,19 @@ def test_the_longer_text_is_cut_first(tokenizer: Any) -> None:
     assert encoded.ids[0].tolist() == cat * 6 + dog + runs
     assert encoded.ids[1].tolist() == (dog + runs) * 2
     assert encoded.truncated == 1
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_texts_are_cut_at_their_end_by_any_tokenizer(tokenizer: Any, number: int) -> None:
+    """One that cuts the beginning by itself gives the same ids, and cuts as before afterwards."""
+    texts = ("the cat sees the dog . the dog runs .", "the dog sleeps .")[:number]
+    expected = encode(tokenizer, [Example(texts, 0)], 8)
+    other = copy.deepcopy(tokenizer)
+    other.truncation_side = "left"
+    found = encode(other, [Example(texts, 0)], 8)
+    assert found.ids[0].tolist() == expected.ids[0].tolist()
+    assert found.ids[0][0] == tokenizer(texts[0])["input_ids"][0]
+    assert other.truncation_side == "left"
 
 
 def test_an_example_without_a_token_is_named(tokenizer: Any) -> None:
@@ -360,3 +375,30 @@ def test_model_hash_is_of_weights_and_tokenizer(model_folder: Path, tmp_path: Pa
     assert model_hash(copy) != model_hash(model_folder)
     with pytest.raises(ValueError, match=r"no model in .*config\.json"):
         model_hash(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            BertConfig(
+                vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2
+            ),
+            "sees later tokens",
+        ),
+        (
+            GPT2Config(vocab_size=VOCAB - 10, n_embd=16, n_layer=1, n_head=2),
+            "the tokenizer gives token 29",
+        ),
+    ],
+)
+def test_models_that_cannot_be_classified_are_refused(
+    model_folder: Path, tmp_path: Path, config: PreTrainedConfig, message: str
+) -> None:
+    """Padding would reach the last token of one; the other does not know the tokenizer's tokens."""
+    folder = tmp_path / "other"
+    shutil.copytree(model_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    spec = FinetuneSpec(model_hash(folder), "sst2", toy_data().hash, "2025", SETTINGS)
+    with pytest.raises(ValueError, match=message):
+        finetune(spec, folder, toy_data(), tmp_path / "storage")

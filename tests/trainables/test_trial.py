@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
@@ -281,6 +282,8 @@ def test_checkpoint_opens_with_transformers(arch, tiny_spec, make_place):
     folder = place.study / "trials" / spec.hash / "checkpoints" / outcome.checkpoint
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    written = json.loads((folder / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"  # known to version 4, too
     assert_same(dict(model.state_dict()), parameters)
     logits = model(**tokenizer("the cat sees", return_tensors="pt")).logits
     assert logits.shape[-1] == len(tokenizer)

@@ -20,7 +20,13 @@ from trainables.corpus.blocks import TokenFile, token_dtype
 from trainables.corpus.contents import contents
 from trainables.corpus.long_words import LongWords
 from trainables.corpus.sources import SPLITS, TextSource, open_source
-from trainables.corpus.tokenizer import BOS_ID, document_encoder, load_tokenizer, train_tokenizer
+from trainables.corpus.tokenizer import (
+    BOS_ID,
+    document_encoder,
+    load_tokenizer,
+    save_tokenizer,
+    train_tokenizer,
+)
 from trainables.files import read_json, remove_partial, whole_folder
 
 FORMAT = 1
@@ -178,7 +184,7 @@ def _build(
     with whole_folder(directory) as partial:
         report(f"training a tokenizer of {vocab_size:,} tokens")
         tokenizer = train_tokenizer(text.train(), vocab_size, reading.train_bytes)
-        tokenizer.save_pretrained(partial)
+        save_tokenizer(tokenizer, partial)
         meta: dict[str, Any] = {"format": FORMAT, "name": text.name, "hash": digest}
         meta["vocab_size"] = vocab_size
         for split, lines in (("train", text.train()), ("dev", text.dev())):

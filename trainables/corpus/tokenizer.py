@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from analysis.schema.ranges import LARGEST_VOCAB
 from trainables.corpus.long_words import shortened
+from trainables.files import read_json, write_json
 
 BOS_TOKEN = "<|endoftext|>"
 """Opens every document; also the end-of-text token, as in GPT-2."""
@@ -71,6 +72,21 @@ def train_tokenizer(
         add_prefix_space=True,
         clean_up_tokenization_spaces=False,
     )
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Save a tokenizer so that transformers opens it from version 4 on.
+
+    Version 5 writes a name of its class that 4 does not know; 4 would also add token types, which
+    no model here takes.
+    """
+    tokenizer.save_pretrained(directory)
+    file = directory / "tokenizer_config.json"
+    config = read_json(file)
+    if config["tokenizer_class"] == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    config["model_input_names"] = ["input_ids", "attention_mask"]
+    write_json(file, config)
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:

@@ -1,0 +1,199 @@
+"""What a folder of benchmarks holds: what can be scored, and what not and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from analysis.benchmarks import glue
+from analysis.benchmarks.benchmark import Benchmark
+from analysis.benchmarks.kind import Kind, Source
+from analysis.benchmarks.kinds import ALL_KINDS, kind_of_folder
+
+GLUE = "glue"
+_NOT_SCORED = {
+    "wug_past*": "WUG's past tense is not scored here",
+    "reading*": "reading times are not scored here",
+    "cdi*": "age of acquisition is not scored here",
+    "aoa*": "age of acquisition is not scored here",
+    **dict.fromkeys(("vqa*", "winoground*", "devbench*"), "pictures are not scored here"),
+}
+"""By pattern of a name: what the BabyLM challenge has beside the benchmarks that are read."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something in a folder of benchmarks.
+
+    Attributes:
+        name: of the folder or file.
+        kind: the benchmark's, None if it is none.
+        place: where the benchmark is, None if it cannot be scored.
+        note: why not; or what of it is not read.
+        is_glue: whether it holds files of GLUE.
+    """
+
+    name: str
+    kind: Kind | None = None
+    place: Path | None = None
+    note: str = ""
+    is_glue: bool = False
+
+    @property
+    def dataset(self) -> str:
+        """What scores of it are filed under: the name, of a zip file without its suffix."""
+        return self.place.stem if self.place and self.place.suffix == ".zip" else self.name
+
+    def read(self, source: Source) -> Benchmark:
+        """Read the benchmark."""
+        assert self.kind is not None
+        assert self.place is not None
+        return Benchmark(self.kind.name, self.kind.read(self.place, source), self.dataset)
+
+
+def survey(path: Path) -> list[Entry]:
+    """The folder itself, if it is a benchmark's, or else everything in it."""
+    itself = _entry(path.absolute())
+    if itself.place is not None or not path.is_dir():
+        return [itself]
+    inside = sorted(each for each in path.iterdir() if not each.name.startswith("."))
+    files = {file.name for task in glue.TASKS.values() for file in task.files(path)}
+    entries = [_entry(each) for each in inside if each.name not in files]
+    if len(entries) < len(inside):
+        entries.append(Entry(path.absolute().name, is_glue=True))
+    return [_beside_its_folder(entry, entries) for entry in entries]
+
+
+def check_filled(path: Path, entries: Sequence[Entry]) -> None:
+    """Check that no folder among the entries of `survey` is called like a benchmark for nothing.
+
+    Raises:
+        ValueError: one is: it may be lacking what was asked for.
+    """
+    for entry in entries:
+        if entry.kind and not entry.place and (path / entry.name).is_dir():
+            raise ValueError(_holds_none(path / entry.name, entry.kind))
+
+
+def why_nothing(path: Path) -> str:
+    """Why a folder has no benchmark to score, and which folder to give instead."""
+    if advice := hint(path):
+        return f"no benchmark in {path} itself: {advice}"
+    kind = kind_of_folder(path.absolute().name)
+    if kind and path.is_dir():
+        return _holds_none(path, kind)
+    names = ", ".join(kind.folders[0].rstrip("*") for kind in ALL_KINDS)
+    return (
+        f"no benchmark in {path}: looked at it and at what is in it for names that begin with "
+        f"{names} and hold such a benchmark (*.jsonl files; of EWoK also a zip)"
+    )
+
+
+def where_benchmarks_are(path: Path) -> list[Path]:
+    """The folders in a folder that hold benchmarks, such as the challenge's `full_eval`."""
+    inside = sorted(each for each in path.iterdir() if each.is_dir()) if path.is_dir() else []
+    return [folder for folder in inside if _holds_benchmarks(folder)]
+
+
+def hint(path: Path, of_glue: bool = False) -> str:
+    """Which folder in the folder to give instead, as a sentence; "" if none holds benchmarks, or
+    files of GLUE."""
+    folders = where_benchmarks_are(path)
+    if of_glue:
+        folders = [folder for folder in folders if glue.find(folder) is not None]
+    if not folders:
+        return ""
+    return "give the folder that holds them: --benchmarks " + " or ".join(map(str, folders))
+
+
+def _entry(path: Path) -> Entry:
+    kind = kind_of_folder(path.name)
+    place = kind.find(path) if kind else None
+    if kind and place:
+        return Entry(path.name, kind, place, _unread(place, kind))
+    if kind:
+        return Entry(path.name, kind, note=f"it is no folder with {kind.expects}")
+    if path.is_dir() and glue.find(path) is not None:
+        return Entry(path.name, is_glue=True)
+    lower = path.name.lower()
+    for pattern, note in _NOT_SCORED.items():
+        if fnmatchcase(lower, pattern):
+            return Entry(path.name, note=note)
+    if path.is_dir() and _holds_benchmarks(path):
+        return Entry(path.name, note=f"a folder of benchmarks: --benchmarks {path}")
+    names = ", ".join(kind.folders[0] for kind in ALL_KINDS)
+    return Entry(path.name, note=f"no benchmark is called so ({names}, glue*)")
+
+
+def _holds_benchmarks(path: Path) -> bool:
+    kinds = [(kind_of_folder(child.name), child) for child in path.iterdir()]
+    return glue.find(path) is not None or any(kind and kind.find(child) for kind, child in kinds)
+
+
+def _unread(place: Path, kind: Kind) -> str:
+    """What of a benchmark's folder is not read, that looks like data."""
+    if not place.is_dir():
+        return ""
+    others = sorted(each.name for each in place.iterdir() if _looks_like_data(each, kind))
+    return f"not read in it: {_listed(others)}" if others else ""
+
+
+def _looks_like_data(path: Path, kind: Kind) -> bool:
+    name = path.name.lower()
+    if name.startswith((".", "readme", "license")) or path.suffix == ".jsonl":
+        return False
+    return path.is_dir() or (kind.find(path) is None and not name.endswith((".json", ".md")))
+
+
+def _holds_none(folder: Path, kind: Kind) -> str:
+    content = sorted(each.name for each in folder.iterdir())
+    holds = f"holds {_listed(content)}" if content else "holds nothing"
+    return (
+        f"{folder} is called like a {kind.name} benchmark and {holds}: expected {kind.expects}; "
+        "or move it elsewhere"
+    )
+
+
+def _beside_its_folder(entry: Entry, entries: Sequence[Entry]) -> Entry:
+    """A zip file gives way to the folder that it was unpacked to."""
+    folders = {each.name for each in entries if each.place and each.name == each.dataset}
+    if entry.place is None or entry.name == entry.dataset or entry.dataset not in folders:
+        return entry
+    return Entry(entry.name, entry.kind, note=f"the folder {entry.dataset} is read instead")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Some of the names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def fates(
+    entries: Sequence[Entry], benchmarks: Sequence[Benchmark], glue_tasks: Sequence[str]
+) -> Iterator[tuple[str, str, str]]:
+    """What becomes of each entry, as cells of a table: name, benchmark, what is done or why not.
+
+    Args:
+        entries: of `survey`.
+        benchmarks: those that are scored.
+        glue_tasks: those that are fine-tuned.
+    """
+    scored = {(each.name, each.dataset): len(each) for each in benchmarks}
+    kinds = {each.name: each.dataset for each in benchmarks}
+    for entry in entries:
+        kind = entry.kind.name if entry.kind else GLUE if entry.is_glue else ""
+        note = f" ({entry.note})" if entry.note else ""
+        if entry.is_glue and glue_tasks:
+            yield entry.name, kind, f"fine-tuned on: {', '.join(glue_tasks)}"
+        elif entry.is_glue:
+            yield entry.name, kind, "left out: fine-tuned only with --tasks glue, or rte, wsc, ..."
+        elif entry.place is None:
+            yield entry.name, kind, f"left out: {entry.note}"
+        elif (kind, entry.dataset) in scored:
+            yield entry.name, kind, f"to score: {scored[kind, entry.dataset]:,} items{note}"
+        elif kind in kinds:
+            yield entry.name, kind, f"left out: {kinds[kind]} is scored; --tasks {entry.name}"
+        else:
+            yield entry.name, kind, f"left out: not asked for; --tasks {kind}{note}"

@@ -1,0 +1,125 @@
+"""Opens a language model of a folder or of the hub: config, tokenizer and weights, and no code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from models import registry
+from models.registrations import restore_registrations
+
+_BLANKS = " \u2581"
+"""What vocabularies write for a space: an empty one may hold it."""
+
+
+def load_config(path: str | Path) -> PreTrainedConfig:
+    """The config of the causal language model in the directory `path`, or on the hub under this id.
+
+    Raises ValueError if the model's type is not known (it may bring code of its own, which is
+    neither run nor asked about), or is none of a causal language model.
+    """
+    restore_registrations()
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except OSError:
+        raise
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is of no type of model that transformers or this project knows; code that a "
+            "checkpoint brings is never run"
+        ) from error
+    except Exception as error:
+        raise ValueError(f"the config.json of {path} is not valid: {_first_line(error)}") from error
+    kind = config.model_type
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"{path} is an encoder-decoder (model_type {kind}): give a causal language model, "
+            "which predicts each token from those before it"
+        )
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise ValueError(
+            f"{path} is no causal language model: transformers has none of model_type {kind}"
+        )
+    return config
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in the directory `path`, or on the hub under this id; runs no code of its.
+
+    Raises ValueError if there is none: transformers would make one without a vocabulary. Also if it
+    cannot be read.
+    """
+    restore_registrations()
+    missing = f"no tokenizer in {path}: expected tokenizer.json, or the files of its vocabulary"
+    folder = Path(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except OSError:
+        raise
+    except Exception as error:
+        if folder.is_dir() and not any(folder.glob("*token*")):
+            raise ValueError(missing) from error
+        raise ValueError(f"the tokenizer of {path} is not valid: {_first_line(error)}") from error
+    special = set(tokenizer.all_special_tokens)
+    if not any(token.strip(_BLANKS) for token in set(tokenizer.get_vocab()) - special):
+        raise ValueError(missing)
+    return tokenizer
+
+
+def load(path: str | Path) -> PreTrainedModel:
+    """The model saved in the directory `path`, or on the hub under this id.
+
+    Only safetensors are read, and no code of the checkpoint's is run.
+
+    Raises ValueError if parameters of the model are not in the file, or of another shape:
+    from_pretrained alone would go on with random ones; for our own architectures also if there are
+    more than the model has. Also if the weights are a pickle or cannot be read, and see
+    `load_config`.
+    """
+    config = load_config(path)
+    if list(Path(path).glob("pytorch_model*.bin")) and not list(Path(path).glob("*.safetensors")):
+        raise ValueError(
+            f"the weights in {path} are a pickle, which can run code: save the model again with "
+            "transformers, which writes model.safetensors"
+        )
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"transformers cannot open {path} ({config.model_type}): {_first_line(error)}"
+        ) from error
+    model, report = loaded
+    ours = {registry.get(name).model_type for name in registry.names()}
+    # Old checkpoints of other models hold buffers that transformers has given up since.
+    allowed = () if model.config.model_type in ours else ("unexpected_keys",)
+    wrong = {
+        kind: sorted(map(str, names))
+        for kind, names in report.items()
+        if names and kind not in allowed
+    }
+    if wrong:
+        raise ValueError(
+            f"the checkpoint {path} does not fit this version of {type(model).__name__}: {wrong}"
+        )
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

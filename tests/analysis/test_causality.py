@@ -1,0 +1,102 @@
+"""Models that see later tokens are not scored, whatever they are called; causal ones are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+import models
+from analysis.benchmarks import Span, sequence_log_probs
+
+VOCAB_SIZE = 96
+SPANS = [Span(tuple(range(3, 3 + length))) for length in (2, 5, 20)]
+SIZES = {
+    **{"vocab_size": VOCAB_SIZE, "hidden_size": 16, "num_hidden_layers": 2},
+    **{"num_attention_heads": 2, "intermediate_size": 32, "embedding_size": 16},
+}
+
+
+def tiny(name: str, **changes: Any) -> PreTrainedModel:
+    """An untrained model of transformers, in which a later token has the least to say."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**{**SIZES, **changes})
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model
+
+
+XLNET = {"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 32}
+XLM = {"emb_dim": 16, "n_layers": 2, "n_heads": 2}
+TWO_WAYS = {
+    **{
+        name: {} for name in ("Bert", "Roberta", "Electra", "RoFormer", "MegatronBert", "Camembert")
+    },
+    "XLNet": XLNET,
+    "XLM": XLM,
+}
+
+
+@pytest.mark.parametrize("name", TWO_WAYS)
+def test_models_that_see_later_tokens_are_refused(name: str) -> None:
+    """Bidirectional models that `AutoModelForCausalLM` opens, on texts of any length."""
+    model = tiny(name, **TWO_WAYS[name])
+    for span in SPANS:
+        with pytest.raises(ValueError, match="sees later tokens: changing the last token of a"):
+            sequence_log_probs(model, [span])
+    with pytest.raises(ValueError, match="sees later tokens"):
+        sequence_log_probs(model, SPANS)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("Bert", {"is_decoder": True}),
+        ("Roberta", {"is_decoder": True}),
+        ("XLM", {**XLM, "causal": True}),
+        ("GPT2", {"n_embd": 16, "n_layer": 2, "n_head": 2}),
+        ("Mixtral", {"num_key_value_heads": 2, "num_local_experts": 4}),
+        ("OPT", {"ffn_dim": 32, "word_embed_proj_dim": 16}),
+    ],
+)
+def test_causal_models_are_scored(name: str, changes: dict[str, Any]) -> None:
+    """The same classes as decoders, and models of experts, whose sums are rounded differently."""
+    model = tiny(name, **changes)
+    assert len(sequence_log_probs(model, SPANS)) == len(SPANS)
+
+
+@pytest.mark.parametrize("arch", models.architectures())
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_ours_are_scored(arch: str, scale: float) -> None:
+    """Weights of a trained model's size, too: recurrences in chunks are causal up to rounding."""
+    torch.manual_seed(0)
+    config = models.build_config(arch, "mini", vocab_size=VOCAB_SIZE, context=64)
+    model = models.build_model(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(scale)
+    assert len(sequence_log_probs(model, [Span(tuple(range(3, 60)))])) == 1
+
+
+class LooksAhead(nn.Module):
+    """Adds to each token a little of the next one."""
+
+    def __init__(self, table: nn.Module) -> None:
+        super().__init__()
+        self.table, self.weight = table, table.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        hidden = self.table(ids)
+        return hidden + 0.05 * hidden.roll(-1, 1)
+
+
+def test_a_glimpse_of_the_next_token_is_enough() -> None:
+    """Only the token before the changed one sees it."""
+    model = tiny("GPT2", n_embd=16, n_layer=1, n_head=2)
+    model.set_input_embeddings(LooksAhead(model.get_input_embeddings()))
+    with pytest.raises(ValueError, match="sees later tokens"):
+        sequence_log_probs(model, SPANS[1:])

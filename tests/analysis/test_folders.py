@@ -1,0 +1,120 @@
+"""What a folder of benchmarks holds is told whole: what is scored, and what not and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from analysis.benchmarks import load_suite
+from analysis.benchmarks.folders import fates, survey
+from analysis.benchmarks.kinds import ALL_KINDS
+from sweeps.scoring.tasks import find_glue
+from tests.contracts.benchmark_folders import write_folder
+
+RTE = {"sentence1": "a", "sentence2": "b", "label": 0}
+
+
+@pytest.fixture
+def full_eval(tmp_path: Path) -> Path:
+    """As the challenge's organisers ship it, with files of one's own beside."""
+    folder = tmp_path / "evaluation_data" / "full_eval"
+    folder.mkdir(parents=True)
+    for kind in ALL_KINDS:
+        write_folder(kind, folder)
+    for name in (
+        "wug_past_tense",
+        "reading",
+        "cdi_childes",
+        "vqa_filtered",
+        "mine",
+        "glue_filtered",
+    ):
+        (folder / name).mkdir()
+        (folder / name / "data.csv").write_text("x\n")
+    for part in ("train", "valid"):
+        (folder / "glue_filtered" / f"rte.{part}.jsonl").write_text(json.dumps(RTE) + "\n")
+    (folder / "blimp.csv").write_text("a,b\n")
+    (folder / "blimp_small" / "more.jsonl.gz").touch()
+    return folder
+
+
+def test_everything_in_the_folder_is_accounted_for(full_eval: Path) -> None:
+    """Each name once: scored with its number of items, or left out with the reason."""
+    suite = load_suite(full_eval, "2025", ["all"])
+    told = {
+        name: (kind, fate) for name, kind, fate in fates(survey(full_eval), suite.benchmarks, ())
+    }
+    assert set(told) == {path.name for path in full_eval.iterdir()}
+    for benchmark in suite.benchmarks:
+        kind, fate = told[benchmark.dataset]
+        assert (kind, fate.split(" items")[0]) == (benchmark.name, f"to score: {len(benchmark)}")
+    assert told["blimp_small"][1].endswith("(not read in it: more.jsonl.gz)")
+    for name, reason in {
+        "wug_past_tense": "past tense is not scored",
+        "reading": "reading times are not scored",
+        "cdi_childes": "age of acquisition is not scored",
+        "vqa_filtered": "pictures are not scored",
+        "mine": "no benchmark is called so (blimp*, ",
+        "blimp.csv": "it is no folder with *.jsonl files with the fields sentence_good and",
+        "glue_filtered": "fine-tuned only with --tasks glue",
+    }.items():
+        assert told[name][1].startswith("left out: ")
+        assert reason in told[name][1]
+
+
+def test_what_was_not_asked_for_is_told(full_eval: Path) -> None:
+    """With the flag that asks for it."""
+    write_folder(ALL_KINDS[0], full_eval.parent)
+    (full_eval.parent / "blimp_small").rename(full_eval / "blimp_fast")
+    suite = load_suite(full_eval, "2025", ["blimp_small"])
+    told = {name: fate for name, _, fate in fates(survey(full_eval), suite.benchmarks, ("rte",))}
+    assert told["blimp_fast"] == "left out: blimp_small is scored; --tasks blimp_fast"
+    assert told["comps_small"] == "left out: not asked for; --tasks comps"
+    assert told["glue_filtered"] == "fine-tuned on: rte"
+
+
+def test_the_folder_above_is_refused_with_the_ones_to_give(full_eval: Path) -> None:
+    """Zero-shot and GLUE, each with the folders that have it."""
+    fast_eval = full_eval.parent / "fast_eval"
+    fast_eval.mkdir()
+    write_folder(ALL_KINDS[0], fast_eval)
+    (full_eval.parent / "images").mkdir()
+    with pytest.raises(ValueError, match="itself: give the folder that holds them") as error:
+        load_suite(full_eval.parent, "2025", ["all"])
+    assert str(error.value).endswith(f"--benchmarks {fast_eval} or {full_eval}")
+    with pytest.raises(ValueError, match=rf"no GLUE files in .*--benchmarks {full_eval}$"):
+        find_glue(str(full_eval.parent))
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("file", ["pairs.csv", "pairs.txt", "pairs.jsonl.gz"])
+def test_other_formats_are_refused_with_what_is_expected(kind, file: str, tmp_path: Path) -> None:
+    """The folder's content is named, and files and fields that it should have."""
+    folder = tmp_path / kind.folders[0].replace("*", "_own")
+    folder.mkdir()
+    (folder / file).touch()
+    for path in (tmp_path, folder):
+        with pytest.raises(ValueError, match=rf"called like a {kind.name} benchmark") as error:
+            load_suite(path, "2025")
+        assert f"holds {file}: expected {kind.expects}" in str(error.value)
+    assert kind.expects != "*.jsonl files"
+
+
+def test_a_zip_gives_way_to_its_folder(tmp_path: Path) -> None:
+    """Unpacked beside itself, as the challenge's EWoK is: no password is asked for."""
+    ewok = next(kind for kind in ALL_KINDS if kind.name == "ewok")
+    write_folder(ewok, tmp_path)
+    (tmp_path / "ewok_small.zip").write_bytes(b"a zip with a password")
+    (benchmark,) = load_suite(tmp_path, "2025").benchmarks
+    told = {name: fate for name, _, fate in fates(survey(tmp_path), (benchmark,), ())}
+    assert told["ewok_small.zip"] == "left out: the folder ewok_small is read instead"
+
+
+def test_files_of_glue_beside_benchmarks_hide_nothing(tmp_path: Path) -> None:
+    """They may lie in the folder itself."""
+    write_folder(ALL_KINDS[0], tmp_path)
+    (tmp_path / "rte.valid.jsonl").write_text(json.dumps(RTE) + "\n")
+    assert {entry.is_glue for entry in survey(tmp_path)} == {True, False}
+    assert len(load_suite(tmp_path, "2025").benchmarks) == 1
