@@ -13,9 +13,9 @@ from analysis.benchmarks import HUB, Source, load_suite, password
 from analysis.schema.axes import AXES
 from analysis.schema.ranges import check
 from sweeps.arguments import TrainingArgs
+from sweeps.arguments.presets import Preset, choose
 from sweeps.engine.resources import Resources
 from sweeps.engine.tuning import local_gpus
-from sweeps.plans.presets import Preset, choose
 from sweeps.plans.spaces import Plan
 from sweeps.scoring.finetuning import check_tasks
 from sweeps.scoring.tasks import find_glue, split_tasks

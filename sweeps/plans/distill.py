@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from analysis.schema.ranges import check
 from sweeps.arguments import DistillArgs
@@ -120,7 +121,8 @@ def _with_defaults(args: DistillArgs, teacher: Teacher) -> DistillArgs:
     spec = teacher.spec
     if spec is None:
         return args
-    args = replace(args, arch=args.arch or (spec.arch,))
+    arch: Any = args.arch or (spec.arch,)
+    args = replace(args, arch=arch)
     names = ["size", "context", "epochs", "batch_size"]
     if args.arch == (spec.arch,):  # what suits one architecture need not suit another
         names += ["weight_decay", "dropout", "optimizer"]

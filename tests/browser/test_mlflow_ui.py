@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-import tyro
 from mlflow.entities import Run
 from rich.console import Console
 
+from analysis.command_line import parse
 from sweeps.arguments import LrSweepArgs
 from sweeps.findings.common import describe_study, show_failures
 from sweeps.findings.lr_sweep import show_results
@@ -107,7 +107,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     words = ["--arch", "lstm", "hgrn2", "--corpus", str(folder), "--vocab-size", "280"]
     words += ["--context", "64", "--batch-size", "4", "--epochs", "3", "--seeds", "0", "1"]
     words += ["--study", "study", "--storage", str(tmp_path_factory.mktemp("storage")), "--lrs"]
-    args = tyro.cli(LrSweepArgs, args=[*words, *map(str, LRS)])
+    args = parse(LrSweepArgs, [*words, *map(str, LRS)], None)
     plan = plan_sweep(args, lambda text: None)
     artifacts = plan.storage / "artifacts" / plan.study
     tracker = Tracker.open(plan.tracking_uri, artifacts, plan.study, plan.bases.values(), plan.kind)

@@ -11,9 +11,9 @@ import sys
 
 import pytest
 import torch
-import tyro
 
 import models
+from analysis.command_line import parse
 from sweeps.arguments import DistillArgs
 from sweeps.distill import run_distillation
 from sweeps.plans.distill import plan_distillation
@@ -36,7 +36,7 @@ def words(storage, teacher, *extra: str) -> list[str]:
 
 
 def plan(whole_sweep, teacher, *extra: str):
-    args = tyro.cli(DistillArgs, args=words(whole_sweep.storage, teacher, *extra))
+    args = parse(DistillArgs, words(whole_sweep.storage, teacher, *extra), None)
     return plan_distillation(args, lambda text: None)
 
 
@@ -103,7 +103,7 @@ def test_bad_arguments_are_explained(whole_sweep, teacher, flags, message, capsy
     if "--context" in flags:  # a model with a limit
         folder = with_limit(folder, tmp_path / "limited")
     all_words = [*words(whole_sweep.storage, folder), "--dry-run", *flags]
-    assert run_distillation(tyro.cli(DistillArgs, args=all_words)) == 2
+    assert run_distillation(parse(DistillArgs, all_words, None)) == 2
     assert re.search(message, " ".join(capsys.readouterr().err.split()))
 
 

@@ -11,10 +11,10 @@ import shutil
 import sys
 
 import pytest
-import tyro
 from rich.console import Console
 from safetensors.torch import load_file
 
+from analysis.command_line import parse
 from sweeps.arguments import EpochStudyArgs
 from sweeps.epoch_study import run_epoch_study
 from sweeps.findings.epoch_study import show_epochs
@@ -51,7 +51,7 @@ class EpochCommand(SweepCommand):
 
     def args(self, *extra: str) -> EpochStudyArgs:
         """Its arguments, parsed."""
-        return tyro.cli(EpochStudyArgs, args=self.line(*extra)[2:])
+        return parse(EpochStudyArgs, self.line(*extra)[2:], None)
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import tyro
 from mlflow import MlflowClient
 
 import models
 from analysis.benchmarks import load_suite
+from analysis.command_line import parse
 from analysis.errors import without_secrets
 from sweeps.arguments import EvaluateArgs
 from sweeps.evaluate import run_evaluation
@@ -72,7 +72,7 @@ def arguments(checkpoint: Path, data: Path, tmp_path: Path, *extra: str) -> Eval
     words = ["--model", str(checkpoint), "--benchmarks", str(data)]
     words += ["--storage", str(tmp_path / "storage"), "--output", str(tmp_path / "out")]
     words += ["--device", "cpu", "--cpus", "1"]
-    return tyro.cli(EvaluateArgs, args=[*words, *extra])
+    return parse(EvaluateArgs, [*words, *extra], None)
 
 
 def scores_of(tmp_path: Path) -> dict:
@@ -298,7 +298,7 @@ def test_other_results_go_to_another_folder(checkpoint, data, tmp_path) -> None:
     folders = set()
     for flags in (["--tasks", "blimp"], ["--tasks", "blimp", "--protocol", "2025"]):
         words = ["--model", str(checkpoint), "--benchmarks", str(data), *flags]
-        args = tyro.cli(EvaluateArgs, args=[*words, "--storage", str(tmp_path / "storage")])
+        args = parse(EvaluateArgs, [*words, "--storage", str(tmp_path / "storage")], None)
         folders |= {plan_evaluation(args).output}
     assert len(folders) == 2
 

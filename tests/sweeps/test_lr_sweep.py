@@ -10,8 +10,8 @@ import subprocess
 
 import psutil
 import pytest
-import tyro
 
+from analysis.command_line import parse
 from sweeps.arguments import LrSweepArgs
 from sweeps.engine.signals import ENDING
 from sweeps.lr_sweep import run_lr_sweep
@@ -211,7 +211,7 @@ def test_dry_run_prints_the_cost_and_runs_nothing(sweep):
 def test_bad_arguments_are_explained(sweep, flags, message, capsys):
     """The error names the value and what to do, without a traceback; status 2."""
     words = [*sweep.line()[2:], "--dry-run", *flags]
-    assert run_lr_sweep(tyro.cli(LrSweepArgs, args=words)) == 2
+    assert run_lr_sweep(parse(LrSweepArgs, words, None)) == 2
     assert message in " ".join(capsys.readouterr().err.split())
 
 
@@ -219,7 +219,7 @@ def test_bad_arguments_are_explained(sweep, flags, message, capsys):
 def test_closed_choices_are_listed(flag, capsys):
     """A wrong one is named with its flag and what it can be."""
     with pytest.raises(SystemExit, match="2"):
-        tyro.cli(LrSweepArgs, args=["--arch", "lstm", f"--{flag}", "other"])
+        parse(LrSweepArgs, ["--arch", "lstm", f"--{flag}", "other"], None)
     text = capsys.readouterr().err
     assert "'other'" in text
     assert f"--{flag}" in text
