@@ -1,10 +1,18 @@
-"""Folders that a command writes to, checked before anything is spent."""
+"""Places that flags name, with errors that name the flag, the place and what is wrong with it."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+_OF_THE_PLACE = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EACCES, errno.EPERM, errno.EIO),
+}
 
 
 def writable_folder(path: Path, flag: str) -> Path:
@@ -24,8 +32,33 @@ def writable_folder(path: Path, flag: str) -> Path:
     except OSError as error:
         reason = _file_in_the_way(path) or os.strerror(error.errno or 0).lower()
         raise ValueError(
-            f"{flag} {path} cannot be written to ({reason}): give a folder that can"
+            f"{flag} {_shown(path)} cannot be written to ({reason}): give a folder that can"
         ) from None
+
+
+@contextlib.contextmanager
+def reading(flag: str, place: str) -> Iterator[None]:
+    """Name flag and place where what is read within cannot be.
+
+    Raises:
+        ValueError: in place of the errors of the operating system.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_THE_PLACE:
+            raise
+        reason = os.strerror(error.errno).lower()
+        inside = str(error.filename or "")
+        is_itself = not inside or Path(inside).name == Path(place).name
+        where = "" if is_itself else f"{_shown(inside)}: "
+        raise ValueError(f"{flag} {_shown(place)} cannot be read ({where}{reason})") from None
+
+
+def _shown(place: Path | str) -> str:
+    """A place in a line."""
+    text = str(place)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _file_in_the_way(path: Path) -> str:

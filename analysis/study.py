@@ -14,7 +14,6 @@ from typing import Any
 
 import pandas as pd
 
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each small file
 # A server that is not there is said to be so in seconds, not in minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 

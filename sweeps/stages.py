@@ -21,6 +21,7 @@ from rich.table import Table
 
 from analysis import runs
 from analysis.arguments import ReportArgs
+from analysis.config_file import save_config
 from analysis.errors import say_error
 from analysis.reporting.writing import run_report
 from sweeps.arguments import (
@@ -85,6 +86,7 @@ def run_study(args: PaperArgs) -> int:
         return 0
     if args.dry_run:
         return _dry_run(args, setup, console)
+    save_config(folder, args)
     return run_stages(stages, folder, console)
 
 

@@ -32,11 +32,20 @@ from analysis.benchmarks import (
     password,
 )
 from analysis.benchmarks.predictions import write_answers, write_submission
+from analysis.config_file import save_config
+from analysis.places import writable_folder
 from analysis.schema.ranges import check
 from sweeps.arguments import EvaluateArgs
 from sweeps.engine.tuning import local_gpus, ray_cluster
 from sweeps.scoring.finetuning import check_tasks, finetune_tasks, write_glue_submission
-from sweeps.scoring.tasks import TaskResult, find_glue, glue_figures, glue_results, split_tasks
+from sweeps.scoring.tasks import (
+    TaskResult,
+    benchmark_place,
+    find_glue,
+    glue_figures,
+    glue_results,
+    split_tasks,
+)
 from sweeps.scoring.workers import Scoring, score_here, score_on_ray, show_progress
 from sweeps.stored.model_names import resolve_model
 from sweeps.stored.trials import resolve_storage
@@ -86,14 +95,15 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
     """
     check(args, flags=True)
     storage = resolve_storage(args.storage)
+    output = args.output
+    if output is not None:
+        output = writable_folder(output.expanduser().resolve(), "--output")
     uri = tracking_uri(storage)
     if args.device == "cuda" and not local_gpus():
         raise ValueError("--device cuda, but PyTorch sees no GPU here: --device cpu, or auto")
     if args.run_id is not None:
         _check_run(uri, args.run_id)
-    path = args.benchmarks
-    if path != HUB:
-        path = str(Path(path).expanduser().resolve())
+    path = benchmark_place(args.benchmarks)
     default = ("blimp",) if path == HUB else ("all",)
     zero_shot, glue = split_tasks(args.tasks or default, args.protocol)
     glue_folder = find_glue(path) if glue else None
@@ -115,9 +125,10 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
     truncated = _check_length(args, spans, context)
     if context is not None:
         spans = keep_last(spans, context)
-    output = args.output or storage / "evaluations" / _name_of(model, suite, glue, args)
-    output = output.expanduser().resolve()
-    output.mkdir(parents=True, exist_ok=True)
+    if output is None:
+        output = storage / "evaluations" / _name_of(model, suite, glue, args)
+        output.mkdir(parents=True, exist_ok=True)
+    save_config(output, args)
     return EvaluationPlan(
         args,
         storage,

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from analysis.config_file import save_config
 from sweeps.arguments import PromoteArgs
 from sweeps.stored.best import Candidate, choose
 from sweeps.stored.trials import resolve_storage
@@ -84,6 +85,7 @@ def promote(args: PromoteArgs) -> Promotion:
                 tags={_PREFIX + key: value for key, value in tags.items()},
             )
         client.set_registered_model_alias(name, args.alias, str(after.version))
+        save_config(storage / choice.study, args)
     except MlflowException as error:
         raise ValueError(f"MLflow ({uri}): {error.message}") from error
     return Promotion(before, after, is_new)

@@ -216,7 +216,7 @@ def test_submission_has_the_challenges_layout(checkpoint, data, tmp_path) -> Non
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--benchmarks", "no/such"], "no benchmark folder at .*no/such"),
+        (["--benchmarks", "no/such"], r"--benchmarks no/such cannot be read \(no such file or"),
         (["--tasks", "bleu"], "unknown task 'bleu': choose a kind of benchmark"),
         (["--tasks", "rte"], "no GLUE files in "),
         (["--tasks", "bear"], "no bear benchmark in .*it has blimp_fast, ewok_fast"),
