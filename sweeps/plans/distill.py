@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.schema.ranges import check
+from analysis.wording import count
 from sweeps.arguments import DistillArgs
 from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
 from sweeps.plans.grids import GridPlan
@@ -160,8 +161,8 @@ def _check_fits(teacher: Teacher, setup: Setup, base: TrialSpec) -> None:
     longest = read_json(teacher.folder / "config.json").get("max_position_embeddings")
     if longest is not None and longest < base.context:
         raise ValueError(
-            f"the teacher {teacher.name} reads {longest} tokens, fewer than the --context of "
-            f"{base.context}"
+            f"the teacher {teacher.name} reads {count(longest, 'token')}, fewer than the "
+            f"--context of {base.context}"
         )
 
 

@@ -35,6 +35,7 @@ from analysis.benchmarks.predictions import write_answers, write_submission
 from analysis.config_file import save_config
 from analysis.places import writable_folder
 from analysis.schema.ranges import check
+from analysis.wording import count
 from sweeps.arguments import EvaluateArgs
 from sweeps.engine.tuning import local_gpus, ray_cluster
 from sweeps.scoring.finetuning import check_tasks, finetune_tasks, write_glue_submission
@@ -150,9 +151,9 @@ def _check_length(args: EvaluateArgs, spans: Sequence[Span], context: int | None
     if too_long and args.long_texts == "refuse":
         longest = max(too_long, key=lambda span: span.num_inputs)
         raise ValueError(
-            f"{len(too_long)} texts are longer than the model's context of {context} tokens; the "
-            f"longest, {longest.name}, has {longest.num_inputs}: --long-texts truncate scores the "
-            "last tokens of each, or choose other --tasks"
+            f"{count(len(too_long), 'text is', 'texts are')} longer than the model's context of "
+            f"{count(context or 0, 'token')}; the longest, {longest.name}, has "
+            f"{longest.num_inputs}: --long-texts truncate scores the last tokens of each, or choose other --tasks"
         )
     return len(too_long)
 

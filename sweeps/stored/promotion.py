@@ -20,13 +20,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.config_file import save_config
+from analysis.schema.axes import short
 from sweeps.arguments import PromoteArgs
 from sweeps.stored.best import Candidate, choose
 from sweeps.stored.trials import resolve_storage
 from trainables.checkpoint import Progress
 from trainables.corpus.tokenizer import tokenizer_hash
 from trainables.finetune_spec import model_hash
-from trainables.spec import format_lr
 from trainables.tracking import tracking_uri
 
 _PREFIX = "babysweep."
@@ -183,7 +183,7 @@ def _cells(version: ModelVersion) -> list[tuple[str, str]]:
         figures[name] = f"{float(value):.{digits}f}" if value else "-"
     return [
         ("run", version.run_id or "-"),
-        ("lr", format_lr(spec["lr"]) if spec else "-"),
+        ("lr", short(spec["lr"]) if spec else "-"),
         ("seed", str(spec.get("seed", "-"))),
         ("epochs", f"{_tag(version, 'epoch') or '-'} of {spec.get('epochs', '-')}"),
         ("bits/byte", figures["bits_per_byte"]),
@@ -225,7 +225,7 @@ def _check_better(before: ModelVersion, tags: dict[str, str], alias: str) -> Non
     old, new = float(_tag(before, "bits_per_byte")), float(tags["bits_per_byte"])
     if new > old:
         raise ValueError(
-            f"{current} is better: {old:.4f} bits per byte, not {new:.4f}; sweep on, or replace it "
+            f"{current} is better: {old:.4f} bits/byte, not {new:.4f}; sweep on, or replace it "
             "with --force"
         )
 

@@ -171,7 +171,7 @@ def test_trials_are_nested_under_their_sweep(study, open_page):
         expect(cell(page, run, "metrics.`best/lr`")).to_have_text(lr)
         expect(cell(page, run, "metrics.`best/epoch`")).to_have_text(epoch)
     expect(cell(page, bad, "tags.`babysweep.outcome`")).to_have_text("diverged")
-    expect(cell(page, lstm, "attributes.`Description`")).to_contain_text("lstm: 0.01 is ahead of")
+    expect(cell(page, lstm, "attributes.`Description`")).to_contain_text("lstm: 1e-2 is ahead of")
     expect(page.get_by_text("hgrn2, lstm trained on")).to_be_visible()
     assert_sound(opened, study)
 
@@ -183,7 +183,7 @@ def test_a_sweeps_page_shows_what_it_found(study, open_page):
     page = opened.page
     page.get_by_role("link", name="lr sweep lstm mini 3 epochs").click()
     page.get_by_text("Show more").click()
-    expect(page.get_by_text(re.compile(r"^lstm: 0\.01 is ahead of 0\.003"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"^lstm: 1e-2 is ahead of 3e-3"))).to_be_visible()
     table = page.locator("table").filter(has_text="bits/byte")
     expect(table).to_have_count(1)
     expect(table.locator("tr")).to_have_count(1 + len(LRS))

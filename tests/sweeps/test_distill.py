@@ -140,7 +140,7 @@ def test_a_killed_distillation_goes_on_and_prints_the_gain(whole_sweep, teacher,
     with start(storage, folder, "--seeds", "0", "1", "--alphas", "0.9") as again:
         output, _ = again.communicate(timeout=300)
     assert again.returncode == 0, output
-    assert re.search(r"alpha=0.9 T=1: the teacher (gains|loses) 0\.\d+ bits-per-byte", output)
+    assert re.search(r"alpha=0.9 T=1: the teacher (gains|loses) 0\.\d+ bits/byte", output)
     assert "paired over 2 seeds" in output
     specs = [TrialFolder(path.parent) for path in storage.glob("study/trials/*/spec.json")]
     students = [trial for trial in specs if trial.spec.teacher]

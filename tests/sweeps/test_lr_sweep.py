@@ -15,6 +15,7 @@ from analysis.command_line import parse
 from sweeps.arguments import LrSweepArgs
 from sweeps.engine.signals import ENDING
 from sweeps.lr_sweep import run_lr_sweep
+from sweeps.plans.lr_sweep import plan_sweep
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.processes import wait_for
 from tests.sweeps.conftest import ROOT
@@ -223,7 +224,21 @@ def test_closed_choices_are_listed(flag, capsys):
     text = capsys.readouterr().err
     assert "'other'" in text
     assert f"--{flag}" in text
-    assert "Expected one of" in text
+    assert "is none of " in text
+
+
+def test_a_run_is_repeated_from_the_file_that_it_wrote(whole_sweep, monkeypatch, capsys):
+    """`--config` alone is the same sweep from anywhere: all its trials are found, none is left."""
+    (file,) = (whole_sweep.storage / "study" / "commands").iterdir()
+    monkeypatch.chdir("/")
+    args = parse(LrSweepArgs, ["--config", str(file)], None)
+    plan = plan_sweep(args, lambda text: None)
+    assert (plan.folder, plan.plans["lstm"].remaining()) == (whole_sweep.storage / "study", 0)
+    more = parse(LrSweepArgs, ["--config", str(file), "--seeds", "0", "1"], None)
+    assert plan_sweep(more, lambda text: None).plans["lstm"].remaining() == 2
+    assert run_lr_sweep(parse(LrSweepArgs, ["--config", str(file), "--dry-run"], None)) == 0
+    assert "Nothing was run." in capsys.readouterr().out
+    assert len(list(file.parent.iterdir())) == 1
 
 
 @pytest.mark.slow
