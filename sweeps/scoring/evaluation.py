@@ -153,7 +153,8 @@ def _check_length(args: EvaluateArgs, spans: Sequence[Span], context: int | None
         raise ValueError(
             f"{count(len(too_long), 'text is', 'texts are')} longer than the model's context of "
             f"{count(context or 0, 'token')}; the longest, {longest.name}, has "
-            f"{longest.num_inputs}: --long-texts truncate scores the last tokens of each, or choose other --tasks"
+            f"{longest.num_inputs}: --long-texts truncate scores the last tokens of "
+            "each, or choose other --tasks"
         )
     return len(too_long)
 
