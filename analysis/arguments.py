@@ -8,39 +8,59 @@ from typing import Annotated, Literal
 
 import tyro
 
+from analysis.flag_values import default_is, place
+
 
 @dataclass(frozen=True, kw_only=True)
-class ReportArgs:
+class StoreArgs:
+    """Where studies are read from."""
+
+    PANEL = "main"
+
+    storage: Annotated[Path | None, default_is("BABYSWEEP_STORAGE or runs/")] = place(default=None)
+    """Folder of the sweeps; its mlflow.db is read unless MLFLOW_TRACKING_URI is set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageArgs(StoreArgs):
+    """Where a report is written."""
+
+    PANEL = "output"
+
+    output: Annotated[Path | None, default_is("<storage>/<study>/report")] = place(default=None)
+    """Folder to write to."""
+    ui: Annotated[
+        str | None,
+        default_is("the tracking server, or that of `make ui`, http://127.0.0.1:5000"),
+    ] = None
+    """Address of MLflow's web pages, for the links."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportArgs(PageArgs):
     """Arguments of a report."""
 
-    study: str | None = None
-    """Name of the study, MLflow's experiment; default: the only one of the store."""
+    PANEL = "main"
+
+    study: Annotated[str | None, default_is("the only one of the store")] = None
+    """Name of the study, MLflow's experiment."""
     select: Literal["val_loss", "selection-split", "macro"] = "val_loss"
     """What learning rate and epoch are chosen by: validation loss, the macro score on a fixed fifth
     of the items that the report then leaves out, or the reported macro itself (optimistic)."""
-    storage: Path | None = None
-    """Folder of the sweeps, by default $BABYSWEEP_STORAGE or runs; its mlflow.db is read unless
-    MLFLOW_TRACKING_URI is set."""
-    output: Path | None = None
-    """Folder to write to; default: <storage>/<study>/report."""
-    ui: str | None = None
-    """Address of MLflow's web pages, for the links; default: the tracking server, or that of
-    `make ui`, http://127.0.0.1:5000."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareArgs:
+class CompareArgs(StoreArgs):
     """Arguments of a comparison."""
 
-    first: Annotated[str, tyro.conf.Positional]
+    PANEL = "main"
+
+    first: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_A")]
     """A run: its MLflow id, the beginning of it, or its name."""
-    second: Annotated[str, tyro.conf.Positional]
+    second: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_B")]
     """The run to compare it with."""
-    study: str | None = None
-    """Name of the study that both are in; default: all studies of the store are searched."""
-    storage: Path | None = None
-    """Folder of the sweeps, by default $BABYSWEEP_STORAGE or runs; its mlflow.db is read unless
-    MLFLOW_TRACKING_URI is set."""
+    study: Annotated[str | None, default_is("all studies of the store are searched")] = None
+    """Name of the study that both are in."""
     part: Literal["held_out", "selection", "all"] = "all"
     """Items to compare on: those that no choice looks at, the fifth that `--select selection-split`
     of a report chooses by, or both."""

@@ -6,7 +6,7 @@ seed, with the figures at the end of those epochs: `design`, `horizon`, `seed`, 
 seen). `trials` has one row for each trial of a design: `design`, `horizon`, `seed`, `tokens`, and
 `began`, how many of these were the tokens of another trial that it went on from.
 
-Rules. The best horizon has the least mean validation bits-per-byte over the seeds that have all
+Rules. The best horizon has the least mean validation bits/byte over the seeds that have all
 horizons of its design; the shortest of equals. Benchmark scores are reported, never chosen by.
 """
 
@@ -31,7 +31,7 @@ def epoch_table(scores: pd.DataFrame) -> pd.DataFrame:
 
     Columns: `design`, `horizon`, `seeds`, `diverged` (how many of them), `bits_per_byte` (mean;
     infinite where a seed diverged), `bits_per_byte_sd`, `macro`, `macro_sd`, `tokens`. All but the
-    mean bits-per-byte are over the seeds that did not diverge; standard deviations are of a sample,
+    mean bits/byte are over the seeds that did not diverge; standard deviations are of a sample,
     NaN for one seed.
     """
     rows = []
@@ -80,7 +80,7 @@ class BestHorizon:
 
 
 def best_horizon(scores: pd.DataFrame, design: str, *, random_seed: int = 0) -> BestHorizon:
-    """The horizon of least mean bits-per-byte, with a percentile bootstrap over seeds.
+    """The horizon of least mean bits/byte, with a percentile bootstrap over seeds.
 
     Seeds are drawn with replacement, each with its whole curve: what a seed does to all horizons
     cancels (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13). With few seeds the
@@ -142,7 +142,7 @@ def _in_words(
     epochs = f"{best} epoch{'s' if best > 1 else ''}"
     if horizons == 1:
         return f"{design}: {epochs} is the only horizon tried, so nothing says it is good."
-    lead = f"{design}: best after {epochs}, {mean:.4f} bits-per-byte"
+    lead = f"{design}: best after {epochs}, {mean:.4f} bits/byte"
     if interval is None:
         return (
             f"{lead} on one seed: the spread over seeds is unknown, so this may be chance; add "
@@ -167,7 +167,7 @@ def tokens_spent(trials: pd.DataFrame) -> pd.Series:
 
 
 def differences(scores: pd.DataFrame, design: str, reference: str) -> pd.DataFrame:
-    """How far a design's mean bits-per-byte lies from another's at the horizons that both have.
+    """How far a design's mean bits/byte lies from another's at the horizons that both have.
 
     Columns: `horizon`, `difference` (of the means over seeds; positive: the design is worse),
     `spread` (standard deviation of the reference's seeds; NaN for one), `within` (whether the
@@ -188,7 +188,7 @@ def agreement(scores: pd.DataFrame) -> str:
     if gaps.empty:
         return ""
     low, high = gaps["difference"].min(), gaps["difference"].max()
-    text = f"branch minus independent: {low:+.4f} to {high:+.4f} bits-per-byte"
+    text = f"branch minus independent: {low:+.4f} to {high:+.4f} bits/byte"
     known = gaps["spread"].notna().sum()
     if known:
         text += (

@@ -341,7 +341,7 @@ class Gain:
         if self.seeds == 0:
             return f"what {change} gains is not known: {reason}"
         verb = "gains" if self.mean > 0 else "loses"
-        text = f"{change} {verb} {abs(self.mean):.4f} bits-per-byte"
+        text = f"{change} {verb} {abs(self.mean):.4f} bits/byte"
         if self.interval is None:
             return f"{text} on one seed: the spread is unknown, so this may be chance; add --seeds"
         low, high = self.interval

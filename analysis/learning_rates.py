@@ -17,7 +17,7 @@ import pandas as pd
 from analysis.inference import mean_interval
 from analysis.parabola import Parabola
 from analysis.points import along, completed, point_table
-from analysis.schema.axes import LR, Axis, Edge
+from analysis.schema.axes import LR, Axis, Edge, short
 
 _IN_WORDS = {"not tried": "was not tried", "diverged": "diverged", "stopped": "was stopped early"}
 
@@ -31,7 +31,7 @@ class Comparison:
         best: the best value; None when every one diverged.
         runner_up: the second best; None when there is none.
         seeds: seeds on which both were trained to the end.
-        difference: mean over these seeds of runner-up minus best, bits-per-byte; positive favours
+        difference: mean over these seeds of runner-up minus best, bits/byte; positive favours
             the best; None without a common seed.
         interval: 95 % t interval of the mean difference; None with fewer than two seeds.
         sentence: the same in words.
@@ -62,11 +62,13 @@ def compare_best(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> Comparison
         sentence = f"{arch}: every {label} diverged on at least one seed; {advice}."
         return Comparison(arch, None, None, 0, None, None, sentence)
     if len(ranked) == 1:
-        sentence = f"{arch}: {_say(best)} is the only {label} tried, so nothing says it is good."
+        sentence = (
+            f"{arch}: {axis.show(best)} is the only {label} tried, so nothing says it is good."
+        )
         return Comparison(arch, best, None, 0, None, None, sentence)
     second = ranked.iloc[1]
     runner_up = second[axis.field]
-    lead = f"{arch}: {_say(best)} is the best {label}; the next, {_say(runner_up)},"
+    lead = f"{arch}: {axis.show(best)} is the best {label}; the next, {axis.show(runner_up)},"
     if second["diverged"]:
         sentence = f"{lead} diverged on {second['diverged']} of {second['seeds']} seeds."
         return Comparison(arch, best, runner_up, 0, None, None, sentence)
@@ -81,8 +83,8 @@ def _compare(
     arch: str, axis: Axis, best: Any, runner_up: Any, differences: np.ndarray
 ) -> Comparison:
     count = len(differences)
-    first = _say(best) if axis == LR else f"{axis.label} {_say(best)}"
-    second = _say(runner_up)
+    first = axis.show(best) if axis == LR else f"{axis.label} {axis.show(best)}"
+    second = axis.show(runner_up)
     if count == 0:
         sentence = (
             f"{arch}: {first} is ahead of {second}, but on different seeds, which cannot be "
@@ -96,7 +98,7 @@ def _compare(
             f"({count}) {second} is not behind; train both on the same --seeds."
         )
         return Comparison(arch, best, runner_up, count, mean, None, sentence)
-    lead = f"{arch}: {first} is ahead of {second} by {mean:.4f} bits-per-byte"
+    lead = f"{arch}: {first} is ahead of {second} by {mean:.4f} bits/byte"
     if count == 1:
         sentence = (
             f"{lead} on one seed: the spread over seeds is unknown, so this may be chance; "
@@ -126,8 +128,10 @@ def edge_of_grid(values: Iterable[Any], best: Any, axis: Axis = LR) -> Edge | No
     """
     grid = sorted(set(values))
     if best not in grid:
-        listed = ", ".join(map(_say, grid))
-        raise ValueError(f"the best {axis.label} {_say(best)} is not among those tried: {listed}")
+        listed = ", ".join(map(axis.show, grid))
+        raise ValueError(
+            f"the best {axis.label} {axis.show(best)} is not among those tried: {listed}"
+        )
     if len(grid) == 1 or not axis.scale:
         return None
     if axis.is_bound(best):
@@ -162,7 +166,7 @@ class Optimum:
         lr: the rate there; None without one among the rates of the fit.
         interval: 95 % interval of it, which may reach beyond these; None where nothing bounds it.
         bits_per_byte: of the parabola there; None with `lr`.
-        coefficients: a, b, c of bits-per-byte = a + b x + c x^2, x = log10(lr), for the mean of the
+        coefficients: a, b, c of bits/byte = a + b x + c x^2, x = log10(lr), for the mean of the
             seeds; None without a fit.
         fitted: least and greatest rate of the fit; None without one.
         seeds: seeds of the fit.
@@ -192,7 +196,7 @@ class Optimum:
 
 
 def optimum(trials: pd.DataFrame, arch: str) -> Optimum:
-    """Fit a parabola in log LR to validation bits-per-byte, and find its minimum.
+    """Fit a parabola in log LR to validation bits/byte, and find its minimum.
 
     By least squares, to the trials at rates from a tenth to ten times the best one, without rates
     at which a seed diverged or was stopped: its other seeds are the lucky ones. A seed may shift
@@ -224,12 +228,16 @@ def optimum(trials: pd.DataFrame, arch: str) -> Optimum:
         return replace(known, sentence=f"{arch}: the fitted parabola has no minimum.")
     if not low * (1 - 1e-9) <= lr <= high * (1 + 1e-9):
         side, edge = ("below", low) if lr < low else ("above", high)
-        sentence = f"{arch}: the fitted parabola's minimum lies {side} {edge:g}, its last rate."
+        sentence = (
+            f"{arch}: the fitted parabola's minimum lies {side} {short(edge)}, its last rate."
+        )
         return replace(known, sentence=sentence)
     interval = fit.interval
-    sentence = f"{arch}: by a parabola through {low:g} to {high:g} the optimum is {lr:.2g}"
+    sentence = (
+        f"{arch}: by a parabola through {short(low)} to {short(high)} the optimum is {_two(lr)}"
+    )
     if interval is not None:
-        sentence += f" (95 % interval {interval[0]:.2g} to {interval[1]:.2g})."
+        sentence += f" (95 % interval {_two(interval[0])} to {_two(interval[1])})."
     elif fit.degrees < 1:
         sentence += "; as few points as these fit any parabola, so nothing tells how sure that is."
     else:
@@ -259,12 +267,12 @@ class Loss:
     def words(self) -> str:
         """The same in words."""
         if self.bits_per_byte is None:
-            return f"{self.lr:.2g} {_IN_WORDS[self.source]}"
-        text = f"{self.bits_per_byte:+.4f} bits-per-byte"
+            return f"{_two(self.lr)} {_IN_WORDS[self.source]}"
+        text = f"{self.bits_per_byte:+.4f} bits/byte"
         if self.macro is not None:
             text += f" and {-self.macro:+.2f} points"
         how = "by the fit" if self.source == "fit" else f"tried on {self.seeds}"
-        return f"{text} at {self.lr:.2g} ({how})"
+        return f"{text} at {_two(self.lr)} ({how})"
 
 
 @dataclass(frozen=True)
@@ -302,7 +310,7 @@ def sensitivity(trials: pd.DataFrame, arch: str) -> Sensitivity:
     best = float(ranked.iloc[0]["lr"])
     third, thrice = (_loss(trials, arch, ranked, best, factor) for factor in (1 / 3, 3))
     sentence = (
-        f"{arch}: against the best, {best:g}, a third: {third.words}; thrice: {thrice.words}."
+        f"{arch}: against the best, {short(best)}, a third: {third.words}; thrice: {thrice.words}."
     )
     return Sensitivity(arch, best, third, thrice, sentence)
 
@@ -329,8 +337,9 @@ def _loss(
     return Loss(wanted, "not tried")
 
 
-def _say(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
+def _two(lr: float) -> str:
+    """A rate that was computed: two digits of it mean something."""
+    return short(float(f"{lr:.2g}"))
 
 
 def _ranked(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> pd.DataFrame:

@@ -5,7 +5,7 @@ along which trials of an architecture differ. The functions take the frame of `r
 with the columns `arch`, `lr`, `seed`, `outcome` and `bits_per_byte` (and `macro`, and further
 axes), one row per architecture, point and seed.
 
-Rules. The point with the least mean validation bits-per-byte over seeds is the best one. A diverged
+Rules. The point with the least mean validation bits/byte over seeds is the best one. A diverged
 trial counts as infinitely bad, so a point with a diverged seed ranks after all points without,
 whatever its other seeds did. A point with a seed that the scheduler stopped early ranks between
 them: its figure is that of a shorter training. Trials without an outcome yet are left out. Points
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.schema.axes import AXES, LR, Axis
+from analysis.schema.axes import AXES, LR, Axis, short
 
 
 def varied(trials: pd.DataFrame) -> tuple[Axis, ...]:
@@ -57,7 +57,7 @@ def point_table(trials: pd.DataFrame) -> pd.DataFrame:
     Columns: `arch`, `lr` and the further axes, `seeds` (trials with an outcome), `diverged`,
     `stopped` (how many of them), `bits_per_byte` (mean; infinite where a seed diverged),
     `bits_per_byte_sd`, `macro`, `macro_sd` (percent), `rank` (1 = best of its architecture). All
-    but the mean bits-per-byte are over the seeds that did not diverge; standard deviations are of
+    but the mean bits/byte are over the seeds that did not diverge; standard deviations are of
     a sample, NaN for one seed.
 
     Raises:
@@ -123,7 +123,7 @@ def along(trials: pd.DataFrame, *axes: Axis) -> pd.DataFrame:
 
 
 def completed(trials: pd.DataFrame) -> pd.DataFrame:
-    """Trials with an outcome, each a figure: infinite bits-per-byte where there is no finite one.
+    """Trials with an outcome, each a figure: infinite bits/byte where there is no finite one.
 
     A trial that ended without a finite figure counts as diverged, whatever its outcome says.
 
@@ -135,8 +135,9 @@ def completed(trials: pd.DataFrame) -> pd.DataFrame:
     if not repeated.empty:
         first = repeated.iloc[0]
         raise ValueError(
-            f"several trials of {first['arch']} with lr {first['lr']:g} and seed {first['seed']}: "
-            "they differ in size, corpus, epochs or another setting; keep one before comparing"
+            f"several trials of {first['arch']} with learning rate {short(first['lr'])} and seed "
+            f"{first['seed']}: they differ in size, corpus, epochs or another setting; keep "
+            "one before comparing"
         )
     figure = done["bits_per_byte"].astype(float)
     good = (done["outcome"] != "diverged") & np.isfinite(figure)

@@ -1,7 +1,7 @@
 """Choosing a learning rate (and what else was swept) and an epoch for each architecture, apart from
 reporting.
 
-val_loss          the point of least mean validation bits-per-byte, each trial at its best epoch
+val_loss          the point of least mean validation bits/byte, each trial at its best epoch
 selection-split   point and epoch of the greatest mean macro on the selection split of the items
 macro             the same on all items: the very figure that is reported, as is often done
 """

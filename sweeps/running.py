@@ -18,6 +18,8 @@ from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 from rich.markup import escape
 
+from analysis.command_line import PROGRAM, command_words
+from analysis.config_file import save_config
 from analysis.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -81,6 +83,7 @@ def run_command(
                         print_dry_run(plan, args, console)
                         return 0
                 owned.enter_context(_sole_owner(plan))
+                save_config(plan.folder, args)
             except (ValueError, OSError) as error:
                 return say_error(error)
             return _run(plan, args, show, scheduler, console)
@@ -195,8 +198,7 @@ def _set_aside_damaged(plan: SweepPlan, console: Console) -> None:
 
 def _record_command(tracker: Tracker) -> None:
     """Add this command to those that the sweeps' runs name, one in a line."""
-    script = os.path.relpath(sys.argv[0], Path(__file__).resolve().parent.parent)
-    command = shlex.join(["python", script, *without_secrets(sys.argv[1:])])
+    command = shlex.join(without_secrets(command_words(sys.argv)))
     for run_id in tracker.parents.values():
         earlier = tracker.client.get_run(run_id).data.tags.get(COMMAND_TAG, "").splitlines()
         lines = "\n".join(dict.fromkeys([*earlier, command]))
@@ -204,7 +206,8 @@ def _record_command(tracker: Tracker) -> None:
 
 
 def _say_how_to_continue(console: Console, status: int = EXIT_INTERRUPTED) -> int:
-    command = escape(shlex.join([sys.executable, *without_secrets(sys.argv)]))
+    python = [] if Path(sys.argv[0]).stem == PROGRAM else [sys.executable]
+    command = escape(shlex.join([*python, *without_secrets(sys.argv)]))
     text = f"\nStopped. To continue, run it again:\n  {command}"
     console.print(text, highlight=False, soft_wrap=True)
     return status

@@ -21,9 +21,11 @@ from rich.table import Table
 
 from analysis import runs
 from analysis.arguments import ReportArgs
+from analysis.config_file import save_config
 from analysis.errors import say_error
 from analysis.reporting.writing import run_report
 from analysis.store import tracking_uri
+from analysis.wording import count
 from sweeps.arguments import (
     DistillArgs,
     EpochStudyArgs,
@@ -85,6 +87,7 @@ def run_study(args: PaperArgs) -> int:
         return 0
     if args.dry_run:
         return _dry_run(args, setup, console)
+    save_config(folder, args)
     return run_stages(stages, folder, console)
 
 
@@ -124,7 +127,10 @@ def show_status(stages: Sequence[Stage], folder: Path, console: Console) -> None
     trials = study_trials(folder)
     ended = sum(trial.outcome is not None for trial in trials)
     console.print(
-        escape(f"{ended} of {len(trials)} begun trials have ended; the study is in {folder}"),
+        escape(
+            f"{count(len(trials), 'trial was', 'trials were')} begun, {ended} of them ended; the "
+            f"study is in {folder}"
+        ),
         highlight=False,
         soft_wrap=True,
     )
@@ -288,9 +294,10 @@ def _dry_run(args: PaperArgs, setup: Setup, console: Console) -> int:
     students = len(args.seeds) * len(args.alphas) * len(args.temperatures)
     console.rule("[bold]3-6 promote, distill, final, report", align="left")
     console.print(
-        f"{students} students and {len(args.seeds)} controls of {args.teacher_arch}, each trained "
-        "like the teacher: a student's step takes about 1.3 times as long as the sweep's. Then the "
-        "best models are scored on all tasks, and the report is written.",
+        f"{count(students, 'student')} and {count(len(args.seeds), 'control')} of "
+        f"{args.teacher_arch}, each trained like the teacher: a student's step takes about "
+        "1.3 times as long as the sweep's. Then the best models are scored on all tasks, "
+        "and the report is written.",
         highlight=False,
     )
     return 0

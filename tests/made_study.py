@@ -94,7 +94,7 @@ class MadeStudy:
     ) -> list[str]:
         """Record trials that end so (None: they go on); returns their run ids.
 
-        `bonus` is added to the skill, and so taken off the bits-per-byte.
+        `bonus` is added to the skill, and so taken off the bits/byte.
         """
         tracker = self.tracker(specs, kind)
         run_ids = []

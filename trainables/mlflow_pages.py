@@ -14,8 +14,9 @@ import re
 import zlib
 from typing import Any
 
+from analysis.schema.axes import short
 from trainables.checkpoint import EpochReport
-from trainables.spec import TrialSpec, format_lr
+from trainables.spec import TrialSpec
 
 SWEEPS, TRIALS = "babysweep-sweeps", "babysweep-trials"
 """The views: sweeps, to be unfolded; and all trials, the best first, with charts."""
@@ -126,7 +127,7 @@ def with_text(note: str, topic: str, text: str) -> str:
 def trial_note(spec: TrialSpec, outcome: str, best: EpochReport | None) -> str:
     """A trial's description: how it ended, and its figures after its best epoch."""
     if best is None:
-        return f"{outcome} before the end of an epoch, at learning rate {format_lr(spec.lr)}"
+        return f"{outcome} before the end of an epoch, at learning rate {short(spec.lr)}"
     macro = "" if best.macro is None else f", macro {best.macro:.1f} %"
     return (
         f"{outcome}; best after epoch {best.epoch} of {spec.epochs}: "

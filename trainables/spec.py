@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.schema.axes import AXES
+from analysis.schema.axes import AXES, short
 from analysis.schema.fields import CHOICES, TrialFields, names_of
 from analysis.schema.ranges import check
 
@@ -92,7 +92,7 @@ class TrialSpec(TrialFields):
             for f in dataclasses.fields(self)
             if f.name in AXES and f.default not in (dataclasses.MISSING, getattr(self, f.name))
         )
-        return f"{self.arch} lr={format_lr(self.lr)}{values} seed={self.seed}{distilled}"
+        return f"{self.arch} lr={short(self.lr)}{values} seed={self.seed}{distilled}"
 
     def replace(self, **changes: Any) -> TrialSpec:
         """A copy with these fields changed."""
@@ -131,12 +131,6 @@ class TrialSpec(TrialFields):
         return self.replace(
             teacher="", teacher_name="", alpha=0.0, temperature=1.0, reverse_kl=False
         )
-
-
-def format_lr(lr: float) -> str:
-    """A learning rate as people write it: 1e-3, 3.3e-4."""
-    mantissa, exponent = f"{lr:.3e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def _digest(text: str) -> str:

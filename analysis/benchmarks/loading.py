@@ -15,6 +15,7 @@ from analysis.benchmarks.suite import Suite
 
 HUB = "hub"
 """In place of a folder: take the benchmarks from the Hugging Face hub."""
+_GLUE = ", ".join(glue.TASKS)
 
 
 def load_suite(path: Path | str | Source, protocol: str, tasks: Sequence[str] = ()) -> Suite:
@@ -93,7 +94,7 @@ def _named(task: str, found: Sequence[Entry], source: Source) -> Entry:
     if task not in KINDS:
         raise ValueError(
             f"unknown task {task!r}: choose a kind of benchmark ({', '.join(KINDS)}), all, or what "
-            f"{source.path} has ({there})"
+            f"{source.path} has ({there}); fine-tuned once, glue and its tasks ({_GLUE})"
         )
     if not any(_kind(each).name == task for each in found):
         raise ValueError(f"no {task} benchmark in {source.path}: it has {there}")

@@ -19,7 +19,7 @@ _LOG_FROM = 10.0  # an axis that spans more than this is logarithmic
 
 @rc_context(RC)
 def cost_curves(frame: pd.DataFrame) -> Figure:
-    """Draw validation bits-per-byte against training tokens, training FLOPs and wall time.
+    """Draw validation bits/byte against training tokens, training FLOPs and wall time.
 
     Per architecture: a line through the means over the seeds, after each epoch that all of them
     reached, and a thin line for each seed where there are several. A panel names the architectures

@@ -61,7 +61,7 @@ def axis_figure(
     title: str = "",
     fits: Mapping[str, Optimum] | None = None,
 ) -> Figure:
-    """Draw validation bits-per-byte, and the zero-shot macro if there is one, along an axis.
+    """Draw validation bits/byte, and the zero-shot macro if there is one, along an axis.
 
     Per architecture: a line through the means over the seeds that finished, and a band from the
     least to the greatest of them. Hollow markers are trials stopped early. A cross on the edge of
@@ -100,7 +100,7 @@ def axis_figure(
 
 @rc_context(RC)
 def epoch_figure(scores: pd.DataFrame, title: str = "") -> Figure:
-    """Draw validation bits-per-byte, and the zero-shot macro if there is one, by epochs trained.
+    """Draw validation bits/byte, and the zero-shot macro if there is one, by epochs trained.
 
     Per design: a line through the means over the seeds that did not diverge, and a band from the
     least to the greatest of them. A cross on the edge of the bad side marks a horizon with a

@@ -25,7 +25,7 @@ _BEST: dict[str, Any] = {"facecolor": "none", "linewidth": 2.2}
 
 @rc_context(RC)
 def plane_figure(trials: pd.DataFrame, across: Axis, up: Axis) -> Figure:
-    """Draw the mean validation bits-per-byte of one architecture by two axes.
+    """Draw the mean validation bits/byte of one architecture by two axes.
 
     The lighter, the better; a frame marks the best point, "diverged" and "stopped" those with such
     a seed. What was not tried is left empty.

@@ -126,8 +126,8 @@ LR = AXES["lr"]
 
 
 def short(value: float) -> str:
-    """0.0003 -> 3e-4"""
-    digits, exponent = f"{value:.2e}".split("e")
+    """A learning rate as people write it: 3e-4 of 0.0003, 3.3e-4."""
+    digits, exponent = f"{value:.3e}".split("e")
     return f"{float(digits):g}e{int(exponent)}"
 
 

@@ -192,7 +192,7 @@ def _log_shape(kernel: str, *tensors: Tensor) -> None:
     if kernel not in _shapes_logged:
         _shapes_logged.add(kernel)
         shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
-        _log.warning("C++ for %s does not take the shapes %s: PyTorch computes", kernel, shapes)
+        _log.info("C++ for %s does not take the shapes %s: PyTorch computes", kernel, shapes)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from analysis.schema.axes import AXES
+from analysis.wording import count
 from sweeps.engine.contact import Contact
 from sweeps.engine.failures import HOPELESS
 from sweeps.engine.tuning import DriverCallback
@@ -150,7 +151,9 @@ class ProgressDisplay(DriverCallback):
             row.state = "stopped"
         self._contact.reaches(self._pull)
         left = format_seconds(self._seconds_left())
-        self._event(row, f"{row.state}; {self._search.remaining()} trials left, about {left}")
+        self._event(
+            row, f"{row.state}; {count(self._search.remaining(), 'trial')} left, about {left}"
+        )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good."""
@@ -183,7 +186,7 @@ class ProgressDisplay(DriverCallback):
         done = sum(row.state in ("finished", "diverged", "stopped") for row in self.rows.values())
         left = format_seconds(self._seconds_left())
         table = Table(
-            caption=f"{done} trials done, {self._search.remaining()} left, about {left}",
+            caption=f"{count(done, 'trial')} done, {self._search.remaining()} left, about {left}",
             header_style="bold",
         )
         axes = self._tracker.axes

@@ -39,8 +39,8 @@ class Resources:
             raise ValueError(f"--runner must be one of {', '.join(RUNNERS)}, not {runner!r}")
         if cpus < 1 or gpus < 0 or workers < 1:
             raise ValueError(
-                "a trial needs at least 1 CPU, 0 GPUs and 1 worker, "
-                f"not {cpus} CPUs, {gpus:g} GPUs, {workers} workers"
+                "a trial needs at least 1 CPU, 0 GPUs and 1 worker: not --cpus-per-trial "
+                f"{cpus} --gpus-per-trial {gpus:g} --workers-per-trial {workers}"
             )
         if gpus > 1 and gpus != int(gpus):
             raise ValueError(

@@ -19,6 +19,7 @@ from analysis import runs
 from analysis.errors import without_secret
 from analysis.plots.style import write
 from analysis.points import at, point_table, varied
+from analysis.wording import count
 from sweeps.findings.mlflow_notes import picture_of, study_note, sweep_note, trial_link
 from sweeps.plans.common import SweepPlan
 from sweeps.plans.spaces import SweepSearch
@@ -89,9 +90,9 @@ def zero_shot_line(scores: dict[str, Any]) -> str:
     if scores["macro"] is not None:
         macro = f"macro {scores['macro']:.1f} ± {scores['macro_error']:.1f}, "
     line = f"zero-shot {macro}{figures} (standard error over items), "
-    line += f"{sum(scores['ties'].values())} ties"
+    line += count(sum(scores["ties"].values()), "tie")
     if bad := sum(scores["non_finite"].values()):
-        line += f", {bad} scores not finite"
+        line += f", {count(bad, 'score')} not finite"
     return line
 
 

@@ -10,6 +10,7 @@ from analysis import runs
 from analysis.gains import at_best_point, why_no_gain
 from analysis.inference import Gain, paired_gain
 from analysis.points import completed
+from analysis.schema.axes import short
 from sweeps.findings.common import (
     describe,
     glue_line,
@@ -23,7 +24,7 @@ from sweeps.plans.distill import CONTROL
 from sweeps.plans.grids import GridPlan
 from sweeps.plans.spaces import SweepSearch
 from trainables.checkpoint import Progress
-from trainables.spec import TrialSpec, format_lr
+from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 
 
@@ -65,7 +66,7 @@ def _cells(figures: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """One row of text for each part."""
     rows = []
     for part, frame in figures.items():
-        lr = "" if frame.empty else format_lr(float(frame["lr"].iloc[0]))
+        lr = "" if frame.empty else short(float(frame["lr"].iloc[0]))
         bits, macro = _mean(frame["bits_per_byte"], 4), _mean(frame["macro"], 1)
         rows.append([part, lr, str(len(frame)), bits, macro])
     return pd.DataFrame(rows, columns=["", "LR", "seeds", "bits/byte", "macro"])

@@ -15,12 +15,14 @@ from rich.markup import escape
 from analysis import runs
 from analysis.epochs import BestHorizon, agreement, best_horizon, epoch_table, tokens_spent
 from analysis.plots import epoch_curve, epoch_figure
+from analysis.schema.axes import short
+from analysis.wording import count
 from sweeps.findings.common import describe, for_mlflow, rich_table, with_spread
 from sweeps.plans.common import SweepPlan
 from sweeps.plans.epoch_study import Designs
 from sweeps.stored.trials import study_trials
 from trainables.checkpoint import Outcome, TrialFolder
-from trainables.spec import TrialSpec, format_lr
+from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 
 _SCORES = ("design", "horizon", "seed", "bits_per_byte", "macro", "tokens")
@@ -34,7 +36,7 @@ def show_epochs(plan: SweepPlan, designs: Designs, tracker: Tracker, console: Co
         return
     table = epoch_table(scores)
     base = designs.base
-    console.print(f"{base.arch} {base.size}, peak learning rate {format_lr(base.lr)}")
+    console.print(f"{base.arch} {base.size}, peak learning rate {short(base.lr)}")
     found = [best_horizon(scores, design) for design in table["design"].unique()]
     cells = _cells(table, found)
     console.print(rich_table(cells))
@@ -173,7 +175,7 @@ def _milestones(plan: SweepPlan, designs: Designs) -> Iterator[str]:
                 for name in (scores[0] if scores else ())
             ]
             found = ", ".join(figures) or "not scored: the trials ended before it was asked for"
-            yield f"{design} after {words:,} words: {found}"
+            yield f"{design} after {count(words, 'word')}: {found}"
 
 
 def _mean_and_spread(values: list[float]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.benchmarks import MACRO
+from analysis.wording import count
 from trainables.mlflow_pages import TRIALS, page
 
 MOST_ROWS = 30
@@ -46,8 +47,8 @@ def study_note(trials: pd.DataFrame, benchmarks: Sequence[str], experiment_id: s
     charts = page(experiment_id, TRIALS, charts=True)
     lines = [
         f"{_named(trials, 'arch')} trained on {_named(trials, 'corpus')}, size "
-        f"{_named(trials, 'size')}: {len(trials)} trials ({counts}). Look at [sweeps]({sweeps}), "
-        f"[trials, best first]({best}), [charts]({charts})",
+        f"{_named(trials, 'size')}: {count(len(trials), 'trial')} ({counts}). Look at "
+        f"[sweeps]({sweeps}), [trials, best first]({best}), [charts]({charts})",
         "- A sweep is a row that unfolds into its trials, one for each learning rate and seed. Its "
         "description says what it found.",
         "- `best/bits_per_byte` (lower is better) and `best/macro` (percent, higher is better): of "
@@ -83,7 +84,11 @@ def markdown_table(cells: pd.DataFrame) -> str:
     lines = [header, ["---"] * len(header), *rows]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     left = len(cells) - MOST_ROWS
-    return f"{text}\n\n... and {left} more rows: see the run's artifacts." if left > 0 else text
+    return (
+        f"{text}\n\n... and {count(left, 'more row')}: see the run's artifacts."
+        if left > 0
+        else text
+    )
 
 
 def _named(trials: pd.DataFrame, column: str) -> str:

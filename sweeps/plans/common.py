@@ -9,17 +9,18 @@ from typing import Any, TypeVar
 
 import models
 from analysis import literature
-from analysis.benchmarks import HUB, Source, load_suite, password
+from analysis.benchmarks import Source, load_suite, password
+from analysis.places import reading
 from analysis.schema.axes import AXES
 from analysis.schema.ranges import check
 from analysis.store import make_store, tracking_uri
 from sweeps.arguments import TrainingArgs
+from sweeps.arguments.presets import Preset, choose
 from sweeps.engine.resources import Resources
 from sweeps.engine.tuning import local_gpus
-from sweeps.plans.presets import Preset, choose
 from sweeps.plans.spaces import Plan
 from sweeps.scoring.finetuning import check_tasks
-from sweeps.scoring.tasks import find_glue, split_tasks
+from sweeps.scoring.tasks import benchmark_place, find_glue, split_tasks
 from sweeps.stored.trials import check_study_name, resolve_storage
 from trainables.corpus import Blocks, Corpus, mini_benchmark, prepare_corpus
 from trainables.device import default_precision
@@ -240,12 +241,13 @@ def prepare(args: TrainingArgs, status: Status, corpus: Corpus | None = None) ->
         args.workers_per_trial,
         args.runner,
     )
-    corpus = corpus or prepare_corpus(
-        source,
-        vocab_size=_or(args.vocab_size, preset.vocab_size),
-        cache=storage / "corpora",
-        progress=status,
-    )
+    with reading("--corpus", source):
+        corpus = corpus or prepare_corpus(
+            source,
+            vocab_size=_or(args.vocab_size, preset.vocab_size),
+            cache=storage / "corpora",
+            progress=status,
+        )
     benchmarks = _benchmarks(args, source, storage)
     if benchmarks is None:
         return Setup(args, preset, storage, corpus, None, "", 0, resources)
@@ -282,8 +284,7 @@ def _benchmarks(args: TrainingArgs, corpus: str, storage: Path) -> Source | None
                 raise ValueError("--tasks and --final-tasks need --benchmarks: a folder, or hub")
             return None
         path = str(mini_benchmark(storage / "benchmarks"))
-    elif path != HUB:
-        path = str(Path(path).expanduser().resolve())
+    path = benchmark_place(path)
     return Source(path, args.tasks, ewok_password=password(args.ewok_password))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from analysis.schema.ranges import check
 from analysis.store import tracking_uri
+from analysis.wording import count
 from sweeps.arguments import DistillArgs
 from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
 from sweeps.plans.grids import GridPlan
@@ -120,7 +122,8 @@ def _with_defaults(args: DistillArgs, teacher: Teacher) -> DistillArgs:
     spec = teacher.spec
     if spec is None:
         return args
-    args = replace(args, arch=args.arch or (spec.arch,))
+    arch: Any = args.arch or (spec.arch,)
+    args = replace(args, arch=arch)
     names = ["size", "context", "epochs", "batch_size"]
     if args.arch == (spec.arch,):  # what suits one architecture need not suit another
         names += ["weight_decay", "dropout", "optimizer"]
@@ -158,8 +161,8 @@ def _check_fits(teacher: Teacher, setup: Setup, base: TrialSpec) -> None:
     longest = read_json(teacher.folder / "config.json").get("max_position_embeddings")
     if longest is not None and longest < base.context:
         raise ValueError(
-            f"the teacher {teacher.name} reads {longest} tokens, fewer than the --context of "
-            f"{base.context}"
+            f"the teacher {teacher.name} reads {count(longest, 'token')}, fewer than the "
+            f"--context of {base.context}"
         )
 
 

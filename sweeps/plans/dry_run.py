@@ -14,6 +14,7 @@ from rich.table import Table
 
 import models
 from analysis.schema.axes import AXES
+from analysis.wording import count
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.progress import format_seconds
 from sweeps.engine.tuning import local_gpus
@@ -109,15 +110,15 @@ def _head(plan: SweepPlan, at_once: int | None) -> list[str]:
         device = torch.cuda.get_device_name() if local_gpus() else "none here"
     return [
         f"study      {plan.study}, in {plan.storage}",
-        f"corpus     {plan.corpus.name}: {plan.corpus.train_words:,} words, "
-        f"{plan.corpus.train_tokens:,} tokens, vocabulary {plan.corpus.vocab_size:,}",
-        f"benchmarks {plan.num_items:,} items" if plan.benchmarks else "benchmarks none",
+        f"corpus     {plan.corpus.name}: {count(plan.corpus.train_words, 'word')}, "
+        f"{count(plan.corpus.train_tokens, 'token')}, vocabulary {plan.corpus.vocab_size:,}",
+        f"benchmarks {count(plan.num_items, 'item')}" if plan.benchmarks else "benchmarks none",
         f"batch      {base.batch_size} x {base.context} tokens; "
-        f"{steps_per_epoch(base, plan.num_blocks):,} steps in an epoch",
+        f"{count(steps_per_epoch(base, plan.num_blocks), 'step')} in an epoch",
         *(f"{'axes' if number == 0 else '':<10} {line}" for number, line in enumerate(_axes(plan))),
         f"devices    {resources.workers} x {resources.cpus} CPU, {resources.gpus:g} GPU ({device}) "
         f"a trial, {base.precision}, runner {resources.runner}; "
-        f"{at_once or 'no'} trials at once here",
+        f"{count(at_once, 'trial') if at_once else 'no trials'} at once here",
     ]
 
 

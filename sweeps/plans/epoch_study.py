@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.points import on_common_seeds, point_keys, varied
 from analysis.schema.axes import AXES
+from analysis.wording import count
 from sweeps.arguments import EpochStudyArgs
 from sweeps.plans.branches import BranchPlan
 from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
@@ -127,7 +128,7 @@ def plan_epochs(setup: Setup, designs: Designs) -> SweepPlan:
             spec = designs.spec(design, horizon)
             if spec.setting in [base.setting for base in bases.values()]:
                 continue  # of another design as well
-            part = f"{design} {horizon} epochs"
+            part = f"{design} {count(horizon, 'epoch')}"
             bases[part] = spec
             known = earlier_trials(folder, spec)
             if design != "branch":
@@ -235,8 +236,8 @@ def _milestones(
             tokens = total_steps * base.batch_size * base.context
             seen = tokens * setup.corpus.train_words // setup.corpus.train_tokens
             raise ValueError(
-                f"--milestones {words:,} lies beyond the {seen:,} words that {base.epochs} epochs "
-                "see: take fewer words, or more --epochs"
+                f"--milestones {words:,} lies beyond the {count(seen, 'word')} that are seen in "
+                f"{count(base.epochs, 'epoch')}: take fewer words, or more --epochs"
             )
     return tuple(milestones)
 

@@ -34,13 +34,23 @@ from analysis.benchmarks import (
 from analysis.benchmarks.folders import Entry, fates, survey
 from analysis.benchmarks.predictions import write_answers, write_submission
 from analysis.benchmarks.scoring import check_spans, context_of, vocab_size_of
+from analysis.config_file import save_config
+from analysis.places import writable_folder
 from analysis.schema.ranges import check
 from analysis.store import open_store, tracking_uri
+from analysis.wording import count
 from sweeps.arguments import EvaluateArgs
 from sweeps.engine.tuning import local_gpus, ray_cluster
 from sweeps.scoring.finetuning import check_tasks, finetune_tasks, write_glue_submission
 from sweeps.scoring.report import show_found
-from sweeps.scoring.tasks import TaskResult, find_glue, glue_figures, glue_results, split_tasks
+from sweeps.scoring.tasks import (
+    TaskResult,
+    benchmark_place,
+    find_glue,
+    glue_figures,
+    glue_results,
+    split_tasks,
+)
 from sweeps.scoring.workers import Scoring, score_here, score_on_ray, show_progress
 from sweeps.stored.model_names import resolve_model
 from sweeps.stored.trials import resolve_storage
@@ -91,14 +101,15 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
     """
     check(args, flags=True)
     storage = resolve_storage(args.storage)
+    output = args.output
+    if output is not None:
+        output = writable_folder(output.expanduser().resolve(), "--output")
     uri = tracking_uri(storage)
     if args.device == "cuda" and not local_gpus():
         raise ValueError("--device cuda, but PyTorch sees no GPU here: --device cpu, or auto")
     if args.run_id is not None:
         _check_run(uri, args.run_id)
-    path = args.benchmarks
-    if path != HUB:
-        path = str(Path(path).expanduser().resolve())
+    path = benchmark_place(args.benchmarks)
     default = ("blimp",) if path == HUB else ("all",)
     zero_shot, glue = split_tasks(args.tasks or default, args.protocol)
     glue_folder = find_glue(path) if glue else None
@@ -122,9 +133,10 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
     if context is not None:
         spans = keep_last(spans, context)
     check_spans(spans, context, vocab_size_of(config))
-    output = args.output or storage / "evaluations" / _name_of(model, suite, glue, args)
-    output = output.expanduser().resolve()
-    output.mkdir(parents=True, exist_ok=True)
+    if output is None:
+        output = storage / "evaluations" / _name_of(model, suite, glue, args)
+        output.mkdir(parents=True, exist_ok=True)
+    save_config(output, args)
     return EvaluationPlan(
         args,
         storage,
@@ -147,9 +159,10 @@ def _check_length(args: EvaluateArgs, spans: Sequence[Span], context: int | None
     if too_long and args.long_texts == "refuse":
         longest = max(too_long, key=lambda span: span.num_inputs)
         raise ValueError(
-            f"{len(too_long)} texts are longer than the model's context of {context} tokens; the "
-            f"longest, {longest.name}, has {longest.num_inputs}: --long-texts truncate scores the "
-            "last tokens of each, or choose other --tasks"
+            f"{count(len(too_long), 'text is', 'texts are')} longer than the model's context of "
+            f"{count(context or 0, 'token')}; the longest, {longest.name}, has "
+            f"{longest.num_inputs}: --long-texts truncate scores the last tokens of "
+            "each, or choose other --tasks"
         )
     return len(too_long)
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from analysis.benchmarks import MACRO
 from analysis.benchmarks.kinds import kind_named
+from analysis.wording import count
 
 
 def show_found(fates: Iterable[tuple[str, str, str]], folder: str, console: Console) -> None:
@@ -55,8 +56,8 @@ def _show_scores(results: dict[str, Any], console: Console) -> None:
             console.print(f"[yellow]{benchmark}: all were ties; the model sees no difference.[/]")
     if results["truncated"]:
         console.print(
-            f"{results['truncated']:,} texts were longer than the model's context: their last "
-            "tokens were scored."
+            f"{count(results['truncated'], 'text was', 'texts were')} longer than the model's "
+            "context: only the last tokens were scored."
         )
 
 

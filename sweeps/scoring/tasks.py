@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from analysis.benchmarks import HUB, glue
 from analysis.benchmarks.folders import hint
+from analysis.places import reading
 from trainables.finetune_spec import FinetuneOutcome
 
 
@@ -35,6 +37,21 @@ def split_tasks(tasks: Sequence[str], protocol: str) -> tuple[tuple[str, ...], t
     if "glue" in tasks:
         return zero_shot, glue.PROTOCOL_TASKS[protocol]
     return zero_shot, tuple(name for name in tasks if name in glue.TASKS)
+
+
+def benchmark_place(path: str) -> str:
+    """The folder of benchmarks that --benchmarks names, as a whole path; "hub" is none.
+
+    Raises:
+        ValueError: there is no such folder, or it cannot be looked into.
+    """
+    if path == HUB:
+        return path
+    with reading("--benchmarks", path):
+        place = Path(path).expanduser().resolve()
+        if place.stat() and place.is_dir():
+            os.listdir(place)
+    return str(place)
 
 
 def find_glue(path: str) -> Path:

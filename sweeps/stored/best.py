@@ -55,7 +55,7 @@ def best_trial(trials: pd.DataFrame, specs: Mapping[str, TrialSpec]) -> pd.Serie
     """The row of the best trial.
 
     Trials are compared along what a sweep can vary (`analysis.schema`). Of each setting the best
-    point is that of the least mean validation bits-per-byte over the seeds that the most points
+    point is that of the least mean validation bits/byte over the seeds that the most points
     have, among those without a diverged seed and with a finished one; points with a stopped seed
     come after all others. Of the settings it is the one whose best point has the least mean. Of
     the best point's seeds it is the lowest that finished, of those in the mean if it can be: not

@@ -10,6 +10,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from analysis.store import open_store
+from analysis.wording import count
 from trainables.files import whole_folder
 
 
@@ -82,6 +83,6 @@ def copy_version(version: ModelVersion, uri: str, storage: Path) -> Path:
     if len(configs) != 1:
         raise ValueError(
             f"{version.name} version {version.version} is no model that can be opened: it has "
-            f"{len(configs)} files config.json in {version.source}"
+            f"{count(len(configs), 'file')} config.json in {version.source}"
         )
     return configs[0].parent

@@ -19,7 +19,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from analysis.config_file import save_config
 from analysis.errors import without_secret
+from analysis.schema.axes import short
 from analysis.store import open_store, reason, tracking_uri
 from sweeps.arguments import PromoteArgs
 from sweeps.stored.best import Candidate, choose
@@ -27,7 +29,6 @@ from sweeps.stored.trials import resolve_storage
 from trainables.checkpoint import Progress
 from trainables.corpus.tokenizer import tokenizer_hash
 from trainables.finetune_spec import model_hash
-from trainables.spec import format_lr
 
 _PREFIX = "babysweep."
 _WEIGHTS = "model.safetensors"
@@ -85,6 +86,7 @@ def promote(args: PromoteArgs) -> Promotion:
                 tags={_PREFIX + key: value for key, value in tags.items()},
             )
         client.set_registered_model_alias(name, args.alias, str(after.version))
+        save_config(storage / choice.study, args)
     except MlflowException as error:
         raise ValueError(f"MLflow ({without_secret(uri)}): {reason(error)}") from error
     return Promotion(before, after, is_new)
@@ -182,7 +184,7 @@ def _cells(version: ModelVersion) -> list[tuple[str, str]]:
         figures[name] = f"{float(value):.{digits}f}" if value else "-"
     return [
         ("run", version.run_id or "-"),
-        ("lr", format_lr(spec["lr"]) if spec else "-"),
+        ("lr", short(spec["lr"]) if spec else "-"),
         ("seed", str(spec.get("seed", "-"))),
         ("epochs", f"{_tag(version, 'epoch') or '-'} of {spec.get('epochs', '-')}"),
         ("bits/byte", figures["bits_per_byte"]),
@@ -224,7 +226,7 @@ def _check_better(before: ModelVersion, tags: dict[str, str], alias: str) -> Non
     old, new = float(_tag(before, "bits_per_byte")), float(tags["bits_per_byte"])
     if new > old:
         raise ValueError(
-            f"{current} is better: {old:.4f} bits per byte, not {new:.4f}; sweep on, or replace it "
+            f"{current} is better: {old:.4f} bits/byte, not {new:.4f}; sweep on, or replace it "
             "with --force"
         )
 

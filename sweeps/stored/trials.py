@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.places import writable_folder
 from trainables.checkpoint import TrialFolder
 from trainables.spec import TrialSpec
 
@@ -27,21 +28,25 @@ def resolve_storage(storage: Path | None, *, create: bool = True) -> Path:
         create: whether to make the folder; else it must be there.
 
     Raises:
-        ValueError: it is no folder that all nodes can share, or that MLflow can be told of.
+        ValueError: it is no folder that all nodes can share, that MLflow can be told of, or that
+            can be written to; the message names the flag, or the variable.
     """
-    given = storage
+    given, flag = storage, "--storage"
     if given is None and "BABYSWEEP_STORAGE" in os.environ:
-        given = Path(os.environ["BABYSWEEP_STORAGE"])
+        given, flag = Path(os.environ["BABYSWEEP_STORAGE"]), "BABYSWEEP_STORAGE"
     if given is None:
         given = ROOT / "runs"
     elif str(given) in ("", "."):  # a path of no letters is the current folder
-        raise ValueError("--storage is empty: give a folder")
+        raise ValueError(f"{flag} is empty: give a folder")
     if "://" in str(given) or ":/" in str(given):
         raise ValueError(
-            f"--storage must be a folder that all nodes share, not {given}: mount the bucket, or "
+            f"{flag} must be a folder that all nodes share, not {given}: mount the bucket, or "
             "use a network file system"
         )
-    path = given.expanduser().resolve()
+    try:
+        path = given.expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # a circle of links, or no such home
+        raise ValueError(f"{flag} {given} is no place: {error}") from None
     if _JOB_FOLDER in str(path):
         raise ValueError(
             f"a submitted job's working folder is temporary, and so is all that lies in {path}: "
@@ -49,12 +54,12 @@ def resolve_storage(storage: Path | None, *, create: bool = True) -> Path:
         )
     if "%" in str(path):
         raise ValueError(
-            f"--storage must not have a % in its path, which addresses have another meaning for: "
+            f"{flag} must not have a % in its path, which addresses have another meaning for: "
             f"{path}"
         )
     if create:
-        path.mkdir(parents=True, exist_ok=True)
-    elif not path.is_dir():
+        return writable_folder(path, flag)
+    if not path.is_dir():
         raise ValueError(f"there is no storage folder {path}: give the --storage of the sweep")
     return path
 

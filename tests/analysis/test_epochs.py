@@ -24,7 +24,7 @@ from analysis.plots import epoch_curve
 
 
 def frame(curves: list[list[float]], design: str = "branch") -> pd.DataFrame:
-    """Scores of one design; a curve of bits-per-byte over 1, 2, ... epochs for each seed."""
+    """Scores of one design; a curve of bits/byte over 1, 2, ... epochs for each seed."""
     rows = [
         {
             "design": design,
@@ -158,7 +158,7 @@ def test_agreement_is_paired_by_seed() -> None:
     whole = frame([[1.0, 2.0], [1.5, 2.5], [0.5, 1.5]], "independent")
     branch = frame([[1.1, 2.1], [1.6, 2.6], [0.7, 1.7]])
     text = agreement(pd.concat([branch, whole]))
-    assert "branch minus independent: +0.1333 to +0.1333 bits-per-byte" in text
+    assert "branch minus independent: +0.1333 to +0.1333 bits/byte" in text
     assert "at 2 of 2 horizons" in text
     half = 4.302653 * math.sqrt(0.01 / 3) / math.sqrt(3)  # sample deviation of 0.1, 0.1, 0.2
     expected = f"+0.1333 (95 % interval {0.4 / 3 - half:.4f} to {0.4 / 3 + half:.4f}, paired"

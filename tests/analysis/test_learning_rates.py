@@ -18,7 +18,7 @@ Row = tuple[float, int, str | None, float | None]
 
 
 def frame(*rows: Row, arch: str = "mamba") -> pd.DataFrame:
-    """Rows of (lr, seed, outcome, bits-per-byte); the macro is ten times as much."""
+    """Rows of (lr, seed, outcome, bits/byte); the macro is ten times as much."""
     table = pd.DataFrame(rows, columns=["lr", "seed", "outcome", "bits_per_byte"])
     return table.assign(arch=arch, macro=table["bits_per_byte"].astype(float) * 10)
 
@@ -50,7 +50,7 @@ def test_a_rate_with_a_diverged_seed_ranks_last(bad: tuple[str, float | None]) -
     assert table["bits_per_byte"].tolist() == [5.0, math.inf]
     assert table["diverged"].tolist() == [0, 1]
     assert best_points(trials) == {"mamba": {"lr": 1e-3}}
-    assert "0.01, diverged on 1 of 2 seeds" in compare_best(trials, "mamba").sentence
+    assert "1e-2, diverged on 1 of 2 seeds" in compare_best(trials, "mamba").sentence
 
 
 def test_a_rate_with_a_stopped_seed_ranks_between() -> None:
@@ -71,7 +71,7 @@ def test_trials_without_an_outcome_are_left_out() -> None:
 def test_unlike_trials_are_not_averaged() -> None:
     """Two trials with the same rate and seed differ in a setting; averaging them is refused."""
     trials = frame((1e-3, 0, "finished", 2.0), (1e-3, 0, "finished", 3.0))
-    with pytest.raises(ValueError, match="several trials of mamba with lr 0.001 and seed 0"):
+    with pytest.raises(ValueError, match="of mamba with learning rate 1e-3 and seed 0"):
         point_table(trials)
 
 
@@ -124,7 +124,7 @@ def test_edge_of_grid() -> None:
     assert edge_of_grid(grid, 1e-2) == "high"
     assert edge_of_grid(grid, 1e-3) is None
     assert edge_of_grid([1e-3], 1e-3) is None
-    with pytest.raises(ValueError, match=r"0.5 is not among those tried: 0.0001, 0.001, 0.01"):
+    with pytest.raises(ValueError, match=r"5e-1 is not among those tried: 1e-4, 1e-3, 1e-2"):
         edge_of_grid(grid, 0.5)
 
 
@@ -150,7 +150,7 @@ def test_the_optimum_of_a_parabola_is_found() -> None:
     assert found.at(4e-2) == pytest.approx(2.6)
     assert found.seeds == 3
     assert found.fitted == (3e-4, 3e-2)
-    assert "the optimum is 0.004" in found.sentence
+    assert "the optimum is 4e-3" in found.sentence
 
 
 def test_the_ends_of_the_interval_are_just_not_rejected() -> None:
@@ -198,7 +198,7 @@ def test_a_fit_that_says_nothing_says_so() -> None:
     assert "has no minimum" in optimum(frame(*curve(4e-3, -0.5)), "mamba").sentence
     beyond = optimum(frame(*curve(0.5, 0.5)), "mamba")
     assert beyond.lr is None
-    assert "lies above 0.03" in beyond.sentence
+    assert "lies above 3e-2" in beyond.sentence
     bare = optimum(frame(*curve(1e-3, 0.5)[:3]), "mamba")
     assert bare.lr == pytest.approx(1e-3)
     assert bare.interval is None
@@ -243,7 +243,7 @@ def test_sensitivity_is_read_off_tried_rates_paired_by_seed() -> None:
     assert third.bits_per_byte == pytest.approx(0.5)
     assert thrice.bits_per_byte == pytest.approx(0.35)
     assert thrice.macro == pytest.approx(0.35)
-    assert "+0.3500 bits-per-byte and -0.35 points at 0.01 (tried on 2)" in found.sentence
+    assert "+0.3500 bits/byte and -0.35 points at 1e-2 (tried on 2)" in found.sentence
 
 
 def test_sensitivity_between_rates_is_read_off_the_parabola() -> None:
@@ -267,8 +267,8 @@ def test_sensitivity_says_where_a_rate_diverged_or_was_not_tried() -> None:
     assert found.thrice is not None
     assert (found.thrice.source, found.thrice.bits_per_byte) == ("diverged", None)
     assert found.third.source == "not tried"
-    assert "0.00033 was not tried" in found.sentence
-    assert "0.003 diverged" in found.sentence
+    assert "3.3e-4 was not tried" in found.sentence
+    assert "3e-3 diverged" in found.sentence
     assert sensitivity(frame((1e-3, 0, "diverged", None)), "mamba").best is None
     with pytest.raises(ValueError, match="no completed trial of architecture 'gru'"):
         sensitivity(trials, "gru")

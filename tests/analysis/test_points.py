@@ -79,14 +79,14 @@ def test_seeds_of_the_chosen_point_do_not_change_the_choice() -> None:
 
 def test_two_trials_of_a_point_and_seed_are_refused() -> None:
     """They differ in something that is no axis."""
-    with pytest.raises(ValueError, match="several trials of mamba with lr 0.001 and seed 0"):
+    with pytest.raises(ValueError, match="of mamba with learning rate 1e-3 and seed 0"):
         completed(pd.concat([surface(), surface()]))
 
 
 def test_each_axis_is_compared_at_the_best_of_the_others() -> None:
     """In the words of the axis."""
     trials = surface()
-    assert "mamba: 0.01 is ahead of 0.1 by 0.4000" in compare_best(trials, "mamba").sentence
+    assert "mamba: 1e-2 is ahead of 1e-1 by 0.4000" in compare_best(trials, "mamba").sentence
     found = compare_best(trials, "mamba", DECAY)
     assert (found.best, found.runner_up) == (0.4, 1.6)
     assert found.sentence.startswith("mamba: weight decay 0.4 is ahead of 1.6 by 0.2000")

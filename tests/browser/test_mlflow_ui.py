@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-import tyro
 from mlflow.entities import Run
 from rich.console import Console
 
+from analysis.command_line import parse
 from sweeps.arguments import LrSweepArgs
 from sweeps.findings.common import describe_study, show_failures
 from sweeps.findings.lr_sweep import show_results
@@ -107,7 +107,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     words = ["--arch", "lstm", "hgrn2", "--corpus", str(folder), "--vocab-size", "280"]
     words += ["--context", "64", "--batch-size", "4", "--epochs", "3", "--seeds", "0", "1"]
     words += ["--study", "study", "--storage", str(tmp_path_factory.mktemp("storage")), "--lrs"]
-    args = tyro.cli(LrSweepArgs, args=[*words, *map(str, LRS)])
+    args = parse(LrSweepArgs, [*words, *map(str, LRS)], None)
     plan = plan_sweep(args, lambda text: None)
     artifacts = plan.storage / "artifacts" / plan.study
     tracker = Tracker.open(plan.tracking_uri, artifacts, plan.study, plan.bases.values(), plan.kind)
@@ -171,7 +171,7 @@ def test_trials_are_nested_under_their_sweep(study, open_page):
         expect(cell(page, run, "metrics.`best/lr`")).to_have_text(lr)
         expect(cell(page, run, "metrics.`best/epoch`")).to_have_text(epoch)
     expect(cell(page, bad, "tags.`babysweep.outcome`")).to_have_text("diverged")
-    expect(cell(page, lstm, "attributes.`Description`")).to_contain_text("lstm: 0.01 is ahead of")
+    expect(cell(page, lstm, "attributes.`Description`")).to_contain_text("lstm: 1e-2 is ahead of")
     expect(page.get_by_text("hgrn2, lstm trained on")).to_be_visible()
     assert_sound(opened, study)
 
@@ -183,7 +183,7 @@ def test_a_sweeps_page_shows_what_it_found(study, open_page):
     page = opened.page
     page.get_by_role("link", name="lr sweep lstm mini 3 epochs").click()
     page.get_by_text("Show more").click()
-    expect(page.get_by_text(re.compile(r"^lstm: 0\.01 is ahead of 0\.003"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"^lstm: 1e-2 is ahead of 3e-3"))).to_be_visible()
     table = page.locator("table").filter(has_text="bits/byte")
     expect(table).to_have_count(1)
     expect(table.locator("tr")).to_have_count(1 + len(LRS))

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import models
 from analysis import literature
 from analysis.plots.style import ARCH_LOOKS
 from models.sizes import PRESETS
-from sweeps.arguments import ARCHITECTURES
+from sweeps.arguments.training import CORPORA, Architecture
 from sweeps.plans.common import chosen_archs
 from tests.architectures import FACTS
 from tests.processes import ROOT
+from trainables.corpus.sources import HUB_IDS
 
 
 def test_the_help_of_the_commands_names_all() -> None:
     """In the registry's order."""
-    assert tuple(ARCHITECTURES.split(", ")) == models.architectures()
+    assert get_args(Architecture) == models.architectures()
+
+
+def test_the_flags_know_the_short_names_of_corpora() -> None:
+    assert ("mini", *HUB_IDS) == CORPORA
 
 
 def test_every_size_has_all() -> None:

@@ -23,7 +23,7 @@ ALLOWED = {
     "models": set(),
 }
 FLOORS = (
-    *("paper", "stages"),
+    *("cli", "paper", "stages"),
     *("lr_sweep", "epoch_study", "distill", "promote", "evaluate"),
     *("running", "findings", "plans", "scoring", "stored", "engine", "arguments"),
 )

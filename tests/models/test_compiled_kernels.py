@@ -7,7 +7,7 @@ import pytest
 from compilation import SHARED_MEMORY, Usage, compile_for
 
 import models
-from sweeps.plans.presets import PRESETS
+from sweeps.arguments.presets import PRESETS
 from tests.architectures import FACTS
 from trainables.kernel_cache import launches_of
 from trainables.spec import TrialSpec

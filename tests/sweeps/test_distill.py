@@ -11,9 +11,9 @@ import sys
 
 import pytest
 import torch
-import tyro
 
 import models
+from analysis.command_line import parse
 from sweeps.arguments import DistillArgs
 from sweeps.distill import run_distillation
 from sweeps.plans.distill import plan_distillation
@@ -36,7 +36,7 @@ def words(storage, teacher, *extra: str) -> list[str]:
 
 
 def plan(whole_sweep, teacher, *extra: str):
-    args = tyro.cli(DistillArgs, args=words(whole_sweep.storage, teacher, *extra))
+    args = parse(DistillArgs, words(whole_sweep.storage, teacher, *extra), None)
     return plan_distillation(args, lambda text: None)
 
 
@@ -103,7 +103,7 @@ def test_bad_arguments_are_explained(whole_sweep, teacher, flags, message, capsy
     if "--context" in flags:  # a model with a limit
         folder = with_limit(folder, tmp_path / "limited")
     all_words = [*words(whole_sweep.storage, folder), "--dry-run", *flags]
-    assert run_distillation(tyro.cli(DistillArgs, args=all_words)) == 2
+    assert run_distillation(parse(DistillArgs, all_words, None)) == 2
     assert re.search(message, " ".join(capsys.readouterr().err.split()))
 
 
@@ -140,7 +140,7 @@ def test_a_killed_distillation_goes_on_and_prints_the_gain(whole_sweep, teacher,
     with start(storage, folder, "--seeds", "0", "1", "--alphas", "0.9") as again:
         output, _ = again.communicate(timeout=300)
     assert again.returncode == 0, output
-    assert re.search(r"alpha=0.9 T=1: the teacher (gains|loses) 0\.\d+ bits-per-byte", output)
+    assert re.search(r"alpha=0.9 T=1: the teacher (gains|loses) 0\.\d+ bits/byte", output)
     assert "paired over 2 seeds" in output
     specs = [TrialFolder(path.parent) for path in storage.glob("study/trials/*/spec.json")]
     students = [trial for trial in specs if trial.spec.teacher]

@@ -11,10 +11,10 @@ import shutil
 import sys
 
 import pytest
-import tyro
 from rich.console import Console
 from safetensors.torch import load_file
 
+from analysis.command_line import parse
 from sweeps.arguments import EpochStudyArgs
 from sweeps.epoch_study import run_epoch_study
 from sweeps.findings.epoch_study import show_epochs
@@ -52,7 +52,7 @@ class EpochCommand(SweepCommand):
 
     def args(self, *extra: str) -> EpochStudyArgs:
         """Its arguments, parsed."""
-        return tyro.cli(EpochStudyArgs, args=self.line(*extra)[2:])
+        return parse(EpochStudyArgs, self.line(*extra)[2:], None)
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def test_milestones_lie_within_the_longest_trial(command, tmp_path):
     flags = ("--lr", "1e-3", "--epochs", "2", "--benchmarks", str(tmp_path / "data"))
     _, designs = plan_designs(command.args(*flags, "--milestones", "5K", "1000", "1K"), silent)
     assert designs.milestones == (1000, 5000)
-    with pytest.raises(ValueError, match=r"8,000 lies beyond the 6,982 words that 2 epochs see"):
+    with pytest.raises(ValueError, match=r"the 6,982 words that are seen in 2 epochs"):
         plan_designs(command.args(*flags, "--milestones", "8K"), silent)
 
 
@@ -247,11 +247,11 @@ def test_dry_run_prints_each_part(command, capsys):
     output = capsys.readouterr().out
     flops = dict(re.findall(r"│ (\w+ \d epochs).* (\S+) │\s+\S+ │\s+\S+ │$", output, re.MULTILINE))
     assert list(flops) == [
-        *("trajectory 2 epochs", "independent 1 epochs", "branch 2 epochs", "branch 1 epochs")
+        *("trajectory 2 epochs", "independent 1 epoch", "branch 2 epochs", "branch 1 epoch")
     ]
     steps = {part: float(value) / float(flops["branch 2 epochs"]) for part, value in flops.items()}
-    assert steps["independent 1 epochs"] == pytest.approx(1 / 2, rel=0.01)
-    assert steps["branch 1 epochs"] == pytest.approx((32 - 20) / 64, rel=0.01)
+    assert steps["independent 1 epoch"] == pytest.approx(1 / 2, rel=0.01)
+    assert steps["branch 1 epoch"] == pytest.approx((32 - 20) / 64, rel=0.01)
     assert not (command.storage / "study").exists()
 
 
@@ -281,12 +281,12 @@ def test_what_several_seeds_found_is_told(command, tmp_path):
     show_epochs(plan, designs, tracker, console)
     output = console.file.getvalue()
     for line in (
-        "branch: best after 2 epochs, 1.2433 bits-per-byte (the 95 % interval holds no other; "
+        "branch: best after 2 epochs, 1.2433 bits/byte (the 95 % interval holds no other; "
         "bootstrap over 3 seeds, which is too narrow with so few).",
         # The third seed was stopped before its last epoch.
-        "independent: best after 2 epochs, 1.1500 bits-per-byte (the 95 % interval holds no other; "
+        "independent: best after 2 epochs, 1.1500 bits/byte (the 95 % interval holds no other; "
         "bootstrap over 2 seeds, which is too narrow with so few).",
-        "branch minus independent: +0.0100 to +0.0100 bits-per-byte; within two standard "
+        "branch minus independent: +0.0100 to +0.0100 bits/byte; within two standard "
         "deviations of independent's seeds at ",
         "branch after 1,000 words: blimp 61.0 ± 1.0",
         "independent after 1,000 words: not scored: the trials ended before it was asked for",

@@ -10,11 +10,12 @@ import subprocess
 
 import psutil
 import pytest
-import tyro
 
+from analysis.command_line import parse
 from sweeps.arguments import LrSweepArgs
 from sweeps.engine.signals import ENDING
 from sweeps.lr_sweep import run_lr_sweep
+from sweeps.plans.lr_sweep import plan_sweep
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.processes import wait_for
 from tests.sweeps.conftest import ROOT
@@ -217,7 +218,7 @@ def test_dry_run_prints_the_cost_and_runs_nothing(sweep):
 def test_bad_arguments_are_explained(sweep, flags, message, capsys):
     """The error names the value and what to do, without a traceback; status 2."""
     words = [*sweep.line()[2:], "--dry-run", *flags]
-    assert run_lr_sweep(tyro.cli(LrSweepArgs, args=words)) == 2
+    assert run_lr_sweep(parse(LrSweepArgs, words, None)) == 2
     assert message in " ".join(capsys.readouterr().err.split())
 
 
@@ -225,11 +226,25 @@ def test_bad_arguments_are_explained(sweep, flags, message, capsys):
 def test_closed_choices_are_listed(flag, capsys):
     """A wrong one is named with its flag and what it can be."""
     with pytest.raises(SystemExit, match="2"):
-        tyro.cli(LrSweepArgs, args=["--arch", "lstm", f"--{flag}", "other"])
+        parse(LrSweepArgs, ["--arch", "lstm", f"--{flag}", "other"], None)
     text = capsys.readouterr().err
     assert "'other'" in text
     assert f"--{flag}" in text
-    assert "Expected one of" in text
+    assert "is none of " in text
+
+
+def test_a_run_is_repeated_from_the_file_that_it_wrote(whole_sweep, monkeypatch, capsys):
+    """`--config` alone is the same sweep from anywhere: all its trials are found, none is left."""
+    (file,) = (whole_sweep.storage / "study" / "commands").iterdir()
+    monkeypatch.chdir("/")
+    args = parse(LrSweepArgs, ["--config", str(file)], None)
+    plan = plan_sweep(args, lambda text: None)
+    assert (plan.folder, plan.plans["lstm"].remaining()) == (whole_sweep.storage / "study", 0)
+    more = parse(LrSweepArgs, ["--config", str(file), "--seeds", "0", "1"], None)
+    assert plan_sweep(more, lambda text: None).plans["lstm"].remaining() == 2
+    assert run_lr_sweep(parse(LrSweepArgs, ["--config", str(file), "--dry-run"], None)) == 0
+    assert "Nothing was run." in capsys.readouterr().out
+    assert len(list(file.parent.iterdir())) == 1
 
 
 @pytest.mark.slow

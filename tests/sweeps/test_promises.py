@@ -12,8 +12,8 @@ import subprocess
 import sys
 
 import pytest
-import tyro
 
+from analysis.command_line import parse
 from sweeps.arguments import LrSweepArgs
 from sweeps.plans.lr_sweep import plan_sweep
 from sweeps.stored.trials import earlier_trials, study_trials
@@ -21,10 +21,10 @@ from tests.processes import ROOT, environment
 from tests.sweeps.conftest import SweepCommand
 
 TRAINING = """
-    address arch batch-size benchmarks checkpoint-minutes context corpus cpus-per-trial
+    address arch batch-size benchmarks checkpoint-minutes config context corpus cpus-per-trial
     dropout dry-run epochs ewok-password final-tasks gpus-per-trial grad-clip help max-concurrent
-    micro-batch optimizer precision preset protocol runner schedule seeds size storage study tasks
-    vocab-size warmup weight-decay workers-per-trial
+    micro-batch no-dry-run optimizer precision preset protocol runner schedule seeds size storage
+    study tasks vocab-size warmup weight-decay workers-per-trial
 """
 """Flags of all commands that train."""
 
@@ -37,22 +37,22 @@ FLAGS = {
     "sweeps/epoch_study.py": TRAINING + " decay designs horizons lr milestones",
     "sweeps/distill.py": TRAINING
     + """
-        alphas control lrs no-control reverse-kl student-init teacher temperatures
+        alphas control lrs no-control no-reverse-kl reverse-kl student-init teacher temperatures
     """,
     "sweeps/paper.py": TRAINING
     + """
-        alphas designs horizons lrs status sweep-seeds teacher-arch temperatures
+        alphas designs horizons lrs no-status status sweep-seeds teacher-arch temperatures
     """,
     "sweeps/promote.py": """
-        alias arch benchmarks force help model name run-id storage study
+        alias arch benchmarks config force help model name no-force run-id storage study
     """,
     "sweeps/evaluate.py": """
-        address all-templates benchmarks cpus device eval-workers ewok-password glue-epochs
-        glue-lr gpus help long-texts model output precision protocol run-id selection storage
-        submission tasks token-budget
+        address all-templates benchmarks config cpus device eval-workers ewok-password glue-epochs
+        glue-lr gpus help long-texts model no-all-templates no-submission output precision protocol
+        run-id selection storage submission tasks token-budget
     """,
-    "analysis/report.py": "help output select storage study ui",
-    "analysis/compare.py": "help part storage study",
+    "analysis/report.py": "config help output select storage study ui",
+    "analysis/compare.py": "config help part storage study",
 }
 
 NAMES = {
@@ -126,7 +126,7 @@ def test_trials_of_an_earlier_version_are_found(sweep: SweepCommand) -> None:
     study = shutil.copytree(ROOT / "tests" / "sweeps" / "earlier_study", sweep.storage / "study")
     for trial in study_trials(study):
         assert trial.path.name == trial.spec.hash
-    plan = plan_sweep(tyro.cli(LrSweepArgs, args=sweep.line()[2:]), lambda text: None)
+    plan = plan_sweep(parse(LrSweepArgs, sweep.line()[2:], None), lambda text: None)
     assert plan.plans["lstm"].remaining() == 0
     found = earlier_trials(study, plan.bases["lstm"])
     assert {(spec.lr, spec.seed): score for spec, score in found.items()} == {

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import torch
-import tyro
 from mlflow import MlflowClient
 from transformers import AutoTokenizer
 
 import models
 from analysis.benchmarks import Source, load_suite
+from analysis.command_line import parse
 from sweeps.arguments import PromoteArgs
 from sweeps.promote import run_promotion
 from sweeps.scoring.evaluation import resolve_model
@@ -114,7 +114,7 @@ class Studies:
 
     def promote(self, *flags: str) -> int:
         words = ["--arch", "lstm", "--storage", str(self.storage), *flags]
-        return run_promotion(tyro.cli(PromoteArgs, args=words))
+        return run_promotion(parse(PromoteArgs, words, None))
 
     def version(self, name: str):
         """What the alias of this registered model points to."""

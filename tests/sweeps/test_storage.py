@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import re
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from analysis.places import reading, writable_folder
+from sweeps.scoring.tasks import benchmark_place
 from sweeps.stored.trials import ROOT, check_study_name, resolve_storage
 
 
@@ -35,6 +40,81 @@ def test_what_cannot_be_a_storage_is_refused(storage: str, message: str) -> None
     """At once, before anything is made."""
     with pytest.raises(ValueError, match=message):
         resolve_storage(Path(storage))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file where a folder is wanted."""
+    path = tmp_path / "file"
+    path.touch()
+    return path
+
+
+def impossible(file: Path) -> dict[str, str]:
+    """Places that cannot be written to, also by root, and the reason."""
+    return {
+        str(file): "it is a file",
+        str(file / "below" / "it"): f"{file} is a file",
+        "/proc/none": "no such file or directory",
+        str(file.parent / ("x" * 300)): "file name too long",
+        "/dev/null/x": "/dev/null is a file",
+    }
+
+
+def test_a_storage_that_cannot_be_written_to(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the flag, or the variable, with place and reason, in a line."""
+    for place, reason in impossible(file).items():
+        with pytest.raises(ValueError, match=re.escape(reason)) as raised:
+            resolve_storage(Path(place))
+        text = str(raised.value)
+        assert text.startswith(f"--storage {place[:200]}")
+        assert "Errno" not in text
+        assert "\n" not in text
+    monkeypatch.setenv("BABYSWEEP_STORAGE", str(file))
+    with pytest.raises(ValueError, match=f"^BABYSWEEP_STORAGE {file} cannot be written to"):
+        resolve_storage(None)
+
+
+def test_a_storage_on_a_read_only_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is there and takes no file."""
+
+    def refuse(**where: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(where["dir"]))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(ValueError, match=r"--storage .* \(read-only file system\): give a folder"):
+        resolve_storage(tmp_path)
+
+
+def test_links_in_a_circle_and_homes_of_nobody(tmp_path: Path) -> None:
+    """Are no places."""
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for place in (tmp_path / "a" / "x", Path("~no-such-user/x")):
+        with pytest.raises(ValueError, match="^--storage"):
+            resolve_storage(place)
+
+
+def test_places_of_other_flags(file: Path) -> None:
+    """--output, --corpus and --benchmarks name themselves, the place and the reason."""
+    for place, reason in impossible(file).items():
+        with pytest.raises(ValueError, match=re.escape(reason)) as raised:
+            writable_folder(Path(place), "--output")
+        assert str(raised.value).startswith(f"--output {place[:200]}")
+    long = "x" * 5000
+    for place in (str(file / "x"), str(file.parent / "none"), long):
+        with pytest.raises(ValueError, match="--benchmarks .* cannot be read") as raised:
+            benchmark_place(place)
+        assert len(str(raised.value)) < 400
+    with (
+        pytest.raises(
+            ValueError, match=r"^--corpus x+\.\.\. cannot be read \(file name too long\)$"
+        ),
+        reading("--corpus", long),
+    ):
+        Path(long).stat()
+    with pytest.raises(OSError, match="disk"), reading("--corpus", "a"):
+        raise OSError(errno.ENOSPC, "disk full")
 
 
 def test_only_sweeps_make_a_storage(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from trainables.spec import TrialSpec, format_lr
+from analysis.schema.axes import short
+from trainables.spec import TrialSpec
 
 SPEC = TrialSpec(
     arch="hgrn2",
@@ -103,7 +104,7 @@ def test_unknown_and_missing_fields_are_refused():
 )
 def test_learning_rates_read_as_people_write_them(lr, text):
     """1e-3, not 0.001 and not 1e-03."""
-    assert format_lr(lr) == text
+    assert short(lr) == text
 
 
 def test_whole_numbers_are_the_same_trial() -> None:

@@ -145,7 +145,7 @@ def _by_loss(context: Context) -> str:
     best = min(choices, key=lambda choice: choice.mean("bits_per_byte"))
     seeds = len(best.trials)
     return (
-        f"By validation loss, {best.arch} is best ({best.mean('bits_per_byte'):.4f} bits-per-byte, "
+        f"By validation loss, {best.arch} is best ({best.mean('bits_per_byte'):.4f} bits/byte, "
         f"{seeds} seed{'s' if seeds > 1 else ''})."
     )
 
@@ -323,7 +323,7 @@ def _loss_pairs(contenders: list[Contender]) -> Table | None:
         for (name, mean, low, high, p), p_holm in zip(tests, adjusted, strict=True)
     )
     columns = ("pair", "difference", "95 % interval", "p", "p after Holm")
-    caption = "Differences in validation bits-per-byte, over seeds (Welch's t); less is better"
+    caption = "Differences in validation bits/byte, over seeds (Welch's t); less is better"
     return Table("loss_pairs", caption, columns, rows)
 
 

@@ -215,7 +215,7 @@ def _which(best: Student | None) -> str:
     return (
         f"Published: {literature.PARAMETERS_DISTILLED / 1e6:.1f}M parameters by their "
         "configuration (the text says 330M and 1.2B). Ours: the mean over seeds of "
-        f"{best.label}, whose gain in bits-per-byte is the greatest of those tried, and of its "
+        f"{best.label}, whose gain in bits/byte is the greatest of those tried, and of its "
         "control, each at the learning rate and epoch of least validation loss. GLUE is the mean "
         f"of all {len(_GLUE)} tasks, and left out where one has no score."
     )

@@ -27,7 +27,7 @@ def cost(context: Context) -> ReportPart:
                 plots.cost_curves(curves),
                 "cost",
                 "Validation loss of the chosen trials against tokens, FLOPs and time",
-                "Lines of validation bits-per-byte falling with training tokens, FLOPs and hours, "
+                "Lines of validation bits/byte falling with training tokens, FLOPs and hours, "
                 "one for each architecture",
             ),
         )

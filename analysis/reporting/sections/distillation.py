@@ -36,7 +36,7 @@ class Student:
         label: what it is; no two students of a study have the same.
         taught: one row of `runs.trials` for each seed; none if a seed diverged at every rate.
         control: the same without a teacher; no row if it was not trained.
-        gain: in bits-per-byte; positive favours the teacher.
+        gain: in bits/byte; positive favours the teacher.
         sentence: the gain in words, or why none is known.
         macro: difference in macro on the held-out items, paired by seed; None without scores.
     """
@@ -99,7 +99,7 @@ def students_of(context: Context) -> Iterator[Student]:
 
 
 def best_of(students: Sequence[Student]) -> Student | None:
-    """The one of the greatest gain in bits-per-byte, of those with several seeds if there are any;
+    """The one of the greatest gain in bits/byte, of those with several seeds if there are any;
     None if no gain is known."""
     known = _eligible(students)
     return max(known, key=lambda student: student.gain.mean) if known else None
@@ -229,7 +229,7 @@ def _table(context: Context, students: list[Student]) -> Table:
         "Students and their controls, each at its best learning rate",
         tuple(columns),
         rows,
-        "A gain is the mean over seeds that both have: control minus student in bits-per-byte, "
+        "A gain is the mean over seeds that both have: control minus student in bits/byte, "
         "student minus control in macro (percentage points on held-out items). Of one seed the "
         "macro's interval is over items only.",
     )

@@ -110,7 +110,7 @@ def _optima(
         "The best learning rate of each architecture, and what a third and three times of it lose",
         (*columns, "its 95 % interval", "lost at a third", "lost at three times"),
         tuple(rows),
-        "Lost: bits-per-byte above the best. The parabolas are fitted in log learning rate.",
+        "Lost: bits/byte above the best. The parabolas are fitted in log learning rate.",
     )
 
 

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+import tyro
+
+from analysis.schema.axes import short
+
+Size = Literal["mini", "small", "base", "paper", "large"]
+PresetName: TypeAlias = Literal["auto", Size]
+"""Each size has a preset of its name; auto chooses one."""
 
 
 @dataclass(frozen=True)
@@ -55,3 +64,14 @@ def choose(name: str, gpus: float) -> Preset:
     if name not in PRESETS:
         raise ValueError(f"--preset must be one of auto, {', '.join(PRESETS)}, not {name!r}")
     return PRESETS[name]
+
+
+def of_preset(name: str) -> Any:
+    """What help says of a flag whose default is the preset's field of this name."""
+    names: dict[str, list[str]] = {}
+    for preset, values in PRESETS.items():
+        value = getattr(values, name)
+        shown = " ".join(map(short, value)) if isinstance(value, tuple) else str(value)
+        names.setdefault(shown, []).append(preset)
+    words = "; ".join(f"{', '.join(presets)}: {shown}" for shown, presets in names.items())
+    return tyro.conf.arg(help_behavior_hint=f"(default of preset {words})")

@@ -1,0 +1,226 @@
+"""The command line of a dataclass of flags: the panels of `--help`, and what is typed.
+
+A command's flags are a flat dataclass, composed of classes that each name the panel of `--help`
+that their fields stand in (`PANEL`). A field keeps the panel of the class that declares it first.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import MISSING, field, fields, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
+
+from analysis.flag_values import Form, form_of
+
+PANELS = {
+    "main": "What the command is to do.",
+    "grid": "What is tried.",
+    "data": "The text to train on, and the benchmarks to score.",
+    "training": "How it is trained.",
+    "machine": "Which part of the machine, or cluster, it takes.",
+    "output": "Where the results go.",
+}
+"""The panels of every command's help in their order, by title, and what they are for."""
+PROGRAM = "babysweep"
+
+Flags = TypeVar("Flags")
+
+
+class _WrongValue(Exception):
+    """A flag's value that cannot be; the message names both."""
+
+
+def parse(
+    kind: type[Flags], argv: Sequence[str] | None, doc: str | None, prog: str | None = None
+) -> Flags:
+    """What the words of a command line say; ends the process after help and wrong words.
+
+    Args:
+        kind: the dataclass of the flags.
+        argv: the words, by default those of this process.
+        doc: what the command does, shown above the flags.
+        prog: the command's name, by default that of the running script.
+    """
+    words = sys.argv[1:] if argv is None else [*argv]
+    panels = {name: _panel(kind, name) for name in PANELS}
+    panels = {name: panel for name, panel in panels.items() if fields(panel)}
+    config: Any = Annotated[
+        Path | None,
+        tyro.conf.arg(
+            help="File of flags (YAML, JSON) like the one every run writes; flags beside it win.",
+            help_behavior_hint="",
+            metavar="FILE",
+        ),
+        _spec("config", form_of(Path | None)),
+    ]
+    whole: Any = make_dataclass(
+        "Flags", [("config", config, None), *panels.items()], frozen=True, kw_only=True
+    )
+    try:
+        _check_names(words, kind)
+        parsed = tyro.cli(
+            whole,
+            args=words,
+            description=_as_called(doc or "", prog),
+            prog=prog,
+            config=(tyro.conf.OmitArgPrefixes,),
+            default=_from_file(words, kind, whole, panels),
+        )
+    except (_WrongValue, ValueError, OSError) as error:
+        from analysis.errors import say_error  # of no use to those who make none
+
+        sys.exit(say_error(error))
+    return kind(**{k: v for name in panels for k, v in vars(getattr(parsed, name)).items()})
+
+
+def command_words(argv: Sequence[str]) -> list[str]:
+    """A process's `sys.argv` as a person would type it in the project's folder."""
+    script = Path(argv[0])
+    if script.stem == PROGRAM:
+        return [PROGRAM, *argv[1:]]
+    root = Path(__file__).resolve().parent.parent
+    resolved = script.resolve()
+    inside = resolved.is_relative_to(root)
+    return ["python", str(resolved.relative_to(root) if inside else script), *argv[1:]]
+
+
+def flag_of(name: str) -> str:
+    """The flag of a field: `--batch-size` of `batch_size`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _check_names(words: Sequence[str], kind: type) -> None:
+    """Name what no flag is called, also where required ones are missing.
+
+    Raises:
+        ValueError: there is such a word.
+    """
+    known = ["--config", "--help", *(flag_of(each.name) for each in fields(kind))]  # type: ignore[arg-type]
+    known += [f"--no-{flag[2:]}" for flag in known]
+    for word in words:
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in known:
+            near = difflib.get_close_matches(flag, known, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"there is no flag {flag}: {hint}--help lists all")
+
+
+def _from_file(words: Sequence[str], kind: type, whole: Any, panels: dict[str, Any]) -> Any:
+    """The flags with the values of the file that `--config` names, if it does."""
+    path = None
+    for word, after in zip(words, [*words[1:], None], strict=True):
+        name, is_joined, value = word.partition("=")
+        if name == "--config":
+            path = value if is_joined else after
+    if path is None:
+        return tyro.MISSING_NONPROP
+    from analysis.config_file import read_config  # YAML, which --help has no need of
+
+    given = read_config(Path(path), kind)
+    filled = {}
+    for name, panel in panels.items():
+        values = {each.name: given.get(each.name, _default(each)) for each in fields(panel)}
+        filled[name] = panel(**values)
+    return whole(config=Path(path), **filled)
+
+
+def _default(each: Any) -> Any:
+    return tyro.MISSING if each.default is MISSING else each.default
+
+
+def _panel(kind: type, name: str) -> Any:
+    """A dataclass of the fields that stand in a panel, each with its help."""
+    hints = get_type_hints(kind, include_extras=True)
+    members = []
+    for each in fields(kind):  # type: ignore[arg-type]
+        if name != _declaring(kind, each.name)[-1].PANEL:
+            continue
+        hint = hints[each.name]
+        bare, *own = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        settings: list[Any] = [
+            tyro.conf.arg(help=help_of(kind, each.name), help_behavior_hint=_default_hint(each))
+        ]
+        if form := form_of(bare):
+            settings.append(_spec(flag_of(each.name), form))
+        annotated: Any = Annotated[(bare, *settings, *own)]  # of several settings the last ones win
+        default = {} if each.default is MISSING else {"default": each.default}
+        members.append((each.name, annotated, field(**default)))
+    namespace = {"__doc__": PANELS[name]}
+    return make_dataclass(name.title(), members, namespace=namespace, frozen=True, kw_only=True)
+
+
+def _default_hint(each: Any) -> str | None:
+    """What help says of a field's default; None for the value itself."""
+    if isinstance(each.default, bool):
+        return f"(default: {'on' if each.default else 'off'})"
+    return "" if each.default in (None, ()) else None
+
+
+def _spec(flag: str, form: Form | None) -> PrimitiveConstructorSpec[Any]:
+    """tyro's view of how a flag's values are written."""
+    assert form is not None
+
+    def read(words: list[str]) -> Any:
+        try:
+            return form.of_words(words)
+        except ValueError as error:
+            raise _WrongValue(f"{flag}: {error}") from None
+
+    def texts(value: Any) -> list[str]:
+        values = value if isinstance(value, tuple) else (value,)
+        return [f"{each:g}" if isinstance(each, float) else str(each) for each in values]
+
+    return PrimitiveConstructorSpec(
+        nargs="*" if form.several else 1,
+        metavar=form.metavar,
+        instance_from_str=read,
+        is_instance=lambda value: True,
+        str_from_instance=texts,
+    )
+
+
+def _declaring(kind: type, name: str) -> list[Any]:
+    """The classes that declare a field, the last one to do so first."""
+    return [each for each in kind.__mro__ if name in vars(each).get("__annotations__", {})]
+
+
+def help_of(kind: type, name: str) -> str | None:
+    """What help says of a flag: the text below its field where it is declared last, as one line."""
+    return _texts(_declaring(kind, name)[0]).get(name)
+
+
+@functools.cache
+def _texts(owner: type) -> dict[str, str]:
+    """By field that a class declares, the text below it; none of a class made at run time."""
+    try:
+        source = textwrap.dedent(inspect.getsource(owner))
+    except OSError:
+        return {}
+    (body,) = ast.parse(source).body
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for statement, after in zip(body.body, body.body[1:], strict=False):
+        match statement, after:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=text)):
+                found[name] = " ".join(str(text).split())
+    return found
+
+
+def _as_called(doc: str, prog: str | None) -> str:
+    """A description whose examples call the program as this one was called."""
+    if prog is None or not prog.startswith(PROGRAM):
+        return doc
+    return re.sub(
+        r"python \w+/(\w+)\.py", lambda found: f"{PROGRAM} {found[1].replace('_', '-')}", doc
+    )

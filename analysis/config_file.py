@@ -1,0 +1,163 @@
+"""Files of a command's flags: every run writes one, from which it can be repeated.
+
+babysweep lr-sweep --config runs/mini-mini/commands/lr-sweep-1a2b3c4d.yaml --seeds 0 1 2
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from analysis.errors import SECRET_FLAGS, without_secret
+from analysis.flag_values import PLACE, Form, form_of
+
+NOT_KEPT = frozenset({"dry_run", "status"})
+"""Fields that make a command print something instead of running."""
+
+
+def read_config(path: Path, kind: type) -> dict[str, Any]:
+    """The flags in a file, by field.
+
+    Args:
+        path: of JSON if it ends in .json, else of YAML.
+        kind: the dataclass of the flags.
+
+    Raises:
+        ValueError: no such file, no mapping, an unknown field or a wrong value; it is named.
+    """
+    given = _mapping(path)
+    hints = get_type_hints(kind)
+    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    values = {}
+    for key, value in given.items():
+        name = str(key).replace("-", "_")
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f": did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{path}: {key} is no flag of {command_name(kind)}{hint}")
+        try:
+            values[name] = _value(hints[name], value)
+        except ValueError as error:
+            raise ValueError(f"{path}: {key}: {error}") from None
+    return values
+
+
+def save_config(folder: Path, args: Any) -> Path:
+    """Write a command's flags, secrets left out, into the folder `commands` of another one.
+
+    The file is named after its content: the same command again writes the same file.
+    """
+    command = command_name(type(args))
+    kept = {each.name: each for each in fields(args) if each.name not in NOT_KEPT}
+    values = {
+        name: _plain(getattr(args, name), each.metadata.get(PLACE))
+        for name, each in kept.items()
+        if name.replace("_", "-") not in SECRET_FLAGS
+    }
+    text = yaml.dump(
+        values,
+        Dumper=_Dumper,
+        sort_keys=False,
+        default_flow_style=None,
+        allow_unicode=True,
+        width=100,
+    )
+    name = f"{command}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
+    path = folder / "commands" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = f"# To run it again: babysweep {command} --config {name}\n"
+    path.write_text(head + text, encoding="utf-8")
+    return path
+
+
+def command_name(kind: type) -> str:
+    """What the command of a dataclass of flags is called: lr-sweep, of LrSweepArgs."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__.removesuffix("Args")).lower()
+
+
+def _mapping(path: Path) -> dict[Any, Any]:
+    if not path.is_file():
+        raise ValueError(f"--config: there is no file {path}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        found = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"--config: {path} cannot be read: {reason}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"--config: {path} must hold lines like `epochs: 3`")
+    return found
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML in which 1e-3 is a number, as it is in JSON, and a date a text."""
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Its counterpart, which quotes the texts that it would read as numbers."""
+
+
+_RESOLVERS = {
+    first: [pair for pair in pairs if not pair[0].endswith((":timestamp", ":float"))]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+|[-+]?(\d+\.\d*|\.\d+)|[-+]?\.(inf|nan)")
+for _kind in (_Loader, _Dumper):
+    _kind.yaml_implicit_resolvers = {first: [*pairs] for first, pairs in _RESOLVERS.items()}
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+def _value(kind: Any, value: Any) -> Any:
+    """A value of a file as one of a flag's type.
+
+    Raises:
+        ValueError: it is none.
+    """
+    form = form_of(kind)
+    if form is None:
+        if isinstance(value, bool):
+            return value
+        raise ValueError(f"must be true or false, not {_shown(value)}")
+    if value is None and form.optional:
+        return None
+    if form.several != isinstance(value, list):
+        right = "a list in brackets" if form.several else f"{form.metavar}, no list"
+        raise ValueError(f"must be {right}, not {_shown(value)}")
+    return form.of_words([_text(form, each) for each in (value if form.several else [value])])
+
+
+def _text(form: Form, value: Any) -> str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, str) or (is_number and not form.is_text):
+        return str(value)
+    hint = "; a text that looks like something else stands in quotes" if form.is_text else ""
+    raise ValueError(f"must be {form.metavar}, not {_shown(value)}{hint}")
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _plain(value: Any, names: Sequence[str] | None) -> Any:
+    """A value as it is written: paths whole, since a file is used from anywhere.
+
+    Args:
+        value: of a flag.
+        names: texts that are no paths, of a flag whose value may be a path.
+    """
+    if isinstance(value, tuple):
+        return [_plain(each, names) for each in value]
+    if not isinstance(value, str | Path):
+        return value
+    text = str(value)
+    if names is not None and text not in names and Path(text).expanduser().exists():
+        return str(Path(text).expanduser().absolute())
+    return without_secret(text)

@@ -1,0 +1,142 @@
+"""The values of flags: how people write them, on a command line or in a file of flags."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import tyro
+
+PLACE = "place"
+"""In the metadata of a field whose value may be a path: the names that it may be instead."""
+_NUMBERS = {int: ("INT", "whole number", "0 1 2"), float: ("FLOAT", "number", "1e-3 3e-3")}
+"""By type: how help calls it, how an error does, and several of them as an example."""
+
+
+def place(*names: str, **options: Any) -> Any:
+    """A dataclass field for a path, or what may be one: these names are none."""
+    return field(metadata={PLACE: names}, **options)
+
+
+def default_is(words: str) -> Any:
+    """What help says of a default that the field's value does not show."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {words})")
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the values of a type are written.
+
+    Attributes:
+        metavar: stands for a value in help.
+        read: the value of a text; a ValueError says what is wrong with it.
+        several: whether a value is several of these, a tuple.
+        count: how many, None for any number.
+        splits: whether several may stand in one word, as in 1e-3,3e-3.
+        optional: whether None is a value.
+        is_text: whether any text is a value.
+    """
+
+    metavar: str
+    read: Callable[[str], Any]
+    several: bool = False
+    count: int | None = None
+    splits: bool = False
+    optional: bool = False
+    is_text: bool = False
+
+    def of_words(self, words: Sequence[str]) -> Any:
+        """The value of a flag with these words behind it; errors as of `read`."""
+        if not self.several:
+            return self.read(words[0])
+        parts = [part for word in words for part in (_parts(word) if self.splits else [word])]
+        if self.count is not None and len(parts) != self.count:
+            raise ValueError(f"takes {self.count} values, not {len(parts)}: {' '.join(words)}")
+        return tuple(self.read(part) for part in parts)
+
+
+def form_of(kind: Any) -> Form | None:
+    """How values of an annotated type are written; None for other types, of which
+    flags have only what is true or false."""
+    origin, inside = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return form_of(inside[0])
+    if origin in (Union, types.UnionType):
+        return _of_union(inside)
+    if origin is tuple:
+        return _of_tuple(inside)
+    if origin is Literal:
+        return Form(f"{{{','.join(inside)}}}", _choice(inside), splits=True)
+    if kind in _NUMBERS:
+        return Form(_NUMBERS[kind][0], _number(kind), splits=True)
+    if kind in (str, Path):
+        return Form({str: "TEXT", Path: "PATH"}[kind], kind, is_text=True)
+    return None
+
+
+def _of_union(kinds: Sequence[Any]) -> Form:
+    forms = [form for kind in kinds if kind is not type(None) and (form := form_of(kind))]
+    is_optional = type(None) in kinds
+
+    metavar = "|".join(form.metavar for form in forms)
+
+    def read(text: str) -> Any:
+        for form in forms:
+            with contextlib.suppress(ValueError):
+                return form.read(text)
+        raise ValueError(f"must be {metavar}, not {text!r}")
+
+    if len(forms) == 1:
+        return replace(forms[0], optional=is_optional)
+    return Form(metavar, read, optional=is_optional)
+
+
+def _of_tuple(kinds: Sequence[Any]) -> Form:
+    form = form_of(kinds[0])
+    assert form is not None
+    count = None if kinds[-1] is Ellipsis else len(kinds)
+    metavar = " ".join([form.metavar] * count) if count else f"{form.metavar} ..."
+    return replace(form, metavar=metavar, several=True, count=count)
+
+
+def _number(kind: Any) -> Callable[[str], Any]:
+    _, noun, several = _NUMBERS[kind]
+
+    def read(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            hint = ""
+            if re.fullmatch(r"\d{1,3}(,\d{3})+", text):
+                hint = f"; write {text.replace(',', '')} without commas"
+            elif re.search(r"\d\D*[,;:|]\D*\d", text):
+                hint = f"; of several, each is a word of its own, as in {several}"
+            raise ValueError(f"{text!r} is no {noun}{hint}") from None
+
+    return read
+
+
+def _choice(choices: Sequence[str]) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text in choices:
+            return text
+        near = difflib.get_close_matches(text, choices, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{text!r} is none of {', '.join(choices)}{hint}")
+
+    return read
+
+
+def _parts(word: str) -> list[str]:
+    """What a word holds, split at commas, within brackets or not.
+
+    A number with separators of thousands (1,000) is left whole, and then refused.
+    """
+    parts = [part for part in re.split(r"[\s,]+", word.strip("[]()")) if part]
+    return [word] if any(re.match(r"0\d", part) for part in parts[1:]) else parts

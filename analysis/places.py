@@ -1,0 +1,71 @@
+"""Places that flags name, with errors that name the flag, the place and what is wrong with it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_OF_THE_PLACE = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EACCES, errno.EPERM, errno.EIO),
+}
+
+
+def writable_folder(path: Path, flag: str) -> Path:
+    """A folder that files can be written to, made if it is not there.
+
+    Args:
+        path: of the folder.
+        flag: what named it, for errors.
+
+    Raises:
+        ValueError: it cannot be one; the message names flag, place and reason.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        reason = _file_in_the_way(path) or os.strerror(error.errno or 0).lower()
+        raise ValueError(
+            f"{flag} {_shown(path)} cannot be written to ({reason}): give a folder that can"
+        ) from None
+
+
+@contextlib.contextmanager
+def reading(flag: str, place: str) -> Iterator[None]:
+    """Name flag and place where what is read within cannot be.
+
+    Raises:
+        ValueError: in place of the errors of the operating system.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_THE_PLACE:
+            raise
+        reason = os.strerror(error.errno).lower()
+        inside = str(error.filename or "")
+        is_itself = not inside or Path(inside).name == Path(place).name
+        where = "" if is_itself else f"{_shown(inside)}: "
+        raise ValueError(f"{flag} {_shown(place)} cannot be read ({where}{reason})") from None
+
+
+def _shown(place: Path | str) -> str:
+    """A place in a line."""
+    text = str(place)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _file_in_the_way(path: Path) -> str:
+    for part in (path, *path.parents):
+        try:
+            if part.exists() and not part.is_dir():
+                return "it is a file" if part == path else f"{part} is a file"
+        except OSError:  # a name too long, or a folder that may not be looked into
+            return ""
+    return ""

@@ -1,0 +1,213 @@
+"""The flags of every command, with their defaults and what `--help` says of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from analysis.flag_values import default_is, place
+from analysis.schema.axes import AXES
+from analysis.schema.fields import of_trial
+from analysis.schema.ranges import MOST, within
+from sweeps.arguments.presets import of_preset
+from sweeps.arguments.scoring import EvaluateArgs
+from sweeps.arguments.training import Architecture, ArchitectureOrGroup, TrainingArgs
+
+__all__ = [
+    "DistillArgs",
+    "EpochStudyArgs",
+    "EvaluateArgs",
+    "LrSweepArgs",
+    "PaperArgs",
+    "PromoteArgs",
+    "TrainingArgs",
+]
+
+Design = Literal["trajectory", "independent", "branch"]
+
+AxesArgs: Any = make_dataclass(
+    "AxesArgs",
+    [
+        (
+            axis.plural,
+            Annotated[
+                tuple[axis.kind, ...],  # type: ignore[name-defined]
+                tyro.conf.arg(help=axis.help),
+                of_preset("lrs") if axis.field == "lr" else default_is("not varied"),
+            ],
+            of_trial(axis.field, default=()),
+        )
+        for axis in AXES.values()
+    ],
+    namespace={"PANEL": "grid"},
+    frozen=True,
+    kw_only=True,
+)
+"""The values to try on each axis, e.g. `lrs`, `weight_decays`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LrSweepArgs(AxesArgs, TrainingArgs):  # type: ignore[misc]
+    """Arguments of the sweep."""
+
+    PANEL = "grid"
+
+    order: Annotated[
+        Literal["grid", "coordinate"],
+        tyro.conf.arg(
+            help="With several axes: grid tries all combinations; coordinate one axis after the "
+            "other, each from the best point so far, in the order "
+            f"{', '.join(axis.label for axis in AXES.values())}."
+        ),
+    ] = "grid"
+    extend: bool = True
+    """Add up to three values beyond the ends of an axis while the best point lies there."""
+    search: Literal["grid", "optuna"] = "grid"
+    """grid, or optuna within --lr-range and between the ends of the other axes."""
+    lr_range: tuple[float, float] | None = of_trial("lr", default=None)
+    """Lowest and highest learning rate for optuna."""
+    num_samples: int = within(1, MOST, default=8)
+    """Points that optuna tries."""
+    sampler: Literal["gp", "tpe"] = "gp"
+    """Optuna's sampler: gp (Gaussian process) or tpe."""
+    scheduler: Literal["none", "asha"] = "none"
+    """asha stops the worse two thirds of the trials early; none runs all to the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlateauArgs:
+    """The learning rate of an epoch study."""
+
+    PANEL = "training"
+
+    lr: Annotated[float | None, default_is("the best of this architecture in the study")] = (
+        of_trial("lr", default=None)
+    )
+    """Peak learning rate; the best one comes with the values of what else was swept there."""
+    decay: float = of_trial("decay", default=0.3)
+    """Fraction of the steps in the final decay of the schedule wsd, which branches have. A longer
+    one ends nearer to a whole linear decay, and shares fewer steps between the lengths."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochStudyArgs(PlateauArgs, TrainingArgs):
+    """Arguments of the epoch study."""
+
+    PANEL = "grid"
+
+    arch: tuple[Architecture, ...] = ("hgrn2",)
+    """The one architecture whose epochs are studied."""
+    designs: tuple[Design, ...] = ("branch",)
+    """What is compared; see above."""
+    horizons: Annotated[tuple[int, ...], default_is("1 to --epochs")] = of_trial(
+        "epochs", default=()
+    )
+    """Numbers of epochs to compare."""
+    milestones: Annotated[tuple[str, ...], default_is("none")] = ()
+    """Score also after so many words: 1000000, or 1M. A branch leaves those before it began to the
+    longest trial."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentArgs:
+    """Who learns from whom."""
+
+    PANEL = "main"
+
+    teacher: tuple[str, ...] = place()
+    """models:/NAME@ALIAS, models:/NAME/VERSION or a checkpoint's folder. Of several, the mean of
+    their probabilities counts."""
+    student_init: Literal["scratch", "teacher"] = "scratch"
+    """Start from random weights, or from the (first) teacher's."""
+    control: bool = True
+    """Also train without a teacher, which the gain is measured against."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillArgs(StudentArgs, TrainingArgs):
+    """Arguments of a distillation."""
+
+    PANEL = "grid"
+
+    arch: Annotated[tuple[Architecture, ...], default_is("the teacher's")] = ()
+    """The student's architecture."""
+    lrs: Annotated[tuple[float, ...], default_is("the teacher's")] = of_trial("lr", default=())
+    """Learning rates of the student."""
+    alphas: tuple[float, ...] = of_trial("alpha", default=(0.5,))
+    """Weights of the divergence from the teacher, above 0 and up to 1."""
+    temperatures: tuple[float, ...] = of_trial("temperature", default=(1.0,))
+    """Temperatures of the probabilities in the divergence."""
+    reverse_kl: bool = False
+    """KL(student || teacher), which seeks the teacher's modes, in place of KL(teacher || student).
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredArgs:
+    """What a promoted model is called."""
+
+    PANEL = "output"
+
+    name: Annotated[str | None, default_is("the architecture")] = None
+    """Name of the registered model."""
+    alias: str = "teacher"
+    """Alias that is moved to the promoted version."""
+    storage: Annotated[Path | None, default_is("BABYSWEEP_STORAGE or runs/")] = place(default=None)
+    """Folder of checkpoints and the MLflow store."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromoteArgs(RegisteredArgs):
+    """Arguments of a promotion."""
+
+    PANEL = "main"
+
+    arch: Architecture = "hgrn2"
+    """The architecture whose best run is promoted."""
+    study: Annotated[str | None, default_is("that of --run-id, or the only one there is")] = None
+    """Name of the study."""
+    run_id: Annotated[str | None, default_is("the study's best")] = None
+    """MLflow run to promote."""
+    force: bool = False
+    """Promote although what has the alias is better, or was validated on another corpus."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeStudyArgs:
+    """What a whole study is of."""
+
+    PANEL = "main"
+
+    teacher_arch: Architecture = "hgrn2"
+    """Architecture of epoch study, teacher and students."""
+    sweep_seeds: tuple[int, ...] = of_trial("seed", default=(0,))
+    """Seeds of the sweep; --seeds are those of epoch study and distillation."""
+    status: bool = False
+    """Print where the study stands, and stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperArgs(WholeStudyArgs, TrainingArgs):
+    """Arguments of the study."""
+
+    PANEL = "grid"
+
+    arch: tuple[ArchitectureOrGroup, ...] = ("study",)
+    """Architectures; study stands for those of the BabyHGRN study, all for every one."""
+    seeds: tuple[int, ...] = of_trial("seed", default=(0, 1, 2))
+    """Seeds of epoch study and distillation; three or more give an interval."""
+    lrs: Annotated[tuple[float, ...], of_preset("lrs")] = of_trial("lr", default=())
+    """The grid of learning rates of the sweep."""
+    designs: tuple[Design, ...] = ("branch",)
+    """Of the epoch study: trajectory, independent or branch."""
+    horizons: Annotated[tuple[int, ...], default_is("1 to --epochs")] = of_trial(
+        "epochs", default=()
+    )
+    """Numbers of epochs to compare."""
+    alphas: tuple[float, ...] = of_trial("alpha", default=(0.5,))
+    """Weights of the divergence from the teacher."""
+    temperatures: tuple[float, ...] = of_trial("temperature", default=(1.0,))
+    """Temperatures of the divergence."""

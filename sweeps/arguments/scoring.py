@@ -1,0 +1,110 @@
+"""The flags of `evaluate`, by their panels of `--help`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from analysis.flag_values import default_is, place
+from analysis.schema.fields import Precision, Protocol
+from analysis.schema.ranges import MOST, within
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredArgs:
+    """What is scored on what."""
+
+    PANEL = "data"
+
+    benchmarks: str = place("hub", default="hub")
+    """Folder with blimp*, supplement*, ewok*, bear*, wug_adj*, entity_tracking*, comps*, glue*
+    folders, or hub: BLiMP, EWoK (with your token) and BEAR from the Hugging Face hub."""
+    tasks: Annotated[
+        tuple[str, ...], default_is("all that is there but GLUE; of the hub blimp")
+    ] = ()
+    """Kinds of benchmarks (blimp, supplement, ewok, bear, wug, entity_tracking, comps), names of
+    folders, all (of these), glue, or names of GLUE tasks. Of several folders of a kind the one that
+    does not end in _fast is taken."""
+    protocol: Protocol = "2024"
+    """2024: leading space, conditioned on BOS; 2025: the text as the tokenizer takes it. Also
+    GLUE's settings."""
+    all_templates: bool = False
+    """Ask BEAR's questions in every wording, not only in the first."""
+    ewok_password: Annotated[str | None, default_is("BABYSWEEP_EWOK_PASSWORD")] = field(
+        default=None, repr=False
+    )
+    """Password of EWoK's zip file."""
+    long_texts: Literal["refuse", "truncate"] = "refuse"
+    """Texts longer than the model's context: an error, or lm-eval's rule: only their last tokens
+    are read and scored. How many there were is reported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuningArgs:
+    """How GLUE is fine-tuned."""
+
+    PANEL = "training"
+
+    selection: Literal["split", "reported"] = "split"
+    """What GLUE's epoch is chosen on: a split of the training data, or, as leaderboards do, the
+    very set that is reported."""
+    glue_lr: Annotated[float | None, default_is("the protocol's")] = within(
+        1e-15, 1e9, default=None
+    )
+    """Learning rate of fine-tuning: tiny models want a higher one than the protocol's."""
+    glue_epochs: Annotated[int | None, default_is("the protocol's")] = within(1, MOST, default=None)
+    """Most epochs of fine-tuning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringMachineArgs:
+    """Where it is scored."""
+
+    PANEL = "machine"
+
+    precision: Precision = "fp32"
+    """Arithmetic; bf16 (autocast) is faster and changes some decisions."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to score; auto: a GPU if there is one."""
+    token_budget: int | None = within(1, MOST, default=None)
+    """Most tokens in a batch, which bounds the memory."""
+    eval_workers: int = within(1, 4096, default=1)
+    """Ray workers that share the zero-shot evaluation."""
+    cpus: Annotated[
+        int | None, default_is("a worker's share of this machine; one for a GLUE trial")
+    ] = within(1, 4096, default=None)
+    """CPUs, and threads, of a worker or a GLUE trial."""
+    gpus: Annotated[float | None, default_is("one")] = within(0, 4096, default=None)
+    """GPUs of a worker or a GLUE trial on a GPU."""
+    address: Annotated[str | None, default_is("RAY_ADDRESS, else one started here")] = None
+    """Ray cluster of workers and GLUE trials."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoresArgs:
+    """What is kept of the scores."""
+
+    PANEL = "output"
+
+    storage: Annotated[Path | None, default_is("BABYSWEEP_STORAGE or runs/")] = place(default=None)
+    """Folder of results, GLUE trials and the MLflow store."""
+    output: Annotated[Path | None, default_is("one in the storage, named after the model")] = place(
+        default=None
+    )
+    """Folder of scores.json and answers.jsonl."""
+    submission: bool = False
+    """Also write the BabyLM challenge's predictions.json files. They hold texts: keep EWoK's off
+    the public web."""
+    run_id: str | None = None
+    """MLflow run to log the scores to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArgs(ScoresArgs, ScoringMachineArgs, FinetuningArgs, ScoredArgs):
+    """Arguments of an evaluation."""
+
+    PANEL = "main"
+
+    model: str = place()
+    """A checkpoint's folder, models:/NAME@ALIAS or models:/NAME/VERSION, or an id on the hub."""

@@ -1,0 +1,151 @@
+"""The flags that all commands which train have, by their panels of `--help`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from analysis.flag_values import default_is, place
+from analysis.schema.fields import Optimizer, Protocol, Schedule, of_trial
+from analysis.schema.ranges import LARGEST_VOCAB, MOST, within
+from sweeps.arguments.presets import PresetName, Size, of_preset
+
+Architecture = Literal["transformer", "lstm", "xlstm", "mamba", "hgrn2", "gated_deltanet"]
+"""Those of `models.architectures()`, which takes seconds to import: --help is to answer at once."""
+CORPORA = ("mini", "babylm-strict-small", "babylm-strict", "pile-10m", "pile-100m")
+"""Names that win over a path of that name, those of `trainables.corpus.sources`."""
+ArchitectureOrGroup: TypeAlias = Literal[Architecture, "study", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhatArgs:
+    """What is trained."""
+
+    PANEL = "main"
+
+    arch: tuple[ArchitectureOrGroup, ...]
+    """Architectures; study stands for those of the BabyHGRN study, all for every one."""
+    preset: PresetName = "auto"
+    """Defaults of size, data, training and grid: mini (a laptop), small, base, paper (the BabyHGRN
+    study), large (its final model). auto is mini."""
+    size: Annotated[Size | None, default_is("that of the preset")] = None
+    """Model size, matched between architectures; large has 1B parameters, for a large GPU."""
+    seeds: tuple[int, ...] = of_trial("seed", default=(0,))
+    """Everything is trained with each seed; three or more give an interval."""
+    dry_run: bool = False
+    """Print parameters, FLOPs, steps, devices and a measured estimate of the time, and stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataArgs:
+    """What is read, and what is scored."""
+
+    PANEL = "data"
+
+    corpus: Annotated[str | None, of_preset("corpus")] = place(*CORPORA, default=None)
+    """mini (generated), a file or folder of text (plain, Markdown, JSON lines and Parquet with
+    `text`, CHAT transcripts; gz, bz2, xz or zst), babylm-strict-small, babylm-strict, pile-10m,
+    pile-100m, or a data set id on the hub."""
+    vocab_size: Annotated[int | None, of_preset("vocab_size")] = within(
+        258, LARGEST_VOCAB, default=None
+    )
+    """Tokens of the BPE vocabulary, trained on the corpus."""
+    benchmarks: Annotated[
+        str | None, default_is("the built-in ones for the corpus mini, none for others")
+    ] = place("hub", default=None)
+    """Folder with blimp*, supplement*, ewok* ... folders, or hub (the Hugging Face hub)."""
+    tasks: Annotated[tuple[str, ...], default_is("those of the first three that are there")] = ()
+    """What to score after every epoch: blimp, supplement, ewok, bear, wug, entity_tracking, comps,
+    names of the folders, or all."""
+    final_tasks: Annotated[tuple[str, ...], default_is("none")] = ()
+    """What to score once, on the best checkpoint of each architecture: the same names, glue, or
+    names of GLUE tasks, which are fine-tuned."""
+    ewok_password: Annotated[str | None, default_is("BABYSWEEP_EWOK_PASSWORD")] = field(
+        default=None, repr=False
+    )
+    """Password of EWoK's zip file."""
+    protocol: Protocol = "2024"
+    """Zero-shot protocol: 2024 (leading space, BOS) or 2025 (text as it is)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HowArgs:
+    """How a trial is trained."""
+
+    PANEL = "training"
+
+    epochs: Annotated[int | None, of_preset("epochs")] = of_trial("epochs", default=None)
+    """Passes over the corpus."""
+    batch_size: Annotated[int | None, of_preset("batch_size")] = of_trial(
+        "batch_size", default=None
+    )
+    """Sequences in one optimizer step."""
+    context: Annotated[int | None, of_preset("context")] = of_trial("context", default=None)
+    """Tokens in one sequence."""
+    schedule: Annotated[Schedule | None, default_is("linear")] = None
+    """Learning-rate schedule: linear, cosine or wsd (warm-up, stable, decay)."""
+    warmup: Annotated[float | None, default_is("0.05")] = of_trial("warmup", default=None)
+    """Fraction of the steps with rising learning rate."""
+    weight_decay: Annotated[float | None, default_is("0.1")] = of_trial(
+        "weight_decay", default=None
+    )
+    """Decoupled weight decay of matrices."""
+    dropout: Annotated[float | None, default_is("0")] = of_trial("dropout", default=None)
+    """Probability of dropout, of the embeddings and of what each layer adds."""
+    optimizer: Annotated[Optimizer | None, default_is("adamw")] = None
+    """adamw, or muon for the hidden matrices."""
+    grad_clip: float = of_trial("grad_clip", default=1.0)
+    """Maximum norm of the gradient."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 autocast or not; auto: where the device gains from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineArgs:
+    """Where trials run."""
+
+    PANEL = "machine"
+
+    cpus_per_trial: Annotated[int | None, of_preset("cpus_per_trial")] = within(
+        1, 4096, default=None
+    )
+    """CPUs, and threads, of one worker."""
+    gpus_per_trial: Annotated[float | None, of_preset("gpus_per_trial")] = within(
+        0, 4096, default=None
+    )
+    """GPUs of one worker; fractions share one. Preset auto: 0.25 where there is a GPU."""
+    workers_per_trial: int = within(1, 4096, default=1)
+    """Data-parallel workers of one trial."""
+    max_concurrent: Annotated[int | None, default_is("as many as fit")] = within(
+        1, MOST, default=None
+    )
+    """Trials at once."""
+    micro_batch: Annotated[
+        int | Literal["auto"] | None, default_is("auto on a GPU, the whole batch on a CPU")
+    ] = of_trial("batch_size", default=None)
+    """Sequences in one forward pass, where a batch does not fit the memory. auto: as many as fit
+    the trial's share of the GPU, with activations computed twice if not even one would."""
+    runner: Literal["auto", "inline", "train"] = "auto"
+    """inline (one worker, quick to start) or train (Ray Train workers); auto: by their number."""
+    address: Annotated[str | None, default_is("RAY_ADDRESS, else one started here")] = None
+    """Ray cluster to use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptArgs:
+    """What is kept, and where."""
+
+    PANEL = "output"
+
+    study: Annotated[str | None, default_is("corpus and size, like mini-mini")] = None
+    """Name of the study, MLflow's experiment."""
+    storage: Annotated[Path | None, default_is("BABYSWEEP_STORAGE or runs/")] = place(default=None)
+    """Folder of corpora, checkpoints and the MLflow store."""
+    checkpoint_minutes: float = within(0, 1e6, default=10.0)
+    """Longest time between two checkpoints; there is one after every epoch anyway."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingArgs(KeptArgs, MachineArgs, HowArgs, DataArgs, WhatArgs):
+    """The flags of a command that trains; unset ones come from the preset."""
