@@ -14,19 +14,18 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import tyro
-
 if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 
 from analysis.arguments import ReportArgs
+from analysis.command_line import parse
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    args = tyro.cli(ReportArgs, args=argv, description=__doc__)
+    args = parse(ReportArgs, argv, __doc__)
     from analysis.reporting.writing import run_report  # heavy imports: not before --help
 
     return run_report(args)

@@ -8,6 +8,8 @@ is `model.get_output_embeddings()`.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,21 +133,26 @@ def state_size(config: PreTrainedConfig, context: int) -> int:
 def load_config(path: str | Path) -> PreTrainedConfig:
     """The config of the model in the directory `path`, or on the hub under this id.
 
-    Raises ValueError if the model's type is not known: it may bring code of its own, which is
-    neither run nor asked about.
+    Raises ValueError if it cannot be read, or the model's type is not known: it may bring code of
+    its own, which is neither run nor asked about.
     """
-    try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is of no type of model that transformers or this project knows; code that a "
-            "checkpoint brings is never run"
-        ) from error
+    with _named(path, "config"):
+        try:
+            return AutoConfig.from_pretrained(path, trust_remote_code=False)
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is of no type of model that transformers or this project knows; code that "
+                "a checkpoint brings is never run"
+            ) from error
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in the directory `path`, or on the hub under this id; runs no code of its."""
-    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    """The tokenizer in the directory `path`, or on the hub under this id; runs no code of its.
+
+    Raises ValueError if it cannot be read.
+    """
+    with _named(path, "tokenizer"):
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def load(path: str | Path) -> PreTrainedModel:
@@ -155,7 +162,7 @@ def load(path: str | Path) -> PreTrainedModel:
 
     Raises ValueError if parameters of the model are not in the file, or of another shape:
     from_pretrained alone would go on with random ones; for our own architectures also if there are
-    more than the model has. Also if the weights are a pickle, and see `load_config`.
+    more than the model has. Also if the weights are a pickle, or damaged, and see `load_config`.
     """
     config = load_config(path)
     if list(Path(path).glob("pytorch_model*.bin")) and not list(Path(path).glob("*.safetensors")):
@@ -163,9 +170,14 @@ def load(path: str | Path) -> PreTrainedModel:
             f"the weights in {path} are a pickle, which can run code: save the model again with "
             "transformers, which writes model.safetensors"
         )
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        path, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-    )
+    with _named(path, "model"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
     model, report = loaded
     ours = {registry.get(name).model_type for name in registry.names()}
     # Old checkpoints of other models hold buffers that transformers has given up since.
@@ -180,3 +192,19 @@ def load(path: str | Path) -> PreTrainedModel:
             f"the checkpoint {path} does not fit this version of {type(model).__name__}: {wrong}"
         )
     return model
+
+
+@contextlib.contextmanager
+def _named(path: str | Path, what: str) -> Iterator[None]:
+    """Any error of opening a folder's files as a ValueError that names the folder in a line.
+
+    The libraries have no common kind of it: a damaged file is a KeyError in one place, in another
+    one a bare Exception.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"the {what} in {path} cannot be opened: {reason[:300]}") from error

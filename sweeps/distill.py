@@ -16,12 +16,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import tyro
-
 if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from analysis.command_line import parse
 from sweeps import start
 from sweeps.arguments import DistillArgs
 
@@ -40,7 +39,7 @@ def run_distillation(args: DistillArgs) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    return run_distillation(tyro.cli(DistillArgs, args=argv, description=__doc__))
+    return run_distillation(parse(DistillArgs, argv, __doc__))
 
 
 if __name__ == "__main__":

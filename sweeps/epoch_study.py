@@ -22,12 +22,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from analysis.command_line import parse
 from sweeps import start
 from sweeps.arguments import EpochStudyArgs
 
@@ -56,7 +55,7 @@ def run_epoch_study(args: EpochStudyArgs) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    return run_epoch_study(tyro.cli(EpochStudyArgs, args=argv, description=__doc__))
+    return run_epoch_study(parse(EpochStudyArgs, argv, __doc__))
 
 
 if __name__ == "__main__":

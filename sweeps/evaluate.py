@@ -15,12 +15,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import tyro
-
 if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from analysis.command_line import parse
 from sweeps import start
 from sweeps.arguments import EvaluateArgs
 
@@ -57,7 +56,7 @@ def run_evaluation(args: EvaluateArgs) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    return run_evaluation(tyro.cli(EvaluateArgs, args=argv, description=__doc__))
+    return run_evaluation(parse(EvaluateArgs, argv, __doc__))
 
 
 if __name__ == "__main__":

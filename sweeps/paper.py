@@ -21,12 +21,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import tyro
-
 if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from analysis.command_line import parse
 from sweeps import start
 from sweeps.arguments import PaperArgs
 
@@ -43,7 +42,7 @@ def run_paper(args: PaperArgs) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    return run_paper(tyro.cli(PaperArgs, args=argv, description=__doc__))
+    return run_paper(parse(PaperArgs, argv, __doc__))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from analysis.benchmarks.figures import MEAN_OF_ITEMS
 from analysis.benchmarks.files import SourceRow, read_file, text_field
 from analysis.benchmarks.items import Item
 from analysis.benchmarks.kind import Kind
+from analysis.schema.typed import parse_json, typed
 
 HUB_ID = "lm-pub-quiz/BEAR"
 _RELATIONS = "metadata_relations.json"
@@ -86,7 +87,10 @@ def read_relations(folder: Path) -> Iterator[Relation]:
     """The relations that a folder describes, in its order; errors as for `read_bear`."""
     file = folder / _RELATIONS
     domains = _read_domains(folder)
-    for name, values in _read_json(file).items():
+    relations = _read_json(file)
+    if not relations:
+        raise ValueError(f"{file} describes no relation")
+    for name, values in relations.items():
         try:
             yield _relation(name, values, domains)
         except ValueError as error:
@@ -133,16 +137,22 @@ def _question(relation: Relation) -> Callable[[dict[str, Any], str], tuple[str, 
 def _read_domains(folder: Path) -> dict[str, tuple[str, ...]]:
     for place in (folder, folder.parent):
         if (place / _DOMAINS).is_file():
-            found = _read_json(place / _DOMAINS)
-            return {name: tuple(values.get("domains", ())) for name, values in found.items()}
+            try:
+                found = typed(_read_json(place / _DOMAINS), dict[str, dict[str, Any]])
+                domains = {name: values.get("domains", ()) for name, values in found.items()}
+                return typed(domains, dict[str, tuple[str, ...]])  # type: ignore[no-any-return]
+            except ValueError as error:
+                raise ValueError(f"{place / _DOMAINS}: {error}") from error
     return {}
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = parse_json(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{file}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{file}: expected a JSON object, not {type(values).__name__}")
     return values

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from analysis.schema.typed import parse_json
+
 Parsed = TypeVar("Parsed")
 
 
@@ -78,11 +80,13 @@ def read_lines(text: str, source: str, place: str) -> Iterator[SourceRow]:
     for number, line in numbered:
         where = f"{place}, line {number}"
         try:
-            values = json.loads(line)
+            values = parse_json(line)
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"{where}: not valid JSON ({error.msg}, column {error.colno})"
             ) from None
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
         if not isinstance(values, dict):
             raise ValueError(f"{where}: expected a JSON object, not {type(values).__name__}")
         yield SourceRow(values, source, where)

@@ -118,8 +118,8 @@ def _named(task: str, found: Sequence[_Found], source: Source) -> _Found:
         )
     if task not in KINDS:
         raise ValueError(
-            f"unknown task {task!r}: choose a kind of benchmark ({', '.join(KINDS)}), all, or what "
-            f"{source.path} has ({there})"
+            f"--tasks: unknown task {task!r}: choose a kind of benchmark ({', '.join(KINDS)}), "
+            f"all, or what {source.path} has ({there})"
         )
     if not any(each.kind.name == task for each in found):
         raise ValueError(f"no {task} benchmark in {source.path}: it has {there}")

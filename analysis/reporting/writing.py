@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis.arguments import ReportArgs
+from analysis.command_line import make_folder, place
 from analysis.errors import say_error, without_secret
 from analysis.reporting.page import Page, render
 from analysis.reporting.sections.architectures import architectures
@@ -72,8 +73,10 @@ def write_report(args: ReportArgs, say: Callable[[str], None]) -> tuple[Page, Pa
     storage = storage_of(args.storage)
     uri = tracking_uri(storage)
     ui = without_secret(args.ui or ui_of(uri))
+    if not ui.startswith(("http://", "https://")):
+        raise ValueError(f"--ui must begin with http:// or https://, not {ui!r}")
     study = Study.open(uri, args.study or only_study(uri), ui)
-    folder = args.output or storage / folder_name(study.name) / "report"
+    folder = make_folder("--output", args.output or storage / folder_name(study.name) / "report")
     for name in ("pictures", "tables"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     context = Context(study, args.select, folder / "pictures")
@@ -105,7 +108,7 @@ def folder_name(study: str) -> str:
 def storage_of(storage: Path | None) -> Path:
     """The folder of the sweeps: the one given, or $BABYSWEEP_STORAGE, or the checkout's `runs`."""
     default = os.environ.get("BABYSWEEP_STORAGE") or Path(__file__).resolve().parents[2] / "runs"
-    return Path(storage or default).expanduser().resolve()
+    return place("--storage", storage or default)
 
 
 def tracking_uri(storage: Path) -> str:
@@ -117,8 +120,8 @@ def tracking_uri(storage: Path) -> str:
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
         return uri
-    file = storage.resolve() / "mlflow.db"
-    if not file.exists():  # MLflow would make a new one
+    file = storage / "mlflow.db"
+    if not storage.is_dir() or not file.exists():  # MLflow would make a new one
         raise ValueError(
             f"no results in {storage}: it has no mlflow.db. Give the --storage of the sweeps, or "
             "set MLFLOW_TRACKING_URI to their server"

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import models
 from analysis import literature
 from analysis.benchmarks import HUB, Source, load_suite, password
+from analysis.command_line import place
+from analysis.errors import named
 from analysis.schema.axes import AXES
 from analysis.schema.ranges import check
 from sweeps.arguments import TrainingArgs
@@ -265,7 +267,7 @@ def chosen_archs(names: tuple[str, ...]) -> tuple[str, ...]:
     found: list[str] = []
     for name in names:
         if name not in (*models.architectures(), *groups):
-            raise ValueError(f"unknown architecture {name!r}: choose from {choices}")
+            raise ValueError(f"--arch: unknown architecture {name!r}: choose from {choices}")
         found += groups.get(name, (name,))
     return tuple(dict.fromkeys(found))
 
@@ -280,7 +282,7 @@ def _benchmarks(args: TrainingArgs, corpus: str, storage: Path) -> Source | None
             return None
         path = str(mini_benchmark(storage / "benchmarks"))
     elif path != HUB:
-        path = str(Path(path).expanduser().resolve())
+        path = str(place("--benchmarks", path))
     return Source(path, args.tasks, ewok_password=password(args.ewok_password))
 
 
@@ -293,7 +295,8 @@ def _final_tasks(
     final = None
     if zero_shot:
         final = replace(source, tasks=zero_shot, fast=False)
-        load_suite(final, args.protocol).check_fits(corpus.tokenizer(), spec.context)
+        with named("--final-tasks"):
+            load_suite(final, args.protocol).check_fits(corpus.tokenizer(), spec.context)
     folder = find_glue(source.path) if glue else None
     if folder is not None:
         check_tasks(folder, glue)

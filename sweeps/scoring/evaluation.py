@@ -32,8 +32,11 @@ from analysis.benchmarks import (
     password,
 )
 from analysis.benchmarks.predictions import write_answers, write_submission
+from analysis.command_line import make_folder, place
+from analysis.errors import without_secret
 from analysis.schema.ranges import check
 from sweeps.arguments import EvaluateArgs
+from sweeps.engine.environment import check_address
 from sweeps.engine.tuning import local_gpus, ray_cluster
 from sweeps.scoring.finetuning import check_tasks, finetune_tasks, write_glue_submission
 from sweeps.scoring.tasks import TaskResult, find_glue, glue_figures, glue_results, split_tasks
@@ -89,11 +92,13 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
     uri = tracking_uri(storage)
     if args.device == "cuda" and not local_gpus():
         raise ValueError("--device cuda, but PyTorch sees no GPU here: --device cpu, or auto")
+    if args.address:
+        check_address(args.address)
     if args.run_id is not None:
         _check_run(uri, args.run_id)
     path = args.benchmarks
     if path != HUB:
-        path = str(Path(path).expanduser().resolve())
+        path = str(place("--benchmarks", path))
     default = ("blimp",) if path == HUB else ("all",)
     zero_shot, glue = split_tasks(args.tasks or default, args.protocol)
     glue_folder = find_glue(path) if glue else None
@@ -116,8 +121,7 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
     if context is not None:
         spans = keep_last(spans, context)
     output = args.output or storage / "evaluations" / _name_of(model, suite, glue, args)
-    output = output.expanduser().resolve()
-    output.mkdir(parents=True, exist_ok=True)
+    output = make_folder("--output", output)
     return EvaluationPlan(
         args,
         storage,
@@ -257,7 +261,9 @@ def _check_run(uri: str, run_id: str) -> None:
     try:
         MlflowClient(uri).get_run(run_id)
     except MlflowException as error:
-        raise ValueError(f"no MLflow run {run_id!r} in {uri}: {error.message}") from error
+        raise ValueError(
+            f"--run-id: no MLflow run {run_id!r} in {without_secret(uri)}: {error.message}"
+        ) from error
 
 
 def _changes(args: EvaluateArgs) -> dict[str, Any]:

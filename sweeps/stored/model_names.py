@@ -10,6 +10,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from trainables.checkpoint import check_checkpoint
 from trainables.files import whole_folder
 
 
@@ -24,7 +25,7 @@ def resolve_model(name: str, uri: str, storage: Path) -> str:
         storage: the storage folder.
 
     Raises:
-        ValueError: there is no such folder or registered model.
+        ValueError: there is no such folder or registered model, or it is damaged.
     """
     if name.startswith("models:/"):
         return str(copy_version(find_version(name, uri), uri, storage))
@@ -32,6 +33,7 @@ def resolve_model(name: str, uri: str, storage: Path) -> str:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ValueError(f"{folder} is no model: it has no config.json")
+        check_checkpoint(folder)
         return str(folder.resolve())
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"no model at {name}")
@@ -63,7 +65,7 @@ def copy_version(version: ModelVersion, uri: str, storage: Path) -> Path:
     """The folder of a registered version's copy in the storage.
 
     Raises:
-        ValueError: its files cannot be had.
+        ValueError: its files cannot be had, or the copy is damaged.
     """
     folder = storage / "models"
     target = folder / f"{version.name}-{version.version}-{version.creation_timestamp}"
@@ -84,4 +86,5 @@ def copy_version(version: ModelVersion, uri: str, storage: Path) -> Path:
             f"{version.name} version {version.version} is no model that can be opened: it has "
             f"{len(configs)} files config.json in {version.source}"
         )
+    check_checkpoint(configs[0].parent)
     return configs[0].parent

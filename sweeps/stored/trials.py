@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.command_line import make_folder, place
 from trainables.checkpoint import TrialFolder
+from trainables.files import Damaged, tell
 from trainables.spec import TrialSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +43,7 @@ def resolve_storage(storage: Path | None, *, create: bool = True) -> Path:
             f"--storage must be a folder that all nodes share, not {given}: mount the bucket, or "
             "use a network file system"
         )
-    path = given.expanduser().resolve()
+    path = place("--storage", given)
     if _JOB_FOLDER in str(path):
         raise ValueError(
             f"a submitted job's working folder is temporary, and so is all that lies in {path}: "
@@ -53,7 +55,7 @@ def resolve_storage(storage: Path | None, *, create: bool = True) -> Path:
             f"{path}"
         )
     if create:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder("--storage", path)
     elif not path.is_dir():
         raise ValueError(f"there is no storage folder {path}: give the --storage of the sweep")
     return path
@@ -113,5 +115,18 @@ def ended_frame(trials: Iterable[TrialFolder]) -> pd.DataFrame:
 
 
 def study_trials(folder: Path) -> list[TrialFolder]:
-    """The folders of all trials of a study, begun or ended."""
-    return [TrialFolder(path.parent) for path in sorted(folder.glob("trials/*/spec.json"))]
+    """The folders of all trials of a study, begun or ended.
+
+    One whose spec cannot be known is left out, and the person at the command is told: it may be
+    none of those that the command works on.
+    """
+    trials = []
+    for path in sorted(folder.glob("trials/*/spec.json")):
+        trial = TrialFolder(path.parent)
+        try:
+            _ = trial.spec
+        except Damaged as damaged:
+            tell(f"left out: {damaged}")
+        else:
+            trials.append(trial)
+    return trials
