@@ -13,7 +13,7 @@ READY := $(if $(filter $(BIN)/python,$(RUN)),$(VENV)/installed)
 # A module's tests stay in one process, which shares what they prepare.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: sweep test test-all test-gpu agreement lint format ui check-statistics \
+.PHONY: sweep test test-all fuzz test-gpu agreement lint format ui check-statistics \
 	speed-sweep speed-models speed-eval speed-distill speed-gpu clean-venv
 
 sweep: $(VENV)/installed
@@ -24,6 +24,9 @@ test: $(VENV)/installed
 
 test-all: $(VENV)/installed
 	$(BIN)/python -m pytest -m "" $(SIDE_BY_SIDE) $(ARGS)
+
+fuzz: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow tests/fuzz $(ARGS)
 
 test-gpu: $(READY)
 	TRITON_INTERPRET=0 $(RUN) -m pytest -m gpu -rs -s tests/gpu $(ARGS)
