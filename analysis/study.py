@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException
 
 from analysis import runs
 from analysis.benchmarks import SuiteScores
+from analysis.database import check_database
 from analysis.errors import without_secret
 from analysis.points import point_keys
 from analysis.schema.axes import AXES
@@ -115,6 +116,7 @@ def open_client(uri: str) -> MlflowClient:
     Raises:
         ValueError: it does not.
     """
+    check_database(uri)
     client = MlflowClient(uri)
     try:
         client.search_experiments(max_results=1)
@@ -134,7 +136,7 @@ def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> dict[str, An
     scores = _artifact(client, run_id, file)
     if scores is not None and "items" not in scores:
         raise OldScores(
-            f"the scores of run {run_id} were recorded by an older version and cannot be "
+            f"the scores of run {run_id} ({file}) were recorded by an older version and cannot be "
             "compared item by item: run the sweep in a new --study"
         )
     if scores is not None:

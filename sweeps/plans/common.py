@@ -11,6 +11,7 @@ import models
 from analysis import literature
 from analysis.benchmarks import HUB, Source, load_suite, password
 from analysis.command_line import place
+from analysis.database import check_database
 from analysis.errors import named
 from analysis.schema.axes import AXES
 from analysis.schema.ranges import check
@@ -232,6 +233,7 @@ def prepare(args: TrainingArgs, status: Status, corpus: Corpus | None = None) ->
         raise ValueError("--seeds needs at least one seed")
     preset = choose(args.preset, local_gpus())
     storage = resolve_storage(args.storage)
+    check_database(tracking_uri(storage))
     source = corpus.name if corpus else args.corpus or preset.corpus
     resources = Resources.choose(
         _or(args.cpus_per_trial, preset.cpus_per_trial),

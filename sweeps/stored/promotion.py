@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import models
+from analysis.database import check_database
 from sweeps.arguments import PromoteArgs
 from sweeps.stored.best import Candidate, choose
 from sweeps.stored.trials import resolve_storage
@@ -66,6 +67,7 @@ def promote(args: PromoteArgs) -> Promotion:
             raise ValueError(f"--{flag} {value!r} cannot be used in models:/NAME@ALIAS: change it")
     storage = resolve_storage(args.storage, create=False)
     uri = tracking_uri(storage)
+    check_database(uri)
     try:
         client = MlflowClient(uri)
         choice = choose(client, storage, args.arch, args.study, args.run_id)

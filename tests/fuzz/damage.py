@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-HARMLESS = ("alpha", "reason", "benchmarks_hash", "P1", "P2")
+HARMLESS = ("alpha", "beta1", "beta2", "benchmarks_hash", "reason", "P1", "P2")
 """Names in JSON files that may be left out."""
 
 Damage = Callable[[Path], None]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as RegistryStore
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingStore
+from mlflow.tracking._model_registry.registry import ModelRegistryStoreRegistry
+from mlflow.tracking._tracking_service.registry import TrackingStoreRegistry
 
 from analysis import compare, report
 from analysis.arguments import CompareArgs, ReportArgs
@@ -85,6 +87,9 @@ class Ground:
         for kind in (TrackingStore, RegistryStore):  # connections to files that are gone
             for engine in kind._engine_map.values():
                 engine.dispose()
+            kind._engine_map.clear()
+        TrackingStoreRegistry._get_store_with_resolved_uri.cache_clear()
+        ModelRegistryStoreRegistry._get_store_with_resolved_uri.cache_clear()
         for name in ("storage", "text", "benchmarks"):
             shutil.rmtree(self.root / name, ignore_errors=True)
             shutil.copytree(self.root / "kept" / name, self.root / name)

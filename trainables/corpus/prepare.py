@@ -19,6 +19,7 @@ from analysis.schema.typed import typed
 from trainables.corpus.blocks import TokenFile, token_dtype
 from trainables.corpus.sources import TextSource, open_source
 from trainables.corpus.tokenizer import BOS_ID, document_encoder, load_tokenizer, train_tokenizer
+from trainables.digests import damage, has_digests, write_digests
 from trainables.files import (
     Damaged,
     read_json,
@@ -33,6 +34,7 @@ FORMAT = 1
 
 LINES_AT_ONCE = 4096
 
+_META = "corpus.json"
 _REMEDY = "name its text with --corpus, from which it is built again, or restore it from a backup"
 
 Say = Callable[[str], None]
@@ -67,7 +69,7 @@ class Corpus:
             ValueError: there is none, it is of another format, or a file of it is damaged.
         """
         directory = Path(directory)
-        meta_file = directory / "corpus.json"
+        meta_file = directory / _META
         if not meta_file.is_file():
             raise ValueError(f"{directory} is not a prepared corpus: it has no corpus.json")
         meta = read_json(meta_file, dict[str, Any], remedy=_REMEDY)
@@ -85,6 +87,9 @@ class Corpus:
         Raises:
             Damaged: a file is not as it was built.
         """
+        is_known = has_digests(self.directory)  # else of an earlier version
+        if is_known and (problem := damage(self.directory, holds=_META, may_lack="")):
+            raise Damaged(self.directory, problem, _REMEDY)
         _ = self.train, self.dev  # each checks its size
         file = self.directory / "tokenizer.json"
         try:
@@ -194,7 +199,8 @@ def _build(text: TextSource, digest: str, vocab_size: int, directory: Path, repo
             report(f"tokenizing the {split} text")
             counts = _write_tokens(lines, tokenizer, partial / f"{split}.bin")
             meta |= {f"{split}_{unit}": count for unit, count in counts.items()}
-        (partial / "corpus.json").write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
+        (partial / _META).write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
+        write_digests(partial)
 
 
 def _write_tokens(
