@@ -22,8 +22,8 @@ export STORAGE
 # A module's tests stay in one process, which shares what they prepare.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: sweep test test-all test-gpu agreement lint format ui check-statistics \
-	soak speed-sweep speed-models speed-eval speed-distill speed-gpu clean-venv
+.PHONY: sweep test test-all fuzz soak test-gpu agreement lint format ui check-statistics \
+	speed-sweep speed-models speed-eval speed-distill speed-gpu clean-venv
 
 sweep: $(INSTALLED)
 	"$(BIN)/python" sweeps/lr_sweep.py --arch $(ARCH) $(ARGS)
@@ -33,6 +33,9 @@ test: $(INSTALLED)
 
 test-all: $(INSTALLED)
 	"$(BIN)/python" -m pytest -m "" $(SIDE_BY_SIDE) $(ARGS)
+
+fuzz: $(INSTALLED)
+	"$(BIN)/python" -m pytest -m slow $(SIDE_BY_SIDE) tests/fuzz $(ARGS)
 
 test-gpu: $(READY)
 	TRITON_INTERPRET=0 "$(RUN)" -m pytest -m gpu -rs -s tests/gpu $(ARGS)

@@ -33,6 +33,7 @@ PANELS = {
 }
 """The panels of every command's help in their order, by title, and what they are for."""
 PROGRAM = "babysweep"
+_NO_LETTER = re.compile("[\\x00-\\x1f\\x7f\\ud800-\\udfff]")
 
 Flags = TypeVar("Flags")
 
@@ -101,11 +102,18 @@ def flag_of(name: str) -> str:
 
 
 def _check_names(words: Sequence[str], kind: type) -> None:
-    """Name what no flag is called, also where required ones are missing.
+    """Name what no flag is called, also where required ones are missing, and what no value is.
 
     Raises:
         ValueError: there is such a word.
     """
+    flag = "a word"
+    for word in words:
+        flag = word.partition("=")[0] if word.startswith("-") else flag
+        if word in ("", f"{flag}="):
+            raise ValueError(f"{flag} is empty: give a value, or leave the flag out")
+        if _NO_LETTER.search(word):
+            raise ValueError(f"{flag} has a character that is no letter: {word!r}")
     known = ["--config", "--help", *(flag_of(each.name) for each in fields(kind))]  # type: ignore[arg-type]
     known += [f"--no-{flag[2:]}" for flag in known]
     for word in words:

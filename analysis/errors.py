@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,9 +16,21 @@ _IN_ADDRESS = re.compile(r"(?<=://)[^/\s]*@")
 
 def say_error(error: Exception, status: int = EXIT_USAGE) -> int:
     """Print what is wrong, in a line; returns the exit status, by default of a wrong use."""
-    text = f"[bold red]error:[/] {escape(without_secret(str(error)))}"
+    said = without_secret(str(error)).encode("utf-8", "backslashreplace").decode("utf-8")
+    text = f"[bold red]error:[/] {escape(said)}"
     Console(stderr=True).print(text, highlight=False, soft_wrap=True)
     return status
+
+
+@contextlib.contextmanager
+def named(flag: str) -> Iterator[None]:
+    """Put a flag's name before what a ValueError says, unless it has it."""
+    try:
+        yield
+    except ValueError as error:
+        if flag in str(error):
+            raise
+        raise ValueError(f"{flag}: {error}") from error
 
 
 def without_secret(text: str) -> str:

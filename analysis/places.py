@@ -36,6 +36,18 @@ def writable_folder(path: Path, flag: str) -> Path:
         ) from None
 
 
+def resolved(path: Path | str, flag: str) -> Path:
+    """The absolute path that a flag's value stands for.
+
+    Raises:
+        ValueError: it stands for none: its links lead in a circle, or there is no such user's home.
+    """
+    try:
+        return Path(path).expanduser().resolve()
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{flag} {_shown(path)} is no place: {error}") from None
+
+
 @contextlib.contextmanager
 def reading(flag: str, place: str) -> Iterator[None]:
     """Name flag and place where what is read within cannot be.

@@ -109,7 +109,7 @@ def _trial_runs(client: MlflowClient, study: str) -> Iterator[Run]:
     if experiment is None:
         existing = ", ".join(sorted(found.name for found in client.search_experiments()))
         raise ValueError(
-            f"no study {study!r} in {without_secret(client.tracking_uri)}: it has "
+            f"--study: no study {study!r} in {without_secret(client.tracking_uri)}: it has "
             f"{existing or 'none'}"
         )
     token = None

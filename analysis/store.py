@@ -15,13 +15,12 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each small file
-
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
+from analysis.database import check_database
 from analysis.errors import without_secret
 
 ANSWER_SECONDS = 10
@@ -75,6 +74,8 @@ def make_store(uri: str) -> None:
 
 
 def _ask(uri: str) -> MlflowClient:
+    if uri.startswith(_FILE):
+        check_database(_file_of(uri))
     try:
         client = MlflowClient(uri)
         with impatient():

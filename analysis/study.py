@@ -16,9 +16,11 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from analysis import runs
+from analysis.benchmarks import SuiteScores
 from analysis.errors import without_secret
 from analysis.points import point_keys
 from analysis.schema.axes import AXES
+from analysis.schema.typed import parse_json, typed
 from analysis.store import open_store
 
 _RESULTS = {
@@ -106,14 +108,20 @@ def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> dict[str, An
     """What a trial scored after an epoch (`SuiteScores.to_dict()`); None without benchmarks.
 
     Raises:
-        ValueError: the scores are of a version that kept no items.
+        ValueError: the scores are damaged, or of a version that kept no items.
     """
-    scores = _artifact(client, run_id, f"scores/epoch-{epoch:03d}.json")
+    file = f"scores/epoch-{epoch:03d}.json"
+    scores = _artifact(client, run_id, file)
     if scores is not None and "items" not in scores:
         raise OldScores(
-            f"the scores of run {run_id} were recorded by an older version and cannot be "
+            f"the scores of run {run_id} ({file}) were recorded by an older version and cannot be "
             "compared item by item: run the sweep in a new --study"
         )
+    if scores is not None:
+        try:
+            typed(scores, SuiteScores)
+        except ValueError as error:
+            raise ValueError(f"{file} of run {run_id} is damaged: {error}") from error
     return scores
 
 
@@ -137,9 +145,8 @@ def _artifact(client: MlflowClient, run_id: str, file: str) -> dict[str, Any] | 
         if file not in {artifact.path for artifact in client.list_artifacts(run_id, folder)}:
             return None
         with tempfile.TemporaryDirectory() as place:
-            content: dict[str, Any] = json.loads(
-                Path(client.download_artifacts(run_id, file, place)).read_text(encoding="utf-8")
-            )
+            text = Path(client.download_artifacts(run_id, file, place)).read_text(encoding="utf-8")
+            content: dict[str, Any] = typed(parse_json(text), dict[str, Any])
             return content
     except (MlflowException, OSError, ValueError) as error:
         text = f"{file} of run {run_id} cannot be read from the MLflow store: {error}"

@@ -45,7 +45,7 @@ from sweeps.stored.best import best_trial
 from sweeps.stored.model_names import find_version
 from sweeps.stored.trials import ended_frame, study_trials
 from trainables.checkpoint import TrialFolder
-from trainables.files import read_json, write_json
+from trainables.files import read_json, read_or_set_aside, write_json
 from trainables.spec import TrialSpec
 
 ALIAS = "teacher"
@@ -66,19 +66,30 @@ class Stage:
     inputs: Callable[[], Any]
 
 
+@dataclass(frozen=True)
+class Done:
+    """When a stage was finished, and the hash of its inputs then."""
+
+    inputs: str
+    finished: str
+
+
 def run_study(args: PaperArgs) -> int:
     """Run what is to be run, or say what it would take, or where the study stands."""
     console = Console() if sys.stdout.isatty() else Console(width=120)
     try:
         with console.status("Preparing"):
-            setup = prepare(args, lambda text: None)
-            folder = setup.storage / setup.study(setup.spec(args.teacher_arch))
+            for name in ("sweep_seeds", "designs", "alphas", "temperatures"):
+                if not getattr(args, name):
+                    raise ValueError(f"--{name.replace('_', '-')} needs a value")
             archs = chosen_archs(args.arch)
             if args.teacher_arch not in archs:
                 raise ValueError(
                     f"--teacher-arch {args.teacher_arch} is not among --arch {', '.join(archs)}: "
                     "the teacher's learning rate comes from its sweep"
                 )
+            setup = prepare(args, lambda text: None)
+            folder = setup.storage / setup.study(setup.spec(args.teacher_arch))
     except (ValueError, OSError) as error:
         return say_error(error)
     stages = plan_stages(args, setup, folder)
@@ -97,7 +108,8 @@ def run_stages(stages: Sequence[Stage], folder: Path, console: Console) -> int:
         title = f"{number}/{len(stages)} {stage.name}"
         # Only now: a stage's inputs are what the earlier ones left.
         inputs = _hash(stage.inputs())
-        if _finished(folder).get(stage.name, {}).get("inputs") == inputs:
+        record = _finished(folder).get(stage.name)
+        if record is not None and record.inputs == inputs:
             console.print(f"[bold]{title}[/]: done, nothing has changed", highlight=False)
             continue
         console.rule(f"[bold]{title}", align="left")
@@ -105,9 +117,10 @@ def run_stages(stages: Sequence[Stage], folder: Path, console: Console) -> int:
         if status != 0:
             return status
         time = datetime.now(UTC).isoformat(timespec="seconds")
-        done = {**_finished(folder), stage.name: {"inputs": inputs, "finished": time}}
+        done = {**_finished(folder), stage.name: Done(inputs, time)}
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "paper.json", done)
+        records = {name: dataclasses.asdict(each) for name, each in done.items()}
+        write_json(folder / "paper.json", records)
     return 0
 
 
@@ -119,10 +132,10 @@ def show_status(stages: Sequence[Stage], folder: Path, console: Console) -> None
     records, is_open = _finished(folder), False
     for stage in stages:
         record = records.get(stage.name)
-        is_same = record is not None and not is_open and record["inputs"] == _hash(stage.inputs())
+        is_same = record is not None and not is_open and record.inputs == _hash(stage.inputs())
         state = "done" if is_same else "to do" if record is None else "to do again: inputs changed"
         is_open = is_open or not is_same
-        table.add_row(stage.name, state, record["finished"] if record else "")
+        table.add_row(stage.name, state, record.finished if record else "")
     console.print(table)
     trials = study_trials(folder)
     ended = sum(trial.outcome is not None for trial in trials)
@@ -253,7 +266,7 @@ def score_finally(args: PaperArgs, setup: Setup, folder: Path) -> int:
         )
         if status != 0:
             return status
-        scored.append((trial, read_json(output / "scores.json")))
+        scored.append((trial, read_json(output / "scores.json", dict[str, Any])))
     console.print(_summary(scored))
     return 0
 
@@ -312,9 +325,13 @@ def _version(teacher: str, uri: str) -> list[str | None] | None:
     return [str(version.version), version.run_id]
 
 
-def _finished(folder: Path) -> dict[str, Any]:
-    path = folder / "paper.json"
-    return read_json(path) if path.exists() else {}
+def _finished(folder: Path) -> dict[str, Done]:
+    return read_or_set_aside(
+        folder / "paper.json",
+        dict[str, Done],
+        {},
+        then="every stage is looked at again: what is there is not trained again",
+    )
 
 
 _NO_INPUT = {

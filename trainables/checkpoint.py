@@ -15,11 +15,12 @@ at any moment leaves complete checkpoints and at most one folder with a temporar
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
 import shutil
-import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,17 +32,31 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainables.corpus.tokenizer import save_tokenizer
-from trainables.digests import damage, write_digests
-from trainables.files import read_json, remove_partial, whole_folder, write_json
+from trainables.digests import damage, has_digests, write_digests
+from trainables.files import (
+    Damaged,
+    read_json,
+    read_or_set_aside,
+    remove_partial,
+    set_aside,
+    tell,
+    whole_folder,
+    write_json,
+)
 from trainables.spec import TrialSpec
 
 _OPTIMIZER = "optimizer.safetensors"
 _TRAINER = "trainer.json"
 _MODEL = "model.safetensors"
-_DAMAGED = "damaged-"
+_SPEC = "spec.json"
+_OUTCOME = "outcome.json"
 _FINAL = "final.json"
 _BEGAN = "began.json"
 _MILESTONES = "milestones.json"
+_ENDS = ("finished", "diverged", "stopped")
+_SPEC_REMEDY = (
+    "run the command again that trained this trial, which writes it again, or move the folder away"
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +84,10 @@ class EpochReport:
     seconds: float
     train_seconds: float
     scores: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.scores is not None and not {"macro", "benchmarks"} <= set(self.scores):
+            raise ValueError("scores without their figures")
 
     @property
     def macro(self) -> float | None:
@@ -103,12 +122,6 @@ class Progress:
         """JSON-ready form."""
         return dataclasses.asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Progress:
-        """The inverse of `to_dict`."""
-        reports = [EpochReport(**report) for report in values["history"]]
-        return cls(**{**values, "history": reports})
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -120,12 +133,25 @@ class Outcome:
     """Name of the best epoch's checkpoint folder, None when no epoch was finished."""
     reason: str = ""
 
+    def __post_init__(self) -> None:
+        if self.kind not in _ENDS:
+            raise ValueError(f"a trial ends as one of {', '.join(_ENDS)}, not {self.kind!r}")
+        if self.kind != "diverged" and not self.history:
+            raise ValueError(f"a {self.kind} trial has one epoch or more")
+
     @property
     def score(self) -> float:
         """Lowest validation bits per byte of all epochs; infinite for a diverged trial."""
         if self.kind == "diverged":
             return math.inf
         return min(report.bits_per_byte for report in self.history)
+
+
+@dataclass(frozen=True)
+class _Began:
+    """What began.json holds: with how many steps of another trial this one begins."""
+
+    step: int
 
 
 class TrialFolder:
@@ -140,9 +166,13 @@ class TrialFolder:
         """The folder of `spec` in the study folder, created with its spec.json if new."""
         folder = cls(study / "trials" / spec.hash)
         folder._checkpoints.mkdir(parents=True, exist_ok=True)
-        spec_file = folder.path / "spec.json"
-        if not spec_file.exists():
-            write_json(spec_file, spec.to_dict())
+        file = folder.path / _SPEC
+        try:
+            if not file.exists():
+                write_json(file, spec.to_dict())
+            folder._read_spec()
+        except Damaged as damaged:
+            folder._write_spec_again(spec, damaged, "it is written again")
         return folder
 
     @classmethod
@@ -167,22 +197,75 @@ class TrialFolder:
 
     @functools.cached_property
     def spec(self) -> TrialSpec:
-        """The spec this folder was made for."""
-        return TrialSpec.from_dict(read_json(self.path / "spec.json"))
+        """The spec this folder was made for; a damaged spec.json is rebuilt from a checkpoint's.
+
+        Raises:
+            Damaged: it is damaged, and no checkpoint has it.
+        """
+        try:
+            return self._read_spec()
+        except Damaged as damaged:
+            for file in self._checkpoints.glob(f"step-*/{_SPEC}"):
+                with contextlib.suppress(Damaged):
+                    spec = read_json(file, TrialSpec)
+                    if spec.hash == self.path.name:
+                        how = "it is written again, as a checkpoint has it"
+                        self._write_spec_again(spec, damaged, how)
+                        return spec
+            raise
+
+    def _read_spec(self) -> TrialSpec:
+        file = self.path / _SPEC
+        spec = read_json(file, TrialSpec, remedy=_SPEC_REMEDY)
+        if spec.hash != self.path.name:
+            raise Damaged(file, f"it is the spec of the trial {spec.hash}", _SPEC_REMEDY)
+        return spec
+
+    def _write_spec_again(self, spec: TrialSpec, damaged: Damaged, how: str) -> None:
+        set_aside(self.path / _SPEC)
+        write_json(self.path / _SPEC, spec.to_dict())
+        tell(f"{self.path / _SPEC} is damaged ({damaged.problem}): {how}")
 
     @property
     def outcome(self) -> Outcome | None:
-        """How the trial ended, or None while it has not."""
-        path = self.path / "outcome.json"
+        """How the trial ended, or None while it has not.
+
+        A damaged outcome.json is rebuilt from the last checkpoint of a trial that was trained to
+        its end; else it is set aside, and the trial goes on from where it was.
+        """
+        path = self.path / _OUTCOME
         if self._outcome is None and path.exists():  # read once: it is final
-            values = read_json(path)
-            reports = tuple(EpochReport(**report) for report in values["history"])
-            self._outcome = Outcome(**{**values, "history": reports})
+            try:
+                self._outcome = read_json(path, Outcome)
+            except Damaged as damaged:
+                self._outcome = self._outcome_again(damaged)
         return self._outcome
+
+    def _outcome_again(self, damaged: Damaged) -> Outcome | None:
+        path = self.path / _OUTCOME
+        aside = set_aside(path)
+        text = f"{path} is damaged ({damaged.problem}): it is now called {aside.name}, and"
+        newest = None
+        with contextlib.suppress(Damaged):
+            newest = self.newest()
+        history = newest[1].history if newest is not None and not _damage(newest[0]) else []
+        if not history or history[-1].epoch != self.spec.epochs:
+            tell(f"{text} its trial goes on from its newest checkpoint when its sweep runs again")
+            return None
+        outcome = self.outcome_of("finished", history)
+        self.finish(outcome)
+        tell(f"{text} written again from the trial's last checkpoint")
+        return outcome
+
+    def outcome_of(self, kind: str, history: Sequence[EpochReport], reason: str = "") -> Outcome:
+        """The outcome of a trial that measured this, with the best epoch's checkpoint."""
+        best = Progress(history=list(history)).best
+        checkpoint = None if best is None else self.checkpoint_at(best.step).name
+        return Outcome(kind, tuple(history), checkpoint, reason)
 
     def finish(self, outcome: Outcome) -> None:
         """Record that the trial is over."""
-        write_json(self.path / "outcome.json", dataclasses.asdict(outcome))
+        write_json(self.path / _OUTCOME, dataclasses.asdict(outcome))
         self._outcome = None
 
     @property
@@ -200,8 +283,12 @@ class TrialFolder:
     @property
     def final_scores(self) -> dict[str, Any]:
         """What was scored once on the best checkpoint, by kind ("zero_shot", "glue")."""
-        path = self.path / _FINAL
-        return read_json(path) if path.exists() else {}
+        return read_or_set_aside(
+            self.path / _FINAL,
+            dict[str, dict[str, Any]],
+            {},
+            then="the best checkpoint is scored again when the sweep runs again",
+        )
 
     def keep_final_scores(self, kind: str, scores: dict[str, Any]) -> None:
         """Keep scores of the best checkpoint beside those of other kinds."""
@@ -210,8 +297,12 @@ class TrialFolder:
     @property
     def began(self) -> int:
         """Optimizer steps of other trials, the trunk, that this one goes on from."""
-        path = self.path / _BEGAN
-        return int(read_json(path)["step"]) if path.exists() else 0
+        return read_or_set_aside(
+            self.path / _BEGAN,
+            _Began,
+            _Began(0),
+            then="the trial's cost counts its first steps, though another trial took them",
+        ).step
 
     def begin_at(self, step: int) -> None:
         """Note with how many steps of another trial this one begins, when it does so first."""
@@ -221,9 +312,13 @@ class TrialFolder:
     @property
     def milestones(self) -> dict[int, dict[str, Any]]:
         """Zero-shot scores (`SuiteScores.to_dict()`) by number of words seen, ascending."""
-        path = self.path / _MILESTONES
-        kept = read_json(path) if path.exists() else {}
-        return {int(words): kept[words] for words in sorted(kept, key=int)}
+        kept = read_or_set_aside(
+            self.path / _MILESTONES,
+            dict[int, dict[str, Any]],
+            {},
+            then="the scores in it are only in MLflow now",
+        )
+        return {words: kept[words] for words in sorted(kept)}
 
     def keep_milestone(self, words: int, scores: dict[str, Any]) -> None:
         """Keep the scores after so many words beside the earlier ones."""
@@ -242,7 +337,7 @@ class TrialFolder:
         last = None if up_to is None else self.checkpoint_at(up_to)
         for path in sorted(self._checkpoints.glob("step-*"), reverse=True):
             if (path / _OPTIMIZER).exists() and (last is None or path <= last):
-                return path, Progress.from_dict(read_json(path / _TRAINER))
+                return path, read_json(path / _TRAINER, Progress)
         return None
 
     def save(
@@ -293,9 +388,8 @@ class TrialFolder:
         """
         sentences = []
         for path in sorted(self._checkpoints.glob("step-*")):
-            if problem := damage(path, holds=_MODEL, may_lack=_OPTIMIZER):
-                aside = path.with_name(f"{_DAMAGED}{path.name}-{uuid.uuid4().hex[:8]}")
-                path.rename(aside)
+            if problem := _damage(path):
+                aside = set_aside(path)
                 sentences.append(
                     f"the checkpoint {path} is damaged ({problem}): it is now called {aside.name}, "
                     "and its trial goes on from an earlier one, or begins again"
@@ -313,6 +407,28 @@ class TrialFolder:
                 shutil.rmtree(path)
             elif path != keep:  # only the newest is continued from
                 (path / _OPTIMIZER).unlink(missing_ok=True)
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Check that a model's files are as they were written, where that is known.
+
+    Raises:
+        Damaged: they are not.
+    """
+    if has_digests(folder) and (problem := damage(folder, holds=_MODEL, may_lack=_OPTIMIZER)):
+        remedy = "restore it from the artifact `model` of its MLflow run, or take another model"
+        raise Damaged(folder, problem, remedy)
+
+
+def _damage(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint's files, or "" if nothing is."""
+    if problem := damage(checkpoint, holds=_MODEL, may_lack=_OPTIMIZER):
+        return problem
+    try:
+        read_json(checkpoint / _TRAINER, Progress)
+    except (Damaged, OSError) as error:
+        return str(error)
+    return ""
 
 
 def _optimizer_tensors(

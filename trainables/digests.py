@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -16,6 +17,11 @@ def write_digests(folder: Path) -> None:
     """Write the SHA-256 of every file into the folder."""
     files = [file for file in folder.iterdir() if file.is_file()]
     write_json(folder / _DIGESTS, {file.name: _digest(file) for file in files})
+
+
+def has_digests(folder: Path) -> bool:
+    """Whether the folder's files were written with their digests."""
+    return (folder / _DIGESTS).exists()
 
 
 def damage(folder: Path, *, holds: str, may_lack: str) -> str:
@@ -31,18 +37,18 @@ def damage(folder: Path, *, holds: str, may_lack: str) -> str:
     """
     try:
         for file in folder.glob("*.json"):
-            read_json(file)
+            read_json(file, Any)
         for file in folder.glob("*.safetensors"):
             with safe_open(file, "pt"):
                 pass
-        known = read_json(folder / _DIGESTS) if (folder / _DIGESTS).exists() else {}
+        known = read_json(folder / _DIGESTS, dict[str, str]) if has_digests(folder) else {}
     except (ValueError, OSError, SafetensorError) as error:
         return str(error).splitlines()[0]
     for name, digest in {holds: None, **known}.items():
         file = folder / name
-        if not file.exists() and name != may_lack:
+        if not file.is_file() and name != may_lack:
             return f"{name} is missing"
-        if digest is not None and file.exists() and _digest(file) != digest:
+        if digest is not None and file.is_file() and _digest(file) != digest:
             return f"{name} has changed"
     return ""
 

@@ -7,15 +7,22 @@ with `PARTIAL`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import logging
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from analysis.schema.typed import parse_json, typed
 
 PARTIAL = ".partial-"
+DAMAGED = "damaged-"
+_LOG = logging.getLogger(__name__)
+Content = TypeVar("Content")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -30,19 +37,75 @@ def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: Path) -> Any:
+class Damaged(ValueError):
+    """A file does not hold what it was written to hold.
+
+    Attributes:
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, path: Path, problem: str, remedy: str) -> None:
+        super().__init__(f"{path} is damaged ({problem}): {remedy}")
+        self.problem = problem
+
+
+_REMEDY = "move it away and run the command again, which makes it anew, or restore it from a backup"
+
+
+def read_json(path: Path, kind: type[Content], *, remedy: str = _REMEDY) -> Content:
     """What a JSON file holds.
 
+    Args:
+        path: of the file.
+        kind: what it is to be; see `typed`.
+        remedy: what to do about a damaged one.
+
     Raises:
-        ValueError: it is damaged; the message names it, and what to do.
+        Damaged: it is no JSON, or of another shape; the message names it, and what to do.
+        OSError: it cannot be read.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON or of UTF-8
-        raise ValueError(
-            f"{path} is damaged ({error}): move it away and run the command again, which makes it "
-            "anew, or restore it from a backup"
-        ) from error
+        content: Content = typed(parse_json(path.read_text(encoding="utf-8")), kind)
+        return content
+    except (ValueError, IsADirectoryError) as error:  # of JSON, of UTF-8, of the shape
+        problem = str(error).splitlines()[0]
+        raise Damaged(path, problem, remedy) from error
+
+
+def read_or_set_aside(path: Path, kind: type[Content], default: Content, *, then: str) -> Content:
+    """What a JSON file holds that the command can do without.
+
+    Args:
+        path: of the file.
+        kind: what it is to be; see `typed`.
+        default: what is taken where there is no file, or a damaged one, which is set aside.
+        then: what becomes of what it held, for the person at the command.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not path.exists():
+        return default
+    try:
+        return read_json(path, kind)
+    except Damaged as damaged:
+        aside = set_aside(path)
+        tell(f"{path} is damaged ({damaged.problem}): it is now called {aside.name}, and {then}")
+        return default
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder, which is kept beside its place; returns the new path."""
+    aside = path.with_name(f"{DAMAGED}{path.name}-{uuid.uuid4().hex[:8]}")
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        path.rename(aside)
+    return aside
+
+
+@functools.cache
+def tell(sentence: str) -> None:
+    """Tell the person at the command, on stderr and once, what was mended without being asked."""
+    _LOG.warning(sentence)
 
 
 @contextlib.contextmanager

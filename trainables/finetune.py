@@ -15,6 +15,7 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,15 @@ from analysis.benchmarks.glue import Settings, TaskData
 from analysis.benchmarks.scoring import context_of, unknown_token
 from trainables.classifier import Classifier, Encoded, batches, encode, predict, split
 from trainables.device import set_up_device
-from trainables.files import read_json, remove_partial, whole_folder, write_json
+from trainables.digests import damage, write_digests
+from trainables.files import (
+    read_json,
+    remove_partial,
+    set_aside,
+    tell,
+    whole_folder,
+    write_json,
+)
 from trainables.finetune_spec import (
     EpochScore,
     FinetuneOutcome,
@@ -45,6 +54,13 @@ from trainables.optim import set_learning_rate
 
 _SELECTION_FRACTION, _SELECTION_MOST = 0.1, 2000
 _MODEL, _OPTIMIZER, _PROGRESS = "model.safetensors", "optimizer.safetensors", "progress.json"
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """What progress.json holds: the epochs so far."""
+
+    history: tuple[EpochScore, ...]
 
 
 def finetune(
@@ -238,6 +254,7 @@ class _Finetuning:
             save_file(_optimizer_tensors(self.optimizer), partial / _OPTIMIZER)
             history = [dataclasses.asdict(each) for each in self.history]
             write_json(partial / _PROGRESS, {"history": history})
+            write_digests(partial)
         for number in range(1, epoch):
             if number != self._best.epoch:
                 shutil.rmtree(self._epoch_folder(number), ignore_errors=True)
@@ -246,12 +263,15 @@ class _Finetuning:
 
     def _resume(self) -> None:
         remove_partial(self.folder)
-        epochs = sorted(self.folder.glob("epoch-*"))
-        if epochs:
-            values = read_json(epochs[-1] / _PROGRESS)
-            self.history = [EpochScore(**each) for each in values["history"]]
-            load_model(self.model, epochs[-1] / _MODEL)
-            _load_optimizer(self.optimizer, load_file(epochs[-1] / _OPTIMIZER))
+        for path in sorted(self.folder.glob("epoch-*"), reverse=True):
+            if problem := damage(path, holds=_MODEL, may_lack=_OPTIMIZER):
+                aside = set_aside(path)
+                tell(f"{path} is damaged ({problem}): it is now called {aside.name}")
+            elif (path / _OPTIMIZER).exists():
+                self.history = list(read_json(path / _PROGRESS, _Progress).history)
+                load_model(self.model, path / _MODEL)
+                _load_optimizer(self.optimizer, load_file(path / _OPTIMIZER))
+                return
 
 
 def _check_model(model: PreTrainedModel, parts: Sequence[Encoded]) -> None:

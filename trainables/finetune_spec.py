@@ -11,7 +11,8 @@ from typing import Any
 
 from analysis.benchmarks.glue import Settings
 from analysis.schema.fields import CHOICES
-from trainables.files import read_json
+from analysis.schema.typed import typed
+from trainables.files import read_or_set_aside
 
 SELECTIONS = ("split", "reported")
 _MODEL_FILES = ("config.json", "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt")
@@ -54,8 +55,9 @@ class FinetuneSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FinetuneSpec:
-        """The inverse of `to_dict`; a TypeError for unknown or missing fields."""
-        return cls(**{**values, "settings": Settings(**values["settings"])})
+        """The inverse of `to_dict`; a ValueError for what it cannot have made."""
+        spec: FinetuneSpec = typed(values, cls)
+        return spec
 
     @property
     def hash(self) -> str:
@@ -142,10 +144,9 @@ def model_hash(folder: Path) -> str:
 
 def read_outcome(storage: Path, spec: FinetuneSpec) -> FinetuneOutcome | None:
     """How the fine-tuning of this spec ended, or None if it has not."""
-    file = storage / spec.hash / "outcome.json"
-    if not file.exists():
-        return None
-    values = read_json(file)
-    history = tuple(EpochScore(**epoch) for epoch in values["history"])
-    predictions = tuple(values["predictions"])
-    return FinetuneOutcome(**{**values, "history": history, "predictions": predictions})
+    return read_or_set_aside(
+        storage / spec.hash / "outcome.json",
+        FinetuneOutcome,
+        None,
+        then=f"{spec.task} is fine-tuned again",
+    )

@@ -16,6 +16,7 @@ from typing import Any
 from analysis.schema.axes import AXES, short
 from analysis.schema.fields import CHOICES, TrialFields, names_of
 from analysis.schema.ranges import check
+from analysis.schema.typed import typed
 
 _FLOATS = names_of("float")
 _NEUTRAL = {"float": 1.0, "int": 1}
@@ -50,19 +51,14 @@ class TrialSpec(TrialFields):
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrialSpec:
+    def from_dict(cls, values: Any) -> TrialSpec:
         """The spec with these fields.
 
         Raises:
-            ValueError: a field is unknown or missing.
+            ValueError: a field is unknown, missing, or of a value that it cannot have.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
-        required = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"unknown field(s) in a trial's spec: {', '.join(unknown)}")
-        if missing := sorted(required - set(values)):
-            raise ValueError(f"missing field(s) in a trial's spec: {', '.join(missing)}")
-        return cls(**values)
+        spec: TrialSpec = typed(values, cls)
+        return spec
 
     @property
     def canonical(self) -> str:

@@ -279,9 +279,8 @@ def finish_trial(
 ) -> None:
     """Record a trial's end in MLflow and then in its folder, which makes it final."""
     best = Progress(history=history).best
-    checkpoint = None if best is None else folder.checkpoint_at(best.step)
-    outcome = Outcome(kind, tuple(history), None if checkpoint is None else checkpoint.name, reason)
-    run.finish(outcome, checkpoint)
+    outcome = folder.outcome_of(kind, history, reason)
+    run.finish(outcome, None if best is None else folder.checkpoint_at(best.step))
     folder.finish(outcome)
 
 

@@ -20,6 +20,7 @@ from analysis.benchmarks.figures import MEAN_OF_ITEMS
 from analysis.benchmarks.files import SourceRow, read_file, read_object, text_field
 from analysis.benchmarks.items import Item
 from analysis.benchmarks.kind import Kind
+from analysis.schema.typed import typed
 
 HUB_ID = "lm-pub-quiz/BEAR"
 _RELATIONS = "metadata_relations.json"
@@ -85,7 +86,10 @@ def read_relations(folder: Path) -> Iterator[Relation]:
     """The relations that a folder describes, in its order; errors as for `read_bear`."""
     file = folder / _RELATIONS
     domains = _read_domains(folder)
-    for name, values in read_object(file).items():
+    relations = read_object(file)
+    if not relations:
+        raise ValueError(f"{file} describes no relation")
+    for name, values in relations.items():
         try:
             yield _relation(name, values, domains)
         except ValueError as error:
@@ -132,8 +136,12 @@ def _question(relation: Relation) -> Callable[[dict[str, Any], str], tuple[str, 
 def _read_domains(folder: Path) -> dict[str, tuple[str, ...]]:
     for place in (folder, folder.parent):
         if (place / _DOMAINS).is_file():
-            found = read_object(place / _DOMAINS)
-            return {name: tuple(values.get("domains", ())) for name, values in found.items()}
+            try:
+                found = typed(read_object(place / _DOMAINS), dict[str, dict[str, Any]])
+                domains = {name: values.get("domains", ()) for name, values in found.items()}
+                return typed(domains, dict[str, tuple[str, ...]])  # type: ignore[no-any-return]
+            except ValueError as error:
+                raise ValueError(f"{place / _DOMAINS}: {error}") from error
     return {}
 
 

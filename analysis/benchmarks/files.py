@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from analysis.schema.typed import parse_json
+
 Parsed = TypeVar("Parsed")
 
 _MOST = 1e300  # JSON's numbers have no bound, and Python's reader takes NaN and Infinity
@@ -98,7 +100,7 @@ def read_object(file: Path) -> dict[str, Any]:
 
 def _object(text: str, where: str, of_a_line: bool = True) -> dict[str, Any]:
     try:
-        values = json.loads(text)
+        values = parse_json(text)
     except json.JSONDecodeError as error:
         at = where if of_a_line else f"{where}, line {error.lineno}"
         raise ValueError(f"{at}: not valid JSON ({error.msg}, column {error.colno})") from None

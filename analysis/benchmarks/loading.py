@@ -93,8 +93,9 @@ def _named(task: str, found: Sequence[Entry], source: Source) -> Entry:
         )
     if task not in KINDS:
         raise ValueError(
-            f"unknown task {task!r}: choose a kind of benchmark ({', '.join(KINDS)}), all, or what "
-            f"{source.path} has ({there}); fine-tuned once, glue and its tasks ({_GLUE})"
+            f"--tasks: unknown task {task!r}: choose a kind of benchmark ({', '.join(KINDS)}), "
+            f"all, or what {source.path} has ({there}); fine-tuned once, glue and its tasks "
+            f"({_GLUE})"
         )
     if not any(_kind(each).name == task for each in found):
         raise ValueError(f"no {task} benchmark in {source.path}: it has {there}")

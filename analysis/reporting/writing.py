@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis.arguments import ReportArgs
+from analysis.config_file import save_config
 from analysis.errors import say_error, without_secret
+from analysis.places import resolved, writable_folder
 from analysis.reporting.page import Page, render
 from analysis.reporting.sections.architectures import architectures
 from analysis.reporting.sections.beside_literature import beside_literature
@@ -73,8 +75,12 @@ def write_report(args: ReportArgs, say: Callable[[str], None]) -> tuple[Page, Pa
     storage = storage_of(args.storage)
     uri = tracking_uri(storage)
     ui = without_secret(args.ui or ui_of(uri))
+    if not ui.startswith(("http://", "https://")):
+        raise ValueError(f"--ui must begin with http:// or https://, not {ui!r}")
     study = Study.open(uri, args.study or only_study(uri), ui)
-    folder = args.output or storage / folder_name(study.name) / "report"
+    output = args.output or storage / folder_name(study.name) / "report"
+    folder = writable_folder(resolved(output, "--output"), "--output")
+    save_config(folder, args)
     for name in ("pictures", "tables"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     context = Context(study, args.select, folder / "pictures")
@@ -106,7 +112,7 @@ def folder_name(study: str) -> str:
 def storage_of(storage: Path | None) -> Path:
     """The folder of the sweeps: the one given, or $BABYSWEEP_STORAGE, or the checkout's `runs`."""
     default = os.environ.get("BABYSWEEP_STORAGE") or Path(__file__).resolve().parents[2] / "runs"
-    return Path(storage or default).expanduser().resolve()
+    return resolved(storage or default, "--storage")
 
 
 def only_study(uri: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from rich.console import Console
 from rich.table import Table
 
@@ -53,7 +55,8 @@ def _solved(size: str) -> str:
     )
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    argparse.ArgumentParser("python -m models.sizes", description=__doc__).parse_args(argv)
     console = Console()
     for size in models.sizes():
         console.print(table(size))

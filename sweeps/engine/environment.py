@@ -42,9 +42,9 @@ def check_address(address: str | None) -> None:
         ValueError: nothing does.
     """
     place = address or os.environ.get("RAY_ADDRESS") or "local"
-    host, separator, port = place.removeprefix("ray://").rpartition(":")
-    if not separator:  # auto, local
+    if place in ("auto", "local"):
         return
+    host, _, port = place.removeprefix("ray://").rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE):
             pass

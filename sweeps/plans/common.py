@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import models
 from analysis import literature
 from analysis.benchmarks import Source, load_suite, password
+from analysis.errors import named
 from analysis.places import reading
 from analysis.schema.axes import AXES
 from analysis.schema.ranges import check
@@ -270,7 +271,7 @@ def chosen_archs(names: tuple[str, ...]) -> tuple[str, ...]:
     found: list[str] = []
     for name in names:
         if name not in (*models.architectures(), *groups):
-            raise ValueError(f"unknown architecture {name!r}: choose from {choices}")
+            raise ValueError(f"--arch: unknown architecture {name!r}: choose from {choices}")
         found += groups.get(name, (name,))
     return tuple(dict.fromkeys(found))
 
@@ -297,7 +298,8 @@ def _final_tasks(
     final = None
     if zero_shot:
         final = replace(source, tasks=zero_shot, fast=False)
-        load_suite(final, args.protocol).check_fits(corpus.tokenizer(), spec.context)
+        with named("--final-tasks"):
+            load_suite(final, args.protocol).check_fits(corpus.tokenizer(), spec.context)
     folder = find_glue(source.path) if glue else None
     if folder is not None:
         check_tasks(folder, glue)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import models
 from analysis.schema.ranges import check
 from analysis.store import tracking_uri
 from analysis.wording import count
@@ -57,7 +58,7 @@ class Teacher:
                 )
             name = str(folder)
         file = folder / "spec.json"
-        spec = TrialSpec.from_dict(read_json(file)) if file.is_file() else None
+        spec = read_json(file, TrialSpec) if file.is_file() else None
         return cls(name, folder, spec)
 
 
@@ -141,9 +142,12 @@ def _student_arch(args: DistillArgs) -> str:
 def _corpus_of(teacher: Teacher, storage: Path) -> Corpus:
     """The prepared corpus that the teacher learned."""
     if teacher.spec is not None:
-        for file in storage.glob("corpora/*/corpus.json"):
-            if read_json(file)["hash"] == teacher.spec.corpus_hash:
-                return Corpus.open(file.parent)
+        wanted = teacher.spec.corpus_hash
+        for folder in storage.glob(f"corpora/*-{wanted[:16]}"):  # others may be damaged
+            corpus = Corpus.open(folder)
+            if corpus.hash == wanted:
+                corpus.check_files()
+                return corpus
     raise ValueError(
         f"the corpus of {teacher.name} is not in {storage / 'corpora'}: name it with --corpus, or "
         "give the --storage of the study that trained it"
@@ -158,7 +162,8 @@ def _check_fits(teacher: Teacher, setup: Setup, base: TrialSpec) -> None:
             f"{setup.corpus.name}: their tokens mean different things. Distil on the teacher's "
             "own corpus (leave --corpus and --vocab-size out), or train a teacher on this one"
         )
-    longest = read_json(teacher.folder / "config.json").get("max_position_embeddings")
+    config = models.load_config(teacher.folder)
+    longest = getattr(config, "max_position_embeddings", None)
     if longest is not None and longest < base.context:
         raise ValueError(
             f"the teacher {teacher.name} reads {count(longest, 'token')}, fewer than the "

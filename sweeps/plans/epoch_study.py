@@ -249,7 +249,8 @@ def parse_words(text: str) -> int:
         ValueError: it is none, or less than one word.
     """
     match = _WORDS.fullmatch(text)
-    words = round(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    number = float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
+    words = round(number) if math.isfinite(number) else 0
     if words < 1:
         raise ValueError(
             f"--milestones are numbers of words like 1000000, 250K or 1M, not {text!r}"

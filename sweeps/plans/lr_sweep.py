@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.schema.axes import AXES
+from analysis.schema.ranges import check
 from sweeps.arguments import LrSweepArgs
 from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
 from sweeps.plans.grids import CoordinatePlan, GridPlan
@@ -22,6 +23,7 @@ def plan_sweep(args: LrSweepArgs, status: Status) -> SweepPlan:
     """The plan of a sweep, a part for each architecture; errors as for `prepare`."""
     archs = chosen_archs(args.arch)
     _check_search(args)
+    check(args, flags=True)
     args, values = _axes(args)
     setup = prepare(args, status)
     if not values["lr"]:

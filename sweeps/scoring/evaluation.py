@@ -35,11 +35,13 @@ from analysis.benchmarks.folders import Entry, fates, survey
 from analysis.benchmarks.predictions import write_answers, write_submission
 from analysis.benchmarks.scoring import check_spans, context_of, vocab_size_of
 from analysis.config_file import save_config
+from analysis.errors import without_secret
 from analysis.places import writable_folder
 from analysis.schema.ranges import check
 from analysis.store import open_store, tracking_uri
 from analysis.wording import count
 from sweeps.arguments import EvaluateArgs
+from sweeps.engine.environment import check_address
 from sweeps.engine.tuning import local_gpus, ray_cluster
 from sweeps.scoring.finetuning import check_tasks, finetune_tasks, write_glue_submission
 from sweeps.scoring.report import show_found
@@ -107,6 +109,8 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
     uri = tracking_uri(storage)
     if args.device == "cuda" and not local_gpus():
         raise ValueError("--device cuda, but PyTorch sees no GPU here: --device cpu, or auto")
+    if args.address:
+        check_address(args.address)
     if args.run_id is not None:
         _check_run(uri, args.run_id)
     path = benchmark_place(args.benchmarks)
@@ -279,7 +283,9 @@ def _check_run(uri: str, run_id: str) -> None:
     try:
         open_store(uri).get_run(run_id)
     except MlflowException as error:
-        raise ValueError(f"no MLflow run {run_id!r} in {uri}: {error.message}") from error
+        raise ValueError(
+            f"--run-id: no MLflow run {run_id!r} in {without_secret(uri)}: {error.message}"
+        ) from error
 
 
 def _changes(args: EvaluateArgs) -> dict[str, Any]:

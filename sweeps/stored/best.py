@@ -96,8 +96,8 @@ def _default_study(client: MlflowClient, run_id: str | None) -> str:
             experiment_id = client.get_run(run_id).info.experiment_id
         except MlflowException as error:
             raise ValueError(
-                f"no MLflow run {run_id!r} in {without_secret(client.tracking_uri)}: copy its "
-                f"id from MLflow's pages ({error.message})"
+                f"--run-id: no MLflow run {run_id!r} in {without_secret(client.tracking_uri)}: "
+                f"copy its id from MLflow's pages ({error.message})"
             ) from error
         return client.get_experiment(experiment_id).name
     found = sorted(
@@ -170,7 +170,7 @@ def _best(trials: pd.DataFrame, study: str, arch: str, folder: Path) -> pd.Serie
 
 def _folder(study: Path, spec_hash: str) -> TrialFolder:
     folder = TrialFolder(study / "trials" / spec_hash)
-    if not (folder.path / "spec.json").is_file():
+    if not (folder.path / "spec.json").exists():
         raise ValueError(
             f"MLflow has a trial {spec_hash} that is not in {study}: give the --storage of its "
             "sweep"

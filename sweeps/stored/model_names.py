@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from analysis.store import open_store
 from analysis.wording import count
+from trainables.checkpoint import check_checkpoint
 from trainables.files import whole_folder
 
 
@@ -25,7 +26,7 @@ def resolve_model(name: str, uri: str, storage: Path) -> str:
         storage: the storage folder.
 
     Raises:
-        ValueError: there is no such folder or registered model.
+        ValueError: there is no such folder or registered model, or it is damaged.
     """
     if name.startswith("models:/"):
         return str(copy_version(find_version(name, uri), uri, storage))
@@ -33,6 +34,7 @@ def resolve_model(name: str, uri: str, storage: Path) -> str:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ValueError(f"{folder} is no model: it has no config.json")
+        check_checkpoint(folder)
         return str(folder.resolve())
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"no model at {name}")
@@ -64,7 +66,7 @@ def copy_version(version: ModelVersion, uri: str, storage: Path) -> Path:
     """The folder of a registered version's copy in the storage.
 
     Raises:
-        ValueError: its files cannot be had.
+        ValueError: its files cannot be had, or the copy is damaged.
     """
     folder = storage / "models"
     target = folder / f"{version.name}-{version.version}-{version.creation_timestamp}"
@@ -85,4 +87,5 @@ def copy_version(version: ModelVersion, uri: str, storage: Path) -> Path:
             f"{version.name} version {version.version} is no model that can be opened: it has "
             f"{count(len(configs), 'file')} config.json in {version.source}"
         )
+    check_checkpoint(configs[0].parent)
     return configs[0].parent

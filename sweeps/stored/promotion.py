@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+import models
 from analysis.config_file import save_config
 from analysis.errors import without_secret
 from analysis.schema.axes import short
@@ -26,11 +27,12 @@ from analysis.store import open_store, reason, tracking_uri
 from sweeps.arguments import PromoteArgs
 from sweeps.stored.best import Candidate, choose
 from sweeps.stored.trials import resolve_storage
-from trainables.checkpoint import Progress
+from trainables.checkpoint import Progress, check_checkpoint
 from trainables.corpus.tokenizer import tokenizer_hash
 from trainables.finetune_spec import model_hash
 
 _PREFIX = "babysweep."
+_NAME, _ALIAS = r"\w[\w. -]{,199}", r"\w[\w-]{,199}"
 _WEIGHTS = "model.safetensors"
 _FILES = (_WEIGHTS, "config.json", "tokenizer.json", "spec.json")
 _NOT_LOGGED = "optimizer.safetensors"
@@ -56,8 +58,11 @@ def promote(args: PromoteArgs) -> Promotion:
     Raises:
         ValueError: there is nothing to promote, or it should not be; the message says what to do.
     """
+    if args.arch not in models.architectures():
+        known = ", ".join(models.architectures())
+        raise ValueError(f"--arch: unknown architecture {args.arch!r}: choose from {known}")
     name = args.name or args.arch
-    for flag, value, pattern in (("name", name, r"[\w. -]+"), ("alias", args.alias, r"[\w-]+")):
+    for flag, value, pattern in (("name", name, _NAME), ("alias", args.alias, _ALIAS)):
         reserved = flag == "alias" and re.fullmatch(r"latest|v\d+", value, re.IGNORECASE)
         if reserved or not re.fullmatch(pattern, value):
             raise ValueError(f"--{flag} {value!r} cannot be used in models:/NAME@ALIAS: change it")
@@ -107,6 +112,7 @@ def check_files(choice: Candidate, client: MlflowClient) -> Path:
             f"the checkpoint {checkpoint} lacks {', '.join(missing)}: restore it from the artifact "
             f"`model` of run {choice.run_id}, or promote another run with --run-id"
         )
+    check_checkpoint(checkpoint)
     there = {file.name: file.stat().st_size for file in checkpoint.iterdir()}
     there.pop(_NOT_LOGGED, None)
     logged = _logged(client, choice.run_id)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.places import writable_folder
+from analysis.places import resolved, writable_folder
 from trainables.checkpoint import TrialFolder
+from trainables.files import Damaged, tell
 from trainables.spec import TrialSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,10 +44,7 @@ def resolve_storage(storage: Path | None, *, create: bool = True) -> Path:
             f"{flag} must be a folder that all nodes share, not {given}: mount the bucket, or "
             "use a network file system"
         )
-    try:
-        path = given.expanduser().resolve()
-    except (OSError, RuntimeError) as error:  # a circle of links, or no such home
-        raise ValueError(f"{flag} {given} is no place: {error}") from None
+    path = resolved(given, flag)
     if _JOB_FOLDER in str(path):
         raise ValueError(
             f"a submitted job's working folder is temporary, and so is all that lies in {path}: "
@@ -118,5 +116,18 @@ def ended_frame(trials: Iterable[TrialFolder]) -> pd.DataFrame:
 
 
 def study_trials(folder: Path) -> list[TrialFolder]:
-    """The folders of all trials of a study, begun or ended."""
-    return [TrialFolder(path.parent) for path in sorted(folder.glob("trials/*/spec.json"))]
+    """The folders of all trials of a study, begun or ended.
+
+    One whose spec cannot be known is left out, and the person at the command is told: it may be
+    none of those that the command works on.
+    """
+    trials = []
+    for path in sorted(folder.glob("trials/*/spec.json")):
+        trial = TrialFolder(path.parent)
+        try:
+            _ = trial.spec
+        except Damaged as damaged:
+            tell(f"left out: {damaged}")
+        else:
+            trials.append(trial)
+    return trials

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from sweeps.stored.trials import study_trials
 from tests.trainables.test_spec import SPEC
 from trainables import checkpoint
-from trainables.checkpoint import EpochReport, Outcome, TrialFolder
+from trainables.checkpoint import EpochReport, Outcome, Progress, TrialFolder
+from trainables.files import Damaged, tell, write_json
 
 
 def test_an_outcome_is_seen_when_it_comes_and_read_once(
@@ -17,7 +22,7 @@ def test_an_outcome_is_seen_when_it_comes_and_read_once(
     """By whoever looked before it was there, and by whoever wrote it; so is the spec."""
     folder = TrialFolder.of(tmp_path, SPEC)
     assert folder.outcome is None
-    epoch = EpochReport(1, 5, 100, 2.0, 1.9, 1.5, 3.0, 2.0, {"macro": 50.0})
+    epoch = EpochReport(1, 5, 100, 2.0, 1.9, 1.5, 3.0, 2.0, {"macro": 50.0, "benchmarks": {}})
     outcome = Outcome("finished", (epoch,), "step-00000005")
     TrialFolder(folder.path).finish(outcome)
     assert folder.outcome == outcome
@@ -25,5 +30,63 @@ def test_an_outcome_is_seen_when_it_comes_and_read_once(
     folder.finish(worse)
     assert folder.outcome == worse
     assert folder.spec == SPEC
-    monkeypatch.setattr(checkpoint, "read_json", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(checkpoint, "read_json", lambda *args, **options: pytest.fail("read again"))
     assert (folder.outcome, folder.spec) == (worse, SPEC)
+
+
+def test_a_damaged_spec_is_written_again_by_who_knows_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The folder's name is the hash: a spec of another trial is none of this folder."""
+    folder = TrialFolder.of(tmp_path, SPEC)
+    file = folder.path / "spec.json"
+    for content in ("", "[]", "{}", json.dumps(SPEC.replace(seed=7).to_dict())):
+        file.write_text(content)
+        tell.cache_clear()
+        with pytest.raises(Damaged, match=r"spec\.json is damaged .* run the command again"):
+            _ = TrialFolder(folder.path).spec
+        assert TrialFolder.of(tmp_path, SPEC).spec == SPEC
+        assert str(file) in caplog.messages[-1]
+    assert study_trials(tmp_path)[0].spec == SPEC
+
+
+def test_a_damaged_trial_is_left_out_of_its_study(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be none of those that a command works on; the command is told."""
+    TrialFolder.of(tmp_path, SPEC)
+    other = TrialFolder.of(tmp_path, SPEC.replace(seed=7))
+    (other.path / "spec.json").write_text("")
+    assert [trial.spec for trial in study_trials(tmp_path)] == [SPEC]
+    assert str(other.path) in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "5", '{"kind": "finished"}'])
+def test_a_damaged_outcome_is_set_aside_or_rebuilt(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    """Rebuilt where the last checkpoint has all epochs; else the trial goes on from it."""
+    folder = TrialFolder.of(tmp_path, SPEC)
+    reports = [
+        EpochReport(n, 5 * n, 100 * n, 2.0, 2.0 - n / 10, 1.5, 3.0, 2.0)
+        for n in range(1, SPEC.epochs + 1)
+    ]
+    outcome = folder.outcome_of("finished", reports)
+    for history, expected in ((reports[:-1], None), (reports, outcome)):
+        checkpoint = folder.checkpoint_at(history[-1].step if history else 1)
+        checkpoint.mkdir()
+        save_file({"x": torch.zeros(1)}, checkpoint / "model.safetensors")
+        save_file({"x": torch.zeros(1)}, checkpoint / "optimizer.safetensors")
+        progress = Progress(checkpoint_step(checkpoint), history=list(history))
+        write_json(checkpoint / "trainer.json", progress.to_dict())
+        (folder.path / "outcome.json").write_text(content)
+        tell.cache_clear()
+        assert TrialFolder(folder.path).outcome == expected
+        assert str(folder.path / "outcome.json") in caplog.messages[-1]
+    kept = list(folder.path.glob("damaged-outcome.json-*"))
+    assert [file.read_text() for file in kept] == [content] * 2
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """Of its name."""
+    return int(checkpoint.name.rpartition("-")[2])

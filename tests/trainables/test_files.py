@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A write that is cut short leaves the earlier file, and one that is not nothing beside it."""
     path = tmp_path / "values.json"
     files.write_json(path, {"b": 1, "a": [None, "ä"]})
-    assert files.read_json(path) == {"b": 1, "a": [None, "ä"]}
+    assert files.read_json(path, dict[str, Any]) == {"b": 1, "a": [None, "ä"]}
 
     def cut(self: Path, target: Path) -> None:
         raise KeyboardInterrupt
@@ -23,7 +24,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         patch.setattr(Path, "replace", cut)
         with pytest.raises(KeyboardInterrupt):
             files.write_json(path, {})
-    assert files.read_json(path)["b"] == 1
+    assert files.read_json(path, dict[str, Any])["b"] == 1
     files.remove_partial(tmp_path)
     assert os.listdir(tmp_path) == ["values.json"]
 
@@ -63,10 +64,12 @@ def test_only_leftovers_of_that_name_are_removed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["corpus"]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1,"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe", b"[1,", b"[]", b"null", b'{"a": "x"}', b"[" * 100_000]
+)
 def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, content: bytes) -> None:
-    """Emptied, cut short, or no text at all."""
+    """Emptied, cut short, no text at all, of another shape, or nested without end."""
     path = tmp_path / "outcome.json"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"outcome\.json is damaged .* move it away and run"):
-        files.read_json(path)
+        files.read_json(path, dict[str, int])

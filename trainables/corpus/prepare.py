@@ -16,6 +16,7 @@ import numpy as np
 from filelock import FileLock
 from transformers import PreTrainedTokenizerFast
 
+from analysis.schema.typed import typed
 from trainables.corpus.blocks import TokenFile, token_dtype
 from trainables.corpus.contents import contents
 from trainables.corpus.long_words import LongWords
@@ -27,12 +28,23 @@ from trainables.corpus.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
-from trainables.files import read_json, remove_partial, whole_folder
+from trainables.digests import damage, has_digests, write_digests
+from trainables.files import (
+    Damaged,
+    read_json,
+    remove_partial,
+    set_aside,
+    tell,
+    whole_folder,
+)
 
 FORMAT = 1
 """Part of every corpus hash: raise it when the same text would give other files."""
 
 LINES_AT_ONCE = 4096
+
+_META = "corpus.json"
+_REMEDY = "name its text with --corpus, from which it is built again, or restore it from a backup"
 
 Say = Callable[[str], None]
 """Tells somebody in a line what is going on."""
@@ -62,15 +74,42 @@ class Corpus:
 
     @staticmethod
     def open(directory: str | Path) -> Corpus:
-        """The corpus in `directory`; ValueError if there is none, or of another format."""
+        """The corpus in `directory`.
+
+        Raises:
+            ValueError: there is none, it is of another format, or a file of it is damaged.
+        """
         directory = Path(directory)
-        meta_file = directory / "corpus.json"
+        meta_file = directory / _META
         if not meta_file.is_file():
             raise ValueError(f"{directory} is not a prepared corpus: it has no corpus.json")
-        meta = read_json(meta_file)
-        if meta.pop("format") != FORMAT:
+        meta = read_json(meta_file, dict[str, Any], remedy=_REMEDY)
+        if meta.pop("format", None) != FORMAT:
             raise ValueError(f"{directory} was built by another version: prepare it again")
-        return Corpus(directory=directory, **meta)
+        try:
+            corpus: Corpus = typed({**meta, "directory": directory}, Corpus)
+        except ValueError as error:
+            raise Damaged(meta_file, str(error), _REMEDY) from error
+        return corpus
+
+    def check_files(self) -> None:
+        """Check that the tokens are all there, and the tokenizer.
+
+        Raises:
+            Damaged: a file is not as it was built.
+        """
+        is_known = has_digests(self.directory)  # else of an earlier version
+        if is_known and (problem := damage(self.directory, holds=_META, may_lack="")):
+            raise Damaged(self.directory, problem, _REMEDY)
+        _ = self.train, self.dev  # each checks its size
+        file = self.directory / "tokenizer.json"
+        try:
+            size = len(self.tokenizer())
+        except Exception as error:  # the tokenizers' library has no kind of its own
+            raise Damaged(file, str(error).splitlines()[0], _REMEDY) from error
+        if size != self.vocab_size:
+            problem = f"it has {size} tokens, not {self.vocab_size}"
+            raise Damaged(file, problem, _REMEDY)
 
     @property
     def train(self) -> TokenFile:
@@ -115,12 +154,32 @@ def prepare_corpus(
     digest = corpus_hash(reading.text_hash, vocab_size)
     cache = Path(cache)
     directory = cache / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', text.name)}-{digest[:16]}"
+    corpus, problem = _open_whole(directory, digest)
+    if corpus is not None:
+        return dataclasses.replace(corpus, contents=reading.contents)
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{directory}.lock"):
+        corpus, problem = _open_whole(directory, digest)  # another process was faster
+        if corpus is None:
+            if problem:
+                aside = set_aside(directory)
+                tell(f"{problem}: its folder is now called {aside.name}, and it is built again")
+            _build(text, reading, digest, vocab_size, directory, report)
+            corpus = Corpus.open(directory)
+    return dataclasses.replace(corpus, contents=reading.contents)
+
+
+def _open_whole(directory: Path, digest: str) -> tuple[Corpus | None, str]:
+    """The corpus in a folder if it is there and whole, else None and what is wrong with it."""
     if not directory.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{directory}.lock"):
-            if not directory.exists():
-                _build(text, reading, digest, vocab_size, directory, report)
-    return dataclasses.replace(Corpus.open(directory), contents=reading.contents)
+        return None, ""
+    try:
+        corpus = Corpus.open(directory)
+        corpus.check_files()
+    except ValueError as error:
+        return None, str(error).partition(": ")[0]
+    is_right = corpus.hash == digest
+    return (corpus, "") if is_right else (None, f"{directory} holds another corpus")
 
 
 def corpus_hash(text_hash: str, vocab_size: int) -> str:
@@ -191,7 +250,8 @@ def _build(
             report(f"tokenizing the {split} text")
             counts = _write_tokens(lines, tokenizer, partial / f"{split}.bin")
             meta |= {f"{split}_{unit}": count for unit, count in counts.items()}
-        (partial / "corpus.json").write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
+        (partial / _META).write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
+        write_digests(partial)
 
 
 def _write_tokens(
