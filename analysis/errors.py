@@ -23,14 +23,14 @@ def say_error(error: Exception, status: int = EXIT_USAGE) -> int:
 
 
 @contextlib.contextmanager
-def named(flag: str) -> Iterator[None]:
-    """Put a flag's name before what a ValueError says, unless it has it."""
+def named(name: str) -> Iterator[None]:
+    """Put the name of a flag, or of its value, before what a ValueError says, unless it has it."""
     try:
         yield
     except ValueError as error:
-        if flag in str(error):
+        if name in str(error):
             raise
-        raise ValueError(f"{flag}: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
 
 
 def without_secret(text: str) -> str:

@@ -9,6 +9,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from analysis.errors import named, without_secret
 from analysis.store import open_store
 from analysis.wording import count
 from trainables.checkpoint import check_checkpoint
@@ -51,14 +52,16 @@ def find_version(name: str, uri: str) -> ModelVersion:
     if match is None:
         raise ValueError(f"{name!r} is not models:/NAME@ALIAS or models:/NAME/VERSION")
     model, alias, version = match.groups()
-    client = open_store(uri)
+    with named(name):
+        client = open_store(uri)
     try:
         if alias:
             return client.get_model_version_by_alias(model, alias)
         return client.get_model_version(model, version)
     except MlflowException as error:
         raise ValueError(
-            f"no model {name} in {uri}: {error.message} (sweeps/promote.py registers one)"
+            f"no model {name} in {without_secret(uri)}: {error.message} (sweeps/promote.py registers "
+            "one)"
         ) from error
 
 
