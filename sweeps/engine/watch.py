@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import psutil
 import ray
+from ray.util.client import ray as client
 
 LOOK_SECONDS = 0.5
 HEAD_SECONDS = 30.0
@@ -36,9 +37,11 @@ class RayWatch(threading.Thread):
         super().__init__(daemon=True)
         self.death = ""
         self._over = threading.Event()
-        children = psutil.Process().children()
+        children = filter(_is_alive, psutil.Process().children())
         self._processes = {child.name(): child for child in children if child.name() in _NEEDED}
-        self._head = "" if self._processes else ray.get_runtime_context().gcs_address
+        # A client (ray://) does not reach the head itself; its own connection's end is an error.
+        is_other = not self._processes and not client.is_connected()
+        self._head = ray.get_runtime_context().gcs_address if is_other else ""
         self._answered = time.monotonic()
 
     def run(self) -> None:
@@ -62,7 +65,7 @@ class RayWatch(threading.Thread):
 
     def _missing(self) -> str:
         for name, process in self._processes.items():
-            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            if not _is_alive(process):
                 return f"Ray's process {name} was killed, or ended by itself"
         if self._head:
             host, _, port = self._head.rpartition(":")
@@ -72,6 +75,13 @@ class RayWatch(threading.Thread):
             if time.monotonic() - self._answered > HEAD_SECONDS:
                 return f"Ray's head at {self._head} has not answered for {HEAD_SECONDS:.0f} s"
         return ""
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextlib.contextmanager

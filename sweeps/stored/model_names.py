@@ -60,8 +60,8 @@ def find_version(name: str, uri: str) -> ModelVersion:
         return client.get_model_version(model, version)
     except MlflowException as error:
         raise ValueError(
-            f"no model {name} in {without_secret(uri)}: {error.message} (sweeps/promote.py registers "
-            "one)"
+            f"no model {name} in {without_secret(uri)}: {error.message} (sweeps/promote.py "
+            "registers one)"
         ) from error
 
 

@@ -219,7 +219,7 @@ def test_submission_has_the_challenges_layout(checkpoint, data, tmp_path) -> Non
         (["--tasks", "rte"], "no GLUE files in "),
         (["--tasks", "bear"], "no bear benchmark in .*it has blimp_fast, ewok_fast"),
         (["--tasks", "blimp", "--model", "no/such/model"], "no model at no/such/model"),
-        (["--tasks", "blimp", "--model", "models:/none@teacher"], "models:/none@teacher: no results in"),
+        (["--tasks", "blimp", "--model", "models:/none@teacher"], "none@teacher: no results in"),
         (["--tasks", "blimp", "--model", "models:/none"], "is not models:/NAME@ALIAS"),
         (["--tasks", "blimp", "--run-id", "gone"], "no MLflow run 'gone'"),
         (["--tasks", "blimp", "--device", "cuda"], "PyTorch sees no GPU here"),
