@@ -18,10 +18,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ from trainables.files import (
     whole_folder,
     write_json,
 )
+from trainables.progress import EpochReport, Outcome, Progress
 from trainables.spec import TrialSpec
 
 _OPTIMIZER = "optimizer.safetensors"
@@ -53,98 +53,9 @@ _OUTCOME = "outcome.json"
 _FINAL = "final.json"
 _BEGAN = "began.json"
 _MILESTONES = "milestones.json"
-_ENDS = ("finished", "diverged", "stopped")
 _SPEC_REMEDY = (
     "run the command again that trained this trial, which writes it again, or move the folder away"
 )
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What one finished epoch measured.
-
-    Attributes:
-        epoch: 1-based.
-        step: optimizer steps taken so far.
-        tokens: training tokens seen so far.
-        train_loss: mean cross-entropy over the epoch, nats a token.
-        val_loss: mean cross-entropy on the validation text, nats a token.
-        bits_per_byte: validation nats / (ln 2 x UTF-8 bytes): comparable between tokenizers.
-        seconds: training and evaluation time of this epoch.
-        train_seconds: of it, the time spent in optimizer steps.
-        scores: zero-shot scores (`SuiteScores.to_dict()`), or None without benchmarks.
-    """
-
-    epoch: int
-    step: int
-    tokens: int
-    train_loss: float
-    val_loss: float
-    bits_per_byte: float
-    seconds: float
-    train_seconds: float
-    scores: dict[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        if self.scores is not None and not {"macro", "benchmarks"} <= set(self.scores):
-            raise ValueError("scores without their figures")
-
-    @property
-    def macro(self) -> float | None:
-        """Mean of the zero-shot benchmarks in percent, or None without one that counts for it."""
-        return None if self.scores is None else self.scores["macro"]
-
-
-@dataclass
-class Progress:
-    """Where a trial stands: its position, and what its finished epochs measured.
-
-    Attributes:
-        step: optimizer steps taken.
-        epoch_nats: training nats summed over the epoch so far (float64).
-        epoch_tokens: training tokens in `epoch_nats`.
-        epoch_train_seconds: wall time of the optimizer steps of the epoch so far.
-        history: one report for each finished epoch.
-    """
-
-    step: int = 0
-    epoch_nats: float = 0.0
-    epoch_tokens: int = 0
-    epoch_train_seconds: float = 0.0
-    history: list[EpochReport] = field(default_factory=list)
-
-    @property
-    def best(self) -> EpochReport | None:
-        """The epoch with the lowest validation loss, the earliest of equals."""
-        return min(self.history, key=lambda report: report.val_loss, default=None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return dataclasses.asdict(self)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended: "finished", "diverged" or "stopped" (by the scheduler)."""
-
-    kind: str
-    history: tuple[EpochReport, ...]
-    checkpoint: str | None
-    """Name of the best epoch's checkpoint folder, None when no epoch was finished."""
-    reason: str = ""
-
-    def __post_init__(self) -> None:
-        if self.kind not in _ENDS:
-            raise ValueError(f"a trial ends as one of {', '.join(_ENDS)}, not {self.kind!r}")
-        if self.kind != "diverged" and not self.history:
-            raise ValueError(f"a {self.kind} trial has one epoch or more")
-
-    @property
-    def score(self) -> float:
-        """Lowest validation bits per byte of all epochs; infinite for a diverged trial."""
-        if self.kind == "diverged":
-            return math.inf
-        return min(report.bits_per_byte for report in self.history)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import zlib
 from typing import Any
 
 from analysis.schema.axes import short
-from trainables.checkpoint import EpochReport
+from trainables.progress import EpochReport
 from trainables.spec import TrialSpec
 
 SWEEPS, TRIALS = "babysweep-sweeps", "babysweep-trials"

@@ -23,9 +23,9 @@ from mlflow.entities import Metric, Param, Run, RunTag
 
 from analysis.benchmarks import macro_of
 from analysis.store import patiently
-from trainables.checkpoint import EpochReport, Outcome
 from trainables.mlflow_pages import page, study_tags, trial_note, with_text
 from trainables.outbox import Message, Outbox
+from trainables.progress import EpochReport, Outcome
 from trainables.spec import TrialSpec
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)

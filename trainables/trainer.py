@@ -19,7 +19,6 @@ import models
 from analysis.benchmarks import Source, Suite, load_suite
 from trainables import memory as gpu_memory
 from trainables.batches import Batches, to_device
-from trainables.checkpoint import Progress
 from trainables.corpus import Blocks, Corpus
 from trainables.dropout import add_dropout
 from trainables.finetune_spec import model_hash
@@ -30,6 +29,7 @@ from trainables.optim import (
     learning_rate,
     set_learning_rate,
 )
+from trainables.progress import Progress
 from trainables.spec import TrialSpec
 from trainables.step import (
     CudaRecorder,

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 
 import models
-from trainables.checkpoint import EpochReport, Outcome, Progress, TrialFolder
+from trainables.checkpoint import TrialFolder
 from trainables.corpus import Blocks, Corpus
 from trainables.corpus.tokenizer import tokenizer_hash
 from trainables.device import set_up_device
 from trainables.memory import memory_of
 from trainables.optim import learning_rate, steps_at_peak
+from trainables.progress import EpochReport, Outcome, Progress
 from trainables.provenance import provenance
 from trainables.spec import TrialSpec
 from trainables.tracking import TrialRun

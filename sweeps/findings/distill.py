@@ -23,7 +23,7 @@ from sweeps.plans.common import SweepPlan
 from sweeps.plans.distill import CONTROL
 from sweeps.plans.grids import GridPlan
 from sweeps.plans.spaces import SweepSearch
-from trainables.checkpoint import Progress
+from trainables.progress import Progress
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 

@@ -21,7 +21,8 @@ from sweeps.findings.common import describe, for_mlflow, rich_table, with_spread
 from sweeps.plans.common import SweepPlan
 from sweeps.plans.epoch_study import Designs
 from sweeps.stored.trials import study_trials
-from trainables.checkpoint import Outcome, TrialFolder
+from trainables.checkpoint import TrialFolder
+from trainables.progress import Outcome
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 

@@ -27,7 +27,7 @@ from sweeps.findings.common import (
 from sweeps.plans.common import SweepPlan
 from sweeps.plans.spaces import SweepSearch
 from sweeps.stored.trials import study_trials
-from trainables.checkpoint import Progress
+from trainables.progress import Progress
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 

@@ -27,9 +27,10 @@ from analysis.store import open_store, reason, tracking_uri
 from sweeps.arguments import PromoteArgs
 from sweeps.stored.best import Candidate, choose
 from sweeps.stored.trials import resolve_storage
-from trainables.checkpoint import Progress, check_checkpoint
+from trainables.checkpoint import check_checkpoint
 from trainables.corpus.tokenizer import tokenizer_hash
 from trainables.finetune_spec import model_hash
+from trainables.progress import Progress
 
 _PREFIX = "babysweep."
 _NAME, _ALIAS = r"\w[\w. -]{,199}", r"\w[\w-]{,199}"

@@ -21,9 +21,10 @@ from sweeps.plans.lr_sweep import plan_sweep
 from sweeps.plans.spaces import SweepSearch
 from tests.processes import serve_mlflow
 from tests.tiny_text import write_tiny_text
-from trainables.checkpoint import EpochReport, Outcome, TrialFolder
+from trainables.checkpoint import TrialFolder
 from trainables.mlflow_pages import TRIALS
 from trainables.mlflow_pages import page as page_of
+from trainables.progress import EpochReport, Outcome
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 

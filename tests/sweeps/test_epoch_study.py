@@ -32,8 +32,9 @@ from tests.processes import wait_for
 from tests.sweeps.conftest import FIGURES, SweepCommand
 from tests.trainables.test_spec import SPEC
 from tests.trainables.test_trial import assert_same
-from trainables.checkpoint import EpochReport, Outcome, TrialFolder
+from trainables.checkpoint import TrialFolder
 from trainables.optim import learning_rate
+from trainables.progress import EpochReport, Outcome
 from trainables.tracking import Tracker
 from trainables.trainer import Workplace
 from trainables.trial import LOG_EVERY, run_trial

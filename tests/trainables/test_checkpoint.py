@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from sweeps.stored.trials import study_trials
 from tests.trainables.test_spec import SPEC
 from trainables import checkpoint
-from trainables.checkpoint import EpochReport, Outcome, Progress, TrialFolder
+from trainables.checkpoint import TrialFolder
 from trainables.files import Damaged, tell, write_json
+from trainables.progress import EpochReport, Outcome, Progress
 
 
 def test_an_outcome_is_seen_when_it_comes_and_read_once(

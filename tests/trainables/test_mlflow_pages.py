@@ -10,8 +10,8 @@ import pytest
 
 from tests.empty_store import empty_store
 from tests.trainables.test_spec import SPEC
-from trainables.checkpoint import EpochReport, Outcome
 from trainables.mlflow_pages import COLUMNS, SWEEPS, TRIALS, with_text
+from trainables.progress import EpochReport, Outcome
 from trainables.tracking import Tracker
 
 NOTE = "mlflow.note.content"

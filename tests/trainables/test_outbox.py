@@ -13,8 +13,8 @@ from mlflow.exceptions import MlflowException
 from analysis import store
 from tests.made_study import MadeStudy, base_spec
 from trainables import outbox as outboxes
-from trainables.checkpoint import EpochReport, Outcome
 from trainables.outbox import Outbox
+from trainables.progress import EpochReport, Outcome
 from trainables.tracking import Tracker
 
 AWAY = MlflowException("API request to http://x failed: connection refused")
