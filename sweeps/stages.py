@@ -39,7 +39,7 @@ from sweeps.distill import run_distillation
 from sweeps.epoch_study import run_epoch_study
 from sweeps.evaluate import run_evaluation
 from sweeps.lr_sweep import run_lr_sweep
-from sweeps.plans.common import Setup, chosen_archs, prepare
+from sweeps.plans.common import Setup, chosen_archs, final_tasks, prepare
 from sweeps.promote import run_promotion
 from sweeps.stored.best import best_trial
 from sweeps.stored.model_names import find_version
@@ -89,6 +89,7 @@ def run_study(args: PaperArgs) -> int:
                     "the teacher's learning rate comes from its sweep"
                 )
             setup = prepare(args, lambda text: None)
+            final_tasks(args, setup.benchmarks)  # hours before their turn
             folder = setup.storage / setup.study(setup.spec(args.teacher_arch))
     except (ValueError, OSError) as error:
         return say_error(error)

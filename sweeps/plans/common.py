@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import models
 from analysis import literature
-from analysis.benchmarks import Source, load_suite, password
+from analysis.benchmarks import Source, Suite, load_suite, password
 from analysis.errors import named
 from analysis.places import reading
 from analysis.schema.axes import AXES
@@ -198,6 +198,10 @@ class Setup:
         """
         args, base = self.args, next(iter(bases.values()))
         self.check_batch(base)
+        final, suite = final_tasks(args, self.benchmarks)
+        if suite is not None:
+            with named("--final-tasks"):
+                suite.check_fits(self.corpus.tokenizer(), base.context)
         return SweepPlan(
             study=self.study(base),
             storage=self.storage,
@@ -205,7 +209,7 @@ class Setup:
             num_blocks=self.num_blocks(base),
             benchmarks=self.benchmarks,
             num_items=self.num_items,
-            final=_final_tasks(args, self.benchmarks, self.corpus, base),
+            final=final,
             bases=bases,
             plans=plans,
             resources=self.resources,
@@ -289,21 +293,24 @@ def _benchmarks(args: TrainingArgs, corpus: str, storage: Path) -> Source | None
     return Source(path, args.tasks, ewok_password=password(args.ewok_password))
 
 
-def _final_tasks(
-    args: TrainingArgs, source: Source | None, corpus: Corpus, spec: TrialSpec
-) -> FinalTasks:
+def final_tasks(args: TrainingArgs, source: Source | None) -> tuple[FinalTasks, Suite | None]:
+    """What is scored once, and the zero-shot benchmarks among it.
+
+    Raises:
+        ValueError: a task is not known, or its files are not there or damaged.
+    """
     if source is None or not args.final_tasks:
-        return FinalTasks()
-    zero_shot, glue = split_tasks(args.final_tasks, args.protocol)
-    final = None
-    if zero_shot:
-        final = replace(source, tasks=zero_shot, fast=False)
-        with named("--final-tasks"):
-            load_suite(final, args.protocol).check_fits(corpus.tokenizer(), spec.context)
-    folder = find_glue(source.path) if glue else None
-    if folder is not None:
-        check_tasks(folder, glue)
-    return FinalTasks(final, glue, folder)
+        return FinalTasks(), None
+    with named("--final-tasks"):
+        zero_shot, glue = split_tasks(args.final_tasks, args.protocol)
+        final, suite = None, None
+        if zero_shot:
+            final = replace(source, tasks=zero_shot, fast=False)
+            suite = load_suite(final, args.protocol)
+        folder = find_glue(source.path) if glue else None
+        if folder is not None:
+            check_tasks(folder, glue)
+    return FinalTasks(final, glue, folder), suite
 
 
 def _or(value: Number | None, default: Number) -> Number:

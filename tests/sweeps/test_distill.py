@@ -109,6 +109,7 @@ def test_bad_arguments_are_explained(whole_sweep, teacher, flags, message, capsy
 
 def with_limit(folder, target):
     shutil.copytree(folder, target, dirs_exist_ok=True)
+    (target / "digests.json").unlink()  # it is to be another model
     config = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 64}))
     return target

@@ -91,3 +91,19 @@ def test_a_damaged_outcome_is_set_aside_or_rebuilt(
 def checkpoint_step(checkpoint: Path) -> int:
     """Of its name."""
     return int(checkpoint.name.rpartition("-")[2])
+
+
+@pytest.mark.parametrize("content", ["", "[]", "5", '{"step": [], "1000": 5}'])
+@pytest.mark.parametrize("name", ["began", "final", "milestones"])
+def test_what_a_trial_can_do_without_is_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: str
+) -> None:
+    """As if it had not been there, with a line on it."""
+    folder = TrialFolder.of(tmp_path, SPEC)
+    file = folder.path / f"{name}.json"
+    file.write_text(content)
+    found = (folder.began, folder.final_scores, folder.milestones)
+    assert found == (0, {}, {})
+    assert str(file) in caplog.messages[-1]
+    assert not file.exists()
+    assert [kept.read_text() for kept in folder.path.glob(f"damaged-{name}.json-*")] == [content]
