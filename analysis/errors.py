@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Sequence
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.markup import escape
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 SECRET_FLAGS = frozenset({"ewok-password"})
-_IN_ADDRESS = re.compile(r"(?<=://)[^/\s]*@")
+_IN_ADDRESS = re.compile(
+    # A name and password, which may hold anything; but a port and a path that has an @ are none.
+    r"""(?<=://)(?:[^/\s@:'"]*:(?!\d+/)[^\s'"]*@|[^/\s'"]*@)"""
+)
+_IN_QUERY = re.compile(r"""((?:password|passwd|token|secret|key)=)[^&\s'"]+""", re.IGNORECASE)
+_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "RAY_AUTH_TOKEN")
 
 
 def say_error(error: Exception, status: int = EXIT_USAGE) -> int:
@@ -34,8 +41,15 @@ def named(name: str) -> Iterator[None]:
 
 
 def without_secret(text: str) -> str:
-    """A text without the user names and passwords of the addresses in it."""
-    return _IN_ADDRESS.sub("", text)
+    """A text without user names, passwords and tokens: those of the addresses in it, and those that
+    the environment holds."""
+    secrets = [os.environ.get(name) for name in _VARIABLES]
+    with contextlib.suppress(ValueError):  # no address
+        secrets.append(urlsplit(os.environ.get("MLFLOW_TRACKING_URI", "")).password)
+    text = _IN_QUERY.sub(r"\1***", _IN_ADDRESS.sub("", text))
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return text
 
 
 def without_secrets(words: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
@@ -64,13 +65,18 @@ def make_store(uri: str) -> None:
     Raises:
         ValueError: it cannot be made, or does not answer as it should.
     """
-    is_new = uri.startswith(_FILE) and not _file_of(uri).exists()
-    try:
+    if not uri.startswith(_FILE):
         _ask(uri)
-    except ValueError:
-        if is_new:  # half of its tables would be in the way for ever
-            _file_of(uri).unlink(missing_ok=True)
-        raise
+        return
+    file = _file_of(uri)
+    with FileLock(f"{file}.lock"):  # of two commands at once, one makes the tables
+        is_new = not file.exists()
+        try:
+            _ask(uri)
+        except ValueError:
+            if is_new:  # half of the tables would be in the way for ever
+                file.unlink(missing_ok=True)
+            raise
 
 
 def _ask(uri: str) -> MlflowClient:
@@ -105,7 +111,7 @@ def impatient() -> Iterator[None]:
     finally:
         _is_impatient.reset(token)
         for name, value in before.items():
-            os.environ.pop(name)
+            os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
 
@@ -140,7 +146,7 @@ def patiently(call: Callable[[], T]) -> T:
 
 def reason(error: Exception) -> str:
     """Why a store did not do what was asked, in a line."""
-    status, text = _status(error), " ".join(str(error).split())
+    status, text = _status(error), " ".join(without_secret(str(error)).split())
     if status in _REFUSED:
         return (
             f"it does not let you in (HTTP {status}): set MLFLOW_TRACKING_USERNAME and "
@@ -158,7 +164,7 @@ def reason(error: Exception) -> str:
         )
     if "Caused by" in text:  # what urllib3 says of what it says of what happened
         text = re.sub(r"^\W*\w+\W*", "", text.rpartition("Caused by ")[2].rstrip(")'\""))
-    return without_secret(text.partition(" See ")[0][:300])
+    return text.partition(" See ")[0][:300]
 
 
 def _status(error: Exception) -> int:

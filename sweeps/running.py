@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import shlex
 import sys
 import threading
@@ -92,9 +91,7 @@ def run_command(
         return _say_how_to_continue(console, EXIT_FAILED)
     except RayDied as death:
         say_error(death)
-        _say_how_to_continue(console)
-        sys.stdout.flush()
-        os._exit(EXIT_FAILED)  # Ray's own end would wait for what is dead, and abort
+        return _say_how_to_continue(console, EXIT_FAILED)
     except KeyboardInterrupt:
         return _say_how_to_continue(console)
 
@@ -149,7 +146,8 @@ def _run(
                 is_whole = is_scored and not failed_trials(plan, search)
                 status = "FINISHED" if is_whole else "FAILED"
         finally:
-            if not contact.reaches(lambda: tracker.close(status)):
+            tell = contact.reaches if status == "KILLED" else contact.insists
+            if not tell(lambda: tracker.close(status), now=True):
                 console.print("What MLflow shows as running ends when this command is run again.")
     if status == "KILLED":
         return _say_how_to_continue(console)
@@ -174,9 +172,7 @@ def _train(
     try:
         place = plan.workplace(tracker)
         run_tune(search, place, plan.resources, scheduler, [bookkeeper, display], at_once)
-        if _is_done(plan):
-            contact.wait()
-        bookkeeper.settle(patience=60)
+        bookkeeper.settle(patience=60, tell=contact.insists if _is_done(plan) else contact.reaches)
     finally:
         display.close()
 
@@ -228,12 +224,14 @@ class Bookkeeper(DriverCallback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Record the ends whose process is gone."""
-        self.settle(patience=0)
+        self.settle(patience=0, tell=self._contact.reaches)
 
-    def settle(self, patience: float) -> None:
-        """Give an outcome to ended trials without one, waiting up to `patience` s for the lock.
+    def settle(self, patience: float, tell: Callable[[Callable[[], object]], bool]) -> None:
+        """Give an outcome to ended trials without one, and mark those that failed.
 
-        What MLflow cannot be told now waits, too.
+        Args:
+            patience: seconds to wait for a trial's lock.
+            tell: returns whether MLflow could be told; what it could not waits.
         """
         waiting = []
         for spec in self._ended:
@@ -242,9 +240,7 @@ class Bookkeeper(DriverCallback):
                 continue
             try:
                 with folder.lock(timeout=patience):
-                    is_recorded = self._contact.reaches(
-                        functools.partial(self._record_stop, folder, spec)
-                    )
+                    is_recorded = tell(functools.partial(self._record_stop, folder, spec))
             except Timeout:
                 is_recorded = False
             if not is_recorded:
@@ -253,7 +249,7 @@ class Bookkeeper(DriverCallback):
         self._failed = [
             (spec, error)
             for spec, error in self._failed
-            if not self._contact.reaches(functools.partial(self._tracker.fail, spec, error))
+            if not tell(functools.partial(self._tracker.fail, spec, error))
         ]
 
     def _record_stop(self, folder: TrialFolder, spec: TrialSpec) -> None:
@@ -262,7 +258,7 @@ class Bookkeeper(DriverCallback):
             history = newest[1].history
             # Schedulers may stop a trial in the report of its very last epoch.
             kind = "finished" if history[-1].epoch == spec.epochs else "stopped"
-            run = self._tracker.trial(spec, {}, folder.unsent)
+            run = self._tracker.trial(spec, {}, folder.path)
             finish_trial(folder, run, kind, history)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -99,7 +99,7 @@ class MadeStudy:
         tracker = self.tracker(specs, kind)
         run_ids = []
         for spec in specs:
-            run = tracker.trial(spec, _facts(spec), self.storage / "unsent.jsonl")
+            run = tracker.trial(spec, _facts(spec), self.storage)
             epochs = 1 if outcome in (None, "diverged") else spec.epochs
             history = [self.report(spec, epoch, bonus) for epoch in range(1, epochs + 1)]
             for report in history:

@@ -5,7 +5,7 @@
                                          trainer.json, optimizer.safetensors, digests.json
     <trial>/began.json                   of a trial that may go on from another's first steps
     <trial>/milestones.json              zero-shot scores after so many words
-    <trial>/unsent.jsonl                 what MLflow has not taken yet, while it does not answer
+    <trial>/unsent-<run>.jsonl           what MLflow has not taken yet, while it does not answer
     <trial>/outcome.json                 once the trial is over
     <trial>/final.json                   what was scored on its best checkpoint after the sweep
 
@@ -96,11 +96,6 @@ class TrialFolder:
     @property
     def _checkpoints(self) -> Path:
         return self.path / "checkpoints"
-
-    @property
-    def unsent(self) -> Path:
-        """File of what was to be recorded in MLflow while it did not answer."""
-        return self.path / "unsent.jsonl"
 
     def lock(self, timeout: float = -1) -> FileLock:
         """The lock of whoever works on the trial; it ends with the process that holds it."""

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from analysis.schema.typed import parse_json, typed
 from analysis.store import LONGEST_PAUSE, impatient, may_pass, patiently
-from trainables.files import write_text
+from trainables.files import set_aside, tell, write_text
 
 Message = dict[str, Any]
 """One call's worth of results, JSON-ready; to send it twice is to send it once."""
@@ -36,9 +37,21 @@ class Outbox:
         """What was not sent yet, oldest first."""
         if not self._path.exists():
             return []
-        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+        messages, damaged = [], 0
         # A kill in the middle of a line leaves one without its end.
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        for line in self._path.read_bytes().split(b"\n")[:-1]:
+            try:
+                messages.append(typed(parse_json(line.decode()), dict[str, Any]))
+            except ValueError:
+                damaged += 1
+        if damaged:
+            aside = set_aside(self._path)
+            write_text(self._path, "".join(map(_line, messages)))
+            tell(
+                f"{damaged} lines of {self._path} are damaged: what MLflow was to be told in them "
+                f"is lost; the file as it was is now called {aside.name}"
+            )
+        return messages
 
     def post(self, message: Message) -> None:
         """Send a message, or keep it; on return it is in MLflow or on the disk."""

@@ -35,6 +35,8 @@ FLUSH_SECONDS = 2.0
 _AXES = {"step": "train/loss", "epoch": "val/loss", "words": "milestone/"}
 """By axis, how the names of metrics begin that tell how far along it a run is."""
 _NOTE = "mlflow.note.content"
+UNSENT = "unsent-"
+"""How the files begin that hold what a run is to be told when MLflow answers again."""
 
 
 @dataclass(frozen=True)
@@ -147,15 +149,15 @@ class Tracker:
         note = self.client.get_experiment(self.experiment_id).tags.get(_NOTE, "")
         self.client.set_experiment_tag(self.experiment_id, _NOTE, with_text(note, "study", text))
 
-    def trial(self, spec: TrialSpec, facts: dict[str, Any], unsent: Path) -> TrialRun:
+    def trial(self, spec: TrialSpec, facts: dict[str, Any], folder: Path) -> TrialRun:
         """Find or create the run of `spec`, set to running.
 
         Args:
             spec: its fields become parameters of a new run.
             facts: further parameters of a new run, e.g. the number of model parameters.
-            unsent: file of what MLflow has not taken yet, see `Outbox`.
+            folder: of the trial; for what MLflow does not take at once, see `Outbox`.
         """
-        return patiently(lambda: TrialRun(self.client, self._run_of(spec, facts), spec, unsent))
+        return patiently(lambda: TrialRun(self.client, self._run_of(spec, facts), spec, folder))
 
     def fail(self, spec: TrialSpec, error: str) -> None:
         """Mark the run as failed, with the end of the error. A later process may go on with it."""
@@ -235,19 +237,23 @@ class Tracker:
 class TrialRun:
     """The MLflow run of one trial. Points are buffered and sent in batches.
 
-    While MLflow does not answer they wait in the file `unsent`; only the end of the trial waits
+    While MLflow does not answer they wait in a file of the run; only the end of the trial waits
     with them.
     """
 
-    def __init__(self, client: MlflowClient, run: Run, spec: TrialSpec, unsent: Path) -> None:
+    def __init__(self, client: MlflowClient, run: Run, spec: TrialSpec, folder: Path) -> None:
         self._client, self._spec = client, spec
         self.run_id: str = run.info.run_id
-        self._outbox = Outbox(unsent, self._send)
+        # Another store, or a run that was deleted: what waits for that one is not for this one.
+        self._outbox = Outbox(folder / f"{UNSENT}{self.run_id}.jsonl", self._send)
         waiting = self._outbox.waiting
-        self._facts = {*run.data.params, *(name for each in waiting for name in each["params"])}
+        self._facts = {
+            *run.data.params,
+            *(name for each in waiting for name in each.get("params", ())),
+        }
         self._points: list[list[Any]] = []  # arguments of Metric
         self._flushed = time.monotonic()
-        points = [point for message in waiting for point in message["points"]]
+        points = [point for message in waiting for point in message.get("points", ())]
         self._last = {
             axis: max((step for name, *_, step in points if _is_of(axis, name)), default=-1)
             for axis in _AXES
@@ -318,8 +324,13 @@ class TrialRun:
             if best.macro is not None:
                 values["macro"] = best.macro
             now = int(time.time() * 1000)
-            metrics = [Metric(f"best/{k}", float(v), now, 0) for k, v in values.items()]
-            if not self._client.get_metric_history(self.run_id, "best/epoch"):
+            recorded = self._client.get_run(self.run_id).data.metrics
+            metrics = [
+                Metric(f"best/{name}", float(value), now, 0)
+                for name, value in values.items()
+                if recorded.get(f"best/{name}") != float(value)
+            ]
+            if metrics:  # a trial that goes on after its end has another best; the newest counts
                 self._client.log_batch(self.run_id, metrics=metrics)
         if checkpoint is not None:
             for file in checkpoint.iterdir():
@@ -342,10 +353,11 @@ class TrialRun:
         self._outbox.post({"points": [*points], "params": {**params}, "files": {**files}})
 
     def _send(self, message: Message) -> None:
-        points = [Metric(*point) for point in message["points"]]
-        if points or message["params"]:
-            self._client.log_batch(self.run_id, points, _params(message["params"]))
-        for name, content in message["files"].items():
+        points = [Metric(*point) for point in message.get("points", ())]
+        params = _params(message.get("params", {}))
+        if points or params:
+            self._client.log_batch(self.run_id, points, params)
+        for name, content in message.get("files", {}).items():
             self._client.log_dict(self.run_id, content, name)
 
     def _add(self, axis: str, step: int, values: dict[str, float]) -> None:

@@ -98,7 +98,7 @@ class _TrialTraining:
         if self.is_first:
             facts = trial_facts(spec, self.trainer.data.corpus)
             facts |= {"began_step": folder.began, **provenance(world.device, place.threads)}
-            self.record = place.tracker.trial(spec, facts, folder.unsent)
+            self.record = place.tracker.trial(spec, facts, folder.path)
         self.milestone_steps = {
             words: milestone_step(spec, self.trainer.data.corpus, words)
             for words in sorted(place.milestones)
@@ -292,7 +292,7 @@ def record_again(folder: TrialFolder, place: Workplace) -> None:
     if place.tracker.has_outcome(spec):
         return
     facts = {**trial_facts(spec, Corpus.open(place.corpus)), "began_step": folder.began}
-    run = place.tracker.trial(spec, facts, folder.unsent)
+    run = place.tracker.trial(spec, facts, folder.path)
     for epoch in outcome.history:
         run.log_epoch(epoch)
     for words, scores in folder.milestones.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from mlflow import MlflowClient
 from rich.console import Console
 from rich.markup import escape
 
@@ -26,13 +25,17 @@ class Contact:
         self._away_since: float | None = None
         self._due = 0.0
 
-    def reaches(self, call: Callable[[], object]) -> bool:
+    def reaches(self, call: Callable[[], object], *, now: bool = False) -> bool:
         """Call, and return whether MLflow was there; while it is away it is asked now and then.
+
+        Args:
+            call: can be repeated from its beginning, however far it came.
+            now: ask also if it was away a moment ago.
 
         Raises:
             MlflowException: what does not pass by itself.
         """
-        if time.monotonic() < self._due:
+        if time.monotonic() < self._due and not now:
             return False
         try:
             with impatient():
@@ -45,14 +48,26 @@ class Contact:
         self._say_back()
         return True
 
-    def wait(self) -> None:
-        """Wait until MLflow answers, for an hour at most; then what needs it fails."""
+    def insists(self, call: Callable[[], object], *, now: bool = False) -> bool:
+        """Call until MLflow was there, for an hour at most, with all the time that an answer takes.
+
+        Arguments as for `reaches`, and always true.
+
+        Raises:
+            MlflowException: what does not pass by itself, or within the hour.
+        """
         deadline = time.monotonic() + PATIENCE_SECONDS
-        client = MlflowClient(self._uri)
-        while not self.reaches(lambda: client.search_experiments(max_results=1)):
-            if time.monotonic() > deadline:
-                return
-            time.sleep(1)
+        while True:
+            try:
+                call()
+            except Exception as error:
+                if not may_pass(error) or time.monotonic() > deadline:
+                    raise
+                self._say_away(error)
+            else:
+                self._say_back()
+                return True
+            time.sleep(LONGEST_PAUSE / 3)
 
     def _say_away(self, error: Exception) -> None:
         now = time.monotonic()
@@ -61,8 +76,8 @@ class Contact:
             self._away_since = now
             self._say(
                 f"[yellow]MLflow does not answer[/] ({escape(without_secret(self._uri))}: "
-                f"{escape(reason(error))}). Trials go on; what they measure waits on the disk, and "
-                "is recorded when MLflow is back."
+                f"{escape(reason(error))}). Trials that run go on: what they measure waits on the "
+                "disk, and is recorded when MLflow is back. Others wait for it to begin."
             )
 
     def _say_back(self) -> None:

@@ -42,6 +42,11 @@ def install_handlers() -> None:
             signal.signal(number, _end)
 
 
+def was_signalled() -> bool:
+    """Whether one of the signals came since `ending_on_signals` began."""
+    return bool(_received)
+
+
 def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +15,9 @@ from collections.abc import Iterator
 import psutil
 import ray
 from ray.util.client import ray as client
+
+from analysis.errors import EXIT_FAILED
+from sweeps.engine.signals import was_signalled
 
 LOOK_SECONDS = 0.5
 HEAD_SECONDS = 30.0
@@ -48,7 +54,9 @@ class RayWatch(threading.Thread):
         """Look now and then, until the end."""
         while not self.death and not self._over.wait(LOOK_SECONDS):
             self.death = self._missing()
-        if self.death:  # a real signal, which also ends a system call
+        # A real signal, which also ends a system call. Of who stops everything at once Ray's
+        # processes get a signal, too: the command is at its end then, and needs no second one.
+        if self.death and not was_signalled():
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     def end(self) -> None:
@@ -58,10 +66,10 @@ class RayWatch(threading.Thread):
 
     def kill_the_rest(self) -> None:
         """End what is left of a cluster of this process: it would live on for a minute."""
-        if self._processes:
-            for child in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()
+        for process in self._processes.values():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for each in (*process.children(recursive=True), process):
+                    each.kill()
 
     def _missing(self) -> str:
         for name, process in self._processes.items():
@@ -75,6 +83,13 @@ class RayWatch(threading.Thread):
             if time.monotonic() - self._answered > HEAD_SECONDS:
                 return f"Ray's head at {self._head} has not answered for {HEAD_SECONDS:.0f} s"
         return ""
+
+
+def _leave() -> None:
+    """End the process in place of Ray's own end, which would wait for what is dead, and abort."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_FAILED)
 
 
 def _is_alive(process: psutil.Process) -> bool:
@@ -98,6 +113,7 @@ def watching_ray() -> Iterator[None]:
     except BaseException as error:
         if watch.death:
             watch.kill_the_rest()
+            atexit.register(_leave)
             raise RayDied(watch.death) from error
         raise
     finally:

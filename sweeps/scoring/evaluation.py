@@ -35,7 +35,7 @@ from analysis.benchmarks.folders import Entry, fates, survey
 from analysis.benchmarks.predictions import write_answers, write_submission
 from analysis.benchmarks.scoring import check_spans, context_of, vocab_size_of
 from analysis.config_file import save_config
-from analysis.errors import without_secret
+from analysis.errors import named, without_secret
 from analysis.places import writable_folder
 from analysis.schema.ranges import check
 from analysis.store import open_store, tracking_uri
@@ -280,8 +280,10 @@ def _name_of(model: str, suite: Suite | None, glue: tuple[str, ...], args: Evalu
 
 
 def _check_run(uri: str, run_id: str) -> None:
+    with named("--run-id"):
+        client = open_store(uri)
     try:
-        open_store(uri).get_run(run_id)
+        client.get_run(run_id)
     except MlflowException as error:
         raise ValueError(
             f"--run-id: no MLflow run {run_id!r} in {without_secret(uri)}: {error.message}"

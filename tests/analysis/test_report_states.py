@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from analysis import compare, report, study
+from analysis import compare, report, store, study
 from analysis.reporting.writing import folder_name
 from tests.made_study import MadeStudy, base_spec
 from trainables.progress import Outcome as End
@@ -31,7 +31,7 @@ def test_without_a_finished_epoch(tmp_path: Path, outcome: str | None) -> None:
     made = MadeStudy(tmp_path)
     tracker = made.tracker([base_spec()])
     for lr in LRS:
-        run = tracker.trial(base_spec(lr=lr), {"total_steps": 300}, tmp_path / "unsent.jsonl")
+        run = tracker.trial(base_spec(lr=lr), {"total_steps": 300}, tmp_path)
         if outcome is not None:
             run.finish(End(outcome, (), None, "loss nan at step 3"), None)
     page, folder = written(made)
@@ -149,7 +149,8 @@ def test_the_password_of_a_server_is_written_nowhere(
     made = MadeStudy(tmp_path)
     made.sweep(["mamba"], LRS, (0,))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example.org")
-    monkeypatch.setattr(study, "MlflowClient", lambda _: MlflowClient(made.uri))
+    for module in (study, store):
+        monkeypatch.setattr(module, "MlflowClient", lambda _: MlflowClient(made.uri))
     page, folder = written(made)
     assert "https://mlflow.example.org/#/experiments/" in page
     files = [file for file in folder.rglob("*") if file.is_file()]

@@ -162,6 +162,13 @@ def test_the_reason_is_of_how_a_trial_ended(client: MlflowClient) -> None:
         ("https://me:se@cret@host", "https://host"),
         ("postgresql://me:secret@host/db", "postgresql://host/db"),
         ("sqlite:////data/a@b/mlflow.db", "sqlite:////data/a@b/mlflow.db"),
+        ("http://host:5000/a@b: refused", "http://host:5000/a@b: refused"),
+        ("postgresql://bob:hun/t@er2@host/db failed", "postgresql://host/db failed"),
+        ("'http://token@host' and \"http://a:b@h\"", "'http://host' and \"http://h\""),
+        (
+            "postgresql://host/db?user=bob&password=hunter2&x=1",
+            "postgresql://host/db?user=bob&password=***&x=1",
+        ),
         (
             "GET http://me:secret@host/api failed: write to a@b",
             "GET http://host/api failed: write to a@b",

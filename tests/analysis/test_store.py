@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +16,10 @@ import pytest
 import sqlalchemy
 from mlflow.exceptions import MlflowException
 
-from analysis import store
+from analysis import database, store
 from analysis.store import impatient, make_store, may_pass, open_store, patiently, tracking_uri
+from tests.empty_store import empty_store
+from tests.processes import ROOT
 
 
 class _Answers(http.server.BaseHTTPRequestHandler):
@@ -95,6 +100,42 @@ def test_a_file_that_is_no_database(tmp_path: Path, content: bytes) -> None:
         with pytest.raises(ValueError, match=r"mlflow\.db.*backup") as caught:
             opened(tracking_uri(tmp_path))
         assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_a_kill_left_half_written_is_taken_back(tmp_path: Path) -> None:
+    """A writer that is killed leaves a journal; the next one goes on from before it."""
+    uri = empty_store(tmp_path)
+    code = (
+        "import os, sqlite3, sys; store = sqlite3.connect(sys.argv[1], isolation_level=None);"
+        "store.execute('PRAGMA cache_size = 1'); store.execute('PRAGMA cache_spill = 1');"
+        "store.execute('BEGIN'); store.execute('CREATE TABLE filler AS WITH RECURSIVE n(x) AS"
+        " (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 90000)"
+        " SELECT x, hex(randomblob(50)) AS y FROM n'); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "mlflow.db")], check=False)
+    assert (tmp_path / "mlflow.db-journal").stat().st_size > 0
+    assert open_store(uri).search_experiments()
+
+
+def test_a_store_that_is_written_to_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is waited for, and nobody is told to move it away."""
+    uri = empty_store(tmp_path)
+    monkeypatch.setattr(database, "PATIENCE", 0.1)
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        database.check_database(tmp_path / "mlflow.db")
+    assert open_store(uri)
+
+
+def test_commands_that_begin_together_make_one_store(tmp_path: Path) -> None:
+    """None takes away the file that another one makes."""
+    code = "import sys; from analysis.store import make_store; make_store(sys.argv[1])"
+    words = [sys.executable, "-c", code, tracking_uri(tmp_path)]
+    makers = [subprocess.Popen(words, cwd=ROOT) for _ in range(2)]
+    assert [maker.wait(timeout=120) for maker in makers] == [0, 0]
+    assert open_store(tracking_uri(tmp_path)).search_experiments()
 
 
 def test_only_sweeps_make_a_store(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def end_trial(plan: SweepPlan, tracker: Tracker, spec: TrialSpec, bits: float) -
         for epoch in range(1, spec.epochs + 1)
         if math.isfinite(bits)
     )
-    run = tracker.trial(spec, {"params": 1000}, plan.folder / "unsent.jsonl")
+    run = tracker.trial(spec, {"params": 1000}, plan.folder)
     for step in range(0, 60, 10):
         run.log_step(step, {"loss": 5 - step / 50, "grad_norm": 1.0})
     for each in history:

@@ -246,7 +246,7 @@ def test_dry_run_prints_each_part(command, capsys):
     """One row for each trial length of each design, a branch at the cost of its own steps only."""
     assert run_epoch_study(command.args("--dry-run", "--lr", "3e-3", "--epochs", "2", *ALL)) == 0
     output = capsys.readouterr().out
-    flops = dict(re.findall(r"│ (\w+ \d epochs).* (\S+) │\s+\S+ │\s+\S+ │$", output, re.MULTILINE))
+    flops = dict(re.findall(r"│ (\w+ \d epochs?).* (\S+) │\s+\S+ │\s+\S+ │$", output, re.MULTILINE))
     assert list(flops) == [
         *("trajectory 2 epochs", "independent 1 epoch", "branch 2 epochs", "branch 1 epoch")
     ]

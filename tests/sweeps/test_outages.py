@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from rich.console import Console
 from sweeps.engine import contact as contacts
 from sweeps.engine import watch as watches
 from sweeps.engine.contact import Contact
+from sweeps.engine.signals import ending_on_signals
 from sweeps.engine.watch import RayDied, watching_ray
 from tests.processes import free_port, serve_mlflow, wait_for
 from tests.sweeps.conftest import SweepCommand
@@ -50,6 +53,26 @@ def test_an_outage_is_told_once_and_not_waited_for(
     assert output.count("answers again, after 100 s") == 1
 
 
+def test_what_must_be_told_is_told(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
+    """Also right after an outage was noticed, and with all the time that MLflow takes; not for
+    longer than an hour."""
+    monkeypatch.setattr(contacts.time, "sleep", lambda s: clock.__setitem__(0, clock[0] + s))
+    contact, left = Contact("http://mlflow:5000", Console(width=200)), [4]
+
+    def away() -> None:
+        left[0] -= 1
+        assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ or left[0] == 3
+        if left[0] >= 0:
+            raise MlflowException("API request failed")
+
+    assert not contact.reaches(away)
+    assert contact.insists(away)
+    left[0] = 10**6
+    with pytest.raises(MlflowException):
+        contact.insists(away)
+    assert 3600 < clock[0] < 3800
+
+
 def test_what_mlflow_refuses_is_no_outage() -> None:
     """It is an error at once."""
 
@@ -67,10 +90,28 @@ def test_the_death_of_ray_interrupts(monkeypatch: pytest.MonkeyPatch, name: str)
     parent = SimpleNamespace(children=lambda: [*needed.values()])
     monkeypatch.setattr(watches.psutil, "Process", lambda: parent)
     monkeypatch.setattr(watches, "LOOK_SECONDS", 0.01)
-    needed["log_monitor"].is_alive = False  # Ray goes on without it
-    needed[name].is_alive = False
+    monkeypatch.setattr(watches.atexit, "register", lambda leave: None)
+    needed["log_monitor"].looks = needed[name].looks = 3  # Ray goes on without the first
     with pytest.raises(RayDied, match=f"Ray's process {name}"), watching_ray():
         time.sleep(30)  # until the interrupt
+    assert not any(needed[each].is_alive for each in ("raylet", "gcs_server"))
+
+
+def test_a_command_at_its_end_gets_no_second_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who stops everything at once stops Ray, too: what the command still records is recorded."""
+    raylet = _Process("raylet")
+    parent = SimpleNamespace(children=lambda: [raylet])
+    monkeypatch.setattr(watches.psutil, "Process", lambda: parent)
+    monkeypatch.setattr(watches, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(watches.atexit, "register", lambda leave: None)
+    with ending_on_signals():
+        watch = watches.RayWatch()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        raylet.is_alive = False
+        watch.start()
+        watch.join(timeout=10)  # a second signal would have ended this process
+        assert watch.death
 
 
 def test_other_errors_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,17 +123,26 @@ def test_other_errors_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 class _Process:
-    def __init__(self, name: str) -> None:
-        self._name, self.is_alive = name, True
+    """A process that ends by itself after so many looks at it."""
+
+    def __init__(self, name: str, looks: int = 10**9) -> None:
+        self._name, self.is_alive, self.looks = name, True, looks
 
     def name(self) -> str:
         return self._name
 
     def is_running(self) -> bool:
-        return self.is_alive
+        self.looks -= 1
+        return self.is_alive and self.looks > 0
 
     def status(self) -> str:
         return psutil.STATUS_RUNNING
+
+    def children(self, recursive: bool) -> list[_Process]:
+        return []
+
+    def kill(self) -> None:
+        self.is_alive = False
 
 
 @pytest.mark.slow
@@ -131,7 +181,7 @@ def test_the_server_is_away_for_a_while(sweep: SweepCommand, whole_sweep: SweepC
     assert "answers again" in output
     assert "failed" not in before + meanwhile + output
     assert sweep.results() == whole_sweep.results()
-    assert not [*sweep.storage.rglob("unsent.jsonl")]
+    assert not [*sweep.storage.rglob("unsent*")]
 
 
 @pytest.mark.slow

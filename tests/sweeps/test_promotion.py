@@ -150,7 +150,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Studies:
     studies.train("bad", studies.spec(1e6, warmup=0.0))
     unfinished = studies.spec(1e-3)
     TrialFolder.of(studies.storage / "bad", unfinished)
-    studies.tracker("bad", unfinished).trial(unfinished, {}, folder / "unsent.jsonl")
+    studies.tracker("bad", unfinished).trial(unfinished, {}, folder)
     other = studies.spec(1e-2, corpus="other", corpus_hash=studies.other.hash)
     for ended in (studies.train("other", other), trial):
         studies.copy(ended, "mixed")

@@ -103,7 +103,7 @@ def test_descriptions_keep_what_a_person_wrote(tracker, tmp_path):
     assert NOTE not in tracker.client.get_run(other).data.tags
     history = (EpochReport(1, 10, 100, 1.5, 1.5, 0.75, 1.0, 1.0),)
     for seed, written in enumerate(["Mine.", None]):
-        run = tracker.trial(SPEC.replace(seed=seed), {}, tmp_path / "unsent.jsonl")
+        run = tracker.trial(SPEC.replace(seed=seed), {}, tmp_path)
         if written:
             tracker.client.set_tag(run.run_id, NOTE, written)
         run.finish(Outcome("finished", history, None), None)

@@ -78,6 +78,55 @@ def test_the_next_process_sends_what_is_left(tmp_path: Path) -> None:
     assert mlflow.got == [{"n": 1}, {"n": 3}]
 
 
+@pytest.mark.parametrize("damage", [b"{]\n", b"\xff\xfe\n", b"7\n", b"[1]\n", b"\n"])
+def test_damaged_lines_are_set_aside(tmp_path: Path, damage: bytes) -> None:
+    """What is whole is told; the file as it was is kept."""
+    mlflow, path = Mlflow(), tmp_path / "unsent.jsonl"
+    path.write_bytes(b'{"n": 1}\n' + damage + b'{"n": 2}\n')
+    Outbox(path, mlflow.send).drain()
+    assert mlflow.got == [{"n": 1}, {"n": 2}]
+    (aside,) = tmp_path.iterdir()
+    assert aside.name.startswith("damaged-unsent")
+    assert damage in aside.read_bytes()
+
+
+def test_what_waits_for_another_run_is_not_for_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another store every epoch is recorded, though the last one waits for the first store."""
+    spec = base_spec(epochs=3)
+    first = MadeStudy(tmp_path / "first", suite=None).tracker([spec])
+    run = first.trial(spec, {}, tmp_path)
+    run.log_epoch(_epoch(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", _flaky(MlflowClient.log_batch, _Always()))
+        run.log_epoch(_epoch(2))
+    second = MadeStudy(tmp_path / "second", suite=None).tracker([spec])
+    again = second.trial(spec, {}, tmp_path)
+    for number in (1, 2):
+        again.log_epoch(_epoch(number))
+    assert [step for step, _ in _all_of(second)[0]["val/loss"]] == [1, 2]
+    first.trial(spec, {}, tmp_path).finish(Outcome("finished", (_epoch(1),), None), None)
+    assert [step for step, _ in _all_of(first)[0]["val/loss"]] == [1, 2]
+
+
+class _Always(random.Random):
+    def random(self) -> float:
+        return 0.0
+
+
+def test_an_end_after_another_one_has_its_own_best(tmp_path: Path) -> None:
+    """A trial that was stopped, and then trained on, is as good as it became."""
+    spec = base_spec(epochs=3)
+    tracker = MadeStudy(tmp_path, suite=None).tracker([spec])
+    for number, kind in ((1, "stopped"), (3, "finished")):
+        history = tuple(_epoch(each) for each in range(1, number + 1))
+        tracker.trial(spec, {}, tmp_path).finish(Outcome(kind, history, None), None)
+    (run,) = tracker.trial_runs()
+    assert run.data.metrics["best/epoch"] == 3
+    assert run.data.metrics["best/bits_per_byte"] == pytest.approx(1 / 3)
+
+
 def test_what_is_refused_for_good_is_an_error(tmp_path: Path) -> None:
     """It is not kept for later."""
 
@@ -118,7 +167,7 @@ def _record(folder: Path, kills: random.Random | None) -> Any:
     tracker = study.tracker([spec])
     checkpoint = 0
     while True:
-        run = tracker.trial(spec, {"params": 7}, folder / "unsent.jsonl")
+        run = tracker.trial(spec, {"params": 7}, folder)
         history = [_epoch(e) for e in (1, 2, 3) if 20 * e <= checkpoint]
         for report in history:
             run.log_epoch(report)
@@ -134,7 +183,7 @@ def _record(folder: Path, kills: random.Random | None) -> Any:
         else:
             run.log_fact("step", "whole")
             run.finish(Outcome("finished", tuple(history), None), None)
-            assert not (folder / "unsent.jsonl").exists()
+            assert not [*folder.glob("unsent*")]
             return _all_of(tracker)
 
 
