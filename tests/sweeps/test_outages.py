@@ -170,6 +170,7 @@ def test_ray_is_killed(sweep: SweepCommand, whole_sweep: SweepCommand, name: str
 def test_the_server_is_away_for_a_while(sweep: SweepCommand, whole_sweep: SweepCommand) -> None:
     """It is killed in the middle and comes back: the sweep says so and ends as it would have."""
     port = free_port()
+    sweep.storage.mkdir()
     with serve_mlflow(sweep.storage, port) as address:
         process = sweep.start(MLFLOW_TRACKING_URI=address)
         before = wait_for(process, r"epoch 1/3")
