@@ -42,6 +42,7 @@ from trainables.files import (
     whole_folder,
     write_json,
 )
+from trainables.optim import load_optimizer, optimizer_tensors
 from trainables.progress import EpochReport, Outcome, Progress
 from trainables.spec import TrialSpec
 
@@ -159,7 +160,7 @@ class TrialFolder:
         newest = None
         with contextlib.suppress(Damaged):
             newest = self.newest()
-        history = newest[1].history if newest is not None and not _damage(newest[0]) else []
+        history = newest[1].history if newest is not None and not self._fault(newest[0]) else []
         if not history or history[-1].epoch != self.spec.epochs:
             tell(f"{text} its trial goes on from its newest checkpoint when its sweep runs again")
             return None
@@ -242,13 +243,17 @@ class TrialFolder:
     def newest(self, up_to: int | None = None) -> tuple[Path, Progress] | None:
         """The newest checkpoint that can be continued from, with its progress.
 
+        That of its best epoch must be there, too: no later epoch may be better.
+
         Args:
             up_to: most steps that it may have taken.
         """
         last = None if up_to is None else self.checkpoint_at(up_to)
         for path in sorted(self._checkpoints.glob("step-*"), reverse=True):
             if (path / _OPTIMIZER).exists() and (last is None or path <= last):
-                return path, read_json(path / _TRAINER, Progress)
+                progress = read_json(path / _TRAINER, Progress)
+                if progress.best is None or self.checkpoint_at(progress.best.step).is_dir():
+                    return path, progress
         return None
 
     def save(
@@ -268,7 +273,7 @@ class TrialFolder:
             save_tokenizer(tokenizer, partial)
             write_json(partial / "spec.json", spec.to_dict())
             write_json(partial / _TRAINER, progress.to_dict())
-            save_file(_optimizer_tensors(model, optimizer), partial / _OPTIMIZER)
+            save_file(optimizer_tensors(model, optimizer), partial / _OPTIMIZER)
             write_digests(partial)
         if prune:
             self._prune(keep=target, best=progress.best)
@@ -288,24 +293,36 @@ class TrialFolder:
         """Load a checkpoint's parameters, and the optimizer's moments when one is given."""
         model.load_state_dict(load_file(path / _MODEL))
         if optimizer is not None:
-            _load_optimizer(model, optimizer, load_file(path / _OPTIMIZER))
+            load_optimizer(model, optimizer, load_file(path / _OPTIMIZER))
 
     def set_aside_damaged(self) -> list[str]:
-        """Rename checkpoints whose files are not as they were written, so that nothing goes on
-        from them. Call it only under the trial's lock.
+        """Rename checkpoints whose files are not as they were written, and those whose best epoch's
+        is lost, so that nothing goes on from them. Call it only under the trial's lock.
 
         Returns:
             A sentence on each.
         """
         sentences = []
-        for path in sorted(self._checkpoints.glob("step-*")):
-            if problem := _damage(path):
+        for path in sorted(self._checkpoints.glob("step-*")):  # the best before those that need it
+            if fault := self._fault(path):
                 aside = set_aside(path)
                 sentences.append(
-                    f"the checkpoint {path} is damaged ({problem}): it is now called {aside.name}, "
+                    f"the checkpoint {path} {fault}: it is now called {aside.name}, "
                     "and its trial goes on from an earlier one, or begins again"
                 )
         return sentences
+
+    def _fault(self, path: Path) -> str:
+        """Why nothing can go on from a checkpoint as it is, or "" if it can."""
+        if problem := checkpoint_damage(path):
+            return f"is damaged ({problem})"
+        best = read_json(path / _TRAINER, Progress).best
+        if best is None or not (path / _OPTIMIZER).exists():  # of a best one, nothing goes on
+            return ""
+        of_best = self.checkpoint_at(best.step)
+        if of_best != path and (problem := checkpoint_damage(of_best)):
+            return f"lacks that of its best epoch ({of_best.name}: {problem})"
+        return ""
 
     def clean(self) -> None:
         """Remove what a killed process left half written. Call it only under the trial's lock."""
@@ -331,8 +348,10 @@ def check_checkpoint(folder: Path) -> None:
         raise Damaged(folder, problem, remedy)
 
 
-def _damage(checkpoint: Path) -> str:
+def checkpoint_damage(checkpoint: Path) -> str:
     """What is wrong with a checkpoint's files, or "" if nothing is."""
+    if not checkpoint.is_dir():
+        return "it is not there"
     if problem := damage(checkpoint, holds=_MODEL, may_lack=_OPTIMIZER):
         return problem
     try:
@@ -340,26 +359,3 @@ def _damage(checkpoint: Path) -> str:
     except (Damaged, OSError) as error:
         return str(error)
     return ""
-
-
-def _optimizer_tensors(
-    model: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, torch.Tensor]:
-    """The state of any optimizer, by "moment/name of the parameter"."""
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        for moment, value in optimizer.state.get(parameter, {}).items():
-            assert isinstance(value, torch.Tensor), moment
-            tensors[f"{moment}/{name}"] = value.contiguous()
-    return tensors
-
-
-def _load_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
-) -> None:
-    """The inverse of `_optimizer_tensors`."""
-    parameters = dict(model.named_parameters())
-    for key, value in tensors.items():
-        moment, _, name = key.partition("/")
-        parameter = parameters[name]
-        optimizer.state[parameter][moment] = value.to(parameter.device)

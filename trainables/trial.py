@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 import models
-from trainables.checkpoint import TrialFolder
+from trainables.checkpoint import TrialFolder, checkpoint_damage
 from trainables.corpus import Blocks, Corpus
 from trainables.corpus.tokenizer import tokenizer_hash
 from trainables.device import set_up_device
+from trainables.files import tell
 from trainables.memory import memory_of
 from trainables.optim import learning_rate, steps_at_peak
 from trainables.progress import EpochReport, Outcome, Progress
@@ -253,10 +254,10 @@ class _TrialTraining:
         if step > self._shared_steps:
             return
         folder = TrialFolder.trunk(self.place.study, self.spec)
+        best = self.progress.best
+        if best is not None:  # also beside an earlier trial's checkpoint, in case that was lost
+            folder.adopt(self.folder.checkpoint_at(best.step))
         if not folder.checkpoint_at(step).exists():
-            best = self.progress.best
-            if best is not None:
-                folder.adopt(self.folder.checkpoint_at(best.step))
             folder.save(
                 trainer.model,
                 trainer.data.tokenizer,
@@ -286,7 +287,10 @@ def finish_trial(
 
 
 def record_again(folder: TrialFolder, place: Workplace) -> None:
-    """Record an ended trial in MLflow if its run is not there: another store, or a deleted run."""
+    """Record an ended trial in MLflow if its run is not there: another store, or a deleted run.
+
+    Without a model if its best checkpoint is lost: what it measured is not.
+    """
     outcome, spec = folder.outcome, folder.spec
     assert outcome is not None
     if place.tracker.has_outcome(spec):
@@ -297,7 +301,11 @@ def record_again(folder: TrialFolder, place: Workplace) -> None:
         run.log_epoch(epoch)
     for words, scores in folder.milestones.items():
         run.log_milestone(words, scores)
-    finish_trial(folder, run, outcome.kind, list(outcome.history), outcome.reason)
+    checkpoint = None if outcome.checkpoint is None else folder.best_checkpoint
+    if checkpoint is not None and (problem := checkpoint_damage(checkpoint)):
+        tell(f"the trial {folder.path} is recorded without its model, {checkpoint.name}: {problem}")
+        checkpoint = None
+    run.finish(outcome, checkpoint)
 
 
 def milestone_step(spec: TrialSpec, corpus: Corpus, words: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,54 @@ def test_a_damaged_checkpoint_is_set_aside(name, damage, tiny_spec, make_place, 
     assert_same(whole, resumed)
     (aside,) = path.parent.glob("damaged-*")
     assert path.name in aside.name
+
+
+@pytest.mark.parametrize("damage", [lambda path: cut(path / "model.safetensors"), shutil.rmtree])
+def test_without_its_damaged_best_checkpoint_a_trial_begins_again(
+    damage, tiny_spec, make_place, monkeypatch
+):
+    """No later epoch is better: a trial that went on could not end."""
+    losses = {32: 1.0, 64: 2.0}
+    monkeypatch.setattr(Trainer, "validate", lambda self: (losses[self.progress.step],) * 2)
+    whole, _, _ = train(tiny_spec, make_place(tiny_spec, "whole"))
+    place = make_place(tiny_spec, "damaged", checkpoint_minutes=0.0)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 45)
+        with pytest.raises(Killed):
+            run_trial(tiny_spec, place, lambda metrics: None)
+    folder = TrialFolder.of(place.study, tiny_spec)
+    newest, _ = folder.newest()
+    assert newest.name > "step-00000032"
+    damage(folder.checkpoint_at(32))
+    assert folder.newest() is None or folder.checkpoint_at(32).exists()
+    first_steps = count_steps(monkeypatch)
+    outcome, _, _ = train(tiny_spec, place)
+    assert first_steps[0] == 0
+    assert (outcome.kind, outcome.checkpoint) == ("finished", "step-00000032")
+    kept = load_file(folder.best_checkpoint / "model.safetensors")
+    expected = TrialFolder.of(place.study.with_name("whole"), tiny_spec).best_checkpoint
+    assert whole.checkpoint == outcome.checkpoint
+    assert_same(kept, load_file(expected / "model.safetensors"))
+    assert any(newest.name in path.name for path in newest.parent.glob("damaged-*"))
+
+
+def test_a_trial_whose_best_checkpoint_is_damaged_is_recorded_without_it(
+    tiny_spec, make_place, caplog
+):
+    """In a store that has no run of it: what it measured is not lost."""
+    spec = tiny_spec.replace(epochs=1)
+    place = make_place(spec)
+    outcome, _, _ = train(spec, place)
+    folder = TrialFolder.of(place.study, spec)
+    for damage in (lambda path: cut(path / "model.safetensors"), shutil.rmtree):
+        (run,) = place.tracker.trial_runs()
+        place.tracker.client.delete_run(run.info.run_id)
+        damage(folder.best_checkpoint)
+        assert run_trial(spec, place, lambda metrics: None) == outcome
+        (run,) = place.tracker.trial_runs()
+        assert run.data.tags["babysweep.outcome"] == "finished"
+        assert not place.tracker.client.list_artifacts(run.info.run_id, "model")
+        assert f"{folder.path} is recorded without its model" in caplog.text
 
 
 def test_a_checkpoint_of_an_earlier_version_has_no_digests(tiny_spec, make_place, monkeypatch):
