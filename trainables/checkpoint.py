@@ -33,6 +33,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trainables.corpus.tokenizer import save_tokenizer
 from trainables.digests import damage, has_digests, write_digests
 from trainables.files import (
+    NOT_THERE,
     Damaged,
     read_json,
     read_or_set_aside,
@@ -301,6 +302,9 @@ class TrialFolder:
 
         Returns:
             A sentence on each.
+
+        Raises:
+            OSError: a file is there and cannot be read now.
         """
         sentences = []
         for path in sorted(self._checkpoints.glob("step-*")):  # the best before those that need it
@@ -349,13 +353,17 @@ def check_checkpoint(folder: Path) -> None:
 
 
 def checkpoint_damage(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint's files, or "" if nothing is."""
+    """What is wrong with a checkpoint's files, or "" if nothing is.
+
+    Raises:
+        OSError: a file is there and cannot be read now, which is no damage.
+    """
     if not checkpoint.is_dir():
         return "it is not there"
     if problem := damage(checkpoint, holds=_MODEL, may_lack=_OPTIMIZER):
         return problem
     try:
         read_json(checkpoint / _TRAINER, Progress)
-    except (Damaged, OSError) as error:
+    except (Damaged, *NOT_THERE) as error:
         return str(error)
     return ""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 import torch
@@ -13,6 +17,7 @@ from sweeps.stored.trials import study_trials
 from tests.trainables.test_spec import SPEC
 from trainables import checkpoint
 from trainables.checkpoint import TrialFolder
+from trainables.digests import write_digests
 from trainables.files import Damaged, tell, write_json
 from trainables.progress import EpochReport, Outcome, Progress
 
@@ -86,6 +91,32 @@ def test_a_damaged_outcome_is_set_aside_or_rebuilt(
         assert str(folder.path / "outcome.json") in caplog.messages[-1]
     kept = list(folder.path.glob("damaged-outcome.json-*"))
     assert [file.read_text() for file in kept] == [content] * 2
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "trainer.json", "digests.json"])
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ESTALE, errno.EACCES, None])
+def test_what_cannot_be_read_now_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: int | None
+) -> None:
+    """Nothing is set aside for it: the error names the file."""
+    folder = TrialFolder.of(tmp_path, SPEC)
+    path = folder.checkpoint_at(5)
+    path.mkdir()
+    save_file({"x": torch.zeros(1)}, path / "model.safetensors")
+    write_json(path / "trainer.json", Progress(5).to_dict())
+    write_digests(path)
+    original = Path.open
+
+    def refuse(self: Path, *args: Any, **options: Any) -> IO[Any]:
+        if self.name == name:
+            raise MemoryError if error is None else OSError(error, os.strerror(error))
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(OSError, match=re.escape(str(path / name))):
+        folder.set_aside_damaged()
+    monkeypatch.undo()
+    assert folder.set_aside_damaged() == []
 
 
 def checkpoint_step(checkpoint: Path) -> int:
