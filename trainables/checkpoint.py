@@ -8,6 +8,7 @@
     <trial>/unsent.jsonl                 what MLflow has not taken yet, while it does not answer
     <trial>/outcome.json                 once the trial is over
     <trial>/final.json                   what was scored on its best checkpoint after the sweep
+    <trial>/mended.txt                   a line on each checkpoint that was found damaged
 
 A checkpoint folder opens with `AutoModelForCausalLM.from_pretrained` after `import models`. A kill
 at any moment leaves complete checkpoints and at most one folder with a temporary name.
@@ -314,7 +315,19 @@ class TrialFolder:
                     f"the checkpoint {path} {fault}: it is now called {aside.name}, "
                     "and its trial goes on from an earlier one, or begins again"
                 )
+                self.note(sentences[-1])
         return sentences
+
+    @property
+    def mended(self) -> str:
+        """A line on each checkpoint that was set aside."""
+        file = self.path / "mended.txt"
+        return file.read_text("utf-8", "replace").strip() if file.exists() else ""
+
+    def note(self, sentence: str) -> None:
+        """Keep a line on what was mended: no one sees what a worker says."""
+        with (self.path / "mended.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{sentence}\n")
 
     def _fault(self, path: Path) -> str:
         """Why nothing can go on from a checkpoint as it is, or "" if it can."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import models
+from analysis.store import patiently
 from trainables.checkpoint import TrialFolder, checkpoint_damage
 from trainables.corpus import Blocks, Corpus
 from trainables.corpus.tokenizer import tokenizer_hash
@@ -34,6 +35,9 @@ LOG_EVERY = 10
 
 WORST_BITS_PER_BYTE = 1e6
 """Reported for a diverged trial: finite, so that no search or scheduler drops it as NaN."""
+
+_LONGEST_TAG = 4000
+"""Characters of a tag that every MLflow store takes."""
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -100,6 +104,7 @@ class _TrialTraining:
             facts = trial_facts(spec, self.trainer.data.corpus)
             facts |= {"began_step": folder.began, **provenance(world.device, place.threads)}
             self.record = place.tracker.trial(spec, facts, folder.unsent)
+            self._record_mended(self.record.run_id)
         self.milestone_steps = {
             words: milestone_step(spec, self.trainer.data.corpus, words)
             for words in sorted(place.milestones)
@@ -141,6 +146,11 @@ class _TrialTraining:
     def _leave_from_trunk(self) -> tuple[Path, Progress] | None:
         """The newest checkpoint of the steps shared with other lengths; noted where that is."""
         trunk = TrialFolder.trunk(self.place.study, self.spec)
+        if self.is_first:
+            with trunk.lock():
+                for sentence in trunk.set_aside_damaged():
+                    self.folder.note(sentence)
+        self.world.barrier()  # now all workers see the same checkpoints
         newest = trunk.newest(self._shared_steps)
         if self.is_first:
             best = None if newest is None else newest[1].best
@@ -148,6 +158,11 @@ class _TrialTraining:
                 self.folder.adopt(trunk.checkpoint_at(best.step))
             self.folder.begin_at(0 if newest is None else newest[1].step)
         return newest
+
+    def _record_mended(self, run_id: str) -> None:
+        if text := self.folder.mended[-_LONGEST_TAG:]:
+            client = self.place.tracker.client
+            patiently(lambda: client.set_tag(run_id, "babysweep.mended", text))
 
     def _train_epoch(self) -> None:
         """Train to the end of the current epoch."""

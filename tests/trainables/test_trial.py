@@ -153,6 +153,44 @@ def test_a_damaged_checkpoint_is_set_aside(name, damage, tiny_spec, make_place, 
     assert_same(whole, resumed)
     (aside,) = path.parent.glob("damaged-*")
     assert path.name in aside.name
+    assert_mended(folder, place, path)
+
+
+def assert_mended(folder, place, path):
+    """It is said of a checkpoint, in the trial's folder and in MLflow, that it was set aside."""
+    assert f"the checkpoint {path} is damaged (" in folder.mended
+    name = folder.path.name
+    runs = [r for r in place.tracker.trial_runs() if r.data.tags["babysweep.spec_hash"] == name]
+    (run,) = runs
+    assert run.data.tags["babysweep.mended"] == folder.mended
+
+
+@pytest.mark.parametrize(
+    ("step", "began"),
+    [
+        (32, 20),
+        pytest.param(50, 20, marks=pytest.mark.slow),
+        pytest.param(20, 50, marks=pytest.mark.slow),
+    ],
+)
+def test_a_damaged_trunk_is_not_left_from(step, began, tiny_spec, make_place, monkeypatch):
+    """A branch leaves from an earlier checkpoint of it, or begins itself, with the same bits."""
+    losses = {32: 1.0, 64: 2.0, 96: 3.0}
+    monkeypatch.setattr(Trainer, "validate", lambda self: (losses[self.progress.step],) * 2)
+    long = tiny_spec.replace(schedule="wsd", warmup_steps=5, decay=0.2, epochs=3)
+    short = long.replace(epochs=2)
+    _, _, whole = train(short, make_place(short, "alone"))
+    place = make_place(long, "shared", trunk_steps=(20, 50))
+    train(long, place)
+    damaged = TrialFolder.trunk(place.study, short).checkpoint_at(step)
+    flip(damaged / "model.safetensors")
+    place = make_place(short, "shared")
+    outcome, _, parameters = train(short, place)
+    folder = TrialFolder.of(place.study, short)
+    assert (outcome.kind, outcome.checkpoint) == ("finished", "step-00000032")
+    assert folder.began == began
+    assert_same(parameters, whole)
+    assert_mended(folder, place, damaged)
 
 
 @pytest.mark.parametrize("damage", [lambda path: cut(path / "model.safetensors"), shutil.rmtree])
