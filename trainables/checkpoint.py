@@ -43,6 +43,7 @@ from trainables.files import (
     tell,
     whole_folder,
     write_json,
+    write_json_again,
 )
 from trainables.optim import load_optimizer, optimizer_tensors
 from trainables.progress import EpochReport, Outcome, Progress
@@ -109,18 +110,23 @@ class TrialFolder:
         """The lock of whoever works on the trial; it ends with the process that holds it."""
         return FileLock(self.path / ".lock", timeout=timeout)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was trained in it; else it may be about to be made, or a kill came."""
+        return (self.path / _OUTCOME).exists() or any(self._checkpoints.glob("step-*"))
+
     @functools.cached_property
     def spec(self) -> TrialSpec:
-        """The spec this folder was made for; a damaged spec.json is rebuilt from a checkpoint's.
+        """The spec this folder was made for; a lost spec.json is rebuilt from a checkpoint's.
 
         Raises:
-            Damaged: it is damaged, and no checkpoint has it.
+            Damaged: it is damaged or missing, and no checkpoint has it.
         """
         try:
             return self._read_spec()
         except Damaged as damaged:
             for file in self._checkpoints.glob(f"step-*/{_SPEC}"):
-                with contextlib.suppress(Damaged):
+                with contextlib.suppress(Damaged, FileNotFoundError):
                     spec = read_json(file, TrialSpec)
                     if spec.hash == self.path.name:
                         how = "it is written again, as a checkpoint has it"
@@ -130,14 +136,16 @@ class TrialFolder:
 
     def _read_spec(self) -> TrialSpec:
         file = self.path / _SPEC
-        spec = read_json(file, TrialSpec, remedy=_SPEC_REMEDY)
+        try:
+            spec = read_json(file, TrialSpec, remedy=_SPEC_REMEDY)
+        except FileNotFoundError as error:
+            raise Damaged(file, "it is missing", _SPEC_REMEDY) from error
         if spec.hash != self.path.name:
             raise Damaged(file, f"it is the spec of the trial {spec.hash}", _SPEC_REMEDY)
         return spec
 
     def _write_spec_again(self, spec: TrialSpec, damaged: Damaged, how: str) -> None:
-        set_aside(self.path / _SPEC)
-        write_json(self.path / _SPEC, spec.to_dict())
+        write_json_again(self.path / _SPEC, spec.to_dict())
         tell(f"{self.path / _SPEC} is damaged ({damaged.problem}): {how}")
 
     @property

@@ -130,6 +130,15 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
+def write_json_again(path: Path, values: Any) -> None:
+    """Write a damaged JSON file again and keep it beside its place, whose name is never absent."""
+    if path.is_dir():
+        set_aside(path)  # what a file cannot take the place of
+    elif path.exists():
+        shutil.copyfile(path, damaged_name(path))
+    write_json(path, values)
+
+
 @functools.cache
 def tell(sentence: str) -> None:
     """Tell the person at the command, on stderr and once, what was mended without being asked."""

@@ -67,6 +67,43 @@ def test_a_damaged_trial_is_left_out_of_its_study(
     assert str(other.path) in caplog.messages[-1]
 
 
+def test_a_missing_spec_is_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its ended trial is named; a checkpoint's spec takes its place; an empty folder is no trial,
+    but about to be one."""
+    folder = TrialFolder.of(tmp_path, SPEC)
+    (folder.path / "spec.json").unlink()
+    assert study_trials(tmp_path) == []
+    assert not caplog.messages
+    folder.finish(Outcome("diverged", (), None, "loss nan"))
+    assert study_trials(tmp_path) == []
+    assert f"{folder.path / 'spec.json'} is damaged (it is missing)" in caplog.messages[-1]
+    folder.checkpoint_at(5).mkdir()
+    write_json(folder.checkpoint_at(5) / "spec.json", SPEC.to_dict())
+    assert [trial.spec for trial in study_trials(tmp_path)] == [SPEC]
+    assert "it is written again, as a checkpoint has it" in caplog.messages[-1]
+    assert TrialFolder(folder.path).spec == SPEC
+
+
+def test_a_spec_that_is_written_again_is_never_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill before it is written leaves the damaged one, for the next command to mend."""
+    folder = TrialFolder.of(tmp_path, SPEC)
+    file = folder.path / "spec.json"
+    file.write_text("[]")
+
+    def die(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            TrialFolder.of(tmp_path, SPEC)
+    assert file.read_text() == "[]"
+    assert TrialFolder.of(tmp_path, SPEC).spec == SPEC
+    assert {kept.read_text() for kept in folder.path.glob("damaged-spec.json-*")} == {"[]"}
+
+
 @pytest.mark.parametrize("content", ["", "[]", "5", '{"kind": "finished"}'])
 def test_a_damaged_outcome_is_set_aside_or_rebuilt(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
