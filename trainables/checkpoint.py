@@ -8,6 +8,7 @@
     <trial>/unsent-<run>.jsonl           what MLflow has not taken yet, while it does not answer
     <trial>/outcome.json                 once the trial is over
     <trial>/final.json                   what was scored on its best checkpoint after the sweep
+    <trial>/mended.txt                   a line on each checkpoint that was found damaged
 
 A checkpoint folder opens with `AutoModelForCausalLM.from_pretrained` after `import models`. A kill
 at any moment leaves complete checkpoints and at most one folder with a temporary name.
@@ -33,6 +34,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trainables.corpus.tokenizer import save_tokenizer
 from trainables.digests import damage, has_digests, write_digests
 from trainables.files import (
+    NOT_THERE,
     Damaged,
     read_json,
     read_or_set_aside,
@@ -41,7 +43,9 @@ from trainables.files import (
     tell,
     whole_folder,
     write_json,
+    write_json_again,
 )
+from trainables.optim import load_optimizer, optimizer_tensors
 from trainables.progress import EpochReport, Outcome, Progress
 from trainables.spec import TrialSpec
 
@@ -101,18 +105,23 @@ class TrialFolder:
         """The lock of whoever works on the trial; it ends with the process that holds it."""
         return FileLock(self.path / ".lock", timeout=timeout)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was trained in it; else it may be about to be made, or a kill came."""
+        return (self.path / _OUTCOME).exists() or any(self._checkpoints.glob("step-*"))
+
     @functools.cached_property
     def spec(self) -> TrialSpec:
-        """The spec this folder was made for; a damaged spec.json is rebuilt from a checkpoint's.
+        """The spec this folder was made for; a lost spec.json is rebuilt from a checkpoint's.
 
         Raises:
-            Damaged: it is damaged, and no checkpoint has it.
+            Damaged: it is damaged or missing, and no checkpoint has it.
         """
         try:
             return self._read_spec()
         except Damaged as damaged:
             for file in self._checkpoints.glob(f"step-*/{_SPEC}"):
-                with contextlib.suppress(Damaged):
+                with contextlib.suppress(Damaged, FileNotFoundError):
                     spec = read_json(file, TrialSpec)
                     if spec.hash == self.path.name:
                         how = "it is written again, as a checkpoint has it"
@@ -122,14 +131,16 @@ class TrialFolder:
 
     def _read_spec(self) -> TrialSpec:
         file = self.path / _SPEC
-        spec = read_json(file, TrialSpec, remedy=_SPEC_REMEDY)
+        try:
+            spec = read_json(file, TrialSpec, remedy=_SPEC_REMEDY)
+        except FileNotFoundError as error:
+            raise Damaged(file, "it is missing", _SPEC_REMEDY) from error
         if spec.hash != self.path.name:
             raise Damaged(file, f"it is the spec of the trial {spec.hash}", _SPEC_REMEDY)
         return spec
 
     def _write_spec_again(self, spec: TrialSpec, damaged: Damaged, how: str) -> None:
-        set_aside(self.path / _SPEC)
-        write_json(self.path / _SPEC, spec.to_dict())
+        write_json_again(self.path / _SPEC, spec.to_dict())
         tell(f"{self.path / _SPEC} is damaged ({damaged.problem}): {how}")
 
     @property
@@ -154,7 +165,7 @@ class TrialFolder:
         newest = None
         with contextlib.suppress(Damaged):
             newest = self.newest()
-        history = newest[1].history if newest is not None and not _damage(newest[0]) else []
+        history = newest[1].history if newest is not None and not self._fault(newest[0]) else []
         if not history or history[-1].epoch != self.spec.epochs:
             tell(f"{text} its trial goes on from its newest checkpoint when its sweep runs again")
             return None
@@ -237,13 +248,17 @@ class TrialFolder:
     def newest(self, up_to: int | None = None) -> tuple[Path, Progress] | None:
         """The newest checkpoint that can be continued from, with its progress.
 
+        That of its best epoch must be there, too: no later epoch may be better.
+
         Args:
             up_to: most steps that it may have taken.
         """
         last = None if up_to is None else self.checkpoint_at(up_to)
         for path in sorted(self._checkpoints.glob("step-*"), reverse=True):
             if (path / _OPTIMIZER).exists() and (last is None or path <= last):
-                return path, read_json(path / _TRAINER, Progress)
+                progress = read_json(path / _TRAINER, Progress)
+                if progress.best is None or self.checkpoint_at(progress.best.step).is_dir():
+                    return path, progress
         return None
 
     def save(
@@ -263,7 +278,7 @@ class TrialFolder:
             save_tokenizer(tokenizer, partial)
             write_json(partial / "spec.json", spec.to_dict())
             write_json(partial / _TRAINER, progress.to_dict())
-            save_file(_optimizer_tensors(model, optimizer), partial / _OPTIMIZER)
+            save_file(optimizer_tensors(model, optimizer), partial / _OPTIMIZER)
             write_digests(partial)
         if prune:
             self._prune(keep=target, best=progress.best)
@@ -283,24 +298,51 @@ class TrialFolder:
         """Load a checkpoint's parameters, and the optimizer's moments when one is given."""
         model.load_state_dict(load_file(path / _MODEL))
         if optimizer is not None:
-            _load_optimizer(model, optimizer, load_file(path / _OPTIMIZER))
+            load_optimizer(model, optimizer, load_file(path / _OPTIMIZER))
 
     def set_aside_damaged(self) -> list[str]:
-        """Rename checkpoints whose files are not as they were written, so that nothing goes on
-        from them. Call it only under the trial's lock.
+        """Rename checkpoints whose files are not as they were written, and those whose best epoch's
+        is lost, so that nothing goes on from them. Call it only under the trial's lock.
 
         Returns:
             A sentence on each.
+
+        Raises:
+            OSError: a file is there and cannot be read now.
         """
         sentences = []
-        for path in sorted(self._checkpoints.glob("step-*")):
-            if problem := _damage(path):
+        for path in sorted(self._checkpoints.glob("step-*")):  # the best before those that need it
+            if fault := self._fault(path):
                 aside = set_aside(path)
                 sentences.append(
-                    f"the checkpoint {path} is damaged ({problem}): it is now called {aside.name}, "
+                    f"the checkpoint {path} {fault}: it is now called {aside.name}, "
                     "and its trial goes on from an earlier one, or begins again"
                 )
+                self.note(sentences[-1])
         return sentences
+
+    @property
+    def mended(self) -> str:
+        """A line on each checkpoint that was set aside."""
+        file = self.path / "mended.txt"
+        return file.read_text("utf-8", "replace").strip() if file.exists() else ""
+
+    def note(self, sentence: str) -> None:
+        """Keep a line on what was mended: no one sees what a worker says."""
+        with (self.path / "mended.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{sentence}\n")
+
+    def _fault(self, path: Path) -> str:
+        """Why nothing can go on from a checkpoint as it is, or "" if it can."""
+        if problem := checkpoint_damage(path):
+            return f"is damaged ({problem})"
+        best = read_json(path / _TRAINER, Progress).best
+        if best is None or not (path / _OPTIMIZER).exists():  # of a best one, nothing goes on
+            return ""
+        of_best = self.checkpoint_at(best.step)
+        if of_best != path and (problem := checkpoint_damage(of_best)):
+            return f"lacks that of its best epoch ({of_best.name}: {problem})"
+        return ""
 
     def clean(self) -> None:
         """Remove what a killed process left half written. Call it only under the trial's lock."""
@@ -326,35 +368,18 @@ def check_checkpoint(folder: Path) -> None:
         raise Damaged(folder, problem, remedy)
 
 
-def _damage(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint's files, or "" if nothing is."""
+def checkpoint_damage(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint's files, or "" if nothing is.
+
+    Raises:
+        OSError: a file is there and cannot be read now, which is no damage.
+    """
+    if not checkpoint.is_dir():
+        return "it is not there"
     if problem := damage(checkpoint, holds=_MODEL, may_lack=_OPTIMIZER):
         return problem
     try:
         read_json(checkpoint / _TRAINER, Progress)
-    except (Damaged, OSError) as error:
+    except (Damaged, *NOT_THERE) as error:
         return str(error)
     return ""
-
-
-def _optimizer_tensors(
-    model: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, torch.Tensor]:
-    """The state of any optimizer, by "moment/name of the parameter"."""
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        for moment, value in optimizer.state.get(parameter, {}).items():
-            assert isinstance(value, torch.Tensor), moment
-            tensors[f"{moment}/{name}"] = value.contiguous()
-    return tensors
-
-
-def _load_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
-) -> None:
-    """The inverse of `_optimizer_tensors`."""
-    parameters = dict(model.named_parameters())
-    for key, value in tensors.items():
-        moment, _, name = key.partition("/")
-        parameter = parameters[name]
-        optimizer.state[parameter][moment] = value.to(parameter.device)

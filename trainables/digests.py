@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from trainables.files import read_json, write_json
+from trainables.files import NOT_THERE, Damaged, read_json, reading, write_json
 
 _DIGESTS = "digests.json"
 
@@ -34,25 +34,38 @@ def damage(folder: Path, *, holds: str, may_lack: str) -> str:
         folder: of a checkpoint.
         holds: name of a file that every such folder has.
         may_lack: name of a file that may have been removed since.
+
+    Raises:
+        OSError: a file is there and cannot be read now, which is no damage.
     """
     try:
         for file in folder.glob("*.json"):
             read_json(file, Any)
         for file in folder.glob("*.safetensors"):
-            with safe_open(file, "pt"):
-                pass
+            _check_header(file)
         known = read_json(folder / _DIGESTS, dict[str, str]) if has_digests(folder) else {}
-    except (ValueError, OSError, SafetensorError) as error:
+    except (Damaged, SafetensorError, *NOT_THERE) as error:
         return str(error).splitlines()[0]
     for name, digest in {holds: None, **known}.items():
         file = folder / name
-        if not file.is_file() and name != may_lack:
-            return f"{name} is missing"
-        if digest is not None and file.is_file() and _digest(file) != digest:
-            return f"{name} has changed"
+        try:
+            file.stat()
+            if digest is not None and _digest(file) != digest:
+                return f"{name} has changed"
+        except NOT_THERE:
+            if name != may_lack:
+                return f"{name} is missing"
     return ""
 
 
+def _check_header(file: Path) -> None:
+    """Raises SafetensorError if the file has none, or is shorter than it says."""
+    with reading(file):
+        file.open("rb").close()  # safetensors calls any file missing that it cannot open
+        with safe_open(file, "pt"):
+            pass
+
+
 def _digest(file: Path) -> str:
-    with file.open("rb") as content:
+    with reading(file), file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()

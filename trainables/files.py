@@ -7,6 +7,7 @@ with `PARTIAL`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import logging
@@ -49,6 +50,27 @@ class Damaged(ValueError):
         self.problem = problem
 
 
+NOT_THERE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+"""OSErrors that say what is on the disk. Any other says that it cannot be known now."""
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Let an error of the `with` block that is none of the file's content name the file.
+
+    Raises:
+        OSError: it cannot be read, for want of memory, too.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), str(path)) from error
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 _REMEDY = "move it away and run the command again, which makes it anew, or restore it from a backup"
 
 
@@ -65,7 +87,8 @@ def read_json(path: Path, kind: type[Content], *, remedy: str = _REMEDY) -> Cont
         OSError: it cannot be read.
     """
     try:
-        content: Content = typed(parse_json(path.read_text(encoding="utf-8")), kind)
+        with reading(path):
+            content: Content = typed(parse_json(path.read_text(encoding="utf-8")), kind)
         return content
     except (ValueError, IsADirectoryError) as error:  # of JSON, of UTF-8, of the shape
         problem = str(error).splitlines()[0]
@@ -94,12 +117,26 @@ def read_or_set_aside(path: Path, kind: type[Content], default: Content, *, then
         return default
 
 
+def damaged_name(path: Path) -> Path:
+    """What a damaged file or folder can be called: a new name beside its place."""
+    return path.with_name(f"{DAMAGED}{path.name}-{uuid.uuid4().hex[:8]}")
+
+
 def set_aside(path: Path) -> Path:
     """Rename a damaged file or folder, which is kept beside its place; returns the new path."""
-    aside = path.with_name(f"{DAMAGED}{path.name}-{uuid.uuid4().hex[:8]}")
+    aside = damaged_name(path)
     with contextlib.suppress(FileNotFoundError):  # another process was faster
         path.rename(aside)
     return aside
+
+
+def write_json_again(path: Path, values: Any) -> None:
+    """Write a damaged JSON file again and keep it beside its place, whose name is never absent."""
+    if path.is_dir():
+        set_aside(path)  # what a file cannot take the place of
+    elif path.exists():
+        shutil.copyfile(path, damaged_name(path))
+    write_json(path, values)
 
 
 @functools.cache
@@ -109,7 +146,9 @@ def tell(sentence: str) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+def whole_folder(
+    target: Path, *, replace: bool = False, aside: Path | None = None
+) -> Iterator[Path]:
     """A new folder to fill, which becomes `target` at the end of the `with` block.
 
     Its files are on the disk before it has the name. After an exception nothing is left of it.
@@ -118,6 +157,7 @@ def whole_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         target: in a folder that exists.
         replace: whether it takes the place of a `target` that is there by then. Else that one
             stays: another process was faster.
+        aside: where a damaged `target` goes, at the last moment: others may be reading it.
     """
     partial = _aside(target)
     partial.mkdir()
@@ -126,6 +166,9 @@ def whole_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         _flush(partial)
         if replace:
             shutil.rmtree(target, ignore_errors=True)
+        if aside is not None:
+            with contextlib.suppress(FileNotFoundError):
+                target.rename(aside)
         try:
             partial.rename(target)
         except OSError:  # a folder that has files: of what kind the error is depends on the system

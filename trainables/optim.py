@@ -162,3 +162,26 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def has_rate_in_memory(optimizer: torch.optim.Optimizer) -> bool:
     """Whether a recorded step would follow the learning rate: a Python number would be kept."""
     return all(isinstance(group["lr"], torch.Tensor) for group in optimizer.param_groups)
+
+
+def optimizer_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, torch.Tensor]:
+    """The state of any optimizer, by "moment/name of the parameter"."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        for moment, value in optimizer.state.get(parameter, {}).items():
+            assert isinstance(value, torch.Tensor), moment
+            tensors[f"{moment}/{name}"] = value.contiguous()
+    return tensors
+
+
+def load_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
+) -> None:
+    """The inverse of `optimizer_tensors`."""
+    parameters = dict(model.named_parameters())
+    for key, value in tensors.items():
+        moment, _, name = key.partition("/")
+        parameter = parameters[name]
+        optimizer.state[parameter][moment] = value.to(parameter.device)

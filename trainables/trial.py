@@ -16,10 +16,12 @@ from typing import Any
 import torch
 
 import models
-from trainables.checkpoint import TrialFolder
+from analysis.store import patiently
+from trainables.checkpoint import TrialFolder, checkpoint_damage
 from trainables.corpus import Blocks, Corpus
 from trainables.corpus.tokenizer import tokenizer_hash
 from trainables.device import set_up_device
+from trainables.files import tell
 from trainables.memory import memory_of
 from trainables.optim import learning_rate, steps_at_peak
 from trainables.progress import EpochReport, Outcome, Progress
@@ -33,6 +35,9 @@ LOG_EVERY = 10
 
 WORST_BITS_PER_BYTE = 1e6
 """Reported for a diverged trial: finite, so that no search or scheduler drops it as NaN."""
+
+_LONGEST_TAG = 4000
+"""Characters of a tag that every MLflow store takes."""
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -99,6 +104,7 @@ class _TrialTraining:
             facts = trial_facts(spec, self.trainer.data.corpus)
             facts |= {"began_step": folder.began, **provenance(world.device, place.threads)}
             self.record = place.tracker.trial(spec, facts, folder.path)
+            self._record_mended(self.record.run_id)
         self.milestone_steps = {
             words: milestone_step(spec, self.trainer.data.corpus, words)
             for words in sorted(place.milestones)
@@ -140,6 +146,11 @@ class _TrialTraining:
     def _leave_from_trunk(self) -> tuple[Path, Progress] | None:
         """The newest checkpoint of the steps shared with other lengths; noted where that is."""
         trunk = TrialFolder.trunk(self.place.study, self.spec)
+        if self.is_first:
+            with trunk.lock():
+                for sentence in trunk.set_aside_damaged():
+                    self.folder.note(sentence)
+        self.world.barrier()  # now all workers see the same checkpoints
         newest = trunk.newest(self._shared_steps)
         if self.is_first:
             best = None if newest is None else newest[1].best
@@ -147,6 +158,11 @@ class _TrialTraining:
                 self.folder.adopt(trunk.checkpoint_at(best.step))
             self.folder.begin_at(0 if newest is None else newest[1].step)
         return newest
+
+    def _record_mended(self, run_id: str) -> None:
+        if text := self.folder.mended[-_LONGEST_TAG:]:
+            client = self.place.tracker.client
+            patiently(lambda: client.set_tag(run_id, "babysweep.mended", text))
 
     def _train_epoch(self) -> None:
         """Train to the end of the current epoch."""
@@ -253,10 +269,10 @@ class _TrialTraining:
         if step > self._shared_steps:
             return
         folder = TrialFolder.trunk(self.place.study, self.spec)
+        best = self.progress.best
+        if best is not None:  # also beside an earlier trial's checkpoint, in case that was lost
+            folder.adopt(self.folder.checkpoint_at(best.step))
         if not folder.checkpoint_at(step).exists():
-            best = self.progress.best
-            if best is not None:
-                folder.adopt(self.folder.checkpoint_at(best.step))
             folder.save(
                 trainer.model,
                 trainer.data.tokenizer,
@@ -286,7 +302,10 @@ def finish_trial(
 
 
 def record_again(folder: TrialFolder, place: Workplace) -> None:
-    """Record an ended trial in MLflow if its run is not there: another store, or a deleted run."""
+    """Record an ended trial in MLflow if its run is not there: another store, or a deleted run.
+
+    Without a model if its best checkpoint is lost: what it measured is not.
+    """
     outcome, spec = folder.outcome, folder.spec
     assert outcome is not None
     if place.tracker.has_outcome(spec):
@@ -297,7 +316,11 @@ def record_again(folder: TrialFolder, place: Workplace) -> None:
         run.log_epoch(epoch)
     for words, scores in folder.milestones.items():
         run.log_milestone(words, scores)
-    finish_trial(folder, run, outcome.kind, list(outcome.history), outcome.reason)
+    checkpoint = None if outcome.checkpoint is None else folder.best_checkpoint
+    if checkpoint is not None and (problem := checkpoint_damage(checkpoint)):
+        tell(f"the trial {folder.path} is recorded without its model, {checkpoint.name}: {problem}")
+        checkpoint = None
+    run.finish(outcome, checkpoint)
 
 
 def milestone_step(spec: TrialSpec, corpus: Corpus, words: int) -> int:

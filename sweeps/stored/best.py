@@ -170,7 +170,7 @@ def _best(trials: pd.DataFrame, study: str, arch: str, folder: Path) -> pd.Serie
 
 def _folder(study: Path, spec_hash: str) -> TrialFolder:
     folder = TrialFolder(study / "trials" / spec_hash)
-    if not (folder.path / "spec.json").exists():
+    if not folder.path.is_dir():
         raise ValueError(
             f"MLflow has a trial {spec_hash} that is not in {study}: give the --storage of its "
             "sweep"

@@ -122,12 +122,13 @@ def study_trials(folder: Path) -> list[TrialFolder]:
     none of those that the command works on.
     """
     trials = []
-    for path in sorted(folder.glob("trials/*/spec.json")):
-        trial = TrialFolder(path.parent)
+    for path in sorted(path for path in folder.glob("trials/*") if path.is_dir()):
+        trial = TrialFolder(path)
         try:
             _ = trial.spec
         except Damaged as damaged:
-            tell(f"left out: {damaged}")
+            if (path / "spec.json").exists() or trial.has_begun:
+                tell(f"left out: {damaged}")
         else:
             trials.append(trial)
     return trials

@@ -17,6 +17,7 @@ import hashlib
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -104,18 +105,25 @@ class Soak:
             time.sleep(self.chance.uniform(0, LONGEST))
             if process.poll() is None:
                 self._kill(psutil.Process(process.pid))
-                with contextlib.suppress(psutil.TimeoutExpired):
-                    process.communicate(timeout=self.chance.uniform(3, 10))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(self.chance.uniform(3, 10))
         if process.poll() is None:  # it outlived the death of a trial
             process.kill()
-        process.communicate()
-        _, alive = psutil.wait_procs(family, timeout=60)
-        if alive:
-            self.failures.append(f"left running: {alive}")
-        is_over = process.returncode == 0
+        is_over = process.wait() == 0
+        self._see_that_all_end(family)
+        assert process.stdout is not None
+        process.stdout.close()
         if not is_over:
             self._damage(sweep)
         return not is_over
+
+    def _see_that_all_end(self, family: list[psutil.Process]) -> None:
+        _, alive = psutil.wait_procs(family, timeout=20)
+        for each in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "Agent" not in each.name():  # Ray's own look for their raylet for two minutes
+                    self.failures.append(f"left running: {each}")
+                each.kill()
 
     def _kill(self, driver: psutil.Process) -> None:
         family = {each.name(): each for each in driver.children(recursive=True)}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 import torch
@@ -13,6 +17,7 @@ from sweeps.stored.trials import study_trials
 from tests.trainables.test_spec import SPEC
 from trainables import checkpoint
 from trainables.checkpoint import TrialFolder
+from trainables.digests import write_digests
 from trainables.files import Damaged, tell, write_json
 from trainables.progress import EpochReport, Outcome, Progress
 
@@ -62,6 +67,43 @@ def test_a_damaged_trial_is_left_out_of_its_study(
     assert str(other.path) in caplog.messages[-1]
 
 
+def test_a_missing_spec_is_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its ended trial is named; a checkpoint's spec takes its place; an empty folder is no trial,
+    but about to be one."""
+    folder = TrialFolder.of(tmp_path, SPEC)
+    (folder.path / "spec.json").unlink()
+    assert study_trials(tmp_path) == []
+    assert not caplog.messages
+    folder.finish(Outcome("diverged", (), None, "loss nan"))
+    assert study_trials(tmp_path) == []
+    assert f"{folder.path / 'spec.json'} is damaged (it is missing)" in caplog.messages[-1]
+    folder.checkpoint_at(5).mkdir()
+    write_json(folder.checkpoint_at(5) / "spec.json", SPEC.to_dict())
+    assert [trial.spec for trial in study_trials(tmp_path)] == [SPEC]
+    assert "it is written again, as a checkpoint has it" in caplog.messages[-1]
+    assert TrialFolder(folder.path).spec == SPEC
+
+
+def test_a_spec_that_is_written_again_is_never_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill before it is written leaves the damaged one, for the next command to mend."""
+    folder = TrialFolder.of(tmp_path, SPEC)
+    file = folder.path / "spec.json"
+    file.write_text("[]")
+
+    def die(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            TrialFolder.of(tmp_path, SPEC)
+    assert file.read_text() == "[]"
+    assert TrialFolder.of(tmp_path, SPEC).spec == SPEC
+    assert {kept.read_text() for kept in folder.path.glob("damaged-spec.json-*")} == {"[]"}
+
+
 @pytest.mark.parametrize("content", ["", "[]", "5", '{"kind": "finished"}'])
 def test_a_damaged_outcome_is_set_aside_or_rebuilt(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
@@ -86,6 +128,32 @@ def test_a_damaged_outcome_is_set_aside_or_rebuilt(
         assert str(folder.path / "outcome.json") in caplog.messages[-1]
     kept = list(folder.path.glob("damaged-outcome.json-*"))
     assert [file.read_text() for file in kept] == [content] * 2
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "trainer.json", "digests.json"])
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ESTALE, errno.EACCES, None])
+def test_what_cannot_be_read_now_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: int | None
+) -> None:
+    """Nothing is set aside for it: the error names the file."""
+    folder = TrialFolder.of(tmp_path, SPEC)
+    path = folder.checkpoint_at(5)
+    path.mkdir()
+    save_file({"x": torch.zeros(1)}, path / "model.safetensors")
+    write_json(path / "trainer.json", Progress(5).to_dict())
+    write_digests(path)
+    original = Path.open
+
+    def refuse(self: Path, *args: Any, **options: Any) -> IO[Any]:
+        if self.name == name:
+            raise MemoryError if error is None else OSError(error, os.strerror(error))
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(OSError, match=re.escape(str(path / name))):
+        folder.set_aside_damaged()
+    monkeypatch.undo()
+    assert folder.set_aside_damaged() == []
 
 
 def checkpoint_step(checkpoint: Path) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -183,6 +186,57 @@ def test_vocabulary_below_the_bytes(source: str, tmp_path: Path) -> None:
     """A byte-level vocabulary cannot be smaller than the bytes and the special tokens."""
     with pytest.raises(ValueError, match="vocab_size is 257.*at least 258"):
         prepare_corpus(source, vocab_size=257, cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", ["corpus.json", "train.bin", "tokenizer.json"])
+def test_a_damaged_corpus_keeps_its_name_until_it_is_built_again(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Another command's trials read it; its files are kept."""
+    cache = tmp_path / "cache"
+    corpus = prepare_corpus(source, vocab_size=300, cache=cache)
+    whole = files(corpus.directory)
+    (corpus.directory / name).write_bytes(b"")
+    damaged = files(corpus.directory)
+    original, seen = prepare.train_tokenizer, []
+
+    def looking(*args: Any) -> Any:
+        seen.append(files(corpus.directory))
+        return original(*args)
+
+    monkeypatch.setattr(prepare, "train_tokenizer", looking)
+    assert prepare_corpus(source, vocab_size=300, cache=cache) == corpus
+    assert seen == [damaged]
+    assert files(corpus.directory) == whole
+    (aside,) = cache.glob("damaged-*")
+    assert files(aside) == damaged
+
+
+@pytest.mark.parametrize("name", ["corpus.json", "train.bin", "tokenizer.json"])
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ESTALE, errno.EACCES, None])
+def test_a_corpus_that_cannot_be_read_now_is_not_damaged(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: int | None
+) -> None:
+    """It is not built again: the error names the file."""
+    cache = tmp_path / "cache"
+    corpus = prepare_corpus(source, vocab_size=300, cache=cache)
+    original = Path.open
+
+    def refuse(self: Path, *args: Any, **options: Any) -> IO[Any]:
+        if self.name == name:
+            raise MemoryError if error is None else OSError(error, os.strerror(error))
+        return original(self, *args, **options)
+
+    for digests in (True, False):  # those of an earlier version have none
+        if not digests:
+            (corpus.directory / "digests.json").unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", refuse)
+            if digests or name != "train.bin":  # of which the size is looked at
+                with pytest.raises(OSError, match=re.escape(str(corpus.directory / name))):
+                    prepare_corpus(source, vocab_size=300, cache=cache)
+        assert prepare_corpus(source, vocab_size=300, cache=cache) == corpus
+    assert not list(cache.glob("damaged-*"))
 
 
 def test_progress(source: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,92 @@ def test_a_damaged_checkpoint_is_set_aside(name, damage, tiny_spec, make_place, 
     assert_same(whole, resumed)
     (aside,) = path.parent.glob("damaged-*")
     assert path.name in aside.name
+    assert_mended(folder, place, path)
+
+
+def assert_mended(folder, place, path):
+    """It is said of a checkpoint, in the trial's folder and in MLflow, that it was set aside."""
+    assert f"the checkpoint {path} is damaged (" in folder.mended
+    name = folder.path.name
+    runs = [r for r in place.tracker.trial_runs() if r.data.tags["babysweep.spec_hash"] == name]
+    (run,) = runs
+    assert run.data.tags["babysweep.mended"] == folder.mended
+
+
+@pytest.mark.parametrize(
+    ("step", "began"),
+    [
+        (32, 20),
+        pytest.param(50, 20, marks=pytest.mark.slow),
+        pytest.param(20, 50, marks=pytest.mark.slow),
+    ],
+)
+def test_a_damaged_trunk_is_not_left_from(step, began, tiny_spec, make_place, monkeypatch):
+    """A branch leaves from an earlier checkpoint of it, or begins itself, with the same bits."""
+    losses = {32: 1.0, 64: 2.0, 96: 3.0}
+    monkeypatch.setattr(Trainer, "validate", lambda self: (losses[self.progress.step],) * 2)
+    long = tiny_spec.replace(schedule="wsd", warmup_steps=5, decay=0.2, epochs=3)
+    short = long.replace(epochs=2)
+    _, _, whole = train(short, make_place(short, "alone"))
+    place = make_place(long, "shared", trunk_steps=(20, 50))
+    train(long, place)
+    damaged = TrialFolder.trunk(place.study, short).checkpoint_at(step)
+    flip(damaged / "model.safetensors")
+    place = make_place(short, "shared")
+    outcome, _, parameters = train(short, place)
+    folder = TrialFolder.of(place.study, short)
+    assert (outcome.kind, outcome.checkpoint) == ("finished", "step-00000032")
+    assert folder.began == began
+    assert_same(parameters, whole)
+    assert_mended(folder, place, damaged)
+
+
+@pytest.mark.parametrize("damage", [lambda path: cut(path / "model.safetensors"), shutil.rmtree])
+def test_without_its_damaged_best_checkpoint_a_trial_begins_again(
+    damage, tiny_spec, make_place, monkeypatch
+):
+    """No later epoch is better: a trial that went on could not end."""
+    losses = {32: 1.0, 64: 2.0}
+    monkeypatch.setattr(Trainer, "validate", lambda self: (losses[self.progress.step],) * 2)
+    whole, _, _ = train(tiny_spec, make_place(tiny_spec, "whole"))
+    place = make_place(tiny_spec, "damaged", checkpoint_minutes=0.0)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 45)
+        with pytest.raises(Killed):
+            run_trial(tiny_spec, place, lambda metrics: None)
+    folder = TrialFolder.of(place.study, tiny_spec)
+    newest, _ = folder.newest()
+    assert newest.name > "step-00000032"
+    damage(folder.checkpoint_at(32))
+    assert folder.newest() is None or folder.checkpoint_at(32).exists()
+    first_steps = count_steps(monkeypatch)
+    outcome, _, _ = train(tiny_spec, place)
+    assert first_steps[0] == 0
+    assert (outcome.kind, outcome.checkpoint) == ("finished", "step-00000032")
+    kept = load_file(folder.best_checkpoint / "model.safetensors")
+    expected = TrialFolder.of(place.study.with_name("whole"), tiny_spec).best_checkpoint
+    assert whole.checkpoint == outcome.checkpoint
+    assert_same(kept, load_file(expected / "model.safetensors"))
+    assert any(newest.name in path.name for path in newest.parent.glob("damaged-*"))
+
+
+def test_a_trial_whose_best_checkpoint_is_damaged_is_recorded_without_it(
+    tiny_spec, make_place, caplog
+):
+    """In a store that has no run of it: what it measured is not lost."""
+    spec = tiny_spec.replace(epochs=1)
+    place = make_place(spec)
+    outcome, _, _ = train(spec, place)
+    folder = TrialFolder.of(place.study, spec)
+    for damage in (lambda path: cut(path / "model.safetensors"), shutil.rmtree):
+        (run,) = place.tracker.trial_runs()
+        place.tracker.client.delete_run(run.info.run_id)
+        damage(folder.best_checkpoint)
+        assert run_trial(spec, place, lambda metrics: None) == outcome
+        (run,) = place.tracker.trial_runs()
+        assert run.data.tags["babysweep.outcome"] == "finished"
+        assert not place.tracker.client.list_artifacts(run.info.run_id, "model")
+        assert f"{folder.path} is recorded without its model" in caplog.text
 
 
 def test_a_checkpoint_of_an_earlier_version_has_no_digests(tiny_spec, make_place, monkeypatch):

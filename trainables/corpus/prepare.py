@@ -30,10 +30,12 @@ from trainables.corpus.tokenizer import (
 )
 from trainables.digests import damage, has_digests, write_digests
 from trainables.files import (
+    NOT_THERE,
     Damaged,
+    damaged_name,
     read_json,
+    reading,
     remove_partial,
-    set_aside,
     tell,
     whole_folder,
 )
@@ -97,6 +99,7 @@ class Corpus:
 
         Raises:
             Damaged: a file is not as it was built.
+            OSError: a file cannot be read now, which is no damage.
         """
         is_known = has_digests(self.directory)  # else of an earlier version
         if is_known and (problem := damage(self.directory, holds=_META, may_lack="")):
@@ -104,8 +107,12 @@ class Corpus:
         _ = self.train, self.dev  # each checks its size
         file = self.directory / "tokenizer.json"
         try:
-            size = len(self.tokenizer())
+            with reading(file):
+                file.read_bytes()  # the library below tells no unreadable file from a damaged one
+                size = len(self.tokenizer())
         except Exception as error:  # the tokenizers' library has no kind of its own
+            if _is_unreadable(error):
+                raise
             raise Damaged(file, str(error).splitlines()[0], _REMEDY) from error
         if size != self.vocab_size:
             problem = f"it has {size} tokens, not {self.vocab_size}"
@@ -150,27 +157,31 @@ def prepare_corpus(
     report = progress or (lambda line: None)
     text = open_source(source, seed)
     report(f"reading {text.name}")
-    reading = read_through(text)
-    digest = corpus_hash(reading.text_hash, vocab_size)
+    found = read_through(text)
+    digest = corpus_hash(found.text_hash, vocab_size)
     cache = Path(cache)
     directory = cache / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', text.name)}-{digest[:16]}"
     corpus, problem = _open_whole(directory, digest)
     if corpus is not None:
-        return dataclasses.replace(corpus, contents=reading.contents)
+        return dataclasses.replace(corpus, contents=found.contents)
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{directory}.lock"):
         corpus, problem = _open_whole(directory, digest)  # another process was faster
         if corpus is None:
-            if problem:
-                aside = set_aside(directory)
-                tell(f"{problem}: its folder is now called {aside.name}, and it is built again")
-            _build(text, reading, digest, vocab_size, directory, report)
+            aside = damaged_name(directory) if problem else None
+            if aside is not None:
+                tell(f"{problem}: it is built again, and its folder is kept as {aside.name}")
+            _build(text, found, digest, vocab_size, directory, aside, report)
             corpus = Corpus.open(directory)
-    return dataclasses.replace(corpus, contents=reading.contents)
+    return dataclasses.replace(corpus, contents=found.contents)
 
 
 def _open_whole(directory: Path, digest: str) -> tuple[Corpus | None, str]:
-    """The corpus in a folder if it is there and whole, else None and what is wrong with it."""
+    """The corpus in a folder if it is there and whole, else None and what is wrong with it.
+
+    Raises:
+        OSError: it is there and cannot be read now.
+    """
     if not directory.exists():
         return None, ""
     try:
@@ -180,6 +191,12 @@ def _open_whole(directory: Path, digest: str) -> tuple[Corpus | None, str]:
         return None, str(error).partition(": ")[0]
     is_right = corpus.hash == digest
     return (corpus, "") if is_right else (None, f"{directory} holds another corpus")
+
+
+def _is_unreadable(error: Exception) -> bool:
+    """Whether it is of the system, and tells nothing of what is in a file."""
+    of_system = isinstance(error, OSError) and error.errno is not None
+    return of_system and not isinstance(error, NOT_THERE)
 
 
 def corpus_hash(text_hash: str, vocab_size: int) -> str:
@@ -232,17 +249,18 @@ def read_through(text: TextSource) -> Reading:
 
 def _build(
     text: TextSource,
-    reading: Reading,
+    found: Reading,
     digest: str,
     vocab_size: int,
     directory: Path,
+    aside: Path | None,
     report: Say,
 ) -> None:
     # We hold the lock of this corpus, so whatever is half built belongs to a dead process.
     remove_partial(directory.parent, directory.name)
-    with whole_folder(directory) as partial:
+    with whole_folder(directory, aside=aside) as partial:
         report(f"training a tokenizer of {vocab_size:,} tokens")
-        tokenizer = train_tokenizer(text.train(), vocab_size, reading.train_bytes)
+        tokenizer = train_tokenizer(text.train(), vocab_size, found.train_bytes)
         save_tokenizer(tokenizer, partial)
         meta: dict[str, Any] = {"format": FORMAT, "name": text.name, "hash": digest}
         meta["vocab_size"] = vocab_size
