@@ -13,7 +13,7 @@ from analysis.errors import named, without_secret
 from analysis.store import open_store
 from analysis.wording import count
 from trainables.checkpoint import check_checkpoint
-from trainables.files import whole_folder
+from trainables.files import Damaged, damaged_name, tell, whole_folder
 
 
 def resolve_model(name: str, uri: str, storage: Path) -> str:
@@ -66,29 +66,50 @@ def find_version(name: str, uri: str) -> ModelVersion:
 
 
 def copy_version(version: ModelVersion, uri: str, storage: Path) -> Path:
-    """The folder of a registered version's copy in the storage.
+    """The folder of a registered version's copy in the storage; a damaged one is copied again.
 
     Raises:
-        ValueError: its files cannot be had, or the copy is damaged.
+        ValueError: its files cannot be had, or are damaged in the registry, too.
+        OSError: the copy is there and cannot be read now.
     """
+    name = f"{version.name} version {version.version}"
     folder = storage / "models"
     target = folder / f"{version.name}-{version.version}-{version.creation_timestamp}"
     folder.mkdir(parents=True, exist_ok=True)
+    aside = None
+    if target.exists():
+        problem = _problem(target)
+        if not problem:
+            return _model_in(target)
+        aside = damaged_name(target)
+        tell(f"{target} is damaged ({problem}): it is copied again, and kept as {aside.name}")
     try:
-        if not target.exists():
-            assert version.source is not None
-            with whole_folder(target) as partial:
-                download_artifacts(version.source, dst_path=str(partial), tracking_uri=uri)
+        assert version.source is not None
+        with whole_folder(target, aside=aside) as partial:
+            download_artifacts(version.source, dst_path=str(partial), tracking_uri=uri)
+            if problem := _problem(partial):
+                raise ValueError(
+                    f"{name} is no model that can be opened: {problem} in {version.source}"
+                )
     except (MlflowException, OSError) as error:
         raise ValueError(
-            f"the files of {version.name} version {version.version} cannot be read from "
-            f"{version.source}: {error}"
+            f"the files of {name} cannot be read from {version.source}: {error}"
         ) from error
-    configs = list(target.rglob("config.json"))
+    return _model_in(target)
+
+
+def _problem(copy: Path) -> str:
+    """What is wrong with a copy of a version's files, or "" if nothing is."""
+    configs = list(copy.rglob("config.json"))
     if len(configs) != 1:
-        raise ValueError(
-            f"{version.name} version {version.version} is no model that can be opened: it has "
-            f"{count(len(configs), 'file')} config.json in {version.source}"
-        )
-    check_checkpoint(configs[0].parent)
-    return configs[0].parent
+        return f"it has {count(len(configs), 'file')} config.json"
+    try:
+        check_checkpoint(configs[0].parent)
+    except Damaged as damaged:
+        return damaged.problem
+    return ""
+
+
+def _model_in(copy: Path) -> Path:
+    (config,) = copy.rglob("config.json")
+    return config.parent

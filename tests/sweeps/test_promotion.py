@@ -216,6 +216,33 @@ def test_the_promoted_model_is_the_checkpoint(studies, tmp_path) -> None:
         assert not (folder / "optimizer.safetensors").exists()
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "digests.json"])
+def test_a_damaged_copy_of_a_version_is_copied_again(studies, tmp_path, caplog, name) -> None:
+    """Damaged in the registry, too, it is refused, and nothing of it is left."""
+    alone = Studies(tmp_path / "alone", studies.corpus, studies.other, studies.benchmarks)
+    alone.copy(studies.folders()[0], "alone")
+    assert alone.promote() == 0
+    copy = Path(resolve_model("models:/lstm@teacher", alone.uri, tmp_path))
+    whole = {file.name: file.read_bytes() for file in copy.iterdir()}
+    damages = [lambda file: file.write_bytes(b"half")]
+    if name == "config.json":
+        damages.append(Path.unlink)
+    for damage in damages:
+        damage(copy / name)
+        assert resolve_model("models:/lstm@teacher", alone.uri, tmp_path) == str(copy)
+        assert {file.name: file.read_bytes() for file in copy.iterdir()} == whole
+        assert "it is copied again" in caplog.messages[-1]
+    assert len(list((tmp_path / "models").glob("damaged-*"))) == len(damages)
+
+    shutil.rmtree(tmp_path / "models")
+    (artifact,) = (alone.storage / "artifacts").rglob(name)
+    artifact.write_bytes(b"half")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="lstm version 1 is no model that can be opened: "):
+            resolve_model("models:/lstm@teacher", alone.uri, tmp_path)
+        assert list((tmp_path / "models").iterdir()) == []
+
+
 def test_promoting_again_changes_nothing(studies, capsys) -> None:
     """The second time there is one version still, untouched, and the command says so."""
     flags = ("--study", "good", "--name", "again")
