@@ -129,9 +129,9 @@ def _run(
                 plan.kind,
                 plan.axes,
             )
-        except ValueError as error:
+            _set_aside_damaged(plan, console)
+        except (ValueError, OSError) as error:
             return say_error(error)
-        _set_aside_damaged(plan, console)
         _record_command(tracker)
         tracker.close_trials()  # of a process that was killed
         starting.stop()
