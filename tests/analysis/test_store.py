@@ -129,6 +129,7 @@ def test_a_store_that_is_written_to_is_not_damaged(
     assert open_store(uri)
 
 
+@pytest.mark.slow
 def test_commands_that_begin_together_make_one_store(tmp_path: Path) -> None:
     """None takes away the file that another one makes."""
     code = "import sys; from analysis.store import make_store; make_store(sys.argv[1])"

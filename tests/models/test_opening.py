@@ -144,6 +144,7 @@ assert before < set(CONFIG_MAPPING)  # fla's own types stay
 """
 
 
+@pytest.mark.slow
 def test_models_that_fla_takes_over_open_as_before(tmp_path: Path) -> None:
     """transformers' Mamba2 among them, on a CPU, whoever imported fla in the meantime."""
     done = subprocess.run(

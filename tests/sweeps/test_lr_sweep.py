@@ -66,6 +66,7 @@ def test_rerun_trains_nothing_and_new_rates_join(sweep, whole_sweep):
     assert len(sweep.results()) == 3
 
 
+@pytest.mark.slow
 def test_killed_sweep_continues_to_the_same_result(sweep, whole_sweep):
     """kill -9 of the sweep after its first epoch, the command again: as if never interrupted."""
     process = sweep.start()

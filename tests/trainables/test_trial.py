@@ -84,7 +84,7 @@ def test_same_spec_gives_bitwise_equal_parameters(arch, tiny_spec, make_place):
             )
             for arch in models.architectures()
         ),
-        {"optimizer": "muon", "dropout": 0.1, "arch": "transformer"},
+        {"optimizer": "muon", "dropout": 0.1},
     ],
 )
 def test_resumed_in_the_middle_of_an_epoch_is_bitwise_uninterrupted(
@@ -193,7 +193,13 @@ def test_a_damaged_trunk_is_not_left_from(step, began, tiny_spec, make_place, mo
     assert_mended(folder, place, damaged)
 
 
-@pytest.mark.parametrize("damage", [lambda path: cut(path / "model.safetensors"), shutil.rmtree])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: cut(path / "model.safetensors"),
+        pytest.param(shutil.rmtree, marks=pytest.mark.slow),
+    ],
+)
 def test_without_its_damaged_best_checkpoint_a_trial_begins_again(
     damage, tiny_spec, make_place, monkeypatch
 ):
