@@ -126,11 +126,28 @@ def may_pass(error: Exception) -> bool:
     return status == 429 or status >= 500
 
 
-def patiently(call: Callable[[], T]) -> T:
+def attempt(call: Callable[[], object]) -> Exception | None:
+    """Call once, within seconds; returns the failure that may pass, or None if it succeeded.
+
+    Raises:
+        Exception: what does not pass by itself.
+    """
+    try:
+        with impatient():
+            call()
+    except Exception as error:
+        if not may_pass(error):
+            raise
+        return error
+    return None
+
+
+def patiently(call: Callable[[], T], told: Callable[[Exception], None] | None = None) -> T:
     """Call until it succeeds, or fails in a way that does not pass; for an hour at most.
 
     Args:
         call: can be repeated from its beginning, however far it came.
+        told: of each failure after which it is tried again.
     """
     started, pause = time.monotonic(), 1.0
     while True:
@@ -140,6 +157,8 @@ def patiently(call: Callable[[], T]) -> T:
             is_over = _is_impatient.get() or time.monotonic() - started > PATIENCE_SECONDS
             if is_over or not may_pass(error):
                 raise
+            if told is not None:
+                told(error)
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.schema.typed import parse_json, typed
-from analysis.store import LONGEST_PAUSE, impatient, may_pass, patiently
+from analysis.store import LONGEST_PAUSE, attempt, patiently
 from trainables.files import set_aside, tell, write_text
 
 Message = dict[str, Any]
@@ -85,12 +85,7 @@ class Outbox:
 
     def _try(self, call: Callable[[], None]) -> bool:
         """Whether a call succeeds; if MLflow is away, not again for a while."""
-        try:
-            with impatient():
-                call()
-        except Exception as error:
-            if not may_pass(error):
-                raise
+        if attempt(call) is not None:
             self._pause = min(max(1.0, 2 * self._pause), LONGEST_PAUSE)
             self._due = time.monotonic() + self._pause
             return False

@@ -12,10 +12,9 @@ import logging
 import math
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from mlflow import MlflowClient
@@ -266,7 +265,7 @@ class TrialRun:
         """Record a parameter that was not known at the start, unless it is there already."""
         if name not in self._facts:
             self._facts.add(name)
-            self._post(params={name: value})
+            self._outbox.post({"params": {name: value}})
 
     def log_step(self, step: int, values: dict[str, float]) -> None:
         """Record values of an optimizer step, unless an earlier process recorded it."""
@@ -293,7 +292,7 @@ class TrialRun:
         self.flush()
         if report.scores is not None:
             name = f"scores/epoch-{report.epoch:03d}.json"
-            self._post(files={name: report.scores})
+            self._outbox.post({"files": {name: report.scores}})
 
     def log_milestone(self, words: int, scores: dict[str, Any]) -> None:
         """Record zero-shot scores after so many words, once, in ascending order."""
@@ -303,7 +302,7 @@ class TrialRun:
     def flush(self) -> None:
         """Hand on the buffered points; they are in MLflow then, or on the disk."""
         for start in range(0, len(self._points), 1000):
-            self._post(points=self._points[start : start + 1000])
+            self._outbox.post({"points": self._points[start : start + 1000]})
         self._points.clear()
         self._flushed = time.monotonic()
 
@@ -343,14 +342,6 @@ class TrialRun:
             self.run_id, tags=[RunTag(name, value) for name, value in tags.items() if value]
         )
         self._client.set_terminated(self.run_id, "FINISHED")
-
-    def _post(
-        self,
-        points: Sequence[list[Any]] = (),
-        params: Mapping[str, str] = MappingProxyType({}),
-        files: Mapping[str, Any] = MappingProxyType({}),
-    ) -> None:
-        self._outbox.post({"points": [*points], "params": {**params}, "files": {**files}})
 
     def _send(self, message: Message) -> None:
         points = [Metric(*point) for point in message.get("points", ())]

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis.errors import without_secret
-from analysis.store import LONGEST_PAUSE, PATIENCE_SECONDS, impatient, may_pass, reason
+from analysis.store import LONGEST_PAUSE, attempt, patiently, reason
 
 
 class Contact:
@@ -37,12 +37,8 @@ class Contact:
         """
         if time.monotonic() < self._due and not now:
             return False
-        try:
-            with impatient():
-                call()
-        except Exception as error:
-            if not may_pass(error):
-                raise
+        error = attempt(call)
+        if error is not None:
             self._say_away(error)
             return False
         self._say_back()
@@ -56,18 +52,9 @@ class Contact:
         Raises:
             MlflowException: what does not pass by itself, or within the hour.
         """
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                call()
-            except Exception as error:
-                if not may_pass(error) or time.monotonic() > deadline:
-                    raise
-                self._say_away(error)
-            else:
-                self._say_back()
-                return True
-            time.sleep(LONGEST_PAUSE / 3)
+        patiently(call, told=self._say_away)
+        self._say_back()
+        return True
 
     def _say_away(self, error: Exception) -> None:
         now = time.monotonic()

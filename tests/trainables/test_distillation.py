@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_trial import Killed, assert_same, count_steps, kill_at, train
+from test_trial import assert_same, count_steps, train, train_until_killed
 
 import models
 from tests.trainables.conftest import place_in, spec_of
@@ -77,10 +77,7 @@ def test_a_distilled_trial_resumes_bitwise(student, teacher, make_place, monkeyp
     outcome, _, whole = train(student, make_place(student, "whole", teachers=(teacher,)))
     assert outcome.kind == "finished"
     place = make_place(student, "cut", teachers=(teacher,), checkpoint_minutes=0.0)
-    with monkeypatch.context() as patch:
-        kill_at(patch, 15)
-        with pytest.raises(Killed):
-            train(student, place)
+    train_until_killed(student, place, 15, monkeypatch)
     steps = count_steps(monkeypatch)
     _, _, resumed = train(student, place)
     assert steps[0] > 0

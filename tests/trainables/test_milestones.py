@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-from test_trial import Killed, assert_same, final_parameters, kill_at, train
+from test_trial import assert_same, final_parameters, kill_at, train, train_until_killed
 
 from trainables.checkpoint import TrialFolder
 from trainables.trainer import Trainer
-from trainables.trial import milestone_step, run_trial
+from trainables.trial import milestone_step
 
 
 def milestone_points(place):
@@ -33,10 +32,7 @@ def test_milestones_are_scored_once_and_change_nothing(
     plain, _, parameters = train(tiny_spec, make_place(tiny_spec, "plain"))
     place = make_place(tiny_spec, "milestones", milestones=(2500, 1000))
     step = milestone_step(tiny_spec, tiny_corpus, 1000)
-    with monkeypatch.context() as patch:
-        kill_at(patch, step + 2)
-        with pytest.raises(Killed):
-            run_trial(tiny_spec, place, lambda metrics: None)
+    train_until_killed(tiny_spec, place, step + 2, monkeypatch)
     outcome, _, resumed = train(tiny_spec, place)
     assert_same(resumed, parameters)
     assert [e.train_loss for e in outcome.history] == [e.train_loss for e in plain.history]
@@ -84,10 +80,7 @@ def test_a_branch_killed_and_run_again_began_where_it_did(tiny_spec, make_place,
     """What a trial took over is noted once; the trial that left it took all of its own steps."""
     long = tiny_spec.replace(schedule="wsd", warmup_steps=5, decay=0.2, epochs=3)
     place = make_place(long, trunk_steps=(20, 40))
-    with monkeypatch.context() as patch:
-        kill_at(patch, 45)
-        with pytest.raises(Killed):
-            run_trial(long, place, lambda metrics: None)
+    train_until_killed(long, place, 45, monkeypatch)
     train(long, place)
     assert TrialFolder.of(place.study, long).began == 0
     short = long.replace(epochs=1)

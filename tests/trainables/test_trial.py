@@ -53,6 +53,14 @@ def kill_at(monkeypatch, step):
     monkeypatch.setattr(Trainer, "step", dying)
 
 
+def train_until_killed(spec, place, step, monkeypatch):
+    """A trial that dies before it takes this step; later trials in the test take all of theirs."""
+    with monkeypatch.context() as patch:
+        kill_at(patch, step)
+        with pytest.raises(Killed):
+            run_trial(spec, place, lambda metrics: None)
+
+
 def count_steps(monkeypatch):
     """The steps that trainers take from now on, in order."""
     original, steps = Trainer.step, []
@@ -95,10 +103,7 @@ def test_resumed_in_the_middle_of_an_epoch_is_bitwise_uninterrupted(
     _, _, whole = train(spec, make_place(spec, "whole"))
     place = make_place(spec, "killed", checkpoint_minutes=0.0)
     steps = Trainer(spec, Data.open(spec, place), World(), None).steps_per_epoch
-    with monkeypatch.context() as patch:
-        kill_at(patch, steps + 15)
-        with pytest.raises(Killed):
-            run_trial(spec, place, lambda metrics: None)
+    train_until_killed(spec, place, steps + 15, monkeypatch)
     path, progress = TrialFolder.of(place.study, spec).newest()
     assert steps < progress.step < steps + 15
     moments = {key.partition("/")[0] for key in load_file(path / "optimizer.safetensors")}
@@ -141,10 +146,7 @@ def test_a_damaged_checkpoint_is_set_aside(name, damage, tiny_spec, make_place, 
     spec = tiny_spec.replace(epochs=1)
     _, _, whole = train(spec, make_place(spec, "whole"))
     place = make_place(spec, "damaged", checkpoint_minutes=0.0)
-    with monkeypatch.context() as patch:
-        kill_at(patch, 25)
-        with pytest.raises(Killed):
-            run_trial(spec, place, lambda metrics: None)
+    train_until_killed(spec, place, 25, monkeypatch)
     folder = TrialFolder.of(place.study, spec)
     path, _ = folder.newest()
     damage(path / name)
@@ -208,10 +210,7 @@ def test_without_its_damaged_best_checkpoint_a_trial_begins_again(
     monkeypatch.setattr(Trainer, "validate", lambda self: (losses[self.progress.step],) * 2)
     whole, _, _ = train(tiny_spec, make_place(tiny_spec, "whole"))
     place = make_place(tiny_spec, "damaged", checkpoint_minutes=0.0)
-    with monkeypatch.context() as patch:
-        kill_at(patch, 45)
-        with pytest.raises(Killed):
-            run_trial(tiny_spec, place, lambda metrics: None)
+    train_until_killed(tiny_spec, place, 45, monkeypatch)
     folder = TrialFolder.of(place.study, tiny_spec)
     newest, _ = folder.newest()
     assert newest.name > "step-00000032"
@@ -250,10 +249,7 @@ def test_a_trial_whose_best_checkpoint_is_damaged_is_recorded_without_it(
 def test_a_checkpoint_of_an_earlier_version_has_no_digests(tiny_spec, make_place, monkeypatch):
     """It is gone on from as before, if it can be opened; a cut one is named."""
     place = make_place(tiny_spec, checkpoint_minutes=0.0)
-    with monkeypatch.context() as patch:
-        kill_at(patch, 25)
-        with pytest.raises(Killed):
-            run_trial(tiny_spec, place, lambda metrics: None)
+    train_until_killed(tiny_spec, place, 25, monkeypatch)
     folder = TrialFolder.of(place.study, tiny_spec)
     path, _ = folder.newest()
     (path / "digests.json").unlink()
@@ -276,10 +272,7 @@ def test_rerun_of_a_finished_trial_trains_nothing(tiny_spec, make_place, monkeyp
 def test_mlflow_holds_one_run_without_doubled_points(tiny_spec, make_place, monkeypatch):
     """After a kill and a resume there is one run, and one point at each step."""
     place = make_place(tiny_spec)
-    with monkeypatch.context() as patch:
-        kill_at(patch, 50)
-        with pytest.raises(Killed):
-            run_trial(tiny_spec, place, lambda metrics: None)
+    train_until_killed(tiny_spec, place, 50, monkeypatch)
     outcome, _, _ = train(tiny_spec, place)
     (run,) = place.tracker.trial_runs()
     assert run.info.status == "FINISHED"
@@ -327,10 +320,7 @@ def test_no_point_is_lost_between_checkpoint_and_flush(tiny_spec, make_place, mo
     """Points before a mid-epoch checkpoint are recorded even if the process dies right after."""
     monkeypatch.setattr("trainables.tracking.FLUSH_SECONDS", 1e9)
     place = make_place(tiny_spec, checkpoint_minutes=0.0)
-    with monkeypatch.context() as patch:
-        kill_at(patch, 50)
-        with pytest.raises(Killed):
-            run_trial(tiny_spec, place, lambda metrics: None)
+    train_until_killed(tiny_spec, place, 50, monkeypatch)
     train(tiny_spec, place)
     (run,) = place.tracker.trial_runs()
     points = place.tracker.client.get_metric_history(run.info.run_id, "train/loss")
