@@ -105,7 +105,8 @@ def _build(
         messages.put(None)
 
     threading.Thread(target=build, daemon=True).start()
-    yield from iter(messages.get, None)
+    for message in iter(messages.get, None):  # Ray sends values, which `yield from` would pass on
+        yield message
     if isinstance(ended[0], BaseException):
         raise ended[0]
     yield ended[0]

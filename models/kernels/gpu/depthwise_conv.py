@@ -145,9 +145,11 @@ def _backward(
     x1 = _load(before - X_ROW, channel < tl.where(start >= 1, DIM, 0))
     x2 = _load(before - 2 * X_ROW, channel < tl.where(start >= 2, DIM, 0))
     x3 = _load(before - 3 * X_ROW, channel < tl.where(start >= 3, DIM, 0))
+    # Variables that begin as one value are one value to the loop, which would not pass d1 to d2.
     zero = tl.zeros((D,), tl.float32)
-    d1, d2, d3 = zero, zero, zero
-    dtap0, dtap1, dtap2, dtap3, dbias = zero, zero, zero, zero, zero
+    d1, d2, d3 = tl.zeros_like(zero), tl.zeros_like(zero), tl.zeros_like(zero)
+    dtap0, dtap1, dtap2 = tl.zeros_like(zero), tl.zeros_like(zero), tl.zeros_like(zero)
+    dtap3, dbias = tl.zeros_like(zero), tl.zeros_like(zero)
     for t in range(start, tl.minimum(start + STEPS, time) + WIDTH - 1):
         step = tl.cast(t, tl.int64)
         there = channel < tl.where(t < time, DIM, 0)

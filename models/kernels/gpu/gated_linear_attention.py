@@ -207,10 +207,7 @@ def _walk(
     tile, within = entries(y, x, V, K)
     state = tl.zeros((Y, X), tl.float32)
     if first is not None:
-        at, kept = entries(x, y, K, V)
-        state = tl.trans(
-            tl.load(first + sequence * K * V + at, mask=kept, other=0.0).to(tl.float32)
-        )
+        state = tl.trans(_load_state(first + sequence * K * V, x, y, K, V))
     for i in range(0, chunks):
         chunk = sequence * chunks + i
         if q is not None:
@@ -226,8 +223,15 @@ def _walk(
         row = row.to(column.dtype)
         state = tl.dot(tl.trans(column), row, state, input_precision=PRECISION)
     if last is not None:
-        at, kept = entries(x, y, K, V)
-        tl.store(last + sequence * K * V + at, tl.trans(state), mask=kept)
+        transposed, kept = entries(x, y, K, V)
+        tl.store(last + sequence * K * V + transposed, tl.trans(state), mask=kept)
+
+
+@triton.jit
+def _load_state(first, x, y, K: tl.constexpr, V: tl.constexpr) -> tl.tensor:
+    """A tile (X, Y) of a state that is given."""
+    at, kept = entries(x, y, K, V)
+    return tl.load(first + at, mask=kept, other=0.0).to(tl.float32)
 
 
 @triton.jit(do_not_specialize=["scale", "time", "heads"])

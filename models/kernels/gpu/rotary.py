@@ -53,7 +53,8 @@ def _launch(
     per_sequence = 0 if len(cos) == 1 else time * dim
     absent = [None] * (3 - len(inputs))
     strides = [stride for x in inputs for stride in x.stride()[:3]] + 3 * len(absent) * [0]
-    tokens = [x.stride(1) for x in outputs] + len(absent) * [0]
+    # A single step's stride may be any number.
+    tokens = [x.stride(1 if time > 1 else 0) for x in outputs] + len(absent) * [0]
     arguments = (*inputs, *absent, cos, sin, *outputs, *absent, *strides, *tokens)
     launch(
         _rotate,
