@@ -3,10 +3,15 @@ here: within their shared memory, and without spilled registers where the time g
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+
 import pytest
 from compilation import SHARED_MEMORY, Usage, compile_for
 
 import models
+from models.kernels.gpu.launch import ASSEMBLER
 from sweeps.arguments.presets import PRESETS
 from tests.architectures import FACTS
 from trainables.kernel_cache import launches_of
@@ -43,6 +48,16 @@ def test_a_trial_launches_the_kernels_of_its_architecture(arch: str) -> None:
     launches = launches_of(spec_of(arch, "mini"), 512, None)
     modules = {launch.module.removeprefix("models.kernels.gpu.") for launch in launches}
     assert modules == FACTS[arch].triton | {"cross_entropy"}
+
+
+def test_the_assembler_is_one_that_hopper_can_trust() -> None:
+    """ptxas 12.8 mixed up the addresses of products' operands; what Triton takes by itself may be
+    that version."""
+    said = subprocess.run(
+        [os.environ[ASSEMBLER], "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    major, minor = re.search(r"release (\d+)\.(\d+)", said).groups()
+    assert (int(major), int(minor)) >= (12, 9), said
 
 
 @for_each_architecture

@@ -8,9 +8,11 @@ that has none.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +23,26 @@ from models.kernels import paths
 ELEMENT_TYPES = (torch.float32, torch.bfloat16)
 # Triton's present default, said aloud: unsaid, Triton 3.9 prints a warning with every process.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+ASSEMBLER = "TRITON_PTXAS_PATH"
 
 OLDEST = (8, 0)  # compute capability: bf16 products and asynchronous copies
+
+
+def _take_newer_assembler() -> None:
+    """Let Triton assemble for every GPU with the newest ptxas that it brings along.
+
+    Triton 3.6 keeps ptxas 12.9 for Blackwell and takes 12.8 for older GPUs, which gives some matrix
+    products of Hopper the address of another operand: HGRN2's results were wrong without an error.
+    Later versions of Triton choose as this does.
+    """
+    found = importlib.util.find_spec("triton") if paths.triton_installed() else None
+    for folder in (found and found.submodule_search_locations) or ():
+        newer = Path(folder, "backends", "nvidia", "bin", "ptxas-blackwell")
+        if newer.exists():
+            os.environ.setdefault(ASSEMBLER, str(newer))
+
+
+_take_newer_assembler()
 
 
 @dataclass(frozen=True)
