@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 from models.kernels.gpu.launch import launch
 
 CHANNELS = 32  # of a program: one warp, each thread with all states of a channel
+MOST_STEPS = 8  # that a program takes at once
 LOG2_E, LN_2 = tl.constexpr(math.log2(math.e)), tl.constexpr(math.log(2))
 
 
@@ -87,17 +88,16 @@ def _run_forward(tensors: Any, softplus: bool, steps: int, y: Any, last: Any, bo
     """Fills y and last, or borders (B, T / steps, N, D)."""
     u, delta, gate, a, b, c, skip, bias, initial = tensors
     if borders is not None:
-        gate = c = skip = None  # which the states do not depend on
+        gate = skip = None  # which the states do not depend on
     (batch, time, dim), states = u.shape, a.shape[1]
-    # Every channel takes them, so every program would widen them.
-    b, c = b.float(), None if c is None else c.float()
-    items, rows = _strides(u=u, delta=delta, gate=gate, b=b, c=c)
+    bc = _widen(b, c)
+    items, rows = _strides(u=u, delta=delta, gate=gate)
     launch(
         _forward,
         (batch * triton.cdiv(dim, CHANNELS),),
-        *(u, delta, gate, a.mT.contiguous(), b, c, skip, bias),
+        *(u, delta, gate, a.mT.contiguous(), bc, skip, bias),
         *(None if initial is None else initial.mT.contiguous(), y, last, borders),
-        *(time, 0, *items),
+        *(time, bc.shape[1], 0, *items),
         num_warps=CHANNELS // 32,
         DIM=dim,
         STATES=states,
@@ -124,14 +124,14 @@ def _run_backward(tensors: Any, softplus: bool, dy: Tensor) -> list[Tensor | Non
     )
     dbc = u.new_empty(blocks, batch, time, 2, states, dtype=torch.float32)
     dchannels = u.new_empty(batch, states + 2, dim, dtype=torch.float32)
-    wide_b, wide_c = b.float(), c.float()
-    items, rows = _strides(u=u, delta=delta, gate=gate, b=wide_b, c=wide_c, dy=dy)
+    bc = _widen(b, c)
+    items, rows = _strides(u=u, delta=delta, gate=gate, dy=dy)
     launch(
         _backward,
         (batch * blocks,),
-        *(u, delta, gate, a.mT.contiguous(), wide_b, wide_c, skip, bias, borders, dy),
+        *(u, delta, gate, a.mT.contiguous(), bc, skip, bias, borders, dy),
         *(du, ddelta, dgate, dbc, dchannels),
-        *(batch, time, 0, *items),
+        *(batch, time, bc.shape[1], 0, *items),
         num_warps=CHANNELS // 32,
         DIM=dim,
         STATES=states,
@@ -148,6 +148,20 @@ def _run_backward(tensors: Any, softplus: bool, dy: Tensor) -> list[Tensor | Non
         None if skip is None else dskip[0].to(skip.dtype),
         None if bias is None else dbias[0].to(bias.dtype),
     ]
+
+
+def _widen(b: Tensor, c: Tensor) -> Tensor:
+    """b and c in float32, (B, T, 2, N), with zeros up to whole chunks and a power of two of states.
+
+    All programs of a sequence take them: so none converts them, nor asks where they end.
+    """
+    batch, time, states = b.shape
+    shape = batch, triton.cdiv(time, MOST_STEPS) * MOST_STEPS, 2, triton.next_power_of_2(states)
+    whole = shape[1] == time and shape[3] == states
+    wide = (b.new_empty if whole else b.new_zeros)(shape, dtype=torch.float32)
+    wide[:, :time, 0, :states] = b
+    wide[:, :time, 1, :states] = c
+    return wide
 
 
 def _strides(**tensors: Tensor | None) -> tuple[list[int], dict[str, int]]:
@@ -210,16 +224,6 @@ def _load_given(x, at, mask) -> tl.tensor:
 
 
 @triton.jit
-def _known(n, t, time, STATES: tl.constexpr) -> tl.tensor:
-    """Which of the states n there are at step t. A mask that is the same for all of them lets the
-    compiler load them at once."""
-    if n.shape[0] == STATES:
-        return tl.full(n.shape, t, tl.int32) < time
-    else:
-        return n < tl.where(t < time, STATES, 0)
-
-
-@triton.jit
 def _load_delta(pointers, mask, shift, SOFTPLUS: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
     """Step sizes and their derivatives with respect to what is in memory."""
     x = _load(pointers, mask) + shift
@@ -232,17 +236,16 @@ def _load_delta(pointers, mask, shift, SOFTPLUS: tl.constexpr) -> tuple[tl.tenso
 # Numbers about which nothing is compiled in. `zero` is added to where states lie in memory, so that
 # the compiler knows neighbouring channels to lie side by side, and gives them to neighbouring
 # lanes, but knows of no alignment, and gives no thread several of them at once.
-_PLAIN = ["time", "zero", "u_item", "delta_item", "gate_item", "b_item", "c_item"]
+_PLAIN = ["time", "padded", "zero", "u_item", "delta_item", "gate_item"]
 
 
 @triton.jit(do_not_specialize=_PLAIN)
 def _forward(
-    u, delta, gate, a, b, c, skip, bias, initial, y, last, borders,
-    time, zero, u_item, delta_item, gate_item, b_item, c_item,
+    u, delta, gate, a, bc, skip, bias, initial, y, last, borders,
+    time, padded, zero, u_item, delta_item, gate_item,
     DIM: tl.constexpr, STATES: tl.constexpr, D: tl.constexpr, N: tl.constexpr,
     U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr,
-    B_ROW: tl.constexpr, C_ROW: tl.constexpr, ITEM_UNIT: tl.constexpr,
-    STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
+    ITEM_UNIT: tl.constexpr, STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
 ) -> None:  # fmt: skip
     """All steps of D channels of one sequence; a state is (N, D), its first axis in a thread."""
     blocks = tl.cdiv(DIM, D)
@@ -263,16 +266,15 @@ def _forward(
             tl.store(borders + row * STATES * DIM + across, h, mask=both)
         u_at = u + item_unit * u_item + step * U_ROW + channel
         delta_at = delta + item_unit * delta_item + step * DELTA_ROW + channel
-        b_at = b + item_unit * b_item + step * B_ROW + n
-        c_at, y_at, gate_at = c, y, gate
+        bc_at = bc + (item * padded + step) * (2 * N) + n
+        y_at, gate_at = y, gate
         if y is not None:
-            c_at = c + item_unit * c_item + step * C_ROW + n
             y_at = y + (item * time + step) * DIM + channel
         if gate is not None:
             gate_at = gate + item_unit * gate_item + step * GATE_ROW + channel
         h = _pass_steps(
-            u_at, delta_at, gate_at, b_at, c_at, y_at, h, rate, gain, shift, channel, n,
-            start, time, DIM, STATES, U_ROW, DELTA_ROW, GATE_ROW, B_ROW, C_ROW, STEPS, SOFTPLUS,
+            u_at, delta_at, gate_at, bc_at, y_at, h, rate, gain, shift, channel,
+            start, time, DIM, N, U_ROW, DELTA_ROW, GATE_ROW, STEPS, SOFTPLUS,
         )  # fmt: skip
     if last is not None:
         tl.store(last + item * DIM * STATES + across, h, mask=both)
@@ -280,10 +282,10 @@ def _forward(
 
 @triton.jit
 def _pass_steps(
-    u, delta, gate, b, c, y, h, rate, gain, shift, channel, n, start, time,
-    DIM: tl.constexpr, STATES: tl.constexpr,
+    u, delta, gate, bc, y, h, rate, gain, shift, channel, start, time,
+    DIM: tl.constexpr, N: tl.constexpr,
     U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr,
-    B_ROW: tl.constexpr, C_ROW: tl.constexpr, STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
+    STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
     """The state behind STEPS steps of a sequence, at these places, from that in front of them, h.
 
@@ -292,14 +294,13 @@ def _pass_steps(
     outputs = ()
     for k in tl.static_range(STEPS):
         there = channel < tl.where(start + k < time, DIM, 0)
-        known = _known(n, start + k, time, STATES)
         u_t = _load(u + k * U_ROW, there)
         # Behind the end delta is zero, and the state stays.
         delta_t, _ = _load_delta(delta + k * DELTA_ROW, there, shift, SOFTPLUS)
-        b_t = _load(b + k * B_ROW, known)
+        b_t = tl.load(bc + k * 2 * N)
         h = tl.exp2(delta_t[None, :] * rate) * h + (delta_t * u_t)[None, :] * b_t[:, None]
         if y is not None:
-            c_t = _load(c + k * C_ROW, known)
+            c_t = tl.load(bc + k * 2 * N + N)
             y_t = tl.sum(h * c_t[:, None], 0) + gain * u_t
             if gate is not None:
                 gate_t = _load(gate + k * GATE_ROW, there)
@@ -327,12 +328,11 @@ def _sum_channels(x, R: tl.constexpr, LEVELS: tl.constexpr) -> tl.tensor:
 
 @triton.jit(do_not_specialize=["batch", *_PLAIN, "dy_item"])
 def _backward(
-    u, delta, gate, a, b, c, skip, bias, borders, dy, du, ddelta, dgate, dbc, dchannels,
-    batch, time, zero, u_item, delta_item, gate_item, b_item, c_item, dy_item,
+    u, delta, gate, a, bc, skip, bias, borders, dy, du, ddelta, dgate, dbc, dchannels,
+    batch, time, padded, zero, u_item, delta_item, gate_item, dy_item,
     DIM: tl.constexpr, STATES: tl.constexpr, LEVELS: tl.constexpr, N: tl.constexpr,
-    U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr,
-    B_ROW: tl.constexpr, C_ROW: tl.constexpr, DY_ROW: tl.constexpr, ITEM_UNIT: tl.constexpr,
-    STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
+    U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr, DY_ROW: tl.constexpr,
+    ITEM_UNIT: tl.constexpr, STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
 ) -> None:  # fmt: skip
     """All steps of D channels of one sequence, from the last to the first; states as in `_forward`.
 
@@ -351,7 +351,6 @@ def _backward(
     gain, shift = _load_given(skip, channel, inside), _load_given(bias, channel, inside)
     item_unit = item * ITEM_UNIT
     u, delta, dy = u + item_unit * u_item, delta + item_unit * delta_item, dy + item_unit * dy_item
-    b, c = b + item_unit * b_item, c + item_unit * c_item
     if gate is not None:
         gate += item_unit * gate_item
     chunks = tl.cdiv(time, STEPS)
@@ -371,10 +370,10 @@ def _backward(
             gate_at = gate + step * GATE_ROW + channel
         dlater, da, dskip, dbias = _pass_back(
             u + step * U_ROW + channel, delta + step * DELTA_ROW + channel, gate_at,
-            b + step * B_ROW + n, c + step * C_ROW + n, dy + step * DY_ROW + channel,
-            du, ddelta, dgate, dbc + step * 2 * STATES, h, dlater, da, dskip, dbias,
-            rate, gain, shift, channel, n, start, time, zero, out, DIM, STATES, LEVELS, N,
-            U_ROW, DELTA_ROW, GATE_ROW, B_ROW, C_ROW, DY_ROW, STEPS, SOFTPLUS,
+            bc + (item * padded + step) * (2 * N) + n, dy + step * DY_ROW + channel, du,
+            ddelta, dgate, dbc + step * 2 * STATES, h, dlater, da, dskip, dbias,
+            rate, gain, shift, channel, start, time, zero, out, DIM, STATES, LEVELS, N,
+            U_ROW, DELTA_ROW, GATE_ROW, DY_ROW, STEPS, SOFTPLUS,
         )  # fmt: skip
     dchannels += item * (STATES + 2) * DIM
     tl.store(dchannels + across, da, mask=both)
@@ -384,11 +383,10 @@ def _backward(
 
 @triton.jit
 def _pass_back(
-    u, delta, gate, b, c, dy, du, ddelta, dgate, dbc, h, dlater, da, dskip, dbias,
-    rate, gain, shift, channel, n, start, time, zero, out,
+    u, delta, gate, bc, dy, du, ddelta, dgate, dbc, h, dlater, da, dskip, dbias,
+    rate, gain, shift, channel, start, time, zero, out,
     DIM: tl.constexpr, STATES: tl.constexpr, LEVELS: tl.constexpr, N: tl.constexpr,
-    U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr,
-    B_ROW: tl.constexpr, C_ROW: tl.constexpr, DY_ROW: tl.constexpr,
+    U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr, DY_ROW: tl.constexpr,
     STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
 ) -> tuple[tl.tensor, ...]:  # fmt: skip
     """STEPS steps forward from the state in front of them, h, and back through them: the sums of
@@ -401,22 +399,24 @@ def _pass_back(
         dys = dys + (_load(dy + k * DY_ROW, there),)  # type: ignore[assignment]
         if gate is not None:
             gates = gates + (_load(gate + k * GATE_ROW, there),)  # type: ignore[assignment]
-    kept = (h,)
+    kept, ys, dgates = (h,), (), ()
     for k in tl.static_range(STEPS):
         delta_t = deltas[k][0]
-        b_t = _load(b + k * B_ROW, _known(n, start + k, time, STATES))
+        b_t = tl.load(bc + k * 2 * N)
         h = tl.exp2(delta_t[None, :] * rate) * h + (delta_t * us[k])[None, :] * b_t[:, None]
         kept = kept + (h,)  # type: ignore[assignment]
+        dy_t = dys[k]
+        if gate is not None:
+            c_t = tl.load(bc + k * 2 * N + N)
+            y_t = tl.sum(h * c_t[:, None], 0) + gain * us[k]
+            dgate_t, dy_t = _through_gate(gates[k], y_t, dy_t)
+            dgates = dgates + (dgate_t,)  # type: ignore[assignment]
+        ys = ys + (dy_t,)  # type: ignore[assignment]
     for k in tl.static_range(STEPS - 1, -1, -1):
         there = channel < tl.where(start + k < time, DIM, 0)
-        known = _known(n, start + k, time, STATES)
-        u_t, dy_t, h = us[k], dys[k], kept[k + 1]
+        u_t, dy_t, h = us[k], ys[k], kept[k + 1]
         delta_t, slope = deltas[k]
-        b_t, c_t = _load(b + k * B_ROW, known), _load(c + k * C_ROW, known)
-        if gate is not None:
-            y_t = tl.sum(h * c_t[:, None], 0) + gain * u_t
-            dgate_t, dy_t = _through_gate(gates[k], y_t, dy_t)
-            tl.store(dgate + out + k * DIM, dgate_t, mask=there)
+        b_t, c_t = tl.load(bc + k * 2 * N), tl.load(bc + k * 2 * N + N)
         dh = dlater + dy_t[None, :] * c_t[:, None]
         parts = tl.join(dh * (delta_t * u_t)[None, :], h * dy_t[None, :])
         parts = tl.reshape(tl.permute(parts, (2, 0, 1)), (2 * N, 1 << LEVELS))
@@ -432,6 +432,8 @@ def _pass_back(
         dexponent = dlater * kept[k]
         da += dexponent * delta_t[None, :]
         ddelta_t = (tl.sum(dexponent * rate, 0) * LN_2 + ddrive * u_t) * slope
+        if gate is not None:
+            tl.store(dgate + out + k * DIM, dgates[k], mask=there)
         tl.store(du + out + k * DIM, ddrive * delta_t + dy_t * gain, mask=there)
         tl.store(ddelta + out + k * DIM, ddelta_t, mask=there)
         dskip += dy_t * u_t
