@@ -224,9 +224,9 @@ def _load_given(x, at, mask) -> tl.tensor:
 
 
 @triton.jit
-def _load_delta(pointers, mask, shift, SOFTPLUS: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
-    """Step sizes and their derivatives with respect to what is in memory."""
-    x = _load(pointers, mask) + shift
+def _step_size(x, mask, shift, SOFTPLUS: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """Step sizes and their derivatives with respect to what is in memory, x."""
+    x = x + shift
     slope = x * 0 + 1
     if SOFTPLUS:
         x, slope = _softplus(x)
@@ -254,16 +254,16 @@ def _forward(
     n = tl.arange(0, N)
     inside = channel < DIM
     both = inside[None, :] & (n < STATES)[:, None]
-    across = n[:, None] * DIM + channel[None, :] + zero
-    rate = _load(a + across, both) * LOG2_E
-    h = _load_given(initial, item * STATES * DIM + across, both)
+    across, down = (channel + zero)[None, :], n[:, None] * DIM
+    rate = _load(a + across + down, both) * LOG2_E
+    h = _load_given(initial, item * STATES * DIM + across + down, both)
     gain, shift = _load_given(skip, channel, inside), _load_given(bias, channel, inside)
     item_unit = item * ITEM_UNIT
     for start in range(0, time, STEPS):
         step = tl.cast(start, tl.int64)
         if borders is not None:
             row = item * tl.cdiv(time, STEPS) + step // STEPS
-            tl.store(borders + row * STATES * DIM + across, h, mask=both)
+            tl.store(borders + row * STATES * DIM + across + down, h, mask=both)
         u_at = u + item_unit * u_item + step * U_ROW + channel
         delta_at = delta + item_unit * delta_item + step * DELTA_ROW + channel
         bc_at = bc + (item * padded + step) * (2 * N) + n
@@ -277,7 +277,7 @@ def _forward(
             start, time, DIM, N, U_ROW, DELTA_ROW, GATE_ROW, STEPS, SOFTPLUS,
         )  # fmt: skip
     if last is not None:
-        tl.store(last + item * DIM * STATES + across, h, mask=both)
+        tl.store(last + item * DIM * STATES + across + down, h, mask=both)
 
 
 @triton.jit
@@ -296,7 +296,8 @@ def _pass_steps(
         there = channel < tl.where(start + k < time, DIM, 0)
         u_t = _load(u + k * U_ROW, there)
         # Behind the end delta is zero, and the state stays.
-        delta_t, _ = _load_delta(delta + k * DELTA_ROW, there, shift, SOFTPLUS)
+        delta_t = _load(delta + k * DELTA_ROW, there)
+        delta_t, _ = _step_size(delta_t, there, shift, SOFTPLUS)
         b_t = tl.load(bc + k * 2 * N)
         h = tl.exp2(delta_t[None, :] * rate) * h + (delta_t * u_t)[None, :] * b_t[:, None]
         if y is not None:
@@ -346,8 +347,8 @@ def _backward(
     n = tl.arange(0, N)
     inside = channel < DIM
     both = inside[None, :] & (n < STATES)[:, None]
-    across = n[:, None] * DIM + channel[None, :] + zero
-    rate = _load(a + across, both) * LOG2_E
+    across, down = (channel + zero)[None, :], n[:, None] * DIM
+    rate = _load(a + across + down, both) * LOG2_E
     gain, shift = _load_given(skip, channel, inside), _load_given(bias, channel, inside)
     item_unit = item * ITEM_UNIT
     u, delta, dy = u + item_unit * u_item, delta + item_unit * delta_item, dy + item_unit * dy_item
@@ -363,7 +364,8 @@ def _backward(
     for index in range(chunks):
         start = (chunks - 1 - index) * STEPS
         step = tl.cast(start, tl.int64)
-        h = tl.load(borders + step // STEPS * (STATES * DIM) + across, mask=both, other=0.0)
+        at = borders + step // STEPS * (STATES * DIM) + across + down
+        h = tl.load(at, mask=both, other=0.0)
         out = (item * time + step) * DIM + channel
         gate_at = gate
         if gate is not None:
@@ -376,7 +378,7 @@ def _backward(
             U_ROW, DELTA_ROW, GATE_ROW, DY_ROW, STEPS, SOFTPLUS,
         )  # fmt: skip
     dchannels += item * (STATES + 2) * DIM
-    tl.store(dchannels + across, da, mask=both)
+    tl.store(dchannels + across + down, da, mask=both)
     tl.store(dchannels + STATES * DIM + channel, dskip, mask=inside)
     tl.store(dchannels + (STATES + 1) * DIM + channel, dbias, mask=inside)
 
@@ -391,20 +393,21 @@ def _pass_back(
 ) -> tuple[tl.tensor, ...]:  # fmt: skip
     """STEPS steps forward from the state in front of them, h, and back through them: the sums of
     gradients with their parts."""
-    us, deltas, dys, gates = (), (), (), ()
+    us, raws, dys, gates = (), (), (), ()
     for k in tl.static_range(STEPS):  # all that may come from afar, before anything waits for it
         there = channel < tl.where(start + k < time, DIM, 0)
-        us = us + (_load(u + k * U_ROW, there),)  # type: ignore[assignment]
-        deltas = deltas + (_load_delta(delta + k * DELTA_ROW, there, shift, SOFTPLUS),)  # type: ignore[assignment]
-        dys = dys + (_load(dy + k * DY_ROW, there),)  # type: ignore[assignment]
+        us += (_load(u + k * U_ROW, there),)  # type: ignore[assignment]
+        raws += (_load(delta + k * DELTA_ROW, there),)  # type: ignore[assignment]
+        dys += (_load(dy + k * DY_ROW, there),)  # type: ignore[assignment]
         if gate is not None:
-            gates = gates + (_load(gate + k * GATE_ROW, there),)  # type: ignore[assignment]
-    kept, ys, dgates = (h,), (), ()
+            gates += (_load(gate + k * GATE_ROW, there),)  # type: ignore[assignment]
+    kept, deltas, slopes, ys, dgates = (h,), (), (), (), ()
     for k in tl.static_range(STEPS):
-        delta_t = deltas[k][0]
+        there = channel < tl.where(start + k < time, DIM, 0)
+        delta_t, slope = _step_size(raws[k], there, shift, SOFTPLUS)
         b_t = tl.load(bc + k * 2 * N)
         h = tl.exp2(delta_t[None, :] * rate) * h + (delta_t * us[k])[None, :] * b_t[:, None]
-        kept = kept + (h,)  # type: ignore[assignment]
+        kept, deltas, slopes = kept + (h,), deltas + (delta_t,), slopes + (slope,)  # type: ignore[assignment]
         dy_t = dys[k]
         if gate is not None:
             c_t = tl.load(bc + k * 2 * N + N)
@@ -415,7 +418,7 @@ def _pass_back(
     for k in tl.static_range(STEPS - 1, -1, -1):
         there = channel < tl.where(start + k < time, DIM, 0)
         u_t, dy_t, h = us[k], ys[k], kept[k + 1]
-        delta_t, slope = deltas[k]
+        delta_t, slope = deltas[k], slopes[k]
         b_t, c_t = tl.load(bc + k * 2 * N), tl.load(bc + k * 2 * N + N)
         dh = dlater + dy_t[None, :] * c_t[:, None]
         parts = tl.join(dh * (delta_t * u_t)[None, :], h * dy_t[None, :])
