@@ -7,6 +7,9 @@ Programs go from step to step, with the states of some channels of one sequence 
 Nothing but the inputs is kept for the backward. It runs the recurrence once more for the states
 before every K-th step, the borders (4 N / K bytes for each number in u, while it runs), and once
 more from each of these, holding K states in registers while it walks back.
+
+A program is one warp, a lane is a channel and has all its states: so sums over states stay in a
+thread. Those over channels, for the gradients of b and c, are transposed once a step.
 """
 
 from __future__ import annotations
@@ -408,16 +411,20 @@ def _pass_back(
         b_t = tl.load(bc + k * 2 * N)
         h = tl.exp2(delta_t[None, :] * rate) * h + (delta_t * us[k])[None, :] * b_t[:, None]
         kept, deltas, slopes = kept + (h,), deltas + (delta_t,), slopes + (slope,)  # type: ignore[assignment]
-        dy_t = dys[k]
+        dy_t = dys[k]  # type: ignore[var-annotated]
         if gate is not None:
             c_t = tl.load(bc + k * 2 * N + N)
             y_t = tl.sum(h * c_t[:, None], 0) + gain * us[k]
             dgate_t, dy_t = _through_gate(gates[k], y_t, dy_t)
             dgates = dgates + (dgate_t,)  # type: ignore[assignment]
         ys = ys + (dy_t,)  # type: ignore[assignment]
+    if gate is not None:
+        for k in tl.static_range(STEPS):  # together, so that no store keeps the loads from starting
+            there = channel < tl.where(start + k < time, DIM, 0)
+            tl.store(dgate + out + k * DIM, dgates[k], mask=there)
     for k in tl.static_range(STEPS - 1, -1, -1):
         there = channel < tl.where(start + k < time, DIM, 0)
-        u_t, dy_t, h = us[k], ys[k], kept[k + 1]
+        u_t, dy_t, h = us[k], ys[k], kept[k + 1]  # type: ignore[var-annotated]
         delta_t, slope = deltas[k], slopes[k]
         b_t, c_t = tl.load(bc + k * 2 * N), tl.load(bc + k * 2 * N + N)
         dh = dlater + dy_t[None, :] * c_t[:, None]
@@ -435,8 +442,6 @@ def _pass_back(
         dexponent = dlater * kept[k]
         da += dexponent * delta_t[None, :]
         ddelta_t = (tl.sum(dexponent * rate, 0) * LN_2 + ddrive * u_t) * slope
-        if gate is not None:
-            tl.store(dgate + out + k * DIM, dgates[k], mask=there)
         tl.store(du + out + k * DIM, ddrive * delta_t + dy_t * gain, mask=there)
         tl.store(ddelta + out + k * DIM, ddelta_t, mask=there)
         dskip += dy_t * u_t
