@@ -9,7 +9,7 @@ before every K-th step, the borders (4 N / K bytes for each number in u, while i
 more from each of these, holding K states in registers while it walks back.
 
 A program is one warp, a lane is a channel and has all its states: so sums over states stay in a
-thread. Those over channels, for the gradients of b and c, are transposed once a step.
+thread. What is summed over channels, for the gradients of b and c, is transposed, two steps at once.
 """
 
 from __future__ import annotations
@@ -330,6 +330,19 @@ def _sum_channels(x, R: tl.constexpr, LEVELS: tl.constexpr) -> tl.tensor:
     return tl.reshape(x, (R,))
 
 
+@triton.jit
+def _store_sums(
+    to, earlier, later, t, time, k: tl.constexpr,
+    STATES: tl.constexpr, LEVELS: tl.constexpr, N: tl.constexpr,
+) -> None:  # fmt: skip
+    """Parts (N, 2^LEVELS) of the gradients of b or c of step t, the k-th, and of the next one."""
+    both = tl.reshape(tl.permute(tl.join(earlier, later), (2, 0, 1)), (2 * N, 1 << LEVELS))
+    row = tl.arange(0, 2 * N)
+    there = row % N < tl.where(t + row // N < time, STATES, 0)
+    at = (k + row // N) * (2 * STATES) + row % N
+    tl.store(to + at, _sum_channels(both, 2 * N, LEVELS), mask=there)
+
+
 @triton.jit(do_not_specialize=["batch", *_PLAIN, "dy_item"])
 def _backward(
     u, delta, gate, a, bc, skip, bias, borders, dy, du, ddelta, dgate, dbc, dchannels,
@@ -418,23 +431,24 @@ def _pass_back(
             dgate_t, dy_t = _through_gate(gates[k], y_t, dy_t)
             dgates = dgates + (dgate_t,)  # type: ignore[assignment]
         ys = ys + (dy_t,)  # type: ignore[assignment]
+        if k % 2:
+            later, earlier = h * dy_t[None, :], kept[k] * ys[k - 1][None, :]
+            _store_sums(dbc + STATES, earlier, later, start + k - 1, time, k - 1, STATES, LEVELS, N)
     if gate is not None:
         for k in tl.static_range(STEPS):  # together, so that no store keeps the loads from starting
             there = channel < tl.where(start + k < time, DIM, 0)
             tl.store(dgate + out + k * DIM, dgates[k], mask=there)
+    parts = ()
     for k in tl.static_range(STEPS - 1, -1, -1):
         there = channel < tl.where(start + k < time, DIM, 0)
-        u_t, dy_t, h = us[k], ys[k], kept[k + 1]  # type: ignore[var-annotated]
+        u_t, dy_t = us[k], ys[k]  # type: ignore[var-annotated]
         delta_t, slope = deltas[k], slopes[k]
         b_t, c_t = tl.load(bc + k * 2 * N), tl.load(bc + k * 2 * N + N)
         dh = dlater + dy_t[None, :] * c_t[:, None]
-        parts = tl.join(dh * (delta_t * u_t)[None, :], h * dy_t[None, :])
-        parts = tl.reshape(tl.permute(parts, (2, 0, 1)), (2 * N, 1 << LEVELS))
-        sums = _sum_channels(parts, 2 * N, LEVELS)
-        row = tl.arange(0, 2 * N)
-        at = row // N * STATES + row % N
-        there_n = row % N < tl.where(start + k < time, STATES, 0)
-        tl.store(dbc + k * 2 * STATES + at, sums, mask=there_n)
+        parts = parts + (dh * (delta_t * u_t)[None, :],)  # type: ignore[assignment]
+        if k % 2 == 0:
+            later, earlier = parts[STEPS - 2 - k], parts[STEPS - 1 - k]
+            _store_sums(dbc, earlier, later, start + k, time, k, STATES, LEVELS, N)
         ddrive = tl.sum(dh * b_t[:, None], 0)
         # Taken once more: the compiler does not know that these are the numbers of the way forward,
         # which it would keep for all steps, where registers are short.
