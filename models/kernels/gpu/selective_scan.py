@@ -9,7 +9,7 @@ before every K-th step, the borders (4 N / K bytes for each number in u, while i
 more from each of these, holding K states in registers while it walks back.
 
 A program is one warp, a lane is a channel and has all its states: so sums over states stay in a
-thread. What is summed over channels, for the gradients of b and c, is transposed, two steps at once.
+thread. What is summed over channels, for the gradients of b and c, is transposed, two steps a time.
 """
 
 from __future__ import annotations
