@@ -7,6 +7,9 @@ Programs go from step to step, with the states of some channels of one sequence 
 Nothing but the inputs is kept for the backward. It runs the recurrence once more for the states
 before every K-th step, the borders (4 N / K bytes for each number in u, while it runs), and once
 more from each of these, holding K states in registers while it walks back.
+
+A program is one warp, a lane is a channel and has all its states: so sums over states stay in a
+thread. What is summed over channels, for the gradients of b and c, is transposed, two steps a time.
 """
 
 from __future__ import annotations
@@ -22,9 +25,8 @@ from torch.autograd.function import once_differentiable
 
 from models.kernels.gpu.launch import launch
 
-CHANNELS = 32  # of a program of the forward: one warp, each thread with all states of a channel
-# The backward sums over states as well as over channels; lanes along both take the fewest shuffles.
-LANES_N, LANES_D, WARPS = 4, 8, 4
+CHANNELS = 32  # of a program: one warp, each thread with all states of a channel
+MOST_STEPS = 8  # that a program takes at once
 LOG2_E, LN_2 = tl.constexpr(math.log2(math.e)), tl.constexpr(math.log(2))
 
 
@@ -89,14 +91,16 @@ def _run_forward(tensors: Any, softplus: bool, steps: int, y: Any, last: Any, bo
     """Fills y and last, or borders (B, T / steps, N, D)."""
     u, delta, gate, a, b, c, skip, bias, initial = tensors
     if borders is not None:
-        gate = c = skip = None  # which the states do not depend on
+        gate = skip = None  # which the states do not depend on
     (batch, time, dim), states = u.shape, a.shape[1]
-    items, rows = _strides(u=u, delta=delta, gate=gate, b=b, c=c)
+    bc = _widen(b, c)
+    items, rows = _strides(u=u, delta=delta, gate=gate)
     launch(
         _forward,
         (batch * triton.cdiv(dim, CHANNELS),),
-        *(u, delta, gate, a, b, c, skip, bias, initial, y, last, borders),
-        *(time, 1, *items, *a.stride(), *((0, 0, 0) if initial is None else initial.stride())),
+        *(u, delta, gate, a.mT.contiguous(), bc, skip, bias),
+        *(None if initial is None else initial.mT.contiguous(), y, last, borders),
+        *(time, bc.shape[1], 0, *items),
         num_warps=CHANNELS // 32,
         DIM=dim,
         STATES=states,
@@ -113,44 +117,54 @@ def _run_backward(tensors: Any, softplus: bool, dy: Tensor) -> list[Tensor | Non
     u, delta, gate, a, b, c, skip, bias, _ = tensors
     (batch, time, dim), states = u.shape, a.shape[1]
     block_n = triton.next_power_of_2(states)
-    lanes_n, channels = min(LANES_N, block_n), 2 if block_n <= 16 else 1  # of a thread
-    block = channels * LANES_D * WARPS
-    steps = 2 if block_n > 32 else 4
-    chunks, blocks = triton.cdiv(time, steps), triton.cdiv(dim, block)
+    steps = 2 if block_n > 16 else 4
+    chunks, blocks = triton.cdiv(time, steps), triton.cdiv(dim, CHANNELS)
     borders = u.new_empty(batch, chunks, states, dim, dtype=torch.float32)
     _run_forward(tensors, softplus, steps, None, None, borders)
     du, ddelta, dgate = (
         None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format)
         for x in (u, delta, gate)
     )
-    dbc = u.new_empty(2, blocks, batch, time, states, dtype=torch.float32)
+    dbc = u.new_empty(blocks, batch, time, 2, states, dtype=torch.float32)
     dchannels = u.new_empty(batch, states + 2, dim, dtype=torch.float32)
-    items, rows = _strides(u=u, delta=delta, gate=gate, b=b, c=c, dy=dy)
+    bc = _widen(b, c)
+    items, rows = _strides(u=u, delta=delta, gate=gate, dy=dy)
     launch(
         _backward,
         (batch * blocks,),
-        *(u, delta, gate, a, b, c, skip, bias, borders, dy),
+        *(u, delta, gate, a.mT.contiguous(), bc, skip, bias, borders, dy),
         *(du, ddelta, dgate, dbc, dchannels),
-        *(batch, time, *items, *a.stride()),
-        num_warps=WARPS,
+        *(batch, time, bc.shape[1], 0, *items),
+        num_warps=CHANNELS // 32,
         DIM=dim,
         STATES=states,
-        NI=block_n // lanes_n,
-        NL=lanes_n,
-        DI=channels,
-        DL=LANES_D,
-        W=WARPS,
+        LEVELS=CHANNELS.bit_length() - 1,
+        N=block_n,
         STEPS=steps,
         SOFTPLUS=softplus,
         **rows,
     )
-    db, dc = dbc.sum(1)
+    db, dc = dbc.sum(0).unbind(2)
     da, dskip, dbias = dchannels.sum(0).split([states, 1, 1])
     return [
         *(du, ddelta, dgate, da.mT.to(a.dtype), db.to(b.dtype), dc.to(c.dtype)),
         None if skip is None else dskip[0].to(skip.dtype),
         None if bias is None else dbias[0].to(bias.dtype),
     ]
+
+
+def _widen(b: Tensor, c: Tensor) -> Tensor:
+    """b and c in float32, (B, T, 2, N), with zeros up to whole chunks and a power of two of states.
+
+    All programs of a sequence take them: so none converts them, nor asks where they end.
+    """
+    batch, time, states = b.shape
+    shape = batch, triton.cdiv(time, MOST_STEPS) * MOST_STEPS, 2, triton.next_power_of_2(states)
+    whole = shape[1] == time and shape[3] == states
+    wide = (b.new_empty if whole else b.new_zeros)(shape, dtype=torch.float32)
+    wide[:, :time, 0, :states] = b
+    wide[:, :time, 1, :states] = c
+    return wide
 
 
 def _strides(**tensors: Tensor | None) -> tuple[list[int], dict[str, int]]:
@@ -213,30 +227,28 @@ def _load_given(x, at, mask) -> tl.tensor:
 
 
 @triton.jit
-def _load_delta(pointers, mask, shift, SOFTPLUS: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
-    """Step sizes and their derivatives with respect to what is in memory."""
-    x = _load(pointers, mask) + shift
+def _step_size(x, mask, shift, SOFTPLUS: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """Step sizes and their derivatives with respect to what is in memory, x."""
+    x = x + shift
     slope = x * 0 + 1
     if SOFTPLUS:
         x, slope = _softplus(x)
     return tl.where(mask, x, 0.0), slope
 
 
-# Numbers about which nothing is compiled in. Above all not that neighbouring states or channels lie
-# side by side in memory: the compiler would load some of them at once, into lanes where they are
-# not needed, and move them at every step.
-_PLAIN = ["time", "u_item", "delta_item", "gate_item", "b_item", "c_item", "a_channel", "a_state"]
+# Numbers about which nothing is compiled in. `zero` is added to where states lie in memory, so that
+# the compiler knows neighbouring channels to lie side by side, and gives them to neighbouring
+# lanes, but knows of no alignment, and gives no thread several of them at once.
+_PLAIN = ["time", "padded", "zero", "u_item", "delta_item", "gate_item"]
 
 
-@triton.jit(do_not_specialize=[*_PLAIN, "one", "initial_item", "initial_channel", "initial_state"])
+@triton.jit(do_not_specialize=_PLAIN)
 def _forward(
-    u, delta, gate, a, b, c, skip, bias, initial, y, last, borders,
-    time, one, u_item, delta_item, gate_item, b_item, c_item,
-    a_channel, a_state, initial_item, initial_channel, initial_state,
+    u, delta, gate, a, bc, skip, bias, initial, y, last, borders,
+    time, padded, zero, u_item, delta_item, gate_item,
     DIM: tl.constexpr, STATES: tl.constexpr, D: tl.constexpr, N: tl.constexpr,
     U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr,
-    B_ROW: tl.constexpr, C_ROW: tl.constexpr, ITEM_UNIT: tl.constexpr,
-    STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
+    ITEM_UNIT: tl.constexpr, STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
 ) -> None:  # fmt: skip
     """All steps of D channels of one sequence; a state is (N, D), its first axis in a thread."""
     blocks = tl.cdiv(DIM, D)
@@ -245,40 +257,38 @@ def _forward(
     n = tl.arange(0, N)
     inside = channel < DIM
     both = inside[None, :] & (n < STATES)[:, None]
-    across = n[:, None] * DIM + channel[None, :] * one
-    rate = _load(a + channel[None, :] * a_channel + n[:, None] * a_state, both) * LOG2_E
-    at = item * initial_item + channel[None, :] * initial_channel + n[:, None] * initial_state
-    h = _load_given(initial, at, both)
+    across, down = (channel + zero)[None, :], n[:, None] * DIM
+    rate = _load(a + across + down, both) * LOG2_E
+    h = _load_given(initial, item * STATES * DIM + across + down, both)
     gain, shift = _load_given(skip, channel, inside), _load_given(bias, channel, inside)
     item_unit = item * ITEM_UNIT
     for start in range(0, time, STEPS):
         step = tl.cast(start, tl.int64)
         if borders is not None:
             row = item * tl.cdiv(time, STEPS) + step // STEPS
-            tl.store(borders + row * STATES * DIM + across, h, mask=both)
+            tl.store(borders + row * STATES * DIM + across + down, h, mask=both)
         u_at = u + item_unit * u_item + step * U_ROW + channel
         delta_at = delta + item_unit * delta_item + step * DELTA_ROW + channel
-        b_at = b + item_unit * b_item + step * B_ROW + n
-        c_at, y_at, gate_at = c, y, gate
+        bc_at = bc + (item * padded + step) * (2 * N) + n
+        y_at, gate_at = y, gate
         if y is not None:
-            c_at = c + item_unit * c_item + step * C_ROW + n
             y_at = y + (item * time + step) * DIM + channel
         if gate is not None:
             gate_at = gate + item_unit * gate_item + step * GATE_ROW + channel
         h = _pass_steps(
-            u_at, delta_at, gate_at, b_at, c_at, y_at, h, rate, gain, shift, channel, n,
-            start, time, DIM, STATES, U_ROW, DELTA_ROW, GATE_ROW, B_ROW, C_ROW, STEPS, SOFTPLUS,
+            u_at, delta_at, gate_at, bc_at, y_at, h, rate, gain, shift, channel,
+            start, time, DIM, N, U_ROW, DELTA_ROW, GATE_ROW, STEPS, SOFTPLUS,
         )  # fmt: skip
     if last is not None:
-        tl.store(last + item * DIM * STATES + across, h, mask=both)
+        tl.store(last + item * DIM * STATES + across + down, h, mask=both)
 
 
 @triton.jit
 def _pass_steps(
-    u, delta, gate, b, c, y, h, rate, gain, shift, channel, n, start, time,
-    DIM: tl.constexpr, STATES: tl.constexpr,
+    u, delta, gate, bc, y, h, rate, gain, shift, channel, start, time,
+    DIM: tl.constexpr, N: tl.constexpr,
     U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr,
-    B_ROW: tl.constexpr, C_ROW: tl.constexpr, STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
+    STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
     """The state behind STEPS steps of a sequence, at these places, from that in front of them, h.
 
@@ -287,14 +297,14 @@ def _pass_steps(
     outputs = ()
     for k in tl.static_range(STEPS):
         there = channel < tl.where(start + k < time, DIM, 0)
-        known = n < tl.where(start + k < time, STATES, 0)
         u_t = _load(u + k * U_ROW, there)
         # Behind the end delta is zero, and the state stays.
-        delta_t, _ = _load_delta(delta + k * DELTA_ROW, there, shift, SOFTPLUS)
-        b_t = _load(b + k * B_ROW, known)
+        delta_t = _load(delta + k * DELTA_ROW, there)
+        delta_t, _ = _step_size(delta_t, there, shift, SOFTPLUS)
+        b_t = tl.load(bc + k * 2 * N)
         h = tl.exp2(delta_t[None, :] * rate) * h + (delta_t * u_t)[None, :] * b_t[:, None]
         if y is not None:
-            c_t = _load(c + k * C_ROW, known)
+            c_t = tl.load(bc + k * 2 * N + N)
             y_t = tl.sum(h * c_t[:, None], 0) + gain * u_t
             if gate is not None:
                 gate_t = _load(gate + k * GATE_ROW, there)
@@ -308,142 +318,149 @@ def _pass_steps(
 
 
 @triton.jit
-def _sum_states(x) -> tl.tensor:
-    """(NI, DI, W, NL, DL) -> (DI, W, 1, DL)"""
-    return tl.sum(tl.sum(x, 0), 2, keep_dims=True)
+def _sum_channels(x, R: tl.constexpr, LEVELS: tl.constexpr) -> tl.tensor:
+    """(R, 2^LEVELS) -> (R,)
+
+    Halves of the lanes swap halves of the rows and add what they get, and so on: a shuffle for each
+    row, where `tl.sum` takes log2(D).
+    """
+    for level in tl.static_range(LEVELS):
+        low, high = tl.split(tl.reshape(x, (R, 1 << (LEVELS - 1 - level), 2)))
+        x = low + high
+    return tl.reshape(x, (R,))
+
+
+@triton.jit
+def _store_sums(
+    to, earlier, later, t, time, k: tl.constexpr,
+    STATES: tl.constexpr, LEVELS: tl.constexpr, N: tl.constexpr,
+) -> None:  # fmt: skip
+    """Parts (N, 2^LEVELS) of the gradients of b or c of step t, the k-th, and of the next one."""
+    both = tl.reshape(tl.permute(tl.join(earlier, later), (2, 0, 1)), (2 * N, 1 << LEVELS))
+    row = tl.arange(0, 2 * N)
+    there = row % N < tl.where(t + row // N < time, STATES, 0)
+    at = (k + row // N) * (2 * STATES) + row % N
+    tl.store(to + at, _sum_channels(both, 2 * N, LEVELS), mask=there)
 
 
 @triton.jit(do_not_specialize=["batch", *_PLAIN, "dy_item"])
 def _backward(
-    u, delta, gate, a, b, c, skip, bias, borders, dy, du, ddelta, dgate, dbc, dchannels,
-    batch, time, u_item, delta_item, gate_item, b_item, c_item, dy_item, a_channel, a_state,
-    DIM: tl.constexpr, STATES: tl.constexpr,
-    NI: tl.constexpr, NL: tl.constexpr, DI: tl.constexpr, DL: tl.constexpr, W: tl.constexpr,
-    U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr,
-    B_ROW: tl.constexpr, C_ROW: tl.constexpr, DY_ROW: tl.constexpr, ITEM_UNIT: tl.constexpr,
-    STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
+    u, delta, gate, a, bc, skip, bias, borders, dy, du, ddelta, dgate, dbc, dchannels,
+    batch, time, padded, zero, u_item, delta_item, gate_item, dy_item,
+    DIM: tl.constexpr, STATES: tl.constexpr, LEVELS: tl.constexpr, N: tl.constexpr,
+    U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr, DY_ROW: tl.constexpr,
+    ITEM_UNIT: tl.constexpr, STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """All steps of a block of channels of one sequence, from the last to the first.
+    """All steps of D channels of one sequence, from the last to the first; states as in `_forward`.
 
-    A state is (NI, DI, W, NL, DL): its last two axes are lanes, the middle one warps, and the first
-    two lie in a thread, which has NI neighbouring states of DI neighbouring channels. What has no
-    states is (DI, W, NL, DL), what has no channels (NI, W, NL, DL), the same in all lanes and warps
-    that hold it: so nothing moves between threads but in sums. db and dc are summed over the
-    channels of the block, the rest over its steps.
+    db and dc are summed over the channels of the program, the rest over its steps.
     """
-    blocks = tl.cdiv(DIM, DI * W * DL)
+    D: tl.constexpr = 1 << LEVELS
+    blocks = tl.cdiv(DIM, D)
     block = tl.program_id(0) % blocks
     item = (tl.program_id(0) // blocks).to(tl.int64)
-    channel, n = _spread(block, NI, NL, DI, DL, W)
+    channel = block * D + tl.arange(0, D)
+    n = tl.arange(0, N)
     inside = channel < DIM
-    both = inside[None, :, :, :, :] & (n < STATES)[:, None, :, :, :]
-    across = n[:, None, :, :, :] * DIM + channel[None, :, :, :, :]
-    at = channel[None, :, :, :, :] * a_channel + n[:, None, :, :, :] * a_state
-    rate = _load(a + at, both) * LOG2_E
+    both = inside[None, :] & (n < STATES)[:, None]
+    across, down = (channel + zero)[None, :], n[:, None] * DIM
+    rate = _load(a + across + down, both) * LOG2_E
     gain, shift = _load_given(skip, channel, inside), _load_given(bias, channel, inside)
     item_unit = item * ITEM_UNIT
     u, delta, dy = u + item_unit * u_item, delta + item_unit * delta_item, dy + item_unit * dy_item
-    b, c = b + item_unit * b_item, c + item_unit * c_item
     if gate is not None:
         gate += item_unit * gate_item
     chunks = tl.cdiv(time, STEPS)
     borders += item * chunks * STATES * DIM
-    db = dbc + (block * batch + item) * time * STATES
-    dc = db + tl.cast(blocks, tl.int64) * batch * time * STATES
-    dlater = tl.zeros((NI, DI, W, NL, DL), tl.float32)
-    da = tl.zeros((NI, DI, W, NL, DL), tl.float32)
-    dskip = tl.zeros((DI, W, NL, DL), tl.float32)
-    dbias = tl.zeros((DI, W, NL, DL), tl.float32)
+    dbc += (block * batch + item) * time * 2 * STATES
+    dlater = tl.zeros((N, D), tl.float32)
+    da = tl.zeros((N, D), tl.float32)
+    dskip = tl.zeros((D,), tl.float32)
+    dbias = tl.zeros((D,), tl.float32)
     for index in range(chunks):
         start = (chunks - 1 - index) * STEPS
         step = tl.cast(start, tl.int64)
-        h = tl.load(borders + step // STEPS * (STATES * DIM) + across, mask=both, other=0.0)
+        at = borders + step // STEPS * (STATES * DIM) + across + down
+        h = tl.load(at, mask=both, other=0.0)
         out = (item * time + step) * DIM + channel
-        dlater, da, dskip, dbias, db_chunk, dc_chunk = _pass_back(
-            u, delta, gate, b, c, dy, du, ddelta, dgate, h, dlater, da, dskip, dbias,
-            rate, gain, shift, channel, n, start, time, out, DIM, STATES, NI, NL, DL, W,
-            U_ROW, DELTA_ROW, GATE_ROW, B_ROW, C_ROW, DY_ROW, STEPS, SOFTPLUS,
+        gate_at = gate
+        if gate is not None:
+            gate_at = gate + step * GATE_ROW + channel
+        dlater, da, dskip, dbias = _pass_back(
+            u + step * U_ROW + channel, delta + step * DELTA_ROW + channel, gate_at,
+            bc + (item * padded + step) * (2 * N) + n, dy + step * DY_ROW + channel, du,
+            ddelta, dgate, dbc + step * 2 * STATES, h, dlater, da, dskip, dbias,
+            rate, gain, shift, channel, start, time, zero, out, DIM, STATES, LEVELS, N,
+            U_ROW, DELTA_ROW, GATE_ROW, DY_ROW, STEPS, SOFTPLUS,
         )  # fmt: skip
-        t = start + tl.arange(0, STEPS)[:, None, None]
-        n_3d = tl.arange(0, NL)[None, None, :] * NI + tl.arange(0, NI)[None, :, None]
-        known = n_3d < tl.where(t < time, STATES, 0)
-        tl.store(db + t * STATES + n_3d, tl.sum(tl.sum(db_chunk, 4), 2), mask=known)
-        tl.store(dc + t * STATES + n_3d, tl.sum(tl.sum(dc_chunk, 4), 2), mask=known)
     dchannels += item * (STATES + 2) * DIM
-    tl.store(dchannels + across, da, mask=both)
+    tl.store(dchannels + across + down, da, mask=both)
     tl.store(dchannels + STATES * DIM + channel, dskip, mask=inside)
     tl.store(dchannels + (STATES + 1) * DIM + channel, dbias, mask=inside)
 
 
 @triton.jit
-def _spread(
-    block, NI: tl.constexpr, NL: tl.constexpr, DI: tl.constexpr, DL: tl.constexpr, W: tl.constexpr
-) -> tuple[tl.tensor, tl.tensor]:
-    """Which channels (DI, W, NL, DL) and states (NI, W, NL, DL) a thread of a block has."""
-    warp = tl.arange(0, W)[None, :, None, None]
-    lane_n = tl.arange(0, NL)[None, None, :, None]
-    lane_d = tl.arange(0, DL)[None, None, None, :]
-    anywhere = (warp + lane_n + lane_d) * 0
-    channel = block * (DI * W * DL) + (warp * DL + lane_d) * DI
-    channel = channel + tl.arange(0, DI)[:, None, None, None] + anywhere
-    return channel, lane_n * NI + tl.arange(0, NI)[:, None, None, None] + anywhere
-
-
-@triton.jit
 def _pass_back(
-    u, delta, gate, b, c, dy, du, ddelta, dgate, h, dlater, da, dskip, dbias,
-    rate, gain, shift, channel, n, start, time, out,
-    DIM: tl.constexpr, STATES: tl.constexpr,
-    NI: tl.constexpr, NL: tl.constexpr, DL: tl.constexpr, W: tl.constexpr,
-    U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr,
-    B_ROW: tl.constexpr, C_ROW: tl.constexpr, DY_ROW: tl.constexpr,
+    u, delta, gate, bc, dy, du, ddelta, dgate, dbc, h, dlater, da, dskip, dbias,
+    rate, gain, shift, channel, start, time, zero, out,
+    DIM: tl.constexpr, STATES: tl.constexpr, LEVELS: tl.constexpr, N: tl.constexpr,
+    U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr, DY_ROW: tl.constexpr,
     STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
 ) -> tuple[tl.tensor, ...]:  # fmt: skip
     """STEPS steps forward from the state in front of them, h, and back through them: the sums of
-    gradients with their parts, and those of b and c (STEPS, NI, W, NL, DL)."""
-    step = tl.cast(start, tl.int64)
-    kept, us, deltas, slopes, bs = (h,), (), (), (), ()
+    gradients with their parts."""
+    us, raws, dys, gates = (), (), (), ()
+    for k in tl.static_range(STEPS):  # all that may come from afar, before anything waits for it
+        there = channel < tl.where(start + k < time, DIM, 0)
+        us += (_load(u + k * U_ROW, there),)  # type: ignore[assignment]
+        raws += (_load(delta + k * DELTA_ROW, there),)  # type: ignore[assignment]
+        dys += (_load(dy + k * DY_ROW, there),)  # type: ignore[assignment]
+        if gate is not None:
+            gates += (_load(gate + k * GATE_ROW, there),)  # type: ignore[assignment]
+    kept, deltas, slopes, ys, dgates = (h,), (), (), (), ()
     for k in tl.static_range(STEPS):
         there = channel < tl.where(start + k < time, DIM, 0)
-        known = n < tl.where(start + k < time, STATES, 0)
-        u_t = _load(u + step * U_ROW + channel + k * U_ROW, there)
-        delta_at = delta + step * DELTA_ROW + channel + k * DELTA_ROW
-        delta_t, slope = _load_delta(delta_at, there, shift, SOFTPLUS)
-        b_t = _load(b + step * B_ROW + n + k * B_ROW, known)
-        decay = tl.exp2(delta_t[None, :, :, :, :] * rate)
-        h = decay * h + (delta_t * u_t)[None, :, :, :, :] * b_t[:, None, :, :, :]
-        kept, us, bs = kept + (h,), us + (u_t,), bs + (b_t,)  # type: ignore[assignment]
-        deltas, slopes = deltas + (delta_t,), slopes + (slope,)  # type: ignore[assignment]
-    k_axis = tl.arange(0, STEPS)[:, None, None, None, None]
-    db_chunk = tl.zeros((STEPS, NI, W, NL, DL), tl.float32)
-    dc_chunk = tl.zeros((STEPS, NI, W, NL, DL), tl.float32)
+        delta_t, slope = _step_size(raws[k], there, shift, SOFTPLUS)
+        b_t = tl.load(bc + k * 2 * N)
+        h = tl.exp2(delta_t[None, :] * rate) * h + (delta_t * us[k])[None, :] * b_t[:, None]
+        kept, deltas, slopes = kept + (h,), deltas + (delta_t,), slopes + (slope,)  # type: ignore[assignment]
+        dy_t = dys[k]  # type: ignore[var-annotated]
+        if gate is not None:
+            c_t = tl.load(bc + k * 2 * N + N)
+            y_t = tl.sum(h * c_t[:, None], 0) + gain * us[k]
+            dgate_t, dy_t = _through_gate(gates[k], y_t, dy_t)
+            dgates = dgates + (dgate_t,)  # type: ignore[assignment]
+        ys = ys + (dy_t,)  # type: ignore[assignment]
+        if k % 2:
+            later, earlier = h * dy_t[None, :], kept[k] * ys[k - 1][None, :]
+            _store_sums(dbc + STATES, earlier, later, start + k - 1, time, k - 1, STATES, LEVELS, N)
+    if gate is not None:
+        for k in tl.static_range(STEPS):  # together, so that no store keeps the loads from starting
+            there = channel < tl.where(start + k < time, DIM, 0)
+            tl.store(dgate + out + k * DIM, dgates[k], mask=there)
+    parts = ()
     for k in tl.static_range(STEPS - 1, -1, -1):
         there = channel < tl.where(start + k < time, DIM, 0)
-        known = n < tl.where(start + k < time, STATES, 0)
-        u_t, delta_t, slope, b_t = us[k], deltas[k], slopes[k], bs[k]
-        c_t = _load(c + step * C_ROW + n + k * C_ROW, known)
-        dy_t = _load(dy + step * DY_ROW + channel + k * DY_ROW, there)
-        h = kept[k + 1]
-        if gate is not None:
-            gate_t = _load(gate + step * GATE_ROW + channel + k * GATE_ROW, there)
-            y_t = _sum_states(h * c_t[:, None, :, :, :]) + gain * u_t
-            dgate_t, dy_t = _through_gate(gate_t, y_t, dy_t)
-            tl.store(dgate + out + k * DIM, dgate_t, mask=there)
-        dh = dlater + dy_t[None, :, :, :, :] * c_t[:, None, :, :, :]
-        db_t = tl.sum(dh * (delta_t * u_t)[None, :, :, :, :], 1)
-        dc_t = tl.sum(h * dy_t[None, :, :, :, :], 1)
-        db_chunk = tl.where(k_axis == k, db_t[None, :, :, :, :], db_chunk)
-        dc_chunk = tl.where(k_axis == k, dc_t[None, :, :, :, :], dc_chunk)
-        ddrive = _sum_states(dh * b_t[:, None, :, :, :])
-        dlater = dh * tl.exp2(delta_t[None, :, :, :, :] * rate)
+        u_t, dy_t = us[k], ys[k]  # type: ignore[var-annotated]
+        delta_t, slope = deltas[k], slopes[k]
+        b_t, c_t = tl.load(bc + k * 2 * N), tl.load(bc + k * 2 * N + N)
+        dh = dlater + dy_t[None, :] * c_t[:, None]
+        parts = parts + (dh * (delta_t * u_t)[None, :],)  # type: ignore[assignment]
+        if k % 2 == 0:
+            later, earlier = parts[STEPS - 2 - k], parts[STEPS - 1 - k]
+            _store_sums(dbc, earlier, later, start + k, time, k, STATES, LEVELS, N)
+        ddrive = tl.sum(dh * b_t[:, None], 0)
+        # Taken once more: the compiler does not know that these are the numbers of the way forward,
+        # which it would keep for all steps, where registers are short.
+        dlater = dh * tl.exp2((delta_t + zero)[None, :] * rate)
         dexponent = dlater * kept[k]
-        da += dexponent * delta_t[None, :, :, :, :]
-        ddelta_t = (_sum_states(dexponent * rate) * LN_2 + ddrive * u_t) * slope
+        da += dexponent * delta_t[None, :]
+        ddelta_t = (tl.sum(dexponent * rate, 0) * LN_2 + ddrive * u_t) * slope
         tl.store(du + out + k * DIM, ddrive * delta_t + dy_t * gain, mask=there)
         tl.store(ddelta + out + k * DIM, ddelta_t, mask=there)
         dskip += dy_t * u_t
         dbias += tl.where(there, ddelta_t, 0.0)
-    return dlater, da, dskip, dbias, db_chunk, dc_chunk
+    return dlater, da, dskip, dbias
 
 
 @triton.jit
