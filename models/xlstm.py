@@ -33,8 +33,9 @@ from xlstm import (
 from xlstm.blocks.mlstm.cell import mLSTMCell
 from xlstm.blocks.xlstm_block import xLSTMBlock
 from xlstm.components.conv import CausalConv1d
+from xlstm.components.ln import LayerNorm
 
-from models.any_device import replace_layers
+from models.any_device import replace_layers, working_type
 from models.causal_lm import (
     LayerState,
     RecurrentForCausalLM,
@@ -47,6 +48,7 @@ from models.kernels import mlstm_layer
 from models.kernels.block_diagonal import block_diagonal_linear, block_diagonal_pair
 from models.kernels.depthwise_conv import causal_depthwise_conv
 from models.kernels.gated_head_norm import gated_head_norm, head_norm
+from models.kernels.layer_norm import stream_layer_norm
 from models.kernels.mlstm import mlstm
 from models.kernels.slstm import slstm
 from models.registry import Architecture, ParamCount, TextShape, register
@@ -222,9 +224,9 @@ class ScalarLayer(sLSTMLayer):
 class Block(GradientCheckpointingLayer, xLSTMBlock):
     """The package's block, a layer as `RecurrentModel` wants it."""
 
-    xlstm_norm: nn.Module
+    xlstm_norm: LayerNorm
     xlstm: nn.Module
-    ffn_norm: nn.Module
+    ffn_norm: LayerNorm
     ffn: nn.Module | None
 
     def forward(
@@ -234,11 +236,23 @@ class Block(GradientCheckpointingLayer, xLSTMBlock):
         lengths: Tensor | None,
         keep_state: bool,
     ) -> tuple[Tensor, LayerState | None]:
-        update, end = self.xlstm(self.xlstm_norm(hidden), state, lengths, keep_state)
+        # An sLSTM's convolution reads more than half precision.
+        is_matrix = isinstance(self.xlstm, mLSTMLayer)
+        normed, hidden = _norm(self.xlstm_norm, hidden, rounds=is_matrix)
+        update, end = self.xlstm(normed, state, lengths, keep_state)
         hidden = hidden + update
         if self.ffn is not None:
-            hidden = hidden + self.ffn(self.ffn_norm(hidden))
+            normed, hidden = _norm(self.ffn_norm, hidden, rounds=True)
+            hidden = hidden + self.ffn(normed)
         return hidden, end
+
+
+def _norm(norm: LayerNorm, hidden: Tensor, *, rounds: bool) -> tuple[Tensor, Tensor]:
+    """The norm, in the type that linear layers work in if it `rounds`; and `hidden` to go on with,
+    as `stream_layer_norm` has it."""
+    weight = norm.weight_proxy
+    dtype = working_type(hidden, weight) if rounds else hidden.dtype
+    return stream_layer_norm(hidden, weight, norm.eps, dtype)
 
 
 # Same parameters and attributes, another way of computing.
