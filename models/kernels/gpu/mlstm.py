@@ -90,8 +90,9 @@ class Plan:
         }
 
     def warps(self, *, few: bool) -> int:
-        """A few warps with large parts of a tile load less, but hold more."""
-        return 4 if few or self.tile == SMALL else 8
+        """A few warps with large parts of a tile load less, but hold more: for wide heads, which
+        take many steps to a product."""
+        return 4 if self.tile == SMALL or (few and self.widest > CHUNK) else 8
 
 
 @dataclass(frozen=True)
