@@ -322,6 +322,6 @@ def _launch_combine(
         IS_KEY=is_key,
         AHEAD=is_backward,
         SCALE=plan.key**-0.5,
-        num_warps=plan.warps(few=is_key),
+        num_warps=plan.warps(few=is_key and states.matrices is None),
         **plan.options(),
     )
