@@ -33,8 +33,9 @@ from xlstm import (
 from xlstm.blocks.mlstm.cell import mLSTMCell
 from xlstm.blocks.xlstm_block import xLSTMBlock
 from xlstm.components.conv import CausalConv1d
+from xlstm.components.ln import LayerNorm
 
-from models.any_device import replace_layers
+from models.any_device import replace_layers, working_type
 from models.causal_lm import (
     LayerState,
     RecurrentForCausalLM,
@@ -43,9 +44,11 @@ from models.causal_lm import (
     behind_text,
     last_inputs,
 )
+from models.kernels import mlstm_layer
 from models.kernels.block_diagonal import block_diagonal_linear, block_diagonal_pair
 from models.kernels.depthwise_conv import causal_depthwise_conv
 from models.kernels.gated_head_norm import gated_head_norm, head_norm
+from models.kernels.layer_norm import stream_layer_norm
 from models.kernels.mlstm import mlstm
 from models.kernels.slstm import slstm
 from models.registry import Architecture, ParamCount, TextShape, register
@@ -101,7 +104,10 @@ class MatrixLayer(mLSTMLayer):
         keep_state: bool,
     ) -> tuple[Tensor, LayerState | None]:
         """x (B, T, dim), the rest as `RecurrentModel` has it -> the same, new state."""
-        inner, output_gate = self.proj_up(x).chunk(2, -1)
+        up = self.proj_up(x)
+        if state is None and not keep_state and self._takes_at_once(up):
+            return self.proj_down(self._all_at_once(up)), None
+        inner, output_gate = up.chunk(2, -1)
         past_inputs, cell_state = None, None
         if state is not None:
             past_inputs, memory, normalizer, m = state
@@ -127,14 +133,37 @@ class MatrixLayer(mLSTMLayer):
             return y, None
         return y, (last_inputs(inner, CONV_WIDTH - 1, past_inputs, lengths), *end)
 
+    def _takes_at_once(self, up: Tensor) -> bool:
+        blocks = (self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
+        return mlstm_layer.takes(up, self.conv1d.conv.weight[:, 0], *blocks)
+
+    def _all_at_once(self, up: Tensor) -> Tensor:
+        """From the projection up to that down, without a state."""
+        conv, norm = self.conv1d.conv, self.mlstm_cell.outnorm
+        return mlstm_layer.mlstm_layer(
+            up,
+            conv.weight[:, 0],
+            conv.bias,
+            (self.q_proj.weight, self.k_proj.weight, self.v_proj.weight),
+            *self._gate_parameters(),
+            norm.weight_proxy,
+            self.learnable_skip,
+            heads=self.mlstm_cell.config.num_heads,
+            eps=norm.eps,
+        )
+
+    def _gate_parameters(self) -> tuple[Tensor, Tensor]:
+        """Weight (2 H, 3 * inner) and bias (2 H,) of input and forget gate together."""
+        igate, fgate = self.mlstm_cell.igate, self.mlstm_cell.fgate
+        return torch.cat([igate.weight, fgate.weight]), torch.cat([igate.bias, fgate.bias])
+
     def _gates(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Input and forget gate before activation, (B, T, H).
 
         Both read q, k and v side by side: one sum of three products for the two.
         """
-        igate, fgate = self.mlstm_cell.igate, self.mlstm_cell.fgate
-        weights = torch.cat([igate.weight, fgate.weight]).chunk(3, dim=1)
-        gates = torch.cat([igate.bias, fgate.bias])
+        weight_of_all, gates = self._gate_parameters()
+        weights = weight_of_all.chunk(3, dim=1)
         for x, weight in zip((q, k, v), weights, strict=True):
             gates = gates + F.linear(x, weight)
         igate_value, fgate_value = gates.chunk(2, dim=-1)
@@ -195,9 +224,9 @@ class ScalarLayer(sLSTMLayer):
 class Block(GradientCheckpointingLayer, xLSTMBlock):
     """The package's block, a layer as `RecurrentModel` wants it."""
 
-    xlstm_norm: nn.Module
+    xlstm_norm: LayerNorm
     xlstm: nn.Module
-    ffn_norm: nn.Module
+    ffn_norm: LayerNorm
     ffn: nn.Module | None
 
     def forward(
@@ -207,11 +236,23 @@ class Block(GradientCheckpointingLayer, xLSTMBlock):
         lengths: Tensor | None,
         keep_state: bool,
     ) -> tuple[Tensor, LayerState | None]:
-        update, end = self.xlstm(self.xlstm_norm(hidden), state, lengths, keep_state)
+        # An sLSTM's convolution reads more than half precision.
+        is_matrix = isinstance(self.xlstm, mLSTMLayer)
+        normed, hidden = _norm(self.xlstm_norm, hidden, rounds=is_matrix)
+        update, end = self.xlstm(normed, state, lengths, keep_state)
         hidden = hidden + update
         if self.ffn is not None:
-            hidden = hidden + self.ffn(self.ffn_norm(hidden))
+            normed, hidden = _norm(self.ffn_norm, hidden, rounds=True)
+            hidden = hidden + self.ffn(normed)
         return hidden, end
+
+
+def _norm(norm: LayerNorm, hidden: Tensor, *, rounds: bool) -> tuple[Tensor, Tensor]:
+    """The norm, in the type that linear layers work in if it `rounds`; and `hidden` to go on with,
+    as `stream_layer_norm` has it."""
+    weight = norm.weight_proxy
+    dtype = working_type(hidden, weight) if rounds else hidden.dtype
+    return stream_layer_norm(hidden, weight, norm.eps, dtype)
 
 
 # Same parameters and attributes, another way of computing.

@@ -105,7 +105,7 @@ FACTS = {
         cpp={"mlstm", "slstm", "depthwise_conv", "block_diagonal", "gated_head_norm"},
         triton={
             *("mlstm_gates", "mlstm_tiles", "slstm", "depthwise_conv", "block_diagonal"),
-            "gated_head_norm",
+            *("gated_head_norm", "layer_norm"),
         },
         mini={"ffn_size": 496},
         recurrences=_xlstm,

@@ -40,6 +40,7 @@ TABLE: dict[str, Paths] = {
     "gated_delta_rule": Paths(cpu=("torch",), cuda=("torch",)),
     "gated_head_norm": Paths(),
     "gated_linear_attention": Paths(library="flash-linear-attention"),
+    "layer_norm": Paths(cpu=("torch",)),
     "linear_cross_entropy": Paths(),
     "linear_distillation": Paths(),
     "lstm": Paths(cpu=("torch",), cuda=("torch",)),  # oneDNN's and cuDNN's, through PyTorch

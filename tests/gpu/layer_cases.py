@@ -11,16 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.kernels import mlstm_layer
 from models.kernels.block_diagonal import block_diagonal_linear, block_diagonal_pair
 from models.kernels.causal_attention import causal_attention, causal_attention_reference
 from models.kernels.depthwise_conv import causal_depthwise_conv, causal_depthwise_conv_reference
 from models.kernels.gated_head_norm import gated_head_norm, gated_head_norm_reference, head_norm
+from models.kernels.layer_norm import stream_layer_norm
 from models.kernels.linear_cross_entropy import linear_cross_entropy, linear_cross_entropy_reference
 from models.kernels.linear_distillation import (
     Head,
     linear_distillation,
     linear_distillation_reference,
 )
+from models.kernels.mlstm import mlstm_reference
 from models.kernels.rms_norm import add_rms_norm, rms_norm, rms_norm_reference
 from models.kernels.rotary import linear_rotary, rotary, rotary_reference
 from models.kernels.swiglu import linear_swiglu, swiglu, swiglu_reference
@@ -52,6 +55,19 @@ def _add_norm_case(**shape: Any) -> Case:
     # The residual stream is float32 where layers answer in bf16.
     run, kept = partial(add_rms_norm, eps=EPS), "residual weight"
     return case_of("add_rms_norm", make, run, reference, kept, **shape)
+
+
+def _stream_norm_case(**shape: Any) -> Case:
+    def make(T: int, dim: int) -> Inputs:
+        return {"x": 1 + draw(2, T, dim), "weight": 1 + draw(dim) / 10}
+
+    def run(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return stream_layer_norm(x, weight, EPS, x.dtype)
+
+    def reference(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return F.layer_norm(x, x.shape[-1:], weight, None, EPS), x
+
+    return case_of("stream_layer_norm", make, run, reference, "weight", **shape)
 
 
 def _swiglu_case(**shape: Any) -> Case:
@@ -131,6 +147,57 @@ def _block_pair_case(**shape: Any) -> Case:
 
     run = _in_products(pair, "x")
     return case_of("block_diagonal_pair", make, run, reference, "first second", **shape)
+
+
+def _mlstm_pieces(
+    up: Tensor,
+    conv: Tensor,
+    conv_bias: Tensor,
+    q_blocks: Tensor,
+    k_blocks: Tensor,
+    v_blocks: Tensor,
+    gate: Tensor,
+    gate_bias: Tensor,
+    norm: Tensor,
+    skip: Tensor,
+) -> Tensor:
+    """The layer in the type of its inputs, from references and PyTorch."""
+    inner, output_gate = up.chunk(2, -1)
+    x = causal_depthwise_conv_reference(inner, conv, conv_bias, silu=True).to(up.dtype)
+
+    def project(x: Tensor, weight: Tensor) -> Tensor:
+        blocks = x.unflatten(-1, (len(weight), -1))
+        return torch.einsum("btni,noi->btno", blocks, weight.to(x.dtype)).flatten(-2)
+
+    q, k, v = project(x, q_blocks), project(x, k_blocks), project(inner, v_blocks)
+    gates = F.linear(torch.cat([q, k, v], -1).to(gate.dtype), gate, gate_bias).chunk(2, -1)
+    heads = (len(gate_bias) // 2, -1)
+    h, _ = mlstm_reference(*(p.unflatten(-1, heads) for p in (q, k, v)), *gates)
+    return gated_head_norm_reference(h, x, output_gate, norm, skip, EPS).to(up.dtype)
+
+
+def _mlstm_layer_case(**shape: Any) -> Case:
+    def make(T: int, D: int) -> Inputs:
+        width = 4 * D
+        blocks = {f"{name}_blocks": draw(D, 4, 4) / 2 for name in "qkv"}
+        conv = {"conv": draw(width, 4) / 2, "conv_bias": draw(width)}
+        gates = {"gate": draw(8, 3 * width) / math.sqrt(3 * width), "gate_bias": draw(8)}
+        norm = {"norm": 1 + draw(width) / 10, "skip": draw(width)}
+        return {"up": draw(2, T, 2 * width), **conv, **blocks, **gates, **norm}
+
+    def layer(**inputs: Tensor) -> Tensor:
+        up, conv, bias, *blocks = tuple(inputs.values())[:6]
+        if not mlstm_layer.takes(up, conv, *blocks):
+            return _mlstm_pieces(**inputs)  # as the model does
+        gates_and_norm = tuple(inputs.values())[6:]
+        three = (blocks[0], blocks[1], blocks[2])
+        return mlstm_layer.mlstm_layer(up, conv, bias, three, *gates_and_norm, heads=4, eps=EPS)
+
+    kept = "conv conv_bias q_blocks k_blocks v_blocks gate gate_bias norm skip"
+    run = _in_products(layer, "up")
+    case = case_of("mlstm_layer", make, run, _mlstm_pieces, kept, **shape)
+    # In bf16 each part rounds what the next one reads: more than a single kernel's tolerance.
+    return replace(case, types=(torch.float32,))
 
 
 def _linear_swiglu_case(**shape: Any) -> Case:
@@ -259,6 +326,7 @@ HEADS = [{"heads": 12, "kv_heads": 12, "dim": 64}, {"heads": 32, "kv_heads": 4, 
 LAYER_CASES: list[Case] = [
     *by_shape(_norm_case, WIDTHS, dim=128),
     *by_shape(_add_norm_case, WIDTHS, dim=128),
+    *by_shape(_stream_norm_case, WIDTHS, dim=128),
     *by_shape(_swiglu_case, [{"dim": dim} for dim in (752, 2048, 2816, 4096, 50)], dim=216),
     _swiglu_case(T=MIDDLE, dim=216, scale=100.0),
     *by_shape(_head_norm_case, [{"D": dim} for dim in (208, 408, 512, 10)], D=64),
@@ -274,6 +342,7 @@ LAYER_CASES: list[Case] = [
         size=4,
     ),
     *by_shape(_block_pair_case, [{"blocks": n} for n in (208, 408, 512)], blocks=64),
+    *by_shape(_mlstm_layer_case, [{"D": dim} for dim in (408, 512)], D=64),
     *by_shape(_linear_swiglu_case, [{"dim": 768, "inner": 2048}], dim=128, inner=216),
     *by_shape(_conv_case, [{"dim": dim} for dim in (768, 1536, 1632, 2048, 50)], dim=256),
     *(_conv_case(T=time, dim=256, state=True) for time in (1, MIDDLE)),

@@ -29,18 +29,29 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, silu: bool) -> Tensor:
 
 
 def backward(
-    x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor, silu: bool
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    dy: Tensor,
+    silu: bool,
+    more: Tensor | None = None,
+    dx: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, of its type, and of weight and bias, in float32."""
-    x, dy = _rows(x), dy.contiguous()
+    """Gradients of x, of its type, and of weight and bias, in float32.
+
+    `more`, contiguous, is added to the first, which goes into `dx`, of x's strides, if given.
+    """
+    x, dy, like_x = _rows(x), dy.contiguous(), dx is not None
     (batch, time, dim), width = x.shape, weight.shape[1]
-    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+    if dx is None:
+        dx = torch.empty_like(x, memory_format=torch.contiguous_format)
     chunks = batch * triton.cdiv(time, STEPS_BACKWARD)
     dparams = x.new_empty(chunks, width + 1, dim, dtype=torch.float32)
     item, constants = _constants(x, weight)
-    arguments = (x, weight.contiguous(), bias.contiguous(), dy, dx, dparams, time, item)
+    arguments = (x, weight.contiguous(), bias.contiguous(), dy, more, dx, dparams, time, item)
     grid = (chunks * triton.cdiv(dim, CHANNELS),)
-    launch(_backward, grid, *arguments, num_warps=1, SILU=silu, STEPS=STEPS_BACKWARD, **constants)
+    constants |= {"SILU": silu, "STEPS": STEPS_BACKWARD, "LIKE_X": like_x}
+    launch(_backward, grid, *arguments, num_warps=1, **constants)
     total = dparams.sum(0)
     return dx, total[:width].t(), total[width]
 
@@ -120,9 +131,9 @@ def _tap(weight, index: tl.constexpr, channel, inside, WIDTH: tl.constexpr) -> t
 
 @triton.jit(do_not_specialize=["time", "x_item"])
 def _backward(
-    x, weight, bias, dy, dx, dparams, time, x_item,
+    x, weight, bias, dy, more, dx, dparams, time, x_item,
     DIM: tl.constexpr, X_ROW: tl.constexpr, UNIT: tl.constexpr, WIDTH: tl.constexpr,
-    D: tl.constexpr, SILU: tl.constexpr, STEPS: tl.constexpr,
+    D: tl.constexpr, SILU: tl.constexpr, STEPS: tl.constexpr, LIKE_X: tl.constexpr,
 ) -> None:  # fmt: skip
     """Some steps of D channels of one sequence, one after the other.
 
@@ -133,7 +144,9 @@ def _backward(
     inside = channel < DIM
     x += item * UNIT * x_item + channel
     dy += item * time * DIM + channel
-    dx += item * time * DIM + channel
+    if more is not None:
+        more += item * time * DIM + channel
+    dx += (item * UNIT * x_item if LIKE_X else item * time * DIM) + channel
     shift = _load(bias + channel, inside)
     first, second = _tap(weight, 0, channel, inside, WIDTH), _tap(weight, 1, channel, inside, WIDTH)
     third, fourth = _tap(weight, 2, channel, inside, WIDTH), _tap(weight, 3, channel, inside, WIDTH)
@@ -150,19 +163,26 @@ def _backward(
     d1, d2, d3 = tl.zeros_like(zero), tl.zeros_like(zero), tl.zeros_like(zero)
     dtap0, dtap1, dtap2 = tl.zeros_like(zero), tl.zeros_like(zero), tl.zeros_like(zero)
     dtap3, dbias = tl.zeros_like(zero), tl.zeros_like(zero)
+    next_x = _load(before, inside)
+    next_d = _load(dy + tl.cast(start, tl.int64) * DIM, inside)
     for t in range(start, tl.minimum(start + STEPS, time) + WIDTH - 1):
-        step = tl.cast(t, tl.int64)
-        there = channel < tl.where(t < time, DIM, 0)
-        x0 = _load(x + step * X_ROW, there)
-        d0 = _load(dy + step * DIM, there)
+        # The next step is on its way while this one computes.
+        x0, d0 = next_x, next_d
+        ahead, on = tl.cast(t + 1, tl.int64), channel < tl.where(t + 1 < time, DIM, 0)
+        next_x = _load(x + ahead * X_ROW, on)
+        next_d = _load(dy + ahead * DIM, on)
+        own = channel < tl.where(t >= start + WIDTH - 1, DIM, 0)
+        out = tl.cast(t, tl.int64) - (WIDTH - 1)
+        total = zero
+        if more is not None:
+            total = _load(more + out * DIM, own)
         if SILU:
             sums = _weighted(shift, lag0, x0, lag1, x1, lag2, x2, lag3, x3, WIDTH)
             passed = 1 / (1 + tl.exp2(-sums * LOG2_E))
             d0 *= passed * (1 + sums * (1 - passed))
-        d0 = tl.where(there, d0, 0.0)
-        dx_t = _weighted(zero, first, d0, second, d1, third, d2, fourth, d3, WIDTH)
-        own = channel < tl.where(t >= start + WIDTH - 1, DIM, 0)
-        tl.store(dx + (step - (WIDTH - 1)) * DIM, dx_t, mask=own)
+        d0 = tl.where(channel < tl.where(t < time, DIM, 0), d0, 0.0)
+        dx_t = _weighted(total, first, d0, second, d1, third, d2, fourth, d3, WIDTH)
+        tl.store(dx + out * (X_ROW if LIKE_X else DIM), dx_t, mask=own)
         counted = tl.where(channel < tl.where(t < start + STEPS, DIM, 0), d0, 0.0)
         dbias += counted
         dtap0 += counted * x0

@@ -5,6 +5,7 @@ A program takes several tokens of one head at a time.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,9 +14,25 @@ import triton.language as tl
 from torch import Tensor
 
 from models.kernels.gpu.launch import launch, multiprocessors
+from models.kernels.gpu.mlstm_tiles import undo_scale
 
 ELEMENTS = 2048  # of a program's tile
-PROGRAMS_PER_MULTIPROCESSOR = 4  # of the backward, each with partial sums of dweight and dskip
+# Of that of the backward, a single warp's if heads are not wider: its sums over rows need no
+# barrier, and it has enough to load to wait for.
+ELEMENTS_BACKWARD = 512
+PROGRAMS_PER_MULTIPROCESSOR = 12  # of the backward, each with partial sums of dweight and dskip
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the heads were divided by, max(|row_sum|, floor) + eps, and room for its gradient and
+    that of the row sum; (batch, heads, time) in float32."""
+
+    row_sum: Tensor
+    floor: Tensor
+    eps: float
+    dscale: Tensor
+    dsum: Tensor
 
 
 def forward(
@@ -51,33 +68,49 @@ def backward(
     *,
     eps: float,
     dy: Tensor,
+    dgate: Tensor | None = None,
+    scale: Scale | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
     """Gradients of h, x and gate, of their types, and of weight and skip, (2, heads * dim) in
-    float32; the latter are 0 without a skip. dy (tokens, heads * dim), contiguous."""
+    float32; the latter are 0 without a skip. dy (tokens, heads * dim), contiguous.
+
+    The gradient of the gate goes into `dgate`, whose rows may lie apart, if that is given. With
+    `scale` the first gradient is that of h before it was divided, of dy's type.
+    """
     tokens, heads, dim = h.shape
-    tile = _tile(dim)
+    tile = _backward_tile(dim)
     most = triton.cdiv(PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(h.device), heads)
     programs = min(most, triton.cdiv(tokens, tile["ROWS"]))
-    dh = torch.empty_like(h)
+    dh = torch.empty_like(h, dtype=h.dtype if scale is None else dy.dtype)
     dx = None if x is None else torch.empty_like(x)
-    dgate = None if gate is None else gate.new_empty(gate.shape)
+    if gate is not None and dgate is None:
+        dgate = gate.new_empty(gate.shape)
     parts = 1 if skip is None else 2
     sums = h.new_empty(programs, parts, heads * dim, dtype=torch.float32)
-    stride = 0 if gate is None else gate.stride(0)
+    strides = (0, 0) if gate is None or dgate is None else (gate.stride(0), dgate.stride(0))
     tensors = (h, x, gate, weight, skip, dy, dh, dx, dgate, sums)
-    launch(_backward, (programs, heads), *tensors, tokens, stride, float(eps), **tile)
+    divisor: tuple[Tensor | None, ...] = (None, None, None, None)
+    time, floor_eps = 1, 0.0
+    if scale is not None:
+        divisor = (scale.row_sum, scale.floor, scale.dscale, scale.dsum)
+        time, floor_eps = scale.row_sum.shape[-1], float(scale.eps)
+    numbers = (tokens, time, *strides, float(eps), floor_eps)
+    launch(_backward, (programs, heads), *tensors, *divisor, *numbers, **tile)
     return dh, dx, dgate, sums.sum(0)
 
 
 def _tile(dim: int) -> dict[str, Any]:
     width = triton.next_power_of_2(dim)
     rows = max(1, min(16, ELEMENTS // width))
-    return {
-        "DIM": dim,
-        "WIDTH": width,
-        "ROWS": rows,
-        "num_warps": max(1, min(8, rows * width // 256)),
-    }
+    warps = max(1, min(8, rows * width // 256))
+    return {"DIM": dim, "WIDTH": width, "ROWS": rows, "num_warps": warps}
+
+
+def _backward_tile(dim: int) -> dict[str, Any]:
+    width = triton.next_power_of_2(dim)
+    rows = max(1, min(16, ELEMENTS_BACKWARD // width))
+    warps = max(1, min(8, width // ELEMENTS_BACKWARD))
+    return {"DIM": dim, "WIDTH": width, "ROWS": rows, "num_warps": warps}
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -122,25 +155,12 @@ def _normed(h, real, eps, DIM: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
     return h * scale, scale
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@triton.jit(do_not_specialize=["tokens", "time"])
 def _backward(
-    h,
-    x,
-    gate,
-    weight,
-    skip,
-    dy,
-    dh,
-    dx,
-    dgate,
-    sums,
-    tokens,
-    gate_stride,
-    eps,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    ROWS: tl.constexpr,
-) -> None:
+    h, x, gate, weight, skip, dy, dh, dx, dgate, sums, row_sum, floor, dscale, dsum,
+    tokens, time, gate_stride, dgate_stride, eps, floor_eps,
+    DIM: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+) -> None:  # fmt: skip
     """Each program takes every n-th tile of a head."""
     program, head = tl.program_id(0), tl.program_id(1)
     wide = tl.num_programs(1) * DIM
@@ -157,8 +177,9 @@ def _backward(
         inside = (rows < tokens) & real
         rows = rows.to(tl.int64)
         out = rows * wide + cell
-        normed, scale = _normed(tl.load(h + out, mask=inside, other=0.0), real, eps, DIM)
+        kept = tl.load(h + out, mask=inside, other=0.0).to(tl.float32)
         dmerged = tl.load(dy + out, mask=inside, other=0.0).to(tl.float32)
+        normed, scale = _normed(kept, real, eps, DIM)
         merged = normed * gain
         if skip is not None:
             past = tl.load(x + out, mask=inside, other=0.0).to(tl.float32)
@@ -167,7 +188,7 @@ def _backward(
             raw = tl.load(gate + rows * gate_stride + cell, mask=inside, other=0.0).to(tl.float32)
             is_open = 1 / (1 + tl.exp(-raw))
             slope = is_open * (1 + raw * (1 - is_open))
-            tl.store(dgate + out, dmerged * merged * slope, mask=inside)
+            tl.store(dgate + rows * dgate_stride + cell, dmerged * merged * slope, mask=inside)
             dmerged *= raw * is_open
         if skip is not None:
             tl.store(dx + out, dmerged * passed, mask=inside)
@@ -176,9 +197,32 @@ def _backward(
         dnormed = dmerged * gain
         along = tl.sum(dnormed * normed, 1, keep_dims=True) / DIM
         mean = tl.sum(dnormed, 1, keep_dims=True) / DIM
-        tl.store(dh + out, (dnormed - mean - normed * along) * scale, mask=inside)
+        dkept = (dnormed - mean - normed * along) * scale
+        if row_sum is not None:
+            dkept = _undo_scale(
+                kept, dkept, row_sum, floor, dscale, dsum, first, head, tokens, time, floor_eps,
+                ROWS, dh.dtype.element_ty,
+            )  # fmt: skip
+        tl.store(dh + out, dkept, mask=inside)
     if skip is not None:
         tl.store(sums + program * 2 * wide + cell, tl.sum(dgain, 0)[None, :], mask=real)
         tl.store(sums + program * 2 * wide + wide + cell, tl.sum(dpassed, 0)[None, :], mask=real)
     else:
         tl.store(sums + program * wide + cell, tl.sum(dgain, 0)[None, :], mask=real)
+
+
+@triton.jit
+def _undo_scale(
+    h, dh, row_sum, floor, dscale, dsum, first, head, tokens, time, eps,
+    ROWS: tl.constexpr, TYPE: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """Gradient of some rows before the division; stores those of what they were divided by."""
+    row = first + tl.arange(0, ROWS)
+    real = row < tokens
+    at = ((row // time).to(tl.int64) * tl.num_programs(1) + head) * time + row % time
+    sums = tl.load(row_sum + at, mask=real, other=0.0)
+    lowest = tl.load(floor + at, mask=real, other=1.0)
+    rounded, of_scale, of_sum = undo_scale(h, dh, sums, lowest, eps, TYPE)
+    tl.store(dscale + at, of_scale, mask=real)
+    tl.store(dsum + at, of_sum, mask=real)
+    return rounded

@@ -86,9 +86,13 @@ class Plan:
             "TILE": self.tile,
             "INNER": 16 if is_float else 64,
             "PRECISION": dot_precision(self.dtype),
-            "num_warps": 8 if self.tile == LARGE else 4,
             "num_stages": 2 if is_float else 3,
         }
+
+    def warps(self, *, few: bool) -> int:
+        """A few warps with large parts of a tile load less, but hold more: for wide heads, which
+        take many steps to a product."""
+        return 4 if self.tile == SMALL or (few and self.widest > CHUNK) else 8
 
 
 @dataclass(frozen=True)
@@ -160,10 +164,26 @@ def backward(
         WIDTH=width,
         ROWS=block,
     )
+    grads = backward_products(q, k, v, gates, memory, normalizer, dnumerator, dsum)
+    return *grads, dscale
+
+
+def backward_products(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Gates,
+    memory: Tensor | None,
+    normalizer: Tensor | None,
+    dnumerator: Tensor,
+    dsum: Tensor,
+) -> tuple[Tensor, ...]:
+    """What `backward` returns first, from the gradients of h times its scale, and of row sums."""
+    plan = Plan.of(q, v)
     states, _ = _states_in_front(plan, k, v, gates, memory, normalizer, False)
     dstates = _states_behind(plan, q, dnumerator, gates, dsum)
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    q_dq, k_dk = row_sum.new_empty(2, plan.columns(plan.key), *row_sum.shape)
+    q_dq, k_dk = dsum.new_empty(2, plan.columns(plan.key), *dsum.shape)
     weights = _weights(plan, q, k, gates)
     _launch_combine(plan, False, True, k, dstates, weights, dnumerator, gates, dv)
     dscores = _weights(plan, dnumerator, v, gates, dsum=dsum, out=weights)
@@ -171,7 +191,7 @@ def backward(
     _launch_combine(plan, True, False, dnumerator, states, dscores, k, gates, dq, **towards_q)
     towards_k = {"along": k, "products": k_dk}
     _launch_combine(plan, True, True, v, dstates, dscores, q, gates, dk, **towards_k)
-    return dq, dk, dv, q_dq, k_dk, dscale
+    return dq, dk, dv, q_dq, k_dk
 
 
 def _states_in_front(
@@ -239,7 +259,8 @@ def _launch_states(
         K=plan.key,
         V=plan.value,
         COLUMNS=SMALL,
-        **{**plan.options(), "num_warps": 8},
+        num_warps=8,
+        **plan.options(),
     )
 
 
@@ -266,6 +287,7 @@ def _weights(
         DIM=x.shape[-1],
         SCALE=plan.key**-0.5,
         STEPS=SMALL,
+        num_warps=plan.warps(few=True),
         **plan.options(),
     )
     return out
@@ -300,5 +322,6 @@ def _launch_combine(
         IS_KEY=is_key,
         AHEAD=is_backward,
         SCALE=plan.key**-0.5,
+        num_warps=plan.warps(few=is_key and states.matrices is None),
         **plan.options(),
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models.kernels.gpu.launch import launch
 
-WARPS = 4
+WARPS, WARPS_BACKWARD = 4, 8  # float64 takes long: more of it side by side
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -68,7 +68,7 @@ def gradients(
         (batch * heads,),
         *(fgate, gates.a, gates.before, q_dq, k_dk, dscale, digate, dfgate),
         *(batch, time, heads, len(q_dq), *fgate.stride(), float(eps)),
-        num_warps=WARPS,
+        num_warps=WARPS_BACKWARD,
         BLOCK=_block(time),
     )
     return digate, dfgate

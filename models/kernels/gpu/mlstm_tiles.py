@@ -331,17 +331,27 @@ def differentiate_scale(
     at = ((row // heads // time).to(tl.int64) * heads + row % heads) * time + row // heads % time
     sums = tl.load(row_sum + at, mask=real, other=0.0)
     lowest = tl.load(floor + at, mask=real, other=1.0)
-    size = tl.abs(sums)
-    scale = tl.where(lowest > size, lowest, size) + eps
     columns = tl.arange(0, WIDTH)
     inside = real[:, None] & (columns < V)[None, :]
     entries = row.to(tl.int64)[:, None] * V + columns[None, :]
-    rounded = tl.load(dh + entries, mask=inside, other=0.0).to(tl.float32) / scale[:, None]
-    rounded = rounded.to(dnumerator.dtype.element_ty)
-    tl.store(dnumerator + entries, rounded, mask=inside)
-    # From the rounded gradient, so that what cancels in the scores' gradients still does.
+    gradient = tl.load(dh + entries, mask=inside, other=0.0).to(tl.float32)
     kept = tl.load(h + entries, mask=inside, other=0.0)
-    gradient = -tl.sum(rounded.to(tl.float32) * kept, 1)
+    rounded, of_scale, of_sum = undo_scale(
+        kept, gradient, sums, lowest, eps, dnumerator.dtype.element_ty
+    )
+    tl.store(dnumerator + entries, rounded, mask=inside)
+    tl.store(dscale + at, of_scale, mask=real)
+    tl.store(dsum + at, of_sum, mask=real)
+
+
+@triton.jit
+def undo_scale(h, dh, sums, lowest, eps, TYPE: tl.constexpr) -> tuple[tl.tensor, ...]:
+    """Rows of h (rows, columns) = numerator / scale, and what sets their scale (rows,): gradients
+    of the numerator, rounded, of the scale, and of the row sum."""
+    size = tl.abs(sums)
+    scale = tl.where(lowest > size, lowest, size) + eps
+    rounded = (dh / scale[:, None]).to(TYPE)
+    # From the rounded gradient, so that what cancels in the scores' gradients still does.
+    gradient = -tl.sum(rounded.to(tl.float32) * h, 1)
     sign = tl.where(sums > 0, 1.0, tl.where(sums < 0, -1.0, sums))
-    tl.store(dscale + at, gradient, mask=real)
-    tl.store(dsum + at, tl.where(size > lowest, gradient * sign, 0.0), mask=real)
+    return rounded, gradient, tl.where(size > lowest, gradient * sign, 0.0)

@@ -1,0 +1,76 @@
+"""The layer norm of a residual stream against PyTorch's, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from compilation import SHARED_MEMORY, compile_for
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from triton_interpreter import take_triton
+
+from models.kernels.gpu.launch import Launch, recording
+from models.kernels.layer_norm import stream_layer_norm
+
+EPS = 1e-5
+
+
+def results(
+    x: Tensor, weight: Tensor, dy: Tensor, dpassed: Tensor | None, kind: torch.dtype
+) -> tuple[Tensor, ...]:
+    """The norm, and the gradients of x and weight."""
+    leaves = [tensor.clone().requires_grad_() for tensor in (x, weight)]
+    y, passed = stream_layer_norm(*leaves, EPS, kind)
+    assert y.dtype == kind
+    assert torch.equal(passed, x)
+    if dpassed is None:
+        return y.detach(), *torch.autograd.grad(y, leaves, dy.to(kind))
+    return y.detach(), *torch.autograd.grad((y, passed), leaves, (dy.to(kind), dpassed))
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "dim"), [(1, 8), (5, 40), (300, 96), (7, 700), (3, 1500)])
+def test_it_is_a_layer_norm(
+    rows: int, dim: int, kind: torch.dtype, is_stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_triton(monkeypatch)
+    torch.manual_seed(0)
+    x, dy, dpassed = 2 + torch.randn(3, 1, rows, dim)
+    weight = 1 + 0.1 * torch.randn(dim)
+    dy = dy.to(kind).float()
+    got = results(x, weight, dy, dpassed if is_stream else None, kind)
+    leaves = [tensor.double().requires_grad_() for tensor in (x, weight)]
+    y = F.layer_norm(leaves[0], (dim,), leaves[1], None, EPS)
+    dx, dweight = torch.autograd.grad(y, leaves, dy.double())
+    want = (y, dx + dpassed if is_stream else dx, dweight)
+    for value, wanted in zip(got, want, strict=True):
+        error = (value.double() - wanted).norm() / wanted.norm()
+        assert error < (2**-8 if value.dtype == torch.bfloat16 else 2e-6)
+
+
+def test_elsewhere_it_is_pytorchs() -> None:
+    x, weight = torch.randn(3, 8), torch.randn(8)
+    y, passed = stream_layer_norm(x, weight, EPS, torch.float32)
+    assert passed is x
+    assert torch.equal(y, F.layer_norm(x, (8,), weight, None, EPS))
+
+
+def launches(dim: int, kind: torch.dtype) -> list[Launch]:
+    """What the norm of a stream in float32 launches, forward and backward."""
+    with FakeTensorMode(), recording() as recorded:
+        x = torch.empty(4, 512, dim, requires_grad=True)
+        y, passed = stream_layer_norm(x, torch.empty(dim, requires_grad=True), EPS, kind)
+        (y + passed).sum().backward()
+    return recorded
+
+
+@pytest.mark.slow
+def test_it_compiles_at_every_size() -> None:
+    """Without spills, on three generations of GPUs, at the presets' widths."""
+    kinds = (torch.bfloat16, torch.float32)
+    recorded = [x for dim in (128, 384, 768, 1024) for kind in kinds for x in launches(dim, kind)]
+    for usage in compile_for(recorded, (80, 90, 100)):
+        assert usage.spilled == 0, usage
+        assert usage.shared <= SHARED_MEMORY[86], usage
