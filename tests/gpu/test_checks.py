@@ -147,6 +147,42 @@ def test_a_run_that_differs_from_the_next_fails(rms_norm_case: Case) -> None:
         kernel_agreement.check_repeats(noisy, "cpu", torch.float32)
 
 
+def test_rounding_passes_where_the_result_is_nothing() -> None:
+    """As the gradient of one step's queries, which see only themselves; what is more fails."""
+    tolerance = kernel_agreement.TOLERANCES[torch.float32]
+    nothing = {"gradient of q": torch.zeros(2, 1, 4, 64, dtype=torch.float64)}
+    noise = {"gradient of q": torch.full((2, 1, 4, 64), 3e-7)}
+    assert 0 < kernel_agreement.compare(noise, nothing, tolerance) <= 1
+    with pytest.raises(AssertionError, match="gradient of q"):
+        kernel_agreement.compare({"gradient of q": 10 * noise["gradient of q"]}, nothing, tolerance)
+
+
+def test_an_error_in_many_entries_fails_though_none_is_large() -> None:
+    """Each error is within the tolerance of an entry; together they are not."""
+    tolerance = kernel_agreement.TOLERANCES[torch.bfloat16]
+    exact = {"x": torch.eye(100, dtype=torch.float64)}
+    with pytest.raises(AssertionError, match="error of the norm"):
+        kernel_agreement.compare({"x": exact["x"] + 0.015}, exact, tolerance)
+
+
+def assert_nothing_is_small(case: Case) -> None:
+    """A result is of order one, or nothing: what is between would be checked too loosely."""
+    for name, tensor in kernel_agreement.expectation(case, "cpu", torch.float32).items():
+        largest = tensor.abs().max().item()
+        assert not 1e-6 < largest < kernel_agreement.SMALL, f"{name}: {largest:.1e}"
+
+
+@pytest.mark.parametrize("case", SHORT, ids=str)
+def test_no_result_is_too_small_to_be_checked(case: Case) -> None:
+    assert_nothing_is_small(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in NOT_LONG if case not in SHORT], ids=str)
+def test_no_result_of_any_case_is_too_small(case: Case) -> None:
+    assert_nothing_is_small(case)
+
+
 @pytest.mark.parametrize("case", kernel_agreement.nan_cases(), ids=str)
 def test_swallowed_nan_fails(case: Case) -> None:
     """Kernels pass NaN on; one that makes numbers of it is found, whichever input it was in."""
