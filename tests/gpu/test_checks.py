@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable
@@ -382,7 +383,35 @@ def test_what_is_compiled_alike_is_built_once() -> None:
     assert [int(case.name.split()[0].removeprefix("T=")) for case in cases] == list(LENGTHS)
     launches = sum((kernel_agreement.record(case, torch.float32) for case in cases), [])
     assert len({*launches}) == 2 * len(cases)
-    assert len({*map(building._compiled_as, launches)}) <= 6
+    assert len({*map(building.compiled_as, launches)}) <= 6
+
+
+@pytest.mark.parametrize(("failures", "status"), [([], 0), (["a_kernel: too large"], 1)])
+def test_what_does_not_build_is_told(
+    failures: list[str],
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By the last line, and the status, of building everything."""
+    builder = SimpleNamespace(finish=lambda: (1.0, 2 * failures), stop=lambda: None)
+    monkeypatch.setattr(building, "Builder", lambda capability: builder)
+    assert building.build_all(90) == status
+    assert capsys.readouterr().out.splitlines() == [*failures, f"{len(CASES)} cases in 1 s"]
+
+
+def test_a_kernel_that_shares_too_much_memory_does_not_build(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It compiles, but no H100 launches it."""
+    case = next(case for case in SHORT if case.kernel == "rms_norm")
+    launches = kernel_agreement.record(case, torch.float32)
+    monkeypatch.setattr(building, "compiling_for", lambda capability: contextlib.nullcontext())
+    for shared, told in ((232_448, []), (232_449, ["232,449 bytes are shared"])):
+        compiled = SimpleNamespace(metadata=SimpleNamespace(shared=shared))
+        monkeypatch.setattr(building, "build", lambda launch, compiled=compiled: compiled)
+        found = building._build(90, lambda: launches)
+        assert [line.partition(": ")[2] for line in found] == len(launches) * told
 
 
 @pytest.mark.parametrize(
