@@ -82,3 +82,11 @@ def test_options_and_single_steps_are_read(found: list[str]) -> None:
     as well."""
     assert {case.kernel for case in WITH_OPTIONS} >= WITH_STATES
     assert [line for line in found if not line.startswith("wrong.")] == []
+
+
+@pytest.mark.slow
+def test_all_cases_are_read() -> None:
+    """Every length, width and option in both types: no loop of any drops a variable."""
+    recorded = [kernel_agreement.record(case, dtype) for case in CASES for dtype in case.types]
+    launches = [launch for each in recorded for launch in each]
+    assert unreadable(list(map(compiled_as, launches))) == []
