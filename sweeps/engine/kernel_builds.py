@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.markup import escape
 
+from sweeps.engine.progress import QUIET_SECONDS
 from trainables.spec import TrialSpec
 
 _CPUS = 1
@@ -42,10 +44,11 @@ class KernelBuild:
         waiting = {task: node for node, task in self.tasks.items()}
         said = dict.fromkeys(self.tasks, "starting")
         with console.status("") as status:
+            show = status.update if console.is_terminal else _Lines(console).say
             while waiting:
                 text = "; ".join(f"node {node}: {said[node]}" for node in waiting.values())
-                status.update(escape(f"Building kernels on {text}"))
-                ready: Any = ray.wait(list(waiting), num_returns=1)[0]
+                show(escape(f"Building kernels on {text}"))
+                ready: Any = ray.wait(list(waiting), num_returns=1, timeout=QUIET_SECONDS)[0]
                 for task in ready:
                     node = waiting[task]
                     try:
@@ -57,6 +60,26 @@ class KernelBuild:
                         line = f"kernels are built by the trials ({_last_line(error)})"
                     del waiting[task]
                     console.print(escape(f"Node {node}: {line}"), highlight=False, soft_wrap=True)
+
+
+class _Lines:
+    """What is going on, where no status is shown: a line now and then, if there is something new.
+
+    The first comes after a while: what was built before takes no time.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last = ""
+        self._spoke = time.monotonic()
+
+    def say(self, text: str) -> None:
+        now = time.monotonic()
+        if text == self._last or now - self._spoke < QUIET_SECONDS:
+            return
+        self._last, self._spoke = text, now
+        clock = time.strftime("%H:%M:%S")
+        self._console.print(f"{clock}  {text}", highlight=False, soft_wrap=True)
 
 
 def start_building(
@@ -105,7 +128,8 @@ def _build(
         messages.put(None)
 
     threading.Thread(target=build, daemon=True).start()
-    for message in iter(messages.get, None):  # Ray sends values, which `yield from` would pass on
+    # Not `yield from` a queue's iterator: Ray sends values, which it would pass on.
+    while (message := messages.get()) is not None:
         yield message
     if isinstance(ended[0], BaseException):
         raise ended[0]

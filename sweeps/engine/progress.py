@@ -22,7 +22,8 @@ from trainables.tracking import Tracker
 
 REFRESH_SECONDS = 1.0
 QUIET_SECONDS = 10.0
-"""Between two looks into MLflow where no table is shown: it may be away, which is said."""
+"""Between two looks into MLflow where no table is shown: it may be away, which is said; and between
+two lines of what takes long."""
 _STYLES = {"running": "bold", "finished": "green", "diverged": "yellow", "failed": "red"}
 
 

@@ -1,8 +1,10 @@
 """Building what the checks launch, side by side and ahead of them: a check would build one by one.
 
 A task is what belongs together: all lengths of a kernel at one width in one type, or an
-architecture's training step at `mini`. Processes list its launches with fake tensors and compile
-them into Triton's cache; the check waits for its task only.
+architecture's training and generation at `mini`. Processes list its launches with fake tensors and
+compile them into Triton's cache; the check waits for its task only.
+
+`build_all` does it on a machine without a GPU.
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import models
-from models.kernels.gpu.launch import Launch
-from tests.gpu import kernel_agreement, trainer_checks
+from models.kernels.gpu.build import build, compiling_for
+from models.kernels.gpu.launch import Launch, recording
+from tests.gpu import checks, kernel_agreement, trainer_checks
 from tests.gpu.kernel_cases import CASES, Case
+from tests.models.compilation import SHARED_MEMORY
 from trainables import kernel_cache
 
 MOST_PROCESSES = 32
@@ -78,29 +83,45 @@ def build_group(name: str, dtype: torch.dtype, capability: int) -> Failures:
 
 
 def build_steps(arch: str, capability: int) -> Failures:
-    """Those of an architecture's training and validation, as `trainer_checks` has them."""
+    """Those of an architecture's training and validation, as `trainer_checks` has them, and of its
+    generation."""
 
     def list_launches() -> list[Launch]:
         specs = [trainer_checks.make_spec(arch, precision=each) for each in ("fp32", "bf16")]
         return sum(
-            (kernel_cache.launches_of(spec, trainer_checks.VOCAB, None) for spec in specs), []
+            (kernel_cache.launches_of(spec, trainer_checks.VOCAB, None) for spec in specs),
+            generation_launches(arch),
         )
 
     return _build(capability, list_launches)
 
 
+def generation_launches(arch: str) -> list[Launch]:
+    """What `generate` launches: a prompt that fills a cache, then token by token."""
+    with FakeTensorMode(), recording() as launches, torch.no_grad():
+        model = checks.build(arch).eval()
+        output = model(input_ids=torch.full((2, 70), 2), use_cache=True)
+        for _ in range(2):  # the first step reads a prompt's states, the next those of a step
+            cache = "cache_params" if "cache_params" in output else "past_key_values"
+            step = {"input_ids": torch.full((2, 1), 2), cache: output[cache]}
+            output = model(**step, use_cache=True)
+    return launches
+
+
 def _build(capability: int, list_launches: Callable[[], list[Launch]]) -> Failures:
     failures = []
-    for launch in dict.fromkeys(map(_compiled_as, list_launches())):
+    for launch in dict.fromkeys(map(compiled_as, list_launches())):
         try:
-            kernel_cache._build_one(launch, capability)
+            with compiling_for(capability):
+                shared = build(launch).metadata.shared
+            assert shared <= SHARED_MEMORY.get(capability, shared), f"{shared:,} bytes are shared"
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             failures.append(f"{launch.module}.{launch.name}: {reason}")
     return failures
 
 
-def _compiled_as(launch: Launch) -> Launch:
+def compiled_as(launch: Launch) -> Launch:
     """The launch with numbers that stand for all that Triton compiles alike."""
     return replace(launch, arguments=tuple(map(_kind, launch.arguments)))
 
@@ -110,3 +131,14 @@ def _kind(argument: Any) -> Any:
     if type(argument) is not int or argument == 1 or abs(argument) >= 2**31:
         return argument
     return 16 if argument % 16 == 0 else 3
+
+
+def build_all(capability: int) -> int:
+    """Build everything, and print what does not compile; returns an exit status."""
+    builder = Builder(capability)
+    try:
+        seconds, failures = builder.finish()
+    finally:
+        builder.stop()
+    print("\n".join([*sorted(set(failures)), f"{len(CASES)} cases in {seconds:.0f} s"]))
+    return 1 if failures else 0

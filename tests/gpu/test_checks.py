@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable
@@ -145,6 +146,42 @@ def test_a_run_that_differs_from_the_next_fails(rms_norm_case: Case) -> None:
     kernel_agreement.check(noisy, "cpu", torch.float32)
     with pytest.raises(AssertionError, match="from run to run"):
         kernel_agreement.check_repeats(noisy, "cpu", torch.float32)
+
+
+def test_rounding_passes_where_the_result_is_nothing() -> None:
+    """As the gradient of one step's queries, which see only themselves; what is more fails."""
+    tolerance = kernel_agreement.TOLERANCES[torch.float32]
+    nothing = {"gradient of q": torch.zeros(2, 1, 4, 64, dtype=torch.float64)}
+    noise = {"gradient of q": torch.full((2, 1, 4, 64), 3e-7)}
+    assert 0 < kernel_agreement.compare(noise, nothing, tolerance) <= 1
+    with pytest.raises(AssertionError, match="gradient of q"):
+        kernel_agreement.compare({"gradient of q": 10 * noise["gradient of q"]}, nothing, tolerance)
+
+
+def test_an_error_in_many_entries_fails_though_none_is_large() -> None:
+    """Each error is within the tolerance of an entry; together they are not."""
+    tolerance = kernel_agreement.TOLERANCES[torch.bfloat16]
+    exact = {"x": torch.eye(100, dtype=torch.float64)}
+    with pytest.raises(AssertionError, match="error of the norm"):
+        kernel_agreement.compare({"x": exact["x"] + 0.015}, exact, tolerance)
+
+
+def assert_nothing_is_small(case: Case) -> None:
+    """A result is of order one, or nothing: what is between would be checked too loosely."""
+    for name, tensor in kernel_agreement.expectation(case, "cpu", torch.float32).items():
+        largest = tensor.abs().max().item()
+        assert not 1e-6 < largest < kernel_agreement.SMALL, f"{name}: {largest:.1e}"
+
+
+@pytest.mark.parametrize("case", SHORT, ids=str)
+def test_no_result_is_too_small_to_be_checked(case: Case) -> None:
+    assert_nothing_is_small(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in NOT_LONG if case not in SHORT], ids=str)
+def test_no_result_of_any_case_is_too_small(case: Case) -> None:
+    assert_nothing_is_small(case)
 
 
 @pytest.mark.parametrize("case", kernel_agreement.nan_cases(), ids=str)
@@ -346,7 +383,35 @@ def test_what_is_compiled_alike_is_built_once() -> None:
     assert [int(case.name.split()[0].removeprefix("T=")) for case in cases] == list(LENGTHS)
     launches = sum((kernel_agreement.record(case, torch.float32) for case in cases), [])
     assert len({*launches}) == 2 * len(cases)
-    assert len({*map(building._compiled_as, launches)}) <= 6
+    assert len({*map(building.compiled_as, launches)}) <= 6
+
+
+@pytest.mark.parametrize(("failures", "status"), [([], 0), (["a_kernel: too large"], 1)])
+def test_what_does_not_build_is_told(
+    failures: list[str],
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By the last line, and the status, of building everything."""
+    builder = SimpleNamespace(finish=lambda: (1.0, 2 * failures), stop=lambda: None)
+    monkeypatch.setattr(building, "Builder", lambda capability: builder)
+    assert building.build_all(90) == status
+    assert capsys.readouterr().out.splitlines() == [*failures, f"{len(CASES)} cases in 1 s"]
+
+
+def test_a_kernel_that_shares_too_much_memory_does_not_build(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It compiles, but no H100 launches it."""
+    case = next(case for case in SHORT if case.kernel == "rms_norm")
+    launches = kernel_agreement.record(case, torch.float32)
+    monkeypatch.setattr(building, "compiling_for", lambda capability: contextlib.nullcontext())
+    for shared, told in ((232_448, []), (232_449, ["232,449 bytes are shared"])):
+        compiled = SimpleNamespace(metadata=SimpleNamespace(shared=shared))
+        monkeypatch.setattr(building, "build", lambda launch, compiled=compiled: compiled)
+        found = building._build(90, lambda: launches)
+        assert [line.partition(": ")[2] for line in found] == len(launches) * told
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,16 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 
 import pytest
-from compilation import SHARED_MEMORY, Usage, compile_for
+from compilation import ROOT, SHARED_MEMORY, Usage, compile_for
 
 import models
 from models.kernels.gpu.launch import ASSEMBLER
 from sweeps.arguments.presets import PRESETS
 from tests.architectures import FACTS
+from tests.gpu.kernel_cases import CASES
 from trainables.kernel_cache import launches_of
 from trainables.spec import TrialSpec
 
@@ -75,3 +77,20 @@ def test_all_compile_for_all_gpus(arch: str, preset: str) -> None:
         assert usage.shared <= SHARED_MEMORY[usage.capability], usage
         # What spills with registers left is the assembler's choice: a few instructions.
         assert usage.hot == 0 or usage.registers < 255, usage
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_all_cases_of_the_gpu_checks_compile() -> None:
+    """Every length, width and option in both types, training, validation and generation: for an
+    H100."""
+    build_all = "from tests.gpu.building import build_all; raise SystemExit(build_all(90))"
+    done = subprocess.run(
+        [sys.executable, "-c", build_all],
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith(f"{len(CASES)} cases")

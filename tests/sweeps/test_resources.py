@@ -12,7 +12,6 @@ import torch
 
 from sweeps.engine import trial_process
 from sweeps.engine.failures import TrialFailure
-from sweeps.engine.kernel_builds import _build, start_building
 from sweeps.engine.resources import Resources
 from trainables.memory import OutOfMemory
 from trainables.trainer import World
@@ -132,25 +131,3 @@ def test_other_errors_are_none_of_the_device():
     """An error of the program keeps its type and traceback."""
     assert trial_process.device_failure(ValueError("corpus changed")) is None
     assert trial_process.device_failure(RuntimeError("shape mismatch")) is None
-
-
-def test_kernels_are_built_with_their_progress(monkeypatch):
-    """A node's task yields what is going on as it comes, then what was done; or raises."""
-    from trainables import kernel_cache
-
-    def build_kernels(specs, vocab_size, micro_batch, progress, *, teachers):
-        progress(f"{len(specs)} models")
-        progress("37 kernels")
-        if micro_batch == 0:
-            raise RuntimeError("no nvcc")
-        return "built"
-
-    monkeypatch.setattr(kernel_cache, "build_kernels", build_kernels)
-    assert list(_build._function([1, 2], 100, None, ())) == ["2 models", "37 kernels", "built"]
-    with pytest.raises(RuntimeError, match="no nvcc"):
-        list(_build._function([1], 100, 0, ()))
-
-
-def test_a_plan_for_the_cpu_builds_none():
-    """Without GPUs asked for, Ray is not even asked for nodes."""
-    assert start_building([], 1, None, (), gpus=0).tasks == {}
