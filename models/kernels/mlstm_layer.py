@@ -125,11 +125,9 @@ class _Layer(torch.autograd.Function):
         from models.kernels.gpu import block_diagonal, depthwise_conv
         from models.kernels.gpu.mlstm_gates import Gates
 
-        up, conv_weight, conv_bias, q_blocks, k_blocks, v_blocks, gate_weight = ctx.saved_tensors[
-            :7
-        ]
-        norm_weight, skip = ctx.saved_tensors[7:9]
-        convolved, q, k, v, igate, fgate, *sums, h, row_sum = ctx.saved_tensors[9:]
+        saved = ctx.saved_tensors  # read once: recomputed activations are given once
+        up, conv_weight, conv_bias, q_blocks, k_blocks, v_blocks, gate_weight = saved[:7]
+        norm_weight, skip, convolved, q, k, v, igate, fgate, *sums, h, row_sum = saved[7:]
         dup = torch.empty_like(up)
         (inner, output_gate), (dinner, dgate) = up.chunk(2, -1), dup.chunk(2, -1)
         gates, width = Gates(*sums), inner.shape[-1]

@@ -197,8 +197,10 @@ def _mlstm_layer_case(**shape: Any) -> Case:
     kept = "conv conv_bias q_blocks k_blocks v_blocks gate gate_bias norm skip"
     run = _in_products(layer, "up")
     case = case_of("mlstm_layer", make, run, _mlstm_pieces, kept, **shape)
-    # In bf16 each part rounds what the next one reads: more than a single kernel's tolerance.
-    return replace(case, types=(torch.float32,))
+    # In bf16 each part rounds what the next one reads: more than a single kernel's tolerance. In
+    # float32 the gates' gradients err by a part of the largest of them, as in the mLSTM's cases,
+    # and those of their weights are sums over all steps, most of them far smaller.
+    return replace(case, types=(torch.float32,), loosened=10.0)
 
 
 def _linear_swiglu_case(**shape: Any) -> Case:
