@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 import models
 from models.kernels import paths
 from models.kernels.gpu.build import build, compiling_for
-from models.kernels.gpu.launch import Launch, recording
+from models.kernels.gpu.launch import ASSEMBLER, Launch, recording
 from trainables.dropout import add_dropout
 from trainables.objectives import DistillationObjective, NextTokenObjective
 from trainables.spec import TrialSpec
@@ -198,7 +198,8 @@ def _stamp(
     configs = [(folder / "config.json").read_text() for folder in teachers] if spec.teacher else []
     shape = (spec.arch, spec.size, spec.context, spec.batch_size, spec.precision, *distilled)
     drops = spec.dropout > 0
-    versions = (metadata.version("torch"), metadata.version("triton"), paths.override())
+    assembler = os.environ.get(ASSEMBLER)
+    versions = (metadata.version("torch"), metadata.version("triton"), assembler, paths.override())
     words = repr((target, shape, drops, vocab_size, micro_batch, configs, versions, _sources()))
     return cache / f"babysweep-{hashlib.sha256(words.encode()).hexdigest()[:16]}"
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.kernels.gpu import launch
+from models.kernels.shapes import expect
 
 
 def stream_layer_norm(
@@ -20,6 +21,7 @@ def stream_layer_norm(
     Go on with the x that is returned: in Triton, the backward of the norm adds the gradient that
     comes through it as it writes that of x.
     """
+    expect("weight", weight, x.shape[-1])
     if not (dtype in launch.ELEMENT_TYPES and launch.takes("layer_norm", x, weight)):
         return F.layer_norm(x, x.shape[-1:], weight, None, eps).to(dtype), x
     with torch.autocast(x.device.type, enabled=False):

@@ -20,6 +20,7 @@ from models.kernels.block_diagonal import NATIVE_BLOCK
 from models.kernels.depthwise_conv import TRITON_WIDTH
 from models.kernels.gpu import launch
 from models.kernels.mlstm import EPS, LOWEST_LOG_FORGET
+from models.kernels.shapes import expect
 
 PARTS = ("block_diagonal", "depthwise_conv", "gated_head_norm", "mlstm")
 
@@ -63,6 +64,14 @@ def mlstm_layer(
         (B, T, H * D) of the type of `up`.
     """
     parameters = (conv_weight, conv_bias, *blocks, gate_weight, gate_bias, norm_weight, skip)
+    width = up.shape[-1] // 2
+    expect("conv_weight", conv_weight, width, conv_weight.shape[-1])
+    for name, weight in zip(("q_blocks", "k_blocks", "v_blocks"), blocks, strict=True):
+        expect(name, weight, width // NATIVE_BLOCK, NATIVE_BLOCK, NATIVE_BLOCK)
+    expect("gate_weight", gate_weight, 2 * heads, 3 * width)
+    expect("gate_bias", gate_bias, 2 * heads)
+    for name, vector in (("conv_bias", conv_bias), ("norm_weight", norm_weight), ("skip", skip)):
+        expect(name, vector, width)
     with torch.autocast(up.device.type, enabled=False):
         y: Tensor = _Layer.apply(up, *parameters, heads, eps)
     return y
@@ -122,34 +131,39 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
-        from models.kernels.gpu import block_diagonal, depthwise_conv
-        from models.kernels.gpu.mlstm_gates import Gates
+        with torch.autocast(dy.device.type, enabled=False):  # a trial's loss calls it within
+            return _backward(ctx, dy)
 
-        saved = ctx.saved_tensors  # read once: recomputed activations are given once
-        up, conv_weight, conv_bias, q_blocks, k_blocks, v_blocks, gate_weight = saved[:7]
-        norm_weight, skip, convolved, q, k, v, igate, fgate, *sums, h, row_sum = saved[7:]
-        dup = torch.empty_like(up)
-        (inner, output_gate), (dinner, dgate) = up.chunk(2, -1), dup.chunk(2, -1)
-        gates, width = Gates(*sums), inner.shape[-1]
-        behind_cell = (h, convolved, output_gate, norm_weight, skip)
-        dnumerator, dscale, dsum, dskipped, dnorm = _backward_norm(
-            *behind_cell, ctx.eps, dy, dgate, gates, row_sum
-        )
-        dvectors, dgate_weight, dgate_bias = _backward_cell(
-            q, k, v, igate, fgate, gates, gate_weight, dnumerator, dscale, dsum
-        )
-        dq, dk, dv = (x.view(-1, width) for x in dvectors)
-        pair = [q_blocks.contiguous(), k_blocks.contiguous()]
-        dconvolved, dpair = block_diagonal.backward(convolved, pair, [dq, dk], dskipped)
-        v_only = [v_blocks.contiguous()]
-        dvalue, (dv_blocks,) = block_diagonal.backward(native.rows(inner), v_only, [dv])
-        dconvolved, dvalue = dconvolved.view(inner.shape), dvalue.view(inner.shape)
-        convolution = (inner, conv_weight, conv_bias)
-        _, dconv_weight, dconv_bias = depthwise_conv.backward(
-            *convolution, dconvolved, True, dvalue, dinner
-        )
-        dparameters = (dconv_weight, dconv_bias, *dpair, dv_blocks, dgate_weight, dgate_bias)
-        return dup, *dparameters, *dnorm.unbind(), None, None
+
+def _backward(ctx: Any, dy: Tensor) -> Any:
+    from models.kernels.gpu import block_diagonal, depthwise_conv
+    from models.kernels.gpu.mlstm_gates import Gates
+
+    saved = ctx.saved_tensors  # read once: recomputed activations are given once
+    up, conv_weight, conv_bias, q_blocks, k_blocks, v_blocks, gate_weight = saved[:7]
+    norm_weight, skip, convolved, q, k, v, igate, fgate, *sums, h, row_sum = saved[7:]
+    dup = torch.empty_like(up)
+    (inner, output_gate), (dinner, dgate) = up.chunk(2, -1), dup.chunk(2, -1)
+    gates, width = Gates(*sums), inner.shape[-1]
+    behind_cell = (h, convolved, output_gate, norm_weight, skip)
+    dnumerator, dscale, dsum, dskipped, dnorm = _backward_norm(
+        *behind_cell, ctx.eps, dy, dgate, gates, row_sum
+    )
+    dvectors, dgate_weight, dgate_bias = _backward_cell(
+        q, k, v, igate, fgate, gates, gate_weight, dnumerator, dscale, dsum
+    )
+    dq, dk, dv = (x.view(-1, width) for x in dvectors)
+    pair = [q_blocks.contiguous(), k_blocks.contiguous()]
+    dconvolved, dpair = block_diagonal.backward(convolved, pair, [dq, dk], dskipped)
+    v_only = [v_blocks.contiguous()]
+    dvalue, (dv_blocks,) = block_diagonal.backward(native.rows(inner), v_only, [dv])
+    dconvolved, dvalue = dconvolved.view(inner.shape), dvalue.view(inner.shape)
+    convolution = (inner, conv_weight, conv_bias)
+    _, dconv_weight, dconv_bias = depthwise_conv.backward(
+        *convolution, dconvolved, True, dvalue, dinner
+    )
+    dparameters = (dconv_weight, dconv_bias, *dpair, dv_blocks, dgate_weight, dgate_bias)
+    return dup, *dparameters, *dnorm.unbind(), None, None
 
 
 def _backward_norm(

@@ -107,10 +107,10 @@ def check_bf16(arch: str, device: str) -> None:
         exact = mean_loss(model, ids).item()
     losses = []
     for _ in range(2):
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
-            loss = mean_loss(model, ids)
         optimizer.zero_grad()
-        loss.backward()
+        with torch.autocast(torch.device(device).type, torch.bfloat16):  # backward as well
+            loss = mean_loss(model, ids)
+            loss.backward()
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
         optimizer.step()
         losses.append(loss.item())
@@ -126,8 +126,7 @@ def check_small_gradients(arch: str, device: str) -> None:
     for enabled in (False, True):
         model = build(arch).to(device).train()
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled):
-            loss = mean_loss(model, ids)
-        (loss * 2.0**-15).backward()
+            (mean_loss(model, ids) * 2.0**-15).backward()  # within, as a trial's step is
         gradients.append(torch.cat([p.grad.flatten().double() for p in model.parameters()]))
     exact, low = gradients
     error = ((low - exact).norm() / exact.norm()).item()

@@ -31,7 +31,7 @@ def results(
 
 @pytest.mark.parametrize("is_stream", [True, False])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("rows", "dim"), [(1, 8), (5, 40), (300, 96), (7, 700), (3, 1500)])
+@pytest.mark.parametrize(("rows", "dim"), [(1, 8), (5, 40), (300, 96), (7, 700), (3, 2048)])
 def test_it_is_a_layer_norm(
     rows: int, dim: int, kind: torch.dtype, is_stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,6 +48,20 @@ def test_it_is_a_layer_norm(
     for value, wanted in zip(got, want, strict=True):
         error = (value.double() - wanted).norm() / wanted.norm()
         assert error < (2**-8 if value.dtype == torch.bfloat16 else 2e-6)
+
+
+def test_a_stream_whose_norm_nobody_needs_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its gradient is that of what comes behind."""
+    take_triton(monkeypatch)
+    x = torch.randn(3, 8, requires_grad=True)
+    _, passed = stream_layer_norm(x, torch.ones(8), EPS, torch.float32)
+    dpassed = torch.randn(3, 8)
+    assert torch.equal(torch.autograd.grad(passed, x, dpassed)[0], dpassed)
+
+
+def test_a_weight_of_another_width_is_refused() -> None:
+    with pytest.raises(ValueError, match="weight"):
+        stream_layer_norm(torch.randn(3, 8), torch.ones(4), EPS, torch.float32)
 
 
 def test_elsewhere_it_is_pytorchs() -> None:
@@ -70,7 +84,9 @@ def launches(dim: int, kind: torch.dtype) -> list[Launch]:
 def test_it_compiles_at_every_size() -> None:
     """Without spills, on three generations of GPUs, at the presets' widths."""
     kinds = (torch.bfloat16, torch.float32)
-    recorded = [x for dim in (128, 384, 768, 1024) for kind in kinds for x in launches(dim, kind)]
+    recorded = [
+        x for dim in (128, 384, 768, 1024, 2048) for kind in kinds for x in launches(dim, kind)
+    ]
     for usage in compile_for(recorded, (80, 90, 100)):
         assert usage.spilled == 0, usage
         assert usage.shared <= SHARED_MEMORY[86], usage

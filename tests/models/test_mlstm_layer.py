@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from triton_interpreter import take_triton
@@ -14,13 +15,16 @@ import models
 from models.kernels import mlstm_layer
 from models.kernels.gpu.launch import recording
 from models.xlstm import MatrixLayer
+from tests.gpu import kernel_agreement
+from tests.gpu.kernel_cases import CASES
 
-TIME = 70
+TIME = 7
+TILES = 70  # steps of more than one tile
 
 
 def layer() -> Any:
     """That of the mini preset; biases and gates that are zero at first should matter, too."""
-    config = models.build_config("xlstm", "mini", vocab_size=64, context=TIME)
+    config = models.build_config("xlstm", "mini", vocab_size=64, context=TILES)
     torch.manual_seed(0)
     model = models.build_model(config)
     found = next(module for module in model.modules() if isinstance(module, MatrixLayer))
@@ -42,11 +46,14 @@ def results(module: nn.Module, x: Tensor, dy: Tensor, kind: torch.dtype) -> dict
     return {"y": y.detach(), "x": x.grad, **grads}  # type: ignore[dict-item]
 
 
+@pytest.mark.parametrize("time", [TIME, pytest.param(TILES, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-def test_it_is_the_layer_piece_by_piece(kind: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_the_layer_piece_by_piece(
+    kind: torch.dtype, time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where the parts are PyTorch's; in bf16 as near to that as the parts in Triton are."""
     module = layer()
-    x = torch.randn(2, TIME, module.config.embedding_dim)
+    x = torch.randn(2, time, module.config.embedding_dim)
     dy = torch.randn(x.shape)
     exact = results(module, x, dy, torch.float32)
     take_triton(monkeypatch)
@@ -67,6 +74,36 @@ def test_it_is_the_layer_piece_by_piece(kind: torch.dtype, monkeypatch: pytest.M
         want = exact[name].norm()
         off, off_in_pieces = ((v - exact[name]).norm() / want for v in (value, pieces[name]))
         assert off < (1e-5 if kind == torch.float32 else 1.25 * off_in_pieces + 1e-3), name
+
+
+def test_recomputed_activations_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch gives what is saved, and computed again, to a backward once."""
+    take_triton(monkeypatch)
+    module = layer()
+    x = torch.randn(1, 9, module.config.embedding_dim, requires_grad=True)
+
+    def run(x: Tensor) -> Tensor:
+        y: Tensor = module(x, None, None, False)[0]
+        return y
+
+    again = torch.utils.checkpoint.checkpoint(run, x, use_reentrant=False)
+    (want,), (got,) = (torch.autograd.grad(y.sum(), x) for y in (run(x), again))
+    assert torch.equal(got, want)
+
+
+def test_backward_under_autocast_is_the_backward_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forward decides on the type: a float32 layer has the gradients of one."""
+    take_triton(monkeypatch)
+    case = next(case for case in CASES if str(case).startswith("mlstm_layer T=7 "))
+    found = []
+    for enabled in (False, True):
+        inputs = kernel_agreement.prepare(case, "cpu", torch.float32)
+        y = case.run(**inputs)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            gradients = torch.autograd.grad(y.sum(), list(inputs.values()))
+        found.append(dict(zip(inputs, gradients, strict=True)))
+    for name in ("gate", "gate_bias", "conv", "q_blocks", "v_blocks", "norm", "skip"):
+        assert torch.equal(found[0][name], found[1][name]), name
 
 
 def test_a_state_is_for_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

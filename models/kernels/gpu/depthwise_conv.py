@@ -150,14 +150,9 @@ def _backward(
     shift = _load(bias + channel, inside)
     first, second = _tap(weight, 0, channel, inside, WIDTH), _tap(weight, 1, channel, inside, WIDTH)
     third, fourth = _tap(weight, 2, channel, inside, WIDTH), _tap(weight, 3, channel, inside, WIDTH)
-    lag0 = _tap(weight, WIDTH - 1, channel, inside, WIDTH)
-    lag1 = _tap(weight, WIDTH - 2, channel, inside, WIDTH)
-    lag2 = _tap(weight, WIDTH - 3, channel, inside, WIDTH)
-    lag3 = _tap(weight, WIDTH - 4, channel, inside, WIDTH)
+    lag0, lag1, lag2, lag3 = _taps_back(weight, channel, inside, WIDTH)
     before = x + tl.cast(start, tl.int64) * X_ROW
-    x1 = _load(before - X_ROW, channel < tl.where(start >= 1, DIM, 0))
-    x2 = _load(before - 2 * X_ROW, channel < tl.where(start >= 2, DIM, 0))
-    x3 = _load(before - 3 * X_ROW, channel < tl.where(start >= 3, DIM, 0))
+    x1, x2, x3 = _past(before, start, channel, X_ROW, DIM)
     # Variables that begin as one value are one value to the loop, which would not pass d1 to d2.
     zero = tl.zeros((D,), tl.float32)
     d1, d2, d3 = tl.zeros_like(zero), tl.zeros_like(zero), tl.zeros_like(zero)
@@ -193,10 +188,39 @@ def _backward(
         d1, d2, d3 = d0, d1, d2
     dparams += tl.cast(chunk, tl.int64) * (WIDTH + 1) * DIM + channel
     tl.store(dparams + WIDTH * DIM, dbias, mask=inside)
-    tl.store(dparams + (WIDTH - 1) * DIM, dtap0, mask=inside)
+    _store_taps(dparams, dtap0, dtap1, dtap2, dtap3, inside, DIM, WIDTH)
+
+
+@triton.jit
+def _taps_back(weight, channel, inside, WIDTH: tl.constexpr) -> tuple[tl.tensor, ...]:
+    """The taps of the present input and of the three before it."""
+    lag0 = _tap(weight, WIDTH - 1, channel, inside, WIDTH)
+    lag1 = _tap(weight, WIDTH - 2, channel, inside, WIDTH)
+    lag2 = _tap(weight, WIDTH - 3, channel, inside, WIDTH)
+    lag3 = _tap(weight, WIDTH - 4, channel, inside, WIDTH)
+    return lag0, lag1, lag2, lag3
+
+
+@triton.jit
+def _past(
+    x, start, channel, X_ROW: tl.constexpr, DIM: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """The three inputs in front of a step, whose place is x; 0 in front of the sequence."""
+    x1 = _load(x - X_ROW, channel < tl.where(start >= 1, DIM, 0))
+    x2 = _load(x - 2 * X_ROW, channel < tl.where(start >= 2, DIM, 0))
+    x3 = _load(x - 3 * X_ROW, channel < tl.where(start >= 3, DIM, 0))
+    return x1, x2, x3
+
+
+@triton.jit
+def _store_taps(
+    to, dtap0, dtap1, dtap2, dtap3, inside, DIM: tl.constexpr, WIDTH: tl.constexpr
+) -> None:
+    """Gradients of as many taps as there are, that of the present input last."""
+    tl.store(to + (WIDTH - 1) * DIM, dtap0, mask=inside)
     if WIDTH > 1:
-        tl.store(dparams + (WIDTH - 2) * DIM, dtap1, mask=inside)
+        tl.store(to + (WIDTH - 2) * DIM, dtap1, mask=inside)
     if WIDTH > 2:
-        tl.store(dparams + (WIDTH - 3) * DIM, dtap2, mask=inside)
+        tl.store(to + (WIDTH - 3) * DIM, dtap2, mask=inside)
     if WIDTH > 3:
-        tl.store(dparams, dtap3, mask=inside)
+        tl.store(to, dtap3, mask=inside)

@@ -72,7 +72,8 @@ def backward(
     scale: Scale | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
     """Gradients of h, x and gate, of their types, and of weight and skip, (2, heads * dim) in
-    float32; the latter are 0 without a skip. dy (tokens, heads * dim), contiguous.
+    float32; of the weight alone, (1, heads * dim), without a skip. dy (tokens, heads * dim),
+    contiguous.
 
     The gradient of the gate goes into `dgate`, whose rows may lie apart, if that is given. With
     `scale` the first gradient is that of h before it was divided, of dy's type.

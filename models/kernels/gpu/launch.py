@@ -12,6 +12,7 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,23 @@ ASSEMBLER = "TRITON_PTXAS_PATH"
 OLDEST = (8, 0)  # compute capability: bf16 products and asynchronous copies
 
 
+CHOOSES_WELL = (3, 9)
+"""The version of Triton from which Hopper's code comes from the newest assembler by itself."""
+
+
 def _take_newer_assembler() -> None:
-    """Let Triton assemble for every GPU with the newest ptxas that it brings along.
+    """Let an older Triton assemble for every GPU with the newest ptxas that it brings along.
 
     Triton 3.6 keeps ptxas 12.9 for Blackwell and takes 12.8 for older GPUs, which gives some matrix
     products of Hopper the address of another operand: HGRN2's results were wrong without an error.
-    Later versions of Triton choose as this does.
     """
     found = importlib.util.find_spec("triton") if paths.triton_installed() else None
-    for folder in (found and found.submodule_search_locations) or ():
+    if found is None:
+        return
+    major, minor = metadata.version("triton").split(".")[:2]
+    if (int(major), int(minor)) >= CHOOSES_WELL:
+        return
+    for folder in found.submodule_search_locations or ():
         newer = Path(folder, "backends", "nvidia", "bin", "ptxas-blackwell")
         if newer.exists():
             os.environ.setdefault(ASSEMBLER, str(newer))

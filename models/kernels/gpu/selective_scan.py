@@ -6,7 +6,8 @@ kernels), K steps that a program takes at once.
 Programs go from step to step, with the states of some channels of one sequence in registers.
 Nothing but the inputs is kept for the backward. It runs the recurrence once more for the states
 before every K-th step, the borders (4 N / K bytes for each number in u, while it runs), and once
-more from each of these, holding K states in registers while it walks back.
+more from each of these, holding K states in registers while it walks back. Each program writes its
+part of the gradients of b and c, together N / 4 bytes for each number in u.
 
 A program is one warp, a lane is a channel and has all its states: so sums over states stay in a
 thread. What is summed over channels, for the gradients of b and c, is transposed, two steps a time.
@@ -68,7 +69,8 @@ class _Scan(torch.autograd.Function):
         u, a = tensors[0], tensors[3]
         y = torch.empty_like(u, memory_format=torch.contiguous_format)
         last = u.new_empty(len(u), *a.mT.shape, dtype=torch.float32)
-        _run_forward(tensors, softplus, _steps_forward(u, a.shape[1]), y, last, None)
+        steps, shared = _steps_forward(u, a.shape[1]), _shared(*tensors[3:6])
+        _run_forward(tensors, *shared, softplus, steps, y, last, None)
         ctx.save_for_backward(*tensors)
         ctx.softplus = softplus
         ctx.mark_non_differentiable(last)
@@ -87,18 +89,26 @@ def _steps_forward(u: Tensor, states: int) -> int:
     return max(2, min(steps, 16 * steps // triton.next_power_of_2(states)))
 
 
-def _run_forward(tensors: Any, softplus: bool, steps: int, y: Any, last: Any, borders: Any) -> None:
+def _run_forward(
+    tensors: Any,
+    rates: Tensor,
+    bc: Tensor,
+    softplus: bool,
+    steps: int,
+    y: Any,
+    last: Any,
+    borders: Any,
+) -> None:
     """Fills y and last, or borders (B, T / steps, N, D)."""
-    u, delta, gate, a, b, c, skip, bias, initial = tensors
+    u, delta, gate, *_, skip, bias, initial = tensors
     if borders is not None:
         gate = skip = None  # which the states do not depend on
-    (batch, time, dim), states = u.shape, a.shape[1]
-    bc = _widen(b, c)
+    (batch, time, dim), states = u.shape, len(rates)
     items, rows = _strides(u=u, delta=delta, gate=gate)
     launch(
         _forward,
         (batch * triton.cdiv(dim, CHANNELS),),
-        *(u, delta, gate, a.mT.contiguous(), bc, skip, bias),
+        *(u, delta, gate, rates, bc, skip, bias),
         *(None if initial is None else initial.mT.contiguous(), y, last, borders),
         *(time, bc.shape[1], 0, *items),
         num_warps=CHANNELS // 32,
@@ -120,19 +130,19 @@ def _run_backward(tensors: Any, softplus: bool, dy: Tensor) -> list[Tensor | Non
     steps = 2 if block_n > 16 else 4
     chunks, blocks = triton.cdiv(time, steps), triton.cdiv(dim, CHANNELS)
     borders = u.new_empty(batch, chunks, states, dim, dtype=torch.float32)
-    _run_forward(tensors, softplus, steps, None, None, borders)
+    rates, bc = _shared(a, b, c)
+    _run_forward(tensors, rates, bc, softplus, steps, None, None, borders)
     du, ddelta, dgate = (
         None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format)
         for x in (u, delta, gate)
     )
     dbc = u.new_empty(blocks, batch, time, 2, states, dtype=torch.float32)
     dchannels = u.new_empty(batch, states + 2, dim, dtype=torch.float32)
-    bc = _widen(b, c)
     items, rows = _strides(u=u, delta=delta, gate=gate, dy=dy)
     launch(
         _backward,
         (batch * blocks,),
-        *(u, delta, gate, a.mT.contiguous(), bc, skip, bias, borders, dy),
+        *(u, delta, gate, rates, bc, skip, bias, borders, dy),
         *(du, ddelta, dgate, dbc, dchannels),
         *(batch, time, bc.shape[1], 0, *items),
         num_warps=CHANNELS // 32,
@@ -153,10 +163,11 @@ def _run_backward(tensors: Any, softplus: bool, dy: Tensor) -> list[Tensor | Non
     ]
 
 
-def _widen(b: Tensor, c: Tensor) -> Tensor:
-    """b and c in float32, (B, T, 2, N), with zeros up to whole chunks and a power of two of states.
+def _shared(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """What all programs take, laid out for them: a (N, D); b and c in float32, (B, T, 2, N), with
+    zeros up to whole chunks and a power of two of states.
 
-    All programs of a sequence take them: so none converts them, nor asks where they end.
+    So no program converts b and c, nor asks where they end.
     """
     batch, time, states = b.shape
     shape = batch, triton.cdiv(time, MOST_STEPS) * MOST_STEPS, 2, triton.next_power_of_2(states)
@@ -164,7 +175,7 @@ def _widen(b: Tensor, c: Tensor) -> Tensor:
     wide = (b.new_empty if whole else b.new_zeros)(shape, dtype=torch.float32)
     wide[:, :time, 0, :states] = b
     wide[:, :time, 1, :states] = c
-    return wide
+    return a.mT.contiguous(), wide
 
 
 def _strides(**tensors: Tensor | None) -> tuple[list[int], dict[str, int]]:
@@ -441,8 +452,7 @@ def _pass_back(
     parts = ()
     for k in tl.static_range(STEPS - 1, -1, -1):
         there = channel < tl.where(start + k < time, DIM, 0)
-        u_t, dy_t = us[k], ys[k]  # type: ignore[var-annotated]
-        delta_t, slope = deltas[k], slopes[k]
+        u_t, dy_t, delta_t, slope = us[k], ys[k], deltas[k], slopes[k]  # type: ignore[var-annotated]
         b_t, c_t = tl.load(bc + k * 2 * N), tl.load(bc + k * 2 * N + N)
         dh = dlater + dy_t[None, :] * c_t[:, None]
         parts = parts + (dh * (delta_t * u_t)[None, :],)  # type: ignore[assignment]
