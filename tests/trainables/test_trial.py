@@ -73,7 +73,15 @@ def count_steps(monkeypatch):
     return steps
 
 
-@pytest.mark.parametrize("arch", models.architectures())
+@pytest.mark.parametrize(
+    "arch",
+    [
+        pytest.param(
+            arch, marks=[] if arch in ("transformer", "lstm", "hgrn2") else [pytest.mark.slow]
+        )
+        for arch in models.architectures()
+    ],
+)
 def test_same_spec_gives_bitwise_equal_parameters(arch, tiny_spec, make_place):
     """Two runs of one spec end with the same bits, for every architecture."""
     spec = tiny_spec.replace(arch=arch, epochs=1)
