@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from torch import Tensor, nn
 
+import models
 from models.kernels import (
     depthwise_conv,
     gated_delta_rule,
@@ -38,6 +40,14 @@ class Facts:
     triton: set[str] = field(default_factory=set)
     mini: dict[str, int] = field(default_factory=dict)
     recurrences: Callable[[Watch], dict[str, Any]] = lambda watch: {}
+
+
+def slow_but(*quick: str) -> list[Any]:
+    """All architectures as parameters of a test, which is slow for all but some."""
+    return [
+        pytest.param(arch, marks=[] if arch in quick else [pytest.mark.slow])
+        for arch in models.architectures()
+    ]
 
 
 def _lstm(watch: Watch) -> dict[str, Any]:

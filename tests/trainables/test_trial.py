@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import models
+from tests.architectures import slow_but
 from trainables.checkpoint import TrialFolder
 from trainables.trainer import Data, Trainer, World
 from trainables.trial import run_trial
@@ -73,15 +74,7 @@ def count_steps(monkeypatch):
     return steps
 
 
-@pytest.mark.parametrize(
-    "arch",
-    [
-        pytest.param(
-            arch, marks=[] if arch in ("transformer", "lstm", "hgrn2") else [pytest.mark.slow]
-        )
-        for arch in models.architectures()
-    ],
-)
+@pytest.mark.parametrize("arch", slow_but("transformer", "lstm", "hgrn2"))
 def test_same_spec_gives_bitwise_equal_parameters(arch, tiny_spec, make_place):
     """Two runs of one spec end with the same bits, for every architecture."""
     spec = tiny_spec.replace(arch=arch, epochs=1)

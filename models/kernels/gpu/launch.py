@@ -39,7 +39,7 @@ def _take_newer_assembler() -> None:
     Triton 3.6 keeps ptxas 12.9 for Blackwell and takes 12.8 for older GPUs, which gives some matrix
     products of Hopper the address of another operand: HGRN2's results were wrong without an error.
     """
-    found = importlib.util.find_spec("triton") if paths.triton_installed() else None
+    found = importlib.util.find_spec("triton")
     if found is None:
         return
     major, minor = metadata.version("triton").split(".")[:2]
