@@ -5,6 +5,8 @@ that run side by side share the cores."""
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,14 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
+
+
+@pytest.fixture(autouse=True)
+def smallest_floats_afterwards() -> Iterator[None]:
+    """A trial on the CPU makes its thread round the smallest floats to zero: undo that."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
