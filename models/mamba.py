@@ -19,6 +19,7 @@ from transformers.models.mamba import modeling_mamba as library
 
 from models.any_device import FusedRMSNorm, replace_layers
 from models.calls import mask_of_call, refuse_unknown
+from models.kernels import mamba_layer
 from models.kernels.depthwise_conv import causal_depthwise_conv
 from models.kernels.selective_scan import selective_scan
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
@@ -45,14 +46,18 @@ class AnyDeviceMixer(library.MambaMixer):
         past = None
         if cache_params is not None:
             past = cache_params.get_recurrent_state(self.layer_idx)
-        u, gate = self.in_proj(_without_padding(hidden_states, attention_mask)).chunk(2, -1)
+        up = self.in_proj(_without_padding(hidden_states, attention_mask))
+        a = -torch.exp(self.A_log.float())
+        if cache_params is None and attention_mask is None and self._takes_at_once(up, a):
+            return self.out_proj(self._all_at_once(up, a))
+        u, gate = up.chunk(2, -1)
         u = _without_padding(self._convolve(u, cache_params), attention_mask)
         ranks = [self.time_step_rank, self.ssm_state_size, self.ssm_state_size]
         time_step, b, c = self.x_proj(u).split(ranks, -1)
         y, last = selective_scan(
             u.mT,
             F.linear(time_step, self.dt_proj.weight).mT,
-            -torch.exp(self.A_log.float()),
+            a,
             b.mT,
             c.mT,
             skip=self.D,
@@ -65,6 +70,20 @@ class AnyDeviceMixer(library.MambaMixer):
             cache_params.update_recurrent_state(last, self.layer_idx)
         return self.out_proj(y.mT)
 
+    def _takes_at_once(self, up: Tensor, a: Tensor) -> bool:
+        silu = self.activation in ("silu", "swish")
+        return silu and mamba_layer.takes(up, self.conv1d.weight[:, 0], a)
+
+    def _all_at_once(self, up: Tensor, a: Tensor) -> Tensor:
+        """From the projection up to that down, of texts without padding or a past."""
+        projections = (self.x_proj.weight, self.dt_proj.weight, self.dt_proj.bias)
+        return mamba_layer.mamba_layer(up, *self._taps(), *projections, a, self.D)
+
+    def _taps(self) -> tuple[Tensor, Tensor]:
+        """Weight (channels, width) and bias (channels,) of the convolution."""
+        weight, bias = self.conv1d.weight[:, 0], self.conv1d.bias
+        return weight, weight.new_zeros(len(weight)) if bias is None else bias
+
     def _convolve(self, u: Tensor, cache_params: Any) -> Tensor:
         """The short convolution with its activation, behind the cached inputs if there is a cache.
 
@@ -75,11 +94,8 @@ class AnyDeviceMixer(library.MambaMixer):
             u = cache_params.update_conv_state(
                 u.mT, self.layer_idx, conv_kernel_size=self.conv_kernel_size
             ).mT
-        weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
-        if bias is None:
-            bias = weight.new_zeros(len(weight))
         silu = self.activation in ("silu", "swish")
-        u = causal_depthwise_conv(u, weight, bias, silu=silu)[:, -time:]
+        u = causal_depthwise_conv(u, *self._taps(), silu=silu)[:, -time:]
         return u if silu else self.act(u)
 
 

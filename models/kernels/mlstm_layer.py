@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.kernels import native, paths
+from models.kernels import native
 from models.kernels.block_diagonal import NATIVE_BLOCK
 from models.kernels.depthwise_conv import TRITON_WIDTH
 from models.kernels.gpu import launch
@@ -27,14 +27,9 @@ PARTS = ("block_diagonal", "depthwise_conv", "gated_head_norm", "mlstm")
 
 def takes(up: Tensor, conv_weight: Tensor, *blocks: Tensor) -> bool:
     """Whether all parts of a layer run in Triton, in the type of `up` (B, T, 2 * H * D)."""
-    kind = up.device.type
-    working = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-    fits = conv_weight.shape[-1] <= TRITON_WIDTH and up.dtype == working
+    fits = conv_weight.shape[-1] <= TRITON_WIDTH
     fits &= all(weight.shape[1:] == (NATIVE_BLOCK, NATIVE_BLOCK) for weight in blocks)
-    tensors = (up, conv_weight, *blocks)
-    return fits and all(
-        not paths.uses_library(part, kind) and launch.takes(part, *tensors) for part in PARTS
-    )
+    return fits and launch.takes_together(PARTS, up, conv_weight, *blocks)
 
 
 def mlstm_layer(

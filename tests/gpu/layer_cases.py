@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.kernels import mlstm_layer
 from models.kernels.block_diagonal import block_diagonal_linear, block_diagonal_pair
 from models.kernels.causal_attention import causal_attention, causal_attention_reference
 from models.kernels.depthwise_conv import causal_depthwise_conv, causal_depthwise_conv_reference
@@ -23,7 +22,6 @@ from models.kernels.linear_distillation import (
     linear_distillation,
     linear_distillation_reference,
 )
-from models.kernels.mlstm import mlstm_reference
 from models.kernels.rms_norm import add_rms_norm, rms_norm, rms_norm_reference
 from models.kernels.rotary import linear_rotary, rotary, rotary_reference
 from models.kernels.swiglu import linear_swiglu, swiglu, swiglu_reference
@@ -109,7 +107,7 @@ def _plain_head_norm_case(**shape: Any) -> Case:
 # ---- projections, convolution, attention
 
 
-def _in_products(run: Function, input_name: str) -> Function:
+def in_products(run: Function, input_name: str) -> Function:
     """Under autocast where this input is in bf16, as the weights are not."""
 
     def inside(**inputs: Tensor) -> Any:
@@ -129,7 +127,7 @@ def _block_case(**shape: Any) -> Case:
         blocks = x.unflatten(-1, (len(weight), -1))
         return torch.einsum("btni,noi->btno", blocks, weight).flatten(-2)
 
-    run = _in_products(block_diagonal_linear, "x")
+    run = in_products(block_diagonal_linear, "x")
     return case_of("block_diagonal", make, run, reference, "weight", **shape)
 
 
@@ -146,61 +144,8 @@ def _block_pair_case(**shape: Any) -> Case:
     def pair(**inputs: Tensor) -> Tensor:
         return torch.cat(block_diagonal_pair(**inputs), -1)
 
-    run = _in_products(pair, "x")
+    run = in_products(pair, "x")
     return case_of("block_diagonal_pair", make, run, reference, "first second", **shape)
-
-
-def _mlstm_pieces(
-    up: Tensor,
-    conv: Tensor,
-    conv_bias: Tensor,
-    q_blocks: Tensor,
-    k_blocks: Tensor,
-    v_blocks: Tensor,
-    gate: Tensor,
-    gate_bias: Tensor,
-    norm: Tensor,
-    skip: Tensor,
-) -> Tensor:
-    """The layer in the type of its inputs, from references and PyTorch."""
-    inner, output_gate = up.chunk(2, -1)
-    x = causal_depthwise_conv_reference(inner, conv, conv_bias, silu=True).to(up.dtype)
-
-    def project(x: Tensor, weight: Tensor) -> Tensor:
-        blocks = x.unflatten(-1, (len(weight), -1))
-        return torch.einsum("btni,noi->btno", blocks, weight.to(x.dtype)).flatten(-2)
-
-    q, k, v = project(x, q_blocks), project(x, k_blocks), project(inner, v_blocks)
-    gates = F.linear(torch.cat([q, k, v], -1).to(gate.dtype), gate, gate_bias).chunk(2, -1)
-    heads = (len(gate_bias) // 2, -1)
-    h, _ = mlstm_reference(*(p.unflatten(-1, heads) for p in (q, k, v)), *gates)
-    return gated_head_norm_reference(h, x, output_gate, norm, skip, EPS).to(up.dtype)
-
-
-def _mlstm_layer_case(**shape: Any) -> Case:
-    def make(T: int, D: int) -> Inputs:
-        width = 4 * D
-        blocks = {f"{name}_blocks": draw(D, 4, 4) / 2 for name in "qkv"}
-        conv = {"conv": draw(width, 4) / 2, "conv_bias": draw(width)}
-        gates = {"gate": draw(8, 3 * width) / math.sqrt(3 * width), "gate_bias": draw(8)}
-        norm = {"norm": 1 + draw(width) / 10, "skip": draw(width)}
-        return {"up": draw(2, T, 2 * width), **conv, **blocks, **gates, **norm}
-
-    def layer(**inputs: Tensor) -> Tensor:
-        up, conv, bias, *blocks = tuple(inputs.values())[:6]
-        if not mlstm_layer.takes(up, conv, *blocks):
-            return _mlstm_pieces(**inputs)  # as the model does
-        gates_and_norm = tuple(inputs.values())[6:]
-        three = (blocks[0], blocks[1], blocks[2])
-        return mlstm_layer.mlstm_layer(up, conv, bias, three, *gates_and_norm, heads=4, eps=EPS)
-
-    kept = "conv conv_bias q_blocks k_blocks v_blocks gate gate_bias norm skip"
-    run = _in_products(layer, "up")
-    case = case_of("mlstm_layer", make, run, _mlstm_pieces, kept, **shape)
-    # In bf16 each part rounds what the next one reads: more than a single kernel's tolerance. In
-    # float32 the gates' gradients err by a part of the largest of them, as in the mLSTM's cases,
-    # and those of their weights are sums over all steps, most of them far smaller.
-    return replace(case, types=(torch.float32,), loosened=10.0)
 
 
 def _linear_swiglu_case(**shape: Any) -> Case:
@@ -211,7 +156,7 @@ def _linear_swiglu_case(**shape: Any) -> Case:
     def reference(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
         return swiglu_reference(x @ gate.mT, x @ up.mT)
 
-    run = _in_products(linear_swiglu, "x")
+    run = in_products(linear_swiglu, "x")
     return case_of("linear_swiglu", make, run, reference, "gate up", **shape)
 
 
@@ -265,7 +210,7 @@ def _linear_rotary_case(**shape: Any) -> Case:
         q, k, v = ((x @ weight.mT).unflatten(-1, (-1, cos.shape[-1])) for weight in (wq, wk, wv))
         return torch.cat([*rotary_reference(q, k, cos, sin), v], 2)
 
-    ours = _in_products(run, "x")
+    ours = in_products(run, "x")
     return case_of("linear_rotary", make, ours, reference, "wq wk wv", "cos sin", **shape)
 
 
@@ -298,7 +243,7 @@ def _cross_entropy_case(**shape: Any) -> Case:
         # Not the mean: its gradients would be too small to tell right from wrong.
         return LOUDER * loss(hidden, weight, None, targets, ignore_index=IGNORED)
 
-    ours = _in_products(partial(run, linear_cross_entropy), "hidden")
+    ours = in_products(partial(run, linear_cross_entropy), "hidden")
     reference = partial(run, linear_cross_entropy_reference)
     return case_of("linear_cross_entropy", make, ours, reference, "weight", **shape)
 
@@ -318,7 +263,7 @@ def _distillation_case(**shape: Any) -> Case:
         student = Head(hidden, weight)
         return LOUDER * loss(student, teachers, targets, ignore_index=IGNORED, **options)
 
-    ours = _in_products(partial(run, linear_distillation), "hidden")
+    ours = in_products(partial(run, linear_distillation), "hidden")
     reference = partial(run, linear_distillation_reference)
     constants = "teacher0 head0 teacher1 head1"
     return case_of("linear_distillation", make, ours, reference, "weight", constants, **shape)
@@ -345,7 +290,6 @@ LAYER_CASES: list[Case] = [
         size=4,
     ),
     *by_shape(_block_pair_case, [{"blocks": n} for n in (208, 408, 512)], blocks=64),
-    *by_shape(_mlstm_layer_case, [{"D": dim} for dim in (408, 512)], D=64),
     *by_shape(_linear_swiglu_case, [{"dim": 768, "inner": 2048}], dim=128, inner=216),
     *by_shape(_conv_case, [{"dim": dim} for dim in (768, 1536, 1632, 2048, 50)], dim=256),
     *(_conv_case(T=time, dim=256, state=True) for time in (1, MIDDLE)),

@@ -111,6 +111,19 @@ def takes(
     return next(own) == "triton"
 
 
+def takes_together(kernels: tuple[str, ...], x: Tensor, *parameters: Tensor) -> bool:
+    """Whether the Triton versions of all `kernels` are those for these tensors, one after the other
+    as one function to autograd.
+
+    That casts nothing: `x` must be in the type in which autocast would compute.
+    """
+    kind = x.device.type
+    working = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+    return x.dtype == working and all(
+        not paths.uses_library(kernel, kind) and takes(kernel, x, *parameters) for kernel in kernels
+    )
+
+
 def launch(
     kernel: Any,
     grid: tuple[int, ...],

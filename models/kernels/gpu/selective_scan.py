@@ -16,6 +16,7 @@ thread. What is summed over channels, for the gradients of b and c, is transpose
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -66,11 +67,7 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
         *tensors, softplus = inputs
-        u, a = tensors[0], tensors[3]
-        y = torch.empty_like(u, memory_format=torch.contiguous_format)
-        last = u.new_empty(len(u), *a.mT.shape, dtype=torch.float32)
-        steps, shared = _steps_forward(u, a.shape[1]), _shared(*tensors[3:6])
-        _run_forward(tensors, *shared, softplus, steps, y, last, None)
+        y, last = forward(tensors, softplus)
         ctx.save_for_backward(*tensors)
         ctx.softplus = softplus
         ctx.mark_non_differentiable(last)
@@ -79,8 +76,18 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> Any:
-        gradients = _run_backward(ctx.saved_tensors, ctx.softplus, _rows(dy))
-        return *gradients, None, None
+        return *backward(ctx.saved_tensors, dy, ctx.softplus), None, None
+
+
+def forward(tensors: Sequence[Any], softplus: bool) -> tuple[Tensor, Tensor]:
+    """y (B, T, D) and the last state (B, N, D), from the tensors that `selective_scan` takes, their
+    last axis without gaps."""
+    u, a = tensors[0], tensors[3]
+    y = torch.empty_like(u, memory_format=torch.contiguous_format)
+    last = u.new_empty(len(u), *a.mT.shape, dtype=torch.float32)
+    steps, shared = _steps_forward(u, a.shape[1]), _shared(*tensors[3:6])
+    _run_forward(tensors, *shared, softplus, steps, y, last, None)
+    return y, last
 
 
 def _steps_forward(u: Tensor, states: int) -> int:
@@ -122,9 +129,15 @@ def _run_forward(
     )
 
 
-def _run_backward(tensors: Any, softplus: bool, dy: Tensor) -> list[Tensor | None]:
-    """Gradients of u, delta, gate, a, b, c, skip and bias."""
+def backward(
+    tensors: Sequence[Any], dy: Tensor, softplus: bool, dgate: Tensor | None = None
+) -> list[Any]:
+    """Gradients of u, delta, gate, a, b, c, skip and bias.
+
+    That of the gate goes into `dgate`, of the gate's strides, if given.
+    """
     u, delta, gate, a, b, c, skip, bias, _ = tensors
+    dy, like_gate = _rows(dy), dgate is not None
     (batch, time, dim), states = u.shape, a.shape[1]
     block_n = triton.next_power_of_2(states)
     steps = 2 if block_n > 16 else 4
@@ -132,10 +145,9 @@ def _run_backward(tensors: Any, softplus: bool, dy: Tensor) -> list[Tensor | Non
     borders = u.new_empty(batch, chunks, states, dim, dtype=torch.float32)
     rates, bc = _shared(a, b, c)
     _run_forward(tensors, rates, bc, softplus, steps, None, None, borders)
-    du, ddelta, dgate = (
-        None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format)
-        for x in (u, delta, gate)
-    )
+    du, ddelta = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (u, delta))
+    if gate is not None and dgate is None:
+        dgate = torch.empty_like(gate, memory_format=torch.contiguous_format)
     dbc = u.new_empty(blocks, batch, time, 2, states, dtype=torch.float32)
     dchannels = u.new_empty(batch, states + 2, dim, dtype=torch.float32)
     items, rows = _strides(u=u, delta=delta, gate=gate, dy=dy)
@@ -152,6 +164,7 @@ def _run_backward(tensors: Any, softplus: bool, dy: Tensor) -> list[Tensor | Non
         N=block_n,
         STEPS=steps,
         SOFTPLUS=softplus,
+        LIKE_GATE=like_gate,
         **rows,
     )
     db, dc = dbc.sum(0).unbind(2)
@@ -361,6 +374,7 @@ def _backward(
     DIM: tl.constexpr, STATES: tl.constexpr, LEVELS: tl.constexpr, N: tl.constexpr,
     U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr, DY_ROW: tl.constexpr,
     ITEM_UNIT: tl.constexpr, STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
+    LIKE_GATE: tl.constexpr,
 ) -> None:  # fmt: skip
     """All steps of D channels of one sequence, from the last to the first; states as in `_forward`.
 
@@ -379,8 +393,10 @@ def _backward(
     gain, shift = _load_given(skip, channel, inside), _load_given(bias, channel, inside)
     item_unit = item * ITEM_UNIT
     u, delta, dy = u + item_unit * u_item, delta + item_unit * delta_item, dy + item_unit * dy_item
+    DGATE_ROW: tl.constexpr = GATE_ROW if LIKE_GATE else DIM
     if gate is not None:
         gate += item_unit * gate_item
+        dgate += (item_unit * gate_item if LIKE_GATE else item * time * DIM) + channel
     chunks = tl.cdiv(time, STEPS)
     borders += item * chunks * STATES * DIM
     dbc += (block * batch + item) * time * 2 * STATES
@@ -394,15 +410,16 @@ def _backward(
         at = borders + step // STEPS * (STATES * DIM) + across + down
         h = tl.load(at, mask=both, other=0.0)
         out = (item * time + step) * DIM + channel
-        gate_at = gate
+        gate_at, dgate_at = gate, dgate
         if gate is not None:
             gate_at = gate + step * GATE_ROW + channel
+            dgate_at = dgate + step * DGATE_ROW
         dlater, da, dskip, dbias = _pass_back(
             u + step * U_ROW + channel, delta + step * DELTA_ROW + channel, gate_at,
             bc + (item * padded + step) * (2 * N) + n, dy + step * DY_ROW + channel, du,
-            ddelta, dgate, dbc + step * 2 * STATES, h, dlater, da, dskip, dbias,
+            ddelta, dgate_at, dbc + step * 2 * STATES, h, dlater, da, dskip, dbias,
             rate, gain, shift, channel, start, time, zero, out, DIM, STATES, LEVELS, N,
-            U_ROW, DELTA_ROW, GATE_ROW, DY_ROW, STEPS, SOFTPLUS,
+            U_ROW, DELTA_ROW, GATE_ROW, DY_ROW, DGATE_ROW, STEPS, SOFTPLUS,
         )  # fmt: skip
     dchannels += item * (STATES + 2) * DIM
     tl.store(dchannels + across + down, da, mask=both)
@@ -416,7 +433,7 @@ def _pass_back(
     rate, gain, shift, channel, start, time, zero, out,
     DIM: tl.constexpr, STATES: tl.constexpr, LEVELS: tl.constexpr, N: tl.constexpr,
     U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr, DY_ROW: tl.constexpr,
-    STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
+    DGATE_ROW: tl.constexpr, STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
 ) -> tuple[tl.tensor, ...]:  # fmt: skip
     """STEPS steps forward from the state in front of them, h, and back through them: the sums of
     gradients with their parts."""
@@ -448,7 +465,7 @@ def _pass_back(
     if gate is not None:
         for k in tl.static_range(STEPS):  # together, so that no store keeps the loads from starting
             there = channel < tl.where(start + k < time, DIM, 0)
-            tl.store(dgate + out + k * DIM, dgates[k], mask=there)
+            tl.store(dgate + k * DGATE_ROW, dgates[k], mask=there)
     parts = ()
     for k in tl.static_range(STEPS - 1, -1, -1):
         there = channel < tl.where(start + k < time, DIM, 0)
