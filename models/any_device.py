@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.kernels import paths
-from models.kernels.rms_norm import add_rms_norm, rms_norm
+from models.kernels.rms_norm import add_rms_norm, rms_norm, stream_rms_norm
 
 
 def replace_layers(model: nn.Module, ours: Mapping[type[nn.Module], type[nn.Module]]) -> None:
@@ -29,6 +29,11 @@ def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def add_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """`norm` of x + residual, and the sum, as blocks with a residual stream need both."""
     return add_rms_norm(x, residual, weight, eps, working_type(residual, weight))
+
+
+def stream_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`norm` of x, and the x to go on with, as `stream_rms_norm` has it."""
+    return stream_rms_norm(x, weight, eps, working_type(x, weight))
 
 
 class RMSNorm(nn.Module):

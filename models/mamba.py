@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import MambaConfig
 from transformers.models.mamba import modeling_mamba as library
 
-from models.any_device import FusedRMSNorm, replace_layers
+from models.any_device import FusedRMSNorm, replace_layers, stream_norm
 from models.calls import mask_of_call, refuse_unknown
-from models.kernels import mamba_layer
+from models.kernels import mamba_layer, paths
 from models.kernels.depthwise_conv import causal_depthwise_conv
 from models.kernels.selective_scan import selective_scan
 from models.registry import Architecture, ParamCount, TextShape, register, small_init_std
@@ -99,6 +99,27 @@ class AnyDeviceMixer(library.MambaMixer):
         return u if silu else self.act(u)
 
 
+class AnyDeviceBlock(library.MambaBlock):
+    """The library's block; its norm also passes the stream on."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        cache_params: Any = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """hidden_states (batch, time, dim) -> the same shape."""
+        norm, is_watched = self.norm, self.norm._forward_hooks or self.norm._forward_pre_hooks
+        library_wanted = paths.uses_library("rms_norm", hidden_states.device.type)
+        plain = hidden_states.dtype == norm.weight.dtype == torch.float32
+        if is_watched or library_wanted or not plain:
+            whole: Any = super().forward  # its annotation wants masks of integers
+            return whole(hidden_states, cache_params, attention_mask, **kwargs)
+        normed, stream = stream_norm(hidden_states, norm.weight, norm.variance_epsilon)
+        return stream + self.mixer(normed, cache_params, attention_mask)
+
+
 def _without_padding(x: Tensor, attention_mask: Tensor | None) -> Tensor:
     """x (batch, time, dim), zero where the mask is; of a longer mask the last columns count."""
     if attention_mask is None:
@@ -130,6 +151,7 @@ def _check_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 _ANY_DEVICE: dict[type[nn.Module], type[nn.Module]] = {
     library.MambaRMSNorm: AnyDeviceRMSNorm,
     library.MambaMixer: AnyDeviceMixer,
+    library.MambaBlock: AnyDeviceBlock,
 }
 
 

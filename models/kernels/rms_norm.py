@@ -49,6 +49,23 @@ def add_rms_norm(
     return y.view(x.shape), total.view(x.shape)
 
 
+def stream_rms_norm(
+    x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """x (..., dim), weight (dim,) -> `rms_norm` of x, of `dtype`, and x.
+
+    Go on with the x that is returned: in Triton, the backward of the norm adds the gradient that
+    comes through it as it writes that of x.
+    """
+    if not _triton_takes(x, weight, dtype):
+        return rms_norm(x, weight, eps, dtype), x
+    expect("weight", weight, x.shape[-1])
+    with torch.autocast(x.device.type, enabled=False):
+        flat = x.reshape(-1, x.shape[-1])
+        y, passed = _AddRMSNorm.apply(flat, None, weight.float(), eps, dtype)
+    return y.view(x.shape), passed.view(x.shape)
+
+
 def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """The formula in float64."""
     x, weight = x.double(), weight.double()
@@ -93,19 +110,23 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class _AddRMSNorm(torch.autograd.Function):
-    """In Triton; keeps the sum and one scale per row."""
+    """In Triton; keeps the sum, which is x where nothing is added, and one scale per row."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, residual: Tensor, weight: Tensor, eps: float, dtype: torch.dtype
+        ctx: Any, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         from models.kernels.gpu import rms_norm as gpu
 
-        x, residual, weight = (tensor.contiguous() for tensor in (x, residual, weight))
-        y, total, scale = gpu.add_forward(x, residual, weight, eps, dtype)
+        x, weight = x.contiguous(), weight.contiguous()
+        if residual is None:
+            y, scale = gpu.forward(x, weight, eps, dtype)
+            total = x.view_as(x)
+        else:
+            y, total, scale = gpu.add_forward(x, residual.contiguous(), weight, eps, dtype)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(total, weight, scale)
-        ctx.types = x.dtype, residual.dtype
+        ctx.types = x.dtype, None if residual is None else residual.dtype
         return y, total
 
     @staticmethod

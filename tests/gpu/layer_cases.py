@@ -22,7 +22,7 @@ from models.kernels.linear_distillation import (
     linear_distillation,
     linear_distillation_reference,
 )
-from models.kernels.rms_norm import add_rms_norm, rms_norm, rms_norm_reference
+from models.kernels.rms_norm import add_rms_norm, rms_norm, rms_norm_reference, stream_rms_norm
 from models.kernels.rotary import linear_rotary, rotary, rotary_reference
 from models.kernels.swiglu import linear_swiglu, swiglu, swiglu_reference
 from tests.gpu.cases import MIDDLE, Case, Function, Inputs, by_shape, case_of, draw
@@ -56,17 +56,28 @@ def _add_norm_case(**shape: Any) -> Case:
     return case_of("add_rms_norm", make, run, reference, kept, **shape)
 
 
-def _stream_norm_case(**shape: Any) -> Case:
+def _stream_norm_case(norm: Any, norm_reference: Function, **shape: Any) -> Case:
     def make(T: int, dim: int) -> Inputs:
         return {"x": 1 + draw(2, T, dim), "weight": 1 + draw(dim) / 10}
 
     def run(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return stream_layer_norm(x, weight, EPS, x.dtype)
+        y, passed = norm(x, weight, EPS, x.dtype)
+        return y, passed
 
     def reference(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return F.layer_norm(x, x.shape[-1:], weight, None, EPS), x
+        return norm_reference(x, weight), x
 
-    return case_of("stream_layer_norm", make, run, reference, "weight", **shape)
+    return case_of(norm.__name__, make, run, reference, "weight", **shape)
+
+
+def _layer_norm_reference(x: Tensor, weight: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], weight, None, EPS)
+
+
+_stream_layer_norm_case = partial(_stream_norm_case, stream_layer_norm, _layer_norm_reference)
+_stream_rms_norm_case = partial(
+    _stream_norm_case, stream_rms_norm, partial(rms_norm_reference, eps=EPS)
+)
 
 
 def _swiglu_case(**shape: Any) -> Case:
@@ -274,7 +285,8 @@ HEADS = [{"heads": 12, "kv_heads": 12, "dim": 64}, {"heads": 32, "kv_heads": 4, 
 LAYER_CASES: list[Case] = [
     *by_shape(_norm_case, WIDTHS, dim=128),
     *by_shape(_add_norm_case, WIDTHS, dim=128),
-    *by_shape(_stream_norm_case, WIDTHS, dim=128),
+    *by_shape(_stream_layer_norm_case, WIDTHS, dim=128),
+    *by_shape(_stream_rms_norm_case, WIDTHS, dim=128),
     *by_shape(_swiglu_case, [{"dim": dim} for dim in (752, 2048, 2816, 4096, 50)], dim=216),
     _swiglu_case(T=MIDDLE, dim=216, scale=100.0),
     *by_shape(_head_norm_case, [{"D": dim} for dim in (208, 408, 512, 10)], D=64),

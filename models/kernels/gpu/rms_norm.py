@@ -44,17 +44,18 @@ def add_backward(
     scale: Tensor,
     dy: Tensor,
     dtotal: Tensor | None,
-    types: tuple[torch.dtype, torch.dtype],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x and residual, of these types, and of weight, in float32.
+    types: tuple[torch.dtype, torch.dtype | None],
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Gradients of x and residual, of these types (None for none), and of weight, in float32.
 
     dy and dtotal are those of the norm and of the sum.
     """
-    first, second = (torch.empty_like(total, dtype=dtype) for dtype in types)
-    if types[0] == types[1]:
-        dweight = _launch_backward(total, weight, scale, dy, dtotal, first, None)
-        return first, first, dweight
-    return first, second, _launch_backward(total, weight, scale, dy, dtotal, first, second)
+    first = torch.empty_like(total, dtype=types[0])
+    second = None
+    if types[1] not in (None, types[0]):
+        second = torch.empty_like(total, dtype=types[1])
+    dweight = _launch_backward(total, weight, scale, dy, dtotal, first, second)
+    return first, first if types[1] == types[0] else second, dweight
 
 
 def _launch_forward(

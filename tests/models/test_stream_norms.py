@@ -1,6 +1,9 @@
-"""The layer norm of a residual stream against PyTorch's, in float64."""
+"""Layer norm and RMS norm of a residual stream against PyTorch's, in float64."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,16 +15,31 @@ from triton_interpreter import take_triton
 
 from models.kernels.gpu.launch import Launch, recording
 from models.kernels.layer_norm import stream_layer_norm
+from models.kernels.rms_norm import rms_norm, stream_rms_norm
 
 EPS = 1e-5
+Norm = Callable[..., Any]
+
+
+def layer_norm(x: Tensor, weight: Tensor) -> Tensor:
+    return F.layer_norm(x, weight.shape, weight, None, EPS)
+
+
+def rms_norm_of_pytorch(x: Tensor, weight: Tensor) -> Tensor:
+    return F.rms_norm(x, weight.shape, weight, EPS)
+
+
+both_norms = pytest.mark.parametrize(
+    ("norm", "exact"), [(stream_layer_norm, layer_norm), (stream_rms_norm, rms_norm_of_pytorch)]
+)
 
 
 def results(
-    x: Tensor, weight: Tensor, dy: Tensor, dpassed: Tensor | None, kind: torch.dtype
+    norm: Norm, x: Tensor, weight: Tensor, dy: Tensor, dpassed: Tensor | None, kind: torch.dtype
 ) -> tuple[Tensor, ...]:
     """The norm, and the gradients of x and weight."""
     leaves = [tensor.clone().requires_grad_() for tensor in (x, weight)]
-    y, passed = stream_layer_norm(*leaves, EPS, kind)
+    y, passed = norm(*leaves, EPS, kind)
     assert y.dtype == kind
     assert torch.equal(passed, x)
     if dpassed is None:
@@ -29,20 +47,27 @@ def results(
     return y.detach(), *torch.autograd.grad((y, passed), leaves, (dy.to(kind), dpassed))
 
 
+@both_norms
 @pytest.mark.parametrize("is_stream", [True, False])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("rows", "dim"), [(1, 8), (5, 40), (300, 96), (7, 700), (3, 2048)])
-def test_it_is_a_layer_norm(
-    rows: int, dim: int, kind: torch.dtype, is_stream: bool, monkeypatch: pytest.MonkeyPatch
+def test_it_is_the_norm(
+    norm: Norm,
+    exact: Norm,
+    rows: int,
+    dim: int,
+    kind: torch.dtype,
+    is_stream: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     take_triton(monkeypatch)
     torch.manual_seed(0)
     x, dy, dpassed = 2 + torch.randn(3, 1, rows, dim)
     weight = 1 + 0.1 * torch.randn(dim)
     dy = dy.to(kind).float()
-    got = results(x, weight, dy, dpassed if is_stream else None, kind)
+    got = results(norm, x, weight, dy, dpassed if is_stream else None, kind)
     leaves = [tensor.double().requires_grad_() for tensor in (x, weight)]
-    y = F.layer_norm(leaves[0], (dim,), leaves[1], None, EPS)
+    y = exact(*leaves)
     dx, dweight = torch.autograd.grad(y, leaves, dy.double())
     want = (y, dx + dpassed if is_stream else dx, dweight)
     for value, wanted in zip(got, want, strict=True):
@@ -50,42 +75,53 @@ def test_it_is_a_layer_norm(
         assert error < (2**-8 if value.dtype == torch.bfloat16 else 2e-6)
 
 
-def test_a_stream_whose_norm_nobody_needs_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+@both_norms
+def test_a_stream_whose_norm_nobody_needs_passes(
+    norm: Norm, exact: Norm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its gradient is that of what comes behind."""
     take_triton(monkeypatch)
     x = torch.randn(3, 8, requires_grad=True)
-    _, passed = stream_layer_norm(x, torch.ones(8), EPS, torch.float32)
+    _, passed = norm(x, torch.ones(8), EPS, torch.float32)
     dpassed = torch.randn(3, 8)
     assert torch.equal(torch.autograd.grad(passed, x, dpassed)[0], dpassed)
 
 
-def test_a_weight_of_another_width_is_refused() -> None:
+@both_norms
+def test_a_weight_of_another_width_is_refused(norm: Norm, exact: Norm) -> None:
     with pytest.raises(ValueError, match="weight"):
-        stream_layer_norm(torch.randn(3, 8), torch.ones(4), EPS, torch.float32)
+        norm(torch.randn(3, 8), torch.ones(4), EPS, torch.float32)
 
 
-def test_elsewhere_it_is_pytorchs() -> None:
+@pytest.mark.parametrize(
+    ("norm", "plain"), [(stream_layer_norm, layer_norm), (stream_rms_norm, rms_norm)]
+)
+def test_elsewhere_it_is_the_plain_norm(norm: Norm, plain: Norm) -> None:
     x, weight = torch.randn(3, 8), torch.randn(8)
-    y, passed = stream_layer_norm(x, weight, EPS, torch.float32)
+    y, passed = norm(x, weight, EPS, torch.float32)
     assert passed is x
-    assert torch.equal(y, F.layer_norm(x, (8,), weight, None, EPS))
+    assert torch.equal(y, plain(x, weight, *([EPS] if plain is rms_norm else [])))
 
 
-def launches(dim: int, kind: torch.dtype) -> list[Launch]:
+def launches(norm: Norm, dim: int, kind: torch.dtype) -> list[Launch]:
     """What the norm of a stream in float32 launches, forward and backward."""
     with FakeTensorMode(), recording() as recorded:
         x = torch.empty(4, 512, dim, requires_grad=True)
-        y, passed = stream_layer_norm(x, torch.empty(dim, requires_grad=True), EPS, kind)
+        y, passed = norm(x, torch.empty(dim, requires_grad=True), EPS, kind)
         (y + passed).sum().backward()
     return recorded
 
 
 @pytest.mark.slow
-def test_it_compiles_at_every_size() -> None:
+@both_norms
+def test_it_compiles_at_every_size(norm: Norm, exact: Norm) -> None:
     """Without spills, on three generations of GPUs, at the presets' widths."""
     kinds = (torch.bfloat16, torch.float32)
     recorded = [
-        x for dim in (128, 384, 768, 1024, 2048) for kind in kinds for x in launches(dim, kind)
+        x
+        for dim in (128, 384, 768, 1024, 2048)
+        for kind in kinds
+        for x in launches(norm, dim, kind)
     ]
     for usage in compile_for(recorded, (80, 90, 100)):
         assert usage.spilled == 0, usage
