@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -46,6 +47,21 @@ class Classifier(nn.Module):
         hidden = self.body(input_ids=ids, use_cache=False).last_hidden_state
         rows = torch.arange(len(ids), device=ids.device)
         return self.head(hidden[rows, lengths - 1])  # (batch, time, dim) -> (batch, dim)
+
+
+class ClassificationObjective(nn.Module):
+    """Cross-entropy of the labels that a classifier gives."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, lengths: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of labels (batch,) in nats, in float32; the others as a classifier's.
+
+        Not the sum, as a trial's: the last bit of earlier results is the mean's.
+        """
+        return F.cross_entropy(self.model(ids, lengths).float(), labels)
 
 
 def _build_head(width: int, num_labels: int, settings: Settings) -> nn.Module:

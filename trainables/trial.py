@@ -27,8 +27,9 @@ from trainables.optim import learning_rate, steps_at_peak
 from trainables.progress import EpochReport, Outcome, Progress
 from trainables.provenance import provenance
 from trainables.spec import TrialSpec
+from trainables.step import Diverged
 from trainables.tracking import TrialRun
-from trainables.trainer import Data, Diverged, Trainer, Workplace, World, steps_per_epoch
+from trainables.trainer import Data, Trainer, Workplace, World, steps_per_epoch
 
 LOG_EVERY = 10
 """Optimizer steps between two reads of the loss (each read waits for the device)."""
