@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
 import models
+from analysis.whole_files import write_text
 from models.kernels import paths
 from models.kernels.gpu.build import build, compiling_for
 from models.kernels.gpu.launch import ASSEMBLER, Launch, recording
@@ -77,7 +78,7 @@ def build_kernels(
         launches = _record_all(missing.values(), vocab_size, micro_batch, teachers, progress)
         _compile(launches, target, context, progress)
         for stamp, spec in missing.items():
-            stamp.write_text(f"{spec.arch} {spec.size}\n")
+            write_text(stamp, f"{spec.arch} {spec.size}\n")
     seconds = time.monotonic() - started
     return f"{len(launches)} kernels built for sm_{target} in {seconds:.0f} s"
 

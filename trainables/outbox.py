@@ -11,7 +11,8 @@ from typing import Any
 
 from analysis.schema.typed import parse_json, typed
 from analysis.store import LONGEST_PAUSE, attempt, patiently
-from trainables.files import set_aside, tell, write_text
+from analysis.whole_files import write_text
+from trainables.files import set_aside, tell
 
 Message = dict[str, Any]
 """One call's worth of results, JSON-ready; to send it twice is to send it once."""
