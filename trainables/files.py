@@ -68,7 +68,7 @@ _REMEDY = "move it away and run the command again, which makes it anew, or resto
 
 
 def read_json(path: Path, kind: type[Content], *, remedy: str = _REMEDY) -> Content:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Args:
         path: of the file.
@@ -89,7 +89,7 @@ def read_json(path: Path, kind: type[Content], *, remedy: str = _REMEDY) -> Cont
 
 
 def read_or_set_aside(path: Path, kind: type[Content], default: Content, *, then: str) -> Content:
-    """What a JSON file holds that the command can do without.
+    """Read a JSON file that the command can do without.
 
     Args:
         path: of the file.
@@ -111,7 +111,7 @@ def read_or_set_aside(path: Path, kind: type[Content], default: Content, *, then
 
 
 def damaged_name(path: Path) -> Path:
-    """What a damaged file or folder can be called: a new name beside its place."""
+    """A new name, beside its place, for a damaged file or folder."""
     return path.with_name(f"{DAMAGED}{path.name}-{uuid.uuid4().hex[:8]}")
 
 

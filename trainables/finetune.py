@@ -71,7 +71,7 @@ _MODEL, _OPTIMIZER, _PROGRESS = "model.safetensors", "optimizer.safetensors", "p
 
 @dataclass(frozen=True)
 class _Progress:
-    """What progress.json holds: the epochs so far."""
+    """The content of progress.json: the epochs so far."""
 
     history: tuple[EpochScore, ...]
 

@@ -103,7 +103,7 @@ def compilers(module: str) -> ForkServerContext:
 
 
 def cache_folder() -> Path:
-    """Where Triton keeps what it compiled."""
+    """The folder in which Triton keeps what it compiled."""
     from triton import knobs
 
     return Path(knobs.cache.dir)
@@ -172,7 +172,7 @@ def _record_all(
 def _compile(
     launches: list[Launch], target: int, context: ForkServerContext, progress: Say
 ) -> None:
-    """In processes of a server that imported the kernels once, and knows no CUDA."""
+    """Compile in processes of a server that imported the kernels once, and knows no CUDA."""
     processes = max(1, min(len(os.sched_getaffinity(0)), len(launches), MOST_PROCESSES))
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         tasks = {pool.submit(_build_one, launch, target): launch for launch in launches}

@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a trial runs and what it reads; nothing of it changes the result beyond rounding.
+    """The place of a trial and what it reads; nothing of it changes the result beyond rounding.
 
     Attributes:
         study: folder of the study.
@@ -124,7 +124,7 @@ class World:
 
 @dataclass(frozen=True)
 class Data:
-    """What a trial reads: the corpus in blocks, its tokenizer, the benchmarks, other models.
+    """The data of a trial: the corpus in blocks, its tokenizer, the benchmarks, other models.
 
     Attributes:
         teachers: models to learn from.
@@ -331,7 +331,7 @@ class Trainer:
 
     @property
     def step_in_words(self) -> str | None:
-        """How steps are taken, to record with a run; None as long as that is not known."""
+        """A sentence on how steps are taken, to record with a run; None while that is not known."""
         failure = self._why_no_graph
         if isinstance(self._step, RecordedStep):
             if not self._step.is_settled:

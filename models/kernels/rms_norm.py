@@ -93,7 +93,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class _AddRMSNorm(torch.autograd.Function):
-    """In Triton; keeps the sum and one scale per row."""
+    """A sum and its RMSNorm in Triton; keeps the sum and one scale per row."""
 
     @staticmethod
     def forward(

@@ -195,7 +195,7 @@ def _open_whole(directory: Path, digest: str) -> tuple[Corpus | None, str]:
 
 
 def _is_unreadable(error: Exception) -> bool:
-    """Whether it is of the system, and tells nothing of what is in a file."""
+    """Whether an error is of the system, and tells nothing of what is in a file."""
     of_system = isinstance(error, OSError) and error.errno is not None
     return of_system and not isinstance(error, NOT_THERE)
 
