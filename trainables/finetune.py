@@ -17,24 +17,22 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file, load_model, save_file, save_model
-from transformers import PreTrainedModel
 
 import models
 from analysis.benchmarks import glue
-from analysis.benchmarks.causality import check_causal
 from analysis.benchmarks.glue import Settings, TaskData
-from analysis.benchmarks.scoring import context_of, unknown_token
+from analysis.benchmarks.scoring import context_of
 from trainables.classifier import (
     ClassificationObjective,
     Classifier,
     Encoded,
     batches,
+    check_model,
     encode,
     predict,
     split,
@@ -146,7 +144,7 @@ class _Finetuning:
         train = encode(tokenizer, data.train, self.max_length, names[0])
         self.reported = encode(tokenizer, data.valid, self.max_length, names[1])
         self.truncated = train.truncated + self.reported.truncated
-        _check_model(language_model, (train, self.reported))
+        check_model(language_model, (train, self.reported))
         self.train, self.selection = train, self.reported
         if spec.selection == "split":
             most = min(int(len(train) * _SELECTION_FRACTION), _SELECTION_MOST)
@@ -279,26 +277,6 @@ class _Finetuning:
                 tensors = _by_name(load_file(path / _OPTIMIZER), self.model)
                 load_optimizer(self.model, self.optimizer, tensors)
                 return
-
-
-def _check_model(model: PreTrainedModel, parts: Sequence[Encoded]) -> None:
-    """Check that the model knows every token, and reads from left to right: its state of the last
-    token is what is classified, and padding that follows is not hidden from it.
-
-    Raises:
-        ValueError: it does not.
-    """
-    ids = [each for part in parts for each in part.ids]
-    table: Any = model.get_input_embeddings().weight
-    vocab_size = len(table)
-    largest = max(int(each.max()) for each in ids)
-    if largest >= vocab_size:
-        raise ValueError(unknown_token(largest, vocab_size))
-    longest = max(ids, key=len)
-    if len(longest) > 1:
-        model.eval()
-        with torch.no_grad():
-            check_causal(model, longest.tolist(), vocab_size)
 
 
 def learning_rate(settings: Settings, step: int, total_steps: int) -> float:
