@@ -18,6 +18,7 @@ import yaml
 
 from analysis.errors import SECRET_FLAGS, without_secret
 from analysis.flag_values import PLACE, Form, form_of
+from analysis.whole_files import write_text
 
 NOT_KEPT = frozenset({"dry_run", "status"})
 """Fields that make a command print something instead of running."""
@@ -74,7 +75,7 @@ def save_config(folder: Path, args: Any) -> Path:
     path = folder / "commands" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     head = f"# To run it again: babysweep {command} --config {name}\n"
-    path.write_text(head + text, encoding="utf-8")
+    write_text(path, head + text)
     return path
 
 

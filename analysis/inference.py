@@ -104,7 +104,7 @@ class Difference:
 
     @cached_property
     def items_needed(self) -> float | None:
-        """How many times the items would do the same, with the seeds as they are, 1 if no more;
+        """Multiple of the items that would do the same, with the seeds as they are, 1 if no more;
         None where 1,000 times do not suffice."""
         if abs(self.mean) < 1e-9 or self._misses(math.log(_MOST_ITEMS)) > 0:
             return None
@@ -257,7 +257,7 @@ def compare_all(samples: dict[str, Sample]) -> list[Pair]:
 def in_words(
     first: str, second: str, one: Difference, adjusted_p: float, comparisons: int = 1
 ) -> str:
-    """Whether one sample beats the other, and what it would take to show it."""
+    """A sentence on whether one sample beats the other, and what it would take to show it."""
     ahead, behind = (first, second) if one.mean >= 0 else (second, first)
     low, high = (one.low, one.high) if one.mean >= 0 else (-one.high, -one.low)
     chance = "p < 0.0001" if adjusted_p < 1e-4 else f"p = {adjusted_p:.2g}"
@@ -307,7 +307,7 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Gain:
-    """What a change gains over its control, paired by seed.
+    """The gain of a change over its control, paired by seed.
 
     Attributes:
         seeds: seeds that both were trained with.
@@ -321,7 +321,7 @@ class Gain:
 
     @property
     def p_value(self) -> float:
-        """Two-sided, of no gain, by the t-test that `interval` is of; NaN without one."""
+        """Two-sided p-value of no gain, by the t-test that `interval` is of; NaN without one."""
         if self.interval is None:
             return math.nan
         half = (self.interval[1] - self.interval[0]) / 2

@@ -105,8 +105,7 @@ def num_params(config: PreTrainedConfig) -> ParamCount:
 
 
 def revision(arch: str) -> int:
-    """Which version of the architecture's shapes and initialisation this is; part of a trial's
-    identity."""
+    """Version of the architecture's shapes and initialisation; part of a trial's identity."""
     return registry.get(arch).revision
 
 

@@ -32,7 +32,7 @@ _OF_THE_LOSS = frozenset({"ignore_index", "shift_labels"})
 
 
 class RecurrentState:
-    """What the layers keep of the tokens so far, as `generate` hands it from step to step.
+    """The layers' memory of the tokens so far, as `generate` hands it from step to step.
 
     A forward pass leaves the state that it is given as it was, and returns a new one. It carries
     no gradient. The last four members are what transformers asks of its caches.
@@ -129,7 +129,7 @@ class RecurrentModel(RecurrentPreTrainedModel):
 
     @abstractmethod
     def finish(self, hidden: Tensor) -> Tensor:
-        """What follows the last layer."""
+        """Compute what follows the last layer."""
 
     @can_return_tuple
     def forward(

@@ -104,17 +104,17 @@ class GatedDeltaNetConfig(PreTrainedConfig):
 
     @property
     def key_width(self) -> int:
-        """Of the keys, or queries, of all heads."""
+        """Width of the keys, or queries, of all heads."""
         return self.num_heads * self.head_dim
 
     @property
     def value_width(self) -> int:
-        """Of the values of all heads."""
+        """Width of the values of all heads."""
         return self.value_heads * round(self.head_dim * self.expand_v)
 
     @property
     def mlp_width(self) -> int:
-        """Of the feed-forward layers."""
+        """Width of the feed-forward layers."""
         return feed_forward_width(self.hidden_size, self.intermediate_size, self.hidden_ratio)
 
 

@@ -175,7 +175,7 @@ class HGRN2Block(GradientCheckpointingLayer):
         keep_state: bool,
         lower_bound: Tensor | None,
     ) -> tuple[Tensor, LayerState | None]:
-        """As `HGRN2Attention`, with the input added to the output."""
+        """Attend as `HGRN2Attention` does, and add the input to the output."""
         update, end = self.attn(self.attn_norm(hidden), state, lengths, keep_state, lower_bound)
         normed, hidden = add_norm(update, hidden, self.mlp_norm.weight, self.mlp_norm.eps)
         return hidden + self.mlp(normed), end

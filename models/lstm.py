@@ -128,7 +128,7 @@ class LSTMLayer(GradientCheckpointingLayer):
     def _run_to(
         self, lengths: Tensor, hidden: Tensor, past: tuple[Tensor, ...] | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """What `self.lstm` gives, with the state behind the first `lengths` (batch,) tokens."""
+        """Run `self.lstm`; returns also the state behind the first `lengths` (batch,) tokens."""
         if hidden.device.type == "cuda":  # in float32, for the reason that `_run` has
             hidden = hidden.float()
             past = None if past is None else tuple(state.float() for state in past)

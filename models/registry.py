@@ -28,7 +28,7 @@ class ParamCount:
 
 @dataclass(frozen=True)
 class TextShape:
-    """What the data dictates to a model: vocabulary, context length and special tokens."""
+    """The part of a model that its data dictates: vocabulary, context length and special tokens."""
 
     vocab_size: int
     context: int
@@ -46,7 +46,7 @@ class TextShape:
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to build and to count one architecture.
+    """An architecture: how it is built, and how its parts are counted.
 
     `build_config(text, **shape)` returns a complete config with untied embeddings; the shapes
     are the presets of `models.sizes`. `num_params(config)` counts by formula.

@@ -138,7 +138,7 @@ class MatrixLayer(mLSTMLayer):
         return mlstm_layer.takes(up, self.conv1d.conv.weight[:, 0], *blocks)
 
     def _all_at_once(self, up: Tensor) -> Tensor:
-        """From the projection up to that down, without a state."""
+        """Compute all from the projection up to that down at once, without a state."""
         conv, norm = self.conv1d.conv, self.mlstm_cell.outnorm
         return mlstm_layer.mlstm_layer(
             up,

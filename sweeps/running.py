@@ -27,6 +27,7 @@ from analysis.errors import (
     without_secrets,
 )
 from analysis.store import reason
+from analysis.whole_files import write_text
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.contact import Contact
 from sweeps.engine.environment import check_address
@@ -276,7 +277,7 @@ class Bookkeeper(DriverCallback):
         error = Path(trial.error_file).read_text() if trial.error_file else "no error was recorded"
         error = without_secret(error)
         path = TrialFolder.of(self._study, spec).path / "error.txt"
-        path.write_text(error)
+        write_text(path, error)
         last = error.strip().splitlines()[-1]
         text = f"{spec.name} {what}: {escape(last[:300])} (all of it: {escape(str(path))})"
         self._console.print(text, highlight=False, soft_wrap=True)

@@ -64,7 +64,7 @@ _SPEC_REMEDY = (
 
 @dataclass(frozen=True)
 class _Began:
-    """What began.json holds: with how many steps of another trial this one begins."""
+    """The content of began.json: with how many steps of another trial this one begins."""
 
     step: int
 
@@ -199,7 +199,7 @@ class TrialFolder:
 
     @property
     def final_scores(self) -> dict[str, Any]:
-        """What was scored once on the best checkpoint, by kind ("zero_shot", "glue")."""
+        """Scores taken once on the best checkpoint, by kind ("zero_shot", "glue")."""
         return read_or_set_aside(
             self.path / _FINAL,
             dict[str, dict[str, Any]],
@@ -369,7 +369,7 @@ def check_checkpoint(folder: Path) -> None:
 
 
 def checkpoint_damage(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint's files, or "" if nothing is.
+    """The problem with a checkpoint's files, or "" if there is none.
 
     Raises:
         OSError: a file is there and cannot be read now, which is no damage.

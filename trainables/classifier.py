@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from analysis.benchmarks.causality import check_causal
 from analysis.benchmarks.glue import Example, Settings
+from analysis.benchmarks.scoring import unknown_token
 
 _LINEAR_HEAD_STD = 0.02
 # Batches whose examples are sorted by length together: long enough to save most of the padding,
@@ -46,6 +50,21 @@ class Classifier(nn.Module):
         hidden = self.body(input_ids=ids, use_cache=False).last_hidden_state
         rows = torch.arange(len(ids), device=ids.device)
         return self.head(hidden[rows, lengths - 1])  # (batch, time, dim) -> (batch, dim)
+
+
+class ClassificationObjective(nn.Module):
+    """Cross-entropy of the labels that a classifier gives."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, lengths: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of labels (batch,) in nats, in float32; the others as a classifier's.
+
+        Not the sum, as a trial's: the last bit of earlier results is the mean's.
+        """
+        return F.cross_entropy(self.model(ids, lengths).float(), labels)
 
 
 def _build_head(width: int, num_labels: int, settings: Settings) -> nn.Module:
@@ -145,6 +164,26 @@ def _cut(
         return ids
     finally:
         tokenizer.truncation_side = side
+
+
+def check_model(model: PreTrainedModel, parts: Sequence[Encoded]) -> None:
+    """Check that the model knows every token, and reads from left to right: its state of the last
+    token is what is classified, and padding that follows is not hidden from it.
+
+    Raises:
+        ValueError: it does not.
+    """
+    ids = [each for part in parts for each in part.ids]
+    table: Any = model.get_input_embeddings().weight
+    vocab_size = len(table)
+    largest = max(int(each.max()) for each in ids)
+    if largest >= vocab_size:
+        raise ValueError(unknown_token(largest, vocab_size))
+    longest = max(ids, key=len)
+    if len(longest) > 1:
+        model.eval()
+        with torch.no_grad():
+            check_causal(model, longest.tolist(), vocab_size)
 
 
 def batches(data: Encoded, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:

@@ -25,7 +25,7 @@ def has_digests(folder: Path) -> bool:
 
 
 def damage(folder: Path, *, holds: str, may_lack: str) -> str:
-    """What is wrong with a folder's files, or "" if nothing is.
+    """The problem with a folder's files, or "" if there is none.
 
     Of a folder of an earlier version, without digests, only what shows in the JSON files and in the
     headers of safetensors is known.

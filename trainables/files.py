@@ -19,18 +19,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from analysis.schema.typed import parse_json, typed
+from analysis.whole_files import PARTIAL, beside, write_text
 
-PARTIAL = ".partial-"
 DAMAGED = "damaged-"
 _LOG = logging.getLogger(__name__)
 Content = TypeVar("Content")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file, in place of one that is there."""
-    partial = _aside(path)
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -75,7 +68,7 @@ _REMEDY = "move it away and run the command again, which makes it anew, or resto
 
 
 def read_json(path: Path, kind: type[Content], *, remedy: str = _REMEDY) -> Content:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Args:
         path: of the file.
@@ -96,7 +89,7 @@ def read_json(path: Path, kind: type[Content], *, remedy: str = _REMEDY) -> Cont
 
 
 def read_or_set_aside(path: Path, kind: type[Content], default: Content, *, then: str) -> Content:
-    """What a JSON file holds that the command can do without.
+    """Read a JSON file that the command can do without.
 
     Args:
         path: of the file.
@@ -118,7 +111,7 @@ def read_or_set_aside(path: Path, kind: type[Content], default: Content, *, then
 
 
 def damaged_name(path: Path) -> Path:
-    """What a damaged file or folder can be called: a new name beside its place."""
+    """A new name, beside its place, for a damaged file or folder."""
     return path.with_name(f"{DAMAGED}{path.name}-{uuid.uuid4().hex[:8]}")
 
 
@@ -159,7 +152,7 @@ def whole_folder(
             stays: another process was faster.
         aside: where a damaged `target` goes, at the last moment: others may be reading it.
     """
-    partial = _aside(target)
+    partial = beside(target)
     partial.mkdir()
     try:
         yield partial
@@ -192,11 +185,6 @@ def remove_partial(folder: Path, name: str = "") -> None:
             shutil.rmtree(leftover)
         else:
             leftover.unlink()
-
-
-def _aside(path: Path) -> Path:
-    """Where to write what shall be `path`: nobody else does, on whatever machine."""
-    return path.with_name(f"{PARTIAL}{path.name}-{uuid.uuid4().hex[:12]}")
 
 
 def _flush(folder: Path) -> None:

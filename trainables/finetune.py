@@ -17,22 +17,26 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from filelock import FileLock
 from safetensors.torch import load_file, load_model, save_file, save_model
-from torch import nn
-from transformers import PreTrainedModel
 
 import models
 from analysis.benchmarks import glue
-from analysis.benchmarks.causality import check_causal
 from analysis.benchmarks.glue import Settings, TaskData
-from analysis.benchmarks.scoring import context_of, unknown_token
-from trainables.classifier import Classifier, Encoded, batches, encode, predict, split
+from analysis.benchmarks.scoring import context_of
+from trainables.classifier import (
+    ClassificationObjective,
+    Classifier,
+    Encoded,
+    batches,
+    check_model,
+    encode,
+    predict,
+    split,
+)
 from trainables.device import set_up_device
 from trainables.digests import damage, write_digests
 from trainables.files import (
@@ -50,7 +54,14 @@ from trainables.finetune_spec import (
     model_hash,
     read_outcome,
 )
-from trainables.optim import set_learning_rate
+from trainables.optim import (
+    adamw,
+    load_optimizer,
+    optimizer_tensors,
+    scheduled_rate,
+    set_learning_rate,
+)
+from trainables.step import Diverged, Step
 
 _SELECTION_FRACTION, _SELECTION_MOST = 0.1, 2000
 _MODEL, _OPTIMIZER, _PROGRESS = "model.safetensors", "optimizer.safetensors", "progress.json"
@@ -58,7 +69,7 @@ _MODEL, _OPTIMIZER, _PROGRESS = "model.safetensors", "optimizer.safetensors", "p
 
 @dataclass(frozen=True)
 class _Progress:
-    """What progress.json holds: the epochs so far."""
+    """The content of progress.json: the epochs so far."""
 
     history: tuple[EpochScore, ...]
 
@@ -117,10 +128,6 @@ def remove_leftovers(storage: Path, spec: FinetuneSpec) -> None:
             _remove_epochs(folder)
 
 
-class _Diverged(Exception):
-    """A loss or a logit is not finite."""
-
-
 class _Finetuning:
     """The course of a fine-tuning from its newest epoch to its outcome."""
 
@@ -137,7 +144,7 @@ class _Finetuning:
         train = encode(tokenizer, data.train, self.max_length, names[0])
         self.reported = encode(tokenizer, data.valid, self.max_length, names[1])
         self.truncated = train.truncated + self.reported.truncated
-        _check_model(language_model, (train, self.reported))
+        check_model(language_model, (train, self.reported))
         self.train, self.selection = train, self.reported
         if spec.selection == "split":
             most = min(int(len(train) * _SELECTION_FRACTION), _SELECTION_MOST)
@@ -145,8 +152,18 @@ class _Finetuning:
             self.train, self.selection = (train.part(which) for which in parts)
         torch.manual_seed(settings.seed)
         self.model = Classifier(language_model, len(data.task.labels), settings).to(device)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), weight_decay=settings.weight_decay, fused=True
+        parameters = list(self.model.parameters())
+        self.optimizer = adamw(
+            [{"params": parameters, "weight_decay": settings.weight_decay}], settings.lr
+        )
+        self.step = Step(
+            ClassificationObjective(self.model),
+            parameters,
+            self.optimizer,
+            scale=1.0,
+            micro_batch=settings.batch_size,
+            grad_clip=settings.grad_clip or 0.0,
+            bf16=spec.precision == "bf16",
         )
         self.steps_per_epoch = math.ceil(len(self.train) / settings.batch_size)
         self.history: list[EpochScore] = []
@@ -166,7 +183,7 @@ class _Finetuning:
                 report(self.history[-1])
             load_model(self.model, self._epoch_folder(self._best.epoch) / _MODEL)
             predictions = self._predict(self.reported)
-        except _Diverged as error:
+        except Diverged as error:
             reason = str(error)
         outcome = self._outcome(predictions, reason)
         write_json(self.folder / "outcome.json", dataclasses.asdict(outcome))
@@ -179,7 +196,6 @@ class _Finetuning:
 
     def _train_epoch(self) -> None:
         settings, done = self.spec.settings, len(self.history)
-        self.model.train()
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
         total_steps = self.steps_per_epoch * settings.epochs
         order = batches(self.train, settings.batch_size, settings.seed, done)
@@ -187,33 +203,20 @@ class _Finetuning:
             # Dropout is a function of the position, so that going on needs no generator's state.
             torch.manual_seed(_seed_of(settings.seed, step))
             set_learning_rate(self.optimizer, learning_rate(settings, step, total_steps))
-            nats += self._step(which) * len(which)
+            mean, _ = self.step(self.train.batch(which, self.device))
+            nats += mean * len(which)
         loss = nats.item() / len(self.train)
         if not math.isfinite(loss):
-            raise _Diverged(f"training loss {loss} in epoch {done + 1}")
+            raise Diverged(f"training loss {loss} in epoch {done + 1}")
         predictions = self._predict(self.selection)
         score = glue.score(self.data.task, self.selection.labels, predictions)
         self.history.append(EpochScore(done + 1, loss, score))
         self._save()
 
-    def _step(self, which: np.ndarray) -> torch.Tensor:
-        """One optimizer step; returns the batch's mean loss in nats."""
-        ids, lengths, labels = self.train.batch(which, self.device)
-        is_bf16 = self.spec.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16):
-            logits = self.model(ids, lengths)
-        loss = F.cross_entropy(logits.float(), labels)
-        loss.backward()
-        if self.spec.settings.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.settings.grad_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
-
     def _predict(self, examples: Encoded) -> list[int]:
         predictions = predict(self.model, examples, self.device)
         if predictions is None:
-            raise _Diverged("a logit is not finite")
+            raise Diverged("a logit is not finite")
         return predictions
 
     def _outcome(self, predictions: list[int] | None, reason: str) -> FinetuneOutcome:
@@ -249,9 +252,10 @@ class _Finetuning:
     def _save(self) -> None:
         """Keep this epoch, the best one, and no other."""
         epoch = len(self.history)
-        with whole_folder(self._epoch_folder(epoch)) as partial:
+        # A best epoch's folder may be left where those after it were damaged.
+        with whole_folder(self._epoch_folder(epoch), replace=True) as partial:
             save_model(self.model, str(partial / _MODEL))
-            save_file(_optimizer_tensors(self.optimizer), partial / _OPTIMIZER)
+            save_file(optimizer_tensors(self.model, self.optimizer), partial / _OPTIMIZER)
             history = [dataclasses.asdict(each) for each in self.history]
             write_json(partial / _PROGRESS, {"history": history})
             write_digests(partial)
@@ -270,45 +274,24 @@ class _Finetuning:
             elif (path / _OPTIMIZER).exists():
                 self.history = list(read_json(path / _PROGRESS, _Progress).history)
                 load_model(self.model, path / _MODEL)
-                _load_optimizer(self.optimizer, load_file(path / _OPTIMIZER))
+                tensors = _by_name(load_file(path / _OPTIMIZER), self.model)
+                load_optimizer(self.model, self.optimizer, tensors)
                 return
-
-
-def _check_model(model: PreTrainedModel, parts: Sequence[Encoded]) -> None:
-    """Check that the model knows every token, and reads from left to right: its state of the last
-    token is what is classified, and padding that follows is not hidden from it.
-
-    Raises:
-        ValueError: it does not.
-    """
-    ids = [each for part in parts for each in part.ids]
-    table: Any = model.get_input_embeddings().weight
-    vocab_size = len(table)
-    largest = max(int(each.max()) for each in ids)
-    if largest >= vocab_size:
-        raise ValueError(unknown_token(largest, vocab_size))
-    longest = max(ids, key=len)
-    if len(longest) > 1:
-        model.eval()
-        with torch.no_grad():
-            check_causal(model, longest.tolist(), vocab_size)
 
 
 def learning_rate(settings: Settings, step: int, total_steps: int) -> float:
     """The learning rate of optimizer step `step` (0-based) out of `total_steps`.
 
-    It rises linearly to the peak, and from there to `final_lr` times the peak, which it would reach
-    at step `total_steps`.
+    At step `total_steps` it would reach `final_lr` times the peak.
     """
-    warmup_steps = math.ceil(settings.warmup * total_steps)
-    if step < warmup_steps:
-        return settings.lr * (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    if settings.schedule == "linear":
-        remaining = 1.0 - progress
-    else:
-        remaining = 0.5 * (1.0 + math.cos(math.pi * progress))
-    return settings.lr * (settings.final_lr + (1.0 - settings.final_lr) * remaining)
+    return scheduled_rate(
+        settings.lr,
+        settings.schedule,
+        step,
+        total_steps,
+        warmup_steps=math.ceil(settings.warmup * total_steps),
+        final=settings.final_lr,
+    )
 
 
 def out_of_patience(scores: Sequence[float], patience: int | None, min_delta: float) -> bool:
@@ -327,22 +310,17 @@ def _seed_of(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimizer's state, by "index of the parameter/name"."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{index}/{name}": value.contiguous()
-        for index, values in state.items()
-        for name, value in values.items()
-    }
+def _by_name(tensors: dict[str, torch.Tensor], model: Classifier) -> dict[str, torch.Tensor]:
+    """An optimizer's state by "moment/name of the parameter".
 
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    state: dict[int, dict[str, torch.Tensor]] = {}
+    Earlier versions kept it by "index of the parameter/moment".
+    """
+    names = [name for name, _ in model.named_parameters()]
+    found = {}
     for key, value in tensors.items():
-        index, name = key.split("/")
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        first, _, second = key.partition("/")
+        found[f"{second}/{names[int(first)]}" if first.isdigit() else key] = value
+    return found
 
 
 def _remove_epochs(folder: Path) -> None:

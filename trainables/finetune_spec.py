@@ -83,7 +83,7 @@ class EpochScore:
 
 @dataclass(frozen=True)
 class FinetuneOutcome:
-    """How a fine-tuning ended.
+    """The end of a fine-tuning.
 
     Attributes:
         kind: "finished", or "diverged" (a loss or a logit was not finite).

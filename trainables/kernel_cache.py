@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
 import models
+from analysis.whole_files import write_text
 from models.kernels import paths
 from models.kernels.gpu.build import build, compiling_for
 from models.kernels.gpu.launch import ASSEMBLER, Launch, recording
@@ -77,7 +78,7 @@ def build_kernels(
         launches = _record_all(missing.values(), vocab_size, micro_batch, teachers, progress)
         _compile(launches, target, context, progress)
         for stamp, spec in missing.items():
-            stamp.write_text(f"{spec.arch} {spec.size}\n")
+            write_text(stamp, f"{spec.arch} {spec.size}\n")
     seconds = time.monotonic() - started
     return f"{len(launches)} kernels built for sm_{target} in {seconds:.0f} s"
 
@@ -102,7 +103,7 @@ def compilers(module: str) -> ForkServerContext:
 
 
 def cache_folder() -> Path:
-    """Where Triton keeps what it compiled."""
+    """The folder in which Triton keeps what it compiled."""
     from triton import knobs
 
     return Path(knobs.cache.dir)
@@ -171,7 +172,7 @@ def _record_all(
 def _compile(
     launches: list[Launch], target: int, context: ForkServerContext, progress: Say
 ) -> None:
-    """In processes of a server that imported the kernels once, and knows no CUDA."""
+    """Compile in processes of a server that imported the kernels once, and knows no CUDA."""
     processes = max(1, min(len(os.sched_getaffinity(0)), len(launches), MOST_PROCESSES))
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         tasks = {pool.submit(_build_one, launch, target): launch for launch in launches}

@@ -20,7 +20,7 @@ class OutOfMemory(RuntimeError):
 
 
 class Memory(Protocol):
-    """What is known of a device's memory.
+    """The memory of a device: how much of it there is, and what work takes.
 
     Attributes:
         room: bytes that the trial may hold.

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules."""
+"""Optimizers and learning-rate schedules, of trials and of fine-tunings."""
 
 from __future__ import annotations
 
@@ -60,6 +60,29 @@ def build_optimizer(
     return Together(muon, _adamw(others, spec, recordable=False)) if others else muon
 
 
+_BYTES = {"AdamW": (8, 0), "Muon": (4, 12)}
+"""By class of optimizer: what it keeps of each element that it trains, and what a step takes beside
+it for each element of the largest matrix. AdamW keeps two moments in float32. Muon keeps one; for a
+matrix at a time it makes the update in float32, what it multiplies and the product in bfloat16, and
+two smaller products."""
+
+
+def bytes_to_come(optimizer: torch.optim.Optimizer) -> int:
+    """The memory that an optimizer takes from its first step on, besides parameters and gradients.
+
+    Zero once it has taken a step: then all of it is there to be measured.
+    """
+    if optimizer.state:
+        return 0
+    parts = optimizer.parts if isinstance(optimizer, Together) else (optimizer,)
+    total = 0
+    for part in parts:
+        kept, beside = _BYTES[type(part).__name__]
+        sizes = [p.numel() for group in part.param_groups for p in group["params"]]
+        total += kept * sum(sizes) + beside * max(sizes)
+    return total
+
+
 class Together(torch.optim.Optimizer):
     """Optimizers of different parameters as one, which has the groups and the state of all.
 
@@ -69,14 +92,14 @@ class Together(torch.optim.Optimizer):
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
         super().__init__([group for part in parts for group in part.param_groups], {})
-        self._parts = parts
+        self.parts = parts
         for part in parts:
             part.state = self.state
 
     def step(self, closure: Any = None) -> Any:
         """Let each take its step; there is no `closure`."""
         assert closure is None
-        for part in self._parts:
+        for part in self.parts:
             part.step()
 
 
@@ -87,11 +110,30 @@ def _adamw(parameters: list[nn.Parameter], spec: TrialSpec, recordable: bool) ->
         {"params": decayed, "weight_decay": spec.weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(
+    return adamw(
         [group for group in groups if group["params"]],
-        lr=torch.tensor(spec.lr, device=parameters[0].device) if recordable else spec.lr,
+        spec.lr,
         betas=(spec.beta1, spec.beta2),
         eps=spec.eps,
+        recordable=recordable,
+    )
+
+
+def adamw(
+    groups: list[dict[str, Any]],
+    lr: float,
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    recordable: bool = False,
+) -> torch.optim.AdamW:
+    """Make an AdamW of these groups of parameters; see `build_optimizer` for `recordable`."""
+    device = groups[0]["params"][0].device
+    optimizer = torch.optim.AdamW(
+        groups,
+        lr=torch.tensor(lr, device=device) if recordable else lr,
+        betas=betas,
+        eps=eps,
         capturable=recordable,
         fused=True,
     )
@@ -123,20 +165,53 @@ def _hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
 def learning_rate(spec: TrialSpec, step: int, total_steps: int) -> float:
     """The learning rate of optimizer step `step` (0-based) out of `total_steps`.
 
-    A pure function of the position, so that a resumed run needs no scheduler state. Warm-up rises
-    linearly and reaches the peak at its last step; every schedule ends near zero at the last step.
+    Every schedule ends near zero at the last step.
     """
-    warmup_steps = spec.warmup_steps or math.ceil(spec.warmup * total_steps)
+    return scheduled_rate(
+        spec.lr,
+        spec.schedule,
+        step,
+        total_steps,
+        warmup_steps=spec.warmup_steps or math.ceil(spec.warmup * total_steps),
+        decay_steps=math.ceil(spec.decay * total_steps),
+    )
+
+
+def scheduled_rate(
+    peak: float,
+    schedule: str,
+    step: int,
+    total_steps: int,
+    *,
+    warmup_steps: int,
+    decay_steps: int = 0,
+    final: float = 0.0,
+) -> float:
+    """The learning rate of optimizer step `step` (0-based) out of `total_steps`.
+
+    A pure function of the position, so that a resumed run needs no scheduler state. Warm-up rises
+    linearly and reaches the peak at its last step; the rest would reach the last rate at step
+    `total_steps`.
+
+    Args:
+        peak: the largest learning rate.
+        schedule: "linear" or "cosine" decay, or "wsd": none but in the last steps.
+        step, total_steps: the position.
+        warmup_steps: steps of the warm-up.
+        decay_steps: last steps of "wsd", in which the rate falls to zero.
+        final: the last rate of the other schedules, as a fraction of the peak.
+    """
     if step < warmup_steps:
-        return spec.lr * (step + 1) / warmup_steps
-    if spec.schedule == "wsd":
-        decay_steps = math.ceil(spec.decay * total_steps)
-        return spec.lr * min(1.0, (total_steps - step) / max(1, decay_steps))
+        return peak * (step + 1) / warmup_steps
+    if schedule == "wsd":
+        return peak * min(1.0, (total_steps - step) / max(1, decay_steps))
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    if spec.schedule == "linear":
-        return spec.lr * (1.0 - progress)
-    assert spec.schedule == "cosine"
-    return spec.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+    if schedule == "linear":
+        remaining = 1.0 - progress
+    else:
+        assert schedule == "cosine"
+        remaining = 0.5 * (1.0 + math.cos(math.pi * progress))
+    return peak * (final + (1.0 - final) * remaining)
 
 
 def steps_at_peak(spec: TrialSpec, total_steps: int) -> int:

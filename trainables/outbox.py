@@ -11,7 +11,8 @@ from typing import Any
 
 from analysis.schema.typed import parse_json, typed
 from analysis.store import LONGEST_PAUSE, attempt, patiently
-from trainables.files import set_aside, tell, write_text
+from analysis.whole_files import write_text
+from trainables.files import set_aside, tell
 
 Message = dict[str, Any]
 """One call's worth of results, JSON-ready; to send it twice is to send it once."""
@@ -34,7 +35,7 @@ class Outbox:
 
     @property
     def waiting(self) -> list[Message]:
-        """What was not sent yet, oldest first."""
+        """Messages that were not sent yet, oldest first."""
         if not self._path.exists():
             return []
         messages, damaged = [], 0
@@ -84,7 +85,7 @@ class Outbox:
                 write_text(self._path, "".join(map(_line, waiting[sent:])))
 
     def _try(self, call: Callable[[], None]) -> bool:
-        """Whether a call succeeds; if MLflow is away, not again for a while."""
+        """Try a call, and return whether it succeeds; if MLflow is away, not again for a while."""
         if attempt(call) is not None:
             self._pause = min(max(1.0, 2 * self._pause), LONGEST_PAUSE)
             self._due = time.monotonic() + self._pause

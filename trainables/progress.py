@@ -12,7 +12,7 @@ _ENDS = ("finished", "diverged", "stopped")
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What one finished epoch measured.
+    """The measurements of one finished epoch.
 
     Attributes:
         epoch: 1-based.
@@ -48,7 +48,7 @@ class EpochReport:
 
 @dataclass
 class Progress:
-    """Where a trial stands: its position, and what its finished epochs measured.
+    """The state of a trial: its position, and what its finished epochs measured.
 
     Attributes:
         step: optimizer steps taken.
@@ -76,7 +76,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended: "finished", "diverged" or "stopped" (by the scheduler)."""
+    """The end of a trial: "finished", "diverged" or "stopped" (by the scheduler)."""
 
     kind: str
     history: tuple[EpochReport, ...]

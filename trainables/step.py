@@ -1,9 +1,9 @@
 """An optimizer step, and its capture in a CUDA graph.
 
 A small model's step on a GPU is bound by the launches of its many small kernels. Its shapes are the
-same every time, so the whole of it (forward, loss and backward of all micro-batches, clipping,
-AdamW) is captured once, and then launched as one graph. What differs from step to step goes into
-the graph through memory that it reads: tokens, the learning rate, and the seed of dropout. The
+same every time, so the whole of it (forward, loss and backward of all micro-batches, clipping, the
+optimizer) is captured once, and then launched as one graph. What differs from step to step goes
+into the graph through memory that it reads: tokens, the learning rate, and the seed of dropout. The
 latter comes from CUDA's generator, whose seed and offset a graph reads anew at each replay:
 `torch.manual_seed` before it gives every step the mask that it would have without a graph.
 """
@@ -24,21 +24,25 @@ from trainables.batches import Batch
 
 VARIABLE = "BABYSWEEP_CUDA_GRAPH"
 WARM_UP = 3
-"""Steps before the capture: in them kernels are built, and workspaces and AdamW's moments made."""
+"""Steps before the capture: in them kernels are built, and workspaces and moments made."""
 
 Result = tuple[Tensor, Tensor]
-"""A worker's summed loss in nats, and the norm of the gradient, both scalars on the device."""
+"""A worker's loss, and the norm of the gradient, both scalars on the device."""
+
+
+class Diverged(Exception):
+    """The loss became NaN, infinite, or far worse than knowing nothing."""
 
 
 class Step:
     """One optimizer step, launched operation by operation.
 
     Args:
-        objective: maps inputs and targets to a summed loss in nats.
+        objective: maps the tensors of a batch to its loss in nats, which over several micro-batches
+            is summed.
         parameters: of the model, in the order in which their norms are summed.
         optimizer: of these parameters.
-        tokens: targets of the whole batch, over all workers.
-        workers: that share the batch.
+        scale: what the loss is multiplied by before its gradient is taken.
         micro_batch: sequences in one forward pass.
         grad_clip: maximum norm of the gradient; 0 for none.
         bf16: whether to compute under autocast.
@@ -50,35 +54,33 @@ class Step:
         parameters: Iterable[nn.Parameter],
         optimizer: torch.optim.Optimizer,
         *,
-        tokens: int,
-        workers: int,
+        scale: float,
         micro_batch: int,
         grad_clip: float,
         bf16: bool,
     ) -> None:
         self.objective, self.optimizer = objective, optimizer
         self.micro_batch = micro_batch
-        self._scale = workers / tokens
+        self._scale = scale
         self._grad_clip, self._bf16 = grad_clip, bf16
         self._parameters = list(parameters)
 
-    def __call__(self, batch: Batch) -> Result:
+    def __call__(self, batch: tuple[Tensor, ...]) -> Result:
         nats = self.accumulate(batch)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._grad_clip or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return nats, norm
 
-    def accumulate(self, batch: Batch) -> Tensor:
-        """Add the gradients of a worker's share of the batch; returns its summed loss in nats."""
+    def accumulate(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """Add the gradients of a worker's share of the batch; returns its loss in nats."""
         self.objective.train()
         nats = torch.zeros((), device=batch[0].device)
         pieces = list(zip(*(tensor.split(self.micro_batch) for tensor in batch), strict=True))
-        for index, (inputs, targets) in enumerate(pieces):
+        for index, piece in enumerate(pieces):
             is_last = index == len(pieces) - 1
-            with self._no_sync(is_last), self._autocast(inputs.device.type):
-                loss = self.objective(inputs, targets)
-                # DistributedDataParallel averages over workers; the loss is a sum over them.
+            with self._no_sync(is_last), self._autocast(piece[0].device.type):
+                loss = self.objective(*piece)
                 (loss * self._scale).backward()
             nats += loss.detach()
         return nats

@@ -40,7 +40,7 @@ UNSENT = "unsent-"
 
 @dataclass(frozen=True)
 class Tracker:
-    """Where a study's results are recorded: an MLflow experiment with a parent run per sweep.
+    """The records of a study's results: an MLflow experiment with a parent run per sweep.
 
     A sweep varies the seed and one or more axes of one setting, so each architecture has its own
     parent run.

@@ -25,6 +25,7 @@ from trainables.finetune_spec import model_hash
 from trainables.objectives import DistillationObjective, NextTokenObjective
 from trainables.optim import (
     build_optimizer,
+    bytes_to_come,
     has_rate_in_memory,
     learning_rate,
     set_learning_rate,
@@ -48,7 +49,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a trial runs and what it reads; nothing of it changes the result beyond rounding.
+    """The place of a trial and what it reads; nothing of it changes the result beyond rounding.
 
     Attributes:
         study: folder of the study.
@@ -123,7 +124,7 @@ class World:
 
 @dataclass(frozen=True)
 class Data:
-    """What a trial reads: the corpus in blocks, its tokenizer, the benchmarks, other models.
+    """The data of a trial: the corpus in blocks, its tokenizer, the benchmarks, other models.
 
     Attributes:
         teachers: models to learn from.
@@ -218,10 +219,6 @@ def _objective(spec: TrialSpec, model: PreTrainedModel, data: Data, world: World
 def _move(model: nn.Module, device: torch.device) -> None:
     """Move a model; the types of transformers' own `to` are broken."""
     model.to(device)
-
-
-class Diverged(Exception):
-    """The loss became NaN, infinite, or far worse than knowing nothing."""
 
 
 class Trainer:
@@ -334,7 +331,7 @@ class Trainer:
 
     @property
     def step_in_words(self) -> str | None:
-        """How steps are taken, to record with a run; None as long as that is not known."""
+        """A sentence on how steps are taken, to record with a run; None while that is not known."""
         failure = self._why_no_graph
         if isinstance(self._step, RecordedStep):
             if not self._step.is_settled:
@@ -364,8 +361,8 @@ class Trainer:
             objective,
             self.model.parameters(),
             self.optimizer,
-            tokens=spec.batch_size * spec.context,
-            workers=self.world.size,
+            # DistributedDataParallel averages over workers; the loss is a sum over them.
+            scale=self.world.size / (spec.batch_size * spec.context),
             micro_batch=micro_batch,
             grad_clip=spec.grad_clip,
             bf16=spec.precision == "bf16",
@@ -395,9 +392,8 @@ class Trainer:
     def _need(self, size: int, memory: gpu_memory.Memory) -> int | None:
         """Bytes that a trial with this micro-batch takes; None if they are more than there are.
 
-        Training is measured without the optimizer, whose moments are added where there are none
-        yet, so that nothing changes: two of each parameter, as AdamW has them. Muon has one, and
-        needs some room for its products.
+        Training is measured without the optimizer, so that nothing changes; what that will take is
+        added.
         """
         # The gradients of one micro-batch lie beside the activations of the next.
         which = np.arange(min(2 * size, self.share)) % len(self.data.train)
@@ -407,8 +403,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if need is None:
             return None
-        if not self.optimizer.state:
-            need += sum(8 * p.numel() for p in self.model.parameters() if p.requires_grad)
+        need += bytes_to_come(self.optimizer)
         if 2 * need > memory.room:  # else there is room for validation in any case
             memory.tidy()
             held = memory.held()

@@ -27,8 +27,9 @@ from trainables.optim import learning_rate, steps_at_peak
 from trainables.progress import EpochReport, Outcome, Progress
 from trainables.provenance import provenance
 from trainables.spec import TrialSpec
+from trainables.step import Diverged
 from trainables.tracking import TrialRun
-from trainables.trainer import Data, Diverged, Trainer, Workplace, World, steps_per_epoch
+from trainables.trainer import Data, Trainer, Workplace, World, steps_per_epoch
 
 LOG_EVERY = 10
 """Optimizer steps between two reads of the loss (each read waits for the device)."""
@@ -113,7 +114,7 @@ class _TrialTraining:
 
     @property
     def progress(self) -> Progress:
-        """Where the trial stands."""
+        """The trial's position and measurements."""
         return self.trainer.progress
 
     def to_the_end(self) -> None:
@@ -333,7 +334,7 @@ def milestone_step(spec: TrialSpec, corpus: Corpus, words: int) -> int:
 
 
 def trial_facts(spec: TrialSpec, corpus: Corpus) -> dict[str, Any]:
-    """What follows from a spec and its corpus, and is recorded beside it."""
+    """Facts that follow from a spec and its corpus, and are recorded beside it."""
     config = models.build_config(
         spec.arch, spec.size, vocab_size=corpus.vocab_size, context=spec.context
     )
@@ -352,7 +353,7 @@ def trial_facts(spec: TrialSpec, corpus: Corpus) -> dict[str, Any]:
 
 
 def epoch_metrics(epoch: EpochReport, history: Sequence[EpochReport]) -> dict[str, Any]:
-    """What Ray is told of an epoch: flat finite numbers."""
+    """Metrics that Ray is told of an epoch: flat finite numbers."""
     upto = [report for report in history if report.epoch <= epoch.epoch]
     return {
         "epoch": epoch.epoch,
@@ -365,7 +366,7 @@ def epoch_metrics(epoch: EpochReport, history: Sequence[EpochReport]) -> dict[st
 
 
 def final_metrics(outcome: Outcome) -> dict[str, Any]:
-    """What Ray is told when a trial is over: the last epoch again, marked as the end."""
+    """Metrics that Ray is told when a trial is over: the last epoch again, marked as the end."""
     if outcome.kind == "diverged":
         values = {"bits_per_byte": WORST_BITS_PER_BYTE, "best_bits_per_byte": WORST_BITS_PER_BYTE}
         epochs = len(outcome.history)

@@ -38,7 +38,7 @@ class Relation:
 
 
 def find(path: Path) -> Path | None:
-    """Where in `path` the relations are: there, or in its folder `BEAR`."""
+    """Find the folder of the relations: `path`, or `BEAR` in it."""
     for folder in (path, path / "BEAR"):
         if (folder / _RELATIONS).is_file():
             return folder

@@ -101,7 +101,7 @@ class Benchmark:
 
     @property
     def weights(self) -> list[float] | None:
-        """What each item's value counts in the figure: figure = 100 * sum of weight * value.
+        """Weight of each item's value in the figure: figure = 100 * sum of weight * value.
 
         None where the figure is a correlation.
         """
@@ -109,5 +109,5 @@ class Benchmark:
 
     @property
     def strata(self) -> list[str]:
-        """What each item is drawn anew within, where other items of the same kind are imagined."""
+        """Stratum of each item: what it is drawn anew within, where other items are imagined."""
         return [item.task if self.kind.figure.by_task else "" for item in self.items]

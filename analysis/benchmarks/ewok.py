@@ -41,7 +41,7 @@ def password(given: str | None) -> str | None:
 
 
 def find(path: Path) -> Path | None:
-    """Where in `path` EWoK is: a folder with *.jsonl files, or a zip file itself or in it.
+    """Find EWoK in `path`: a folder with *.jsonl files, or a zip file itself or in it.
 
     Raises:
         ValueError: several zip files.

@@ -14,7 +14,7 @@ from analysis.benchmarks.items import Item
 
 
 class Figure(NamedTuple):
-    """How items' values (0 to 1) become one figure.
+    """A way from items' values (0 to 1) to one figure.
 
     Attributes:
         value: the figure, percent.
@@ -53,8 +53,8 @@ def _means(*keys: Callable[[Item], str], by_task: bool = True) -> Figure:
         return fmean(inner.value(*part) if inner else percent(part[1]) for part in parts)
 
     def error(items: Sequence[Item], values: Sequence[float]) -> float:
-        """Of U independent means: the root of their variances' sum, over U (stratified sampling,
-        Cochran 1977, ch. 5)."""
+        """Standard error of the mean of U independent means: the root of their variances' sum, over
+        U (stratified sampling, Cochran 1977, ch. 5)."""
         parts = _parts(items, values, first)
         if inner:
             return math.hypot(*(inner.error(*part) for part in parts)) / len(parts)
@@ -80,8 +80,9 @@ def _correlation(items: Sequence[Item], values: Sequence[float]) -> float:
 
 
 def _error_of_correlation(items: Sequence[Item], values: Sequence[float]) -> float:
-    """Of Fisher's z, sqrt((1 + r^2 / 2) / (n - 3)) for ranks (Bonett & Wright 2000), taken back to
-    r by the delta method; of fewer than four items the largest that it can be."""
+    """Standard error of a rank correlation r: that of Fisher's z, sqrt((1 + r^2 / 2) / (n - 3))
+    (Bonett & Wright 2000), taken back to r by the delta method; of fewer than four items the
+    largest that it can be."""
     if len(values) < 4:
         return 100.0
     r = _correlation(items, values) / 100
@@ -104,7 +105,7 @@ def _parts(
 
 
 def _variance_of_mean(items: Sequence[Item], values: Sequence[float]) -> float:
-    """Of the mean of values whose clusters are independent (Liang & Zeger 1986):
+    """Variance of the mean of values whose clusters are independent (Liang & Zeger 1986):
     C / (C - 1) sum_c (sum of the cluster's deviations)^2 / n^2."""
     mean = fmean(values)
     deviations: dict[str | int, float] = defaultdict(float)
@@ -121,7 +122,7 @@ def _task(item: Item) -> str:
 
 
 def _split(item: Item) -> str:
-    """Of tasks that are called `<split>_<n>_ops`."""
+    """The split of an item whose task is called `<split>_<n>_ops`."""
     return item.task.rsplit("_", 2)[0]
 
 

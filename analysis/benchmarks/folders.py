@@ -43,7 +43,7 @@ class Entry:
 
     @property
     def dataset(self) -> str:
-        """What scores of it are filed under: the name, of a zip file without its suffix."""
+        """The name that its scores are filed under: its own, of a zip file without the suffix."""
         return self.place.stem if self.place and self.place.suffix == ".zip" else self.name
 
     def read(self, source: Source) -> Benchmark:
@@ -98,7 +98,7 @@ def where_benchmarks_are(path: Path) -> list[Path]:
 
 
 def hint(path: Path, of_glue: bool = False) -> str:
-    """Which folder in the folder to give instead, as a sentence; "" if none holds benchmarks, or
+    """A sentence on which folder in the folder to give instead; "" if none holds benchmarks, or
     files of GLUE."""
     folders = where_benchmarks_are(path)
     if of_glue:
@@ -133,7 +133,7 @@ def _holds_benchmarks(path: Path) -> bool:
 
 
 def _unread(place: Path, kind: Kind) -> str:
-    """What of a benchmark's folder is not read, that looks like data."""
+    """Files of a benchmark's folder that look like data and are not read."""
     if not place.is_dir():
         return ""
     others = sorted(each.name for each in place.iterdir() if _looks_like_data(each, kind))
@@ -173,7 +173,7 @@ def _listed(names: Sequence[str]) -> str:
 def fates(
     entries: Sequence[Entry], benchmarks: Sequence[Benchmark], glue_tasks: Sequence[str]
 ) -> Iterator[tuple[str, str, str]]:
-    """What becomes of each entry, as cells of a table: name, benchmark, what is done or why not.
+    """Rows of a table on each entry: name, benchmark, what is done with it or why nothing.
 
     Args:
         entries: of `survey`.

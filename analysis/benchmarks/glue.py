@@ -52,7 +52,7 @@ class Task:
     train: str = ""
 
     def files(self, folder: Path) -> tuple[Path, Path]:
-        """Where in a folder its training and its reported examples belong."""
+        """Paths in a folder of its training and of its reported examples."""
         train = folder / f"{self.train or self.name}.train.jsonl"
         return train, folder / f"{self.name}.valid.jsonl"
 
@@ -94,7 +94,7 @@ PROTOCOL_TASKS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is fine-tuned.
+    """The settings of a fine-tuning.
 
     Attributes:
         lr: peak learning rate.
@@ -248,7 +248,7 @@ class Missing:
 
 
 def find(path: Path) -> Path | None:
-    """Where in `path` the task files are: there, or in its one folder `glue*`.
+    """Find the folder of the task files: `path`, or the one folder `glue*` in it.
 
     Raises:
         ValueError: several such folders.
@@ -308,7 +308,7 @@ def _text(values: Mapping[str, Any], name: str) -> str:
 
 
 def confusion(labels: ArrayLike, predictions: ArrayLike, num_labels: int) -> np.ndarray:
-    """How often each label (row) got each prediction (column): (label, prediction)."""
+    """Counts of examples with each label (row) and prediction (column): (label, prediction)."""
     table = np.zeros((num_labels, num_labels), dtype=np.int64)
     np.add.at(table, (np.asarray(labels), np.asarray(predictions)), 1)
     return table

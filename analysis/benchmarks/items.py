@@ -39,7 +39,7 @@ class Item:
 
     @property
     def texts(self) -> list[tuple[str, str]]:
-        """What is read and what is scored of each option."""
+        """The texts of each option: what is read, and what is scored."""
         context = self.context
         contexts = context if isinstance(context, tuple) else (context,) * len(self.options)
         return list(zip(contexts, self.options, strict=True))

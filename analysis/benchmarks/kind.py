@@ -14,7 +14,7 @@ from analysis.benchmarks.items import Item
 
 @dataclass(frozen=True)
 class Source:
-    """Which benchmarks, and from where.
+    """A choice of benchmarks, and the place that they are read from.
 
     Attributes:
         path: a benchmark's folder or the folder that holds them, or `loading.HUB`.

@@ -54,7 +54,7 @@ def _on_hub(source: Source) -> Iterator[Benchmark]:
 
 
 def _in_folder(source: Source) -> list[Entry]:
-    """What to read."""
+    """The entries of a source's folder that are to be read."""
     path = Path(source.path)
     if not path.exists():
         raise ValueError(
@@ -82,7 +82,7 @@ def _kind(entry: Entry) -> Kind:
 
 
 def _named(task: str, found: Sequence[Entry], source: Source) -> Entry:
-    """What a task means, which is a kind or the name of a folder."""
+    """The benchmarks that a task names: it is a kind or the name of a folder."""
     for each in found:
         if each.name == task:
             return each

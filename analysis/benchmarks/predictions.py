@@ -13,6 +13,7 @@ import numpy as np
 from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.items import Answer, Item
 from analysis.benchmarks.suite import Suite
+from analysis.whole_files import whole_file, write_text
 
 
 def write_answers(suite: Suite, answers: Mapping[str, Sequence[Answer]], file: Path) -> None:
@@ -20,7 +21,7 @@ def write_answers(suite: Suite, answers: Mapping[str, Sequence[Answer]], file: P
 
     No line holds a text, so that the file may be shared and logged.
     """
-    with file.open("w", encoding="utf-8") as lines:
+    with whole_file(file) as partial, partial.open("w", encoding="utf-8") as lines:
         for benchmark in suite.benchmarks:
             pairs = zip(benchmark.items, answers[benchmark.name], strict=True)
             for index, (item, answer) in enumerate(pairs):
@@ -87,6 +88,6 @@ def write_submission(
                 entry["prob"] = answer.value
             mine.append(entry)
         text = json.dumps({uid: {"predictions": mine} for uid, mine in predictions.items()})
-        (place / "predictions.json").write_text(text, encoding="utf-8")
+        write_text(place / "predictions.json", text)
         written.append(place / "predictions.json")
     return written

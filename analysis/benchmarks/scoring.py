@@ -186,7 +186,7 @@ def check_spans(sequences: Sequence[Span], context: int | None, vocab_size: int 
 
 
 def unknown_token(token_id: int, vocab_size: int) -> str:
-    """What is wrong where a tokenizer gives a token that the model does not know."""
+    """The error of a tokenizer that gives a token which the model does not know."""
     return (
         f"the tokenizer gives token {token_id}, the model knows 0 to {vocab_size - 1} only: put "
         "the model's own tokenizer into its folder"
@@ -263,7 +263,7 @@ def _has_plain_head(model: Any, spans: Sequence[Span]) -> bool:
 
 
 def _score_fitting(model: Any, batch: Sequence[Span], is_plain: bool) -> list[Tensor]:
-    """What `_score_batch` gives, in as many pieces as the memory of the device makes it."""
+    """Score a batch as `_score_batch` does, in as many pieces as the device's memory makes it."""
     try:
         return [_score_batch(model, batch, is_plain)]
     except torch.OutOfMemoryError:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.reporting.page import MISSING, Cell, Kind, Page, Table
+from analysis.whole_files import write_text
 
 _PAGE_ROWS = 40  # a longer table goes over several pages
 _PACKAGES = "% needs \\usepackage{booktabs} and, for a table over several pages, {longtable}\n"
@@ -69,8 +70,8 @@ def write_tables(page: Page, folder: Path | str) -> list[Path]:
     paths = []
     for table in page.tables():
         csv, tex = folder / f"{table.name}.csv", folder / f"{table.name}.tex"
-        _frame(table).to_csv(csv, index=False, encoding="utf-8", lineterminator="\n")
-        tex.write_text(_latex(table), encoding="utf-8")
+        write_text(csv, _frame(table).to_csv(index=False, lineterminator="\n"))
+        write_text(tex, _latex(table))
         paths += [csv, tex]
     return paths
 

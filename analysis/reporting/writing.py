@@ -33,6 +33,7 @@ from analysis.reporting.sections.reproduction import every_trial, reproduction
 from analysis.reporting.tables import write_tables
 from analysis.store import open_store, tracking_uri
 from analysis.study import Study
+from analysis.whole_files import write_text
 
 LOCAL_UI = "http://127.0.0.1:5000"
 """Where `make ui` serves MLflow."""
@@ -98,7 +99,7 @@ def write_report(args: ReportArgs, say: Callable[[str], None]) -> tuple[Page, Pa
         sections=tuple(part.section for part in parts),
     )
     path = folder / "report.html"
-    path.write_text(render(page), encoding="utf-8")
+    write_text(path, render(page))
     write_tables(page, folder / "tables")
     return page, path
 

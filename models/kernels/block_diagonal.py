@@ -55,7 +55,7 @@ def block_diagonal_pair(x: Tensor, first: Tensor, second: Tensor) -> tuple[Tenso
 
 
 def _grouped(x: Tensor, weight: Tensor) -> Tensor:
-    """As dense products of several blocks each."""
+    """Multiply by dense products of several blocks each."""
     blocks, height, width = weight.shape
     group = max(1, DENSE_WIDTH // width)
     while blocks % group:

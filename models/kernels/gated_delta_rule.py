@@ -179,7 +179,7 @@ def _prepare(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, scale: fl
 
 
 class _Solved(NamedTuple):
-    """What comes of the triangular systems, and of the recurrence over the chunks."""
+    """Results of the triangular systems, and of the recurrence over the chunks."""
 
     overlaps: Tensor  # (X, N, C, C): products of keys
     inverse: Tensor  # (X, N, C, C): of the system's matrix

@@ -30,7 +30,7 @@ def stream_layer_norm(
 
 
 class _StreamLayerNorm(torch.autograd.Function):
-    """In Triton; keeps the input and two numbers per row."""
+    """LayerNorm in Triton that hands its input on; keeps the input and two numbers per row."""
 
     @staticmethod
     def forward(

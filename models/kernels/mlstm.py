@@ -158,7 +158,7 @@ class _MLSTM(torch.autograd.Function):
 
 
 class _Gates(NamedTuple):
-    """What the gates of a sequence amount to, all (B, H, T)."""
+    """The gates of a sequence, summed up for the cell, all (B, H, T)."""
 
     a: Tensor
     peak: Tensor  # P
@@ -199,7 +199,7 @@ def _gate_gradients(
 
 
 class _Chunk(NamedTuple):
-    """What the torch path reads of some steps; 1/sqrt(K) is in the weights."""
+    """Some steps as the torch path reads them; 1/sqrt(K) is in the weights."""
 
     q: Tensor
     k: Tensor
@@ -359,7 +359,7 @@ def _backward_chunk(
 def _backward_state(
     chunk: _Chunk, dstate: tuple[Tensor, Tensor] | None, dnumerator: Tensor, dsum: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """From the gradient of the state behind a chunk to that of the state in front of it."""
+    """The gradient of the state in front of a chunk, from that of the state behind it."""
     query = chunk.q * chunk.from_state
     dnormalizer = (query * dsum).sum(-2)
     if dstate is None:
@@ -430,7 +430,7 @@ def _blocks(batch: int, heads: int, value: int) -> int:
 
 
 def _shape(q: Tensor, v: Tensor) -> tuple[int, ...]:
-    """What both C functions want to know behind their tensors."""
+    """The arguments of both C functions behind their tensors."""
     batch, time, heads, key = q.shape
     value = v.shape[-1]
     is_bf16 = int(q.dtype == torch.bfloat16)
@@ -523,5 +523,5 @@ def _(
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Tensor]:
-    """For C++, which takes a null pointer, that of an empty tensor, for None."""
+    """Tensors laid out for C++; an empty one, whose pointer is null, stands for None."""
     return [torch.empty(0) if x is None else x.contiguous() for x in tensors]

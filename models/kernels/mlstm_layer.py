@@ -45,7 +45,7 @@ def mlstm_layer(
     heads: int,
     eps: float,
 ) -> Tensor:
-    """From the input and the output gate side by side to what the projection down reads.
+    """Compute, of the input and the output gate side by side, what the projection down reads.
 
     Args:
         up: (B, T, 2 * H * D), which `takes` takes.

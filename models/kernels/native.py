@@ -89,7 +89,7 @@ def call(kernel: str, function: str, *arguments: Argument) -> None:
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels lie: `babysweep/kernels` in the user's cache folder."""
+    """The folder of compiled kernels: `babysweep/kernels` in the user's cache folder."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "babysweep" / "kernels"
 

@@ -110,7 +110,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class _AddRMSNorm(torch.autograd.Function):
-    """In Triton; keeps the sum, which is x where nothing is added, and one scale per row."""
+    """A sum, x alone without a residual, and its RMS norm in Triton; keeps both scale and sum."""
 
     @staticmethod
     def forward(

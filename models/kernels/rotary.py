@@ -75,7 +75,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class _Rotary(torch.autograd.Function):
-    """In Triton; keeps cos and sin."""
+    """The rotation in Triton; keeps cos and sin."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,7 +95,7 @@ class _Rotary(torch.autograd.Function):
 
 
 class _LinearRotary(torch.autograd.Function):
-    """In Triton, behind one product; keeps what it is given."""
+    """The rotation in Triton behind one product; keeps what it is given."""
 
     @staticmethod
     def forward(

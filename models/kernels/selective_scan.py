@@ -412,7 +412,7 @@ def _empty_gradients(
 def _arguments(
     tensors: tuple[Tensor | None, ...], softplus: bool
 ) -> tuple[list[native.Argument], list[int]]:
-    """What both C++ functions begin and end with."""
+    """The arguments that both C++ functions begin and end with."""
     u, delta, gate, a, *rest = tensors
     assert u is not None
     assert a is not None

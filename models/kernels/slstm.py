@@ -209,7 +209,7 @@ def _backward_torch(
 def _slstm_triton(
     x: Tensor, recurrent: Tensor, bias: Tensor | None, initial_state: State | None
 ) -> tuple[Tensor, State]:
-    """As `slstm`, in Triton."""
+    """Compute `slstm` in Triton."""
     with torch.autocast(x.device.type, enabled=False):
         recurrent = recurrent.to(x.dtype)
         state, started = _start(x, initial_state, torch.float32), initial_state is not None

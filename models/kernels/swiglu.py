@@ -49,7 +49,7 @@ def swiglu_reference(gate: Tensor, up: Tensor) -> Tensor:
 
 
 class _SwiGLU(torch.autograd.Function):
-    """In Triton; keeps its inputs."""
+    """SwiGLU in Triton; keeps its inputs."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class _SwiGLU(torch.autograd.Function):
 
 
 class _LinearSwiGLU(torch.autograd.Function):
-    """In Triton, behind one product; keeps its inputs and the product."""
+    """SwiGLU in Triton behind one product; keeps its inputs and the product."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from rich.table import Table
 import models
 from analysis.benchmarks import glue
 from analysis.benchmarks.protocols import check_protocol
+from analysis.whole_files import write_text
 from sweeps.engine.failures import TrialFailure
 from sweeps.engine.trial_process import failures_explained, memory_given_back
 from sweeps.engine.tuning import MAX_FAILURES, DriverCallback
@@ -281,7 +282,7 @@ class Watcher(DriverCallback):
         error = error or "no error was recorded"
         path = self._storage / spec.hash / "error.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(error + "\n")
+        write_text(path, error + "\n")
         last = error.splitlines()[-1][:300]
         self._say(f"{spec.task} {what}: {last} (all of it: {path})")
         return spec.task, last
@@ -312,7 +313,7 @@ def write_glue_submission(results: Sequence[TaskResult], folder: Path) -> list[P
             for index, label in enumerate(result.outcome.predictions)
         ]
         values = {result.task: {"predictions": predictions}}
-        file.write_text(json.dumps(values), encoding="utf-8")
+        write_text(file, json.dumps(values))
         written.append(file)
     return written
 

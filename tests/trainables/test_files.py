@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from analysis.whole_files import write_text
+from tests.contracts.import_graph import PACKAGES, ROOT
 from trainables import files
 
 
@@ -27,6 +30,28 @@ def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert files.read_json(path, dict[str, Any])["b"] == 1
     files.remove_partial(tmp_path)
     assert os.listdir(tmp_path) == ["values.json"]
+
+
+def test_nothing_left_of_a_file_that_was_not_finished(tmp_path: Path) -> None:
+    """After an error the earlier file stays, and nothing is beside it."""
+    path = tmp_path / "values.txt"
+    write_text(path, "earlier")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "half a pair: \ud800")
+    assert path.read_text() == "earlier"
+    assert os.listdir(tmp_path) == ["values.txt"]
+
+
+def test_texts_are_written_aside() -> None:
+    """No module but one writes a text in its place, where a kill would leave half of it."""
+    in_place = re.compile(r"""\.write_(text|bytes)\(|\.open\(["']w["']|\.to_csv\([a-z_]+,""")
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if in_place.search(path.read_text("utf-8"))
+    }
+    assert found <= {"analysis/whole_files.py", "analysis/benchmarks/predictions.py"}
 
 
 def test_a_folder_appears_filled(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, PreTrainedConfig
 
 import models
@@ -21,6 +22,7 @@ from analysis.benchmarks import glue
 from analysis.benchmarks.glue import Example, Settings, TaskData
 from trainables.classifier import Classifier, batches, encode, predict, split
 from trainables.corpus.tokenizer import train_tokenizer
+from trainables.digests import write_digests
 from trainables.finetune import finetune, learning_rate, out_of_patience, remove_leftovers
 from trainables.finetune_spec import FinetuneSpec, model_hash, read_outcome
 
@@ -86,6 +88,17 @@ def toy_data() -> TaskData:
 
 def with_settings(spec: FinetuneSpec, **changes: Any) -> FinetuneSpec:
     return dataclasses.replace(spec, settings=dataclasses.replace(spec.settings, **changes))
+
+
+def killed_after(last_epoch: int, run: Callable[..., Any], spec: FinetuneSpec) -> None:
+    """Fine-tune to the end of this epoch."""
+
+    def die(epoch: Any) -> None:
+        if epoch.epoch == last_epoch:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, report=die)
 
 
 @pytest.mark.parametrize("arch", models.architectures())
@@ -231,13 +244,7 @@ def test_an_interrupted_run_ends_the_same(
 ) -> None:
     """A run that dies behind an epoch, half way through writing another, continues to exactly the
     history and the predictions of one that did not."""
-
-    def die(epoch: Any) -> None:
-        if epoch.epoch == last_epoch:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(spec, report=die)
+    killed_after(last_epoch, run, spec)
     half = tmp_path / "storage" / spec.hash / ".partial-1"
     half.mkdir()
     (half / "model.safetensors").write_text("half")
@@ -246,6 +253,38 @@ def test_an_interrupted_run_ends_the_same(
     assert trained == [1, 2, 3]
     assert outcome == run(spec, "elsewhere")
     assert not half.exists()
+
+
+def test_an_epoch_of_an_earlier_version_is_continued(
+    spec: FinetuneSpec, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """It kept the optimizer's state by the parameter's index; the end is the same to the bit."""
+    killed_after(2, run, spec)
+    epoch = tmp_path / "storage" / spec.hash / "epoch-002"
+    file = epoch / "optimizer.safetensors"
+    model = Classifier(new_model("transformer"), 2, SETTINGS)
+    index = {name: number for number, (name, _) in enumerate(model.named_parameters())}
+    earlier = {}
+    for key, value in load_file(file).items():
+        moment, _, name = key.partition("/")
+        earlier[f"{index[name]}/{moment}"] = value
+    assert {"0/step", "0/exp_avg", "0/exp_avg_sq"} <= earlier.keys()
+    save_file(earlier, file)
+    write_digests(epoch)
+    assert run(spec) == run(spec, "elsewhere")
+
+
+def test_what_begins_anew_is_saved_anew(
+    spec: FinetuneSpec, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Where the newest epoch is damaged and the best one is not, the best one's folder is written
+    again: a second kill costs no more than the first."""
+    killed_after(2, run, with_settings(spec, lr=1e-12))  # the first epoch is the best
+    folder = tmp_path / "storage" / with_settings(spec, lr=1e-12).hash
+    (folder / "epoch-002" / "model.safetensors").write_text("half")
+    assert not (folder / "epoch-001" / "optimizer.safetensors").exists()
+    killed_after(1, run, with_settings(spec, lr=1e-12))
+    assert (folder / "epoch-001" / "optimizer.safetensors").exists()
 
 
 def test_leftovers_of_a_kill_are_removed(
@@ -272,13 +311,8 @@ def test_a_resumed_run_does_not_repeat_epochs(
         steps.append(step)
         return rate(settings, step, total)
 
-    def die(epoch: Any) -> None:
-        if epoch.epoch == 2:
-            raise KeyboardInterrupt
-
     monkeypatch.setattr(finetune_module, "learning_rate", counted)
-    with pytest.raises(KeyboardInterrupt):
-        run(spec, report=die)
+    killed_after(2, run, spec)
     outcome = run(spec)
     assert steps == list(range(3 * -(-outcome.num_train // SETTINGS.batch_size)))
 

@@ -9,6 +9,7 @@ import models
 from trainables.corpus import Blocks
 from trainables.memory import OutOfMemory, even_piece, largest_that_fits, recompute_activations
 from trainables.objectives import NextTokenObjective
+from trainables.optim import bytes_to_come
 from trainables.trainer import Data, Trainer, World
 
 
@@ -95,11 +96,8 @@ def make_trainer(tiny_spec, tiny_corpus, monkeypatch):
 
     def need(self, size, memory):
         memory.model = self.model
-        moments = 0
-        if not self.optimizer.state:
-            moments = sum(8 * parameter.numel() for parameter in self.model.parameters())
         found = original(self, size, memory)
-        return None if found is None else found - moments
+        return None if found is None else found - bytes_to_come(self.optimizer)
 
     monkeypatch.setattr(Trainer, "_need", need)
 

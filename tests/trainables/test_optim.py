@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 import models
+from analysis.schema.fields import CHOICES
 from tests.trainables.test_spec import SPEC
 from trainables.optim import (
     build_optimizer,
+    bytes_to_come,
     has_rate_in_memory,
     learning_rate,
     set_learning_rate,
@@ -132,6 +134,24 @@ def test_muon_cannot_be_recorded_with_a_rate_and_says_so():
     assert has_rate_in_memory(build_optimizer(model, SPEC, recordable=True))
     muon = build_optimizer(model, SPEC.replace(optimizer="muon"), recordable=True)
     assert not has_rate_in_memory(muon)
+
+
+@pytest.mark.parametrize("name", CHOICES["optimizer"])
+def test_the_memory_of_an_optimizer_is_known_before_its_first_step(name):
+    """It is that of the moments found behind the step, with Muon's products besides; nothing is to
+    come any more then."""
+    model = models.build_model(models.build_config("lstm", "mini", vocab_size=64, context=16))
+    optimizer = build_optimizer(model, SPEC.replace(optimizer=name))
+    expected = bytes_to_come(optimizer)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    moments = [v for state in optimizer.state.values() for v in state.values() if v.ndim]
+    by_muon = [p.numel() for p in model.parameters() if "momentum_buffer" in optimizer.state[p]]
+    assert bool(by_muon) == (name == "muon")
+    products = 12 * max(by_muon, default=0)  # each element: 4 bytes, and 2 in four places
+    assert expected == sum(each.nbytes for each in moments) + products
+    assert bytes_to_come(optimizer) == 0
 
 
 def test_muon_needs_a_matrix_and_a_torch_that_has_it(monkeypatch):

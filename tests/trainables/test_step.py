@@ -64,8 +64,7 @@ def small_step(*, dropout=0.0, recordable=True, micro_batch=2):
         NextTokenObjective(model),
         model.parameters(),
         optimizer,
-        tokens=4 * 8,
-        workers=1,
+        scale=1 / (4 * 8),
         micro_batch=micro_batch,
         grad_clip=1.0,
         bf16=False,
@@ -229,7 +228,7 @@ def assert_reads_nothing(objective):
     """Take two steps of two micro-batches. Call it under a `FakeTensorMode`."""
     optimizer = build_optimizer(objective.model, SPEC, recordable=True)
     parameters = objective.model.parameters()
-    sizes = {"tokens": 4 * 32, "workers": 1, "micro_batch": 2}
+    sizes = {"scale": 1 / (4 * 32), "micro_batch": 2}
     step = Step(objective, parameters, optimizer, grad_clip=1.0, bf16=True, **sizes)
     ids = torch.zeros(4, 32, dtype=torch.int64)
     for _ in range(2):

@@ -63,7 +63,7 @@ def clean(utterance: str) -> str:
 
 
 def _word(token: str) -> str:
-    """What a token of a main tier says, "" for nothing."""
+    """The word that a token of a main tier says, "" for none."""
     token = token.translate(_SIGNS)
     if token.startswith("+"):
         return _after_plus(token)

@@ -34,7 +34,7 @@ class Domain:
 
     @cached_property
     def _cut(self) -> int | None:
-        """Where in the training file's text its validation text begins."""
+        """The place in the training file's text at which its validation text begins."""
         return line_boundary(self.train_file, 1 - HELD_OUT) if self.dev_files is None else None
 
     def files(self, split: str) -> tuple[Path, ...]:
@@ -242,7 +242,7 @@ class _DevFiles:
         return named
 
     def _places(self, folder: Path) -> Iterator[Path]:
-        """Where the dev files of a folder's files may be; `dev` in capitals, too."""
+        """Folders that the dev files of a folder's files may be in; `dev` in capitals, too."""
         yield folder
         for outer in (folder, folder.parent):
             yield from (each for each in self._listed(outer) if each.name.lower() == "dev")

@@ -17,6 +17,7 @@ from filelock import FileLock
 from transformers import PreTrainedTokenizerFast
 
 from analysis.schema.typed import typed
+from analysis.whole_files import write_text
 from trainables.corpus.blocks import TokenFile, token_dtype
 from trainables.corpus.contents import contents
 from trainables.corpus.long_words import LongWords
@@ -194,7 +195,7 @@ def _open_whole(directory: Path, digest: str) -> tuple[Corpus | None, str]:
 
 
 def _is_unreadable(error: Exception) -> bool:
-    """Whether it is of the system, and tells nothing of what is in a file."""
+    """Whether an error is of the system, and tells nothing of what is in a file."""
     of_system = isinstance(error, OSError) and error.errno is not None
     return of_system and not isinstance(error, NOT_THERE)
 
@@ -268,7 +269,7 @@ def _build(
             report(f"tokenizing the {split} text")
             counts = _write_tokens(lines, tokenizer, partial / f"{split}.bin")
             meta |= {f"{split}_{unit}": count for unit, count in counts.items()}
-        (partial / _META).write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
+        write_text(partial / _META, json.dumps(meta, indent=2) + "\n")
         write_digests(partial)
 
 

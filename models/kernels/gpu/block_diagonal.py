@@ -180,7 +180,7 @@ def _zeros(ROWS: tl.constexpr, BLOCKS: tl.constexpr) -> tuple[tl.tensor, ...]:
 
 @triton.jit
 def _no_sums(ROWS: tl.constexpr, BLOCKS: tl.constexpr) -> tuple[tuple[tl.tensor, ...], ...]:
-    """For each entry of a block a sum, row by row."""
+    """Zeros to add to: a sum for each entry of a block, row by row."""
     return (
         _zeros(ROWS, BLOCKS),
         _zeros(ROWS, BLOCKS),

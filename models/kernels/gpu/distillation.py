@@ -81,8 +81,8 @@ def _distil(
 
 @triton.jit
 def _log_sums(logits, guides, vocab, temperature, BLOCK: tl.constexpr) -> tuple[tl.tensor, ...]:
-    """In one pass the largest logits, and logarithms of sums of exponentials of the distances from
-    them: of the student's as they are, of the student's and the teacher's by the temperature."""
+    """The largest logits, and logarithms of sums of exponentials of the distances from them, in one
+    pass: of the student's as they are, of the student's and the teacher's by the temperature."""
     largest = tl.full((), LOWEST, tl.float32)
     guide_largest = tl.full((), LOWEST, tl.float32)
     sums = tl.zeros((BLOCK,), tl.float32)

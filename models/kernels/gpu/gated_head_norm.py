@@ -25,7 +25,7 @@ PROGRAMS_PER_MULTIPROCESSOR = 12  # of the backward, each with partial sums of d
 
 @dataclass(frozen=True)
 class Scale:
-    """What the heads were divided by, max(|row_sum|, floor) + eps, and room for its gradient and
+    """The divisors of the heads, max(|row_sum|, floor) + eps, and room for its gradient and
     that of the row sum; (batch, heads, time) in float32."""
 
     row_sum: Tensor

@@ -153,12 +153,12 @@ def _all_outputs(
 
 
 def _chunks(v: Tensor) -> int:
-    """Of all sequences and heads."""
+    """Number of chunks of all sequences and heads."""
     return v.shape[0] * v.shape[2] * triton.cdiv(v.shape[1], CHUNK)
 
 
 def _constants(g: Tensor, v: Tensor) -> dict[str, Any]:
-    """What the kernels are compiled for. PARTS: how many bf16 numbers stand for a float32."""
+    """Constants of the kernels. PARTS: how many bf16 numbers stand for a float32."""
     keys, values = g.shape[3], v.shape[3]
     return {
         "K": keys,
@@ -289,7 +289,7 @@ def _scores(
     K: tl.constexpr, X: tl.constexpr, C: tl.constexpr, PARTS: tl.constexpr,
     PRECISION: tl.constexpr, REVERSE: tl.constexpr, TYPE: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """What each step of a chunk takes from each one (C, C), of TYPE; in reverse, transposed."""
+    """Scores of each step of a chunk for each one (C, C), of TYPE; in reverse, transposed."""
     step = tl.arange(0, C)[:, None]
     other = tl.arange(0, C)[None, :]
     scores = tl.zeros((C, C), tl.float32)  # symmetric

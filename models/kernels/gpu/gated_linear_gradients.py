@@ -71,7 +71,7 @@ def _score_gradients(
     v, do, start, heads, here,
     V: tl.constexpr, Y: tl.constexpr, C: tl.constexpr, PRECISION: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:  # fmt: skip
-    """Of the score of each step with itself (C, 1), and with the others (C, C), symmetric."""
+    """Gradients of each step's score with itself (C, 1), and with others (C, C), symmetric."""
     step = tl.arange(0, C)[:, None]
     other = tl.arange(0, C)[None, :]
     dscores = tl.zeros((C, C), tl.float32)

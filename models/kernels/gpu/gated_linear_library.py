@@ -29,7 +29,7 @@ def takes(q: Tensor, v: Tensor) -> bool:
 def hgrn2_attention(
     q: Tensor, f: Tensor, v: Tensor, lower_bound: Tensor | None, initial_state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """As `models.kernels.gated_linear_attention.hgrn2_attention`; a bound must be above 0."""
+    """Compute `models.kernels.gated_linear_attention.hgrn2_attention`; a bound must be above 0."""
     gate = F.logsigmoid(f.float())
     if lower_bound is not None:
         bound = lower_bound.float().view(q.shape[2:])

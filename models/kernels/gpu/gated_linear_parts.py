@@ -20,7 +20,7 @@ _made: dict[torch.device, Tensor] = {}
 
 
 def sum_choices(device: torch.device) -> Tensor:
-    """Which gates u scale what passes step t, (len(HALVES) + 2, t, u), zeros and ones in bf16.
+    """The gates u that scale what passes step t: (len(HALVES) + 2, t, u), zeros and ones in bf16.
 
     For each of `HALVES` between the step and the middle of its block; up to the step; and after it.
     """
@@ -40,7 +40,7 @@ def sum_choices(device: torch.device) -> Tensor:
 
 @triton.jit
 def sigmoids(x) -> tuple[tl.tensor, tl.tensor]:
-    """Of x and of -x, both to full precision."""
+    """Sigmoids of x and of -x, both to full precision."""
     small = tl.exp2(-tl.abs(x) * LOG2_E)
     large = 1 / (1 + small)
     small *= large
@@ -99,7 +99,7 @@ def faded(
 def entries(
     rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Where a tile of a matrix (ROWS, COLUMNS) lies in it, and what of the tile is inside."""
+    """Places of a tile's entries in a matrix (ROWS, COLUMNS), and what of the tile is inside."""
     at = rows[:, None] * COLUMNS + columns[None, :]
     return at, (rows[:, None] < ROWS) & (columns[None, :] < COLUMNS)
 
@@ -137,8 +137,8 @@ def pair(t, u, half) -> tl.tensor:
 
 @triton.jit
 def place(chunk, time, heads, C: tl.constexpr) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """Of a chunk: its sequence and head, the first step's place (batch, time, head), and which of
-    its steps (C, 1) are inside the sequence."""
+    """The place of a chunk: its sequence and head, the first step's place (batch, time, head), and
+    which of its steps (C, 1) are inside the sequence."""
     chunks = tl.cdiv(time, C)
     sequence = chunk // chunks
     begin = (chunk % chunks) * C

@@ -41,7 +41,7 @@ def selective_scan(
     delta_bias: Tensor | None,
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor]:
-    """As `models.kernels.selective_scan.selective_scan`."""
+    """Compute `models.kernels.selective_scan.selective_scan`."""
     scan = _scan_function()
     assert scan is not None
     skip, delta_bias = (None if x is None else x.float() for x in (skip, delta_bias))

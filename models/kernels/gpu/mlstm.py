@@ -33,7 +33,7 @@ SMALL, LARGE = 64, 128  # rows and columns of a tile
 
 @dataclass(frozen=True)
 class Plan:
-    """How a call is cut into chunks and tiles: a matter of shapes and the type."""
+    """The cut of a call into chunks and tiles: a matter of shapes and the type."""
 
     batch: int
     time: int
@@ -97,7 +97,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class States:
-    """Of chunks: matrices (B * H, S, K, V), of the vectors' type, and vectors (B * H, S, K).
+    """States of chunks: matrices (B * H, S, K, V), of the vectors' type, and vectors (B * H, S, K).
 
     Chunk c has the state c + `shift`; one that is not stored is zero.
     """
@@ -178,7 +178,7 @@ def backward_products(
     dnumerator: Tensor,
     dsum: Tensor,
 ) -> tuple[Tensor, ...]:
-    """What `backward` returns first, from the gradients of h times its scale, and of row sums."""
+    """The first that `backward` returns, from gradients of h times its scale, and of row sums."""
     plan = Plan.of(q, v)
     states, _ = _states_in_front(plan, k, v, gates, memory, normalizer, False)
     dstates = _states_behind(plan, q, dnumerator, gates, dsum)
@@ -248,7 +248,7 @@ def _launch_states(
     end: tuple[Tensor | None, Tensor | None],
     updates: int,
 ) -> None:
-    """From x and y, that is k and v; or, given dsum, q and dnumerator, from the end backwards."""
+    """Sum up states of x and y, k and v; or, given dsum, q and dnumerator, from the end on."""
     programs = plan.heads_in_all * plan.columns(plan.key) * triton.cdiv(plan.value, SMALL)
     launch(
         tiles.states,

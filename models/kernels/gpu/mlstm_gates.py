@@ -182,7 +182,7 @@ def _gradients(
     eps,
     BLOCK: tl.constexpr,
 ) -> None:
-    """From the last steps to the first, as `_gate_gradients` of `models.kernels.mlstm`.
+    """Compute gates' gradients from the last step to the first, as `models.kernels.mlstm` does.
 
     The gradient of m goes to the step where the peak lies: a step at which a rises to a new peak
     collects it from all steps until the next such one.

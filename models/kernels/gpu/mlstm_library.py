@@ -29,7 +29,7 @@ def mlstm(
     return_state: bool,
     eps: float,
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
-    """As `models.kernels.mlstm.mlstm`; the kernels compute in the vectors' type."""
+    """Compute `models.kernels.mlstm.mlstm`; the kernels do so in the vectors' type."""
     from mlstm_kernels.torch.chunkwise.triton_xl_chunk import mlstm_chunkwise__xl_chunk
 
     state = {}

@@ -34,7 +34,7 @@ def _power(x_high, x_rest, y_high, y_rest) -> tl.tensor:
 
 @triton.jit
 def _head(program, time, heads, DIM: tl.constexpr) -> tl.tensor:
-    """Where the vectors of a head of a sequence begin in (B, T, H, DIM)."""
+    """Offset at which the vectors of a head of a sequence begin in (B, T, H, DIM)."""
     batch, head = program // heads, program % heads
     return (batch.to(tl.int64) * time * heads + head) * DIM
 
@@ -295,7 +295,7 @@ def _of_state(
 def _factor(
     a, peak, before, head, t, start, stop, time, AHEAD: tl.constexpr, SCALE: tl.constexpr
 ) -> tl.tensor:
-    """What the state in front of a chunk counts at step t; or looking AHEAD, what step t counts in
+    """Weight of the state in front of a chunk at step t; or looking AHEAD, what step t counts in
     the state behind it."""
     if AHEAD:
         own, own_rest = _exponents(a, head, t, time, t < time)

@@ -24,7 +24,7 @@ def forward(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[
 def add_forward(
     x: Tensor, residual: Tensor, weight: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `forward` of x + residual -> y, the sum in the wider type of the two, and the scale."""
+    """Apply `forward` to x + residual -> y, the sum in the wider type of the two, and the scale."""
     y = torch.empty_like(x, dtype=dtype)
     total = torch.empty_like(x, dtype=torch.promote_types(x.dtype, residual.dtype))
     scale = x.new_empty(len(x), 1, dtype=torch.float32)

@@ -24,7 +24,7 @@ def rotate(
 
 
 def rotate_in_place(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """As `rotate`; q and k are parts of the rows of one tensor."""
+    """Rotate as `rotate` does; q and k are parts of the rows of one tensor."""
     _launch((q, k), (q, k), cos, sin, backward=False)
 
 

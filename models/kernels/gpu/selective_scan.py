@@ -177,8 +177,8 @@ def backward(
 
 
 def _shared(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """What all programs take, laid out for them: a (N, D); b and c in float32, (B, T, 2, N), with
-    zeros up to whole chunks and a power of two of states.
+    """Tensors that all programs take, laid out for them: a (N, D); b and c in float32,
+    (B, T, 2, N), with zeros up to whole chunks and a power of two of states.
 
     So no program converts b and c, nor asks where they end.
     """
@@ -192,7 +192,7 @@ def _shared(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _strides(**tensors: Tensor | None) -> tuple[list[int], dict[str, int]]:
-    """From sequence to sequence, as arguments, and from step to step, as constants: U_ROW, ...
+    """Strides from sequence to sequence, as arguments, and from step to step, as constants: U_ROW.
 
     The former are in units of ITEM_UNIT, which tells the compiler how all rows are aligned. The
     latter depend on the widths of a model only.

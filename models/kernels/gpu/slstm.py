@@ -88,7 +88,7 @@ def _grid(batch: int, heads: int) -> tuple[int, int]:
 
 
 def _tiles(dim: int, kind: torch.dtype) -> dict[str, Any]:
-    """What both kernels are compiled for: one warp for 8 columns, up to eight."""
+    """The constants that both kernels are compiled for: one warp for 8 columns, up to eight."""
     width, small = max(16, triton.next_power_of_2(dim)), kind == torch.bfloat16
     return {
         "num_warps": min(8, width // 8),
@@ -168,8 +168,8 @@ def _forward(
 def _tile(
     batch, DIM: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """Of a program: its sequences (TILE, 1), the columns of its head (1, WIDTH), which sequences
-    there are, and which of the tile's cells."""
+    """The tile of a program: its sequences (TILE, 1), the columns of its head (1, WIDTH), which
+    sequences there are, and which of the tile's cells."""
     rows = tl.program_id(0) * TILE + tl.arange(0, TILE)[:, None]
     at = tl.arange(0, WIDTH)[None, :]
     present = rows < batch
@@ -226,7 +226,7 @@ def _keep(kept, plane, at, inside, w, ahead, slope, z, o) -> None:
 
 @triton.jit
 def _load_four(x, gap, inside) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """What lies at x four times, `gap` apart: once for each gate, state or factor."""
+    """The values that lie at x four times, `gap` apart: once for each gate, state or factor."""
     i = tl.load(x, mask=inside, other=0.0)
     f = tl.load(x + gap, mask=inside, other=0.0)
     z = tl.load(x + 2 * gap, mask=inside, other=0.0)
@@ -264,7 +264,7 @@ def _log1p(x) -> tl.tensor:
 
 @triton.jit
 def _tanh(x) -> tl.tensor:
-    """To 2e-7 relative, small x included."""
+    """The hyperbolic tangent to 2e-7 relative, small x included."""
     square = x * x
     y = -0.006276377942413092 * square + 0.021116206422448158
     y = y * square - 0.053875137120485306
@@ -372,7 +372,7 @@ def _stream_back(
 
 @triton.jit
 def _read(dh, h, kept, plane, inside) -> tuple[tl.tensor, ...]:
-    """Of a step: the gradient of h, h, and the factors that the forward kept."""
+    """Read a step: the gradient of h, h, and the factors that the forward kept."""
     dh_t = tl.load(dh, mask=inside, other=0.0)
     h_t = tl.load(h, mask=inside, other=0.0)
     w, along, slope, z_slope = _load_four(kept, plane, inside)

@@ -77,7 +77,7 @@ def _backward(
     dim,
     BLOCK: tl.constexpr,
 ) -> None:
-    """With s = sigmoid(g): silu = g s, and its derivative s (1 + g (1 - s))."""
+    """Gradients of both inputs: with s = sigmoid(g), silu = g s has the slope s (1 + g (1 - s))."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < dim

@@ -81,7 +81,7 @@ def someone(g: Grammar, gender: str) -> NounPhrase:
 
 
 def two_things(g: Grammar) -> tuple[NounPhrase, NounPhrase]:
-    """Of different colors."""
+    """Two things of different colors."""
     first, second = (
         NounPhrase(f"the {color} {g.dice.skewed(lex.THINGS[:40]).singular}")
         for color in g.dice.sample(lex.BRIGHT_COLORS, 2)
@@ -169,7 +169,7 @@ def size(g: Grammar) -> Situation:
 
 
 def feelings(g: Grammar) -> Situation:
-    """How somebody feels about what was done, and what is done in return."""
+    """Feelings about what was done, and what is done in return."""
     first, second = two_people(g)
     kind, unkind = g.dice.pick(lex.KIND_DEEDS), g.dice.pick(lex.UNKIND_DEEDS)
     where = g.dice.pick(("", f" {g.place()}", f" {g.time()}"))

@@ -14,6 +14,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+from analysis.whole_files import write_text
 from trainables.corpus.builtin.grammar import Dice, Grammar, reserved, sentence
 from trainables.corpus.builtin.knowledge import (
     CONCEPT_SWAP,
@@ -24,7 +25,6 @@ from trainables.corpus.builtin.knowledge import (
     Situation,
 )
 from trainables.corpus.builtin.phenomena import PARADIGMS, Pair, Paradigm, pairs
-from trainables.files import write_text
 
 EWOK_ITEMS = 60
 """Of each domain; each gives two rows."""

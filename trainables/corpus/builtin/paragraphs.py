@@ -46,7 +46,7 @@ CUMULATIVE = list(accumulate(SHARES.values()))
 
 
 def paragraph(g: Grammar) -> str:
-    """At least three to six sentences, none of them reserved for the benchmark."""
+    """A paragraph of at least three to six sentences, none of them reserved for the benchmark."""
     g.tense = "past" if g.dice.chance(0.5) else "present"
     cast = [character(g) for _ in range(2 if g.dice.chance(0.4) else 1)]
     length = 3 + int(4 * g.dice.random())
