@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.schema.axes import AXES, LR, Axis, short
+from analysis.wording import count
 
 
 def varied(trials: pd.DataFrame) -> tuple[Axis, ...]:
@@ -37,18 +38,29 @@ def varied(trials: pd.DataFrame) -> tuple[Axis, ...]:
 
 
 def uneven(trials: pd.DataFrame) -> list[str]:
-    """Sentences on axes that were varied for some of the architectures only: these had more chances
-    to be good."""
-    sentences = []
-    for axis in varied(trials)[1:]:
-        values = trials.groupby("arch")[axis.field].nunique()
-        several, one = values.index[values > 1], values.index[values == 1]
-        if len(one):
-            sentences.append(
-                f"The {axis.label} was varied for {', '.join(several)}, but not for "
-                f"{', '.join(one)}: a lead may come from that; sweep it for all."
-            )
-    return sentences
+    """A sentence on how many values of each axis and how many seeds the architectures had, where
+    these differ: one with more draws had more chances to be good. None where all had the same.
+
+    Seeds count where points were ranked on them: further ones of the chosen point are no chance.
+    """
+    trials = trials[trials["outcome"].notna()]
+    if trials.empty:
+        return []
+    by_arch = trials.groupby("arch", sort=False)
+    draws = {axis.label: by_arch[axis.field].nunique() for axis in varied(trials)}
+    draws["seed"] = on_common_seeds(trials).groupby("arch")["seed"].nunique()
+    differing = {name: numbers for name, numbers in draws.items() if numbers.nunique() > 1}
+    if not differing:
+        return []
+    had: dict[str, list[str]] = {}
+    for arch in by_arch.groups:
+        numbers = [count(int(each[arch]), name) for name, each in differing.items()]
+        had.setdefault(", ".join(numbers), []).append(str(arch))
+    parts = "; ".join(f"{numbers} for {', '.join(archs)}" for numbers, archs in had.items())
+    return [
+        f"The architectures had unequal numbers of draws ({parts}): the best of more draws is "
+        "better by chance alone, so a lead may come from that; give all the same."
+    ]
 
 
 def point_table(trials: pd.DataFrame) -> pd.DataFrame:
