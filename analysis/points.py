@@ -16,13 +16,19 @@ chosen must not change the choice.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Collection, Mapping
+from itertools import chain
+from statistics import fmean
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from analysis.schema.axes import AXES, LR, Axis, short
+from analysis.wording import count
+
+Point = TypeVar("Point")
 
 
 def varied(trials: pd.DataFrame) -> tuple[Axis, ...]:
@@ -37,18 +43,29 @@ def varied(trials: pd.DataFrame) -> tuple[Axis, ...]:
 
 
 def uneven(trials: pd.DataFrame) -> list[str]:
-    """Sentences on axes that were varied for some of the architectures only: these had more chances
-    to be good."""
-    sentences = []
-    for axis in varied(trials)[1:]:
-        values = trials.groupby("arch")[axis.field].nunique()
-        several, one = values.index[values > 1], values.index[values == 1]
-        if len(one):
-            sentences.append(
-                f"The {axis.label} was varied for {', '.join(several)}, but not for "
-                f"{', '.join(one)}: a lead may come from that; sweep it for all."
-            )
-    return sentences
+    """A sentence on how many values of each axis and how many seeds the architectures had, where
+    these differ: one with more draws had more chances to be good. None where all had the same.
+
+    Seeds count where points were ranked on them: further ones of the chosen point are no chance.
+    """
+    trials = trials[trials["outcome"].notna()]
+    if trials.empty:
+        return []
+    by_arch = trials.groupby("arch", sort=False)
+    draws = {axis.label: by_arch[axis.field].nunique() for axis in varied(trials)}
+    draws["seed"] = on_common_seeds(trials).groupby("arch")["seed"].nunique()
+    differing = {name: numbers for name, numbers in draws.items() if numbers.nunique() > 1}
+    if not differing:
+        return []
+    had: dict[str, list[str]] = {}
+    for arch in by_arch.groups:
+        numbers = [count(int(each[arch]), name) for name, each in differing.items()]
+        had.setdefault(", ".join(numbers), []).append(str(arch))
+    parts = "; ".join(f"{numbers} for {', '.join(archs)}" for numbers, archs in had.items())
+    return [
+        f"The architectures had unequal numbers of draws ({parts}): the best of more draws is "
+        "better by chance alone, so a lead may come from that; give all the same."
+    ]
 
 
 def point_table(trials: pd.DataFrame) -> pd.DataFrame:
@@ -66,19 +83,39 @@ def point_table(trials: pd.DataFrame) -> pd.DataFrame:
     """
     done = completed(trials)
     point = ["arch", *(axis.field for axis in varied(done))]
-    rows = [_row(group, point) for _, group in done.groupby(point)]
+    rows = {key: _row(group, point) for key, group in done.groupby(point)}
+    figures: dict[str, dict[Any, dict[int, float]]] = {}
+    for key, group in done.groupby(point):
+        seeds = dict(zip(group["seed"], group["bits_per_byte"], strict=True))
+        figures.setdefault(rows[key]["arch"], {})[key] = seeds
+    stopped = {key for key, row in rows.items() if row["stopped"]}
+    best_first = [rows[key] for points in figures.values() for key in ranked(points, stopped)]
     columns = [*point, "seeds", "diverged", "stopped"]
     columns += ["bits_per_byte", "bits_per_byte_sd", "macro", "macro_sd"]
-    table = pd.DataFrame(rows, columns=columns)
-    on_common = on_common_seeds(done).groupby(point)["bits_per_byte"].mean()
-    # Missing, and so after the others, where a point was tried on other seeds only.
-    figures = on_common.reindex(pd.MultiIndex.from_frame(table[point])).to_numpy()
-    keys = table[point].assign(
-        diverged=table["diverged"] > 0, stopped=table["stopped"] > 0, figure=figures
-    )
-    order = keys.sort_values(["arch", "diverged", "stopped", "figure", *point[1:]]).index
-    table = table.loc[order].reset_index(drop=True)
+    table = pd.DataFrame(best_first, columns=columns)
     return table.assign(rank=table.groupby("arch").cumcount() + 1)
+
+
+def ranked(
+    figures: Mapping[Point, Mapping[int, float]], stopped: Collection[Point] = ()
+) -> list[Point]:
+    """Points, best first, by the rules at the head of this module; of equals as they came.
+
+    Args:
+        figures: of each point by seed, bits/byte, infinite for a diverged trial.
+        stopped: the points with a seed that was stopped early.
+    """
+    tried = Counter(chain.from_iterable(figures.values()))
+    common = {seed for seed, number in tried.items() if number == max(tried.values())}
+
+    def key(point: Point) -> tuple[bool, bool, float]:
+        seeds = figures[point]
+        compared = [figure for seed, figure in seeds.items() if seed in common]
+        diverged = not all(map(math.isfinite, seeds.values()))
+        # After the others where it was tried on other seeds only.
+        return diverged, point in stopped, fmean(compared) if compared else math.inf
+
+    return sorted(figures, key=key)
 
 
 def on_common_seeds(trials: pd.DataFrame) -> pd.DataFrame:
@@ -145,7 +182,7 @@ def completed(trials: pd.DataFrame) -> pd.DataFrame:
     return done.assign(outcome=outcome, bits_per_byte=figure.where(good, math.inf))
 
 
-def _row(group: pd.DataFrame, point: list[str]) -> dict[str, object]:
+def _row(group: pd.DataFrame, point: list[str]) -> dict[str, Any]:
     survived = group[group["outcome"] != "diverged"]
     macro = survived["macro"].astype(float) if "macro" in group else pd.Series(dtype=float)
     return {

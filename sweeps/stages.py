@@ -41,12 +41,11 @@ from sweeps.evaluate import run_evaluation
 from sweeps.lr_sweep import run_lr_sweep
 from sweeps.plans.common import Setup, chosen_archs, final_tasks, prepare
 from sweeps.promote import run_promotion
-from sweeps.stored.best import best_trial
+from sweeps.stored.finalists import Finalists
 from sweeps.stored.model_names import find_version
-from sweeps.stored.trials import ended_frame, study_trials
+from sweeps.stored.trials import study_trials
 from trainables.checkpoint import TrialFolder
 from trainables.files import read_json, read_or_set_aside, write_json
-from trainables.spec import TrialSpec
 
 ALIAS = "teacher"
 
@@ -218,29 +217,6 @@ class Commands:
         )
 
 
-def best_trials(folder: Path, corpus_hash: str) -> list[TrialFolder]:
-    """Of the trials on a corpus the best of each architecture, the best student of each kind, and
-    its control; see `best_trial`."""
-    trials = {
-        trial.spec.hash: trial
-        for trial in study_trials(folder)
-        if trial.outcome is not None and trial.spec.corpus_hash == corpus_hash
-    }
-    kinds: dict[Any, dict[str, TrialSpec]] = {}
-    for key, trial in trials.items():
-        spec = trial.spec
-        kind = (spec.arch, spec.teacher, spec.alpha, spec.temperature, spec.reverse_kl)
-        kinds.setdefault(kind, {})[key] = spec
-    found = []
-    for specs in kinds.values():
-        row = best_trial(ended_frame(trials[key] for key in specs), specs)
-        if row is not None:
-            best = trials[str(row["spec_hash"])]
-            control = trials.get(best.spec.control.hash) if best.spec.teacher else None
-            found += [best, *([control] if control and _has_checkpoint(control) else [])]
-    return list({trial.spec.hash: trial for trial in found}.values())
-
-
 def score_finally(args: PaperArgs, setup: Setup, folder: Path) -> int:
     """Score the best trials on all tasks, log the figures to their runs, and print them."""
     console = Console() if sys.stdout.isatty() else Console(width=120)
@@ -249,8 +225,9 @@ def score_finally(args: PaperArgs, setup: Setup, folder: Path) -> int:
         return 0
     recorded = runs.trials(tracking_uri(setup.storage), folder.name)
     run_ids = dict(zip(recorded["spec_hash"], recorded["run_id"], strict=True))
+    finalists = Finalists(folder, [setup.spec(arch) for arch in chosen_archs(args.arch)])
     scored = []
-    for trial in best_trials(folder, setup.corpus.hash):
+    for found_by, trial in finalists.rows:
         output = folder / "final" / trial.spec.hash
         status = run_evaluation(
             EvaluateArgs(
@@ -267,27 +244,31 @@ def score_finally(args: PaperArgs, setup: Setup, folder: Path) -> int:
         )
         if status != 0:
             return status
-        scored.append((trial, read_json(output / "scores.json", dict[str, Any])))
-    console.print(_summary(scored))
+        scored.append((found_by, trial, read_json(output / "scores.json", dict[str, Any])))
+    console.print(final_table(scored))
+    for sentence in finalists.warnings:
+        console.print(f"[yellow]{sentence}[/]", highlight=False, soft_wrap=True)
     return 0
 
 
-def _summary(scored: Sequence[tuple[TrialFolder, dict[str, Any]]]) -> Table:
-    """A row for each model: what it was trained as, bits per byte, zero-shot figures."""
-    names = list(
-        dict.fromkeys(
-            name
-            for _, scores in scored
-            for name in scores.get("zero_shot", {"benchmarks": {}})["benchmarks"]
-        )
-    )
+def final_table(scored: Sequence[tuple[str, TrialFolder, dict[str, Any]]]) -> Table:
+    """A row for each model: what it was found by and trained as, bits per byte, figures.
+
+    Best first among those found by the same, which alone had the same chances.
+    """
+    zero_shot = [scores.get("zero_shot", {"benchmarks": {}}) for *_, scores in scored]
+    names = list(dict.fromkeys(name for found in zero_shot for name in found["benchmarks"]))
     table = Table(title="Final scores", title_justify="left", header_style="bold")
-    for name in ("model", "epochs", "bits/byte", *names):
-        table.add_column(name, justify="left" if name == "model" else "right")
-    for trial, scores in sorted(scored, key=lambda pair: _score(pair[0])):
-        figures = scores.get("zero_shot", {"benchmarks": {}})["benchmarks"]
-        shown = [f"{figures[name]:.1f}" if name in figures else "" for name in names]
-        table.add_row(trial.spec.name, str(trial.spec.epochs), f"{_score(trial):.4f}", *shown)
+    for name in ("found by", "model", "epochs", "bits/byte", *names):
+        table.add_column(name, justify="left" if name in ("found by", "model") else "right")
+    for part in dict.fromkeys(found_by for found_by, *_ in scored):
+        table.add_section()
+        mine = [(trial, scores) for found_by, trial, scores in scored if found_by == part]
+        for trial, scores in sorted(mine, key=lambda pair: _score(pair[0])):
+            figures = scores.get("zero_shot", {"benchmarks": {}})["benchmarks"]
+            shown = [f"{figures[name]:.1f}" if name in figures else "" for name in names]
+            cells = (part, trial.spec.name, str(trial.spec.epochs), f"{_score(trial):.4f}")
+            table.add_row(*cells, *shown)
     return table
 
 
@@ -350,10 +331,6 @@ def _plain(args: Any) -> dict[str, Any]:
 def _hash(inputs: Any) -> str:
     canonical = json.dumps(inputs, sort_keys=True, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def _has_checkpoint(trial: TrialFolder) -> bool:
-    return trial.outcome is not None and trial.outcome.checkpoint is not None
 
 
 def _score(trial: TrialFolder) -> float:

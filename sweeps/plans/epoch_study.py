@@ -8,9 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
-from analysis.points import on_common_seeds, point_keys, varied
+from analysis.points import varied
 from analysis.schema.axes import AXES
 from analysis.wording import count
 from sweeps.arguments import EpochStudyArgs
@@ -18,7 +16,7 @@ from sweeps.plans.branches import BranchPlan
 from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
 from sweeps.plans.grids import GridPlan
 from sweeps.plans.spaces import Plan
-from sweeps.stored.best import best_trial
+from sweeps.stored.best import as_compared, best_trial
 from sweeps.stored.trials import earlier_trials, ended_frame, scored, study_trials
 from trainables.checkpoint import TrialFolder
 from trainables.corpus import Blocks
@@ -172,9 +170,7 @@ def best_point(folder: Path, base: TrialSpec, study: str) -> tuple[TrialSpec, tu
     """The spec of the best of a study's ended trials of an architecture, size and corpus, and the
     axes that were varied where it was found.
 
-    Any number of epochs and any schedule count, as `best_trial` compares them. Where points were
-    compared, only these count, on the seeds that the most of them have: further seeds of the one
-    that was chosen must not change the choice.
+    Any number of epochs and any schedule count, as `sweeps.stored.best` compares them.
 
     Raises:
         ValueError: there is none.
@@ -182,7 +178,7 @@ def best_point(folder: Path, base: TrialSpec, study: str) -> tuple[TrialSpec, tu
     alike = [trial for trial in study_trials(folder) if _alike(trial.spec, base)]
     specs = {trial.spec.hash: trial.spec for trial in alike}
     trials = ended_frame(alike)
-    best = None if trials.empty else best_trial(_compared(trials, specs), specs)
+    best = None if trials.empty else best_trial(as_compared(trials, specs), specs)
     if best is None:
         raise ValueError(
             f"study {study!r} has no finished trial of {base.arch} {base.size} on this corpus to "
@@ -197,17 +193,6 @@ def best_point(folder: Path, base: TrialSpec, study: str) -> tuple[TrialSpec, tu
 def _alike(spec: TrialSpec, base: TrialSpec) -> bool:
     names = ("arch", "size", "corpus_hash", "revision", "teacher", "init")
     return all(getattr(spec, name) == getattr(base, name) for name in names)
-
-
-def _compared(trials: pd.DataFrame, specs: dict[str, TrialSpec]) -> pd.DataFrame:
-    """The trials of settings with several points, on the seeds that the most points have."""
-    settings = trials["spec_hash"].map(lambda key: specs[key].without(AXES).hash)
-    groups = [
-        group
-        for _, group in trials.groupby(settings)
-        if (point_keys(group).groupby(group["seed"]).nunique() > 1).any()
-    ]
-    return pd.concat([on_common_seeds(group) for group in groups]) if groups else trials
 
 
 def _names(designs: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
-from statistics import fmean
 from typing import Any
 
 from analysis.schema.axes import AXES, Edge
 from sweeps.plans.spaces import Values
+from sweeps.stored.best import best_scored
 from trainables.spec import TrialSpec
 
 MAX_EXTENSIONS = 3
@@ -36,8 +35,8 @@ class GridPlan:
         values: by axis, one or more. A choice without an order, or one value, is not extended.
         seeds: every point is tried with each of them.
         extend: whether to add points.
-        known: scores that the study already holds. A point that has one for each seed counts when
-            the edge is judged, and as an extension if beyond the grid.
+        known: scores that the study already holds, of any seed. A point that has one for each of
+            `seeds` counts when the edge is judged, and as an extension if beyond the grid.
         points: to begin with, in place of all combinations.
         allowed: whether a point that would be added can be trained.
 
@@ -72,7 +71,7 @@ class GridPlan:
             for point in map(point_of, known)
             if all(point.replace(seed=seed) in known for seed in self.seeds)
         }
-        self._scores = {spec: score for spec, score in known.items() if point_of(spec) in complete}
+        self._scores = dict(known)
         self._known = set(known)
         self.points = list(dict.fromkeys([*points, *complete]))
         self.values = {
@@ -112,20 +111,18 @@ class GridPlan:
 
     @property
     def best(self) -> TrialSpec | None:
-        """The point of the least mean over the seeds; None while none is finite."""
-        means = self._means()
-        best = min(means, key=lambda point: means[point], default=None)
-        return None if best is None or math.isinf(means[best]) else best
+        """The best point by the rule of `sweeps.stored.best`; None while none is finite."""
+        done = set(self._done())
+        scores = {spec: score for spec, score in self._scores.items() if point_of(spec) in done}
+        return best_scored(scores)
 
-    def _means(self) -> dict[TrialSpec, float]:
-        """Of the points whose every seed has a score."""
-        means = {}
-        for point in self.points:
-            scores = [self._scores.get(point.replace(seed=seed)) for seed in self.seeds]
-            found = [score for score in scores if score is not None]
-            if len(found) == len(self.seeds):
-                means[point] = fmean(found)
-        return means
+    def _done(self) -> list[TrialSpec]:
+        """The points of which every seed of this command has a score."""
+        return [
+            point
+            for point in self.points
+            if all(point.replace(seed=seed) in self._scores for seed in self.seeds)
+        ]
 
     def _grow(self) -> None:
         """Queue a missing neighbour of the best point, once every result is in.
@@ -147,7 +144,7 @@ class GridPlan:
             return None
         here = getattr(best, name)
         line = [
-            getattr(point, name) for point in self._means() if point.replace(**{name: here}) == best
+            getattr(point, name) for point in self._done() if point.replace(**{name: here}) == best
         ]
         edges: list[Edge] = []
         edges += ["low"] if here == min(line) else []

@@ -106,11 +106,29 @@ def test_an_open_edge_is_named_with_its_flag() -> None:
 
 
 def test_architectures_with_more_chances_are_named() -> None:
-    """An axis that was varied for some of them only."""
-    trials = pd.concat([surface(), at(surface("lstm"), {"weight_decay": 0.4})])
-    (sentence,) = uneven(trials)
-    assert sentence.startswith("The weight decay was varied for mamba, but not for lstm")
-    assert uneven(pd.concat([surface(), surface("lstm")])) == []
+    """By what differed: values of an axis, seeds; nothing is said of what was the same."""
+    many = [surface("hgrn2", 3).assign(weight_decay=decay) for decay in range(8)]
+    few = [surface("mamba", 1).assign(weight_decay=decay) for decay in (0, 1)]
+    hgrn2, mamba = (
+        pd.concat(parts).drop_duplicates(["lr", "weight_decay", "seed"]) for parts in (many, few)
+    )
+    (sentence,) = uneven(pd.concat([hgrn2, mamba, mamba.assign(arch="lstm")]))
+    assert (
+        "unequal numbers of draws (8 weight decays, 3 seeds for hgrn2; "
+        "2 weight decays, 1 seed for mamba, lstm): the best of more draws is better by chance"
+    ) in sentence
+    rates = at(mamba.assign(arch="lstm"), {"lr": 1e-2})
+    (sentence,) = uneven(pd.concat([mamba, rates]))
+    assert "(3 learning rates for mamba; 1 learning rate for lstm)" in sentence
+
+
+def test_equal_chances_are_not_spoken_of() -> None:
+    """Nor are seeds that one point alone has, on which nothing is ranked, and unended trials."""
+    both = pd.concat([surface(), surface("lstm")])
+    assert uneven(both) == uneven(both.assign(outcome=None)) == []
+    further = at(surface(seeds=5), {"lr": 1e-2, "weight_decay": 0.4})
+    unended = surface().assign(weight_decay=3.2, outcome=None)
+    assert uneven(pd.concat([both, at(further, {"seed": 4}), unended])) == []
 
 
 def test_a_point_in_words() -> None:

@@ -10,13 +10,14 @@ import pandas as pd
 import pytest
 
 from sweeps.findings.common import winner
-from sweeps.stages import best_trials
-from sweeps.stored.best import best_trial
+from sweeps.stages import final_table
+from sweeps.stored.best import best_scored, best_trial
+from sweeps.stored.finalists import Finalists
 from tests.sweeps.test_epoch_study import end
 from tests.trainables.test_spec import SPEC
 from trainables.spec import TrialSpec
 
-ROWS = {  # (setting's batch size, lr, seed): outcome and bits per byte
+ROWS = {  # (setting's context, lr, seed): outcome and bits per byte
     "the luckiest trial is of a rate with a worse mean": (
         {
             (4, 1e-3, 0): ("finished", 1.0),
@@ -60,6 +61,40 @@ ROWS = {  # (setting's batch size, lr, seed): outcome and bits per byte
         },
         (8, 3e-3, 0),
     ),
+    "settings are compared over the seeds that most of their best points have": (
+        {
+            (4, 1e-3, 0): ("finished", 1.2),
+            (8, 1e-3, 0): ("finished", 1.3),
+            (8, 1e-3, 1): ("finished", 0.9),
+            (8, 1e-3, 2): ("finished", 0.9),
+        },
+        (4, 1e-3, 0),
+    ),
+    "a setting on other seeds only comes after the others": (
+        {
+            (4, 1e-3, 0): ("finished", 1.2),
+            (8, 1e-3, 0): ("finished", 1.3),
+            (16, 1e-3, 1): ("finished", 0.9),
+        },
+        (4, 1e-3, 0),
+    ),
+    "the lowest seed is one that was compared": (
+        {
+            (4, 1e-3, 1): ("finished", 1.2),
+            (4, 3e-3, 1): ("finished", 1.1),
+            (4, 3e-3, 0): ("finished", 1.0),
+        },
+        (4, 3e-3, 1),
+    ),
+    "or the lowest that finished, where none that was compared did": (
+        {
+            (4, 1e-3, 0): ("diverged", 1.2),
+            (4, 3e-3, 0): ("stopped", 1.1),
+            (4, 3e-3, 2): ("finished", 1.0),
+            (4, 3e-3, 1): ("finished", 1.3),
+        },
+        (4, 3e-3, 1),
+    ),
     "unfinished trials do not count": (
         {(4, 1e-3, 0): ("finished", 1.2), (4, 3e-3, 0): (None, float("nan"))},
         (4, 1e-3, 0),
@@ -80,8 +115,8 @@ def test_the_best_trial_follows_the_sweeps_rules(rows, best) -> None:
             size="mini",
             corpus="c",
             corpus_hash="c",
-            context=64,
-            batch_size=batch,
+            context=batch,  # no axis, so that it makes a setting
+            batch_size=4,
             lr=lr,
             epochs=1,
             seed=seed,
@@ -126,4 +161,64 @@ def test_sweep_promotion_and_paper_choose_alike(tmp_path: Path) -> None:
     swept = winner(plan, frame, "part")
     assert swept is not None
     assert swept.path.name == wanted
-    assert [trial.path.name for trial in best_trials(tmp_path, SPEC.corpus_hash)] == [wanted]
+    finalists = Finalists(tmp_path, [SPEC])
+    assert [(by, trial.spec.hash) for by, trial in finalists.rows] == [("sweep", wanted)]
+    scores = dict(zip(specs.values(), figures.values(), strict=True))
+    assert best_scored(scores) == SPEC.replace(lr=3e-3)
+
+
+MAMBA = SPEC.replace(arch="mamba")
+
+
+def sweep_of_two(folder: Path) -> None:
+    """Both architectures at two rates and three epochs: mamba is ahead."""
+    for lr, hgrn2, mamba in ((1e-3, 1.50, 1.60), (3e-3, 1.55, 1.49)):
+        end(folder, SPEC.replace(lr=lr), [hgrn2])
+        end(folder, MAMBA.replace(lr=lr), [mamba])
+
+
+def table(folder: Path, *bases: TrialSpec) -> list[tuple[str, str, int, float]]:
+    """Of each row what it was found by, architecture, epochs and figure."""
+    return [
+        (by, trial.spec.arch, trial.spec.epochs, trial.outcome.score)
+        for by, trial in Finalists(folder, bases).rows
+        if trial.outcome
+    ]
+
+
+def test_architectures_are_compared_in_the_setting_that_all_have(tmp_path: Path) -> None:
+    """The one with an epoch study has more horizons and seeds to choose among; what that found is a
+    row of its own, and the row beside the others is of the sweep."""
+    sweep_of_two(tmp_path)
+    rows = [("sweep", "hgrn2", 3, 1.50), ("sweep", "mamba", 3, 1.49)]
+    assert table(tmp_path, SPEC, MAMBA) == rows
+    branch = {"schedule": "wsd", "warmup_steps": 5, "decay": 0.3}
+    end(tmp_path, SPEC.replace(epochs=4), [1.45])
+    end(tmp_path, SPEC.replace(epochs=4, **branch), [1.46])
+    end(tmp_path, SPEC.replace(seed=1), [1.20])  # of the sweep's setting and best rate
+    assert table(tmp_path, SPEC, MAMBA) == [*rows, ("epoch study", "hgrn2", 4, 1.45)]
+    end(tmp_path, SPEC.replace(seed=2), [], kind="diverged")
+    assert table(tmp_path, SPEC, MAMBA)[:2] == rows
+
+
+def test_unequal_draws_are_named_below_the_final_table(tmp_path: Path) -> None:
+    """Seeds of the epoch study are none: the sweep's points are not ranked on them."""
+    assert Finalists(tmp_path, [SPEC, MAMBA]).warnings == []
+    sweep_of_two(tmp_path)
+    end(tmp_path, SPEC.replace(seed=1), [1.20])
+    assert Finalists(tmp_path, [SPEC, MAMBA]).warnings == []
+    end(tmp_path, SPEC.replace(lr=1e-2), [1.7])
+    (sentence,) = Finalists(tmp_path, [SPEC, MAMBA]).warnings
+    assert "3 learning rates for hgrn2; 2 learning rates for mamba" in sentence
+
+
+def test_students_and_their_controls_follow(tmp_path: Path) -> None:
+    """A control that is another row already is not shown twice; the best of each part first."""
+    sweep_of_two(tmp_path)
+    taught = {"teacher": "t", "alpha": 0.5}
+    end(tmp_path, SPEC.replace(**taught), [1.40])
+    end(tmp_path, SPEC.replace(**taught, temperature=2.0), [1.39])
+    rows = Finalists(tmp_path, [SPEC, MAMBA]).rows
+    assert [by for by, _ in rows] == ["sweep", "sweep", "distillation", "distillation"]
+    shown = final_table([(by, trial, {}) for by, trial in rows])
+    assert [*shown.columns[3].cells] == ["1.4900", "1.5000", "1.3900", "1.4000"]

@@ -14,6 +14,7 @@ from analysis.schema.axes import AXES, LR
 from sweeps.plans.grids import MAX_EXTENSIONS, CoordinatePlan, GridPlan, point_of
 from sweeps.plans.proposals import OptunaPlan
 from sweeps.plans.spaces import Plan, SweepSearch
+from sweeps.stored.best import best_scored
 from tests.trainables.test_spec import SPEC
 from trainables.spec import TrialSpec
 
@@ -107,6 +108,18 @@ def test_rate_known_for_one_seed_only_is_completed() -> None:
     score = valley(1e-2)
     plan = grid([1e-3, 3e-3], seeds=[0, 1], known={at(1e-2): score(at(1e-2))})
     assert run(plan, score)[4:6] == [at(1e-2, 0), at(1e-2, 1)]
+
+
+def test_a_grid_goes_on_beside_the_point_that_is_called_best() -> None:
+    """By one rule, over all seeds that the study holds, not this command's alone: with seed 0 the
+    lowest rate would look best, and be extended."""
+    figures = {(1e-3, 0): 0.90, (1e-3, 1): 1.10, (3e-3, 0): 0.97, (3e-3, 1): 0.99}
+    figures |= {(1e-2, 0): 1.5, (1e-2, 1): 1.5}
+    scores = {at(lr, seed): figure for (lr, seed), figure in figures.items()}
+    plan = grid([1e-3, 3e-3, 1e-2], seeds=[0], known=scores)
+    assert [spec.lr for spec in run(plan, scores.__getitem__)] == [1e-3, 3e-3, 1e-2]
+    assert plan.best == point_of(at(3e-3))
+    assert best_scored(scores) == plan.best
 
 
 @pytest.mark.parametrize("reached", [1, 2, 3])

@@ -1,0 +1,99 @@
+"""Which of a study's trials are scored at last, and shown beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.points import uneven
+from analysis.schema.axes import AXES
+from analysis.study import LENGTH
+from sweeps.stored.best import as_compared, best_trial
+from sweeps.stored.trials import ended_frame, study_trials
+from trainables.checkpoint import TrialFolder
+from trainables.spec import TrialSpec
+
+
+class Finalists:
+    """The rows of a study's final table; `sweeps.stored.best` says by which rule.
+
+    Args:
+        folder: the study's.
+        bases: a spec of each architecture in the sweep's setting, whatever its axes and seed.
+    """
+
+    def __init__(self, folder: Path, bases: Sequence[TrialSpec]) -> None:
+        self._bases = bases
+        corpora = {base.corpus_hash for base in bases}
+        self._trials = {
+            trial.spec.hash: trial
+            for trial in study_trials(folder)
+            if trial.outcome is not None and trial.spec.corpus_hash in corpora
+        }
+
+    @property
+    def rows(self) -> list[tuple[str, TrialFolder]]:
+        """Each trial once, with what it was found by.
+
+        "sweep": of each architecture the best trial of the sweep's setting. "epoch study": the best
+        of all lengths, if that is another one. "distillation": the best student of each kind.
+        "control": what its student is measured against.
+        """
+        found: list[tuple[str, TrialFolder]] = []
+        for base in self._bases:
+            found += self._best("sweep", self._swept(base))
+        for base in self._bases:
+            lengths = (*AXES, *LENGTH)
+            setting = base.without(lengths)
+            studied = [spec for spec in self._specs if spec.without(lengths) == setting]
+            found += self._best("epoch study", ended_frame(map(self._of, studied)))
+        for specs in self._kinds():
+            students = self._best("distillation", ended_frame(map(self._of, specs)))
+            controls = [self._trials.get(trial.spec.control.hash) for _, trial in students]
+            found += students
+            found += [("control", each) for each in controls if each and _has_checkpoint(each)]
+        first: dict[str, tuple[str, TrialFolder]] = {}
+        for row in found:
+            first.setdefault(row[1].spec.hash, row)
+        return list(first.values())
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the comparison of architectures unfair, see `uneven`."""
+        swept = [trials for base in self._bases if not (trials := self._swept(base)).empty]
+        return uneven(pd.concat(swept)) if swept else []
+
+    @property
+    def _specs(self) -> list[TrialSpec]:
+        return [trial.spec for trial in self._trials.values()]
+
+    def _of(self, spec: TrialSpec) -> TrialFolder:
+        return self._trials[spec.hash]
+
+    def _swept(self, base: TrialSpec) -> pd.DataFrame:
+        """The trials of the sweep's setting by which its points were compared."""
+        setting = base.without(AXES)
+        specs = {spec.hash: spec for spec in self._specs if spec.without(AXES) == setting}
+        frame = ended_frame(map(self._of, specs.values()))
+        return frame if frame.empty else as_compared(frame, specs)
+
+    def _kinds(self) -> Iterable[list[TrialSpec]]:
+        """The students of each architecture, teacher and way of learning from it."""
+        kinds: dict[tuple[object, ...], list[TrialSpec]] = {}
+        for spec in self._specs:
+            if spec.teacher:
+                how = (spec.alpha, spec.temperature, spec.reverse_kl, spec.init)
+                kinds.setdefault((spec.arch, spec.teacher, *how), []).append(spec)
+        return kinds.values()
+
+    def _best(self, found_by: str, trials: pd.DataFrame) -> list[tuple[str, TrialFolder]]:
+        if trials.empty:
+            return []
+        row = best_trial(trials, {spec.hash: spec for spec in self._specs})
+        return [] if row is None else [(found_by, self._trials[str(row["spec_hash"])])]
+
+
+def _has_checkpoint(trial: TrialFolder) -> bool:
+    return trial.outcome is not None and trial.outcome.checkpoint is not None
