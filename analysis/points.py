@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from analysis.schema.axes import AXES, LR, Axis, short
+from analysis.schema.axes import AXES, LR, Axis, in_words
 from analysis.wording import count
 
 Point = TypeVar("Point")
@@ -159,6 +159,12 @@ def along(trials: pd.DataFrame, *axes: Axis) -> pd.DataFrame:
     return pd.concat(parts) if parts else trials
 
 
+def has_plane(trials: pd.DataFrame, *axes: Axis) -> bool:
+    """Whether trials have several values of each axis, and a loss to show."""
+    several = all(trials[axis.field].nunique() > 1 for axis in axes)
+    return several and bool((completed(trials)["outcome"] != "diverged").any())
+
+
 def completed(trials: pd.DataFrame) -> pd.DataFrame:
     """Trials with an outcome, each a figure: infinite bits/byte where there is no finite one.
 
@@ -171,8 +177,9 @@ def completed(trials: pd.DataFrame) -> pd.DataFrame:
     repeated = done[done.duplicated(["arch", *(axis.field for axis in varied(done)), "seed"])]
     if not repeated.empty:
         first = repeated.iloc[0]
+        point = in_words({axis.field: first[axis.field] for axis in varied(done)})
         raise ValueError(
-            f"several trials of {first['arch']} with learning rate {short(first['lr'])} and seed "
+            f"several trials of {first['arch']} with learning rate {point} and seed "
             f"{first['seed']}: they differ in size, corpus, epochs or another setting; keep "
             "one before comparing"
         )

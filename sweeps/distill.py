@@ -1,7 +1,8 @@
 """Distil a teacher into a student, beside the same training without a teacher.
 
 The loss is (1 - alpha) CE + alpha T^2 KL(teacher || student), a mean over tokens. Corpus, size,
-learning rate, epochs, batch and context are the teacher's unless given. With every alpha and
+epochs, batch and context are the teacher's unless given; so are learning rate, schedule, weight
+decay and all else that sweeps vary, of a student of its architecture. With every alpha and
 temperature a control is trained that differs in nothing but the teacher: the gain is a paired
 difference over seeds. A control that an earlier sweep trained is not trained again.
 

@@ -30,11 +30,13 @@ from sweeps.arguments import (
     DistillArgs,
     EpochStudyArgs,
     EvaluateArgs,
+    GridArgs,
     LrSweepArgs,
     PaperArgs,
     PromoteArgs,
     TrainingArgs,
 )
+from sweeps.arguments.axes import set_single, values_of
 from sweeps.distill import run_distillation
 from sweeps.epoch_study import run_epoch_study
 from sweeps.evaluate import run_evaluation
@@ -81,6 +83,7 @@ def run_study(args: PaperArgs) -> int:
             for name in ("sweep_seeds", "designs", "alphas", "temperatures"):
                 if not getattr(args, name):
                     raise ValueError(f"--{name.replace('_', '-')} needs a value")
+            args = set_single(args)
             archs = chosen_archs(args.arch)
             if args.teacher_arch not in archs:
                 raise ValueError(
@@ -198,8 +201,9 @@ class Commands:
         common |= {"study": folder.name, "storage": setup.storage, "final_tasks": ()}
         # The student is trained like its teacher.
         unset = {"arch": (), "epochs": None, "size": None, "context": None, "batch_size": None}
+        grid = {f.name: getattr(args, f.name) for f in dataclasses.fields(GridArgs)}
         return cls(
-            LrSweepArgs(**{**common, "seeds": args.sweep_seeds}, lrs=args.lrs),
+            LrSweepArgs(**{**common, **grid, "seeds": args.sweep_seeds}),
             EpochStudyArgs(
                 **{**common, "arch": (args.teacher_arch,)},
                 designs=args.designs,
@@ -275,14 +279,16 @@ def final_table(scored: Sequence[tuple[str, TrialFolder, dict[str, Any]]]) -> Ta
 def _dry_run(args: PaperArgs, setup: Setup, console: Console) -> int:
     """Print what each stage would take, from measured steps; nothing is run."""
     commands = Commands.of(args, setup, Path(setup.study(setup.spec(args.teacher_arch))), "")
-    lrs = args.lrs or setup.preset.lrs
-    middle = lrs[len(lrs) // 2]
+    values = values_of(args)
+    values["lr"] = values["lr"] or setup.preset.lrs
+    middle = {name: given[len(given) // 2] for name, given in values.items()}
     console.rule("[bold]1/6 sweep", align="left")
     status = run_lr_sweep(dataclasses.replace(commands.sweep, dry_run=True))
     if status != 0:
         return status
     console.rule("[bold]2/6 epochs", align="left")
-    epochs = dataclasses.replace(commands.epochs, lr=middle, dry_run=True)
+    flags = {name: value for name, value in middle.items() if hasattr(commands.epochs, name)}
+    epochs = dataclasses.replace(commands.epochs, **flags, dry_run=True)
     status = run_epoch_study(epochs)
     if status != 0:
         return status

@@ -14,7 +14,7 @@ import re
 import zlib
 from typing import Any
 
-from analysis.schema.axes import short
+from analysis.schema.axes import AXES, in_words
 from trainables.progress import EpochReport
 from trainables.spec import TrialSpec
 
@@ -26,7 +26,7 @@ _WIDTHS = {
     "attributes.`Run Name`": 280,
     "metrics.`best/bits_per_byte`": 150,
     "metrics.`best/macro`": 110,
-    "metrics.`best/lr`": 90,
+    **{f"metrics.`best/{axis.field}`": 90 for axis in AXES.values() if axis.scale},
     "metrics.`best/epoch`": 110,
     "tags.`babysweep.outcome`": 160,
     "attributes.`Description`": 500,
@@ -127,7 +127,7 @@ def with_text(note: str, topic: str, text: str) -> str:
 def trial_note(spec: TrialSpec, outcome: str, best: EpochReport | None) -> str:
     """A trial's description: how it ended, and its figures after its best epoch."""
     if best is None:
-        return f"{outcome} before the end of an epoch, at learning rate {short(spec.lr)}"
+        return f"{outcome} before the end of an epoch, at learning rate {in_words(spec.point)}"
     macro = "" if best.macro is None else f", macro {best.macro:.1f} %"
     return (
         f"{outcome}; best after epoch {best.epoch} of {spec.epochs}: "

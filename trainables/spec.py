@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.schema.axes import AXES, short
+from analysis.schema.axes import AXES
 from analysis.schema.fields import CHOICES, TrialFields, names_of
 from analysis.schema.ranges import check
 from analysis.schema.typed import typed
@@ -83,12 +83,18 @@ class TrialSpec(TrialFields):
     def name(self) -> str:
         """A readable name, e.g. `hgrn2 lr=1e-3 seed=0`, with alpha and T if it is distilled."""
         distilled = f" alpha={self.alpha:g} T={self.temperature:g}" if self.teacher else ""
-        values = "".join(
-            f" {f.name}={AXES[f.name].show(getattr(self, f.name))}"
+        values = " ".join(f"{name}={AXES[name].show(v)}" for name, v in self.point.items())
+        return f"{self.arch} {values} seed={self.seed}{distilled}"
+
+    @property
+    def point(self) -> dict[str, Any]:
+        """The learning rate, and those values of further axes that are not the default."""
+        others = {
+            f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)
             if f.name in AXES and f.default not in (dataclasses.MISSING, getattr(self, f.name))
-        )
-        return f"{self.arch} lr={short(self.lr)}{values} seed={self.seed}{distilled}"
+        }
+        return {"lr": self.lr, **others}
 
     def replace(self, **changes: Any) -> TrialSpec:
         """A copy with these fields changed."""

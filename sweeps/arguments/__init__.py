@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Annotated, Literal
 
 from analysis.flag_values import default_is, place
-from analysis.schema.axes import AXES
 from analysis.schema.fields import of_trial
 from analysis.schema.ranges import MOST, within
-from sweeps.arguments.presets import of_preset
+from sweeps.arguments.axes import AxesArgs, GridArgs
 from sweeps.arguments.scoring import EvaluateArgs
 from sweeps.arguments.training import Architecture, ArchitectureOrGroup, TrainingArgs
 
@@ -20,6 +17,7 @@ __all__ = [
     "DistillArgs",
     "EpochStudyArgs",
     "EvaluateArgs",
+    "GridArgs",
     "LrSweepArgs",
     "PaperArgs",
     "PromoteArgs",
@@ -28,41 +26,13 @@ __all__ = [
 
 Design = Literal["trajectory", "independent", "branch"]
 
-AxesArgs: Any = make_dataclass(
-    "AxesArgs",
-    [
-        (
-            axis.plural,
-            Annotated[
-                tuple[axis.kind, ...],  # type: ignore[name-defined]
-                tyro.conf.arg(help=axis.help),
-                of_preset("lrs") if axis.field == "lr" else default_is("not varied"),
-            ],
-            of_trial(axis.field, default=()),
-        )
-        for axis in AXES.values()
-    ],
-    namespace={"PANEL": "grid"},
-    frozen=True,
-    kw_only=True,
-)
-"""The values to try on each axis, e.g. `lrs`, `weight_decays`."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class LrSweepArgs(AxesArgs, TrainingArgs):  # type: ignore[misc]
+class LrSweepArgs(GridArgs, TrainingArgs):
     """Arguments of the sweep."""
 
     PANEL = "grid"
 
-    order: Annotated[
-        Literal["grid", "coordinate"],
-        tyro.conf.arg(
-            help="With several axes: grid tries all combinations; coordinate one axis after the "
-            "other, each from the best point so far, in the order "
-            f"{', '.join(axis.label for axis in AXES.values())}."
-        ),
-    ] = "grid"
     extend: bool = True
     """Add up to three values beyond the ends of an axis while the best point lies there."""
     search: Literal["grid", "optuna"] = "grid"
@@ -127,7 +97,7 @@ class StudentArgs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillArgs(StudentArgs, TrainingArgs):
+class DistillArgs(StudentArgs, AxesArgs, TrainingArgs):  # type: ignore[misc]
     """Arguments of a distillation."""
 
     PANEL = "grid"
@@ -135,7 +105,8 @@ class DistillArgs(StudentArgs, TrainingArgs):
     arch: Annotated[tuple[Architecture, ...], default_is("the teacher's")] = ()
     """The student's architecture."""
     lrs: Annotated[tuple[float, ...], default_is("the teacher's")] = of_trial("lr", default=())
-    """Learning rates of the student."""
+    """Learning rates of the student and its control; each is reported at its best. What else no
+    flag sets or varies is the teacher's too, if it is of the student's architecture."""
     alphas: tuple[float, ...] = of_trial("alpha", default=(0.5,))
     """Weights of the divergence from the teacher, above 0 and up to 1."""
     temperatures: tuple[float, ...] = of_trial("temperature", default=(1.0,))
@@ -190,7 +161,7 @@ class WholeStudyArgs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaperArgs(WholeStudyArgs, TrainingArgs):
+class PaperArgs(WholeStudyArgs, GridArgs, TrainingArgs):
     """Arguments of the study."""
 
     PANEL = "grid"
@@ -199,8 +170,6 @@ class PaperArgs(WholeStudyArgs, TrainingArgs):
     """Architectures; study stands for those of the BabyHGRN study, all for every one."""
     seeds: tuple[int, ...] = of_trial("seed", default=(0, 1, 2))
     """Seeds of epoch study and distillation; three or more give an interval."""
-    lrs: Annotated[tuple[float, ...], of_preset("lrs")] = of_trial("lr", default=())
-    """The grid of learning rates of the sweep."""
     designs: tuple[Design, ...] = ("branch",)
     """Of the epoch study: trajectory, independent or branch."""
     horizons: Annotated[tuple[int, ...], default_is("1 to --epochs")] = of_trial(

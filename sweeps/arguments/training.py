@@ -95,7 +95,7 @@ class HowArgs:
     """Probability of dropout, of the embeddings and of what each layer adds."""
     optimizer: Annotated[Optimizer | None, default_is("adamw")] = None
     """adamw, or muon for the hidden matrices."""
-    grad_clip: float = of_trial("grad_clip", default=1.0)
+    grad_clip: Annotated[float | None, default_is("1.0")] = of_trial("grad_clip", default=None)
     """Maximum norm of the gradient."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocast or not; auto: where the device gains from it."""

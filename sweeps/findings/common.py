@@ -143,6 +143,8 @@ def describe(
         best = at(mine, {axis.field: row[axis.field] for axis in axes})
         row["epoch"] = float(best["best_epoch"].mean())
         numbers = [axis.field for axis in axes if axis.scale]
+        for name in (axis.field for axis in axes if not axis.scale):  # no metric can be a word
+            tracker.client.set_tag(run_id, f"best/{name}", row[name])
         for name in (*numbers, "bits_per_byte", "macro", "epoch"):
             if not math.isnan(row[name]) and recorded.get(f"best/{name}") != row[name]:
                 tracker.client.log_metric(run_id, f"best/{name}", row[name])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
@@ -10,7 +12,7 @@ from analysis import runs
 from analysis.gains import at_best_point, why_no_gain
 from analysis.inference import Gain, paired_gain
 from analysis.points import completed
-from analysis.schema.axes import short
+from analysis.schema.axes import AXES, Axis
 from sweeps.findings.common import (
     describe,
     glue_line,
@@ -33,7 +35,7 @@ def show_gains(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: 
     trials = runs.trials(plan.tracking_uri, plan.study)
     ended = {part: _ended(plan, trials, part) for part in plan.bases}
     figures = {part: at_best_point(frame) for part, frame in ended.items()}
-    cells = _cells(figures)
+    cells = _cells(figures, [AXES[name] for name in plan.axes])
     console.print(rich_table(cells))
     for part, base in plan.bases.items():
         lines = []
@@ -49,7 +51,7 @@ def show_gains(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: 
 
 
 def _ended(plan: SweepPlan, trials: pd.DataFrame, part: str) -> pd.DataFrame:
-    """The completed trials of a part with the plan's rates and seeds."""
+    """The completed trials of a part at the plan's points and seeds."""
     asked = plan.plans[part]
     assert isinstance(asked, GridPlan)
     mine = completed(of_setting(plan, trials, plan.bases[part]))
@@ -57,19 +59,20 @@ def _ended(plan: SweepPlan, trials: pd.DataFrame, part: str) -> pd.DataFrame:
 
 
 def gain_over_control(distilled: pd.DataFrame, control: pd.DataFrame) -> Gain:
-    """Bits per byte that are gained over the control, each at its best learning rate, by seed."""
+    """Bits per byte that are gained over the control, each at its best point, by seed."""
     left, right = (frame.set_index("seed")["bits_per_byte"] for frame in (distilled, control))
     return paired_gain(left, right)
 
 
-def _cells(figures: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row of text for each part."""
+def _cells(figures: dict[str, pd.DataFrame], axes: Sequence[Axis]) -> pd.DataFrame:
+    """One row of text for each part, with its best point."""
     rows = []
     for part, frame in figures.items():
-        lr = "" if frame.empty else short(float(frame["lr"].iloc[0]))
+        point = ["" if frame.empty else axis.show(frame[axis.field].iloc[0]) for axis in axes]
         bits, macro = _mean(frame["bits_per_byte"], 4), _mean(frame["macro"], 1)
-        rows.append([part, lr, str(len(frame)), bits, macro])
-    return pd.DataFrame(rows, columns=["", "LR", "seeds", "bits/byte", "macro"])
+        rows.append([part, *point, str(len(frame)), bits, macro])
+    columns = ["", *(axis.column for axis in axes), "seeds", "bits/byte", "macro"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _mean(values: pd.Series, digits: int) -> str:

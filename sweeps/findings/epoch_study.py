@@ -15,7 +15,7 @@ from rich.markup import escape
 from analysis import runs
 from analysis.epochs import BestHorizon, agreement, best_horizon, epoch_table, tokens_spent
 from analysis.plots import epoch_curve, epoch_figure
-from analysis.schema.axes import short
+from analysis.schema.axes import in_words
 from analysis.wording import count
 from sweeps.findings.common import describe, for_mlflow, rich_table, with_spread
 from sweeps.plans.common import SweepPlan
@@ -37,7 +37,7 @@ def show_epochs(plan: SweepPlan, designs: Designs, tracker: Tracker, console: Co
         return
     table = epoch_table(scores)
     base = designs.base
-    console.print(f"{base.arch} {base.size}, peak learning rate {short(base.lr)}")
+    console.print(f"{base.arch} {base.size}, peak learning rate {in_words(base.point)}")
     found = [best_horizon(scores, design) for design in table["design"].unique()]
     cells = _cells(table, found)
     console.print(rich_table(cells))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
@@ -13,8 +14,8 @@ from analysis import runs
 from analysis.learning_rates import compare_best, open_edge
 from analysis.plots import axis_curve, axis_figure, plane_figure
 from analysis.plots.style import write
-from analysis.points import along, point_table, varied
-from analysis.schema.axes import LR, Axis
+from analysis.points import along, has_plane, point_table, varied
+from analysis.schema.axes import LR
 from sweeps.findings.common import (
     describe,
     for_mlflow,
@@ -75,8 +76,8 @@ def _common(plan: SweepPlan, spec: TrialSpec) -> TrialSpec:
 
 
 def _pictures(plan: SweepPlan, trials: pd.DataFrame) -> list[Path]:
-    """Curves through the best points, a heat map of the rate and each further axis of every
-    architecture, and at last the curve of the rate as MLflow's pages show it."""
+    """Curves through the best points, heat maps of each two axes of every architecture, and at
+    last the curve of the rate as MLflow's pages show it."""
     title = plan.study
     rates = along(trials, LR)
     first = axis_curve(rates, plan.folder / "lr_curve.png", title=title)
@@ -86,17 +87,17 @@ def _pictures(plan: SweepPlan, trials: pd.DataFrame) -> list[Path]:
         pictures.append(
             axis_curve(curves, plan.folder / f"{axis.field}_curve.png", axis, title=title)
         )
-        pictures += _planes(plan, trials, axis)
+    pictures += _planes(plan, trials)
     return [*pictures, for_mlflow(axis_figure(rates, title=title), first)]
 
 
-def _planes(plan: SweepPlan, trials: pd.DataFrame, axis: Axis) -> Iterator[Path]:
-    for arch in plan.bases:
-        plane = along(trials[trials["arch"] == arch], LR, axis)
-        has_loss = (plane["outcome"] != "diverged").any()
-        if has_loss and plane["lr"].nunique() > 1 and plane[axis.field].nunique() > 1:
-            file = plan.folder / f"lr_{axis.field}_{arch}.png"
-            yield write(plane_figure(plane, LR, axis), file)
+def _planes(plan: SweepPlan, trials: pd.DataFrame) -> Iterator[Path]:
+    for across, up in combinations(varied(trials), 2):
+        for arch in plan.bases:
+            plane = along(trials[trials["arch"] == arch], across, up)
+            if has_plane(plane, across, up):
+                file = plan.folder / f"{across.field}_{up.field}_{arch}.png"
+                yield write(plane_figure(plane, across, up), file)
 
 
 def _cells(trials: pd.DataFrame) -> pd.DataFrame:

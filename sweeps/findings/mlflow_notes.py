@@ -49,11 +49,11 @@ def study_note(trials: pd.DataFrame, benchmarks: Sequence[str], experiment_id: s
         f"{_named(trials, 'arch')} trained on {_named(trials, 'corpus')}, size "
         f"{_named(trials, 'size')}: {count(len(trials), 'trial')} ({counts}). Look at "
         f"[sweeps]({sweeps}), [trials, best first]({best}), [charts]({charts})",
-        "- A sweep is a row that unfolds into its trials, one for each learning rate and seed. Its "
-        "description says what it found.",
+        "- A sweep is a row that unfolds into its trials, one for each point (a learning rate, and "
+        "a value of whatever else was swept) and seed. Its description says what it found.",
         "- `best/bits_per_byte` (lower is better) and `best/macro` (percent, higher is better): of "
         "a trial, after the epoch of its least validation loss, `best/epoch`; of a sweep, the mean "
-        "over the seeds at its best learning rate, `best/lr`, and so is its `best/epoch`.",
+        "over the seeds at its best point (`best/lr`, and so on), and so is its `best/epoch`.",
         "- `val/bits_per_byte`, after every epoch, is what learning rate and epoch are chosen on; "
         "`zero_shot/...`, scored at the same moments, is only reported.",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,10 +17,11 @@ from analysis.schema.axes import AXES
 from analysis.schema.ranges import check
 from analysis.store import make_store, tracking_uri
 from sweeps.arguments import TrainingArgs
+from sweeps.arguments.axes import said
 from sweeps.arguments.presets import Preset, choose
 from sweeps.engine.resources import Resources
 from sweeps.engine.tuning import local_gpus
-from sweeps.plans.spaces import Plan
+from sweeps.plans.spaces import Plan, Values
 from sweeps.scoring.finetuning import check_tasks
 from sweeps.scoring.tasks import benchmark_place, find_glue, split_tasks
 from sweeps.stored.trials import check_study_name, resolve_storage
@@ -142,6 +144,8 @@ class Setup:
             ValueError: a value that no trial can have.
         """
         args, preset = self.args, self.preset
+        names = ("grad_clip", *(name for name in AXES if name != "lr"))
+        given = {name: value for name in names if (value := said(args, name)) is not None}
         spec = TrialSpec(
             arch=arch,
             size=args.size or preset.size,
@@ -154,14 +158,8 @@ class Setup:
             lr=1.0,
             epochs=_or(args.epochs, preset.epochs),
             seed=0,
-            grad_clip=args.grad_clip,
             revision=models.revision(arch),
-            **{
-                name: value
-                for name in AXES
-                if name not in ("lr", "batch_size") and (value := getattr(args, name)) is not None
-            },
-        )
+        ).replace(**given)
         config = models.build_config(
             arch, spec.size, vocab_size=self.corpus.vocab_size, context=spec.context
         )
@@ -185,6 +183,17 @@ class Setup:
                 f"--batch-size {spec.batch_size} does not divide among "
                 f"{self.resources.workers} workers per trial"
             )
+
+    def at_values(self, base: TrialSpec, values: Values) -> TrialSpec:
+        """A spec with a value to try of every axis: its own where that is one, else the first.
+
+        Raises:
+            ValueError: a combination of the values cannot be trained.
+        """
+        for combination in product(*values.values()):  # Optuna stays between these
+            self.check_batch(base.replace(**dict(zip(values, combination, strict=True))))
+        new = {n: given[0] for n, given in values.items() if getattr(base, n) not in given}
+        return base.replace(**new)
 
     def study(self, spec: TrialSpec) -> str:
         """Name of the study."""

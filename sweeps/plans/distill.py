@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import models
+from analysis.schema.axes import AXES
 from analysis.schema.ranges import check
 from analysis.store import tracking_uri
 from analysis.wording import count
 from sweeps.arguments import DistillArgs
+from sweeps.arguments.axes import said, set_single, values_of
 from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
 from sweeps.plans.grids import GridPlan
 from sweeps.stored.model_names import copy_version, find_version, resolve_model
@@ -72,11 +74,12 @@ def plan_distillation(args: DistillArgs, status: Status) -> SweepPlan:
     storage = resolve_storage(args.storage, create=False)
     uri = tracking_uri(storage)
     teachers = [Teacher.find(name, uri, storage) for name in args.teacher]
-    args = _with_defaults(args, teachers[0])
+    args = _with_defaults(set_single(args), teachers[0])
     arch = _student_arch(args)
     corpus = None if args.corpus else _corpus_of(teachers[0], storage)
     setup = prepare(args, status, corpus)
-    base = setup.spec(arch)
+    values = {**values_of(args), "lr": _lrs(args, teachers[0])}
+    base = setup.at_values(_like(teachers[0], setup.spec(arch), args), values)
     for teacher in teachers:
         _check_fits(teacher, setup, base)
     if args.student_init == "teacher":
@@ -97,10 +100,10 @@ def plan_distillation(args: DistillArgs, status: Status) -> SweepPlan:
     if args.control:
         bases[CONTROL] = base
     folder = storage / setup.study(base)
-    lrs = _lrs(args, teachers[0])
     return setup.plan(
         bases,
-        {part: _plan(args, lrs, spec, folder) for part, spec in bases.items()},
+        {part: _plan(args, values, spec, folder) for part, spec in bases.items()},
+        axes=tuple(values),
         teachers=tuple(teacher.folder for teacher in teachers),
         init=teachers[0].folder if base.init else None,
         kind="distillation",
@@ -119,17 +122,32 @@ def _check(args: DistillArgs) -> None:
 
 
 def _with_defaults(args: DistillArgs, teacher: Teacher) -> DistillArgs:
-    """The arguments with what was not given taken from the teacher's training."""
+    """The arguments with what was not given, and suits any architecture, as the teacher had it."""
     spec = teacher.spec
     if spec is None:
         return args
     arch: Any = args.arch or (spec.arch,)
-    args = replace(args, arch=arch)
-    names = ["size", "context", "epochs", "batch_size"]
-    if args.arch == (spec.arch,):  # what suits one architecture need not suit another
-        names += ["weight_decay", "dropout", "optimizer"]
+    names = ("size", "context", "epochs", "batch_size")
     taken = {name: getattr(spec, name) for name in names if getattr(args, name) is None}
-    return replace(args, **taken)
+    return replace(args, arch=arch, **taken)
+
+
+def _like(teacher: Teacher, base: TrialSpec, args: DistillArgs) -> TrialSpec:
+    """The student's spec with what no flag sets, of all that sweeps vary, as the teacher had it.
+
+    The learning rate apart, see `_lrs`. A teacher out of a branched epoch study gives the schedule
+    "wsd" with its decay and its steps of warm-up, so that its own trial is the control. One of
+    another architecture gives nothing: what suits one need not suit another.
+    """
+    spec = teacher.spec
+    if spec is None or spec.arch != base.arch:
+        return base
+    unsaid = [name for name in AXES if name != "lr" and said(args, name) is None]
+    if args.schedule in (None, spec.schedule):
+        unsaid.append("decay")
+    if args.warmup is None and not args.warmups:
+        unsaid.append("warmup_steps")
+    return base.replace(**{name: getattr(spec, name) for name in unsaid})
 
 
 def _student_arch(args: DistillArgs) -> str:
@@ -194,8 +212,14 @@ def _lrs(args: DistillArgs, teacher: Teacher) -> tuple[float, ...]:
     return (teacher.spec.lr,)
 
 
-def _plan(args: DistillArgs, lrs: tuple[float, ...], base: TrialSpec, folder: Path) -> GridPlan:
-    known = scored(earlier_trials(folder, base))
-    # Only the rates asked for: every part is compared at the same ones.
-    known = {spec: score for spec, score in known.items() if spec.lr in lrs}
-    return GridPlan(base, {"lr": lrs}, args.seeds, extend=False, known=known)
+def _plan(
+    args: DistillArgs, values: dict[str, tuple[Any, ...]], base: TrialSpec, folder: Path
+) -> GridPlan:
+    known = scored(earlier_trials(folder, base, tuple(values)))
+    # Only the values asked for: every part is compared at the same ones.
+    known = {
+        spec: score
+        for spec, score in known.items()
+        if all(getattr(spec, name) in given for name, given in values.items())
+    }
+    return GridPlan(base, values, args.seeds, extend=False, known=known)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
+from statistics import fmean
 
 import torch
 from rich.console import Console
@@ -27,14 +29,18 @@ from trainables.spec import TrialSpec
 from trainables.step_time import step_seconds
 from trainables.trainer import Data, Trainer, World, steps_per_epoch
 
+_COSTLY = ("batch_size", "optimizer")
+"""Axes on which the time and the memory of a step depend."""
+
 
 @dataclass(frozen=True)
 class Cost:
     """What one part of a plan takes.
 
     Attributes:
-        step_seconds: measured, or None where it could not be.
-        seconds: of all its trials, as many at once as fit, if these do not slow each other.
+        step_seconds: measured, of each kind of step; None where it could not be.
+        seconds: of all its trials, as many at once as fit, if these do not slow each other and
+            there are as many of each kind of step.
         mfu: share of the GPU's peak that a step reaches, where both are known.
     """
 
@@ -45,7 +51,7 @@ class Cost:
     epochs: int
     trials: int
     flops: float
-    step_seconds: float | None
+    step_seconds: tuple[float | None, ...]
     seconds: float | None
     mfu: float | None
 
@@ -66,32 +72,48 @@ def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None
 
 
 def _cost(
-    plan: SweepPlan, part: str, at_once: int | None, measure: Callable[[str], float | None] | None
+    plan: SweepPlan,
+    part: str,
+    at_once: int | None,
+    measure: Callable[[str, TrialSpec], float | None] | None,
 ) -> Cost:
-    spec = plan.bases[part]
     params, non_embedding, flops_per_token = _model_counts(plan, part)
     trials = plan.plans[part].remaining()
-    steps = steps_per_epoch(spec, plan.num_blocks) * spec.epochs
-    steps -= plan.shared_steps.get(part, 0)
-    step_flops = flops_per_token * spec.batch_size * spec.context
-    step_seconds = measure(part) if measure else None
+    kinds = _kinds_of_step(plan, part)
+    shared = plan.shared_steps.get(part, 0)
+    steps = [steps_per_epoch(s, plan.num_blocks) * s.epochs - shared for s in kinds]
+    flops = [flops_per_token * spec.batch_size * spec.context for spec in kinds]
+    step_seconds = tuple(measure(part, spec) if measure else None for spec in kinds)
+    known = [found for found in step_seconds if found is not None]
     seconds = mfu = None
-    if step_seconds is not None and at_once is not None:
-        seconds = math.ceil(trials / at_once) * steps * step_seconds
-        peak = _peak(plan, spec)
-        mfu = None if peak is None else step_flops / step_seconds / peak
+    if len(known) == len(kinds) and at_once is not None:
+        seconds = math.ceil(trials / at_once) * _mean_product(steps, known)
+        peak = _peak(plan, kinds[0])
+        mfu = None if peak is None else flops[0] / known[0] / peak
     return Cost(
         part,
         params,
         non_embedding,
         flops_per_token,
-        spec.epochs,
+        kinds[0].epochs,
         trials,
-        trials * steps * step_flops,
+        trials * _mean_product(steps, flops),
         step_seconds,
         seconds,
         mfu,
     )
+
+
+def _kinds_of_step(plan: SweepPlan, part: str) -> list[TrialSpec]:
+    """The part's base with each combination of the values on which a step's time or memory depends,
+    as far as it is known that they are tried."""
+    base, values = plan.bases[part], plan.plans[part].values
+    given = [values.get(name) or [getattr(base, name)] for name in _COSTLY]
+    return [base.replace(**dict(zip(_COSTLY, each, strict=True))) for each in product(*given)]
+
+
+def _mean_product(left: Sequence[float], right: Sequence[float]) -> float:
+    return fmean(a * b for a, b in zip(left, right, strict=True))
 
 
 def _peak(plan: SweepPlan, spec: TrialSpec) -> float | None:
@@ -148,7 +170,7 @@ def _table(costs: list[Cost]) -> Table:
             str(cost.epochs),
             str(cost.trials),
             f"{cost.flops:.3g}",
-            "?" if cost.step_seconds is None else f"{cost.step_seconds:.3f}",
+            ", ".join("?" if s is None else f"{s:.3f}" for s in cost.step_seconds),
             *([mfu] if has_mfu else []),
             format_seconds(cost.seconds),
         )
@@ -182,21 +204,22 @@ class _Measure:
         self._found: dict[TrialSpec, float | None] = {}
         set_up_device(plan.resources.cpus, self._device)
 
-    def __call__(self, part: str) -> float | None:
+    def __call__(self, part: str, spec: TrialSpec) -> float | None:
         """Seconds of one optimizer step of a trial, or None if it does not fit the GPU."""
-        alike = self.plan.bases[part].replace(epochs=1)
+        alike = spec.replace(epochs=1)
         if alike not in self._found:
             try:
-                self._found[alike] = self._measure(part)
+                self._found[alike] = self._measure(spec)
             except OutOfMemory as error:
                 self._found[alike] = None
-                text = f"[yellow]{part} does not fit:[/] {escape(str(error))}"
+                what = f"{part}, batch size {spec.batch_size}"
+                text = f"[yellow]{what}, does not fit:[/] {escape(str(error))}"
                 self._console.print(text, highlight=False)
         return self._found[alike]
 
-    def _measure(self, part: str) -> float:
+    def _measure(self, spec: TrialSpec) -> float:
         plan, resources = self.plan, self.plan.resources
-        spec = plan.bases[part].replace(lr=1e-4)
+        spec = spec.replace(lr=1e-4)
         # One worker's share of the batch; the exchange of gradients is not measured.
         spec = spec.replace(batch_size=spec.batch_size // resources.workers)
         data = Data(

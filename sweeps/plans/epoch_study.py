@@ -12,6 +12,7 @@ from analysis.points import varied
 from analysis.schema.axes import AXES
 from analysis.wording import count
 from sweeps.arguments import EpochStudyArgs
+from sweeps.arguments.axes import said
 from sweeps.plans.branches import BranchPlan
 from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
 from sweeps.plans.grids import GridPlan
@@ -102,7 +103,7 @@ def plan_designs(args: EpochStudyArgs, status: Status) -> tuple[Setup, Designs]:
     study = setup.study(base)
     if args.lr is None:
         best, axes = best_point(setup.storage / study, base, study)
-        taken = {name: getattr(best, name) for name in axes if getattr(args, name) is None}
+        taken = {name: getattr(best, name) for name in axes if said(args, name) is None}
         base = base.replace(**taken)
     else:
         base = base.replace(lr=args.lr)

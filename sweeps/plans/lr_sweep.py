@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-from analysis.schema.axes import AXES
 from analysis.schema.ranges import check
 from sweeps.arguments import LrSweepArgs
+from sweeps.arguments.axes import set_single, values_of
 from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
 from sweeps.plans.grids import CoordinatePlan, GridPlan
 from sweeps.plans.proposals import OptunaPlan
@@ -24,55 +22,17 @@ def plan_sweep(args: LrSweepArgs, status: Status) -> SweepPlan:
     archs = chosen_archs(args.arch)
     _check_search(args)
     check(args, flags=True)
-    args, values = _axes(args)
+    args = set_single(args)
     setup = prepare(args, status)
-    if not values["lr"]:
-        values["lr"] = setup.preset.lrs
-    bases = {arch: _at_listed(setup.spec(arch), values) for arch in archs}
-    for base in bases.values():
-        for combination in product(*values.values()):  # Optuna stays between these
-            setup.check_batch(base.replace(**dict(zip(values, combination, strict=True))))
+    values = values_of(args)
+    values["lr"] = args.lr_range or values["lr"] or setup.preset.lrs
+    bases = {arch: setup.at_values(setup.spec(arch), values) for arch in archs}
     folder = setup.storage / setup.study(next(iter(bases.values())))
     plans = {
         arch: _plan(args, values, base, folder, _is_possible(setup)) for arch, base in bases.items()
     }
     kind = "lr sweep" if tuple(values) == ("lr",) else f"sweep of {', '.join(values)}:"
     return setup.plan(bases, plans, axes=tuple(values), kind=kind)
-
-
-def _axes(args: LrSweepArgs) -> tuple[LrSweepArgs, dict[str, tuple[Any, ...]]]:
-    """The values to try by axis, the learning rate always among them.
-
-    A single value of an axis is no axis: it goes to the flag that sets it.
-
-    Raises:
-        ValueError: an axis is both set and varied.
-    """
-    values: dict[str, tuple[Any, ...]] = {}
-    single: dict[str, Any] = {}
-    for name, axis in AXES.items():
-        given = tuple(dict.fromkeys(getattr(args, axis.plural)))
-        if name == "lr":
-            values[name] = args.lr_range or given
-        elif given and getattr(args, name) is not None:
-            raise ValueError(
-                f"--{name.replace('_', '-')} {getattr(args, name)} sets what {axis.flag} varies: "
-                "give one of them"
-            )
-        elif len(given) == 1:
-            single[name] = given[0]
-        elif given:
-            values[name] = given
-    return dataclasses.replace(args, **single), values
-
-
-def _at_listed(base: TrialSpec, values: dict[str, tuple[Any, ...]]) -> TrialSpec:
-    """The base with a value to try of every axis: its own where that is one, else the first."""
-    first = {
-        name: getattr(base, name) if getattr(base, name) in given else given[0]
-        for name, given in values.items()
-    }
-    return base.replace(**first)
 
 
 def _check_search(args: LrSweepArgs) -> None:

@@ -51,6 +51,24 @@ def note(part: ReportPart | None, name: str) -> str:
     return next(found.note for found in part.section.tables if found.name == name)
 
 
+def test_a_student_is_compared_at_its_best_point(made: MadeStudy, tmp_path: Path) -> None:
+    """Of several weight decays its best one counts, and the control's, of those that both had."""
+    decays = (0.1, 0.4)
+    plain = [base_spec(seed=seed, weight_decay=decay) for seed in SEEDS for decay in (*decays, 1.6)]
+    made.add(plain)
+    taught = [base_spec(seed=seed, weight_decay=0.4, **TEACHER) for seed in SEEDS]
+    made.add(taught, kind="distillation", bonus=0.9)
+    made.add([spec.replace(weight_decay=0.1) for spec in taught], kind="distillation")
+    (student,) = students_of(context_of(made))
+    assert set(student.taught["weight_decay"]) == {0.4}
+    assert set(student.control["weight_decay"]) == {0.1}
+    made.add([spec.replace(weight_decay=1.6, alpha=0.9) for spec in taught], kind="distillation")
+    one, other = students_of(context_of(made))
+    assert set(other.control["weight_decay"]) == {1.6}
+    rows = table(distillation(context_of(made)), "distillation", tmp_path)
+    assert list(rows["weight decay"]) == [0.4, 1.6]
+
+
 def test_students_of_one_name_are_told_apart(made: MadeStudy, tmp_path: Path) -> None:
     """Students that differ in epochs alone have each their row, gain, p-value and place in the
     picture, under labels that say what differs."""

@@ -79,7 +79,9 @@ def test_seeds_of_the_chosen_point_do_not_change_the_choice() -> None:
 
 def test_two_trials_of_a_point_and_seed_are_refused() -> None:
     """They differ in something that is no axis."""
-    with pytest.raises(ValueError, match="of mamba with learning rate 1e-3 and seed 0"):
+    with pytest.raises(
+        ValueError, match="of mamba with learning rate 1e-3 at weight decay 0.1 and seed 0"
+    ):
         completed(pd.concat([surface(), surface()]))
 
 

@@ -77,6 +77,17 @@ def test_a_sweep_over_two_axes_has_curves_and_a_heat_map(tmp_path: Path) -> None
     assert best.loc["hgrn2", "learning rate"] == 1e-2
 
 
+def test_two_axes_at_one_learning_rate_have_a_heat_map(tmp_path: Path) -> None:
+    """A heat map is of any two axes that were varied, also without the rate."""
+    made = MadeStudy(tmp_path, suite=None)
+    pairs = [(decay, dropout) for decay in (0.1, 0.4) for dropout in (0.0, 0.1)]
+    made.add([base_spec(weight_decay=decay, dropout=dropout) for decay, dropout in pairs])
+    page, folder = written(made)
+    assert list(folder.rglob("plane_weight_decay_dropout_hgrn2.svg"))
+    assert "by weight decay and dropout" in page
+    assert not list(folder.rglob("plane_dropout_hgrn2.svg"))  # one rate only
+
+
 def test_runs_that_say_nothing_are_warned_of(tmp_path: Path) -> None:
     """A kill between a run's creation and its parameters does not end the report."""
     made = MadeStudy(tmp_path, suite=None)

@@ -8,17 +8,20 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import models
 from analysis.command_line import parse
+from analysis.schema.axes import AXES
 from sweeps.arguments import DistillArgs
 from sweeps.distill import run_distillation
-from sweeps.plans.distill import plan_distillation
+from sweeps.plans.distill import Teacher, _like, plan_distillation
 from tests.processes import wait_for
 from tests.sweeps.conftest import ROOT, environment
+from tests.trainables.test_spec import SPEC
 from trainables.checkpoint import TrialFolder
 
 
@@ -50,6 +53,52 @@ def test_the_student_is_trained_like_its_teacher(whole_sweep, teacher):
     assert [point.lr for point in found.plans["control"].points] == [teacher.spec.lr]
     assert found.plans["control"].remaining() == 1  # seed 1
     assert found.plans["alpha=0.5 T=1"].remaining() == 2
+
+
+def as_trained(**changes):
+    """What a student gets of a teacher with this training and no flags but these words."""
+    teacher = Teacher("made up", Path(), SPEC.replace(lr=1e-3, **changes))
+
+    def student(*flags: str, arch: str = SPEC.arch):
+        args = parse(DistillArgs, ["--teacher", "made-up", *flags], None)
+        return _like(teacher, SPEC.replace(arch=arch, lr=1.0), args)
+
+    return student
+
+
+def test_the_student_has_all_that_sweeps_vary_of_its_teacher():
+    """Every axis but the rate, without a list of them here; a flag wins."""
+    values = {"weight_decay": 0.4, "dropout": 0.1, "optimizer": "muon"}
+    values |= {"warmup": 0.2, "schedule": "cosine", "batch_size": 8}
+    assert {"lr", *values} == set(AXES)
+    student = as_trained(**values)
+    assert student() == SPEC.replace(lr=1.0, **values)
+    assert student("--warmup", "0.1").warmup == SPEC.warmup
+    assert student("--weight-decays", "0.1", "1", "--lrs", "1").dropout == 0.1
+    assert student(arch="mamba") == SPEC.replace(arch="mamba", lr=1.0)
+
+
+def test_a_branched_teacher_gives_its_schedule():
+    """With its decay and its steps of warm-up: its own trial is the control."""
+    branch = {"schedule": "wsd", "decay": 0.3, "warmup_steps": 7}
+    student = as_trained(**branch)
+    assert student() == SPEC.replace(lr=1.0, **branch)
+    assert (
+        student("--schedule", "linear").canonical == SPEC.replace(lr=1.0, warmup_steps=7).canonical
+    )
+    for flags in (["--warmup", "0.1"], ["--warmups", "0.1", "0.2"]):
+        assert student(*flags).warmup_steps == 0
+
+
+def test_a_student_is_swept_over_any_axis(whole_sweep, teacher):
+    """As a grid with the rates, the control too, which has the teacher's trial already."""
+    folder = teacher.best_checkpoint
+    found = plan(whole_sweep, folder, "--weight-decays", "0.1", "0.4", "--dropouts", "0.1")
+    assert found.axes == ("lr", "weight_decay")
+    points = {(p.lr, p.weight_decay, p.dropout) for p in found.plans["alpha=0.5 T=1"].points}
+    assert points == {(teacher.spec.lr, decay, 0.1) for decay in (0.1, 0.4)}
+    plain = plan(whole_sweep, folder, "--weight-decays", "0.1", "0.4")
+    assert plain.plans["control"].remaining() == 1
 
 
 def test_every_alpha_and_temperature_is_a_part(whole_sweep, teacher):

@@ -21,7 +21,7 @@ COST = Cost(
     epochs=5,
     trials=4,
     flops=1e15,
-    step_seconds=0.25,
+    step_seconds=(0.25,),
     seconds=3600.0,
     mfu=0.41,
 )
@@ -40,12 +40,33 @@ def printed(costs):
 
 def test_the_share_of_the_peak_stands_where_it_is_known():
     """A column of its own, "?" for a step that could not be measured, and no column on a CPU."""
-    unknown = replace(COST, part="lstm", step_seconds=None, seconds=None, mfu=None)
+    unknown = replace(COST, part="lstm", step_seconds=(None,), seconds=None, mfu=None)
     table = printed([COST, unknown])
     assert "MFU" in table
     assert "41%" in table
     assert "?" in table
     assert "MFU" not in printed([unknown])
+
+
+def test_every_batch_size_and_optimizer_is_measured(monkeypatch):
+    """The time is the mean over them; what one step costs does not stand for another's."""
+    values = {"lr": [1e-3, 1e-2], "batch_size": [4, 8], "optimizer": ["adamw", "muon"]}
+    grid = SimpleNamespace(values=values, remaining=lambda: 8)
+    made = SimpleNamespace(
+        bases={"part": SPEC.replace(epochs=1)}, plans={"part": grid}, shared_steps={}, num_blocks=64
+    )
+    monkeypatch.setattr(dry_run, "_model_counts", lambda *_: (1, 1, 1.0))
+    monkeypatch.setattr(dry_run, "_peak", lambda *_: None)
+    seconds = {(4, "adamw"): 1.0, (4, "muon"): 2.0, (8, "adamw"): 3.0, (8, "muon"): 4.0}
+
+    def measure(_, spec):
+        return seconds[spec.batch_size, spec.optimizer]
+
+    cost = dry_run._cost(made, "part", 2, measure)
+    assert cost.step_seconds == (1.0, 2.0, 3.0, 4.0)
+    assert cost.seconds == 4 * (16 * 1.0 + 16 * 2.0 + 8 * 3.0 + 8 * 4.0) / 4
+    assert "1.000, 2.000, 3.000, 4.000" in printed([cost])
+    assert dry_run._cost(made, "part", 2, lambda *_: None).seconds is None
 
 
 def test_trials_that_share_a_gpu_may_slow_each_other():

@@ -88,6 +88,7 @@ def test_a_studys_description_counts_and_explains():
     page = html(study_note(trials, ["bear", "blimp", "ewok"], "7"))
     assert "hgrn2, lstm trained on mini, size mini" in page
     assert "3 trials (1 diverged, 1 finished, 1 unfinished)" in page
+    assert "one for each point" in page
     assert "Benchmarks: bear, blimp, ewok; macro is the mean of blimp, ewok." in page
     assert page.count('href="#/experiments/7/runs?') == 3
     for column in ("best/bits_per_byte", "val/bits_per_byte", "zero_shot/"):

@@ -9,12 +9,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
-from sweeps.stages import Stage, run_stages, show_status
+from analysis.command_line import parse
+from sweeps.arguments import PaperArgs
+from sweeps.arguments.axes import set_single, values_of
+from sweeps.stages import Commands, Stage, run_stages, show_status
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.processes import wait_for
 from tests.sweeps.conftest import ROOT, environment
@@ -93,6 +97,19 @@ def states(recorder: Recorder, folder: Path) -> list[str]:
     assert isinstance(console.file, io.StringIO)
     rows = [line.split("│") for line in console.file.getvalue().splitlines() if "│" in line]
     return [row[2].strip() for row in rows]
+
+
+def test_the_sweep_gets_all_axes() -> None:
+    """What is varied goes to the sweep; a single value is set in every stage."""
+    words = ["--lrs", "1e-3", "3e-3", "--weight-decays", "0.1", "0.4", "--dropouts", "0.1"]
+    args = set_single(parse(PaperArgs, [*words, "--order", "coordinate"], None))
+    setup = SimpleNamespace(storage=Path("storage"))
+    commands = Commands.of(args, setup, Path("study"), "models:/hgrn2@teacher")  # type: ignore[arg-type]
+    assert values_of(commands.sweep) == {"lr": (1e-3, 3e-3), "weight_decay": (0.1, 0.4)}
+    assert commands.sweep.order == "coordinate"
+    stages = (commands.sweep, commands.epochs, commands.distill)
+    assert [each.dropout for each in stages] == [0.1] * 3
+    assert [each.weight_decay for each in stages] == [None] * 3
 
 
 def study(folder: Path, text: Path, *extra: str) -> list[str]:

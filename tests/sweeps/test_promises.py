@@ -38,10 +38,12 @@ FLAGS = {
     "sweeps/distill.py": TRAINING
     + """
         alphas control lrs no-control no-reverse-kl reverse-kl student-init teacher temperatures
+        batch-sizes dropouts optimizers schedules warmups weight-decays
     """,
     "sweeps/paper.py": TRAINING
     + """
         alphas designs horizons lrs no-status status sweep-seeds teacher-arch temperatures
+        batch-sizes dropouts optimizers order schedules warmups weight-decays
     """,
     "sweeps/promote.py": """
         alias arch benchmarks config force help model name no-force run-id storage study

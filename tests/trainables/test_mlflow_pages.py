@@ -8,9 +8,10 @@ import zlib
 
 import pytest
 
+from analysis.schema.axes import AXES
 from tests.empty_store import empty_store
 from tests.trainables.test_spec import SPEC
-from trainables.mlflow_pages import COLUMNS, SWEEPS, TRIALS, with_text
+from trainables.mlflow_pages import COLUMNS, SWEEPS, TRIALS, trial_note, with_text
 from trainables.progress import EpochReport, Outcome
 from trainables.tracking import Tracker
 
@@ -86,6 +87,14 @@ def test_a_view_is_what_mlflow_reads(tracker, view):
     assert {type(envelope[key]) for key in ("name", "state")} == {str}
     assert isinstance(envelope["createdAt"], int)
     assert len(tag) < 5000
+
+
+def test_the_best_value_of_every_ordered_axis_is_a_column():
+    """And a trial that failed early says where it lay on all that was not the default."""
+    names = [axis.field for axis in AXES.values() if axis.scale]
+    assert {f"metrics.`best/{name}`" for name in names} <= set(COLUMNS)
+    note = trial_note(SPEC.replace(lr=1e-2, weight_decay=0.4), "diverged", None)
+    assert note.endswith("at learning rate 1e-2 at weight decay 0.4")
 
 
 def test_descriptions_keep_what_a_person_wrote(tracker, tmp_path):

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from analysis import plots
 from analysis.reporting.page import Cell, Picture, Section
 from analysis.samples import Scores
-from analysis.schema.axes import short
+from analysis.schema.axes import Axis, short
 from analysis.selection import Selection, SelectionRule, choose
 from analysis.study import OldScores, Study, compared
 
@@ -123,6 +123,13 @@ def with_spread(
         return cell
     text = f"{cell.text} ± {deviation:.{digits}f}"
     return Cell(text, mean, link, mark, also=(("sd", deviation),))
+
+
+def value_of(axis: Axis, value: Any, mark: str = "") -> Cell:
+    """A value of an axis; a dash where there is none."""
+    if value is None:
+        return Cell("-")
+    return Cell(axis.show(value), float(value) if axis.scale else None, mark=mark)
 
 
 def interval(low: float, high: float, digits: int) -> Cell:

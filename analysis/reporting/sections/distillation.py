@@ -19,22 +19,23 @@ from analysis.reporting.sections.common import (
     interval,
     number,
     probability,
-    rate,
     records,
+    value_of,
     with_spread,
 )
 from analysis.samples import Scores, sample
+from analysis.schema.axes import AXES, LR, Axis
 from analysis.study import DISTILLATION, setting
 
 
 @dataclass(frozen=True)
 class Student:
-    """Trials with one teacher, and their controls, each at its best learning rate.
+    """Trials with one teacher, and their controls, each at its best point.
 
     Attributes:
         arch: its architecture.
         label: what it is; no two students of a study have the same.
-        taught: one row of `runs.trials` for each seed; none if a seed diverged at every rate.
+        taught: one row of `runs.trials` for each seed; none if a seed diverged at every point.
         control: the same without a teacher; no row if it was not trained.
         gain: in bits/byte; positive favours the teacher.
         sentence: the gain in words, or why none is known.
@@ -90,12 +91,14 @@ def students_of(context: Context) -> Iterator[Student]:
     trials = context.study.trials
     ended = trials[trials["outcome"].isin(["finished", "diverged"])]
     is_taught = ended["teacher"] != ""
-    common = setting(ended, without=DISTILLATION, axes=("lr",)) + ended["arch"]
-    kinds = setting(ended, axes=("lr",)) + ended["arch"]
+    common = setting(ended, without=DISTILLATION) + ended["arch"]
+    kinds = setting(ended) + ended["arch"]
+    points = pd.Series([*zip(*(ended[name] for name in AXES), strict=True)], ended.index)
     groups = [group for _, group in ended[is_taught].groupby(kinds[is_taught])]
     for group, label in zip(groups, _labels(groups), strict=True):
         is_control = ~is_taught & (common == common[group.index[0]])
-        yield _student(context, label, group, ended[is_control & ended["lr"].isin(group["lr"])])
+        is_at_same = points.isin(points[group.index])
+        yield _student(context, label, group, ended[is_control & is_at_same])
 
 
 def best_of(students: Sequence[Student]) -> Student | None:
@@ -113,7 +116,7 @@ def _eligible(students: Sequence[Student]) -> list[Student]:
 def _labels(groups: list[pd.DataFrame]) -> list[str]:
     """What each group of trials is, with the parameters in which those of one name differ."""
     labels = [_label(group.iloc[0]) for group in groups]
-    parameters = [json.loads(setting(group, axes=("lr",)).iloc[0]) for group in groups]
+    parameters = [json.loads(setting(group).iloc[0]) for group in groups]
     unique = []
     for label, mine in zip(labels, parameters, strict=True):
         alike = [other for name, other in zip(labels, parameters, strict=True) if name == label]
@@ -217,16 +220,17 @@ def _gain_rows(students: list[Student]) -> Iterator[dict[str, object]]:
 def _table(context: Context, students: list[Student]) -> Table:
     of_gain = _corrected([student.gain.p_value for student in students])
     of_macro = _corrected([s.macro.p_value if s.macro else math.nan for s in students])
+    axes = _axes(students)
     rows = tuple(
-        _row(context, student, of_gain[index], of_macro[index])
+        _row(context, student, axes, of_gain[index], of_macro[index])
         for index, student in enumerate(students)
     )
-    columns = ["student", "learning rate", "seeds", "bits/byte", "control"]
+    columns = ["student", *(axis.label for axis in axes), "seeds", "bits/byte", "control"]
     columns += ["gain", "gain, 95 % interval", "gain, p after Holm"]
     columns += ["gain in macro", "macro, 95 % interval", "macro, p after Holm"]
     return Table(
         "distillation",
-        "Students and their controls, each at its best learning rate",
+        f"Students and their controls, each at its best {' and '.join(a.label for a in axes)}",
         tuple(columns),
         rows,
         "A gain is the mean over seeds that both have: control minus student in bits/byte, "
@@ -241,16 +245,26 @@ def _corrected(p_values: list[float]) -> list[float]:
     return [p_value if math.isnan(p_value) else next(adjusted) for p_value in p_values]
 
 
-def _row(context: Context, student: Student, gain_p: float, macro_p: float) -> tuple[Cell, ...]:
+def _axes(students: list[Student]) -> tuple[Axis, ...]:
+    """The learning rate, and what else the students' best points differ in."""
+    best = pd.concat([student.taught for student in students])
+    others = [axis for axis in AXES.values() if axis != LR and best[axis.field].nunique() > 1]
+    return (LR, *others)
+
+
+def _row(
+    context: Context, student: Student, axes: tuple[Axis, ...], gain_p: float, macro_p: float
+) -> tuple[Cell, ...]:
     gain, macro = student.gain, student.macro
     low, high = gain.interval or (math.nan, math.nan)
-    lrs = student.taught["lr"].unique()
-    link = context.link(list(student.taught["run_id"])) if len(lrs) else ""
+    taught = student.taught
+    link = "" if taught.empty else context.link(list(taught["run_id"]))
+    point = [None if taught.empty else taught[axis.field].iloc[0] for axis in axes]
     return (
         Cell(student.label),
-        Cell(rate(lrs[0]), lrs[0]) if len(lrs) else Cell("-"),
+        *(value_of(axis, value) for axis, value in zip(axes, point, strict=True)),
         Cell(str(gain.seeds), gain.seeds),
-        _mean(context, student.taught),
+        _mean(context, taught),
         _mean(context, student.control),
         Cell(f"{gain.mean:+.4f}", gain.mean, link) if gain.seeds else Cell("-"),
         interval(low, high, 4),

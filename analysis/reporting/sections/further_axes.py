@@ -1,22 +1,23 @@
-"""Which value of each further axis is best, and how it goes together with the learning rate."""
+"""Which value of each further axis is best, and how all that was varied goes together."""
 
 from __future__ import annotations
 
-import numpy as np
+from itertools import combinations
+
 import pandas as pd
 
 from analysis import plots
 from analysis.learning_rates import compare_best, open_edge
-from analysis.points import along, point_table, varied
+from analysis.points import along, has_plane, point_table, varied
 from analysis.reporting.page import Picture, Section
 from analysis.reporting.sections.common import Context, ReportPart
 from analysis.schema.axes import LR, Axis
 
 
 def further_axes(context: Context) -> ReportPart | None:
-    """A curve for each axis besides the learning rate, and a heat map of it and the learning rate.
+    """A curve for each axis besides the learning rate, and a heat map of each two axes.
 
-    Both go through the best point of each architecture. None where only the rate was swept.
+    All go through the best point of each architecture. None where only the rate was swept.
     """
     trials = context.sweep[context.sweep["outcome"].notna()]
     axes = varied(trials)[1:]
@@ -31,19 +32,22 @@ def further_axes(context: Context) -> ReportPart | None:
         said = [compare_best(curves, arch, axis).sentence for arch in archs]
         open_ends = [text for arch in archs if (text := open_edge(curves, arch, axis))]
         pictures.append(_curve(context, curves, axis, " ".join(said)))
-        planes = (_plane(context, trials, arch, axis) for arch in archs)
-        pictures += [picture for picture in planes if picture is not None]
         sentences += [*said, *open_ends]
         warnings += open_ends
+    pairs = combinations(varied(trials), 2)
+    planes = [
+        _plane(context, trials, arch, pair) for pair in pairs for arch in _archs(trials, *pair)
+    ]
+    pictures += [picture for picture in planes if picture is not None]
     title = "Which " + ", ".join(axis.label for axis in axes)
     section = Section("axes", title, tuple(sentences), pictures=tuple(pictures))
     return ReportPart(section, warnings=tuple(warnings))
 
 
-def _archs(trials: pd.DataFrame, axis: Axis) -> list[str]:
-    """The architectures for which an axis was varied."""
-    values = trials.groupby("arch")[axis.field].nunique()
-    return sorted(values.index[values > 1])
+def _archs(trials: pd.DataFrame, *axes: Axis) -> list[str]:
+    """The architectures for which all of these axes were varied."""
+    values = trials.groupby("arch")[[axis.field for axis in axes]].nunique()
+    return sorted(values.index[(values > 1).all(axis="columns")])
 
 
 def _curve(context: Context, curves: pd.DataFrame, axis: Axis, alt: str) -> Picture:
@@ -55,17 +59,20 @@ def _curve(context: Context, curves: pd.DataFrame, axis: Axis, alt: str) -> Pict
     )
 
 
-def _plane(context: Context, trials: pd.DataFrame, arch: str, axis: Axis) -> Picture | None:
-    """The heat map of an architecture; None where it has one learning rate, or no finite loss."""
-    plane = along(trials[trials["arch"] == arch], LR, axis)
+def _plane(
+    context: Context, trials: pd.DataFrame, arch: str, pair: tuple[Axis, Axis]
+) -> Picture | None:
+    """The heat map of an architecture over two axes; None without a finite loss, or where one of
+    the two has a single value at the best values of the other axes."""
+    plane = along(trials[trials["arch"] == arch], *pair)
     table = point_table(plane)
-    if plane["lr"].nunique() < 2 or not np.isfinite(table["bits_per_byte"]).any():
+    if not has_plane(plane, *pair):
         return None
     best = table.iloc[0]
+    place = " and ".join(f"{axis.label} {axis.show(best[axis.field])}" for axis in pair)
     return context.draw(
-        plots.plane_figure(plane, LR, axis),
-        f"plane_{axis.field}_{arch}",
-        f"Validation bits per byte of {arch} by learning rate and {axis.label}",
-        f"Best of {len(table)} points: learning rate {LR.show(best['lr'])} and {axis.label} "
-        f"{axis.show(best[axis.field])}, {best['bits_per_byte']:.4f} bits per byte",
+        plots.plane_figure(plane, *pair),
+        "_".join(["plane", *(axis.field for axis in pair if axis != LR), arch]),
+        f"Validation bits per byte of {arch} by {pair[0].label} and {pair[1].label}",
+        f"Best of {len(table)} points: {place}, {best['bits_per_byte']:.4f} bits per byte",
     )

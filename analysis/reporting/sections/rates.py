@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pandas as pd
 
@@ -26,9 +25,10 @@ from analysis.reporting.sections.common import (
     number,
     rate,
     records,
+    value_of,
     with_spread,
 )
-from analysis.schema.axes import AXES, LR, in_words
+from analysis.schema.axes import LR, in_words
 
 
 def rates(context: Context) -> ReportPart:
@@ -153,7 +153,7 @@ def _all_points(context: Context, trials: pd.DataFrame) -> Table:
         rows.append(
             (
                 Cell(row["arch"]),
-                *(_value(name, row[name], mark if name == "lr" else "") for name in names),
+                *(value_of(a, row[a.field], mark if a == LR else "") for a in axes),
                 count(row["seeds"]),
                 figure,
                 with_spread(row["macro"], row["macro_sd"], 1, link=link),
@@ -165,9 +165,3 @@ def _all_points(context: Context, trials: pd.DataFrame) -> Table:
     caption = f"Every {tried} that was tried: mean ± standard deviation over seeds"
     labels = [axis.label for axis in axes]
     return Table("rates", caption, ("architecture", *labels, *columns), tuple(rows))
-
-
-def _value(name: str, value: Any, mark: str) -> Cell:
-    """A value of an axis."""
-    is_number = bool(AXES[name].scale)
-    return Cell(AXES[name].show(value), float(value) if is_number else None, mark=mark)
