@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from analysis.command_line import parse
+from analysis.signals import ENDING
 from sweeps.arguments import LrSweepArgs
-from sweeps.engine.signals import ENDING
 from sweeps.lr_sweep import run_lr_sweep
 from sweeps.plans.lr_sweep import plan_sweep
 from tests.analysis.benchmark_files import write_blimp, write_supplement
