@@ -129,6 +129,21 @@ def test_interrupt_stops_cleanly_and_says_how_to_continue(sweep, number):
 
 
 @pytest.mark.slow
+def test_a_second_signal_ends_a_sweep_at_once(sweep):
+    """Without a word more, and without orphans; what it left is tidied up by the next command."""
+    process = sweep.start("--epochs", "200")
+    wait_for(process, r"epoch 1/200")
+    children = psutil.Process(process.pid).children(recursive=True)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        process.send_signal(number)
+    output, _ = process.communicate(timeout=10)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+
+
+@pytest.mark.slow
 def test_asha_stops_the_worse_and_a_rerun_keeps_it_so(sweep):
     """Trials stopped by the scheduler are over: recorded as stopped, and not run again."""
     flags = ["--scheduler", "asha", "--lrs", "1e-9", "3e-3", "--seeds", "0", "1"]
