@@ -80,8 +80,19 @@ def _is_main_thread() -> bool:
 def _end(number: int, frame: FrameType | None) -> None:
     _received.append(number)
     if len(_received) > 1:
-        os._exit(EXIT_INTERRUPTED)  # Ray's processes of this command end with it
+        _kill_children()
+        os._exit(EXIT_INTERRUPTED)
     raise KeyboardInterrupt
+
+
+def _kill_children() -> None:
+    """End what this process has started: some of Ray's would not notice its end for a long time."""
+    import psutil  # not needed by most commands
+
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
