@@ -127,7 +127,7 @@ def _check_names(words: Sequence[str], kind: type) -> None:
 def _from_file(words: Sequence[str], kind: type, whole: Any, panels: dict[str, Any]) -> Any:
     """The flags with the values of the file that `--config` names, if it does."""
     path = None
-    for word, after in zip(words, [*words[1:], None], strict=True):
+    for word, after in zip(words, [*words[1:], None], strict=False):
         name, is_joined, value = word.partition("=")
         if name == "--config":
             path = value if is_joined else after

@@ -15,6 +15,9 @@ from pathlib import Path
 if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from analysis.signals import start
+
+    start("analysis.compare")
 
 
 from analysis.arguments import CompareArgs
@@ -27,7 +30,3 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     from analysis.comparison import run_comparison  # heavy imports: not before --help
 
     return run_comparison(args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -18,6 +18,7 @@ from analysis.errors import say_error
 from analysis.inference import difference, holm
 from analysis.reporting.writing import FAILURES, storage_of
 from analysis.samples import Scores, benchmarks_of, chance, sample
+from analysis.signals import ending_on_signals
 from analysis.store import open_store, tracking_uri
 from analysis.study import RECORDED, scores_of_run
 
@@ -41,7 +42,8 @@ class Compared:
 def run_comparison(args: CompareArgs) -> int:
     """Print how two runs differ; returns the exit status."""
     try:
-        compare_runs(args, Console() if sys.stdout.isatty() else Console(width=120))
+        with ending_on_signals():
+            compare_runs(args, Console() if sys.stdout.isatty() else Console(width=120))
     except FAILURES as error:
         return say_error(error)
     return 0

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.markup import escape
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE = 1, 2
 SECRET_FLAGS = frozenset({"ewok-password"})
 _IN_ADDRESS = re.compile(
     # A name and password, which may hold anything; but a port and a path that has an @ are none.

@@ -76,8 +76,17 @@ def form_of(kind: Any) -> Form | None:
     if kind in _NUMBERS:
         return Form(_NUMBERS[kind][0], _number(kind), splits=True)
     if kind in (str, Path):
-        return Form({str: "TEXT", Path: "PATH"}[kind], kind, is_text=True)
+        return Form({str: "TEXT", Path: "PATH"}[kind], _text(kind), is_text=True)
     return None
+
+
+def _text(kind: Any) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        if not text:  # the path of no letters would be the current folder
+            raise ValueError("is empty: give a value, or leave the flag out")
+        return kind(text)
+
+    return read
 
 
 def _of_union(kinds: Sequence[Any]) -> Form:

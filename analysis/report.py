@@ -17,6 +17,9 @@ from pathlib import Path
 if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from analysis.signals import start
+
+    start("analysis.report")
 
 
 from analysis.arguments import ReportArgs
@@ -29,7 +32,3 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     from analysis.reporting.writing import run_report  # heavy imports: not before --help
 
     return run_report(args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

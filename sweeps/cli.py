@@ -14,8 +14,7 @@ if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from analysis.command_line import PROGRAM
-from sweeps import start
+from analysis.signals import start
 
 COMMANDS = {
     "lr-sweep": "sweeps.lr_sweep",
@@ -32,9 +31,11 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; returns its exit status."""
+    from analysis.command_line import PROGRAM  # takes a while: not before `start`
+
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help", "help"):
-        print(_help())
+        print(_help(PROGRAM))
         return 0 if words else 2
     name = words[0].replace("_", "-")
     if name not in COMMANDS:
@@ -49,17 +50,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def run() -> None:
     """The entry point."""
-    start(main)
+    start("sweeps.cli")
 
 
-def _help() -> str:
+def _help(program: str) -> str:
     """The subcommands, each with the first sentence of its module."""
-    lines = [f"usage: {PROGRAM} COMMAND [--help] [OPTIONS]", ""]
+    lines = [f"usage: {program} COMMAND [--help] [OPTIONS]", ""]
     for name, module in COMMANDS.items():
         doc = importlib.import_module(module).__doc__ or ""
         sentence = " ".join(doc.split("\n\n")[0].split())
         lines.append(f"  {name:<12} {sentence}")
-    return "\n".join([*lines, "", f"{PROGRAM} COMMAND --help lists a command's flags."])
+    return "\n".join([*lines, "", f"{program} COMMAND --help lists a command's flags."])
 
 
 if __name__ == "__main__":

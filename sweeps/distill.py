@@ -20,9 +20,11 @@ from pathlib import Path
 if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from analysis.signals import start
+
+    start("sweeps.distill")
 
 from analysis.command_line import parse
-from sweeps import start
 from sweeps.arguments import DistillArgs
 
 
@@ -41,7 +43,3 @@ def run_distillation(args: DistillArgs) -> int:
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Run the command; returns its exit status."""
     return run_distillation(parse(DistillArgs, argv, __doc__, prog))
-
-
-if __name__ == "__main__":
-    start(main)

@@ -25,9 +25,11 @@ from typing import Any
 if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from analysis.signals import start
+
+    start("sweeps.epoch_study")
 
 from analysis.command_line import parse
-from sweeps import start
 from sweeps.arguments import EpochStudyArgs
 
 
@@ -56,7 +58,3 @@ def run_epoch_study(args: EpochStudyArgs) -> int:
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Run the command; returns its exit status."""
     return run_epoch_study(parse(EpochStudyArgs, argv, __doc__, prog))
-
-
-if __name__ == "__main__":
-    start(main)

@@ -18,9 +18,11 @@ from pathlib import Path
 if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from analysis.signals import start
+
+    start("sweeps.evaluate")
 
 from analysis.command_line import parse
-from sweeps import start
 from sweeps.arguments import EvaluateArgs
 
 
@@ -32,8 +34,9 @@ def run_evaluation(args: EvaluateArgs) -> int:
     from ray.exceptions import RayError
     from rich.console import Console
 
-    from analysis.errors import EXIT_FAILED, EXIT_INTERRUPTED, say_error
-    from sweeps.engine.signals import ending_on_signals
+    from analysis.errors import EXIT_FAILED, say_error
+    from analysis.signals import EXIT_INTERRUPTED, ending_on_signals
+    from sweeps.engine.watch import RayDied
     from sweeps.scoring.evaluation import evaluate, lacking, plan_evaluation
     from sweeps.scoring.report import show_results
 
@@ -45,19 +48,17 @@ def run_evaluation(args: EvaluateArgs) -> int:
             results = evaluate(plan, console)
     except (ValueError, OSError) as error:
         return say_error(error)
-    except RayError as error:
-        return say_error(error, EXIT_FAILED)
+    except (RayError, RayDied) as error:
+        status = say_error(error, EXIT_FAILED)
     except KeyboardInterrupt:
-        console.print("\nStopped. Run it again; finished epochs of GLUE tasks are kept.")
-        return EXIT_INTERRUPTED
-    show_results(results, plan.output, args.submission, console)
-    return EXIT_FAILED if lacking(results.get("glue", {}), args.tasks) else 0
+        status = EXIT_INTERRUPTED
+    else:
+        show_results(results, plan.output, args.submission, console)
+        return EXIT_FAILED if lacking(results.get("glue", {}), args.tasks) else 0
+    console.print("\nStopped. Run it again; finished epochs of GLUE tasks are kept.")
+    return status
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Run the command; returns its exit status."""
     return run_evaluation(parse(EvaluateArgs, argv, __doc__, prog))
-
-
-if __name__ == "__main__":
-    start(main)

@@ -18,9 +18,11 @@ from pathlib import Path
 if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from analysis.signals import start
+
+    start("sweeps.lr_sweep")
 
 from analysis.command_line import parse
-from sweeps import start
 from sweeps.arguments import LrSweepArgs
 
 
@@ -39,7 +41,3 @@ def run_lr_sweep(args: LrSweepArgs) -> int:
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Run the command; returns its exit status."""
     return run_lr_sweep(parse(LrSweepArgs, argv, __doc__, prog))
-
-
-if __name__ == "__main__":
-    start(main)

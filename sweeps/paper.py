@@ -24,9 +24,11 @@ from pathlib import Path
 if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from analysis.signals import start
+
+    start("sweeps.paper")
 
 from analysis.command_line import parse
-from sweeps import start
 from sweeps.arguments import PaperArgs
 
 
@@ -43,7 +45,3 @@ def run_paper(args: PaperArgs) -> int:
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Run the command; returns its exit status."""
     return run_paper(parse(PaperArgs, argv, __doc__, prog))
-
-
-if __name__ == "__main__":
-    start(main)

@@ -16,9 +16,11 @@ from pathlib import Path
 if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from analysis.signals import start
+
+    start("sweeps.promote")
 
 from analysis.command_line import parse
-from sweeps import start
 from sweeps.arguments import PromoteArgs
 
 
@@ -27,11 +29,13 @@ def run_promotion(args: PromoteArgs) -> int:
     from rich.console import Console  # heavy imports: not before --help
 
     from analysis.errors import say_error
+    from analysis.signals import ending_on_signals
     from sweeps.stored.promotion import promote, show_promotion
 
     console = Console() if sys.stdout.isatty() else Console(width=120)
     try:
-        promotion = promote(args)
+        with ending_on_signals():
+            promotion = promote(args)
     except (ValueError, OSError) as error:
         return say_error(error)
     show_promotion(promotion, args.alias, console)
@@ -41,7 +45,3 @@ def run_promotion(args: PromoteArgs) -> int:
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Run the command; returns its exit status."""
     return run_promotion(parse(PromoteArgs, argv, __doc__, prog))
-
-
-if __name__ == "__main__":
-    start(main)

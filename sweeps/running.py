@@ -6,7 +6,6 @@ import contextlib
 import functools
 import shlex
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ from analysis.command_line import PROGRAM, command_words
 from analysis.config_file import save_config
 from analysis.errors import (
     EXIT_FAILED,
-    EXIT_INTERRUPTED,
     say_error,
     without_secret,
     without_secrets,
 )
+from analysis.signals import EXIT_INTERRUPTED, ending_on_signals
 from analysis.store import reason
 from analysis.whole_files import write_text
 from sweeps.arguments import TrainingArgs
@@ -33,9 +32,8 @@ from sweeps.engine.contact import Contact
 from sweeps.engine.environment import check_address
 from sweeps.engine.kernel_builds import start_building
 from sweeps.engine.progress import ProgressDisplay
-from sweeps.engine.signals import ending_on_signals
 from sweeps.engine.tuning import DriverCallback, build_scheduler, ray_cluster, run_tune
-from sweeps.engine.watch import RayDied, watching_ray
+from sweeps.engine.watch import RayDied
 from sweeps.findings.common import describe_study, failed_trials, show_failures
 from sweeps.findings.final_scores import score_winners
 from sweeps.plans.common import Status, SweepPlan
@@ -112,8 +110,6 @@ def _run(
         cluster.callback(starting.stop)
         try:
             available = cluster.enter_context(ray_cluster(args.address, dashboard=dashboard))
-            if threading.current_thread() is threading.main_thread():
-                cluster.enter_context(watching_ray())
             at_once = plan.resources.trials_at_once(available, args.max_concurrent)
             kernels = start_building(
                 [*plan.bases.values()],

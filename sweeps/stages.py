@@ -24,6 +24,7 @@ from analysis.arguments import ReportArgs
 from analysis.config_file import save_config
 from analysis.errors import say_error
 from analysis.reporting.writing import run_report
+from analysis.signals import EXIT_INTERRUPTED, ending_on_signals
 from analysis.store import tracking_uri
 from analysis.wording import count
 from sweeps.arguments import (
@@ -78,6 +79,15 @@ class Done:
 def run_study(args: PaperArgs) -> int:
     """Run what is to be run, or say what it would take, or where the study stands."""
     console = Console() if sys.stdout.isatty() else Console(width=120)
+    try:
+        with ending_on_signals():
+            return _run_study(args, console)
+    except KeyboardInterrupt:
+        console.print("\nStopped. Run it again; stages that are done are not run again.")
+        return EXIT_INTERRUPTED
+
+
+def _run_study(args: PaperArgs, console: Console) -> int:
     try:
         with console.status("Preparing"):
             for name in ("sweep_seeds", "designs", "alphas", "temperatures"):

@@ -31,6 +31,7 @@ from analysis.reporting.sections.phenomena import phenomena
 from analysis.reporting.sections.rates import rates
 from analysis.reporting.sections.reproduction import every_trial, reproduction
 from analysis.reporting.tables import write_tables
+from analysis.signals import ending_on_signals
 from analysis.store import open_store, tracking_uri
 from analysis.study import Study
 from analysis.whole_files import write_text
@@ -51,7 +52,7 @@ def run_report(args: ReportArgs) -> int:
     """Write the report and print its answers; returns the exit status."""
     console = Console() if sys.stdout.isatty() else Console(width=120)
     try:
-        with console.status("Reading the study") as status:
+        with ending_on_signals(), console.status("Reading the study") as status:
             page, path = write_report(args, lambda text: status.update(text))
     except FAILURES as error:
         return say_error(error)

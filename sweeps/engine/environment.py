@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import subprocess
+import sys
+
+from sweeps.engine import probe
+from sweeps.engine.probe import CLIENT, REFUSED
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # engine.signals has ours
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # analysis.signals has ours
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banner ignores verbose=0
 
-PATIENCE = 10.0
-"""Seconds to wait for an answer of a cluster's head."""
+CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 15.0
+"""For a connection to a cluster's head, and for its answer to a question."""
 
 WORKER_ENVIRONMENT = {
     # A process that was given no GPU sees none: it cannot take memory of one by accident.
@@ -30,29 +35,54 @@ WORKER_ENVIRONMENT = {
 }
 
 
+def place_of(address: str | None) -> str:
+    """Where the cluster is: of "auto" the environment may say it; an empty address is none."""
+    return (address != "auto" and address) or os.environ.get("RAY_ADDRESS") or address or "local"
+
+
 def is_local(address: str | None) -> bool:
     """Whether a cluster is started for this command, rather than one connected to."""
-    return address == "local" or not (address or os.environ.get("RAY_ADDRESS"))
+    return place_of(address) == "local"
 
 
 def check_address(address: str | None) -> None:
-    """Check that something answers where a cluster is said to be: Ray itself waits for minutes.
+    """Check that a cluster answers where one is said to be: Ray itself waits for minutes.
 
     Raises:
-        ValueError: nothing does.
+        ValueError: none does, or it takes no orders from here.
     """
-    place = address or os.environ.get("RAY_ADDRESS") or "local"
-    if place in ("auto", "local"):
-        return
-    host, _, port = place.removeprefix("ray://").rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE):
-            pass
-    except (OSError, ValueError, OverflowError) as error:
+    place = place_of(address)
+    problem = "" if place == "local" else _problem(place)
+    if problem.startswith(REFUSED):
         raise ValueError(
-            f"no Ray cluster answers at {place} ({error}): start it, or correct --address or "
+            f"the Ray cluster at {place} refuses this command's token: set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, as the cluster has them"
+        )
+    if problem:
+        raise ValueError(
+            f"no Ray cluster answers at {place} ({problem}): start it, or correct --address or "
             "RAY_ADDRESS; without them a cluster is started for this command"
-        ) from error
+        )
+
+
+def _problem(place: str) -> str:
+    """Why a cluster cannot be used, "" if it can."""
+    try:
+        if place != "auto":
+            host, _, port = place.removeprefix(CLIENT).rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        asked = subprocess.run(
+            [sys.executable, "-P", probe.__file__, place],
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return f"what listens there has said nothing for {ANSWER_SECONDS:.0f} s"
+    except (OSError, ValueError, OverflowError) as error:
+        return str(error)
+    said = asked.stdout.strip() or asked.stderr.strip() or f"status {asked.returncode}"
+    return said.splitlines()[-1] if asked.returncode else ""
 
 
 def secure_local_cluster(address: str | None) -> None:

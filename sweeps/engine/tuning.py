@@ -20,16 +20,17 @@ from typing import Any
 import ray
 import torch
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from analysis.signals import install_handlers
 from sweeps.engine.crew import CrewTrial
-from sweeps.engine.environment import WORKER_ENVIRONMENT, check_address, is_local
+from sweeps.engine.environment import WORKER_ENVIRONMENT, check_address, is_local, place_of
 from sweeps.engine.failures import HOPELESS, TrialFailure, hopeless_report
 from sweeps.engine.resources import Resources
-from sweeps.engine.signals import install_handlers
 from sweeps.engine.trial_process import run_here
-from sweeps.engine.watch import RayDied
+from sweeps.engine.watch import RayDied, watching_ray
 from trainables.device import pick_device
 from trainables.spec import TrialSpec
 from trainables.trainer import Workplace, World
@@ -42,13 +43,14 @@ MAX_FAILURES = 3
 
 @contextlib.contextmanager
 def ray_cluster(address: str | None, *, dashboard: bool) -> Iterator[dict[str, float]]:
-    """A connection to Ray, and the cluster's resources.
+    """A connection to Ray, which is watched over, and the cluster's resources.
 
     Inside a submitted job, or with `RAY_ADDRESS` or `address` given, that cluster is used;
     otherwise a local one is started, and stopped at the end.
 
     Raises:
         ValueError: no cluster answers there, or none can be started.
+        RayDied: something that it cannot do without is gone.
     """
     env = {**WORKER_ENVIRONMENT, "MLFLOW_DISABLE_TELEMETRY": "true"}
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -73,23 +75,37 @@ def ray_cluster(address: str | None, *, dashboard: bool) -> Iterator[dict[str, f
     # A failed trial's whole traceback; callbacks say it in a line and keep the rest.
     for name in ("ray.tune.execution.tune_controller", "ray.tune.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    _connect(place_of(address), runtime_env={"env_vars": env} if env else None, **options)
     try:
-        ray.init(runtime_env={"env_vars": env} if env else None, **options)
-    except (OSError, RuntimeError, ValueError) as error:
-        place = address or os.environ.get("RAY_ADDRESS") or "here"
-        temporary = os.environ.get("RAY_TMPDIR", "")
-        hint = f"; RAY_TMPDIR={temporary} may be too long a path" if len(temporary) > 40 else ""
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"no Ray cluster can be had {place}: {reason}{hint}") from error
-    install_handlers()
-    try:
-        yield ray.cluster_resources()
+        with watching_ray():
+            yield ray.cluster_resources()
     except RayDied:
         raise
     except BaseException:
-        ray.shutdown()
+        _disconnect()
         raise
+    _disconnect()
+
+
+def _connect(place: str, **options: Any) -> None:
+    """`ray.init`, with its errors as ours."""
+    try:
+        ray.init(**options)
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        temporary = os.environ.get("RAY_TMPDIR", "")
+        hint = f"; RAY_TMPDIR={temporary} may be too long a path" if len(temporary) > 40 else ""
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"no Ray cluster can be had ({place}): {reason}{hint}") from error
+    except SystemExit as end:  # of Ray's handler of SIGTERM
+        raise KeyboardInterrupt from end
+    finally:
+        install_handlers()
+
+
+def _disconnect() -> None:
+    """`ray.shutdown`, after which a SIGTERM would end the process without a word."""
     ray.shutdown()
+    install_handlers()
 
 
 class DriverCallback(tune.Callback):

@@ -17,7 +17,7 @@ import ray
 from ray.util.client import ray as client
 
 from analysis.errors import EXIT_FAILED
-from sweeps.engine.signals import was_signalled
+from analysis.signals import was_signalled
 
 LOOK_SECONDS = 0.5
 HEAD_SECONDS = 30.0
@@ -101,11 +101,15 @@ def _is_alive(process: psutil.Process) -> bool:
 
 @contextlib.contextmanager
 def watching_ray() -> Iterator[None]:
-    """Watch over the cluster that this process is connected to. Only in the main thread.
+    """Watch over the cluster that this process is connected to; not from other threads than the
+    main one, which the watch interrupts.
 
     Raises:
         RayDied: something that it cannot do without is gone.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     watch = RayWatch()
     watch.start()
     try:

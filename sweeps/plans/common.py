@@ -24,7 +24,7 @@ from sweeps.engine.tuning import local_gpus
 from sweeps.plans.spaces import Plan, Values
 from sweeps.scoring.finetuning import check_tasks
 from sweeps.scoring.tasks import benchmark_place, find_glue, split_tasks
-from sweeps.stored.trials import check_study_name, resolve_storage
+from sweeps.stored.trials import check_study_name, resolve_storage, study_name
 from trainables.corpus import Blocks, Corpus, mini_benchmark, prepare_corpus
 from trainables.device import default_precision
 from trainables.spec import TrialSpec
@@ -197,7 +197,7 @@ class Setup:
 
     def study(self, spec: TrialSpec) -> str:
         """Name of the study."""
-        return self.args.study or f"{self.corpus.name}-{spec.size}"
+        return self.args.study or study_name(f"{self.corpus.name}-{spec.size}")
 
     def plan(self, bases: dict[str, TrialSpec], plans: dict[str, Plan], **extra: Any) -> SweepPlan:
         """The plan of these trials.

@@ -109,13 +109,13 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
     uri = tracking_uri(storage)
     if args.device == "cuda" and not local_gpus():
         raise ValueError("--device cuda, but PyTorch sees no GPU here: --device cpu, or auto")
-    if args.address:
-        check_address(args.address)
     if args.run_id is not None:
         _check_run(uri, args.run_id)
     path = benchmark_place(args.benchmarks)
     default = ("blimp",) if path == HUB else ("all",)
     zero_shot, glue = split_tasks(args.tasks or default, args.protocol)
+    if args.address or glue or args.eval_workers > 1:
+        check_address(args.address)
     glue_folder = find_glue(path) if glue else None
     if glue_folder is not None:
         check_tasks(glue_folder, glue)

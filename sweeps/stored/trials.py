@@ -17,6 +17,8 @@ from trainables.spec import TrialSpec
 ROOT = Path(__file__).resolve().parents[2]
 _JOB_FOLDER = "working_dir_files"
 """In the path of what Ray unpacks for a submitted job, and deletes after it."""
+_STRANGE = re.compile("[%?\\x00-\\x1f\\x7f\\ud800-\\udfff]")
+"""In a path: what has another meaning in the address of a database, or is no letter."""
 _STUDY_NAME = re.compile(r"[\w(@+=,][\w ()@+=,.-]*", re.UNICODE)
 _LONGEST_NAME = 200
 
@@ -35,10 +37,10 @@ def resolve_storage(storage: Path | None, *, create: bool = True) -> Path:
     given, flag = storage, "--storage"
     if given is None and "BABYSWEEP_STORAGE" in os.environ:
         given, flag = Path(os.environ["BABYSWEEP_STORAGE"]), "BABYSWEEP_STORAGE"
+        if not os.environ[flag]:  # its path would be the current folder
+            raise ValueError(f"{flag} is empty: give a folder")
     if given is None:
         given = ROOT / "runs"
-    elif str(given) in ("", "."):  # a path of no letters is the current folder
-        raise ValueError(f"{flag} is empty: give a folder")
     if "://" in str(given) or ":/" in str(given):
         raise ValueError(
             f"{flag} must be a folder that all nodes share, not {given}: mount the bucket, or "
@@ -50,16 +52,24 @@ def resolve_storage(storage: Path | None, *, create: bool = True) -> Path:
             f"a submitted job's working folder is temporary, and so is all that lies in {path}: "
             "pass --storage with an absolute path that all nodes share"
         )
-    if "%" in str(path):
+    if strange := _STRANGE.search(str(path)):
         raise ValueError(
-            f"{flag} must not have a % in its path, which addresses have another meaning for: "
-            f"{path}"
+            f"{flag} must not have {strange[0]!r} in its path, which the database's address would "
+            f"read as something else: {str(path)!r}"
         )
     if create:
         return writable_folder(path, flag)
     if not path.is_dir():
         raise ValueError(f"there is no storage folder {path}: give the --storage of the sweep")
     return path
+
+
+def study_name(text: str) -> str:
+    """A name of a study that `check_study_name` takes: the text, if that is one."""
+    name = re.sub(r"[^\w ()@+=,.-]+", "-", text).lstrip(" .-)")
+    while len(name.encode()) > _LONGEST_NAME:
+        name = name[:-1]
+    return name or "study"
 
 
 def check_study_name(name: str) -> None:

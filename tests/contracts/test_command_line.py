@@ -220,6 +220,11 @@ def test_commands_as_people_type_them() -> None:
     assert words == ["babysweep", "lr-sweep", "--x"]
 
 
+def test_no_words_at_all() -> None:
+    """Are the defaults of a command that needs none."""
+    assert parse(PaperArgs, [], None) == PaperArgs()
+
+
 # Files of flags
 
 
@@ -285,6 +290,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         ("size: huge", "size: 'huge' is none of mini, small"),
         ("lr_range: [1]", "lr_range: takes 2 values, not 1"),
         ("lrs: {a: 1}", "lrs: must be a list"),
+        ('storage: ""', "storage: is empty: give a value"),
         ("- a", "must hold lines like `epochs: 3`"),
         ("a: [", "cannot be read: "),
         ("a: !!python/object/apply:os.getcwd []", "cannot be read: "),

@@ -133,6 +133,7 @@ def ray_head(tmp_path_factory):
     )
     wait_for(process, "Ray runtime started")
     family = psutil.Process(process.pid).children(recursive=True)
+    env["BABYSWEEP_TEST_GCS"] = f"127.0.0.1:{ports[0]}"
     yield [ray, "job", "submit", f"--address=http://127.0.0.1:{ports[1]}"], env
     process.terminate()
     process.communicate(timeout=60)

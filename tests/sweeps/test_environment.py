@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from ray.exceptions import AuthenticationError
 
-from sweeps.engine.environment import check_address, is_local
-from sweeps.engine.signals import ENDING, ending_on_signals
+from analysis.signals import ENDING, ending_on_signals
+from sweeps.engine import environment, tuning
+from sweeps.engine.environment import check_address, is_local, secure_local_cluster
+from sweeps.engine.probe import REFUSED, why
+from sweeps.engine.watch import RayDied
+from tests.processes import ROOT
+from tests.processes import environment as commands_environment
+
+
+@pytest.fixture
+def listening() -> Iterator[str]:
+    """The address of a server that takes connections, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 def test_an_empty_address_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,15 +42,92 @@ def test_an_empty_address_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_local("local")
 
 
+def test_a_local_cluster_may_be_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is then kept to this machine, whoever asks; "auto" is what the variable says, if it does,
+    as Ray has it."""
+    monkeypatch.setattr(os, "environ", {**os.environ, "RAY_ADDRESS": "local", "RAY_AUTH_MODE": ""})
+    for address in (None, "", "local", "auto"):
+        assert is_local(address)
+    assert not is_local("10.0.0.1:6379")
+    secure_local_cluster(None)
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    assert not is_local("auto")
+
+
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
 def test_a_cluster_that_is_not_there_is_named_at_once(form: str) -> None:
-    """Not after minutes of waiting; one that listens is taken."""
+    """Not after minutes of waiting."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         address = form.format(server.getsockname()[1])
         with pytest.raises(ValueError, match=f"no Ray cluster answers at {address} "):
             check_address(address)  # bound, but it does not listen
-        server.listen()
+
+
+@pytest.mark.parametrize("form", ["{}", "ray://{}"])
+def test_who_listens_must_also_answer(
+    form: str, listening: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong port, or a proxy without its cluster, is no cluster; that takes 20 s at most."""
+    assert environment.CONNECT_SECONDS + environment.ANSWER_SECONDS <= 20
+    monkeypatch.setattr(environment, "ANSWER_SECONDS", 1.0)
+    with pytest.raises(ValueError, match="no Ray cluster answers at .* has said nothing for 1 s"):
+        check_address(form.format(listening))
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "answer"),
+    [
+        ("AuthenticationError: wrong", 1, "refuses this command's token: set RAY_AUTH_MODE"),
+        ("RpcError: Method not found!", 1, "no Ray cluster answers at .*Method not found"),
+        ("", 3, "no Ray cluster answers at .*status 3"),
+        ("", 0, ""),
+    ],
+)
+def test_what_a_cluster_answers(
+    said: str,
+    status: int,
+    answer: str,
+    listening: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A token that it does not take is told from an answer of something else."""
+    script = tmp_path / "probe.py"
+    script.write_text(f"import sys; print({said!r}); sys.exit({status})")
+    monkeypatch.setattr(environment.probe, "__file__", str(script))
+    refusal = pytest.raises(ValueError, match=answer) if answer else contextlib.nullcontext()
+    with refusal:
+        check_address(listening)
+
+
+def test_refused_tokens_of_both_protocols() -> None:
+    """The errors of Ray's client say it in a code."""
+
+    class RpcError(Exception):
+        def code(self) -> SimpleNamespace:
+            return SimpleNamespace(name="UNAUTHENTICATED")
+
+        def details(self) -> str:
+            return "Invalid or missing authentication token\nor so"
+
+    for error in (RpcError(), AuthenticationError("RPC error: InvalidAuthToken")):
+        line = why(error)
+        assert line.startswith(REFUSED)
+        assert "\n" not in line
+
+
+@pytest.mark.slow
+def test_a_real_cluster_and_its_token(ray_head, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has the token is let in, who has another one is told so within seconds."""
+    _, variables = ray_head
+    address = variables["BABYSWEEP_TEST_GCS"]
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, variables[name])
+    check_address(address)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    with pytest.raises(ValueError, match="refuses this command's token"):
         check_address(address)
 
 
@@ -38,6 +136,141 @@ def test_an_address_without_a_number_is_refused() -> None:
     for port in ("head", "99999"):
         with pytest.raises(ValueError, match=f"no Ray cluster answers at 127.0.0.1:{port} "):
             check_address(f"127.0.0.1:{port}")
+
+
+@pytest.fixture
+def stub_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """A stand-in for Ray, and the handlers of before afterwards."""
+    stub = SimpleNamespace(
+        init=lambda **options: None, shutdown=lambda: None, cluster_resources=lambda: {"CPU": 2.0}
+    )
+    for name in vars(stub):
+        monkeypatch.setattr(tuning.ray, name, lambda name=name, **kw: getattr(stub, name)(**kw))
+    monkeypatch.setattr(tuning, "watching_ray", contextlib.nullcontext)
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    before = {number: signal.getsignal(number) for number in ENDING}
+    yield stub
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError("AF_UNIX path length cannot exceed 107 bytes: /x"), AuthenticationError("no token")],
+)
+def test_a_cluster_that_cannot_be_had(stub_ray: SimpleNamespace, error: Exception) -> None:
+    """Is a line, which names what is the likely reason where it is too long."""
+
+    def fail(**options: Any) -> None:
+        raise error
+
+    stub_ray.init = fail
+    os.environ["RAY_TMPDIR"] = "/tmp/" + "x" * 70
+    with (
+        pytest.raises(ValueError, match=r"no Ray cluster can be had \(local\).*too long a path"),
+        tuning.ray_cluster("local", dashboard=False),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_too_long_for_sockets() -> None:
+    """Ray's own answer to a long `RAY_TMPDIR` is an error in a line, too."""
+    done = subprocess.run(
+        [sys.executable, "-c", CLUSTER, "False"],
+        cwd=ROOT,
+        env={**commands_environment(), "RAY_TMPDIR": "/tmp/" + "x" * 70},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "RAY_TMPDIR=/tmp/xxx" in done.stderr
+
+
+def test_a_signal_while_ray_starts_or_ends(stub_ray: SimpleNamespace) -> None:
+    """Ray has handlers of its own for that time, one of which ends the process: none is left."""
+
+    def init(**options: Any) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        signal.raise_signal(signal.SIGTERM)
+
+    stub_ray.shutdown = lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with ending_on_signals():
+        with tuning.ray_cluster("local", dashboard=False):
+            pass
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    stub_ray.init = init
+    with (
+        pytest.raises(KeyboardInterrupt),
+        ending_on_signals(),
+        tuning.ray_cluster("local", dashboard=False),
+    ):
+        pass
+
+
+def test_whoever_enters_a_cluster_watches_it(
+    stub_ray: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evaluations as well as sweeps; what died is not waited for."""
+
+    @contextlib.contextmanager
+    def watching() -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            raise RayDied("gone") from error
+
+    ended = []
+    stub_ray.shutdown = lambda: ended.append(True)
+    monkeypatch.setattr(tuning, "watching_ray", watching)
+    with pytest.raises(RayDied), tuning.ray_cluster("local", dashboard=False):
+        raise KeyboardInterrupt
+    assert not ended
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variables", [{}, {"RAY_ADDRESS": "local"}])
+def test_nobody_else_reaches_a_local_cluster(variables: dict[str, str]) -> None:
+    """All of its servers, the dashboard's too, listen on loopback."""
+    done = subprocess.run(
+        [sys.executable, "-c", CLUSTER, "True"],
+        cwd=ROOT,
+        env=commands_environment() | variables,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    places = done.stdout.split()
+    assert len(places) > 3
+    assert {*places} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+CLUSTER = """
+import sys
+from sweeps.engine.environment import secure_local_cluster
+secure_local_cluster(None)
+import psutil, ray
+from analysis.errors import say_error
+from sweeps.engine.tuning import ray_cluster
+
+@ray.remote
+def worker():
+    return 1
+
+try:
+    with ray_cluster(None, dashboard=sys.argv[1] == "True"):
+        assert ray.get(worker.remote()) == 1
+        me = psutil.Process()
+        for process in (me, *me.children(recursive=True)):
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    print(connection.laddr.ip)
+except ValueError as error:
+    sys.exit(say_error(error))
+"""
+"""Prints where the processes of a cluster of its own listen."""
 
 
 @pytest.mark.parametrize("number", ENDING)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -19,9 +20,11 @@ from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, PreTraine
 import models
 from analysis.benchmarks import load_suite
 from analysis.command_line import parse
-from analysis.errors import without_secrets
+from analysis.errors import EXIT_FAILED, without_secrets
 from sweeps.arguments import EvaluateArgs
+from sweeps.engine.watch import RayDied
 from sweeps.evaluate import run_evaluation
+from sweeps.scoring import evaluation
 from sweeps.scoring.evaluation import plan_evaluation
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.empty_store import empty_store
@@ -52,6 +55,41 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models.build_model(config).save_pretrained(folder / "checkpoint")
     tokenizer.save_pretrained(folder / "checkpoint")
     return folder / "checkpoint"
+
+
+@pytest.mark.parametrize("words", [["--tasks", "rte"], ["--eval-workers", "2"], []])
+def test_a_cluster_that_is_not_there(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is said before anything is scored, wherever its address comes from, if it is needed."""
+    write_blimp(tmp_path / "blimp_fast")
+    (tmp_path / "glue_filtered").mkdir()
+    for part in ("train", "valid"):
+        (tmp_path / "glue_filtered" / f"rte.{part}.jsonl").write_text("")
+    flags = ["--model", str(tmp_path / "none"), "--storage", str(tmp_path / "storage")]
+    args = parse(EvaluateArgs, [*flags, "--benchmarks", str(tmp_path), *words], None)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(
+        ValueError, match="no Ray cluster answers at 127.0.0.1:1" if words else "none"
+    ):
+        plan_evaluation(args)
+
+
+def test_the_death_of_ray(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Is named, with the way to go on."""
+
+    def die(*args: object) -> None:
+        raise RayDied("Ray's process raylet was killed")
+
+    monkeypatch.setattr(evaluation, "plan_evaluation", lambda args: None)
+    monkeypatch.setattr(evaluation, "evaluate", die)
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    assert run_evaluation(EvaluateArgs(model="x", benchmarks="hub")) == EXIT_FAILED
+    said = capsys.readouterr()
+    assert "Ray's process raylet was killed" in said.err
+    assert "Stopped. Run it again" in said.out
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from analysis.command_line import parse
+from analysis.signals import ENDING
 from sweeps.arguments import LrSweepArgs
-from sweeps.engine.signals import ENDING
 from sweeps.lr_sweep import run_lr_sweep
 from sweeps.plans.lr_sweep import plan_sweep
 from tests.analysis.benchmark_files import write_blimp, write_supplement
@@ -124,6 +124,21 @@ def test_interrupt_stops_cleanly_and_says_how_to_continue(sweep, number):
     assert "--epochs 200" in output
     assert {run.info.status for run in [*sweep.runs(), *sweep.runs("sweep")]} == {"KILLED"}
     assert all("babysweep.outcome" not in run.data.tags for run in sweep.runs())
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_a_sweep_at_once(sweep):
+    """Without a word more, and without orphans; what it left is tidied up by the next command."""
+    process = sweep.start("--epochs", "200")
+    wait_for(process, r"epoch 1/200")
+    children = psutil.Process(process.pid).children(recursive=True)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        process.send_signal(number)
+    output, _ = process.communicate(timeout=10)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
 

@@ -13,10 +13,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 from rich.console import Console
 
+from analysis.signals import ending_on_signals
 from sweeps.engine import contact as contacts
 from sweeps.engine import watch as watches
 from sweeps.engine.contact import Contact
-from sweeps.engine.signals import ending_on_signals
 from sweeps.engine.watch import RayDied, watching_ray
 from tests.processes import free_port, serve_mlflow, wait_for
 from tests.sweeps.conftest import SweepCommand

@@ -6,12 +6,17 @@ import errno
 import re
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from mlflow.utils.file_utils import local_file_uri_to_path
+from sqlalchemy.engine import make_url
 
 from analysis.places import reading, writable_folder
+from analysis.store import tracking_uri
+from sweeps.plans.common import Setup
 from sweeps.scoring.tasks import benchmark_place
-from sweeps.stored.trials import ROOT, check_study_name, resolve_storage
+from sweeps.stored.trials import ROOT, check_study_name, resolve_storage, study_name
 
 
 def test_the_flag_the_variable_and_the_default(
@@ -30,9 +35,11 @@ def test_the_flag_the_variable_and_the_default(
 @pytest.mark.parametrize(
     ("storage", "message"),
     [
-        ("", "--storage is empty"),
         ("s3://bucket/runs", "folder that all nodes share, not s3:/bucket"),
-        ("/tmp/a%20b", "must not have a % in its path"),
+        ("/tmp/a%20b", "--storage must not have '%' in its path"),
+        ("/tmp/a?b", "--storage must not have '[?]' in its path"),
+        ("/tmp/a\nb", r"--storage must not have '\\n' in its path"),
+        ("/tmp/a\udcffb", r"--storage must not have '\\udcff' in its path"),
         ("/tmp/ray/session/runtime_resources/working_dir_files/_ray_pkg_1/results", "is temporary"),
     ],
 )
@@ -40,6 +47,26 @@ def test_what_cannot_be_a_storage_is_refused(storage: str, message: str) -> None
     """At once, before anything is made."""
     with pytest.raises(ValueError, match=message):
         resolve_storage(Path(storage))
+
+
+def test_the_current_folder_is_a_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is named; a variable of nothing names none."""
+    monkeypatch.chdir(tmp_path)
+    for name in (".", "./"):
+        assert resolve_storage(Path(name)) == tmp_path
+    monkeypatch.setenv("BABYSWEEP_STORAGE", "")
+    with pytest.raises(ValueError, match="BABYSWEEP_STORAGE is empty"):
+        resolve_storage(None)
+
+
+def test_all_else_that_a_path_may_have_works(tmp_path: Path) -> None:
+    """MLflow's database and artifacts lie in the storage, whatever its path has in it."""
+    for character in [*map(chr, range(32, 256)), "\u20ac", "\U0001f600"]:
+        if character not in "/%?\x7f":
+            folder = resolve_storage(tmp_path / f"a{character}b")
+            url, place = make_url(tracking_uri(folder)), (folder / "x").as_uri()
+            assert url.database == str(folder / "mlflow.db")
+            assert local_file_uri_to_path(place) == str(folder / "x")
 
 
 @pytest.fixture
@@ -139,3 +166,28 @@ def test_names_that_leave_the_storage_are_refused(name: str) -> None:
     """Or that some file system, page or address does not take."""
     with pytest.raises(ValueError, match="--study must be the name of a folder"):
         check_study_name(name)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "name"),
+    [
+        ("my text (2)", "my text (2)-mini"),
+        ("Wörter_10M", "Wörter_10M-mini"),
+        ("<script>", "script--mini"),
+        ("a%20b", "a-20b-mini"),
+        ("..hidden", "hidden-mini"),
+        ("-a:b/c", "a-b-c-mini"),
+        ("x" * 300, "x" * 200),
+        ("ä" * 150, "ä" * 100),
+    ],
+)
+def test_a_corpus_names_a_study(corpus: str, name: str) -> None:
+    """With a name that `--study` takes; one that it takes as it is stays so."""
+    setup = SimpleNamespace(args=SimpleNamespace(study=None), corpus=SimpleNamespace(name=corpus))
+    assert Setup.study(setup, SimpleNamespace(size="mini")) == name
+    check_study_name(name)
+
+
+def test_a_study_has_a_name() -> None:
+    """Where nothing is left of the text."""
+    assert study_name("...") == "study"

@@ -1,0 +1,102 @@
+"""The signals that end a command: Ctrl-C, a job that is stopped, a terminal that is closed.
+
+To import this costs nothing: a command is ready for them before it imports anything that does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import NoReturn
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+EXIT_INTERRUPTED = 130
+_STOPPED = "\nStopped.\n"
+_received: list[int] = []
+
+
+def start(module: str) -> NoReturn:
+    """Run a module's `main` as a script.
+
+    Its imports take seconds, in which nothing has begun that could be ended in good order: a signal
+    ends the process at once then. Where something has begun, there is `ending_on_signals`.
+    """
+    _install(_leave)
+    main: Callable[[], int] = importlib.import_module(module).main
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        sys.stderr.write(_STOPPED)
+        status = EXIT_INTERRUPTED
+    sys.exit(status)
+
+
+@contextlib.contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt on the first of these signals, and end at once on a second.
+
+    A command that was started in the background with `&` ignores SIGINT; it can be ended, too. What
+    `nohup` lets it ignore it goes on to ignore. The handlers of before come back in the end.
+    """
+    before = {number: signal.getsignal(number) for number in ENDING}
+    _received.clear()
+    install_handlers()
+    try:
+        yield
+    finally:
+        if _is_main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def install_handlers() -> None:
+    """Have the signals end the command. Ray's start and end install others: again then."""
+    _install(_end)
+
+
+def was_signalled() -> bool:
+    """Whether one of the signals came since `ending_on_signals` began."""
+    return bool(_received)
+
+
+def _install(handler: Callable[[int, FrameType | None], None]) -> None:
+    if not _is_main_thread():  # no other can have handlers
+        return
+    for number in ENDING:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
+    if len(_received) > 1:
+        _kill_children()
+        os._exit(EXIT_INTERRUPTED)
+    raise KeyboardInterrupt
+
+
+def _kill_children() -> None:
+    """End what this process has started: some of Ray's would not notice its end for a long time."""
+    import psutil  # not needed by most commands
+
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    with contextlib.suppress(Exception):  # where the signal came in the middle of another flush
+        sys.stdout.flush()
+    os.write(sys.stderr.fileno(), _STOPPED.encode())
+    os._exit(EXIT_INTERRUPTED)
