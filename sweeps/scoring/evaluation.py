@@ -36,7 +36,7 @@ from analysis.benchmarks.predictions import write_answers, write_submission
 from analysis.benchmarks.scoring import check_spans, context_of, vocab_size_of
 from analysis.config_file import save_config
 from analysis.errors import named, without_secret
-from analysis.places import writable_folder
+from analysis.places import resolved, writable_folder
 from analysis.schema.ranges import check
 from analysis.store import open_store, tracking_uri
 from analysis.wording import count
@@ -105,7 +105,7 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
     storage = resolve_storage(args.storage)
     output = args.output
     if output is not None:
-        output = writable_folder(output.expanduser().resolve(), "--output")
+        output = writable_folder(resolved(output, "--output"), "--output")
     uri = tracking_uri(storage)
     if args.device == "cuda" and not local_gpus():
         raise ValueError("--device cuda, but PyTorch sees no GPU here: --device cpu, or auto")
