@@ -25,6 +25,9 @@ from analysis.database import check_database
 from analysis.errors import without_secret
 from analysis.places import check_lasts
 
+# MLflow would print the address, with the password in it, at the end of every run.
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+
 ANSWER_SECONDS = 10
 """For an answer where one is to know soon that there is none."""
 PATIENCE_SECONDS = 3600.0

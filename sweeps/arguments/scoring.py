@@ -34,7 +34,7 @@ class ScoredArgs:
     ewok_password: Annotated[str | None, default_is("BABYSWEEP_EWOK_PASSWORD")] = field(
         default=None, repr=False
     )
-    """Password of EWoK's zip file."""
+    """Password of EWoK's zip file; better in BABYSWEEP_EWOK_PASSWORD: others may see a command."""
     long_texts: Literal["refuse", "truncate"] = "refuse"
     """Texts longer than the model's context: an error, or lm-eval's rule: only their last tokens
     are read and scored. How many there were is reported."""

@@ -64,7 +64,7 @@ class DataArgs:
     ewok_password: Annotated[str | None, default_is("BABYSWEEP_EWOK_PASSWORD")] = field(
         default=None, repr=False
     )
-    """Password of EWoK's zip file."""
+    """Password of EWoK's zip file; better in BABYSWEEP_EWOK_PASSWORD: others may see a command."""
     protocol: Protocol = "2024"
     """Zero-shot protocol: 2024 (leading space, BOS) or 2025 (text as it is)."""
 
