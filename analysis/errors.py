@@ -30,9 +30,7 @@ _IN_ADDRESS = re.compile(
 _IN_QUERY = re.compile(
     r"""((?:password|passwd|token|secret|key)=)[^&\s]+?(?=['"]?(?:[&\s,;)\]}]|$))""", re.IGNORECASE
 )
-_IN_HEADER = re.compile(
-    r"(\bBearer\s+|\bAuthorization\W+Basic\s+)[\w.~+/=-]{8,}", re.IGNORECASE
-)
+_IN_HEADER = re.compile(r"(\bBearer\s+|\bAuthorization\W+Basic\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
 _OF_THE_HUB = re.compile(r"\bhf_\w{8,}")
 
 
@@ -59,8 +57,8 @@ def named(name: str) -> Iterator[None]:
 
 
 def without_secret(text: str) -> str:
-    """A text without user names, passwords and tokens: those of its addresses and headers, and those
-    that the environment holds."""
+    """A text without user names, passwords and tokens: those of its addresses and headers, and
+    those that the environment holds."""
     environment = os.environ.items()
     secrets = {value for name, value in environment if name.endswith(_ENDS_OF_SECRETS)}
     with contextlib.suppress(ValueError):  # no address
