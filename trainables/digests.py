@@ -61,6 +61,8 @@ def damage(folder: Path, *, holds: str, may_lack: str, marked: str) -> str:
         return f"{Path(error.filename).name} is missing"
     except (Damaged, SafetensorError, *NOT_THERE) as error:
         return str(error).splitlines()[0]
+    if lacking := {holds, marked}.difference(known) if is_new else ():
+        return f"{_DIGESTS} lacks {min(lacking)}"
     for name, digest in {holds: None, **known}.items():
         file = folder / name
         try:

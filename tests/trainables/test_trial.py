@@ -270,6 +270,9 @@ def test_a_checkpoint_that_lost_its_digests_is_damaged(tiny_spec, make_place, mo
     folder = TrialFolder.of(place.study, tiny_spec)
     path, progress = folder.newest()
     assert progress.has_digests
+    (path / "digests.json").write_text("{}")
+    with pytest.raises(Damaged, match=r"digests\.json lacks model\.safetensors"):
+        check_checkpoint(path)
     (path / "digests.json").unlink()
     with pytest.raises(Damaged, match=r"damaged \(digests\.json is missing\)"):
         check_checkpoint(path)
