@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from analysis.benchmarks import glue
+from sweeps import stages
 from tests.fuzz.asking import Answer, Asker
 from tests.fuzz.damage import damages
 from tests.fuzz.ground import COMMANDS, Ground
@@ -60,17 +61,6 @@ def _in_benchmarks(pattern: str) -> Find:
     return lambda ground: sorted(ground.benchmarks.glob(pattern))[0]
 
 
-def _kept(name: str, content: Any) -> Find:
-    """A file of the study, with this content if there is none."""
-
-    def find(ground: Ground) -> Path:
-        if not (ground.study / name).exists():
-            write_json(ground.study / name, content)
-        return ground.study / name
-
-    return find
-
-
 MENDED: dict[str, tuple[Find, tuple[str, ...]]] = {
     "spec": (_in_trial("spec.json"), ("lr_sweep", "epoch_study", "promote", "paper")),
     "outcome": (_in_trial("outcome.json"), ("lr_sweep", "epoch_study", "promote", "paper")),
@@ -78,7 +68,6 @@ MENDED: dict[str, tuple[Find, tuple[str, ...]]] = {
         name: (_in_corpus(name), ("lr_sweep", "epoch_study", "paper", "distill"))
         for name in ("corpus.json", "tokenizer.json", "train.bin", "dev.bin", "digests.json")
     },
-    "paper.json": (_kept("paper.json", {"sweep": {"inputs": "x", "finished": "y"}}), ("paper",)),
 }
 """By name of a file: where it is, and the commands that go on with a line on it."""
 
@@ -177,6 +166,10 @@ KEPT: dict[str, tuple[Any, Callable[[TrialFolder], object]]] = {
     "final.json": ({"zero_shot": {"macro": 5}}, lambda trial: trial.final_scores),
     "began.json": ({"step": 5}, lambda trial: trial.began),
     "milestones.json": ({"1000": {"macro": 5}}, lambda trial: trial.milestones),
+    "paper.json": (
+        {"sweep": {"inputs": "x", "finished": "y"}},
+        lambda trial: stages._finished(trial.path),
+    ),
     f"{GLUE.hash}/outcome.json": (
         dataclasses.asdict(GLUE_OUTCOME),
         lambda trial: read_outcome(trial.path, GLUE),
