@@ -21,6 +21,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from analysis.errors import hide_secret_flags, say_error
 from analysis.flag_values import Form, form_of
 
 PANELS = {
@@ -70,6 +71,7 @@ def parse(
     )
     try:
         _check_names(words, kind)
+        hide_secret_flags(words)
         parsed = tyro.cli(
             whole,
             args=words,
@@ -79,8 +81,6 @@ def parse(
             default=_from_file(words, kind, whole, panels),
         )
     except (_WrongValue, ValueError, OSError) as error:
-        from analysis.errors import say_error  # of no use to those who make none
-
         sys.exit(say_error(error))
     return kind(**{k: v for name in panels for k, v in vars(getattr(parsed, name)).items()})
 

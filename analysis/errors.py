@@ -5,24 +5,40 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
-from rich.console import Console
-from rich.markup import escape
-
 EXIT_FAILED, EXIT_USAGE = 1, 2
-SECRET_FLAGS = frozenset({"ewok-password"})
+SECRET_FLAGS = {"ewok-password": "BABYSWEEP_EWOK_PASSWORD"}
+"""Flags whose values nobody else is to see, and the variables that stand for them."""
+_ENDS_OF_SECRETS = ("_PASSWORD", "_TOKEN", "_SECRET", "_SECRET_ACCESS_KEY")
+"""Of names of variables."""
+_SHORTEST_SECRET = 5
+"""Letters; a shorter one would blot out words of any text."""
 _IN_ADDRESS = re.compile(
-    # A name and password, which may hold anything; but a port and a path that has an @ are none.
-    r"""(?<=://)(?:[^/\s@:'"]*:(?!\d+/)[^\s'"]*@|[^/\s'"]*@)"""
+    # A name and password, which may hold anything, or a token. After a port and a space, though,
+    # comes something else; what follows a port and a slash may be either, and is blotted out.
+    r"""(?<=://)(?:
+        (?P<port>[^/\s@:'"]*:\d+/) (?:(?!://)\S)*@
+        | [^/\s@:]*:(?!\d+['"]) (?:(?!://)\S)*@
+        | [^/\s@:]*:(?!\s|\d+(?:\W|$)) [^/@\n]*@
+        | [^/\s'"]*@
+    )""",
+    re.VERBOSE,
 )
-_IN_QUERY = re.compile(r"""((?:password|passwd|token|secret|key)=)[^&\s'"]+""", re.IGNORECASE)
-_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "RAY_AUTH_TOKEN")
+_IN_QUERY = re.compile(
+    r"""((?:password|passwd|token|secret|key)=)[^&\s]+?(?=['"]?(?:[&\s,;)\]}]|$))""", re.IGNORECASE
+)
+_IN_HEADER = re.compile(r"(\bBearer\s+|\bAuthorization\W+Basic\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
+_OF_THE_HUB = re.compile(r"\bhf_\w{8,}")
 
 
 def say_error(error: Exception, status: int = EXIT_USAGE) -> int:
     """Print what is wrong, in a line; returns the exit status, by default of a wrong use."""
+    from rich.console import Console  # not before --help
+    from rich.markup import escape
+
     said = without_secret(str(error)).encode("utf-8", "backslashreplace").decode("utf-8")
     text = f"[bold red]error:[/] {escape(said)}"
     Console(stderr=True).print(text, highlight=False, soft_wrap=True)
@@ -41,27 +57,62 @@ def named(name: str) -> Iterator[None]:
 
 
 def without_secret(text: str) -> str:
-    """A text without user names, passwords and tokens: those of the addresses in it, and those that
-    the environment holds."""
-    secrets = [os.environ.get(name) for name in _VARIABLES]
+    """A text without user names, passwords and tokens: those of its addresses and headers, and
+    those that the environment holds."""
+    environment = os.environ.items()
+    secrets = {value for name, value in environment if name.endswith(_ENDS_OF_SECRETS)}
     with contextlib.suppress(ValueError):  # no address
-        secrets.append(urlsplit(os.environ.get("MLFLOW_TRACKING_URI", "")).password)
-    text = _IN_QUERY.sub(r"\1***", _IN_ADDRESS.sub("", text))
-    for secret in filter(None, secrets):
-        text = text.replace(secret, "***")
+        secrets.add(urlsplit(os.environ.get("MLFLOW_TRACKING_URI", "")).password or "")
+    text = _IN_ADDRESS.sub(lambda found: "***@" if found["port"] else "", text)
+    for pattern, shown in ((_IN_QUERY, r"\1***"), (_IN_HEADER, r"\1***"), (_OF_THE_HUB, "***")):
+        text = pattern.sub(shown, text)
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, "***")
     return text
 
 
 def without_secrets(words: Sequence[str]) -> list[str]:
     """A command's words with passwords blotted out, however their flags are written."""
-    shown, is_secret = [], False
-    for word in words:
-        flag, is_joined, _ = word.partition("=")
-        names_secret = flag.lstrip("-").replace("_", "-") in SECRET_FLAGS and flag.startswith("-")
-        if is_secret:
-            word = "***"
-        elif names_secret and is_joined:
-            word = f"{flag}=***"
-        is_secret = not is_secret and names_secret and not is_joined
-        shown.append(without_secret(word))
+    shown = [without_secret(word) for word in words]
+    for flag, start, end in _secret_flags(words):
+        shown[start:end] = [f"{flag}=***"] if end == start + 1 else [flag, "***"]
     return shown
+
+
+def hide_secret_flags(words: Sequence[str]) -> None:
+    """Start this process anew if its own words have secrets, with variables in their place: its
+    words are shown to everyone on the machine, and Ray writes them down.
+
+    Args:
+        words: those behind the program's name, which are left alone if they are another's.
+    """
+    own = sys.orig_argv
+    found = list(_secret_flags(words))
+    if not found or own[-len(words) :] != [*words]:
+        return
+    variables = dict(os.environ)
+    for flag, start, end in found:  # of a flag given twice the last value counts
+        value = words[end - 1] if end > start + 1 else words[start].partition("=")[2]
+        variables[SECRET_FLAGS[_name_of(flag)]] = value
+    kept = [*words]
+    for _, start, end in reversed(found):
+        del kept[start:end]
+    os.execve(sys.executable, [*own[: -len(words)], *kept], variables)
+
+
+def _secret_flags(words: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """The secret flags among words, as they are written, each with where it begins and ends."""
+    start = 0
+    while start < len(words):
+        flag, is_joined, _ = words[start].partition("=")
+        end = start + 1
+        if flag.startswith("-") and _name_of(flag) in SECRET_FLAGS:
+            end = end if is_joined else min(start + 2, len(words))
+            if is_joined or end == start + 2:
+                yield flag, start, end
+        start = end
+
+
+def _name_of(flag: str) -> str:
+    return flag.lstrip("-").replace("_", "-")

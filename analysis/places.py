@@ -13,6 +13,21 @@ _OF_THE_PLACE = {
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
     *(errno.EACCES, errno.EPERM, errno.EIO),
 }
+_JOB_FOLDER = "working_dir_files"
+"""In the path of what Ray unpacks for a submitted job, and deletes after it."""
+
+
+def check_lasts(path: Path, flag: str) -> None:
+    """Check that what is written to an absolute path is still there after a submitted job.
+
+    Raises:
+        ValueError: it lies in the job's working folder; the message names flag and place.
+    """
+    if _JOB_FOLDER in path.parts:
+        raise ValueError(
+            f"a submitted job's working folder is temporary, and so is all that lies in "
+            f"{_shown(path)}: give {flag} with an absolute path that all nodes share"
+        )
 
 
 def writable_folder(path: Path, flag: str) -> Path:
@@ -23,8 +38,9 @@ def writable_folder(path: Path, flag: str) -> Path:
         flag: what named it, for errors.
 
     Raises:
-        ValueError: it cannot be one; the message names flag, place and reason.
+        ValueError: it cannot be one, or not for long; the message names flag, place and reason.
     """
+    check_lasts(path.absolute(), flag)
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

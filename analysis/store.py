@@ -23,6 +23,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from analysis.database import check_database
 from analysis.errors import without_secret
+from analysis.places import check_lasts
+
+# MLflow would print the address, with the password in it, at the end of every run.
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
 ANSWER_SECONDS = 10
 """For an answer where one is to know soon that there is none."""
@@ -39,8 +43,16 @@ _SQLITE = "sqlite3."
 
 
 def tracking_uri(storage: Path) -> str:
-    """The MLflow store: `MLFLOW_TRACKING_URI` when set, else a SQLite file in the storage."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{_FILE}{storage / 'mlflow.db'}"
+    """The MLflow store: `MLFLOW_TRACKING_URI` when set, else a SQLite file in the storage.
+
+    Raises:
+        ValueError: the variable names a file that a submitted job would lose.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    for scheme in (_FILE, "file:"):
+        if given and given.startswith(scheme):
+            check_lasts(Path(given.removeprefix(scheme)).resolve(), "MLFLOW_TRACKING_URI")
+    uri = given or f"{_FILE}{storage / 'mlflow.db'}"
     # Absolute: trials run in folders of their own.
     return f"{_FILE}{_file_of(uri)}" if uri.startswith(_FILE) else uri
 

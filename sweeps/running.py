@@ -118,21 +118,15 @@ def _run(
                 plan.teachers,
                 plan.resources.gpus,
             )
-            tracker = Tracker.open(
-                plan.tracking_uri,
-                plan.storage / "artifacts" / plan.study,
-                plan.study,
-                plan.bases.values(),
-                plan.kind,
-                plan.axes,
-            )
+            contact = Contact(plan.tracking_uri, console)
+            tracker = contact.answer(lambda: _open_tracker(plan))
             _set_aside_damaged(plan, console)
         except (ValueError, OSError) as error:
             return say_error(error)
-        _record_command(tracker)
-        tracker.close_trials()  # of a process that was killed
+        contact.answer(lambda: _record_command(tracker))
+        contact.answer(tracker.close_trials)  # of a process that was killed
         starting.stop()
-        search, contact = SweepSearch(plan.plans), Contact(plan.tracking_uri, console)
+        search = SweepSearch(plan.plans)
         status = "KILLED"
         try:
             kernels.wait(console)
@@ -187,6 +181,17 @@ def _set_aside_damaged(plan: SweepPlan, console: Console) -> None:
         with contextlib.suppress(Timeout), trial.lock(timeout=0):  # who holds it looks himself
             for sentence in trial.set_aside_damaged():
                 console.print(f"[yellow]{escape(sentence)}[/]", highlight=False, soft_wrap=True)
+
+
+def _open_tracker(plan: SweepPlan) -> Tracker:
+    return Tracker.open(
+        plan.tracking_uri,
+        plan.storage / "artifacts" / plan.study,
+        plan.study,
+        plan.bases.values(),
+        plan.kind,
+        plan.axes,
+    )
 
 
 def _record_command(tracker: Tracker) -> None:

@@ -44,6 +44,7 @@ from trainables.files import (
     whole_folder,
     write_json,
     write_json_again,
+    writing,
 )
 from trainables.optim import load_optimizer, optimizer_tensors
 from trainables.progress import EpochReport, Outcome, Progress
@@ -273,13 +274,14 @@ class TrialFolder:
     ) -> Path:
         """Write a checkpoint of this moment; with `prune` keep it, the best one, and no other."""
         target = self.checkpoint_at(progress.step)
-        with whole_folder(target, replace=True) as partial:  # of the same moment, if there is one
+        # In place of one of the same moment, if there is one.
+        with whole_folder(target, replace=True) as partial, writing(target):
             model.save_pretrained(partial)
             save_tokenizer(tokenizer, partial)
             write_json(partial / "spec.json", spec.to_dict())
             write_json(partial / _TRAINER, progress.to_dict())
             save_file(optimizer_tensors(model, optimizer), partial / _OPTIMIZER)
-            write_digests(partial)
+            write_digests(partial, marked=_TRAINER)
         if prune:
             self._prune(keep=target, best=progress.best)
         return target
@@ -363,7 +365,7 @@ def check_checkpoint(folder: Path) -> None:
     Raises:
         Damaged: they are not.
     """
-    if has_digests(folder) and (problem := damage(folder, holds=_MODEL, may_lack=_OPTIMIZER)):
+    if has_digests(folder, marked=_TRAINER) and (problem := _files_damage(folder)):
         remedy = "restore it from the artifact `model` of its MLflow run, or take another model"
         raise Damaged(folder, problem, remedy)
 
@@ -376,10 +378,14 @@ def checkpoint_damage(checkpoint: Path) -> str:
     """
     if not checkpoint.is_dir():
         return "it is not there"
-    if problem := damage(checkpoint, holds=_MODEL, may_lack=_OPTIMIZER):
+    if problem := _files_damage(checkpoint):
         return problem
     try:
         read_json(checkpoint / _TRAINER, Progress)
     except (Damaged, *NOT_THERE) as error:
         return str(error)
     return ""
+
+
+def _files_damage(folder: Path) -> str:
+    return damage(folder, holds=_MODEL, may_lack=_OPTIMIZER, marked=_TRAINER)

@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -62,6 +63,24 @@ def reading(path: Path) -> Iterator[None]:
         if error.filename is not None or error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Let an error of the system, a full disk for example, be an OSError also where the libraries
+    of the `with` block, of tokenizers and safetensors, only tell of it in the text of their own.
+
+    Raises:
+        OSError: something in `path` cannot be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None or isinstance(error, OSError):
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 _REMEDY = "move it away and run the command again, which makes it anew, or restore it from a backup"

@@ -69,9 +69,10 @@ _MODEL, _OPTIMIZER, _PROGRESS = "model.safetensors", "optimizer.safetensors", "p
 
 @dataclass(frozen=True)
 class _Progress:
-    """The content of progress.json: the epochs so far."""
+    """The content of progress.json: the epochs so far, and whether its folder has digests."""
 
     history: tuple[EpochScore, ...]
+    has_digests: bool = False
 
 
 def finetune(
@@ -258,7 +259,7 @@ class _Finetuning:
             save_file(optimizer_tensors(self.model, self.optimizer), partial / _OPTIMIZER)
             history = [dataclasses.asdict(each) for each in self.history]
             write_json(partial / _PROGRESS, {"history": history})
-            write_digests(partial)
+            write_digests(partial, marked=_PROGRESS)
         for number in range(1, epoch):
             if number != self._best.epoch:
                 shutil.rmtree(self._epoch_folder(number), ignore_errors=True)
@@ -268,7 +269,7 @@ class _Finetuning:
     def _resume(self) -> None:
         remove_partial(self.folder)
         for path in sorted(self.folder.glob("epoch-*"), reverse=True):
-            if problem := damage(path, holds=_MODEL, may_lack=_OPTIMIZER):
+            if problem := damage(path, holds=_MODEL, may_lack=_OPTIMIZER, marked=_PROGRESS):
                 aside = set_aside(path)
                 tell(f"{path} is damaged ({problem}): it is now called {aside.name}")
             elif (path / _OPTIMIZER).exists():

@@ -56,6 +56,7 @@ class Progress:
         epoch_tokens: training tokens in `epoch_nats`.
         epoch_train_seconds: wall time of the optimizer steps of the epoch so far.
         history: one report for each finished epoch.
+        has_digests: whether it was read from a checkpoint whose files have digests.
     """
 
     step: int = 0
@@ -63,6 +64,7 @@ class Progress:
     epoch_tokens: int = 0
     epoch_train_seconds: float = 0.0
     history: list[EpochReport] = field(default_factory=list)
+    has_digests: bool = field(default=False, compare=False)
 
     @property
     def best(self) -> EpochReport | None:

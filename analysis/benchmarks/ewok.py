@@ -30,9 +30,10 @@ from analysis.benchmarks.files import (
 )
 from analysis.benchmarks.items import Item
 from analysis.benchmarks.kind import Kind
+from analysis.errors import SECRET_FLAGS
 
 HUB_ID = "ewok-core/ewok-core-1.0"
-PASSWORD_VARIABLE = "BABYSWEEP_EWOK_PASSWORD"
+PASSWORD_VARIABLE = SECRET_FLAGS["ewok-password"]
 
 
 def password(given: str | None) -> str | None:

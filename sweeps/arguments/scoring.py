@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from analysis.flag_values import default_is, place
 from analysis.schema.fields import Precision, Protocol
-from analysis.schema.ranges import MOST, within
+from analysis.schema.ranges import MOST, SMALLEST_SHARE, within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class ScoredArgs:
     ewok_password: Annotated[str | None, default_is("BABYSWEEP_EWOK_PASSWORD")] = field(
         default=None, repr=False
     )
-    """Password of EWoK's zip file."""
+    """Password of EWoK's zip file; better in BABYSWEEP_EWOK_PASSWORD: others may see a command."""
     long_texts: Literal["refuse", "truncate"] = "refuse"
     """Texts longer than the model's context: an error, or lm-eval's rule: only their last tokens
     are read and scored. How many there were is reported."""
@@ -75,7 +75,9 @@ class ScoringMachineArgs:
         int | None, default_is("a worker's share of this machine; one for a GLUE trial")
     ] = within(1, 4096, default=None)
     """CPUs, and threads, of a worker or a GLUE trial."""
-    gpus: Annotated[float | None, default_is("one")] = within(0, 4096, default=None)
+    gpus: Annotated[float | None, default_is("one")] = within(
+        SMALLEST_SHARE, 4096, or_zero=True, default=None
+    )
     """GPUs of a worker or a GLUE trial on a GPU."""
     address: Annotated[str | None, default_is("RAY_ADDRESS, else one started here")] = None
     """Ray cluster of workers and GLUE trials."""

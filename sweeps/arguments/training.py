@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from analysis.flag_values import default_is, place
 from analysis.schema.fields import Optimizer, Protocol, Schedule, of_trial
-from analysis.schema.ranges import LARGEST_VOCAB, MOST, within
+from analysis.schema.ranges import LARGEST_VOCAB, MOST, SMALLEST_SHARE, within
 from sweeps.arguments.presets import PresetName, Size, of_preset
 
 Architecture = Literal["transformer", "lstm", "xlstm", "mamba", "hgrn2", "gated_deltanet"]
@@ -64,7 +64,7 @@ class DataArgs:
     ewok_password: Annotated[str | None, default_is("BABYSWEEP_EWOK_PASSWORD")] = field(
         default=None, repr=False
     )
-    """Password of EWoK's zip file."""
+    """Password of EWoK's zip file; better in BABYSWEEP_EWOK_PASSWORD: others may see a command."""
     protocol: Protocol = "2024"
     """Zero-shot protocol: 2024 (leading space, BOS) or 2025 (text as it is)."""
 
@@ -112,7 +112,7 @@ class MachineArgs:
     )
     """CPUs, and threads, of one worker."""
     gpus_per_trial: Annotated[float | None, of_preset("gpus_per_trial")] = within(
-        0, 4096, default=None
+        SMALLEST_SHARE, 4096, or_zero=True, default=None
     )
     """GPUs of one worker; fractions share one. Preset auto: 0.25 where there is a GPU."""
     workers_per_trial: int = within(1, 4096, default=1)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from rich.console import Console
 from rich.markup import escape
 
 from analysis.errors import without_secret
 from analysis.store import LONGEST_PAUSE, attempt, patiently, reason
+
+_OF_TRIALS = (
+    "Trials that run go on: what they measure waits on the disk, and is recorded when MLflow is "
+    "back. Others wait for it to begin."
+)
+T = TypeVar("T")
 
 
 class Contact:
@@ -18,10 +25,11 @@ class Contact:
     Args:
         uri: of the store.
         console: where a person is told when it does not answer, and when it does again.
+        meanwhile: what becomes of what was measured until then, for that person.
     """
 
-    def __init__(self, uri: str, console: Console) -> None:
-        self._uri, self._console = uri, console
+    def __init__(self, uri: str, console: Console, meanwhile: str = _OF_TRIALS) -> None:
+        self._uri, self._console, self._meanwhile = uri, console, meanwhile
         self._away_since: float | None = None
         self._due = 0.0
 
@@ -56,6 +64,18 @@ class Contact:
         self._say_back()
         return True
 
+    def answer(self, call: Callable[[], T]) -> T:
+        """What a call returns that nothing goes on without; the person knows within seconds if it
+        does not come. Arguments and errors as for `insists`."""
+        found: list[T] = []
+
+        def keep() -> None:
+            found.append(call())
+
+        if not self.reaches(keep, now=True):
+            self.insists(keep)
+        return found[-1]
+
     def _say_away(self, error: Exception) -> None:
         now = time.monotonic()
         self._due = now + LONGEST_PAUSE / 3
@@ -63,8 +83,7 @@ class Contact:
             self._away_since = now
             self._say(
                 f"[yellow]MLflow does not answer[/] ({escape(without_secret(self._uri))}: "
-                f"{escape(reason(error))}). Trials that run go on: what they measure waits on the "
-                "disk, and is recorded when MLflow is back. Others wait for it to begin."
+                f"{escape(reason(error))}). {escape(self._meanwhile)}"
             )
 
     def _say_back(self) -> None:

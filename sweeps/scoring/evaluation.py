@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -16,7 +17,9 @@ from typing import Any
 import numpy as np
 from huggingface_hub import snapshot_download
 from mlflow import MlflowClient
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
+from requests.exceptions import RequestException
 from rich.console import Console
 
 import models
@@ -36,11 +39,12 @@ from analysis.benchmarks.predictions import write_answers, write_submission
 from analysis.benchmarks.scoring import check_spans, context_of, vocab_size_of
 from analysis.config_file import save_config
 from analysis.errors import named, without_secret
-from analysis.places import writable_folder
+from analysis.places import resolved, writable_folder
 from analysis.schema.ranges import check
-from analysis.store import open_store, tracking_uri
+from analysis.store import open_store, reason, tracking_uri
 from analysis.wording import count
 from sweeps.arguments import EvaluateArgs
+from sweeps.engine.contact import Contact
 from sweeps.engine.environment import check_address
 from sweeps.engine.tuning import local_gpus, ray_cluster
 from sweeps.scoring.finetuning import check_tasks, finetune_tasks, write_glue_submission
@@ -105,7 +109,7 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
     storage = resolve_storage(args.storage)
     output = args.output
     if output is not None:
-        output = writable_folder(output.expanduser().resolve(), "--output")
+        output = writable_folder(resolved(output, "--output"), "--output")
     uri = tracking_uri(storage)
     if args.device == "cuda" and not local_gpus():
         raise ValueError("--device cuda, but PyTorch sees no GPU here: --device cpu, or auto")
@@ -206,7 +210,7 @@ def evaluate(plan: EvaluationPlan, console: Console) -> dict[str, Any]:
     results["seconds"] = round(time.monotonic() - started, 1)
     write_json(plan.output / "scores.json", results)
     if plan.args.run_id is not None:
-        _log(plan, plan.args.run_id, figures)
+        _log(plan, plan.args.run_id, figures, console)
     return results
 
 
@@ -296,10 +300,24 @@ def _changes(args: EvaluateArgs) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if value is not None}
 
 
-def _log(plan: EvaluationPlan, run_id: str, figures: dict[str, float]) -> None:
-    """Log figures as metrics `eval/*`, and the files, which hold no text of a benchmark."""
-    client = MlflowClient(tracking_uri(plan.storage))
-    for name, value in figures.items():
-        client.log_metric(run_id, f"eval/{name}", value)
-    for name in ("scores.json", "answers.jsonl") if plan.suite else ("scores.json",):
-        client.log_artifact(run_id, str(plan.output / name), "eval")
+def _log(plan: EvaluationPlan, run_id: str, figures: dict[str, float], console: Console) -> None:
+    """Log figures as metrics `eval/*`, and the files, which hold no text of a benchmark.
+
+    Raises:
+        ValueError: MLflow does not take them, or does not answer for an hour.
+    """
+    uri = tracking_uri(plan.storage)
+    client, now = MlflowClient(uri), int(time.time() * 1000)
+    metrics = [Metric(f"eval/{name}", value, now, 0) for name, value in figures.items()]
+    names = ("scores.json", "answers.jsonl") if plan.suite else ("scores.json",)
+    kept = f"The scores are in {plan.output}"
+    contact = Contact(uri, console, f"{kept}; MLflow is asked for an hour.")
+    try:
+        contact.answer(lambda: client.log_batch(run_id, metrics))
+        for name in names:
+            file = str(plan.output / name)
+            contact.answer(functools.partial(client.log_artifact, run_id, file, "eval"))
+    except (MlflowException, RequestException) as error:
+        raise ValueError(
+            f"--run-id: MLflow could not be told what was found: {reason(error)}. {kept}"
+        ) from error

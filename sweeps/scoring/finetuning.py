@@ -30,6 +30,7 @@ from rich.table import Table
 import models
 from analysis.benchmarks import glue
 from analysis.benchmarks.protocols import check_protocol
+from analysis.errors import without_secret
 from analysis.whole_files import write_text
 from sweeps.engine.failures import TrialFailure
 from sweeps.engine.trial_process import failures_explained, memory_given_back
@@ -247,8 +248,8 @@ class Watcher(DriverCallback):
         """An epoch ended, those before a restart once more; or the task cannot be run."""
         spec = FinetuneSpec.from_dict(trial.config["spec"])
         if "refused" in result:
-            self.errors[spec.task] = result["refused"]
-            self._say(f"{spec.task} failed: {result['refused']}")
+            self.errors[spec.task] = without_secret(result["refused"])
+            self._say(f"{spec.task} failed: {self.errors[spec.task]}")
         if "score" not in result or result["epoch"] <= self._epochs.get(spec.task, 0):
             return
         self._epochs[spec.task] = result["epoch"]
@@ -278,8 +279,8 @@ class Watcher(DriverCallback):
     def _failed(self, trial: Any, what: str) -> tuple[str, str]:
         """Keep the whole error beside the task's epochs; returns the task and the last line."""
         spec = FinetuneSpec.from_dict(trial.config["spec"])
-        error = Path(trial.error_file).read_text().strip() if trial.error_file else ""
-        error = error or "no error was recorded"
+        text = Path(trial.error_file).read_text("utf-8", "replace") if trial.error_file else ""
+        error = without_secret(text.strip()) or "no error was recorded"
         path = self._storage / spec.hash / "error.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, error + "\n")

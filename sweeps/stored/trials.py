@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.places import resolved, writable_folder
+from analysis.places import check_lasts, resolved, writable_folder
 from trainables.checkpoint import TrialFolder
 from trainables.files import Damaged, tell
 from trainables.spec import TrialSpec
 
 ROOT = Path(__file__).resolve().parents[2]
-_JOB_FOLDER = "working_dir_files"
-"""In the path of what Ray unpacks for a submitted job, and deletes after it."""
 _STRANGE = re.compile("[%?\\x00-\\x1f\\x7f\\ud800-\\udfff]")
 """In a path: what has another meaning in the address of a database, or is no letter."""
 _STUDY_NAME = re.compile(r"[\w(@+=,][\w ()@+=,.-]*", re.UNICODE)
@@ -47,11 +45,7 @@ def resolve_storage(storage: Path | None, *, create: bool = True) -> Path:
             "use a network file system"
         )
     path = resolved(given, flag)
-    if _JOB_FOLDER in str(path):
-        raise ValueError(
-            f"a submitted job's working folder is temporary, and so is all that lies in {path}: "
-            "pass --storage with an absolute path that all nodes share"
-        )
+    check_lasts(path, flag)
     if strange := _STRANGE.search(str(path)):
         raise ValueError(
             f"{flag} must not have {strange[0]!r} in its path, which the database's address would "

@@ -162,7 +162,19 @@ def test_the_reason_is_of_how_a_trial_ended(client: MlflowClient) -> None:
         ("https://me:se@cret@host", "https://host"),
         ("postgresql://me:secret@host/db", "postgresql://host/db"),
         ("sqlite:////data/a@b/mlflow.db", "sqlite:////data/a@b/mlflow.db"),
-        ("http://host:5000/a@b: refused", "http://host:5000/a@b: refused"),
+        ("http://host:5000/a: refused by a@b", "http://host:5000/a: refused by a@b"),
+        ("http://host:5000 refused a@b", "http://host:5000 refused a@b"),
+        ("http://mlflow.org: refused by a@b", "http://mlflow.org: refused by a@b"),
+        ("{'uri': 'http://host:5000', 'of': 'a@b'}", "{'uri': 'http://host:5000', 'of': 'a@b'}"),
+        ("http://bob:12/3@h", "http://***@h"),
+        ("http://bob:hun'ter2@h/x, 'http://h'", "http://h/x, 'http://h'"),
+        ('["http://a:b\'c@h","http://d:e@h"]', '["http://h","http://h"]'),
+        ("http://bob:p w@h is away", "http://h is away"),
+        ("?password=hun'ter2&x=1 'token=abc'", "?password=***&x=1 'token=***'"),
+        ("'Authorization': 'Bearer abcdef123'", "'Authorization': 'Bearer ***'"),
+        ("Authorization: Basic Ym9iOmh1bnRlcjI=", "Authorization: Basic ***"),
+        ("no such token: hf_abcdefghijkl", "no such token: ***"),
+        ("a bearer token and a Basic configuration", "a bearer token and a Basic configuration"),
         ("postgresql://bob:hun/t@er2@host/db failed", "postgresql://host/db failed"),
         ("'http://token@host' and \"http://a:b@h\"", "'http://host' and \"http://h\""),
         (
@@ -178,6 +190,20 @@ def test_the_reason_is_of_how_a_trial_ended(client: MlflowClient) -> None:
 def test_passwords_are_taken_out_of_texts(text: str, expected: str) -> None:
     """User and password go, in the middle of a sentence too; everything else stays."""
     assert without_secret(text) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HF_TOKEN", "BABYSWEEP_EWOK_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY"],
+)
+def test_what_the_environment_holds_is_taken_out_of_texts(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever service it is of; what is as short as a word of any text is left."""
+    monkeypatch.setenv(name, "open sesame")
+    assert without_secret("it was 'open sesame'.") == "it was '***'."
+    monkeypatch.setenv(name, "ewok")
+    assert without_secret("--tasks ewok") == "--tasks ewok"
 
 
 def test_the_example_of_the_documentation_runs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import resource
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from analysis.arguments import CompareArgs, ReportArgs
 from analysis.command_line import PANELS, command_words, parse
 from analysis.config_file import command_name, read_config, save_config
+from analysis.errors import hide_secret_flags
 from sweeps import cli
 from sweeps.arguments import (
     DistillArgs,
@@ -311,6 +313,25 @@ def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[
     for path in (tmp_path, tmp_path / "none.yaml"):
         said = refused(capsys, LrSweepArgs, "--config", str(path))
         assert said == f"error: --config: there is no file {path}\n"
+
+
+def test_secret_flags_leave_the_process_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program is started anew without its own secrets; words of another's are left alone."""
+    started: list[Any] = []
+    monkeypatch.setattr(os, "execve", lambda *call: started.append(call))
+    words = ["--model", "m", "--ewok_password=old", "--ewok-password", "a b", "--force"]
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "x.py", "evaluate", *words])
+    hide_secret_flags(words)
+    ((program, own, variables),) = started
+    assert program == sys.executable
+    assert own == ["python", "-u", "x.py", "evaluate", "--model", "m", "--force"]
+    assert variables == {**os.environ, "BABYSWEEP_EWOK_PASSWORD": "a b"}
+    hide_secret_flags(words[:-1])
+    hide_secret_flags([])
+    hide_secret_flags(["--force", "--ewok-password"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "x.py", "--force"])
+    hide_secret_flags(["--force"])
+    assert len(started) == 1
 
 
 SECRET = "hunter2"

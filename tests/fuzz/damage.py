@@ -33,7 +33,8 @@ def of_json(file: Path) -> dict[str, Damage]:
     if isinstance(content, dict):
         for name in [name for name in content if name not in HARMLESS][:4]:
             rest = {key: value for key, value in content.items() if key != name}
-            shapes[f"without {name}"] = rest
+            if file.name != "digests.json":  # which need not know all files
+                shapes[f"without {name}"] = rest
             shapes[f"{name} of another type"] = {**content, name: [{"x": [None]}]}
     nested = {"nested": lambda file: _write(file, b"[" * 100_000)}
     written = {

@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from analysis.benchmarks import glue
+from sweeps import stages
 from tests.fuzz.asking import Answer, Asker
 from tests.fuzz.damage import damages
 from tests.fuzz.ground import COMMANDS, Ground
+from trainables.checkpoint import TrialFolder
+from trainables.corpus import mini_benchmark
+from trainables.corpus.builtin import mini_suite
+from trainables.files import write_json
+from trainables.finetune_spec import FinetuneOutcome, FinetuneSpec, read_outcome
 
 pytestmark = pytest.mark.slow
 
+GLUE = FinetuneSpec("model", "rte", "data", "2024", glue.settings("2024", "rte"))
+GLUE_OUTCOME = FinetuneOutcome(
+    kind="finished",
+    task="rte",
+    metric="accuracy",
+    protocol="2024",
+    seed=0,
+    selection="split",
+    score=60.0,
+    error=1.0,
+    baseline=50.0,
+    epoch=1,
+    history=(),
+    predictions=(1, 0),
+    num_train=1,
+    num_selection=1,
+    num_reported=2,
+    max_length=8,
+    truncated=0,
+)
 Find = Callable[[Ground], Path]
 
 
@@ -37,7 +66,7 @@ MENDED: dict[str, tuple[Find, tuple[str, ...]]] = {
     "outcome": (_in_trial("outcome.json"), ("lr_sweep", "epoch_study", "promote", "paper")),
     **{
         name: (_in_corpus(name), ("lr_sweep", "epoch_study", "paper", "distill"))
-        for name in ("corpus.json", "tokenizer.json", "train.bin", "dev.bin")
+        for name in ("corpus.json", "tokenizer.json", "train.bin", "dev.bin", "digests.json")
     },
 }
 """By name of a file: where it is, and the commands that go on with a line on it."""
@@ -45,7 +74,10 @@ MENDED: dict[str, tuple[Find, tuple[str, ...]]] = {
 REFUSED: dict[str, tuple[Find, tuple[str, ...]]] = {
     **{
         name: (_in_checkpoint(name), ("evaluate", "distill", "promote"))
-        for name in ("config.json", "model.safetensors", "tokenizer.json")
+        for name in (
+            *("config.json", "model.safetensors", "tokenizer.json"),
+            *("trainer.json", "optimizer.safetensors", "digests.json"),
+        )
     },
     "checkpoint's spec.json": (_in_checkpoint("spec.json"), ("distill", "promote")),
     "mlflow.db": (
@@ -128,3 +160,92 @@ def test_a_damaged_benchmark_is_named(name: str, ground: Ground, asker: Asker) -
     task = name.partition("'")[0]
     find = _in_benchmarks(BENCHMARKS[name])
     _ask_of_each(ground, asker, find, ("evaluate",), _refused, "--tasks", task)
+
+
+KEPT: dict[str, tuple[Any, Callable[[TrialFolder], object]]] = {
+    "final.json": ({"zero_shot": {"macro": 5}}, lambda trial: trial.final_scores),
+    "began.json": ({"step": 5}, lambda trial: trial.began),
+    "milestones.json": ({"1000": {"macro": 5}}, lambda trial: trial.milestones),
+    "paper.json": (
+        {"sweep": {"inputs": "x", "finished": "y"}},
+        lambda trial: stages._finished(trial.path),
+    ),
+    f"{GLUE.hash}/outcome.json": (
+        dataclasses.asdict(GLUE_OUTCOME),
+        lambda trial: read_outcome(trial.path, GLUE),
+    ),
+}
+"""Files that are read when training has ended: what they hold, and who reads them."""
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_command_does_without_what_it_kept(name: str, ground: Ground, asker: Asker) -> None:
+    """Such a damaged file is set aside, and named."""
+    content, read = KEPT[name]
+    trial = ground.trials()[0]
+    file = trial.path / name
+    file.parent.mkdir(exist_ok=True)
+    write_json(file, content)
+    whole, kept, faults, count = read(trial), file.read_bytes(), [], 0
+    for how, damage in list(damages(file)):
+        if how == "object" or how.startswith("without"):  # which is as good
+            continue
+        file.write_bytes(kept)
+        damage(file)
+        count += 1
+        found: list[object] = []
+        answer = asker.ask(lambda words: found.append(read(trial)), [])  # noqa: B023
+        if answer.raised or found == [whole] or str(file) not in answer.text:
+            faults.append(f"{how}: {answer}")
+    with asker.shown():
+        print(f"{name}: {count} damaged files, {len(faults)} faults")
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.safetensors", "trainer.json", "digests.json"]
+)
+def test_nothing_goes_on_from_a_damaged_checkpoint(name: str, ground: Ground, asker: Asker) -> None:
+    """It is set aside under the name that says so, and nothing is raised."""
+    faults, count = [], 0
+    find = _in_checkpoint(name)
+    for how, damage in [*damages(find(ground)), ("gone", _remove)]:
+        ground.restore()
+        trial = ground.trials()[0]
+        checkpoint = trial.best_checkpoint
+        damage(checkpoint / name)
+        count += 1
+        if name == "optimizer.safetensors" and how == "gone":  # as of one that is only kept
+            continue
+        said = trial.set_aside_damaged()
+        if len(said) != 1 or str(checkpoint) not in said[0] or checkpoint.exists():
+            faults.append(f"{how}: {said}")
+    with asker.shown():
+        print(f"{name}: {count} damaged files, {len(faults)} faults")
+    assert not faults, "\n".join(faults)
+
+
+def _remove(file: Path) -> None:
+    file.unlink()
+
+
+def test_damaged_built_in_benchmarks_are_made_again(
+    tmp_path: Path, asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One file of each benchmark, in every way."""
+    tables = [(name, [*rows]) for name, rows in mini_suite._tables(0)]  # which takes seconds
+    monkeypatch.setattr(mini_suite, "_tables", lambda seed: tables)
+    mini_benchmark(tmp_path)
+    faults, count = [], 0
+    for folder in sorted(tmp_path.iterdir()):
+        file = sorted(folder.iterdir())[0]
+        whole = file.read_bytes()
+        for how, damage in list(damages(file)):
+            damage(file)
+            count += 1
+            answer = asker.ask(lambda words: mini_benchmark(tmp_path) and None, [])
+            if answer.raised or str(file) not in answer.text or file.read_bytes() != whole:
+                faults.append(f"{file.name} {how}: {answer}")
+    with asker.shown():
+        print(f"built-in benchmarks: {count} damaged files, {len(faults)} faults")
+    assert not faults, "\n".join(faults)

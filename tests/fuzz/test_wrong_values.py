@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.fuzz.asking import Asker
@@ -24,6 +26,42 @@ def test_a_wrong_value_is_refused(name: str, ground: Ground, asker: Asker) -> No
     with asker.shown():
         print(f"{name}: {count} wrong values, {len(faults)} faults")
     assert not faults, "\n".join([f"{len(faults)} of {count}", *faults])
+
+
+def test_there_are_hundreds_of_them(ground: Ground) -> None:
+    """Over all commands, before any damaged file."""
+    kinds = [command.flags for command in COMMANDS.values() if command.flags]
+    count = sum(len([*wrong_values(kind, ground)]) for kind in kinds)
+    print(f"{count} wrong values")
+    assert count >= 400
+
+
+@pytest.mark.parametrize("word", ["--no-such-flag", "--size=paper", "paper", "", "--help=x"])
+def test_a_word_that_sizes_does_not_know(word: str, asker: Asker) -> None:
+    """The command has no flags; what it is given is named."""
+    command = COMMANDS["sizes"]
+    fault = asker.ask(command.main, [word]).fault(word or "unrecognized", "--help")
+    assert not fault
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", ".", "./", "a&b=c"])
+def test_a_storage_works_or_is_refused(
+    name: str, ground: Ground, asker: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With any characters, as the current folder too: nothing is written beside it."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    storage = here if name.startswith(".") else here / name
+    given = name if name.startswith(".") else str(storage)
+    command = COMMANDS["lr_sweep"]
+    answer = asker.ask(command.main, [*command.words(ground), f"--storage={given}"])
+    assert answer.begins or (not name.startswith(".") and not answer.fault("--storage")), answer
+    assert [path for path in tmp_path.rglob("*") if not path.is_relative_to(storage)] in (
+        [here],
+        [],
+    )
+    assert not answer.begins or (storage / "mlflow.db").is_file()
 
 
 @pytest.mark.parametrize("name", COMMANDS)

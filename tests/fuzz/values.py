@@ -16,6 +16,10 @@ NUMBERS = (
     *("nan", "inf", "-inf", "-1", "0", "1e-320", str(2**64), str(10**30), "1.5", "1e400"),
     *("abc", "", " ", "0x10", "1,5"),
 )
+NEVER_GOOD = ("nan", "inf", "-inf", "-1", "1e-320", str(2**64), str(10**30), "1e400")
+"""Of these, no flag of any command takes one."""
+SMALL = {"gpus": "5e-5", "gpus_per_trial": "5e-5"}
+"""By flag, numbers that are wrong for it alone."""
 NAMES = (
     *("../x", "/abs", "<script>", "", "x" * 300, "a\nb", "a\x1bb", "a\x00b", "-x", ".", ".."),
     *("x/y", "a\udcffb", "~nobody/x"),
@@ -60,7 +64,7 @@ def _of_field(
         allowed = field.metadata.get("range")
         assert allowed is not None, f"{field.name} has no range"
         good = "1" if allowed.holds(1) else str(allowed.high)
-        for text in NUMBERS:
+        for text in (*NUMBERS, *filter(None, [SMALL.get(field.name)])):
             if not _is_good(text, numbers[0], allowed):
                 yield from _in_tuple(text, good, length)
         if length == 2:
@@ -100,6 +104,8 @@ def _kinds(hint: Any) -> tuple[list[Any], int]:
 
 
 def _is_good(text: str, kind: type, allowed: Range) -> bool:
+    if text in NEVER_GOOD:  # whatever range is declared
+        return False
     with contextlib.suppress(ValueError):
         return allowed.holds(kind(text))
     return False

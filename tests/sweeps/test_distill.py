@@ -19,6 +19,7 @@ from analysis.schema.axes import AXES
 from sweeps.arguments import DistillArgs
 from sweeps.distill import run_distillation
 from sweeps.plans.distill import Teacher, _like, plan_distillation
+from tests.earlier_version import forget_digests
 from tests.processes import wait_for
 from tests.sweeps.conftest import ROOT, environment
 from tests.trainables.test_spec import SPEC
@@ -158,7 +159,7 @@ def test_bad_arguments_are_explained(whole_sweep, teacher, flags, message, capsy
 
 def with_limit(folder, target):
     shutil.copytree(folder, target, dirs_exist_ok=True)
-    (target / "digests.json").unlink()  # it is to be another model
+    forget_digests(target)  # it is to be another model
     config = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 64}))
     return target

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, PreTrainedConfig
 
 import models
+from analysis import store
 from analysis.benchmarks import load_suite
 from analysis.command_line import parse
 from analysis.errors import EXIT_FAILED, without_secrets
@@ -214,6 +216,39 @@ def test_figures_and_files_are_logged_to_a_run(checkpoint, data, tmp_path) -> No
     assert "eval/macro" in metrics
     logged = {file.path for file in client.list_artifacts(run.info.run_id, "eval")}
     assert logged == {"eval/scores.json", "eval/answers.jsonl"}
+
+
+def test_an_mlflow_that_is_gone_at_the_end_is_said(
+    checkpoint, data, tmp_path, capsys, monkeypatch
+) -> None:
+    """At once, with the place of the scores; what it does not take is an error in a line."""
+    client = MlflowClient(empty_store(tmp_path / "storage"))
+    run = client.create_run(client.create_experiment("e", (tmp_path / "artifacts").as_uri()))
+    args = arguments(checkpoint, data, tmp_path, "--tasks", "blimp", "--run-id", run.info.run_id)
+    left = [2]
+    log_batch = MlflowClient.log_batch
+
+    def away(self: MlflowClient, *args: object) -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise MlflowException("API request failed: Caused by X('host: Connection refused')")
+        log_batch(self, *args)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", away)
+    monkeypatch.setattr(store.time, "sleep", lambda seconds: None)
+    assert run_evaluation(args) == 0
+    said = capsys.readouterr().out
+    assert "MLflow does not answer" in said
+    assert f"The scores are in {tmp_path / 'out'}; MLflow is asked for an hour" in said
+    assert "answers again" in said
+    assert len(client.get_metric_history(run.info.run_id, "eval/blimp")) == 1
+    client.delete_run(run.info.run_id)
+    monkeypatch.setattr(store, "PATIENCE_SECONDS", -1)
+    for left[0] in (0, 9):  # it does not take them, and does not come back
+        assert run_evaluation(args) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: --run-id: MLflow could not be told what was found: ")
+        assert error.endswith(f"The scores are in {tmp_path / 'out'}\n")
 
 
 def test_a_registered_model_is_copied_once(checkpoint, data, tmp_path) -> None:

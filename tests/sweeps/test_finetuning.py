@@ -199,6 +199,26 @@ def test_a_dying_process_is_reported(tmp_path: Path) -> None:
     assert watcher.errors == {"rte": "no error was recorded"}
 
 
+def test_errors_of_tasks_are_kept_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the terminal, in the file and in the results; bytes that are no text are no trouble."""
+    monkeypatch.setenv("HF_TOKEN", "open sesame")
+    output = io.StringIO()
+    watcher = Watcher(tmp_path, Console(file=output, width=400))
+    spec = FinetuneSpec("model", "rte", "data", "2024", glue.settings("2024", "rte"))
+    error = tmp_path / "error"
+    error.write_bytes(b"\xff http://bob:hunter2@host with open sesame")
+    trial = SimpleNamespace(config={"spec": spec.to_dict()}, error_file=str(error))
+    watcher.on_trial_error(0, [], trial)
+    kept = (tmp_path / spec.hash / "error.txt").read_text()
+    assert kept.strip() == watcher.errors["rte"] == "\ufffd http://host with ***"
+    watcher.on_trial_result(0, [], trial, {"refused": "http://bob:hunter2@host"})
+    assert watcher.errors["rte"] == "http://host"
+    assert "hunter2" not in output.getvalue()
+    assert "sesame" not in output.getvalue()
+
+
 def test_a_folder_without_tasks_is_refused(model: Path, tmp_path: Path) -> None:
     """Nothing to fine-tune on is an error that names the files looked for."""
     with pytest.raises(ValueError, match=r"no GLUE files in .*<task>\.train\.jsonl"):

@@ -73,6 +73,24 @@ def test_what_must_be_told_is_told(monkeypatch: pytest.MonkeyPatch, clock: list[
     assert 3600 < clock[0] < 3800
 
 
+def test_what_is_needed_is_asked_for_in_seconds_first(
+    monkeypatch: pytest.MonkeyPatch, clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that a person is told early; then it is waited for."""
+    monkeypatch.setattr(contacts.time, "sleep", lambda s: clock.__setitem__(0, clock[0] + s))
+    contact, impatient = Contact("http://mlflow:5000", Console(width=200)), []
+
+    def ask() -> str:
+        impatient.append("MLFLOW_HTTP_REQUEST_MAX_RETRIES" in os.environ)
+        if len(impatient) < 3:
+            raise MlflowException("API request failed")
+        return "here"
+
+    assert contact.answer(ask) == "here"
+    assert impatient == [True, False, False]
+    assert "answers again" in capsys.readouterr().out
+
+
 def test_what_mlflow_refuses_is_no_outage() -> None:
     """It is an error at once."""
 

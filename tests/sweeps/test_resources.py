@@ -10,9 +10,11 @@ import weakref
 import pytest
 import torch
 
+from analysis.schema.ranges import check
+from sweeps.arguments import EvaluateArgs, LrSweepArgs
 from sweeps.engine import trial_process
 from sweeps.engine.failures import TrialFailure
-from sweeps.engine.resources import Resources
+from sweeps.engine.resources import Resources, shares
 from trainables.memory import OutOfMemory
 from trainables.trainer import World
 
@@ -54,6 +56,29 @@ def test_shares_of_gpus_are_packed(gpus, workers, there, at_once):
     """A share lies on one GPU: two remainders make none."""
     resources = Resources.choose(1, gpus, workers, "auto")
     assert resources.trials_at_once({"CPU": 64.0, "GPU": float(there)}) == at_once
+
+
+@pytest.mark.parametrize("gpus", [1e-320, 1e-300, 9e-5])
+def test_less_than_ray_counts_is_refused_as_a_flag(gpus):
+    """A share below Ray's least one, which a division overflows with; 0 and that one are right."""
+    words = "must be 0, or from 0.0001 to 4096, not"
+    with pytest.raises(ValueError, match=f"--gpus-per-trial {words}"):
+        check(LrSweepArgs(arch=("lstm",), gpus_per_trial=gpus), flags=True)
+    with pytest.raises(ValueError, match=f"--gpus {words}"):
+        check(EvaluateArgs(model="m", gpus=gpus), flags=True)
+    for right in (0.0, 1e-4):
+        check(LrSweepArgs(arch=("lstm",), gpus_per_trial=right), flags=True)
+        check(EvaluateArgs(model="m", gpus=right), flags=True)
+    assert shares(1.0, 1e-4) == 10_000
+
+
+@pytest.mark.parametrize("flag", ["weight_decay", "warmup", "dropout", "grad_clip"])
+def test_numbers_that_processors_take_for_zero_are_refused(flag):
+    """Of every flag: some trials would compute with them, and others with zero."""
+    name = f"--{flag.replace('_', '-')}"
+    with pytest.raises(ValueError, match=f"{name} must be .* not 1e-320, which is too small"):
+        check(LrSweepArgs(arch=("lstm",), **{flag: 1e-320}), flags=True)
+    check(LrSweepArgs(arch=("lstm",), **{flag: 2.3e-308}), flags=True)
 
 
 def test_too_much_is_refused_in_words():

@@ -69,6 +69,29 @@ def test_all_else_that_a_path_may_have_works(tmp_path: Path) -> None:
             assert local_file_uri_to_path(place) == str(folder / "x")
 
 
+def test_a_job_writes_nothing_to_its_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor results, nor the MLflow store: both would be deleted with it. What is only named like
+    it is another folder."""
+    job = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    job.mkdir(parents=True)
+    monkeypatch.chdir(job)
+    for place in (job / "out", Path("out")):
+        with pytest.raises(ValueError, match=r"is temporary.*_pkg_1/out: give --output with an"):
+            writable_folder(place, "--output")
+    for uri in ("sqlite:///x.db", f"sqlite:///{job}/x.db", "file:x", f"file://{job}"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with pytest.raises(ValueError, match="is temporary.*: give MLFLOW_TRACKING_URI"):
+            tracking_uri(tmp_path)
+    assert not any(job.iterdir())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    assert tracking_uri(tmp_path) == "http://host:5000"
+    similar = tmp_path / "my_working_dir_files_x"
+    assert writable_folder(similar, "--output") == similar
+    assert resolve_storage(similar) == similar
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """A file where a folder is wanted."""

@@ -141,7 +141,7 @@ def test_what_cannot_be_read_now_is_not_damaged(
     path.mkdir()
     save_file({"x": torch.zeros(1)}, path / "model.safetensors")
     write_json(path / "trainer.json", Progress(5).to_dict())
-    write_digests(path)
+    write_digests(path, marked="trainer.json")
     original = Path.open
 
     def refuse(self: Path, *args: Any, **options: Any) -> IO[Any]:

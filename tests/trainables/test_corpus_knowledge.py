@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from trainables.corpus import Blocks, mini_benchmark, prepare_corpus
 from trainables.corpus.builtin import lexicon as lex
 from trainables.corpus.builtin.knowledge import DOMAINS, FACTS, KNOWN_PEOPLE, RELATIONS, state
 from trainables.corpus.builtin.paragraphs import mini_text
+from trainables.files import tell
 from trainables.finetune import finetune
 from trainables.finetune_spec import FinetuneOutcome, FinetuneSpec, model_hash
 from trainables.spec import TrialSpec
@@ -341,3 +343,28 @@ def fine_tune(task: str, folder: Path, model: Path, storage: Path) -> FinetuneOu
     settings = glue.settings("2024", task, {"lr": 1e-3, "epochs": 20, "patience": None})
     spec = FinetuneSpec(model_hash(model), task, data.hash, "2024", settings)
     return finetune(spec, model, data, storage)
+
+
+def test_damaged_built_in_benchmarks_are_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever is in their place is kept beside it, and not read; what is whole is left alone."""
+    mini_benchmark(tmp_path)
+    whole = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    times = {path: path.stat().st_mtime_ns for path in whole}
+    noise, folder, cut, *_ = sorted(tmp_path.glob("blimp_mini/*.jsonl"))
+    noise.write_bytes(b"\xff\xfe\x00" * 1000)
+    folder.unlink()
+    folder.mkdir()
+    cut.write_bytes(whole[cut][:100])
+    shutil.rmtree(tmp_path / "glue_mini")
+    (tmp_path / "glue_mini").touch()
+    tell.cache_clear()
+    mini_benchmark(tmp_path)
+    assert {path: path.read_bytes() for path in whole} == whole
+    assert len(list(tmp_path.rglob("damaged-*"))) == len(caplog.messages) == 4
+    for path in (noise, folder, cut, tmp_path / "glue_mini"):
+        assert f"{path} is damaged" in caplog.text
+    assert len(list(tmp_path.glob("blimp_mini/*.jsonl"))) == 20
+    of_bear = [path for path in whole if path.parent.name == "bear_mini"]
+    assert all(path.stat().st_mtime_ns == times[path] for path in of_bear)

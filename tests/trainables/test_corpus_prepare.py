@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from tests.earlier_version import forget_digests
 from trainables.corpus import BOS_TOKEN, PAD_TOKEN, Blocks, Corpus, prepare, prepare_corpus
 from trainables.corpus.builtin.paragraphs import mini_text
 from trainables.corpus.tokenizer import train_tokenizer
@@ -229,7 +230,7 @@ def test_a_corpus_that_cannot_be_read_now_is_not_damaged(
 
     for digests in (True, False):  # those of an earlier version have none
         if not digests:
-            (corpus.directory / "digests.json").unlink()
+            forget_digests(corpus.directory)
         with monkeypatch.context() as patch:
             patch.setattr(Path, "open", refuse)
             if digests or name != "train.bin":  # of which the size is looked at
@@ -237,6 +238,17 @@ def test_a_corpus_that_cannot_be_read_now_is_not_damaged(
                     prepare_corpus(source, vocab_size=300, cache=cache)
         assert prepare_corpus(source, vocab_size=300, cache=cache) == corpus
     assert not list(cache.glob("damaged-*"))
+
+
+def test_a_corpus_that_lost_its_digests_is_built_again(source: str, tmp_path: Path) -> None:
+    """A flipped bit of the tokens would not be noticed in it."""
+    corpus = prepare_corpus(source, vocab_size=300, cache=tmp_path)
+    tokens = (corpus.directory / "train.bin").read_bytes()
+    (corpus.directory / "train.bin").write_bytes(bytes([tokens[0] ^ 1]) + tokens[1:])
+    (corpus.directory / "digests.json").unlink()
+    assert prepare_corpus(source, vocab_size=300, cache=tmp_path) == corpus
+    assert (corpus.directory / "train.bin").read_bytes() == tokens
+    assert len(list(tmp_path.glob("damaged-*"))) == 1
 
 
 def test_progress(source: str, tmp_path: Path) -> None:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import random
+import re
+import resource
+import signal
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
@@ -21,6 +29,7 @@ from trainables.corpus.tokenizer import (
     tokenizer_hash,
     train_tokenizer,
 )
+from trainables.files import writing
 
 LINES = ["the old cat sees the small dog", "a dog runs here now", "the cat likes a cat"] * 20
 
@@ -146,3 +155,25 @@ def test_what_is_written_opens_in_earlier_versions_of_transformers(tmp_path):
         assert encoded["input_ids"] == trained(LINES[0])["input_ids"]
         assert (opened.bos_token, opened.pad_token) == (BOS_TOKEN, PAD_TOKEN)
     assert set(encoded) == {"input_ids", "attention_mask"}
+
+
+@pytest.mark.parametrize("library", ["tokenizers", "safetensors"])
+def test_what_cannot_be_written_is_an_error_of_the_system(tmp_path: Path, library: str) -> None:
+    """A full disk, for which a limit of files' sizes stands; the libraries' own errors are bare."""
+    save = {
+        "tokenizers": lambda: save_tokenizer(train_tokenizer(LINES, 262), tmp_path),
+        "safetensors": lambda: save_file({"x": torch.zeros(9999)}, tmp_path / "x.safetensors"),
+    }[library]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with (
+            pytest.raises(OSError, match=re.escape(str(tmp_path))) as raised,
+            writing(tmp_path) if library == "safetensors" else contextlib.nullcontext(),
+        ):
+            save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert raised.value.errno == errno.EFBIG

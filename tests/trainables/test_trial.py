@@ -15,7 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import models
 from tests.architectures import slow_but
-from trainables.checkpoint import TrialFolder
+from tests.earlier_version import forget_digests
+from trainables.checkpoint import TrialFolder, check_checkpoint
+from trainables.files import Damaged
 from trainables.trainer import Data, Trainer, World
 from trainables.trial import run_trial
 
@@ -253,12 +255,29 @@ def test_a_checkpoint_of_an_earlier_version_has_no_digests(tiny_spec, make_place
     train_until_killed(tiny_spec, place, 25, monkeypatch)
     folder = TrialFolder.of(place.study, tiny_spec)
     path, _ = folder.newest()
-    (path / "digests.json").unlink()
+    forget_digests(path)
     assert folder.set_aside_damaged() == []
     cut(path / "model.safetensors")
     (sentence,) = folder.set_aside_damaged()
     assert sentence.startswith(f"the checkpoint {path} is damaged (")
     assert folder.newest() is None
+
+
+def test_a_checkpoint_that_lost_its_digests_is_damaged(tiny_spec, make_place, monkeypatch):
+    """It is none of an earlier version: whatever else it lost would be trained on in silence."""
+    place = make_place(tiny_spec, checkpoint_minutes=0.0)
+    train_until_killed(tiny_spec, place, 25, monkeypatch)
+    folder = TrialFolder.of(place.study, tiny_spec)
+    path, progress = folder.newest()
+    assert progress.has_digests
+    (path / "digests.json").write_text("{}")
+    with pytest.raises(Damaged, match=r"digests\.json lacks model\.safetensors"):
+        check_checkpoint(path)
+    (path / "digests.json").unlink()
+    with pytest.raises(Damaged, match=r"damaged \(digests\.json is missing\)"):
+        check_checkpoint(path)
+    (sentence,) = folder.set_aside_damaged()
+    assert sentence.startswith(f"the checkpoint {path} is damaged (digests.json is missing)")
 
 
 def test_rerun_of_a_finished_trial_trains_nothing(tiny_spec, make_place, monkeypatch):

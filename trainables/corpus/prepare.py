@@ -29,7 +29,7 @@ from trainables.corpus.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
-from trainables.digests import damage, has_digests, write_digests
+from trainables.digests import MARK, damage, has_digests, write_digests
 from trainables.files import (
     NOT_THERE,
     Damaged,
@@ -89,6 +89,7 @@ class Corpus:
         meta = read_json(meta_file, dict[str, Any], remedy=_REMEDY)
         if meta.pop("format", None) != FORMAT:
             raise ValueError(f"{directory} was built by another version: prepare it again")
+        meta.pop(MARK, None)
         try:
             corpus: Corpus = typed({**meta, "directory": directory}, Corpus)
         except ValueError as error:
@@ -102,9 +103,10 @@ class Corpus:
             Damaged: a file is not as it was built.
             OSError: a file cannot be read now, which is no damage.
         """
-        is_known = has_digests(self.directory)  # else of an earlier version
-        if is_known and (problem := damage(self.directory, holds=_META, may_lack="")):
-            raise Damaged(self.directory, problem, _REMEDY)
+        if has_digests(self.directory, marked=_META):  # else of an earlier version
+            problem = damage(self.directory, holds=_META, may_lack="", marked=_META)
+            if problem:
+                raise Damaged(self.directory, problem, _REMEDY)
         _ = self.train, self.dev  # each checks its size
         file = self.directory / "tokenizer.json"
         try:
@@ -270,7 +272,7 @@ def _build(
             counts = _write_tokens(lines, tokenizer, partial / f"{split}.bin")
             meta |= {f"{split}_{unit}": count for unit, count in counts.items()}
         write_text(partial / _META, json.dumps(meta, indent=2) + "\n")
-        write_digests(partial)
+        write_digests(partial, marked=_META)
 
 
 def _write_tokens(

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from analysis.schema.ranges import LARGEST_VOCAB
 from trainables.corpus.long_words import shortened
-from trainables.files import read_json, write_json
+from trainables.files import read_json, write_json, writing
 
 BOS_TOKEN = "<|endoftext|>"
 """Opens every document; also the end-of-text token, as in GPT-2."""
@@ -80,8 +80,12 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
 
     Version 5 writes a name of its class that 4 does not know; 4 would also add token types, which
     no model here takes.
+
+    Raises:
+        OSError: it cannot be written, for want of space, for example.
     """
-    tokenizer.save_pretrained(directory)
+    with writing(directory):
+        tokenizer.save_pretrained(directory)
     file = directory / "tokenizer_config.json"
     config = read_json(file, dict[str, Any])
     if config["tokenizer_class"] == "TokenizersBackend":

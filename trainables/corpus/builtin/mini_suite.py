@@ -25,6 +25,7 @@ from trainables.corpus.builtin.knowledge import (
     Situation,
 )
 from trainables.corpus.builtin.phenomena import PARADIGMS, Pair, Paradigm, pairs
+from trainables.files import reading, set_aside, tell
 
 EWOK_ITEMS = 60
 """Of each domain; each gives two rows."""
@@ -232,7 +233,14 @@ def _shuffled(dice: Dice, rows: list[Row]) -> list[Row]:
 
 
 def _write_once(path: Path, text: str) -> None:
-    """Write a file whole or not at all, and not again: trials may be reading it."""
-    if not path.exists() or path.read_text("utf-8") != text:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
+    """Write a file whole or not at all, and not again: trials may be reading it. One that holds
+    something else is kept beside its place."""
+    if path.is_file():
+        with reading(path):
+            if path.read_bytes() == text.encode():
+                return
+    wrong = path.parent if path.parent.is_file() else path
+    if wrong.exists():
+        tell(f"{wrong} is damaged: it is now called {set_aside(wrong).name}, and made again")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
