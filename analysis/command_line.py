@@ -10,6 +10,7 @@ import ast
 import difflib
 import functools
 import inspect
+import math
 import re
 import sys
 import textwrap
@@ -122,6 +123,37 @@ def _check_names(words: Sequence[str], kind: type) -> None:
             near = difflib.get_close_matches(flag, known, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             raise ValueError(f"there is no flag {flag}: {hint}--help lists all")
+    _check_places(words, kind)
+
+
+def _check_places(words: Sequence[str], kind: type) -> None:
+    """Check that every value stands behind a flag that takes it, or is one that needs no flag.
+
+    Raises:
+        ValueError: one does not.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    forms = {flag_of(each.name): form_of(hints[each.name]) for each in fields(kind)}  # type: ignore[arg-type]
+    free = sum(tyro.conf.Positional in get_args(hint) for hint in hints.values())
+    flag, room = "", 0.0
+    for word in words:
+        if word.startswith("--") or word == "-h":
+            flag, is_joined, value = word.partition("=")
+            flag = flag.replace("_", "-")
+            form = forms.get(flag)
+            room = 1 if flag == "--config" else 0
+            if form is not None:
+                room = math.inf if form.several else 1
+            if is_joined and not room:
+                raise ValueError(f"{flag} takes no value: leave ={value} out")
+            room = 0 if is_joined else room
+        elif room:
+            room -= 1
+        elif free:
+            free -= 1
+        else:
+            where = f" behind {flag}" if flag else ""
+            raise ValueError(f"{word!r}{where} is no flag's value: --help lists all")
 
 
 def _from_file(words: Sequence[str], kind: type, whole: Any, panels: dict[str, Any]) -> Any:

@@ -24,6 +24,7 @@ from analysis.arguments import ReportArgs
 from analysis.config_file import save_config
 from analysis.errors import say_error
 from analysis.reporting.writing import run_report
+from analysis.schema.ranges import check
 from analysis.signals import EXIT_INTERRUPTED, ending_on_signals
 from analysis.store import tracking_uri
 from analysis.wording import count
@@ -93,6 +94,7 @@ def _run_study(args: PaperArgs, console: Console) -> int:
             for name in ("sweep_seeds", "designs", "alphas", "temperatures"):
                 if not getattr(args, name):
                     raise ValueError(f"--{name.replace('_', '-')} needs a value")
+            check(args, flags=True)  # by the names that were typed
             args = set_single(args)
             archs = chosen_archs(args.arch)
             if args.teacher_arch not in archs:

@@ -10,7 +10,7 @@ from typing import Any
 
 from analysis.benchmarks import HUB, glue
 from analysis.benchmarks.folders import hint
-from analysis.places import reading
+from analysis.places import reading, resolved
 from trainables.finetune_spec import FinetuneOutcome
 
 
@@ -48,7 +48,7 @@ def benchmark_place(path: str) -> str:
     if path == HUB:
         return path
     with reading("--benchmarks", path):
-        place = Path(path).expanduser().resolve()
+        place = resolved(path, "--benchmarks")
         if place.stat() and place.is_dir():
             os.listdir(place)
     return str(place)

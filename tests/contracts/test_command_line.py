@@ -383,3 +383,25 @@ def test_a_written_file_gives_the_flags_back(
 def test_addresses_lose_their_passwords(tmp_path: Path) -> None:
     args = sweep("--address", f"ray://me:{SECRET}@host:1")
     assert "ray://host:1" in save_config(tmp_path, args).read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--dry-run=maybe"], "--dry-run takes no value: leave =maybe out"),
+        (["mamba"], "'mamba' is no flag's value"),
+        (["--size", "mini", "mamba"], "'mamba' behind --size is no flag's value"),
+        (["--lrs=1e-3", "3e-3"], "'3e-3' behind --lrs is no flag's value"),
+        (["--no-extend", "x"], "'x' behind --no-extend is no flag's value"),
+        (["--arch", "lstm", "--lrs", "1e-3", " "], "--lrs: has a value of nothing"),
+        (["--arch", "lstm", "--lrs", "[]"], "--lrs: has a value of nothing"),
+    ],
+)
+def test_a_value_out_of_place_is_named(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, whatever else is missing."""
+    with pytest.raises(SystemExit):
+        parse(LrSweepArgs, words, None)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 import pytest
+import torch
 
 from trainables.files import tell
 
@@ -73,6 +74,7 @@ class Asker:
     def ask(self, main: Callable[[list[str]], int | None], words: list[str]) -> Answer:
         """Run a command to its end, or to where training begins."""
         tell.cache_clear()  # or a second command would not be told
+        torch.set_flush_denormal(False)  # which a dry run sets for its process
         self._capsys.readouterr()
         self._caplog.clear()
         status, raised = None, None

@@ -65,13 +65,15 @@ def _of_field(
         assert allowed is not None, f"{field.name} has no range"
         good = "1" if allowed.holds(1) else str(allowed.high)
         for text in (*NUMBERS, *filter(None, [SMALL.get(field.name)])):
+            if length == 1 and text == "1,5":  # several in one word
+                continue
             if not _is_good(text, numbers[0], allowed):
                 yield from _in_tuple(text, good, length)
         if length == 2:
             yield (good,)
     elif choices:
         for text in ("", "nan", choices[0].upper() + "x", choices[0][:-1], f"{choices[0]} "):
-            if text not in choices:
+            if text not in choices and not (length and text.strip() in choices):
                 yield from _in_tuple(text, choices[0], length)
     elif bool in kinds:
         yield ("maybe",)
