@@ -44,7 +44,7 @@ def varied(trials: pd.DataFrame) -> tuple[Axis, ...]:
 
 def uneven(trials: pd.DataFrame) -> list[str]:
     """A sentence on how many values of each axis and how many seeds the architectures had, where
-    these differ: one with more draws had more chances to be good. None where all had the same.
+    these differ: one with more draws had more chances to be good. None at all where they do not.
 
     Seeds count where points were ranked on them: further ones of the chosen point are no chance.
     """

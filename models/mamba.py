@@ -70,9 +70,12 @@ class AnyDeviceMixer(library.MambaMixer):
             cache_params.update_recurrent_state(last, self.layer_idx)
         return self.out_proj(y.mT)
 
+    @property
+    def _is_silu(self) -> bool:
+        return self.activation in ("silu", "swish")
+
     def _takes_at_once(self, up: Tensor, a: Tensor) -> bool:
-        silu = self.activation in ("silu", "swish")
-        return silu and mamba_layer.takes(up, self.conv1d.weight[:, 0], a)
+        return self._is_silu and mamba_layer.takes(up, self.conv1d.weight[:, 0], a)
 
     def _all_at_once(self, up: Tensor, a: Tensor) -> Tensor:
         """From the projection up to that down, of texts without padding or a past."""
@@ -94,9 +97,8 @@ class AnyDeviceMixer(library.MambaMixer):
             u = cache_params.update_conv_state(
                 u.mT, self.layer_idx, conv_kernel_size=self.conv_kernel_size
             ).mT
-        silu = self.activation in ("silu", "swish")
-        u = causal_depthwise_conv(u, *self._taps(), silu=silu)[:, -time:]
-        return u if silu else self.act(u)
+        u = causal_depthwise_conv(u, *self._taps(), silu=self._is_silu)[:, -time:]
+        return u if self._is_silu else self.act(u)
 
 
 class AnyDeviceBlock(library.MambaBlock):

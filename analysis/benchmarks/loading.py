@@ -82,7 +82,7 @@ def _kind(entry: Entry) -> Kind:
 
 
 def _named(task: str, found: Sequence[Entry], source: Source) -> Entry:
-    """The benchmarks that a task names: it is a kind or the name of a folder."""
+    """The entry that a task names: it is a kind or the name of a folder."""
     for each in found:
         if each.name == task:
             return each

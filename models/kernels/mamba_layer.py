@@ -70,19 +70,10 @@ class _Layer(torch.autograd.Function):
     """Keeps what its parts keep by themselves."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        up: Tensor,
-        conv_weight: Tensor,
-        conv_bias: Tensor,
-        x_weight: Tensor,
-        step_weight: Tensor,
-        step_bias: Tensor,
-        a: Tensor,
-        skip: Tensor,
-    ) -> Tensor:
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
         from models.kernels.gpu import depthwise_conv, selective_scan
 
+        up, conv_weight, conv_bias, x_weight, step_weight, step_bias, a, skip = inputs
         up = up.contiguous()
         inner, gate = up.chunk(2, -1)
         u = depthwise_conv.forward(inner, conv_weight, conv_bias, True)

@@ -27,11 +27,12 @@ class Finalists:
     def __init__(self, folder: Path, bases: Sequence[TrialSpec]) -> None:
         self._bases = bases
         corpora = {base.corpus_hash for base in bases}
-        self._trials = {
+        self._trials = {  # by the hash of their specs
             trial.spec.hash: trial
             for trial in study_trials(folder)
             if trial.outcome is not None and trial.spec.corpus_hash in corpora
         }
+        self._specs = {key: trial.spec for key, trial in self._trials.items()}
 
     @property
     def rows(self) -> list[tuple[str, TrialFolder]]:
@@ -47,10 +48,10 @@ class Finalists:
         for base in self._bases:
             lengths = (*AXES, *LENGTH)
             setting = base.without(lengths)
-            studied = [spec for spec in self._specs if spec.without(lengths) == setting]
-            found += self._best("epoch study", ended_frame(map(self._of, studied)))
-        for specs in self._kinds():
-            students = self._best("distillation", ended_frame(map(self._of, specs)))
+            studied = [k for k, spec in self._specs.items() if spec.without(lengths) == setting]
+            found += self._best("epoch study", self._frame(studied))
+        for keys in self._kinds():
+            students = self._best("distillation", self._frame(keys))
             controls = [self._trials.get(trial.spec.control.hash) for _, trial in students]
             found += students
             found += [("control", each) for each in controls if each and _has_checkpoint(each)]
@@ -65,33 +66,28 @@ class Finalists:
         swept = [trials for base in self._bases if not (trials := self._swept(base)).empty]
         return uneven(pd.concat(swept)) if swept else []
 
-    @property
-    def _specs(self) -> list[TrialSpec]:
-        return [trial.spec for trial in self._trials.values()]
-
-    def _of(self, spec: TrialSpec) -> TrialFolder:
-        return self._trials[spec.hash]
+    def _frame(self, keys: Iterable[str]) -> pd.DataFrame:
+        return ended_frame(self._trials[key] for key in keys)
 
     def _swept(self, base: TrialSpec) -> pd.DataFrame:
         """The trials of the sweep's setting by which its points were compared."""
         setting = base.without(AXES)
-        specs = {spec.hash: spec for spec in self._specs if spec.without(AXES) == setting}
-        frame = ended_frame(map(self._of, specs.values()))
-        return frame if frame.empty else as_compared(frame, specs)
+        frame = self._frame(k for k, spec in self._specs.items() if spec.without(AXES) == setting)
+        return frame if frame.empty else as_compared(frame, self._specs)
 
-    def _kinds(self) -> Iterable[list[TrialSpec]]:
+    def _kinds(self) -> Iterable[list[str]]:
         """The students of each architecture, teacher and way of learning from it."""
-        kinds: dict[tuple[object, ...], list[TrialSpec]] = {}
-        for spec in self._specs:
+        kinds: dict[tuple[object, ...], list[str]] = {}
+        for key, spec in self._specs.items():
             if spec.teacher:
                 how = (spec.alpha, spec.temperature, spec.reverse_kl, spec.init)
-                kinds.setdefault((spec.arch, spec.teacher, *how), []).append(spec)
+                kinds.setdefault((spec.arch, spec.teacher, *how), []).append(key)
         return kinds.values()
 
     def _best(self, found_by: str, trials: pd.DataFrame) -> list[tuple[str, TrialFolder]]:
         if trials.empty:
             return []
-        row = best_trial(trials, {spec.hash: spec for spec in self._specs})
+        row = best_trial(trials, self._specs)
         return [] if row is None else [(found_by, self._trials[str(row["spec_hash"])])]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from analysis.benchmarks import glue
 from sweeps import stages
+from tests.finetune_outcome import OF_RTE
 from tests.fuzz.asking import Answer, Asker
 from tests.fuzz.damage import damages
 from tests.fuzz.ground import COMMANDS, Ground
@@ -18,30 +19,11 @@ from trainables.checkpoint import TrialFolder
 from trainables.corpus import mini_benchmark
 from trainables.corpus.builtin import mini_suite
 from trainables.files import write_json
-from trainables.finetune_spec import FinetuneOutcome, FinetuneSpec, read_outcome
+from trainables.finetune_spec import FinetuneSpec, read_outcome
 
 pytestmark = pytest.mark.slow
 
 GLUE = FinetuneSpec("model", "rte", "data", "2024", glue.settings("2024", "rte"))
-GLUE_OUTCOME = FinetuneOutcome(
-    kind="finished",
-    task="rte",
-    metric="accuracy",
-    protocol="2024",
-    seed=0,
-    selection="split",
-    score=60.0,
-    error=1.0,
-    baseline=50.0,
-    epoch=1,
-    history=(),
-    predictions=(1, 0),
-    num_train=1,
-    num_selection=1,
-    num_reported=2,
-    max_length=8,
-    truncated=0,
-)
 Find = Callable[[Ground], Path]
 
 
@@ -171,7 +153,7 @@ KEPT: dict[str, tuple[Any, Callable[[TrialFolder], object]]] = {
         lambda trial: stages._finished(trial.path),
     ),
     f"{GLUE.hash}/outcome.json": (
-        dataclasses.asdict(GLUE_OUTCOME),
+        dataclasses.asdict(OF_RTE),
         lambda trial: read_outcome(trial.path, GLUE),
     ),
 }

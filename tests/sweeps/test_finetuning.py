@@ -28,10 +28,11 @@ from sweeps.scoring.finetuning import (
     finetune_tasks,
     write_glue_submission,
 )
+from tests.finetune_outcome import OF_RTE
 from tests.sweeps.conftest import ROOT, environment
 from tests.tiny_text import write_tiny_text
 from trainables.corpus.tokenizer import train_tokenizer
-from trainables.finetune_spec import FinetuneOutcome, FinetuneSpec
+from trainables.finetune_spec import FinetuneSpec
 
 GOOD, BAD = "the old cat sleeps", "old sleeps the cat"
 
@@ -241,25 +242,7 @@ def test_tasks_are_checked_without_a_model(tasks: Path) -> None:
 def test_submission_has_the_challenges_layout(tmp_path: Path) -> None:
     """finetune/<task>/predictions.json numbers the label indices under the task's name; a task
     that failed or diverged has no file."""
-    finished = FinetuneOutcome(
-        kind="finished",
-        task="rte",
-        metric="accuracy",
-        protocol="2025",
-        seed=42,
-        selection="split",
-        score=100.0,
-        error=0.0,
-        baseline=50.0,
-        epoch=1,
-        history=(),
-        predictions=(1, 0),
-        num_train=1,
-        num_selection=1,
-        num_reported=2,
-        max_length=8,
-        truncated=0,
-    )
+    finished = dataclasses.replace(OF_RTE, protocol="2025", seed=42, score=100.0, error=0.0)
     diverged = dataclasses.replace(finished, kind="diverged", score=None, predictions=())
     results = [
         TaskResult("rte", finished),
