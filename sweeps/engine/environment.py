@@ -7,6 +7,7 @@ import secrets
 import socket
 import subprocess
 import sys
+from typing import Any
 
 from sweeps.engine import probe
 from sweeps.engine.probe import CLIENT, REFUSED
@@ -88,9 +89,8 @@ def _problem(place: str) -> str:
 def secure_local_cluster(address: str | None) -> None:
     """Keep a cluster of this command's own to this machine and this command.
 
-    Call it before Ray is imported. Ray's servers would run code for anyone who reaches them: they
-    listen on loopback only, and with a secret token they answer nobody but this command and its
-    processes.
+    Ray's servers would run code for anyone who reaches them: they listen on loopback only, and with
+    a secret token they answer nobody but this command and its processes.
     """
     if is_local(address):
         # The address of this node is then 127.0.0.1, as it is by default on systems where Ray has
@@ -98,3 +98,19 @@ def secure_local_cluster(address: str | None) -> None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        if "ray" in sys.modules:
+            _read_environment_again()
+
+
+def _read_environment_again() -> None:
+    """What Ray reads while it is imported: in a notebook it may have been before us.
+
+    Ray has no public way to do this; without the token its own processes would be refused.
+    """
+    from ray import _raylet
+    from ray._private import ray_constants
+
+    raylet: Any = _raylet
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
+    ray_constants.ENABLE_RAY_CLUSTER = False

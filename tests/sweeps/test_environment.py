@@ -231,11 +231,13 @@ def test_whoever_enters_a_cluster_watches_it(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("before", ["", "import ray"])
 @pytest.mark.parametrize("variables", [{}, {"RAY_ADDRESS": "local"}])
-def test_nobody_else_reaches_a_local_cluster(variables: dict[str, str]) -> None:
-    """All of its servers, the dashboard's too, listen on loopback."""
+def test_nobody_else_reaches_a_local_cluster(variables: dict[str, str], before: str) -> None:
+    """All of its servers, the dashboard's too, listen on loopback; also in a notebook that has
+    imported Ray before."""
     done = subprocess.run(
-        [sys.executable, "-c", CLUSTER, "True"],
+        [sys.executable, "-c", f"{before}\n{CLUSTER}", "True"],
         cwd=ROOT,
         env=commands_environment() | variables,
         capture_output=True,
