@@ -23,7 +23,7 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from analysis.errors import hide_secret_flags, say_error
-from analysis.flag_values import Form, form_of
+from analysis.flag_values import ValueFormat, format_of
 
 PANELS = {
     "main": "What the command is to do.",
@@ -65,7 +65,7 @@ def parse(
             help_behavior_hint="",
             metavar="FILE",
         ),
-        _spec("config", form_of(Path | None)),
+        _spec("config", format_of(Path | None)),
     ]
     whole: Any = make_dataclass(
         "Flags", [("config", config, None), *panels.items()], frozen=True, kw_only=True
@@ -133,7 +133,7 @@ def _check_places(words: Sequence[str], kind: type) -> None:
         ValueError: one does not.
     """
     hints = get_type_hints(kind, include_extras=True)
-    forms = {flag_of(each.name): form_of(hints[each.name]) for each in fields(kind)}  # type: ignore[arg-type]
+    forms = {flag_of(each.name): format_of(hints[each.name]) for each in fields(kind)}  # type: ignore[arg-type]
     free = sum(tyro.conf.Positional in get_args(hint) for hint in hints.values())
     flag, room = "", 0.0
     for word in words:
@@ -191,7 +191,7 @@ def _panel(kind: type, name: str) -> Any:
         settings: list[Any] = [
             tyro.conf.arg(help=help_of(kind, each.name), help_behavior_hint=_default_hint(each))
         ]
-        if form := form_of(bare):
+        if form := format_of(bare):
             settings.append(_spec(flag_of(each.name), form))
         annotated: Any = Annotated[(bare, *settings, *own)]  # of several settings the last ones win
         default = {} if each.default is MISSING else {"default": each.default}
@@ -207,7 +207,7 @@ def _default_hint(each: Any) -> str | None:
     return "" if each.default in (None, ()) else None
 
 
-def _spec(flag: str, form: Form | None) -> PrimitiveConstructorSpec[Any]:
+def _spec(flag: str, form: ValueFormat | None) -> PrimitiveConstructorSpec[Any]:
     """tyro's view of how a flag's values are written."""
     assert form is not None
 

@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from analysis.errors import SECRET_FLAGS, without_secret
-from analysis.flag_values import PLACE, Form, form_of
+from analysis.flag_values import PLACE, ValueFormat, format_of
 from analysis.whole_files import write_text
 
 NOT_KEPT = frozenset({"dry_run", "status"})
@@ -122,7 +122,7 @@ def _value(kind: Any, value: Any) -> Any:
     Raises:
         ValueError: it is none.
     """
-    form = form_of(kind)
+    form = format_of(kind)
     if form is None:
         if isinstance(value, bool):
             return value
@@ -135,7 +135,7 @@ def _value(kind: Any, value: Any) -> Any:
     return form.of_words([_text(form, each) for each in (value if form.several else [value])])
 
 
-def _text(form: Form, value: Any) -> str:
+def _text(form: ValueFormat, value: Any) -> str:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(value, str) or (is_number and not form.is_text):
         return str(value)

@@ -30,7 +30,7 @@ def default_is(words: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Form:
+class ValueFormat:
     """How the values of a type are written.
 
     Attributes:
@@ -63,22 +63,22 @@ class Form:
         return tuple(self.read(part) for part in parts)
 
 
-def form_of(kind: Any) -> Form | None:
+def format_of(kind: Any) -> ValueFormat | None:
     """How values of an annotated type are written; None for other types, of which
     flags have only what is true or false."""
     origin, inside = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return form_of(inside[0])
+        return format_of(inside[0])
     if origin in (Union, types.UnionType):
         return _of_union(inside)
     if origin is tuple:
         return _of_tuple(inside)
     if origin is Literal:
-        return Form(f"{{{','.join(inside)}}}", _choice(inside), splits=True)
+        return ValueFormat(f"{{{','.join(inside)}}}", _choice(inside), splits=True)
     if kind in _NUMBERS:
-        return Form(_NUMBERS[kind][0], _number(kind), splits=True)
+        return ValueFormat(_NUMBERS[kind][0], _number(kind), splits=True)
     if kind in (str, Path):
-        return Form({str: "TEXT", Path: "PATH"}[kind], _text(kind), is_text=True)
+        return ValueFormat({str: "TEXT", Path: "PATH"}[kind], _text(kind), is_text=True)
     return None
 
 
@@ -91,8 +91,8 @@ def _text(kind: Any) -> Callable[[str], Any]:
     return read
 
 
-def _of_union(kinds: Sequence[Any]) -> Form:
-    forms = [form for kind in kinds if kind is not type(None) and (form := form_of(kind))]
+def _of_union(kinds: Sequence[Any]) -> ValueFormat:
+    forms = [form for kind in kinds if kind is not type(None) and (form := format_of(kind))]
     is_optional = type(None) in kinds
 
     metavar = "|".join(form.metavar for form in forms)
@@ -105,11 +105,11 @@ def _of_union(kinds: Sequence[Any]) -> Form:
 
     if len(forms) == 1:
         return replace(forms[0], optional=is_optional)
-    return Form(metavar, read, optional=is_optional)
+    return ValueFormat(metavar, read, optional=is_optional)
 
 
-def _of_tuple(kinds: Sequence[Any]) -> Form:
-    form = form_of(kinds[0])
+def _of_tuple(kinds: Sequence[Any]) -> ValueFormat:
+    form = format_of(kinds[0])
     assert form is not None
     count = None if kinds[-1] is Ellipsis else len(kinds)
     metavar = " ".join([form.metavar] * count) if count else f"{form.metavar} ..."

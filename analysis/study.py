@@ -43,7 +43,7 @@ LENGTH = ("epochs", "schedule", "warmup", "warmup_steps", "decay")
 """Parameters in which the trials of an epoch study differ."""
 
 
-class OldScores(ValueError):
+class OldScoresError(ValueError):
     """Scores of a version that kept no items: they cannot be compared item by item."""
 
 
@@ -57,7 +57,7 @@ class Study:
         ui: address of MLflow's web pages, without a slash at the end.
         experiment_id: MLflow's.
         trials: see `runs.trials`.
-        nameless: how many runs are missing there, see `runs.nameless`.
+        unrecorded: how many runs are missing there, see `runs.count_unrecorded`.
         epochs: see `runs.epochs`, with the `tokens` seen and the `hours` spent until then.
     """
 
@@ -67,7 +67,7 @@ class Study:
     experiment_id: str
     trials: pd.DataFrame
     epochs: pd.DataFrame
-    nameless: int = 0
+    unrecorded: int = 0
 
     @classmethod
     def open(cls, uri: str, name: str, ui: str) -> Study:
@@ -86,8 +86,8 @@ class Study:
         experiment = client.get_experiment_by_name(name)
         assert experiment is not None  # it has trials
         epochs = _with_costs(runs.epochs(client, name), trials)
-        nameless = runs.nameless(client, name)
-        return cls(name, uri, ui.rstrip("/"), experiment.experiment_id, trials, epochs, nameless)
+        unrecorded = runs.count_unrecorded(client, name)
+        return cls(name, uri, ui.rstrip("/"), experiment.experiment_id, trials, epochs, unrecorded)
 
     @cached_property
     def client(self) -> MlflowClient:
@@ -113,7 +113,7 @@ def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> dict[str, An
     file = f"scores/epoch-{epoch:03d}.json"
     scores = _artifact(client, run_id, file)
     if scores is not None and "items" not in scores:
-        raise OldScores(
+        raise OldScoresError(
             f"the scores of run {run_id} ({file}) were recorded by an older version and cannot be "
             "compared item by item: run the sweep in a new --study"
         )

@@ -118,7 +118,7 @@ class GatedDeltaNetConfig(PreTrainedConfig):
         return feed_forward_width(self.hidden_size, self.intermediate_size, self.hidden_ratio)
 
 
-class Output(nn.Linear):
+class OutputProjection(nn.Linear):
     """A linear layer that writes into the residual stream."""
 
 
@@ -146,7 +146,7 @@ class GatedDeltaNet(nn.Module):
         self.v_conv1d = convolution(values)
         self.g_proj = nn.Linear(hidden, values, bias=False)
         self.o_norm = RMSNorm(values // heads, config.norm_eps)
-        self.o_proj = Output(values, hidden, bias=False)
+        self.o_proj = OutputProjection(values, hidden, bias=False)
 
     def forward(
         self,
@@ -208,7 +208,7 @@ class MLP(nn.Module):
         hidden, inner = config.hidden_size, config.mlp_width
         self.gate_proj = nn.Linear(hidden, inner, bias=False)
         self.up_proj = nn.Linear(hidden, inner, bias=False)
-        self.down_proj = Output(inner, hidden, bias=False)
+        self.down_proj = OutputProjection(inner, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         weights = plain_weights(self.gate_proj, self.up_proj)
@@ -264,7 +264,9 @@ class GatedDeltaNetPreTrainedModel(RecurrentPreTrainedModel):
         layer.
         """
         if isinstance(module, nn.Linear | nn.Embedding):
-            writes = 2 * self.config.num_hidden_layers if isinstance(module, Output) else 1
+            writes = (
+                2 * self.config.num_hidden_layers if isinstance(module, OutputProjection) else 1
+            )
             nn.init.normal_(module.weight, std=self.config.initializer_range / writes)
         elif isinstance(module, nn.Conv1d):
             module.reset_parameters()

@@ -43,7 +43,7 @@ from sweeps.distill import run_distillation
 from sweeps.epoch_study import run_epoch_study
 from sweeps.evaluate import run_evaluation
 from sweeps.lr_sweep import run_lr_sweep
-from sweeps.plans.common import Setup, chosen_archs, final_tasks, prepare
+from sweeps.plans.common import TrainingSetup, chosen_archs, final_tasks, prepare
 from sweeps.promote import run_promotion
 from sweeps.stored.finalists import Finalists
 from sweeps.stored.model_names import find_version
@@ -70,7 +70,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Done:
+class StageRecord:
     """When a stage was finished, and the hash of its inputs then."""
 
     inputs: str
@@ -132,7 +132,7 @@ def run_stages(stages: Sequence[Stage], folder: Path, console: Console) -> int:
         if status != 0:
             return status
         time = datetime.now(UTC).isoformat(timespec="seconds")
-        done = {**_finished(folder), stage.name: Done(inputs, time)}
+        done = {**_finished(folder), stage.name: StageRecord(inputs, time)}
         folder.mkdir(parents=True, exist_ok=True)
         records = {name: dataclasses.asdict(each) for name, each in done.items()}
         write_json(folder / "paper.json", records)
@@ -164,10 +164,10 @@ def show_status(stages: Sequence[Stage], folder: Path, console: Console) -> None
     )
 
 
-def plan_stages(args: PaperArgs, setup: Setup, folder: Path) -> list[Stage]:
+def plan_stages(args: PaperArgs, setup: TrainingSetup, folder: Path) -> list[Stage]:
     """The stages of the study."""
     teacher = f"models:/{args.teacher_arch}@{ALIAS}"
-    commands = Commands.of(args, setup, folder, teacher)
+    commands = StageArguments.of(args, setup, folder, teacher)
     data = [setup.corpus.hash, setup.suite_hash]
 
     def swept() -> Any:
@@ -198,7 +198,7 @@ def plan_stages(args: PaperArgs, setup: Setup, folder: Path) -> list[Stage]:
 
 
 @dataclass(frozen=True)
-class Commands:
+class StageArguments:
     """The arguments of the stages' commands."""
 
     sweep: LrSweepArgs
@@ -207,7 +207,9 @@ class Commands:
     distill: DistillArgs
 
     @classmethod
-    def of(cls, args: PaperArgs, setup: Setup, folder: Path, teacher: str) -> Commands:
+    def of(
+        cls, args: PaperArgs, setup: TrainingSetup, folder: Path, teacher: str
+    ) -> StageArguments:
         """Those of a study."""
         common = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainingArgs)}
         common |= {"study": folder.name, "storage": setup.storage, "final_tasks": ()}
@@ -233,7 +235,7 @@ class Commands:
         )
 
 
-def score_finally(args: PaperArgs, setup: Setup, folder: Path) -> int:
+def score_finally(args: PaperArgs, setup: TrainingSetup, folder: Path) -> int:
     """Score the best trials on all tasks, log the figures to their runs, and print them."""
     console = Console() if sys.stdout.isatty() else Console(width=120)
     if setup.benchmarks is None:
@@ -288,9 +290,9 @@ def final_table(scored: Sequence[tuple[str, TrialFolder, dict[str, Any]]]) -> Ta
     return table
 
 
-def _dry_run(args: PaperArgs, setup: Setup, console: Console) -> int:
+def _dry_run(args: PaperArgs, setup: TrainingSetup, console: Console) -> int:
     """Print what each stage would take, from measured steps; nothing is run."""
-    commands = Commands.of(args, setup, Path(setup.study(setup.spec(args.teacher_arch))), "")
+    commands = StageArguments.of(args, setup, Path(setup.study(setup.spec(args.teacher_arch))), "")
     values = values_of(args)
     values["lr"] = values["lr"] or setup.preset.lrs
     middle = {name: given[len(given) // 2] for name, given in values.items()}
@@ -325,10 +327,10 @@ def _version(teacher: str, uri: str) -> list[str | None] | None:
     return [str(version.version), version.run_id]
 
 
-def _finished(folder: Path) -> dict[str, Done]:
+def _finished(folder: Path) -> dict[str, StageRecord]:
     return read_or_set_aside(
         folder / "paper.json",
-        dict[str, Done],
+        dict[str, StageRecord],
         {},
         then="every stage is looked at again: what is there is not trained again",
     )

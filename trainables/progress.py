@@ -47,7 +47,7 @@ class EpochReport:
 
 
 @dataclass
-class Progress:
+class TrialProgress:
     """The state of a trial: its position, and what its finished epochs measured.
 
     Attributes:
@@ -77,7 +77,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """The end of a trial: "finished", "diverged" or "stopped" (by the scheduler)."""
 
     kind: str

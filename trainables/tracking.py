@@ -21,10 +21,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
 from analysis.benchmarks import macro_of
-from analysis.store import patiently
+from analysis.store import call_with_retries
 from trainables.mlflow_pages import page, study_tags, trial_note, with_text
 from trainables.outbox import Message, Outbox
-from trainables.progress import EpochReport, Outcome
+from trainables.progress import EpochReport, TrialOutcome
 from trainables.spec import TrialSpec
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -156,7 +156,9 @@ class Tracker:
             facts: further parameters of a new run, e.g. the number of model parameters.
             folder: of the trial; for what MLflow does not take at once, see `Outbox`.
         """
-        return patiently(lambda: TrialRun(self.client, self._run_of(spec, facts), spec, folder))
+        return call_with_retries(
+            lambda: TrialRun(self.client, self._run_of(spec, facts), spec, folder)
+        )
 
     def fail(self, spec: TrialSpec, error: str) -> None:
         """Mark the run as failed, with the end of the error. A later process may go on with it."""
@@ -189,7 +191,7 @@ class Tracker:
     def has_outcome(self, spec: TrialSpec) -> bool:
         """Whether the store holds the ended run of `spec`."""
         tags = {"babysweep.kind": "trial", "babysweep.spec_hash": spec.hash}
-        run = patiently(lambda: _find_run(self.client, self.experiment_id, tags))
+        run = call_with_retries(lambda: _find_run(self.client, self.experiment_id, tags))
         return run is not None and "babysweep.outcome" in run.data.tags
 
     def log_final(self, spec: TrialSpec, figures: dict[str, float], scores: dict[str, Any]) -> None:
@@ -306,13 +308,13 @@ class TrialRun:
         self._points.clear()
         self._flushed = time.monotonic()
 
-    def finish(self, outcome: Outcome, checkpoint: Path | None) -> None:
+    def finish(self, outcome: TrialOutcome, checkpoint: Path | None) -> None:
         """Record how the trial ended, with its best checkpoint as the artifact `model`."""
         self.flush()
         self._outbox.drain()
-        patiently(lambda: self._finish(outcome, checkpoint))
+        call_with_retries(lambda: self._finish(outcome, checkpoint))
 
-    def _finish(self, outcome: Outcome, checkpoint: Path | None) -> None:
+    def _finish(self, outcome: TrialOutcome, checkpoint: Path | None) -> None:
         best = min(outcome.history, key=lambda report: report.val_loss, default=None)
         if best is not None:
             values = {

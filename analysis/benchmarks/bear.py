@@ -19,7 +19,7 @@ from typing import Any
 from analysis.benchmarks.figures import MEAN_OF_ITEMS
 from analysis.benchmarks.files import SourceRow, read_file, read_object, text_field
 from analysis.benchmarks.items import Item
-from analysis.benchmarks.kind import Kind
+from analysis.benchmarks.kind import BenchmarkKind
 from analysis.schema.typed import typed
 
 HUB_ID = "lm-pub-quiz/BEAR"
@@ -162,7 +162,7 @@ def _download() -> Path:
     return found
 
 
-BEAR = Kind(
+BEAR = BenchmarkKind(
     "bear",
     ("bear*",),
     read=lambda place, source: read_bear(place, all_templates=source.all_templates),

@@ -17,7 +17,7 @@ import numpy as np
 
 from analysis.benchmarks import splits
 from analysis.benchmarks.items import Answer, Item, grade
-from analysis.benchmarks.kind import Kind
+from analysis.benchmarks.kind import BenchmarkKind
 from analysis.benchmarks.kinds import kind_named
 from analysis.benchmarks.protocols import Encoder
 from analysis.benchmarks.scoring import Span
@@ -38,7 +38,7 @@ class Benchmark:
         return len(self.items)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> BenchmarkKind:
         """The record of its name."""
         return kind_named(self.name)
 

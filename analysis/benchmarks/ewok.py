@@ -29,7 +29,7 @@ from analysis.benchmarks.files import (
     text_field,
 )
 from analysis.benchmarks.items import Item
-from analysis.benchmarks.kind import Kind
+from analysis.benchmarks.kind import BenchmarkKind
 from analysis.errors import SECRET_FLAGS
 
 HUB_ID = "ewok-core/ewok-core-1.0"
@@ -127,7 +127,7 @@ def _both_ways(rows: Iterable[SourceRow]) -> Iterator[Item]:
         yield SourceRow({**values, **swapped}, row.source, row.place).parse(_question)
 
 
-EWOK = Kind(
+EWOK = BenchmarkKind(
     "ewok",
     ("ewok*",),
     read=lambda place, source: read_ewok(place, password(source.ewok_password)),

@@ -21,7 +21,7 @@ from typing import Any
 from analysis.benchmarks.figures import CORRELATION, MEAN_OF_SPLITS
 from analysis.benchmarks.files import number_field, text_field
 from analysis.benchmarks.items import Item
-from analysis.benchmarks.kind import Kind, json_lines
+from analysis.benchmarks.kind import BenchmarkKind, json_lines
 
 
 def _nominalisation(values: dict[str, Any], source: str) -> Item:
@@ -65,7 +65,7 @@ def _property(values: dict[str, Any], source: str) -> Item:
     )
 
 
-WUG = Kind(
+WUG = BenchmarkKind(
     "wug",
     ("wug_adj*",),
     json_lines(_nominalisation),
@@ -75,7 +75,7 @@ WUG = Kind(
     submitted_as="wug_adj",
     shown_by=None,
 )
-ENTITY_TRACKING = Kind(
+ENTITY_TRACKING = BenchmarkKind(
     "entity_tracking",
     ("entity_tracking*",),
     json_lines(_tracking),
@@ -83,7 +83,7 @@ ENTITY_TRACKING = Kind(
     figure=MEAN_OF_SPLITS,
     submission="entity_tracking",
 )
-COMPS = Kind(
+COMPS = BenchmarkKind(
     "comps",
     ("comps*",),
     json_lines(_property),

@@ -13,7 +13,7 @@ from typing import Any
 
 from analysis.benchmarks.files import hub_rows, read_folder, text_field
 from analysis.benchmarks.items import Item
-from analysis.benchmarks.kind import Kind, json_lines
+from analysis.benchmarks.kind import BenchmarkKind, json_lines
 
 GROUPINGS = ("field", "linguistics_term")
 HUB_ID = "nyu-mll/blimp"
@@ -42,7 +42,7 @@ def _style(group: Any) -> str:
 
 
 _EXPECTS = "*.jsonl files with the fields sentence_good and sentence_bad"
-BLIMP = Kind(
+BLIMP = BenchmarkKind(
     "blimp",
     ("blimp*",),
     json_lines(_pair),
@@ -53,7 +53,7 @@ BLIMP = Kind(
     submission="blimp",
     shown_by="linguistics_term",
 )
-SUPPLEMENT = Kind(
+SUPPLEMENT = BenchmarkKind(
     "supplement",
     ("supplement*", "blimp*supplement*"),
     json_lines(_pair),

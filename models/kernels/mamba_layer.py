@@ -62,11 +62,11 @@ def mamba_layer(
         expect(name, vector, width)
     with torch.autocast(up.device.type, enabled=False):
         parameters = (conv_weight, conv_bias, x_weight, step_weight, step_bias, a, skip)
-        y: Tensor = _Layer.apply(up, *parameters)
+        y: Tensor = _MambaLayer.apply(up, *parameters)
     return y
 
 
-class _Layer(torch.autograd.Function):
+class _MambaLayer(torch.autograd.Function):
     """Keeps what its parts keep by themselves."""
 
     @staticmethod

@@ -66,7 +66,7 @@ def choose(name: str, gpus: float) -> Preset:
     return PRESETS[name]
 
 
-def of_preset(name: str) -> Any:
+def preset_default(name: str) -> Any:
     """What help says of a flag whose default is the preset's field of this name."""
     names: dict[str, list[str]] = {}
     for preset, values in PRESETS.items():

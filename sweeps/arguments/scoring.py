@@ -12,7 +12,7 @@ from analysis.schema.ranges import MOST, SMALLEST_SHARE, within
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoredArgs:
+class BenchmarkArgs:
     """What is scored on what."""
 
     PANEL = "data"
@@ -84,7 +84,7 @@ class ScoringMachineArgs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoresArgs:
+class ScoresOutputArgs:
     """What is kept of the scores."""
 
     PANEL = "output"
@@ -103,7 +103,7 @@ class ScoresArgs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArgs(ScoresArgs, ScoringMachineArgs, FinetuningArgs, ScoredArgs):
+class EvaluateArgs(ScoresOutputArgs, ScoringMachineArgs, FinetuningArgs, BenchmarkArgs):
     """Arguments of an evaluation."""
 
     PANEL = "main"

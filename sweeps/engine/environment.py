@@ -36,14 +36,14 @@ WORKER_ENVIRONMENT = {
 }
 
 
-def place_of(address: str | None) -> str:
+def cluster_address(address: str | None) -> str:
     """Where the cluster is: of "auto" the environment may say it; an empty address is none."""
     return (address != "auto" and address) or os.environ.get("RAY_ADDRESS") or address or "local"
 
 
 def is_local(address: str | None) -> bool:
     """Whether a cluster is started for this command, rather than one connected to."""
-    return place_of(address) == "local"
+    return cluster_address(address) == "local"
 
 
 def check_address(address: str | None) -> None:
@@ -52,7 +52,7 @@ def check_address(address: str | None) -> None:
     Raises:
         ValueError: none does, or it takes no orders from here.
     """
-    place = place_of(address)
+    place = cluster_address(address)
     problem = "" if place == "local" else _problem(place)
     if problem.startswith(REFUSED):
         raise ValueError(

@@ -44,7 +44,7 @@ class KernelBuild:
         waiting = {task: node for node, task in self.tasks.items()}
         said = dict.fromkeys(self.tasks, "starting")
         with console.status("") as status:
-            show = status.update if console.is_terminal else _Lines(console).say
+            show = status.update if console.is_terminal else _RareLines(console).say
             while waiting:
                 text = "; ".join(f"node {node}: {said[node]}" for node in waiting.values())
                 show(escape(f"Building kernels on {text}"))
@@ -62,7 +62,7 @@ class KernelBuild:
                     console.print(escape(f"Node {node}: {line}"), highlight=False, soft_wrap=True)
 
 
-class _Lines:
+class _RareLines:
     """What is going on, where no status is shown: a line now and then, if there is something new.
 
     The first comes after a while: what was built before takes no time.

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from analysis.schema.axes import AXES
 from analysis.wording import count
-from sweeps.engine.contact import Contact
+from sweeps.engine.contact import MlflowContact
 from sweeps.engine.failures import HOPELESS
 from sweeps.engine.tuning import DriverCallback
 from trainables.spec import TrialSpec
@@ -90,7 +90,7 @@ class ProgressDisplay(DriverCallback):
     """
 
     def __init__(
-        self, tracker: Tracker, contact: Contact, search: Any, at_once: int, console: Console
+        self, tracker: Tracker, contact: MlflowContact, search: Any, at_once: int, console: Console
     ) -> None:
         self._tracker, self._contact = tracker, contact
         self._search, self._at_once = search, at_once
@@ -150,7 +150,7 @@ class ProgressDisplay(DriverCallback):
         row = self._row(trial)
         if row.state == "running":
             row.state = "stopped"
-        self._contact.reaches(self._pull)
+        self._contact.try_once(self._pull)
         left = format_seconds(self._seconds_left())
         self._event(
             row, f"{row.state}; {count(self._search.remaining(), 'trial')} left, about {left}"
@@ -173,7 +173,7 @@ class ProgressDisplay(DriverCallback):
 
     def _refresh(self) -> None:
         self._refreshed = time.monotonic()
-        self._contact.reaches(self._pull)
+        self._contact.try_once(self._pull)
         if self._live:
             self._live.update(self._table(), refresh=True)
 

@@ -73,7 +73,7 @@ class Resources:
         fits = []
         for kind, need in (("CPU", self.cpus), ("GPU", self.gpus)):
             if need:
-                fits.append(shares(available.get(kind, 0.0), need) // self.workers)
+                fits.append(count_shares(available.get(kind, 0.0), need) // self.workers)
                 if fits[-1] == 0:
                     raise ValueError(
                         f"one trial needs {self.workers} x {need:g} {kind}, the cluster has "
@@ -83,7 +83,7 @@ class Resources:
         return min(*fits, limit) if limit else min(fits)
 
 
-def shares(available: float, need: float) -> int:
+def count_shares(available: float, need: float) -> int:
     """How often `need` is there: a fraction of a GPU cannot be put together from two GPUs."""
     if need < 1:
         return int(available) * int(1 / need + 1e-4)  # Ray counts in steps of 1e-4

@@ -12,9 +12,9 @@ from analysis.points import varied
 from analysis.schema.axes import AXES
 from analysis.wording import count
 from sweeps.arguments import EpochStudyArgs
-from sweeps.arguments.axes import said
+from sweeps.arguments.axes import given_value
 from sweeps.plans.branches import BranchPlan
-from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
+from sweeps.plans.common import Status, SweepPlan, TrainingSetup, chosen_archs, prepare
 from sweeps.plans.grids import GridPlan
 from sweeps.plans.spaces import Plan
 from sweeps.stored.best import as_compared, best_trial
@@ -84,7 +84,7 @@ class Designs:
         return step
 
 
-def plan_designs(args: EpochStudyArgs, status: Status) -> tuple[Setup, Designs]:
+def plan_designs(args: EpochStudyArgs, status: Status) -> tuple[TrainingSetup, Designs]:
     """What the arguments ask for, with the learning rate from the study.
 
     Raises:
@@ -103,7 +103,7 @@ def plan_designs(args: EpochStudyArgs, status: Status) -> tuple[Setup, Designs]:
     study = setup.study(base)
     if args.lr is None:
         best, axes = best_point(setup.storage / study, base, study)
-        taken = {name: getattr(best, name) for name in axes if said(args, name) is None}
+        taken = {name: getattr(best, name) for name in axes if given_value(args, name) is None}
         base = base.replace(**taken)
     else:
         base = base.replace(lr=args.lr)
@@ -114,8 +114,8 @@ def plan_designs(args: EpochStudyArgs, status: Status) -> tuple[Setup, Designs]:
     return setup, Designs(base, names, horizons, steps, args.decay, args.seeds, milestones)
 
 
-def plan_epochs(setup: Setup, designs: Designs) -> SweepPlan:
-    """The trials of all designs, each once; errors as for `Setup.plan`."""
+def plan_epochs(setup: TrainingSetup, designs: Designs) -> SweepPlan:
+    """The trials of all designs, each once; errors as for `TrainingSetup.plan`."""
     study = setup.study(designs.base)
     folder = setup.storage / study
     bases: dict[str, TrialSpec] = {}
@@ -211,7 +211,7 @@ def _horizons(args: EpochStudyArgs, epochs: int) -> tuple[int, ...]:
 
 
 def _milestones(
-    args: EpochStudyArgs, setup: Setup, base: TrialSpec, total_steps: int
+    args: EpochStudyArgs, setup: TrainingSetup, base: TrialSpec, total_steps: int
 ) -> tuple[int, ...]:
     """Numbers of words, each seen by the longest trial."""
     milestones = sorted({parse_words(text) for text in args.milestones})

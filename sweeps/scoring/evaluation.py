@@ -26,7 +26,7 @@ import models
 from analysis.benchmarks import (
     HUB,
     MACRO,
-    Source,
+    BenchmarkSource,
     Span,
     Suite,
     SuiteScores,
@@ -34,7 +34,7 @@ from analysis.benchmarks import (
     load_suite,
     password,
 )
-from analysis.benchmarks.folders import Entry, fates, survey
+from analysis.benchmarks.folders import FolderEntry, entry_rows, survey
 from analysis.benchmarks.predictions import write_answers, write_submission
 from analysis.benchmarks.scoring import check_spans, context_of, vocab_size_of
 from analysis.config_file import save_config
@@ -44,7 +44,7 @@ from analysis.schema.ranges import check
 from analysis.store import open_store, reason, tracking_uri
 from analysis.wording import count
 from sweeps.arguments import EvaluateArgs
-from sweeps.engine.contact import Contact
+from sweeps.engine.contact import MlflowContact
 from sweeps.engine.environment import check_address
 from sweeps.engine.tuning import local_gpus, ray_cluster
 from sweeps.scoring.finetuning import check_tasks, finetune_tasks, write_glue_submission
@@ -85,7 +85,7 @@ class EvaluationPlan:
     spans: list[Span]
     truncated: int
     scoring: Scoring
-    found: tuple[Entry, ...]
+    found: tuple[FolderEntry, ...]
     glue: tuple[str, ...]
     glue_folder: Path | None
 
@@ -125,7 +125,7 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
         check_tasks(glue_folder, glue)
     suite = None
     if zero_shot:
-        source = Source(
+        source = BenchmarkSource(
             path,
             zero_shot,
             args.all_templates,
@@ -180,7 +180,7 @@ def evaluate(plan: EvaluationPlan, console: Console) -> dict[str, Any]:
     started = time.monotonic()
     benchmarks = plan.suite.benchmarks if plan.suite else ()
     if plan.found:
-        show_found(fates(plan.found, benchmarks, plan.glue), plan.args.benchmarks, console)
+        show_found(entry_rows(plan.found, benchmarks, plan.glue), plan.args.benchmarks, console)
     results: dict[str, Any] = {
         "model": plan.args.model,
         "protocol": plan.args.protocol,
@@ -311,12 +311,12 @@ def _log(plan: EvaluationPlan, run_id: str, figures: dict[str, float], console: 
     metrics = [Metric(f"eval/{name}", value, now, 0) for name, value in figures.items()]
     names = ("scores.json", "answers.jsonl") if plan.suite else ("scores.json",)
     kept = f"The scores are in {plan.output}"
-    contact = Contact(uri, console, f"{kept}; MLflow is asked for an hour.")
+    contact = MlflowContact(uri, console, f"{kept}; MLflow is asked for an hour.")
     try:
-        contact.answer(lambda: client.log_batch(run_id, metrics))
+        contact.result_of(lambda: client.log_batch(run_id, metrics))
         for name in names:
             file = str(plan.output / name)
-            contact.answer(functools.partial(client.log_artifact, run_id, file, "eval"))
+            contact.result_of(functools.partial(client.log_artifact, run_id, file, "eval"))
     except (MlflowException, RequestException) as error:
         raise ValueError(
             f"--run-id: MLflow could not be told what was found: {reason(error)}. {kept}"

@@ -100,7 +100,7 @@ def finetune_tasks(
     )
     planned = [_plan(base, place, name, changes) for name in names]
     specs = [spec for spec in planned if isinstance(spec, FinetuneSpec)]
-    errors = _run(specs, Job(model, place, storage, cpus, gpus), console)
+    errors = _run(specs, FinetuningJob(model, place, storage, cpus, gpus), console)
     results = [
         each if isinstance(each, TaskResult) else _result(each, storage, errors) for each in planned
     ]
@@ -129,7 +129,7 @@ def _plan(
         data = glue.read_task(place, name)
     except ValueError as error:  # a bad row is no reason to lose the other tasks
         return TaskResult(name, error=str(error))
-    if isinstance(data, glue.Missing):
+    if isinstance(data, glue.MissingFiles):
         return TaskResult(name, missing=data.files)
     return dataclasses.replace(base, task=name, data_hash=data.hash, settings=settings)
 
@@ -141,7 +141,7 @@ def _result(spec: FinetuneSpec, storage: Path, errors: Mapping[str, str]) -> Tas
 
 
 @dataclass(frozen=True)
-class Job:
+class FinetuningJob:
     """Where the tasks of one call run and what they read."""
 
     model: Path
@@ -151,12 +151,12 @@ class Job:
     gpus: float
 
 
-def task_trial(config: dict[str, Any], job: Job) -> None:
+def task_trial(config: dict[str, Any], job: FinetuningJob) -> None:
     """One task in a Tune function."""
     spec = FinetuneSpec.from_dict(config["spec"])
     try:
         data = glue.read_task(job.folder, spec.task)
-        if isinstance(data, glue.Missing):
+        if isinstance(data, glue.MissingFiles):
             raise ValueError(f"{', '.join(map(str, data.files))} vanished: start again")
         with memory_given_back(), failures_explained():
             finetune(
@@ -174,7 +174,7 @@ def task_trial(config: dict[str, Any], job: Job) -> None:
         tune.report({"refused": str(error)})  # it would come again: Tune should not retry it
 
 
-def _run(specs: Sequence[FinetuneSpec], job: Job, console: Console) -> dict[str, str]:
+def _run(specs: Sequence[FinetuneSpec], job: FinetuningJob, console: Console) -> dict[str, str]:
     """Run the tasks that have no outcome yet; returns the last error of those that failed."""
     unfinished = []
     for spec in specs:
@@ -184,7 +184,7 @@ def _run(specs: Sequence[FinetuneSpec], job: Job, console: Console) -> dict[str,
             remove_leftovers(job.storage, spec)
     if not unfinished:
         return {}
-    watcher = Watcher(job.storage, console)
+    watcher = FinetuningDisplay(job.storage, console)
     with _scratch(job.storage, f"tune-{specs[0].model_hash}-") as scratch:
         tune.Tuner(
             tune.with_resources(
@@ -234,7 +234,7 @@ def _trial_name(trial: Any) -> str:
     return f"{spec.task}-{spec.hash}-{trial.trial_id}"
 
 
-class Watcher(DriverCallback):
+class FinetuningDisplay(DriverCallback):
     """Prints a line an epoch, and keeps why a task failed."""
 
     def __init__(self, storage: Path, console: Console) -> None:

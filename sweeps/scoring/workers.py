@@ -17,7 +17,7 @@ from rich.progress import Progress as Bar
 
 import models
 from analysis.benchmarks import Span, token_log_probs
-from sweeps.engine.resources import shares
+from sweeps.engine.resources import count_shares
 from trainables.device import pick_device, set_up_device
 
 CHUNKS_PER_WORKER = 8
@@ -115,7 +115,7 @@ def _check_room(scoring: Scoring, workers: int) -> None:
     """A worker that does not fit would be waited for without end."""
     room = ray.cluster_resources()
     for kind, need in (("CPU", scoring.cpus), ("GPU", scoring.gpus)):
-        if need and workers > shares(room.get(kind, 0.0), need):
+        if need and workers > count_shares(room.get(kind, 0.0), need):
             raise ValueError(
                 f"{workers} workers of {need:g} {kind} need {workers * need:g}, the cluster has "
                 f"{room.get(kind, 0.0):g}: fewer --eval-workers, or less for each (--cpus, --gpus)"

@@ -13,7 +13,7 @@ from analysis.errors import named, without_secret
 from analysis.store import open_store
 from analysis.wording import count
 from trainables.checkpoint import check_checkpoint
-from trainables.files import Damaged, damaged_name, tell, whole_folder
+from trainables.files import DamagedFileError, damaged_name, tell, whole_folder
 
 
 def resolve_model(name: str, uri: str, storage: Path) -> str:
@@ -105,7 +105,7 @@ def _problem(copy: Path) -> str:
         return f"it has {count(len(configs), 'file')} config.json"
     try:
         check_checkpoint(configs[0].parent)
-    except Damaged as damaged:
+    except DamagedFileError as damaged:
         return damaged.problem
     return ""
 

@@ -30,7 +30,7 @@ from sweeps.stored.trials import resolve_storage
 from trainables.checkpoint import check_checkpoint
 from trainables.corpus.tokenizer import tokenizer_hash
 from trainables.finetune_spec import model_hash
-from trainables.progress import Progress
+from trainables.progress import TrialProgress
 
 _PREFIX = "babysweep."
 _NAME, _ALIAS = r"\w[\w. -]{,199}", r"\w[\w-]{,199}"
@@ -133,7 +133,7 @@ def lineage(choice: Candidate, checkpoint: Path, client: MlflowClient) -> dict[s
     """
     spec, outcome, run = choice.folder.spec, choice.folder.outcome, client.get_run(choice.run_id)
     assert outcome is not None
-    best = Progress(history=list(outcome.history)).best
+    best = TrialProgress(history=list(outcome.history)).best
     assert best is not None
     scores = (best.scores or {}).get("benchmarks", {})
     final = {key: x for key, x in run.data.metrics.items() if key.startswith("final/")}

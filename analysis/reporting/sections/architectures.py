@@ -15,7 +15,7 @@ from analysis.inference import Estimate, Pair, compare_all, estimate, holm
 from analysis.points import uneven
 from analysis.reporting.page import Cell, Picture, Section, Table
 from analysis.reporting.sections.common import (
-    Context,
+    ReportContext,
     ReportPart,
     count,
     interval,
@@ -42,7 +42,7 @@ class Contender:
     chance: dict[str, Chance]
 
     @classmethod
-    def of(cls, context: Context, choice: Selection) -> Contender:
+    def of(cls, context: ReportContext, choice: Selection) -> Contender:
         """Estimates of all benchmarks, on the held-out items and on all."""
         scores = context.scores_of(choice)
         names = benchmarks_of(scores[0]) if scores else ()
@@ -66,7 +66,7 @@ class Contender:
         return -macro, self.choice.mean("bits_per_byte")
 
 
-def architectures(context: Context) -> ReportPart:
+def architectures(context: ReportContext) -> ReportPart:
     """The leaderboard, all pairs of architectures, and what that comes to."""
     found = [Contender.of(context, choice) for choice in context.choices.values()]
     contenders = sorted(found, key=lambda contender: contender.order)
@@ -112,7 +112,7 @@ def _pairs(contenders: list[Contender]) -> list[Pair]:
     return sorted(pairs, key=lambda pair: -abs(pair.difference.mean))
 
 
-def _answer(context: Context, contenders: list[Contender], pairs: list[Pair]) -> str:
+def _answer(context: ReportContext, contenders: list[Contender], pairs: list[Pair]) -> str:
     first = contenders[0]
     name = first.choice.arch
     if len(contenders) == 1:
@@ -139,7 +139,7 @@ def _answer(context: Context, contenders: list[Contender], pairs: list[Pair]) ->
     return f"{lead}; {verdict}{limit}. {loss}"
 
 
-def _by_loss(context: Context) -> str:
+def _by_loss(context: ReportContext) -> str:
     """Which architecture has the least validation loss, at the rate and epoch where it has it."""
     choices = choose(context.sweep, context.study.epochs, "val_loss").values()
     best = min(choices, key=lambda choice: choice.mean("bits_per_byte"))
@@ -162,7 +162,7 @@ def _is_shown(pair: Pair) -> bool:
     return pair.adjusted_p < 0.05
 
 
-def _how(context: Context, contenders: list[Contender]) -> str:
+def _how(context: ReportContext, contenders: list[Contender]) -> str:
     rules = {
         "val_loss": "Learning rate and epoch were chosen by validation loss",
         "selection-split": (
@@ -184,7 +184,7 @@ def _how(context: Context, contenders: list[Contender]) -> str:
     )
 
 
-def _leaderboard(context: Context, contenders: list[Contender]) -> Table:
+def _leaderboard(context: ReportContext, contenders: list[Contender]) -> Table:
     has_macro = any("macro" in contender.held_out for contender in contenders)
     columns = ["architecture", "learning rate", "epoch", "seeds", "bits/byte"]
     columns += ["macro", "macro, 95 % interval", "macro, all items"] if has_macro else []
@@ -206,7 +206,7 @@ def _leaderboard(context: Context, contenders: list[Contender]) -> Table:
     return Table("leaderboard", caption, tuple(columns), tuple(rows), note)
 
 
-def _benchmarks(context: Context, contenders: list[Contender]) -> Table:
+def _benchmarks(context: ReportContext, contenders: list[Contender]) -> Table:
     """Every benchmark by itself; those within chance are marked."""
     names = list(dict.fromkeys(name for c in contenders for name in c.held_out))
     rows = []
@@ -327,7 +327,7 @@ def _loss_pairs(contenders: list[Contender]) -> Table | None:
     return Table("loss_pairs", caption, columns, rows)
 
 
-def _by_seed(context: Context, contenders: list[Contender]) -> Table:
+def _by_seed(context: ReportContext, contenders: list[Contender]) -> Table:
     names = [*dict.fromkeys(name for c in contenders for name in c.held_out)]
     rows = []
     for contender in contenders:
@@ -346,7 +346,7 @@ def _by_seed(context: Context, contenders: list[Contender]) -> Table:
     return Table("seeds", "Each seed by itself, on held-out items", columns, tuple(rows))
 
 
-def _pictures(context: Context, contenders: list[Contender]) -> list[Picture]:
+def _pictures(context: ReportContext, contenders: list[Contender]) -> list[Picture]:
     rows = [
         {
             "arch": c.choice.arch,
@@ -379,7 +379,7 @@ def _pictures(context: Context, contenders: list[Contender]) -> list[Picture]:
     ]
 
 
-def _warnings(context: Context, contenders: list[Contender]) -> list[str]:
+def _warnings(context: ReportContext, contenders: list[Contender]) -> list[str]:
     warnings = []
     single = [c.choice.arch for c in contenders if len(c.choice.trials) == 1]
     if single:

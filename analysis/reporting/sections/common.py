@@ -17,7 +17,7 @@ from analysis.reporting.page import Cell, Picture, Section
 from analysis.samples import Scores
 from analysis.schema.axes import Axis, short
 from analysis.selection import Selection, SelectionRule, choose
-from analysis.study import OldScores, Study, compared
+from analysis.study import OldScoresError, Study, compared
 
 rate = short
 """A learning rate as people write it, as in the pictures."""
@@ -33,7 +33,7 @@ class ReportPart:
 
 
 @dataclass(frozen=True)
-class Context:
+class ReportContext:
     """What a report is made from.
 
     Attributes:
@@ -75,7 +75,7 @@ class Context:
         if key not in self._scores:
             try:
                 self._scores[key] = self.study.scores(*key)
-            except OldScores:
+            except OldScoresError:
                 self._scores[key] = None
             if self._scores[key] is None and self._was_scored(run_id):
                 self._unreadable[run_id] = None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from analysis.reporting.page import Cell, Section, Table
-from analysis.reporting.sections.common import Context, ReportPart, count, number, records
+from analysis.reporting.sections.common import ReportContext, ReportPart, count, number, records
 from analysis.study import final_scores
 
 
-def finals(context: Context) -> ReportPart | None:
+def finals(context: ReportContext) -> ReportPart | None:
     """A row for each model that was scored once more; None without any."""
     trials = context.study.trials
     chosen = trials[trials["has_final"]].sort_values("bits_per_byte")
