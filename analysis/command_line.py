@@ -47,7 +47,7 @@ class _WrongValue(Exception):
 def parse(
     kind: type[Flags], argv: Sequence[str] | None, doc: str | None, prog: str | None = None
 ) -> Flags:
-    """What the words of a command line say; ends the process after help and wrong words.
+    """Parse the words of a command line; ends the process after help and wrong words.
 
     Args:
         kind: the dataclass of the flags.
@@ -201,7 +201,7 @@ def _panel(kind: type, name: str) -> Any:
 
 
 def _default_hint(each: Any) -> str | None:
-    """What help says of a field's default; None for the value itself."""
+    """Words of help for a field's default; None for the value itself."""
     if isinstance(each.default, bool):
         return f"(default: {'on' if each.default else 'off'})"
     return "" if each.default in (None, ()) else None
@@ -236,13 +236,13 @@ def _declaring(kind: type, name: str) -> list[Any]:
 
 
 def help_of(kind: type, name: str) -> str | None:
-    """What help says of a flag: the text below its field where it is declared last, as one line."""
+    """Help for a flag: the text below its field where it is declared last, as one line."""
     return _texts(_declaring(kind, name)[0]).get(name)
 
 
 @functools.cache
 def _texts(owner: type) -> dict[str, str]:
-    """By field that a class declares, the text below it; none of a class made at run time."""
+    """The text below each field that a class declares; none for a class made at run time."""
     try:
         source = textwrap.dedent(inspect.getsource(owner))
     except OSError:

@@ -80,7 +80,7 @@ def save_config(folder: Path, args: Any) -> Path:
 
 
 def command_name(kind: type) -> str:
-    """What the command of a dataclass of flags is called: lr-sweep, of LrSweepArgs."""
+    """Name of the command of a dataclass of flags: lr-sweep, of LrSweepArgs."""
     return re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__.removesuffix("Args")).lower()
 
 
@@ -103,7 +103,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
-    """Its counterpart, which quotes the texts that it would read as numbers."""
+    """Writes YAML for `_Loader`, and quotes the texts that it would read as numbers."""
 
 
 _RESOLVERS = {

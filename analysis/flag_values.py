@@ -25,13 +25,13 @@ def place(*names: str, **options: Any) -> Any:
 
 
 def default_is(words: str) -> Any:
-    """What help says of a default that the field's value does not show."""
+    """Words of help for a default that the field's value does not show."""
     return tyro.conf.arg(help_behavior_hint=f"(default: {words})")
 
 
 @dataclass(frozen=True)
 class ValueFormat:
-    """How the values of a type are written.
+    """The written form of a type's values.
 
     Attributes:
         metavar: stands for a value in help.
@@ -64,7 +64,7 @@ class ValueFormat:
 
 
 def format_of(kind: Any) -> ValueFormat | None:
-    """How values of an annotated type are written; None for other types, of which
+    """The format of an annotated type's values; None for other types, of which
     flags have only what is true or false."""
     origin, inside = get_origin(kind), get_args(kind)
     if origin is Annotated:
@@ -145,7 +145,7 @@ def _choice(choices: Sequence[str]) -> Callable[[str], str]:
 
 
 def _parts(word: str) -> list[str]:
-    """What a word holds, split at commas, within brackets or not.
+    """Split a word at commas, within brackets or not.
 
     A number with separators of thousands (1,000) is left whole, and then refused.
     """

@@ -159,7 +159,7 @@ def open_edge(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> str:
 
 @dataclass(frozen=True)
 class Optimum:
-    """Where the parabola through the rates around the best one has its minimum.
+    """Minimum of the parabola through the rates around the best one.
 
     Attributes:
         arch: the architecture.
@@ -247,7 +247,7 @@ def optimum(trials: pd.DataFrame, arch: str) -> Optimum:
 
 @dataclass(frozen=True)
 class RateCost:
-    """What a learning rate away from the best one costs.
+    """Cost of a learning rate away from the best one.
 
     Attributes:
         lr: the rate looked at.
@@ -277,7 +277,7 @@ class RateCost:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What three times and a third of the best learning rate cost.
+    """Costs of three times and of a third of the best learning rate.
 
     Attributes:
         arch: the architecture.
@@ -294,7 +294,7 @@ class Sensitivity:
 
 
 def sensitivity(trials: pd.DataFrame, arch: str) -> Sensitivity:
-    """What is lost at 3 times and at 1/3 of the best tried learning rate.
+    """Estimate the loss at 3 times and at 1/3 of the best tried learning rate.
 
     From the tried rate nearest to it if that is within 26 % (a tenth of a decade), paired by seed;
     else from the parabola of `optimum`, if the rate lies within its rates. A rate with a diverged

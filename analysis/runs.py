@@ -70,7 +70,7 @@ def trials(store: MlflowClient | str, study: str) -> pd.DataFrame:
 
 
 def count_unrecorded(store: MlflowClient | str, study: str) -> int:
-    """How many trial runs of a study have not recorded what they are, and so are not in `trials`.
+    """Count a study's trial runs that have not recorded what they are, and so are not in `trials`.
 
     A kill between a run's creation and the record of its parameters leaves such a run, until the
     trial goes on. Arguments and errors as for `trials`.

@@ -23,7 +23,7 @@ Scores = dict[str, Any]
 
 @dataclass(frozen=True)
 class Chance:
-    """What models that guess score.
+    """Score of models that guess.
 
     Attributes:
         level: the figure expected of them, percent.
@@ -90,12 +90,12 @@ def sample(seeds: Sequence[Scores], benchmark: str, part: str = "held_out") -> S
 
 
 def chance(scores: Scores, benchmark: str, part: str = "held_out") -> Chance:
-    """What models that guess score on a benchmark, or on the macro; arguments as for `sample`."""
+    """Score of models that guess on a benchmark, or on the macro; arguments as for `sample`."""
     return layout_of(scores, benchmark, part).chance
 
 
 def layout_of(scores: Scores, benchmark: str, part: str) -> Layout:
-    """See `Layout`; errors as for `sample`."""
+    """The layout of a benchmark's items in a part; errors as for `sample`."""
     key = scores["suite_hash"], benchmark, part
     if key not in _layouts:
         _layouts[key] = _layout(scores, benchmark, part)

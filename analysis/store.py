@@ -176,7 +176,7 @@ def call_with_retries(call: Callable[[], T], told: Callable[[Exception], None] |
 
 
 def reason(error: Exception) -> str:
-    """Why a store did not do what was asked, in a line."""
+    """Reason why a store did not do what was asked, in a line."""
     status, text = _status(error), " ".join(without_secret(str(error)).split())
     if status in _REFUSED:
         return (
@@ -199,7 +199,7 @@ def reason(error: Exception) -> str:
 
 
 def _status(error: Exception) -> int:
-    """Of an answer in HTTP; 500 where there was none."""
+    """HTTP status of an answer; 500 where there was none."""
     if isinstance(error, MlflowException):
         return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
     response = getattr(error, "response", None)

@@ -91,7 +91,7 @@ class Study:
 
     @cached_property
     def client(self) -> MlflowClient:
-        """Of the store."""
+        """A client of the store."""
         return MlflowClient(self.uri)
 
     def link(self, run_id: str) -> str:
@@ -100,12 +100,12 @@ class Study:
         return f"{page}?workflowType=machine_learning"
 
     def scores(self, run_id: str, epoch: int) -> dict[str, Any] | None:
-        """See `scores_of_run`."""
+        """Scores of a run after an epoch, see `scores_of_run`."""
         return scores_of_run(self.client, run_id, epoch)
 
 
 def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> dict[str, Any] | None:
-    """What a trial scored after an epoch (`SuiteScores.to_dict()`); None without benchmarks.
+    """Scores of a trial after an epoch (`SuiteScores.to_dict()`); None without benchmarks.
 
     Raises:
         ValueError: the scores are damaged, or of a version that kept no items.
@@ -126,7 +126,7 @@ def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> dict[str, An
 
 
 def final_scores(client: MlflowClient, run_id: str) -> dict[str, Any]:
-    """What was scored once on a trial's best checkpoint: `zero_shot` (`SuiteScores.to_dict()`) and
+    """Scores taken once on a trial's best checkpoint: `zero_shot` (`SuiteScores.to_dict()`) and
     `glue` (by task, with `score` and the constant answer's `baseline`), as far as there is any."""
     during = _artifact(client, run_id, "final.json") or {}
     afterwards = _artifact(client, run_id, "eval/scores.json") or {}
@@ -156,7 +156,7 @@ def _artifact(client: MlflowClient, run_id: str, file: str) -> dict[str, Any] | 
 def setting(
     trials: pd.DataFrame, *, without: tuple[str, ...] = (), axes: Iterable[str] = AXES
 ) -> pd.Series:
-    """What trials that are compared have in common, as one text for each.
+    """Settings that compared trials have in common, as one text for each trial.
 
     That is the whole spec but for the architecture, the seed, the axes along which trials are
     compared, and the parameters in `without`.

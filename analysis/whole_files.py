@@ -36,5 +36,5 @@ def write_text(path: Path, text: str) -> None:
 
 
 def temporary_path(path: Path) -> Path:
-    """Where to write what shall be `path`: nobody else does, on whatever machine."""
+    """A path at which to write what shall be `path`: nobody else does, on whatever machine."""
     return path.with_name(f"{PARTIAL}{path.name}-{uuid.uuid4().hex[:12]}")

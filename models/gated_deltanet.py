@@ -218,7 +218,7 @@ class MLP(nn.Module):
 
 
 class Block(GradientCheckpointingLayer):
-    """Both layers behind a norm, on the residual stream; a layer as `RecurrentModel` wants it."""
+    """Both layers behind a norm each, on the residual stream; a layer for `RecurrentModel`."""
 
     def __init__(self, config: GatedDeltaNetConfig) -> None:
         super().__init__()
@@ -347,9 +347,9 @@ def num_params(config: GatedDeltaNetConfig) -> ParamCount:
 
 
 def flops_per_token(config: GatedDeltaNetConfig, context: int) -> int:
-    """Per number of state: decay (1), readout under the key (2), update (2), readout (2). Per
-    number of a value: difference and strength (2). Per number of a key: the scale of the query.
-    Per head: the exponential of the gate."""
+    """FLOPs by number of state: decay (1), readout under the key (2), update (2), readout (2). By
+    number of a value: difference and strength (2). By number of a key: the scale of the query (1).
+    By head: the exponential of the gate (1)."""
     heads, values = config.value_heads, config.value_width
     recurrence = 7 * config.head_dim * values + 2 * values + heads * (config.head_dim + 1)
     convolutions = 2 * config.conv_size * _conv_channels(config)

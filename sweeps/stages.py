@@ -71,7 +71,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """When a stage was finished, and the hash of its inputs then."""
+    """The time at which a stage was finished, and the hash of its inputs then."""
 
     inputs: str
     finished: str
@@ -210,7 +210,7 @@ class StageArguments:
     def of(
         cls, args: PaperArgs, setup: TrainingSetup, folder: Path, teacher: str
     ) -> StageArguments:
-        """Those of a study."""
+        """Make the arguments for a study."""
         common = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainingArgs)}
         common |= {"study": folder.name, "storage": setup.storage, "final_tasks": ()}
         # The student is trained like its teacher.
@@ -319,7 +319,7 @@ def _dry_run(args: PaperArgs, setup: TrainingSetup, console: Console) -> int:
 
 
 def _version(teacher: str, uri: str) -> list[str | None] | None:
-    """What the alias points to, None as long as it points to nothing."""
+    """The version that the alias points to, None as long as it points to nothing."""
     try:
         version = find_version(teacher, uri)
     except ValueError:

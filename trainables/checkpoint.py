@@ -146,7 +146,7 @@ class TrialFolder:
 
     @property
     def outcome(self) -> TrialOutcome | None:
-        """How the trial ended, or None while it has not.
+        """The trial's end, or None while it has not ended.
 
         A damaged outcome.json is rebuilt from the last checkpoint of a trial that was trained to
         its end; else it is set aside, and the trial goes on from where it was.
@@ -337,7 +337,7 @@ class TrialFolder:
             file.write(f"{sentence}\n")
 
     def _fault(self, path: Path) -> str:
-        """Why nothing can go on from a checkpoint as it is, or "" if it can."""
+        """Reason why nothing can go on from a checkpoint as it is, or "" if it can."""
         if problem := checkpoint_damage(path):
             return f"is damaged ({problem})"
         best = read_json(path / _TRAINER, TrialProgress).best

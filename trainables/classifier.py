@@ -100,7 +100,7 @@ class EncodedExamples:
         return len(self.ids)
 
     def part(self, which: np.ndarray) -> EncodedExamples:
-        """Some of the examples."""
+        """The examples at these indices."""
         return EncodedExamples(tuple(self.ids[index] for index in which), self.labels[which])
 
     def batch(self, which: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -80,7 +80,7 @@ def _is_marked(file: Path) -> bool:
 
 
 def _check_header(file: Path) -> None:
-    """Raises SafetensorError if the file has none, or is shorter than it says."""
+    """Raise SafetensorError if the file has no header, or is shorter than its header says."""
     with reading(file):
         file.open("rb").close()  # safetensors calls any file missing that it cannot open
         with safe_open(file, "pt"):

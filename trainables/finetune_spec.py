@@ -143,7 +143,7 @@ def model_hash(folder: Path) -> str:
 
 
 def read_outcome(storage: Path, spec: FinetuneSpec) -> FinetuneOutcome | None:
-    """How the fine-tuning of this spec ended, or None if it has not."""
+    """The end of the fine-tuning of this spec, or None while it has not ended."""
     return read_or_set_aside(
         storage / spec.hash / "outcome.json",
         FinetuneOutcome,

@@ -213,7 +213,7 @@ def _clean_up(pool: Any) -> None:
 
 
 def why_no_graph(device: torch.device, workers: int) -> str:
-    """Why a step is not to be captured; empty if it is.
+    """Reason why a step is not to be captured; empty if it is.
 
     Raises:
         ValueError: `BABYSWEEP_CUDA_GRAPH` is neither 0 nor 1.

@@ -94,7 +94,7 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def sum(self, *values: float) -> list[float]:
-        """Each value summed over the workers."""
+        """Sum each value over the workers."""
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=self.device)

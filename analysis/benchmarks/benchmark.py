@@ -47,7 +47,7 @@ class Benchmark:
         return Benchmark(self.name, tuple(self.items[index] for index in indices))
 
     def content(self) -> list[list[Any]]:
-        """All that determines a score, as JSON, for the suite's hash."""
+        """The inputs that determine a score, as JSON, for the suite's hash."""
         return [[i.task, i.context, i.options, i.right, i.groups, i.human] for i in self.items]
 
     def spans(self, encoder: Encoder) -> list[Span]:

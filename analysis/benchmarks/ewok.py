@@ -110,7 +110,7 @@ def _question(values: dict[str, Any], source: str) -> Item:
 
 
 def _pair(values: dict[str, Any]) -> str:
-    """The same for an item and the one with both pairs swapped. A hash: a text could be printed."""
+    """Hash that an item shares with the one with both pairs swapped: a text could be printed."""
     sides = [f"{values.get(f'Context{n}')} {values.get(f'Target{n}')}" for n in (1, 2)]
     return hashlib.sha256("\0".join(sorted(sides)).encode()).hexdigest()[:16]
 

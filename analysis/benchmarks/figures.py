@@ -38,7 +38,7 @@ def by_task(items: Sequence[Item], values: Sequence[float]) -> dict[str, list[fl
 
 
 def percent(values: Sequence[float]) -> float:
-    """Their mean in percent."""
+    """Mean of values in percent."""
     return 100.0 * fmean(values)
 
 

@@ -78,7 +78,7 @@ def check_filled(path: Path, entries: Sequence[FolderEntry]) -> None:
 
 
 def why_nothing(path: Path) -> str:
-    """Why a folder has no benchmark to score, and which folder to give instead."""
+    """Reason why a folder has no benchmark to score, and which folder to give instead."""
     if advice := hint(path):
         return f"no benchmark in {path} itself: {advice}"
     kind = kind_of_folder(path.absolute().name)
@@ -157,7 +157,7 @@ def _holds_none(folder: Path, kind: BenchmarkKind) -> str:
 
 
 def _beside_its_folder(entry: FolderEntry, entries: Sequence[FolderEntry]) -> FolderEntry:
-    """A zip file gives way to the folder that it was unpacked to."""
+    """Drop a zip file in favour of the folder that it was unpacked to."""
     folders = {each.name for each in entries if each.place and each.name == each.dataset}
     if entry.place is None or entry.name == entry.dataset or entry.dataset not in folders:
         return entry
@@ -165,7 +165,7 @@ def _beside_its_folder(entry: FolderEntry, entries: Sequence[FolderEntry]) -> Fo
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Some of the names, and how many more there are."""
+    """List some of the names, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
 

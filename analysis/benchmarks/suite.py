@@ -25,7 +25,7 @@ from analysis.benchmarks.scoring import Progress, Span, token_log_probs
 
 @dataclass(frozen=True)
 class SuiteScores:
-    """What a model scored; holds figures and items' values, never a sentence.
+    """A model's scores; holds figures and items' values, never a sentence.
 
     `SuiteScores(**scores.to_dict())` gives the scores back, also after a trip through JSON.
 
@@ -105,7 +105,7 @@ class Suite:
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def spans(self, tokenizer: Any) -> list[Span]:
-        """Everything to score, benchmark after benchmark."""
+        """Spans of all items, benchmark after benchmark."""
         encoder = Encoder(tokenizer, self.protocol)
         return [span for benchmark in self.benchmarks for span in benchmark.spans(encoder)]
 

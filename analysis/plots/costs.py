@@ -103,7 +103,7 @@ def _scale(cost: str, greatest: float) -> tuple[str, float, Callable[[float], st
 
 
 def _count(number: float) -> str:
-    """2500000 -> 2.5M"""
+    """Shorten a number: 2500000 -> 2.5M."""
     for sign, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(number) >= size:
             return f"{number / size:g}{sign}"

@@ -132,7 +132,7 @@ def _wrapped(label: str) -> str:
 
 
 def _decimals(values: pd.Series) -> int:
-    """How many show three digits of the greatest value."""
+    """Number of decimals that show three digits of the greatest value."""
     greatest = values.abs().max()
     return max(0, 2 - math.floor(math.log10(greatest))) if greatest > 0 else 0
 

@@ -142,7 +142,7 @@ def only_study(uri: str) -> str:
 
 
 def ui_of(uri: str) -> str:
-    """Where MLflow's web pages of a store are."""
+    """Address of MLflow's web pages of a store."""
     return without_secret(uri) if uri.startswith(("http://", "https://")) else LOCAL_UI
 
 

@@ -191,7 +191,7 @@ class _ChunkSolution(NamedTuple):
 
 
 def _solve(c: _Chunks, state: Tensor) -> _ChunkSolution:
-    """All updates and states from the initial one (X, K, V)."""
+    """Solve for all updates and states, from the initial state (X, K, V)."""
     overlaps = c.keys @ c.keys.mT
     lower = (overlaps * c.decay).mul_(c.beta)
     one = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)

@@ -40,7 +40,7 @@ def mamba_layer(
     a: Tensor,
     skip: Tensor,
 ) -> Tensor:
-    """From the scan's input and its gate side by side to what the projection down reads.
+    """Map the scan's input and its gate, side by side, to what the projection down reads.
 
     Args:
         up: (B, T, 2 D), which `takes` takes.
@@ -98,7 +98,7 @@ class _MambaLayer(torch.autograd.Function):
 def _scan_inputs(
     u: Tensor, delta: Tensor, gate: Tensor, small: Tensor, a: Tensor, skip: Tensor, bias: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Those of the scan's kernels in their order; there is no initial state."""
+    """Inputs of the scan's kernels in their order; there is no initial state."""
     b, c = small[..., -2 * a.shape[1] :].chunk(2, -1)
     return u, delta, gate, a, b, c, skip.contiguous(), bias.contiguous(), None
 

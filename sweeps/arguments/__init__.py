@@ -83,7 +83,7 @@ class EpochStudyArgs(PlateauArgs, TrainingArgs):
 
 @dataclass(frozen=True, kw_only=True)
 class StudentArgs:
-    """Who learns from whom."""
+    """The teachers of a distillation, and how its students begin."""
 
     PANEL = "main"
 
@@ -118,7 +118,7 @@ class DistillArgs(StudentArgs, AxesArgs, TrainingArgs):  # type: ignore[misc]
 
 @dataclass(frozen=True, kw_only=True)
 class RegistryArgs:
-    """What a promoted model is called."""
+    """The name of a promoted model, and where it is kept."""
 
     PANEL = "output"
 
@@ -148,7 +148,7 @@ class PromoteArgs(RegistryArgs):
 
 @dataclass(frozen=True, kw_only=True)
 class WholeStudyArgs:
-    """What a whole study is of."""
+    """The subject of a whole study, and its state."""
 
     PANEL = "main"
 

@@ -82,6 +82,6 @@ def set_single(args: Args) -> Args:
 
 
 def values_of(args: Any) -> dict[str, tuple[Any, ...]]:
-    """By axis that is varied, the values to try, each once; the learning rate always."""
+    """The values to try, each once, by axis that is varied; the learning rate always."""
     values = {name: tuple(dict.fromkeys(getattr(args, a.plural))) for name, a in AXES.items()}
     return {name: given for name, given in values.items() if given or name == "lr"}

@@ -67,7 +67,7 @@ def choose(name: str, gpus: float) -> Preset:
 
 
 def preset_default(name: str) -> Any:
-    """What help says of a flag whose default is the preset's field of this name."""
+    """Words of help for a flag whose default is the preset's field of this name."""
     names: dict[str, list[str]] = {}
     for preset, values in PRESETS.items():
         value = getattr(values, name)

@@ -13,7 +13,7 @@ from analysis.schema.ranges import MOST, SMALLEST_SHARE, within
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkArgs:
-    """What is scored on what."""
+    """Benchmarks of an evaluation, and how they are asked."""
 
     PANEL = "data"
 
@@ -42,7 +42,7 @@ class BenchmarkArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuningArgs:
-    """How GLUE is fine-tuned."""
+    """Settings of GLUE's fine-tuning."""
 
     PANEL = "training"
 
@@ -59,7 +59,7 @@ class FinetuningArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringMachineArgs:
-    """Where it is scored."""
+    """Hardware of an evaluation."""
 
     PANEL = "machine"
 
@@ -85,7 +85,7 @@ class ScoringMachineArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoresOutputArgs:
-    """What is kept of the scores."""
+    """Places that an evaluation writes to."""
 
     PANEL = "output"
 

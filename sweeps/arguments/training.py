@@ -20,7 +20,7 @@ ArchitectureOrGroup: TypeAlias = Literal[Architecture, "study", "all"]
 
 @dataclass(frozen=True, kw_only=True)
 class MainArgs:
-    """What is trained."""
+    """Models of a study: architectures, size, seeds."""
 
     PANEL = "main"
 
@@ -39,7 +39,7 @@ class MainArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class DataArgs:
-    """What is read, and what is scored."""
+    """Corpus and benchmarks of a study."""
 
     PANEL = "data"
 
@@ -71,7 +71,7 @@ class DataArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class HyperparameterArgs:
-    """How a trial is trained."""
+    """Hyperparameters that every trial has in common."""
 
     PANEL = "training"
 
@@ -103,7 +103,7 @@ class HyperparameterArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineArgs:
-    """Where trials run."""
+    """Hardware of the trials."""
 
     PANEL = "machine"
 
@@ -134,7 +134,7 @@ class MachineArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputArgs:
-    """What is kept, and where."""
+    """Name and storage of a study."""
 
     PANEL = "output"
 

@@ -311,7 +311,7 @@ class _Stopped(Exception):
 
 
 def _failure(error: BaseException | None) -> TrialFailure:
-    """Of the workers' errors the one that says most: the others failed because one did."""
+    """The one of the workers' errors that says most: the others failed because one did."""
     failures = getattr(error, "worker_failures", {})
     causes = [getattr(each, "_base_exc", each) for _, each in sorted(failures.items())] or [error]
     told = [cause for cause in causes if isinstance(cause, TrialFailure)]

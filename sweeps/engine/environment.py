@@ -37,7 +37,7 @@ WORKER_ENVIRONMENT = {
 
 
 def cluster_address(address: str | None) -> str:
-    """Where the cluster is: of "auto" the environment may say it; an empty address is none."""
+    """Address of the cluster: for "auto" the environment may have it; an empty address is none."""
     return (address != "auto" and address) or os.environ.get("RAY_ADDRESS") or address or "local"
 
 
@@ -67,7 +67,7 @@ def check_address(address: str | None) -> None:
 
 
 def _problem(place: str) -> str:
-    """Why a cluster cannot be used, "" if it can."""
+    """Reason why a cluster cannot be used, "" if it can."""
     try:
         if place != "auto":
             host, _, port = place.removeprefix(CLIENT).rpartition(":")
@@ -103,7 +103,7 @@ def secure_local_cluster(address: str | None) -> None:
 
 
 def _read_environment_again() -> None:
-    """What Ray reads while it is imported: in a notebook it may have been before us.
+    """Read again what Ray reads while it is imported: in a notebook it may have been before us.
 
     Ray has no public way to do this; without the token its own processes would be refused.
     """

@@ -63,7 +63,7 @@ class KernelBuild:
 
 
 class _RareLines:
-    """What is going on, where no status is shown: a line now and then, if there is something new.
+    """Prints progress where no status is shown: a line now and then, if there is something new.
 
     The first comes after a while: what was built before takes no time.
     """

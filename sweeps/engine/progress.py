@@ -123,7 +123,7 @@ class ProgressDisplay(DriverCallback):
             self._refresh()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial's process started, perhaps again."""
+        """Note that a trial's process started, perhaps again."""
         row = self._row(trial)
         row.state = "running"
         self._event(row, "started" if trial.num_failures == 0 else "started again")
@@ -131,7 +131,7 @@ class ProgressDisplay(DriverCallback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """An epoch ended, or the trial announces its failure."""
+        """Show an epoch's end, or the failure that a trial announces."""
         row = self._row(trial)
         if HOPELESS in result:
             return
@@ -146,7 +146,7 @@ class ProgressDisplay(DriverCallback):
             self._event(row, f"epoch {result['epoch']}/{row.spec.epochs}: {scores}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial ended, by itself or by the scheduler."""
+        """Show the end of a trial, by itself or by the scheduler."""
         row = self._row(trial)
         if row.state == "running":
             row.state = "stopped"
@@ -157,7 +157,7 @@ class ProgressDisplay(DriverCallback):
         )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial failed for good."""
+        """Show that a trial failed for good."""
         row = self._row(trial)
         row.state = "failed"
         self._event(row, "failed")

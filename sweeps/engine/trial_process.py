@@ -70,7 +70,7 @@ def failures_explained() -> Iterator[None]:
 
 
 def device_failure(error: Exception) -> TrialFailure | None:
-    """What an error says of the device; None if it is none of the device's.
+    """The failure of the device that an error reports; None if it reports none.
 
     A GPU's memory runs out again if the same trial is tried again; what else happens to a GPU (an
     uncorrectable memory error, a lost connection, another process's fault) may be over.

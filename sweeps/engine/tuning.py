@@ -135,7 +135,7 @@ class NoRetry(DriverCallback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A report, perhaps the last one."""
+        """Allow a trial that reports a hopeless failure no further failures."""
         if HOPELESS in result:
             trial.max_failures = 0
 
@@ -202,7 +202,7 @@ def run_tune(
 
 
 def _trainable(runtime: RuntimeConfig, resources: Resources, scratch: str) -> Any:
-    """What Tune runs, with what it needs: the trial itself, or what waits for its workers."""
+    """Tune's trainable, with its resources: the trial itself, or what waits for its workers."""
     if resources.runner == "inline":
         function = tune.with_parameters(inline_trial, runtime=runtime, gpus=resources.gpus)
         return tune.with_resources(function, {"cpu": resources.cpus, "gpu": resources.gpus})

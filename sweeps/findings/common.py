@@ -75,7 +75,7 @@ def of_setting(plan: SweepPlan, trials: pd.DataFrame, base: TrialSpec) -> pd.Dat
 
 
 def _specs_of_setting(plan: SweepPlan, base: TrialSpec) -> dict[str, TrialSpec]:
-    """By hash, the specs in the study's folder that differ from `base` in these only."""
+    """The specs in the study's folder that differ from `base` in these only, by hash."""
     specs = (trial.spec for trial in study_trials(plan.folder))
     return {spec.hash: spec for spec in specs if spec.without(plan.axes) == base.without(plan.axes)}
 
@@ -178,7 +178,7 @@ def with_spread(mean: float, deviation: float, digits: int) -> str:
 
 
 def _browse(plan: SweepPlan, tracker: Tracker) -> str:
-    """Where to look at the study's runs."""
+    """Tell where to look at the study's runs."""
     if plan.tracking_uri == f"sqlite:///{plan.storage / 'mlflow.db'}":
         storage = shlex.quote(str(plan.storage))
         return f"make ui STORAGE={storage}    then http://127.0.0.1:5000/{tracker.page}"

@@ -37,7 +37,7 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True)
 class FinalTasks:
-    """What is scored once, on the best checkpoint of each architecture.
+    """Tasks that are scored once, on the best checkpoint of each architecture.
 
     Attributes:
         zero_shot: benchmarks, or None.
@@ -86,7 +86,7 @@ class SweepPlan:
 
     @property
     def epochs(self) -> int:
-        """Most epochs of a trial."""
+        """Epochs of the longest trial."""
         return max(base.epochs for base in self.bases.values())
 
     @property
@@ -119,7 +119,7 @@ class SweepPlan:
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What the arguments of a training command come to, before it is known which trials.
+    """The inputs of a training command, checked and resolved, before its trials are known.
 
     Attributes:
         suite_hash: of the benchmarks scored every epoch, "" for none.
@@ -292,7 +292,7 @@ def chosen_archs(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _benchmarks(args: TrainingArgs, corpus: str, storage: Path) -> BenchmarkSource | None:
-    """What to score every epoch: by default the built-in suite for the built-in corpus."""
+    """Benchmarks to score every epoch: by default the built-in suite for the built-in corpus."""
     path = args.benchmarks
     if path is None:
         if corpus != "mini":
@@ -307,7 +307,7 @@ def _benchmarks(args: TrainingArgs, corpus: str, storage: Path) -> BenchmarkSour
 def final_tasks(
     args: TrainingArgs, source: BenchmarkSource | None
 ) -> tuple[FinalTasks, Suite | None]:
-    """What is scored once, and the zero-shot benchmarks among it.
+    """The tasks that are scored once, and the zero-shot benchmarks among them.
 
     Raises:
         ValueError: a task is not known, or its files are not there or damaged.

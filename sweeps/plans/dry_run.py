@@ -35,7 +35,7 @@ _COSTLY = ("batch_size", "optimizer")
 
 @dataclass(frozen=True)
 class Cost:
-    """What one part of a plan takes.
+    """Cost of one part of a plan: FLOPs, steps, time.
 
     Attributes:
         step_seconds: measured, of each kind of step; None where it could not be.
@@ -125,7 +125,7 @@ def _peak(plan: SweepPlan, spec: TrialSpec) -> float | None:
 
 
 def _head(plan: SweepPlan, at_once: int | None) -> list[str]:
-    """What is planned, line by line."""
+    """Lines that describe the plan."""
     resources, base = plan.resources, next(iter(plan.bases.values()))
     device = "CPU"
     if resources.gpus:

@@ -33,7 +33,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
 @dataclass(frozen=True)
 class Designs:
-    """What the designs of an epoch study train.
+    """The trials of an epoch study's designs.
 
     Attributes:
         base: the spec with the study's own schedule, whatever its epochs; its seed varies.
@@ -71,7 +71,7 @@ class Designs:
         return max(1, min(longest, self.horizons[0] * self.steps_per_epoch // 10))
 
     def trunk_step(self, horizon: int) -> int:
-        """Where a branch of so many epochs leaves the trunk; 0 if it shares nothing.
+        """Step at which a branch of so many epochs leaves the trunk; 0 if it shares nothing.
 
         The last step at its peak after which a trial may leave a checkpoint: one where it reads
         the loss, in the middle of an epoch.
@@ -85,7 +85,7 @@ class Designs:
 
 
 def plan_designs(args: EpochStudyArgs, status: Status) -> tuple[TrainingSetup, Designs]:
-    """What the arguments ask for, with the learning rate from the study.
+    """Resolve the arguments to a setup and designs, with the learning rate from the study.
 
     Raises:
         ValueError: something asked for cannot be; the message says what to do.

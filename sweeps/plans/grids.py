@@ -216,7 +216,7 @@ class CoordinatePlan:
         return self._grid.remaining() + later
 
     def _go_on(self) -> None:
-        """To the next axis, when the present one has all its results."""
+        """Turn to the next axis when the present one has all its results."""
         while self._grid.finished and (self._left or self._closing):
             if (best := self._grid.best) is None:  # nothing to go on from
                 self._left, self._closing = [], False

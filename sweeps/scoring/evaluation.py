@@ -295,7 +295,7 @@ def _check_run(uri: str, run_id: str) -> None:
 
 
 def _changes(args: EvaluateArgs) -> dict[str, Any]:
-    """What is asked for in place of the protocol's settings of GLUE."""
+    """Settings of GLUE that are given in place of the protocol's."""
     asked = {"lr": args.glue_lr, "epochs": args.glue_epochs}
     return {name: value for name, value in asked.items() if value is not None}
 

@@ -135,14 +135,14 @@ def _plan(
 
 
 def _result(spec: FinetuneSpec, storage: Path, errors: Mapping[str, str]) -> TaskResult:
-    """What became of a task; neither an outcome nor an error if it was stopped."""
+    """The result of a task, with neither an outcome nor an error if it was stopped."""
     outcome = read_outcome(storage, spec)
     return TaskResult(spec.task, outcome, error="" if outcome else errors.get(spec.task, ""))
 
 
 @dataclass(frozen=True)
 class FinetuningJob:
-    """Where the tasks of one call run and what they read."""
+    """Folders and resources of the tasks of one call."""
 
     model: Path
     folder: Path
@@ -152,7 +152,7 @@ class FinetuningJob:
 
 
 def task_trial(config: dict[str, Any], job: FinetuningJob) -> None:
-    """One task in a Tune function."""
+    """Fine-tune on one task, as a Tune function."""
     spec = FinetuneSpec.from_dict(config["spec"])
     try:
         data = glue.read_task(job.folder, spec.task)
@@ -245,7 +245,7 @@ class FinetuningDisplay(DriverCallback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """An epoch ended, those before a restart once more; or the task cannot be run."""
+        """Print an epoch's score, again after a restart; or that the task cannot be run."""
         spec = FinetuneSpec.from_dict(trial.config["spec"])
         if "refused" in result:
             self.errors[spec.task] = without_secret(result["refused"])
@@ -261,7 +261,7 @@ class FinetuningDisplay(DriverCallback):
         )
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A task ended, perhaps diverged."""
+        """Print that a task ended, perhaps diverged."""
         spec = FinetuneSpec.from_dict(trial.config["spec"])
         outcome = read_outcome(self._storage, spec)
         if outcome is not None:

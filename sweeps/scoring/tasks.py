@@ -16,7 +16,7 @@ from trainables.finetune_spec import FinetuneOutcome
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What became of a task: exactly one of the last three is set.
+    """The result of a task: exactly one of the last three is set.
 
     Attributes:
         task: its name.
@@ -70,7 +70,7 @@ def find_glue(path: str) -> Path:
 
 
 def glue_results(results: Sequence[TaskResult]) -> dict[str, Any]:
-    """What became of each GLUE task, JSON-ready."""
+    """The result of each GLUE task, JSON-ready."""
     return {
         result.task: asdict(result.outcome)
         if result.outcome

@@ -146,7 +146,7 @@ class _Worker:
         return self._scoring.load()
 
     def problem(self, spans: list[Span]) -> str:
-        """Why the model cannot score these spans, "" if it can.
+        """Reason why the model cannot score these spans, "" if it can.
 
         An error would reach the caller as Ray's, with the worker's traceback.
         """

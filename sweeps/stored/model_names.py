@@ -99,7 +99,7 @@ def copy_version(version: ModelVersion, uri: str, storage: Path) -> Path:
 
 
 def _problem(copy: Path) -> str:
-    """What is wrong with a copy of a version's files, or "" if nothing is."""
+    """Fault of a copy of a version's files, or "" if there is none."""
     configs = list(copy.rglob("config.json"))
     if len(configs) != 1:
         return f"it has {count(len(configs), 'file')} config.json"

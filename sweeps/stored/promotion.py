@@ -41,7 +41,7 @@ _NOT_LOGGED = "optimizer.safetensors"
 
 @dataclass(frozen=True)
 class Promotion:
-    """What an alias pointed to, and what it points to now.
+    """The version that an alias pointed to, and the one that it points to now.
 
     Attributes:
         before: None if the model had no such alias; `after` itself if nothing changed.
@@ -127,7 +127,7 @@ def check_files(choice: Candidate, client: MlflowClient) -> Path:
 
 
 def lineage(choice: Candidate, checkpoint: Path, client: MlflowClient) -> dict[str, str]:
-    """Where a checkpoint comes from and how good it is, as tags of its version without the prefix.
+    """Origin and quality of a checkpoint, as tags of its version without the prefix.
 
     `zero_shot/*` are of the chosen epoch and `final/*` of the end of the sweep, all in percent.
     """

@@ -171,7 +171,7 @@ def _not_opened(folder: Path) -> str:
 
 
 def _not_meant(file: Path, name: FileName) -> str:
-    """Why nobody would expect a file to be read, "" if one would."""
+    """Reason why nobody would expect a file to be read, "" if one would."""
     if file.is_dir():
         return _not_opened(file)
     if file.name.startswith("."):

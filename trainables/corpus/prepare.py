@@ -210,7 +210,7 @@ def corpus_hash(text_hash: str, vocab_size: int) -> str:
 
 @dataclass(frozen=True)
 class CorpusSummary:
-    """What one pass over a corpus's text found.
+    """Hash, size and table of a corpus's text, from one pass over it.
 
     Attributes:
         text_hash: SHA-256 of the documents; the same for a file, its copy, and a dataset of its

@@ -35,7 +35,7 @@ NO_TEXT = "no text in it"
 
 
 def problem(file: Path) -> str:
-    """Why a file is no text that is read here, in a few words; "" if it is one.
+    """Reason why a file is no text that is read here, in a few words; "" if it is one.
 
     Raises:
         ValueError: it is text, but damaged or not UTF-8.

@@ -43,7 +43,7 @@ class Contender:
 
     @classmethod
     def of(cls, context: ReportContext, choice: Selection) -> Contender:
-        """Estimates of all benchmarks, on the held-out items and on all."""
+        """Estimate all benchmarks, on the held-out items and on all."""
         scores = context.scores_of(choice)
         names = benchmarks_of(scores[0]) if scores else ()
         return cls(
@@ -56,12 +56,12 @@ class Contender:
 
     @property
     def run_ids(self) -> list[str]:
-        """Of its seeds."""
+        """MLflow runs of its seeds."""
         return list(self.choice.trials["run_id"])
 
     @property
     def order(self) -> tuple[float, float]:
-        """Sorts the best first: by macro on held-out items, then by loss."""
+        """Key that sorts the best first: by macro on held-out items, then by loss."""
         macro = self.held_out["macro"].mean if "macro" in self.held_out else -math.inf
         return -macro, self.choice.mean("bits_per_byte")
 

@@ -106,7 +106,7 @@ def _place(point: str, epoch: int) -> str:
 
 
 def _sizes(archs: Iterable[str]) -> str:
-    """How large the published models are."""
+    """Sizes of the published models."""
     sizes = [
         f"{arch} {literature.PARAMETERS[arch] / 1e6:.1f}M"
         for arch in literature.PARAMETERS
@@ -116,7 +116,7 @@ def _sizes(archs: Iterable[str]) -> str:
 
 
 def _macro_members(context: ReportContext) -> str:
-    """What the macro is the mean of, there and here."""
+    """Benchmarks that the macro averages, there and here."""
     epochs = context.study.epochs
     ours = [name for name in MACRO if name in epochs and epochs[name].notna().any()]
     if len(ours) == len(MACRO):

@@ -34,7 +34,7 @@ class ReportPart:
 
 @dataclass(frozen=True)
 class ReportContext:
-    """What a report is made from.
+    """Inputs of a report's parts.
 
     Attributes:
         study: what MLflow holds.
@@ -61,7 +61,7 @@ class ReportContext:
 
     @cached_property
     def choices(self) -> dict[str, Selection]:
-        """What was chosen for each architecture."""
+        """The choice for each architecture."""
         return choose(self.sweep, self.study.epochs, self.select)
 
     def scores_of(self, choice: Selection) -> list[Scores]:
@@ -70,7 +70,7 @@ class ReportContext:
         return [scores for scores in found if scores] if all(found) else []
 
     def scores(self, run_id: str, epoch: int) -> Scores | None:
-        """See `Study.scores`; read once."""
+        """Scores of a run after an epoch as in `Study.scores`; read once."""
         key = run_id, int(epoch)
         if key not in self._scores:
             try:
@@ -87,7 +87,7 @@ class ReportContext:
         return "macro" in mine and bool(mine["macro"].notna().any())
 
     def link(self, run_ids: Sequence[str]) -> str:
-        """Of a figure of several trials: their common parent's page; of one its own."""
+        """Address for a figure: of one trial its own page, of several their common parent's."""
         if len(run_ids) == 1:
             return self.study.link(run_ids[0])
         trials = self.study.trials
@@ -154,7 +154,7 @@ def count(value: float | None) -> Cell:
 
 
 def listed(words: Sequence[str]) -> str:
-    """a, b and c"""
+    """Join words: a, b and c."""
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"

@@ -52,7 +52,7 @@ class Student:
 
 
 def distillation(context: ReportContext) -> ReportPart | None:
-    """What teachers gained their students; None if none was distilled."""
+    """Gains of students from their teachers; None if none was distilled."""
     students = list(students_of(context))
     if not students:
         return None
@@ -87,7 +87,7 @@ def distillation(context: ReportContext) -> ReportPart | None:
 
 
 def students_of(context: ReportContext) -> Iterator[Student]:
-    """Each kind of student in the study, with its controls."""
+    """The kinds of student in the study, each with its controls."""
     trials = context.study.trials
     ended = trials[trials["outcome"].isin(["finished", "diverged"])]
     is_taught = ended["teacher"] != ""
@@ -114,7 +114,7 @@ def _eligible(students: Sequence[Student]) -> list[Student]:
 
 
 def _labels(groups: list[pd.DataFrame]) -> list[str]:
-    """What each group of trials is, with the parameters in which those of one name differ."""
+    """A name for each group of trials, with the parameters in which those of one name differ."""
     labels = [_label(group.iloc[0]) for group in groups]
     parameters = [json.loads(setting(group).iloc[0]) for group in groups]
     unique = []
@@ -244,7 +244,7 @@ def _table(context: ReportContext, students: list[Student]) -> Table:
 
 
 def _corrected(p_values: list[float]) -> list[float]:
-    """After Holm's correction over those that are known; NaN where there is none."""
+    """Apply Holm's correction to the known p-values; NaN where there is none."""
     adjusted = iter(holm([p_value for p_value in p_values if not math.isnan(p_value)]))
     return [p_value if math.isnan(p_value) else next(adjusted) for p_value in p_values]
 

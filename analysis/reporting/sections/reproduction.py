@@ -106,7 +106,7 @@ def _commands(context: ReportContext) -> list[str]:
 
 
 def _settings(sweep: pd.DataFrame) -> Table:
-    """What all compared trials share, and by architecture what they do not."""
+    """Settings that all compared trials share, and by architecture those that they do not."""
     rows = []
     for name in _FIXED:
         if name not in sweep:
