@@ -144,7 +144,7 @@ class Tracker:
         self.client.set_tag(run_id, _NOTE, with_text(note, topic, text))
 
     def describe_study(self, text: str) -> None:
-        """Put a Markdown text into the study's description, in place of the one put there before."""
+        """Put a Markdown text into the study's description, in place of an earlier one."""
         note = self.client.get_experiment(self.experiment_id).tags.get(_NOTE, "")
         self.client.set_experiment_tag(self.experiment_id, _NOTE, with_text(note, "study", text))
 
