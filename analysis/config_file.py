@@ -84,7 +84,7 @@ def command_name(kind: type) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__.removesuffix("Args")).lower()
 
 
-def _mapping(path: Path) -> dict[Any, Any]:
+def _mapping(path: Path) -> dict[object, object]:
     if not path.is_file():
         raise ValueError(f"--config: there is no file {path}")
     try:
@@ -135,7 +135,7 @@ def _value(kind: Any, value: Any) -> Any:
     return form.of_words([_text(form, each) for each in (value if form.several else [value])])
 
 
-def _text(form: ValueFormat, value: Any) -> str:
+def _text(form: ValueFormat, value: object) -> str:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(value, str) or (is_number and not form.is_text):
         return str(value)
@@ -143,11 +143,11 @@ def _text(form: ValueFormat, value: Any) -> str:
     raise ValueError(f"must be {form.metavar}, not {_shown(value)}{hint}")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return json.dumps(value, default=str, ensure_ascii=False)
 
 
-def _plain(value: Any, names: Sequence[str] | None) -> Any:
+def _plain(value: object, names: Sequence[str] | None) -> object:
     """A value as it is written: paths whole, since a file is used from anywhere.
 
     Args:

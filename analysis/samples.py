@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
 from analysis.benchmarks import MACRO, Benchmark, from_facts
 from analysis.benchmarks.figures import CORRELATION
 from analysis.benchmarks.kinds import kind_named
+from analysis.benchmarks.suite import Scores
 from analysis.variances import Sample
 
 PARTS = ("held_out", "selection", "all")
 """Items: those that no choice looks at, those that choices may look at, or both."""
-
-Scores = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ def _values(scores: Scores, name: str) -> list[float]:
     return [value for task in scores["items"][name] for value in scores["outcomes"][name][task]]
 
 
-def _numbers(names: Sequence[Any]) -> np.ndarray:
+def _numbers(names: Sequence[Hashable]) -> np.ndarray:
     """Consecutive numbers for equal names."""
-    known: dict[Any, int] = {}
+    known: dict[Hashable, int] = {}
     return np.array([known.setdefault(name, len(known)) for name in names])

@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from analysis import runs
 from analysis.benchmarks import SuiteScores
+from analysis.benchmarks.suite import Scores
 from analysis.errors import without_secret
 from analysis.points import point_keys
 from analysis.schema.axes import AXES
@@ -99,12 +100,12 @@ class Study:
         page = f"{self.ui}/#/experiments/{self.experiment_id}/runs/{run_id}"
         return f"{page}?workflowType=machine_learning"
 
-    def scores(self, run_id: str, epoch: int) -> dict[str, Any] | None:
+    def scores(self, run_id: str, epoch: int) -> Scores | None:
         """Scores of a run after an epoch, see `scores_of_run`."""
         return scores_of_run(self.client, run_id, epoch)
 
 
-def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> dict[str, Any] | None:
+def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> Scores | None:
     """Scores of a trial after an epoch (`SuiteScores.to_dict()`); None without benchmarks.
 
     Raises:

@@ -38,7 +38,7 @@ from models.registry import Architecture, ParamCount, TextShape, register, small
 LENGTH_EPS = 1e-6  # added by fla to the sum of squares of queries and keys
 
 # Fields of which only fla's default is computed here: other layers, and another loss.
-ONLY_DEFAULT: dict[str, Any] = {
+ONLY_DEFAULT: dict[str, object] = {
     "attn": None,
     "attnres_block_size": None,
     "hidden_act": "swish",

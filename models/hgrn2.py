@@ -36,7 +36,7 @@ from models.registry import Architecture, ParamCount, TextShape, register, small
 
 OUTPUT_NORM_EPS = 1e-5  # of the norm behind the recurrence, whatever the config's: fla's kernel's
 # Fields of which only fla's default is computed here.
-ONLY_DEFAULT: dict[str, Any] = {
+ONLY_DEFAULT: dict[str, object] = {
     "attn": None,  # layers of softmax attention among the others
     "attnres_block_size": None,
     "elementwise_affine": True,

@@ -145,7 +145,7 @@ class AnyDeviceDecoderLayer(library.LlamaDecoderLayer):
 
 
 def take_short_cuts(
-    body: library.LlamaModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+    body: library.LlamaModel, args: tuple[object, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Arguments for the library's body with which whole sequences take less time.
 
@@ -173,7 +173,7 @@ def take_short_cuts(
     return args, {**kwargs, "attention_mask": mask, "leaves_sum": leaves_sum}
 
 
-def _check_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _check_call(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]) -> None:
     """A forward pre-hook: refuses arguments that the library's model would leave out in silence.
 
     Raises:

@@ -8,10 +8,10 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 from rich.markup import escape
@@ -222,11 +222,13 @@ class Bookkeeper(DriverCallback):
         self._ended: list[TrialSpec] = []
         self._failed: list[tuple[TrialSpec, str]] = []
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
         """Remember the trial; its process may still be at work."""
         self._ended.append(TrialSpec.from_dict(trial.config["spec"]))
 
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Record the ends whose process is gone."""
         self.settle(patience=0, tell=self._contact.try_once)
 
@@ -265,17 +267,21 @@ class Bookkeeper(DriverCallback):
             run = self._tracker.trial(spec, {}, folder.path)
             finish_trial(folder, run, kind, history)
 
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_recover(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
         """Say why a trial is started again."""
         self._report_failure(trial, "will be started again")
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
         """Keep the error beside the trial, and mark its run as failed. It may be tried again."""
         error = self._report_failure(trial, "failed for good")
         spec = TrialSpec.from_dict(trial.config["spec"])
         self._failed.append((spec, error))
 
-    def _report_failure(self, trial: Any, what: str) -> str:
+    def _report_failure(self, trial: Trial, what: str) -> str:
         spec = TrialSpec.from_dict(trial.config["spec"])
         error = Path(trial.error_file).read_text() if trial.error_file else "no error was recorded"
         error = without_secret(error)

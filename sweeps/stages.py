@@ -66,7 +66,7 @@ class Stage:
 
     name: str
     run: Callable[[], int]
-    inputs: Callable[[], Any]
+    inputs: Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -170,17 +170,17 @@ def plan_stages(args: PaperArgs, setup: TrainingSetup, folder: Path) -> list[Sta
     commands = StageArguments.of(args, setup, folder, teacher)
     data = [setup.corpus.hash, setup.suite_hash]
 
-    def swept() -> Any:
+    def swept() -> object:
         return [data, _plain(commands.sweep)]
 
-    def studied() -> Any:
+    def studied() -> object:
         return [swept(), _plain(commands.epochs)]
 
-    def taught() -> Any:
+    def taught() -> object:
         version = _version(teacher, tracking_uri(setup.storage))
         return [studied(), version, _plain(commands.distill)]
 
-    def scored() -> Any:
+    def scored() -> object:
         return [taught(), args.final_tasks, args.protocol]
 
     return [
@@ -348,7 +348,7 @@ def _plain(args: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in _NO_INPUT}
 
 
-def _hash(inputs: Any) -> str:
+def _hash(inputs: object) -> str:
     canonical = json.dumps(inputs, sort_keys=True, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

@@ -31,6 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from analysis.benchmarks.suite import Scores
 from trainables.corpus.tokenizer import save_tokenizer
 from trainables.digests import damage, has_digests, write_digests
 from trainables.files import (
@@ -230,17 +231,17 @@ class TrialFolder:
             write_json(self.path / _BEGAN, {"step": step})
 
     @property
-    def milestones(self) -> dict[int, dict[str, Any]]:
+    def milestones(self) -> dict[int, Scores]:
         """Zero-shot scores (`SuiteScores.to_dict()`) by number of words seen, ascending."""
         kept = read_or_set_aside(
             self.path / _MILESTONES,
-            dict[int, dict[str, Any]],
+            dict[int, Scores],
             {},
             then="the scores in it are only in MLflow now",
         )
         return {words: kept[words] for words in sorted(kept)}
 
-    def keep_milestone(self, words: int, scores: dict[str, Any]) -> None:
+    def keep_milestone(self, words: int, scores: Scores) -> None:
         """Keep the scores after so many words beside the earlier ones."""
         write_json(self.path / _MILESTONES, {**self.milestones, words: scores})
 

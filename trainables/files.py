@@ -17,7 +17,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from analysis.schema.typed import parse_json, typed
 from analysis.whole_files import PARTIAL, temporary_path, write_text
@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 Content = TypeVar("Content")
 
 
-def write_json(path: Path, values: Any) -> None:
+def write_json(path: Path, values: object) -> None:
     """Write a JSON file, in place of one that is there."""
     write_text(path, json.dumps(values, indent=1, sort_keys=True) + "\n")
 
@@ -142,7 +142,7 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def write_json_again(path: Path, values: Any) -> None:
+def write_json_again(path: Path, values: object) -> None:
     """Write a damaged JSON file again and keep it beside its place, whose name is never absent."""
     if path.is_dir():
         set_aside(path)  # what a file cannot take the place of

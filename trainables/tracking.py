@@ -21,6 +21,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
 from analysis.benchmarks import macro_of
+from analysis.benchmarks.suite import Scores
 from analysis.store import call_with_retries
 from trainables.mlflow_pages import page, study_tags, trial_note, with_text
 from trainables.outbox import Message, Outbox
@@ -296,7 +297,7 @@ class TrialRun:
             name = f"scores/epoch-{report.epoch:03d}.json"
             self._outbox.post({"files": {name: report.scores}})
 
-    def log_milestone(self, words: int, scores: dict[str, Any]) -> None:
+    def log_milestone(self, words: int, scores: Scores) -> None:
         """Record zero-shot scores after so many words, once, in ascending order."""
         self._add("words", words, _with_macro("milestone", scores["benchmarks"]))
         self.flush()
@@ -373,7 +374,7 @@ def _with_macro(prefix: str, figures: dict[str, float]) -> dict[str, float]:
     return {f"{prefix}/{name}": value for name, value in named.items()}
 
 
-def _params(values: dict[str, Any]) -> list[Param]:
+def _params(values: dict[str, object]) -> list[Param]:
     return [Param(name, str(value)) for name, value in values.items()]
 
 

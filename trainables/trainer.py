@@ -6,7 +6,7 @@ import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import models
 from analysis.benchmarks import BenchmarkSource, Suite, load_suite
+from analysis.benchmarks.suite import Scores
 from trainables import memory as gpu_memory
 from trainables.batches import Batches, to_device
 from trainables.corpus import Blocks, Corpus
@@ -323,7 +324,7 @@ class Trainer:
         nats: torch.Tensor = NextTokenObjective(self.model)(inputs, targets)
         return nats
 
-    def score(self) -> dict[str, Any] | None:
+    def score(self) -> Scores | None:
         """Zero-shot scores in float32, on the first worker only."""
         if self.data.suite is None or self.world.rank != 0:
             return None

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -46,7 +45,7 @@ class Benchmark:
         """The benchmark of some of the items."""
         return Benchmark(self.name, tuple(self.items[index] for index in indices))
 
-    def content(self) -> list[list[Any]]:
+    def content(self) -> list[list[object]]:
         """The inputs that determine a score, as JSON, for the suite's hash."""
         return [[i.task, i.context, i.options, i.right, i.groups, i.human] for i in self.items]
 

@@ -18,7 +18,6 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from analysis.benchmarks.files import (
     UTF_8,
@@ -100,7 +99,7 @@ def _read_member(archive: zipfile.ZipFile, name: str, file: Path, password: str 
         raise ValueError(f"wrong password for {file}: it does not open {name}") from None
 
 
-def _question(values: dict[str, Any], source: str) -> Item:
+def _question(values: dict[str, object], source: str) -> Item:
     return Item(
         task=str(values.get("Domain") or source),
         options=(" " + text_field(values, "Target1"), " " + text_field(values, "Target2")),
@@ -109,7 +108,7 @@ def _question(values: dict[str, Any], source: str) -> Item:
     )
 
 
-def _pair(values: dict[str, Any]) -> str:
+def _pair(values: dict[str, object]) -> str:
     """Hash that an item shares with the one with both pairs swapped: a text could be printed."""
     sides = [f"{values.get(f'Context{n}')} {values.get(f'Target{n}')}" for n in (1, 2)]
     return hashlib.sha256("\0".join(sorted(sides)).encode()).hexdigest()[:16]

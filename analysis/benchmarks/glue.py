@@ -280,7 +280,7 @@ def read_task(folder: Path, name: str) -> TaskData | MissingFiles:
 
 
 def _read_examples(file: Path, task: GlueTask) -> tuple[Example, ...]:
-    def parse(values: dict[str, Any], source: str) -> Example:
+    def parse(values: dict[str, object], source: str) -> Example:
         label = values.get("label")
         if isinstance(label, bool) or not isinstance(label, int):
             raise ValueError(f"field 'label' is missing or not an integer: {label!r}")
@@ -294,12 +294,12 @@ def _read_examples(file: Path, task: GlueTask) -> tuple[Example, ...]:
     return tuple(row.parse(parse) for row in read_file(file))
 
 
-def _fill(template: str, values: dict[str, Any]) -> str:
+def _fill(template: str, values: dict[str, object]) -> str:
     fields = [name for _, name, _, _ in Formatter().parse(template) if name]
     return template.format(**{name: _text(values, name) for name in fields})
 
 
-def _text(values: Mapping[str, Any], name: str) -> str:
+def _text(values: Mapping[str, object], name: str) -> str:
     """A field that must be a text, perhaps an empty one: full QQP has such questions."""
     value = values.get(name)
     if not isinstance(value, str):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from analysis.benchmarks.figures import MEAN_OF_TASKS, Aggregation
 from analysis.benchmarks.files import find_json_lines, read_folder
@@ -36,7 +35,7 @@ class BenchmarkSource:
 Reader = Callable[[Path, BenchmarkSource], tuple[Item, ...]]
 
 
-def json_lines(parse: Callable[[dict[str, Any], str], Item]) -> Reader:
+def json_lines(parse: Callable[[dict[str, object], str], Item]) -> Reader:
     """A reader of all rows of a folder's `*.jsonl` files, in the order of the files' names.
 
     Args:

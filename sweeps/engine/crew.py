@@ -237,7 +237,7 @@ class KeyValueStore:
         host = ray.util.get_node_ip_address()
         return cls((host, 0, secrets.token_hex(16)), is_server=True)
 
-    def put(self, key: str, value: Any) -> None:
+    def put(self, key: str, value: object) -> None:
         """Set a value."""
         self._store.set(key, json.dumps(value))
 

@@ -21,6 +21,7 @@ from rich.markup import escape
 
 from sweeps.engine.progress import QUIET_SECONDS
 from trainables.spec import TrialSpec
+from trainables.trainer import MicroBatch
 
 _CPUS = 1
 """Reserved on a node: trials are not running yet, and may not fit beside all of its CPUs."""
@@ -85,7 +86,7 @@ class _RareLines:
 def start_building(
     specs: Sequence[TrialSpec],
     vocab_size: int,
-    micro_batch: Any,
+    micro_batch: MicroBatch,
     teachers: Sequence[Path],
     gpus: float,
 ) -> KernelBuild:
@@ -110,7 +111,7 @@ def start_building(
 
 @ray.remote(max_retries=0, max_calls=1)  # a process that stayed would keep memory of the GPU
 def _build(
-    specs: Sequence[TrialSpec], vocab_size: int, micro_batch: Any, teachers: Sequence[Path]
+    specs: Sequence[TrialSpec], vocab_size: int, micro_batch: MicroBatch, teachers: Sequence[Path]
 ) -> Iterator[str]:
     """Build kernels on this node; yields what is going on, and last what was done."""
     from trainables.kernel_cache import build_kernels

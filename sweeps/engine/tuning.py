@@ -21,6 +21,7 @@ import ray
 import torch
 from ray import tune
 from ray.exceptions import RayError
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -133,7 +134,12 @@ class NoRetry(DriverCallback):
     """Lets a trial fail for good that says it would only fail again."""
 
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        result: dict[str, Any],
+        **info: object,
     ) -> None:
         """Allow a trial that reports a hopeless failure no further failures."""
         if HOPELESS in result:
@@ -213,7 +219,7 @@ def _trainable(runtime: RuntimeConfig, resources: Resources, scratch: str) -> An
     return tune.with_resources(crew, {"cpu": 0, "node:__internal_head__": 0.001})
 
 
-def _trial_name(trial: Any) -> str:
+def _trial_name(trial: Trial) -> str:
     spec = TrialSpec.from_dict(trial.config["spec"])
     return f"{spec.arch}-{spec.hash}-{trial.trial_id}"
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import runs
+from analysis.benchmarks.suite import Scores
 from analysis.errors import without_secret
 from analysis.plots.style import write
 from analysis.points import at, point_table, varied
@@ -80,7 +81,7 @@ def _specs_of_setting(plan: SweepPlan, base: TrialSpec) -> dict[str, TrialSpec]:
     return {spec.hash: spec for spec in specs if spec.without(plan.axes) == base.without(plan.axes)}
 
 
-def zero_shot_line(scores: dict[str, Any]) -> str:
+def zero_shot_line(scores: Scores) -> str:
     """The figures of `SuiteScores.to_dict()` in one line."""
     figures = ", ".join(
         f"{name} {score:.1f} ± {scores['errors'][name]:.1f}"

@@ -21,6 +21,7 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 from rich.console import Console
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 import models
 from analysis.benchmarks import (
@@ -80,7 +81,7 @@ class EvaluationPlan:
     storage: Path
     output: Path
     model: str
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     suite: Suite | None
     spans: list[Span]
     truncated: int
@@ -255,7 +256,7 @@ def _glue(plan: EvaluationPlan, console: Console) -> list[TaskResult]:
         )
 
 
-def _open_model(model: str) -> tuple[Any, Any]:
+def _open_model(model: str) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """The model's config and its tokenizer."""
     try:
         return models.load_config(model), models.load_tokenizer(model)

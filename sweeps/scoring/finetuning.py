@@ -23,6 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from ray import tune
+from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -229,7 +230,7 @@ def _scratch(storage: Path, prefix: str) -> Iterator[str]:
         ) from None
 
 
-def _trial_name(trial: Any) -> str:
+def _trial_name(trial: Trial) -> str:
     spec = FinetuneSpec.from_dict(trial.config["spec"])
     return f"{spec.task}-{spec.hash}-{trial.trial_id}"
 
@@ -243,7 +244,12 @@ class FinetuningDisplay(DriverCallback):
         self.errors: dict[str, str] = {}
 
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        result: dict[str, Any],
+        **info: object,
     ) -> None:
         """Print an epoch's score, again after a restart; or that the task cannot be run."""
         spec = FinetuneSpec.from_dict(trial.config["spec"])
@@ -260,23 +266,29 @@ class FinetuningDisplay(DriverCallback):
             f"{_SELECTION[spec.selection]}"
         )
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
         """Print that a task ended, perhaps diverged."""
         spec = FinetuneSpec.from_dict(trial.config["spec"])
         outcome = read_outcome(self._storage, spec)
         if outcome is not None:
             self._say(f"{spec.task}: {outcome.kind}{outcome.reason and f' ({outcome.reason})'}")
 
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_recover(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
         """Say why a task is started again."""
         self._failed(trial, "will be started again")
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
         """Say why a task failed, and keep it for the results."""
         task, last = self._failed(trial, "failed for good")
         self.errors[task] = last
 
-    def _failed(self, trial: Any, what: str) -> tuple[str, str]:
+    def _failed(self, trial: Trial, what: str) -> tuple[str, str]:
         """Keep the whole error beside the task's epochs; returns the task and the last line."""
         spec = FinetuneSpec.from_dict(trial.config["spec"])
         text = Path(trial.error_file).read_text("utf-8", "replace") if trial.error_file else ""

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from analysis.benchmarks import MACRO
 from analysis.benchmarks.kinds import kind_named
+from analysis.benchmarks.suite import Scores
 from analysis.wording import count
 
 
@@ -61,7 +62,7 @@ def _show_scores(results: dict[str, Any], console: Console) -> None:
         )
 
 
-def _benchmarks(scores: dict[str, Any]) -> Table:
+def _benchmarks(scores: Scores) -> Table:
     table = Table(header_style="bold")
     columns = ("benchmark", "data set", "score", "± (items)", "chance", "items", "ties")
     for name in (*columns, "not finite"):

@@ -14,6 +14,7 @@ from ray.util import ActorPool
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from transformers import PreTrainedModel
 
 import models
 from analysis.benchmarks import Span, token_log_probs
@@ -43,7 +44,7 @@ class Scoring:
     precision: str = "fp32"
     token_budget: int | None = None
 
-    def load(self) -> Any:
+    def load(self) -> PreTrainedModel:
         """The model on its device, with this process set up for it.
 
         In float32 whatever the checkpoint's type, unless that is bf16's autocast: the scores are of
@@ -55,7 +56,7 @@ class Scoring:
         return model.float().to(device)
 
     def score(
-        self, model: Any, spans: Sequence[Span], progress: Progress | None = None
+        self, model: PreTrainedModel, spans: Sequence[Span], progress: Progress | None = None
     ) -> list[np.ndarray]:
         """Token log-probabilities (nats) of the spans."""
         return token_log_probs(
@@ -142,7 +143,7 @@ class _Worker:
         self._scoring = scoring
 
     @functools.cached_property
-    def _model(self) -> Any:
+    def _model(self) -> PreTrainedModel:
         return self._scoring.load()
 
     def problem(self, spans: list[Span]) -> str:

@@ -208,7 +208,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, str]]:
         raise ValueError(f"{file} is no Parquet, or damaged ({error}): get it again") from error
 
 
-def _no_field(what: str, row: Any) -> str:
+def _no_field(what: str, row: object) -> str:
     names = ", ".join(list(row)[:4]) if isinstance(row, dict) else ""
     return f"rows without a {what} text" + (f", only {names}" if names else "")
 

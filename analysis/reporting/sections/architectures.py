@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis import plots
+from analysis.benchmarks.suite import Scores
 from analysis.inference import Estimate, Pair, compare_all, estimate, holm
 from analysis.points import uneven
 from analysis.reporting.page import Cell, Picture, Section, Table
@@ -25,7 +26,7 @@ from analysis.reporting.sections.common import (
     records,
     with_spread,
 )
-from analysis.samples import Chance, Scores, benchmarks_of, chance, sample
+from analysis.samples import Chance, benchmarks_of, chance, sample
 from analysis.schema.axes import in_words
 from analysis.selection import Selection, choose
 from analysis.study import not_compared

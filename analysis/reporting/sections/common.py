@@ -13,8 +13,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import plots
+from analysis.benchmarks.suite import Scores
 from analysis.reporting.page import Cell, Picture, Section
-from analysis.samples import Scores
 from analysis.schema.axes import Axis, short
 from analysis.selection import Selection, SelectionRule, choose
 from analysis.study import OldScoresError, Study, compared

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import plots
+from analysis.benchmarks.suite import Scores
 from analysis.gains import at_best_point, why_no_gain
 from analysis.inference import LEVEL, Difference, Gain, difference, holm, paired_gain
 from analysis.reporting.page import Cell, Picture, Section, Table
@@ -23,7 +24,7 @@ from analysis.reporting.sections.common import (
     value_of,
     with_spread,
 )
-from analysis.samples import Scores, sample
+from analysis.samples import sample
 from analysis.schema.axes import AXES, LR, Axis
 from analysis.study import DISTILLATION, setting
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from analysis.benchmarks.suite import Scores
 from analysis.reporting.page import Cell, Section, Table
 from analysis.reporting.sections.common import ReportContext, ReportPart, count, number, records
 from analysis.study import final_scores
@@ -56,7 +57,7 @@ def _names(found: list[tuple[dict[str, Any], dict[str, Any]]], kind: str) -> lis
     return list(names)
 
 
-def _zero_shot(scores: dict[str, Any] | None, name: str, link: str) -> Cell:
+def _zero_shot(scores: Scores | None, name: str, link: str) -> Cell:
     if scores is None or name not in scores["benchmarks"]:
         return Cell("-")
     figure, error = scores["benchmarks"][name], scores["errors"][name]

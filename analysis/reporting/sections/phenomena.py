@@ -9,9 +9,9 @@ import pandas as pd
 
 from analysis import plots
 from analysis.benchmarks.kinds import kind_named
+from analysis.benchmarks.suite import Scores
 from analysis.reporting.page import Cell, Section, Table
 from analysis.reporting.sections.common import ReportContext, ReportPart, number
-from analysis.samples import Scores
 
 
 def phenomena(context: ReportContext) -> ReportPart | None:
