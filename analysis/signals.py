@@ -18,6 +18,7 @@ from typing import NoReturn
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_INTERRUPTED = 130
 _STOPPED = "\nStopped.\n"
+_STOPPING = "\nStopping; a second signal ends at once.\n"
 _received: list[int] = []
 
 
@@ -82,6 +83,7 @@ def _end(number: int, frame: FrameType | None) -> None:
     if len(_received) > 1:
         _kill_children()
         os._exit(EXIT_INTERRUPTED)
+    _say(_STOPPING)  # at once: what runs may need seconds to its end
     raise KeyboardInterrupt
 
 
@@ -98,5 +100,11 @@ def _kill_children() -> None:
 def _leave(number: int, frame: FrameType | None) -> None:
     with contextlib.suppress(Exception):  # where the signal came in the middle of another flush
         sys.stdout.flush()
-    os.write(sys.stderr.fileno(), _STOPPED.encode())
+    _say(_STOPPED)
     os._exit(EXIT_INTERRUPTED)
+
+
+def _say(text: str) -> None:
+    """Write in the middle of whatever goes on; a terminal that was closed takes no word."""
+    with contextlib.suppress(OSError):
+        os.write(sys.stderr.fileno(), text.encode())

@@ -158,7 +158,7 @@ def _train(
     console: Console,
 ) -> None:
     """Run the plan's trials to their ends, with progress and records."""
-    display = ProgressDisplay(tracker, contact, search, at_once, console)
+    display = ProgressDisplay(tracker, contact, plan.folder, search, at_once, console)
     bookkeeper = Bookkeeper(plan.folder, tracker, contact, console)
     try:
         runtime = plan.runtime_config(tracker)

@@ -82,8 +82,15 @@ class TrialSpec(TrialFields):
     @property
     def name(self) -> str:
         """A readable name, e.g. `hgrn2 lr=1e-3 seed=0`, with alpha and T if it is distilled."""
+        return self.name_among(())
+
+    def name_among(self, axes: Iterable[str]) -> str:
+        """The name among trials that differ on these axes: with these values, default or not."""
+        point = {**self.point, **{name: getattr(self, name) for name in axes}}
+        values = " ".join(
+            f"{name}={AXES[name].show(point[name])}" for name in AXES if name in point
+        )
         distilled = f" alpha={self.alpha:g} T={self.temperature:g}" if self.teacher else ""
-        values = " ".join(f"{name}={AXES[name].show(v)}" for name, v in self.point.items())
         return f"{self.arch} {values} seed={self.seed}{distilled}"
 
     @property

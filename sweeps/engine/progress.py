@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from mlflow.entities import Run
 from ray.tune.experiment import Trial
@@ -18,6 +20,8 @@ from analysis.wording import count
 from sweeps.engine.contact import MlflowContact
 from sweeps.engine.failures import HOPELESS
 from sweeps.engine.tuning import DriverCallback
+from trainables.checkpoint import TrialFolder
+from trainables.files import DamagedFileError
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 
@@ -25,6 +29,8 @@ REFRESH_SECONDS = 1.0
 QUIET_SECONDS = 10.0
 """Between two looks into MLflow where no table is shown: it may be away, which is said; and between
 two lines of what takes long."""
+LINE_SECONDS = 60.0
+"""Between two lines about a trial where no table is shown."""
 _STYLES = {"running": "bold", "finished": "green", "diverged": "yellow", "failed": "red"}
 
 
@@ -34,7 +40,8 @@ class TrialRow:
 
     spec: TrialSpec
     state: str = "waiting"
-    started: float = field(default_factory=time.monotonic)
+    was_over: bool = False
+    said: float = field(default_factory=time.monotonic)
     metrics: dict[str, float] = field(default_factory=dict)
     total_steps: int | None = None
 
@@ -56,6 +63,22 @@ class TrialRow:
             return None
         tokens = self.total_steps * self.spec.batch_size * self.spec.context
         return left / self.spec.epochs * tokens / speed
+
+    @property
+    def position(self) -> str:
+        """Where the trial is, how fast, how good, and how long it will take."""
+        if not self.epoch or self.total_steps is None:
+            return "no step is measured yet"
+        step = round(self.epoch / self.spec.epochs * self.total_steps)
+        parts = [
+            f"epoch {self.epoch:.1f}/{self.spec.epochs}",
+            f"step {step:,}/{self.total_steps:,}",
+        ]
+        if speed := self.metrics.get("train/tokens_per_second"):
+            parts.append(f"{speed:,.0f} tokens/s")
+        if (loss := self.metrics.get("train/loss")) is not None:
+            parts.append(f"loss {loss:.3f}")
+        return ", ".join([*parts, f"about {format_seconds(self.seconds_left)} left"])
 
     def update(self, run: Run) -> None:
         """Take over what the trial's MLflow run holds."""
@@ -80,20 +103,37 @@ class TrialRow:
         ]
 
 
+class Search(Protocol):
+    """What is asked of those who hand out the trials."""
+
+    def remaining(self) -> int:
+        """Trials known to be still to come, running ones included."""
+
+    def beyond(self, trial_id: str) -> list[str]:
+        """The axes on which a trial has a value that was added, beyond those asked for."""
+
+
 class ProgressDisplay(DriverCallback):
     """Follows a Tune run: a live table on a terminal, else one line an event.
 
     Args:
         tracker: the numbers come from its MLflow store, wherever the trials run.
         contact: with that store.
-        search: asked for the number of trials still to come.
+        study: the folder of its trials.
+        search: who hands out the trials.
         at_once: trials that run together, for the estimate of the time left.
     """
 
     def __init__(
-        self, tracker: Tracker, contact: MlflowContact, search: Any, at_once: int, console: Console
+        self,
+        tracker: Tracker,
+        contact: MlflowContact,
+        study: Path,
+        search: Search,
+        at_once: int,
+        console: Console,
     ) -> None:
-        self._tracker, self._contact = tracker, contact
+        self._tracker, self._contact, self._study = tracker, contact, study
         self._search, self._at_once = search, at_once
         self._console = console
         self._closed = False
@@ -122,6 +162,7 @@ class ProgressDisplay(DriverCallback):
             for trial in trials:
                 self._row(trial)
             self._refresh()
+            self._say_positions()
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: object
@@ -129,7 +170,21 @@ class ProgressDisplay(DriverCallback):
         """Note that a trial's process started, perhaps again."""
         row = self._row(trial)
         row.state = "running"
-        self._event(row, "started" if trial.num_failures == 0 else "started again")
+        folder = TrialFolder.of(self._study, row.spec)
+        row.was_over = folder.outcome is not None  # it ends at once, and is nothing new
+        if not row.was_over:
+            self._event(row, self._beginning(trial, folder))
+
+    def _beginning(self, trial: Trial, folder: TrialFolder) -> str:
+        text, reached = "started again" if trial.num_failures else "started", None
+        with contextlib.suppress(DamagedFileError):  # of which the trial itself will tell
+            reached = folder.newest()
+        if reached is not None:
+            _, progress = reached
+            text += f" from step {progress.step:,}"
+        if beyond := [AXES[name].label for name in self._search.beyond(trial.trial_id)]:
+            text += f"; another {' and '.join(beyond)}, since the best was at the edge"
+        return text
 
     def on_trial_result(
         self,
@@ -161,10 +216,10 @@ class ProgressDisplay(DriverCallback):
         if row.state == "running":
             row.state = "stopped"
         self._contact.try_once(self._pull)
-        left = format_seconds(self._seconds_left())
-        self._event(
-            row, f"{row.state}; {count(self._search.remaining(), 'trial')} left, about {left}"
-        )
+        if not row.was_over:
+            left = format_seconds(self._seconds_left())
+            trials_left = count(self._search.remaining(), "trial")
+            self._event(row, f"{row.state}; {trials_left} left, about {left}")
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: object
@@ -180,8 +235,15 @@ class ProgressDisplay(DriverCallback):
 
     def _event(self, row: TrialRow, text: str) -> None:
         if not self._live:
-            clock = time.strftime("%H:%M:%S")
-            self._console.print(f"{clock}  {row.spec.name}: {text}", highlight=False)
+            row.said = time.monotonic()
+            clock, name = time.strftime("%H:%M:%S"), row.spec.name_among(self._tracker.axes)
+            self._console.print(f"{clock}  {name}: {text}", highlight=False, soft_wrap=True)
+
+    def _say_positions(self) -> None:
+        """Let no running trial be silent for long."""
+        for row in self.rows.values():
+            if row.state == "running" and time.monotonic() - row.said > LINE_SECONDS:
+                self._event(row, row.position)
 
     def _refresh(self) -> None:
         self._refreshed = time.monotonic()

@@ -107,6 +107,7 @@ class GridPlan:
         self._scores[spec] = score
 
     def remaining(self) -> int:
+        self._grow()
         return sum(spec not in self._known for spec in [*self._queue, *self._open])
 
     @property

@@ -48,6 +48,7 @@ class SweepSearch(Searcher):
         self._plans = plans
         self.given: dict[str, TrialSpec] = {}
         self._owners: dict[str, Plan] = {}
+        self._asked_for = {name: {**plan.values} for name, plan in plans.items()}
 
     def suggest(self, trial_id: str) -> Any:
         """A config {"spec": fields}, None for "not now", or FINISHED."""
@@ -68,6 +69,12 @@ class SweepSearch(Searcher):
         lost = error or result is None or result.get("diverged", 1)
         score = math.inf if lost or result is None else float(result["best_bits_per_byte"])
         self._owners[trial_id].tell(self.given[trial_id], score)
+
+    def beyond(self, trial_id: str) -> list[str]:
+        """The axes on which a trial has a value that was added since, beyond those asked for."""
+        spec, owner = self.given[trial_id], self._owners[trial_id]
+        (asked_for,) = (self._asked_for[name] for name, p in self._plans.items() if p is owner)
+        return [name for name, values in asked_for.items() if getattr(spec, name) not in values]
 
     def remaining(self) -> int:
         """Trials known to be still to come, running ones included."""

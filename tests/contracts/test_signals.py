@@ -106,6 +106,7 @@ def test_a_second_signal_ends_at_once() -> None:
         [sys.executable, "-c", TWICE], cwd=ROOT, env=environment(), capture_output=True, text=True
     )
     assert done.returncode == EXIT_INTERRUPTED
+    assert done.stderr.strip() == "Stopping; a second signal ends at once."  # said by the first
     (child,) = map(int, done.stdout.split())
     with contextlib.suppress(psutil.NoSuchProcess):
         assert psutil.Process(child).status() == psutil.STATUS_ZOMBIE  # killed, and nobody asked

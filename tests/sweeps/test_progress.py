@@ -1,0 +1,158 @@
+"""The lines of a sweep where there is no terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sweeps.engine import progress
+from sweeps.engine.progress import ProgressDisplay
+from sweeps.plans.grids import GridPlan
+from sweeps.plans.spaces import SweepSearch
+from trainables.checkpoint import TrialFolder
+from trainables.spec import TrialSpec
+
+BASE = TrialSpec(
+    arch="lstm",
+    size="mini",
+    corpus="tiny",
+    corpus_hash="c",
+    benchmarks_hash="",
+    protocol="2025",
+    context=64,
+    batch_size=4,
+    lr=1.0,
+    epochs=4,
+    seed=0,
+)
+
+
+class Sweep:
+    """A display, a search that gives it trials, and what it has printed."""
+
+    def __init__(self, study: Path, **values: list[float]) -> None:
+        self.study, self.metrics = study, dict[str, float]()
+        axes = tuple(values)
+        self.search = SweepSearch({"lstm": GridPlan(BASE, values, [0])})
+        tracker: Any = SimpleNamespace(axes=axes, trial_runs=self._runs)
+        contact: Any = SimpleNamespace(try_once=lambda call: call() or True)
+        self._output = io.StringIO()
+        console = Console(file=self._output, width=200)
+        self.display = ProgressDisplay(tracker, contact, study, self.search, 1, console)
+        self._number = 0
+
+    def start(self, failures: int = 0) -> Any:
+        """Start the next trial."""
+        self._number += 1
+        name = str(self._number)
+        config = self.search.suggest(name)
+        trial = SimpleNamespace(trial_id=name, config=config, num_failures=failures)
+        self.display.on_trial_start(0, [trial], trial)
+        return trial
+
+    def end(self, trial: Any, bits_per_byte: float) -> None:
+        """Let a trial end."""
+        result = {"ended": True, "diverged": 0, "best_bits_per_byte": bits_per_byte}
+        self.display.on_trial_result(0, [trial], trial, result)
+        self.search.on_trial_complete(trial.trial_id, result)
+        self.display.on_trial_complete(0, [trial], trial)
+
+    def lines(self) -> list[str]:
+        """The lines since the last call, without the time of day."""
+        text = self._output.getvalue()
+        self._output.seek(0)
+        self._output.truncate()
+        return [line.split("  ", 1)[1] for line in text.splitlines()]
+
+    def _runs(self) -> list[Any]:
+        data = [
+            SimpleNamespace(
+                params={"total_steps": "200"},
+                metrics=self.metrics,
+                tags={"babysweep.spec_hash": row},
+            )
+            for row in self.display.rows
+        ]
+        return [SimpleNamespace(data=each) for each in data]
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Callable[..., Sweep]:
+    """Makes a sweep over these axes."""
+    return lambda **values: Sweep(tmp_path, **values)
+
+
+def test_a_trial_is_named_by_all_axes(begin: Callable[..., Sweep]) -> None:
+    """Also by a value that is the default of its axis."""
+    sweep = begin(lr=[1e-3], weight_decay=[BASE.weight_decay, 0.4])
+    sweep.start()
+    sweep.start()
+    assert sweep.lines() == [
+        "lstm lr=1e-3 weight_decay=0.1 seed=0: started",
+        "lstm lr=1e-3 weight_decay=0.4 seed=0: started",
+    ]
+
+
+def test_what_is_over_is_not_said_to_start(begin: Callable[..., Sweep]) -> None:
+    """A trial that an earlier command finished neither starts nor ends."""
+    sweep = begin(lr=[1e-3, 3e-3])
+    folder = TrialFolder.of(sweep.study, BASE.replace(lr=1e-3))
+    folder.finish(folder.outcome_of("diverged", []))
+    sweep.end(sweep.start(), 2.0)
+    sweep.start()
+    assert sweep.lines() == ["lstm lr=3e-3 seed=0: started"]
+
+
+def test_a_resumed_trial_says_from_where(
+    begin: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step of the checkpoint that it goes on from, in a new command and after a failure."""
+    reached = Path("step-00000120"), SimpleNamespace(step=1200)
+    monkeypatch.setattr(TrialFolder, "newest", lambda self: reached)
+    sweep = begin(lr=[1e-3, 3e-3])
+    sweep.start()
+    sweep.start(failures=1)
+    assert sweep.lines() == [
+        "lstm lr=1e-3 seed=0: started from step 1,200",
+        "lstm lr=3e-3 seed=0: started again from step 1,200",
+    ]
+
+
+def test_an_added_value_is_announced(begin: Callable[..., Sweep]) -> None:
+    """When the best of a grid is at its edge another trial is left, and says why it starts."""
+    sweep = begin(lr=[1e-3, 3e-3])
+    for score in (2.0, 1.0):
+        sweep.end(sweep.start(), score)
+    assert sweep.lines()[-1] == "lstm lr=3e-3 seed=0: finished; 1 trial left, about ?"
+    sweep.start()
+    assert sweep.lines() == [
+        "lstm lr=1e-2 seed=0: started; another learning rate, since the best was at the edge"
+    ]
+
+
+def test_no_trial_is_silent_for_long(
+    begin: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line a minute: where it is, how fast, how long it will take; before the first step, that
+    there was none."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock.now)
+    sweep = begin(lr=[1e-3])
+    trial = sweep.start()
+    sweep.lines()
+    for seconds in (15, 30, 45, 61, 75):
+        clock.now = float(seconds)
+        sweep.display.on_step_end(0, [trial])
+    assert sweep.lines() == ["lstm lr=1e-3 seed=0: no step is measured yet"]
+    sweep.metrics = {"train/epoch": 1.5, "train/tokens_per_second": 6400.0, "train/loss": 3.21}
+    clock.now = 122.0
+    sweep.display.on_step_end(0, [trial])
+    assert sweep.lines() == [
+        "lstm lr=1e-3 seed=0: epoch 1.5/4, step 75/200, 6,400 tokens/s, loss 3.210, about 0:05 left"
+    ]
