@@ -35,7 +35,7 @@ def run_distillation(args: DistillArgs) -> int:
     secure_local_cluster(args.address)
     from sweeps.findings.distill import show_gains
     from sweeps.plans.distill import plan_distillation
-    from sweeps.running import run_command
+    from sweeps.running.trials import run_command
 
     return run_command(args, lambda status: plan_distillation(args, status), show_gains)
 

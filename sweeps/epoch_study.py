@@ -40,7 +40,7 @@ def run_epoch_study(args: EpochStudyArgs) -> int:
     secure_local_cluster(args.address)
     from sweeps.findings.epoch_study import show_epochs
     from sweeps.plans.epoch_study import plan_designs, plan_epochs
-    from sweeps.running import run_command
+    from sweeps.running.trials import run_command
 
     planned = []
 

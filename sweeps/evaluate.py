@@ -37,8 +37,9 @@ def run_evaluation(args: EvaluateArgs) -> int:
     from analysis.errors import EXIT_FAILED, say_error
     from analysis.signals import EXIT_INTERRUPTED, ending_on_signals
     from sweeps.engine.watch import RayDied
-    from sweeps.scoring.evaluation import evaluate, lacking, plan_evaluation
-    from sweeps.scoring.report import show_results
+    from sweeps.findings.evaluate import lacking, show_results
+    from sweeps.plans.evaluate import plan_evaluation
+    from sweeps.running.evaluation import evaluate
 
     console = Console() if sys.stdout.isatty() else Console(width=120)
     try:

@@ -1,0 +1,1 @@
+"""Plans are carried out here: trials, evaluations, promotions."""
