@@ -44,7 +44,7 @@ def run_epoch_study(args: EpochStudyArgs) -> int:
 
     planned = []
 
-    def planner(status: Any) -> Any:
+    def planner(args: EpochStudyArgs, status: Any) -> Any:
         setup, designs = plan_designs(args, status)
         planned.append(designs)
         return plan_epochs(setup, designs)

@@ -54,8 +54,8 @@ def run_evaluation(args: EvaluateArgs) -> int:
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED
     else:
-        show_results(results, plan.output, args.submission, console)
-        return EXIT_FAILED if lacking(results.get("glue", {}), args.tasks) else 0
+        show_results(results, plan.output, plan.args.submission, console)
+        return EXIT_FAILED if lacking(results.get("glue", {}), plan.args.tasks) else 0
     console.print("\nStopped. Run it again; finished epochs of GLUE tasks are kept.")
     return status
 

@@ -35,7 +35,7 @@ def run_lr_sweep(args: LrSweepArgs) -> int:
     from sweeps.plans.lr_sweep import plan_sweep
     from sweeps.running.trials import run_command
 
-    return run_command(args, lambda status: plan_sweep(args, status), show_results, args.scheduler)
+    return run_command(args, plan_sweep, show_results, args.scheduler)
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:

@@ -21,8 +21,8 @@ from analysis.benchmarks import HUB, Source, Span, Suite, keep_last, load_suite,
 from analysis.benchmarks.folders import Entry, fates, survey
 from analysis.benchmarks.scoring import check_spans, context_of, vocab_size_of
 from analysis.errors import named, without_secret
+from analysis.flag_values import checked
 from analysis.places import resolved, writable_folder
-from analysis.schema.ranges import check
 from analysis.store import open_store, tracking_uri
 from analysis.wording import count
 from sweeps.arguments import EvaluateArgs
@@ -74,7 +74,7 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
     Raises:
         ValueError: something asked for cannot be; the message says what to do.
     """
-    check(args, flags=True)
+    args = checked(args)
     storage = resolve_storage(args.storage)
     output = args.output
     if output is not None:

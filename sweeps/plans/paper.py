@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.schema.ranges import check
+from analysis.flag_values import checked
 from analysis.store import tracking_uri
 from sweeps.arguments import (
     DistillArgs,
@@ -185,10 +185,10 @@ def plan_study(args: PaperArgs) -> StudyPlan:
     Raises:
         ValueError: something asked for cannot be; the message says what to do.
     """
+    args = checked(args)
     for name in ("sweep_seeds", "designs", "alphas", "temperatures"):
         if not getattr(args, name):
             raise ValueError(f"--{name.replace('_', '-')} needs a value")
-    check(args, flags=True)  # by the names that were typed
     args = set_single(args)
     archs = chosen_archs(args.arch)
     if args.teacher_arch not in archs:
