@@ -13,7 +13,7 @@ from analysis.flag_values import default_is, place
 
 @dataclass(frozen=True, kw_only=True)
 class StoreArgs:
-    """Where studies are read from."""
+    """The store that studies are read from."""
 
     PANEL = "main"
 
@@ -23,7 +23,7 @@ class StoreArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class PageArgs(StoreArgs):
-    """Where a report is written."""
+    """Place and form of a report."""
 
     PANEL = "output"
 

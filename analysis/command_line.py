@@ -23,7 +23,7 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from analysis.errors import hide_secret_flags, say_error
-from analysis.flag_values import Flags, Form, flag_of, form_of
+from analysis.flag_values import Flags, ValueFormat, flag_of, format_of
 
 PANELS = {
     "main": "What the command is to do.",
@@ -45,7 +45,7 @@ class _WrongValue(Exception):
 def parse(
     kind: type[Flags], argv: Sequence[str] | None, doc: str | None, prog: str | None = None
 ) -> Flags:
-    """What the words of a command line say; ends the process after help and wrong words.
+    """Parse the words of a command line; ends the process after help and wrong words.
 
     Args:
         kind: the dataclass of the flags.
@@ -63,7 +63,7 @@ def parse(
             help_behavior_hint="",
             metavar="FILE",
         ),
-        _spec("config", form_of(Path | None)),
+        _spec("config", format_of(Path | None)),
     ]
     whole: Any = make_dataclass(
         "Flags", [("config", config, None), *panels.items()], frozen=True, kw_only=True
@@ -126,7 +126,7 @@ def _check_places(words: Sequence[str], kind: type) -> None:
         ValueError: one does not.
     """
     hints = get_type_hints(kind, include_extras=True)
-    forms = {flag_of(each.name): form_of(hints[each.name]) for each in fields(kind)}  # type: ignore[arg-type]
+    forms = {flag_of(each.name): format_of(hints[each.name]) for each in fields(kind)}  # type: ignore[arg-type]
     free = sum(tyro.conf.Positional in get_args(hint) for hint in hints.values())
     flag, room = "", 0.0
     for word in words:
@@ -184,7 +184,7 @@ def _panel(kind: type, name: str) -> Any:
         settings: list[Any] = [
             tyro.conf.arg(help=help_of(kind, each.name), help_behavior_hint=_default_hint(each))
         ]
-        if form := form_of(bare):
+        if form := format_of(bare):
             settings.append(_spec(flag_of(each.name), form))
         annotated: Any = Annotated[(bare, *settings, *own)]  # of several settings the last ones win
         default = {} if each.default is MISSING else {"default": each.default}
@@ -194,13 +194,13 @@ def _panel(kind: type, name: str) -> Any:
 
 
 def _default_hint(each: Any) -> str | None:
-    """What help says of a field's default; None for the value itself."""
+    """Words of help for a field's default; None for the value itself."""
     if isinstance(each.default, bool):
         return f"(default: {'on' if each.default else 'off'})"
     return "" if each.default in (None, ()) else None
 
 
-def _spec(flag: str, form: Form | None) -> PrimitiveConstructorSpec[Any]:
+def _spec(flag: str, form: ValueFormat | None) -> PrimitiveConstructorSpec[Any]:
     """tyro's view of how a flag's values are written."""
     assert form is not None
 
@@ -229,13 +229,13 @@ def _declaring(kind: type, name: str) -> list[Any]:
 
 
 def help_of(kind: type, name: str) -> str | None:
-    """What help says of a flag: the text below its field where it is declared last, as one line."""
+    """Help for a flag: the text below its field where it is declared last, as one line."""
     return _texts(_declaring(kind, name)[0]).get(name)
 
 
 @functools.cache
 def _texts(owner: type) -> dict[str, str]:
-    """By field that a class declares, the text below it; none of a class made at run time."""
+    """The text below each field that a class declares; none for a class made at run time."""
     try:
         source = textwrap.dedent(inspect.getsource(owner))
     except OSError:

@@ -36,7 +36,7 @@ class Compared:
 
     @property
     def name(self) -> str:
-        """What it is called in the tables."""
+        """Name in the tables."""
         return f"{self.trial['name']} ({self.trial['run_id'][:8]})"
 
 

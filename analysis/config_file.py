@@ -80,11 +80,11 @@ def save_config(folder: Path, args: Any) -> Path:
 
 
 def command_name(kind: type) -> str:
-    """What the command of a dataclass of flags is called: lr-sweep, of LrSweepArgs."""
+    """Name of the command of a dataclass of flags: lr-sweep, of LrSweepArgs."""
     return re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__.removesuffix("Args")).lower()
 
 
-def _mapping(path: Path) -> dict[Any, Any]:
+def _mapping(path: Path) -> dict[object, object]:
     if not path.is_file():
         raise ValueError(f"--config: there is no file {path}")
     try:
@@ -103,7 +103,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
-    """Its counterpart, which quotes the texts that it would read as numbers."""
+    """Writes YAML for `_Loader`, and quotes the texts that it would read as numbers."""
 
 
 _RESOLVERS = {
@@ -116,7 +116,7 @@ for _kind in (_Loader, _Dumper):
     _kind.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
-def _plain(value: Any, names: Sequence[str] | None) -> Any:
+def _plain(value: object, names: Sequence[str] | None) -> object:
     """A value as it is written: paths whole, since a file is used from anywhere.
 
     Args:

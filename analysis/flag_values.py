@@ -30,13 +30,13 @@ def place(*names: str, **options: Any) -> Any:
 
 
 def default_is(words: str) -> Any:
-    """What help says of a default that the field's value does not show."""
+    """Words of help for a default that the field's value does not show."""
     return tyro.conf.arg(help_behavior_hint=f"(default: {words})")
 
 
 @dataclass(frozen=True)
-class Form:
-    """How the values of a type are written.
+class ValueFormat:
+    """The written form of a type's values.
 
     Attributes:
         metavar: stands for a value in help.
@@ -68,22 +68,22 @@ class Form:
         return tuple(self.read(part) for part in parts)
 
 
-def form_of(kind: Any) -> Form | None:
-    """How values of an annotated type are written; None for other types, of which
+def format_of(kind: Any) -> ValueFormat | None:
+    """The format of an annotated type's values; None for other types, of which
     flags have only what is true or false."""
     origin, inside = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return form_of(inside[0])
+        return format_of(inside[0])
     if origin in (Union, types.UnionType):
         return _of_union(inside)
     if origin is tuple:
         return _of_tuple(inside)
     if origin is Literal:
-        return Form(f"{{{','.join(inside)}}}", _choice(inside), splits=True)
+        return ValueFormat(f"{{{','.join(inside)}}}", _choice(inside), splits=True)
     if kind in _NUMBERS:
-        return Form(_NUMBERS[kind][0], _number(kind), splits=True)
+        return ValueFormat(_NUMBERS[kind][0], _number(kind), splits=True)
     if kind in (str, Path):
-        return Form({str: "TEXT", Path: "PATH"}[kind], _text(kind), is_text=True)
+        return ValueFormat({str: "TEXT", Path: "PATH"}[kind], _text(kind), is_text=True)
     return None
 
 
@@ -132,7 +132,7 @@ def value_of(kind: Any, value: Any) -> Any:
     Raises:
         ValueError: it is none.
     """
-    form = form_of(kind)
+    form = format_of(kind)
     if form is None:
         if isinstance(value, bool):
             return value
@@ -145,7 +145,7 @@ def value_of(kind: Any, value: Any) -> Any:
     return form.of_words([_word(form, each) for each in (value if form.several else [value])])
 
 
-def _word(form: Form, value: Any) -> str:
+def _word(form: ValueFormat, value: object) -> str:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(value, str) or (is_number and not form.is_text):
         return str(value)
@@ -153,7 +153,7 @@ def _word(form: Form, value: Any) -> str:
     raise ValueError(f"must be {form.metavar}, not {_shown(value)}{hint}")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return json.dumps(value, default=str, ensure_ascii=False)
 
 
@@ -166,8 +166,8 @@ def _text(kind: Any) -> Callable[[str], Any]:
     return read
 
 
-def _of_union(kinds: Sequence[Any]) -> Form:
-    forms = [form for kind in kinds if kind is not type(None) and (form := form_of(kind))]
+def _of_union(kinds: Sequence[Any]) -> ValueFormat:
+    forms = [form for kind in kinds if kind is not type(None) and (form := format_of(kind))]
     is_optional = type(None) in kinds
 
     metavar = "|".join(form.metavar for form in forms)
@@ -180,11 +180,11 @@ def _of_union(kinds: Sequence[Any]) -> Form:
 
     if len(forms) == 1:
         return replace(forms[0], optional=is_optional)
-    return Form(metavar, read, optional=is_optional)
+    return ValueFormat(metavar, read, optional=is_optional)
 
 
-def _of_tuple(kinds: Sequence[Any]) -> Form:
-    form = form_of(kinds[0])
+def _of_tuple(kinds: Sequence[Any]) -> ValueFormat:
+    form = format_of(kinds[0])
     assert form is not None
     count = None if kinds[-1] is Ellipsis else len(kinds)
     metavar = " ".join([form.metavar] * count) if count else f"{form.metavar} ..."
@@ -220,7 +220,7 @@ def _choice(choices: Sequence[str]) -> Callable[[str], str]:
 
 
 def _parts(word: str) -> list[str]:
-    """What a word holds, split at commas, within brackets or not.
+    """Split a word at commas, within brackets or not.
 
     A number with separators of thousands (1,000) is left whole, and then refused.
     """

@@ -23,7 +23,7 @@ def at_best_point(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def why_no_gain(students: pd.DataFrame, controls: pd.DataFrame) -> str:
-    """Why students and controls, each at its best learning rate, have no seed in common.
+    """Reason why students and controls, each at its best learning rate, have no seed in common.
 
     Raises:
         ValueError: see `at_best_point`.

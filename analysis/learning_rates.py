@@ -23,7 +23,7 @@ _IN_WORDS = {"not tried": "was not tried", "diverged": "diverged", "stopped": "w
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RateComparison:
     """The best value of an axis for an architecture against the runner-up.
 
     Attributes:
@@ -46,7 +46,7 @@ class Comparison:
     sentence: str
 
 
-def compare_best(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> Comparison:
+def compare_best(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> RateComparison:
     """Compare the two best values of an axis for an architecture, paired by seed.
 
     Pairing removes what a seed does to both (data order, to some extent initialisation). The best
@@ -60,28 +60,28 @@ def compare_best(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> Comparison
     if ranked.iloc[0]["diverged"]:
         advice = "try lower ones" if axis == LR else "try lower learning rates"
         sentence = f"{arch}: every {label} diverged on at least one seed; {advice}."
-        return Comparison(arch, None, None, 0, None, None, sentence)
+        return RateComparison(arch, None, None, 0, None, None, sentence)
     if len(ranked) == 1:
         sentence = (
             f"{arch}: {axis.show(best)} is the only {label} tried, so nothing says it is good."
         )
-        return Comparison(arch, best, None, 0, None, None, sentence)
+        return RateComparison(arch, best, None, 0, None, None, sentence)
     second = ranked.iloc[1]
     runner_up = second[axis.field]
     lead = f"{arch}: {axis.show(best)} is the best {label}; the next, {axis.show(runner_up)},"
     if second["diverged"]:
         sentence = f"{lead} diverged on {second['diverged']} of {second['seeds']} seeds."
-        return Comparison(arch, best, runner_up, 0, None, None, sentence)
+        return RateComparison(arch, best, runner_up, 0, None, None, sentence)
     if second["stopped"]:
         sentence = f"{lead} was stopped early because it was behind."
-        return Comparison(arch, best, runner_up, 0, None, None, sentence)
+        return RateComparison(arch, best, runner_up, 0, None, None, sentence)
     differences = _paired_differences(trials, arch, best, runner_up, "bits_per_byte", axis)
     return _compare(arch, axis, best, runner_up, differences)
 
 
 def _compare(
     arch: str, axis: Axis, best: Any, runner_up: Any, differences: np.ndarray
-) -> Comparison:
+) -> RateComparison:
     count = len(differences)
     first = axis.show(best) if axis == LR else f"{axis.label} {axis.show(best)}"
     second = axis.show(runner_up)
@@ -90,21 +90,21 @@ def _compare(
             f"{arch}: {first} is ahead of {second}, but on different seeds, which cannot be "
             "compared; train both on the same --seeds."
         )
-        return Comparison(arch, best, runner_up, 0, None, None, sentence)
+        return RateComparison(arch, best, runner_up, 0, None, None, sentence)
     mean = float(differences.mean())
     if mean <= 0:  # the values were trained on different seeds besides the common ones
         sentence = (
             f"{arch}: {first} has the lowest mean over its seeds, but on those that both have "
             f"({count}) {second} is not behind; train both on the same --seeds."
         )
-        return Comparison(arch, best, runner_up, count, mean, None, sentence)
+        return RateComparison(arch, best, runner_up, count, mean, None, sentence)
     lead = f"{arch}: {first} is ahead of {second} by {mean:.4f} bits/byte"
     if count == 1:
         sentence = (
             f"{lead} on one seed: the spread over seeds is unknown, so this may be chance; "
             "add --seeds to find out."
         )
-        return Comparison(arch, best, runner_up, 1, mean, None, sentence)
+        return RateComparison(arch, best, runner_up, 1, mean, None, sentence)
     low, high = mean_interval(differences)
     verdict = (
         "the interval excludes zero"
@@ -114,7 +114,7 @@ def _compare(
     sentence = (
         f"{lead} (95 % interval {low:.4f} to {high:.4f}, paired over {count} seeds): {verdict}."
     )
-    return Comparison(arch, best, runner_up, count, mean, (low, high), sentence)
+    return RateComparison(arch, best, runner_up, count, mean, (low, high), sentence)
 
 
 def edge_of_grid(values: Iterable[Any], best: Any, axis: Axis = LR) -> Edge | None:
@@ -159,7 +159,7 @@ def open_edge(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> str:
 
 @dataclass(frozen=True)
 class Optimum:
-    """Where the parabola through the rates around the best one has its minimum.
+    """Minimum of the parabola through the rates around the best one.
 
     Attributes:
         arch: the architecture.
@@ -246,8 +246,8 @@ def optimum(trials: pd.DataFrame, arch: str) -> Optimum:
 
 
 @dataclass(frozen=True)
-class Loss:
-    """What a learning rate away from the best one costs.
+class RateCost:
+    """Cost of a learning rate away from the best one.
 
     Attributes:
         lr: the rate looked at.
@@ -277,7 +277,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What three times and a third of the best learning rate cost.
+    """Costs of three times and of a third of the best learning rate.
 
     Attributes:
         arch: the architecture.
@@ -288,13 +288,13 @@ class Sensitivity:
 
     arch: str
     best: float | None
-    third: Loss | None
-    thrice: Loss | None
+    third: RateCost | None
+    thrice: RateCost | None
     sentence: str
 
 
 def sensitivity(trials: pd.DataFrame, arch: str) -> Sensitivity:
-    """What is lost at 3 times and at 1/3 of the best tried learning rate.
+    """Estimate the loss at 3 times and at 1/3 of the best tried learning rate.
 
     From the tried rate nearest to it if that is within 26 % (a tenth of a decade), paired by seed;
     else from the parabola of `optimum`, if the rate lies within its rates. A rate with a diverged
@@ -317,7 +317,7 @@ def sensitivity(trials: pd.DataFrame, arch: str) -> Sensitivity:
 
 def _loss(
     trials: pd.DataFrame, arch: str, ranked: pd.DataFrame, best: float, factor: float
-) -> Loss:
+) -> RateCost:
     wanted = best * factor
     distance = np.abs(np.log10(ranked["lr"] / wanted))
     nearest = ranked.loc[distance.idxmin()]
@@ -325,16 +325,16 @@ def _loss(
         lr = float(nearest["lr"])
         for trouble in ("diverged", "stopped"):
             if nearest[trouble]:
-                return Loss(lr, trouble)
+                return RateCost(lr, trouble)
         losses = _paired_differences(trials, arch, best, lr, "bits_per_byte")
         if len(losses):
             gains = _paired_differences(trials, arch, best, lr, "macro")
             macro = -float(gains.mean()) if len(gains) else None
-            return Loss(lr, "tried", float(losses.mean()), macro, len(losses))
+            return RateCost(lr, "tried", float(losses.mean()), macro, len(losses))
     fit = optimum(trials, arch)
     if fit.fitted is not None and fit.fitted[0] <= wanted <= fit.fitted[1]:
-        return Loss(wanted, "fit", fit.at(wanted) - fit.at(best))
-    return Loss(wanted, "not tried")
+        return RateCost(wanted, "fit", fit.at(wanted) - fit.at(best))
+    return RateCost(wanted, "not tried")
 
 
 def _two(lr: float) -> str:

@@ -55,7 +55,7 @@ class Parabola:
 
     @property
     def coefficients(self) -> tuple[float, float, float]:
-        """Of 1, x and x^2, where x = log10(lr)."""
+        """Coefficients of 1, x and x^2, where x = log10(lr)."""
         centre, slope, bend = self.centre, self.slope, self.bend
         return (
             self.intercept - slope * centre + bend * centre**2,

@@ -119,7 +119,7 @@ def ranked(
 
 
 def on_common_seeds(trials: pd.DataFrame) -> pd.DataFrame:
-    """Of each architecture the trials of the seeds that were tried at the most points."""
+    """The trials of the seeds that were tried at the most points, for each architecture."""
     points = point_keys(trials).groupby([trials["arch"], trials["seed"]]).transform("nunique")
     return trials[points == points.groupby(trials["arch"]).transform("max")]
 

@@ -50,7 +50,7 @@ def trials(store: MlflowClient | str, study: str) -> pd.DataFrame:
     `best_epoch`, `bits_per_byte` and `macro` (percent), missing where the trial has none. Also
     `name`, `parent` (the sweep's run), `commit`, `reason` (why it ended so; missing if it just
     finished), and `has_final`: whether it was scored once more, on its best checkpoint. Runs that
-    do not say what they are have no row, see `nameless`.
+    do not say what they are have no row, see `count_unrecorded`.
 
     Args:
         store: an MLflow client, or the tracking URI.
@@ -69,8 +69,8 @@ def trials(store: MlflowClient | str, study: str) -> pd.DataFrame:
     return frame.sort_values(["arch", "lr", "seed"], ignore_index=True)
 
 
-def nameless(store: MlflowClient | str, study: str) -> int:
-    """How many trial runs of a study have not recorded what they are, and so are not in `trials`.
+def count_unrecorded(store: MlflowClient | str, study: str) -> int:
+    """Count a study's trial runs that have not recorded what they are, and so are not in `trials`.
 
     A kill between a run's creation and the record of its parameters leaves such a run, until the
     trial goes on. Arguments and errors as for `trials`.

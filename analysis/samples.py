@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
 from analysis.benchmarks import MACRO, Benchmark, from_facts
 from analysis.benchmarks.figures import CORRELATION
 from analysis.benchmarks.kinds import kind_named
+from analysis.benchmarks.suite import Scores
 from analysis.variances import Sample
 
 PARTS = ("held_out", "selection", "all")
 """Items: those that no choice looks at, those that choices may look at, or both."""
 
-Scores = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Chance:
-    """What models that guess score.
+    """Score of models that guess.
 
     Attributes:
         level: the figure expected of them, percent.
@@ -90,12 +88,12 @@ def sample(seeds: Sequence[Scores], benchmark: str, part: str = "held_out") -> S
 
 
 def chance(scores: Scores, benchmark: str, part: str = "held_out") -> Chance:
-    """What models that guess score on a benchmark, or on the macro; arguments as for `sample`."""
+    """Score of models that guess on a benchmark, or on the macro; arguments as for `sample`."""
     return layout_of(scores, benchmark, part).chance
 
 
 def layout_of(scores: Scores, benchmark: str, part: str) -> Layout:
-    """See `Layout`; errors as for `sample`."""
+    """The layout of a benchmark's items in a part; errors as for `sample`."""
     key = scores["suite_hash"], benchmark, part
     if key not in _layouts:
         _layouts[key] = _layout(scores, benchmark, part)
@@ -148,7 +146,7 @@ def _values(scores: Scores, name: str) -> list[float]:
     return [value for task in scores["items"][name] for value in scores["outcomes"][name][task]]
 
 
-def _numbers(names: Sequence[Any]) -> np.ndarray:
+def _numbers(names: Sequence[Hashable]) -> np.ndarray:
     """Consecutive numbers for equal names."""
-    known: dict[Any, int] = {}
+    known: dict[Hashable, int] = {}
     return np.array([known.setdefault(name, len(known)) for name in names])

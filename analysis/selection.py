@@ -23,7 +23,7 @@ _COLUMNS = {"selection-split": "selection_macro", "macro": "macro"}
 
 @dataclass(frozen=True)
 class Selection:
-    """What was chosen for an architecture.
+    """The point and the epoch chosen for an architecture.
 
     Attributes:
         arch: the architecture.
@@ -53,7 +53,7 @@ class Selection:
 
 
 def choose(trials: pd.DataFrame, epochs: pd.DataFrame, rule: SelectionRule) -> dict[str, Selection]:
-    """What a rule chooses for each architecture that has a finished trial.
+    """Choose by a rule for each architecture that has a finished trial.
 
     Args:
         trials: of one sweep, see `study.compared`.

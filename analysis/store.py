@@ -96,7 +96,7 @@ def _ask(uri: str) -> MlflowClient:
         check_database(_file_of(uri))
     try:
         client = MlflowClient(uri)
-        with impatient():
+        with short_timeouts():
             client.search_experiments(max_results=1)
     except (MlflowException, RequestException, SQLAlchemyError, ImportError) as error:
         raise ValueError(
@@ -106,10 +106,10 @@ def _ask(uri: str) -> MlflowClient:
 
 
 @contextlib.contextmanager
-def impatient() -> Iterator[None]:
+def short_timeouts() -> Iterator[None]:
     """Let calls of MLflow fail within seconds: one try, with `ANSWER_SECONDS` for the answer.
 
-    Nor does `patiently` wait in here.
+    Nor does `call_with_retries` wait in here.
     """
     limits = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -128,7 +128,7 @@ def impatient() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def may_pass(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether what went wrong may be over soon: no answer, or a server's or lock's trouble."""
     if not isinstance(error, (MlflowException, RequestException)):
         return False
@@ -138,23 +138,23 @@ def may_pass(error: Exception) -> bool:
     return status == 429 or status >= 500
 
 
-def attempt(call: Callable[[], object]) -> Exception | None:
+def try_call(call: Callable[[], object]) -> Exception | None:
     """Call once, within seconds; returns the failure that may pass, or None if it succeeded.
 
     Raises:
         Exception: what does not pass by itself.
     """
     try:
-        with impatient():
+        with short_timeouts():
             call()
     except Exception as error:
-        if not may_pass(error):
+        if not is_transient(error):
             raise
         return error
     return None
 
 
-def patiently(call: Callable[[], T], told: Callable[[Exception], None] | None = None) -> T:
+def call_with_retries(call: Callable[[], T], told: Callable[[Exception], None] | None = None) -> T:
     """Call until it succeeds, or fails in a way that does not pass; for an hour at most.
 
     Args:
@@ -167,7 +167,7 @@ def patiently(call: Callable[[], T], told: Callable[[Exception], None] | None = 
             return call()
         except Exception as error:
             is_over = _is_impatient.get() or time.monotonic() - started > PATIENCE_SECONDS
-            if is_over or not may_pass(error):
+            if is_over or not is_transient(error):
                 raise
             if told is not None:
                 told(error)
@@ -176,7 +176,7 @@ def patiently(call: Callable[[], T], told: Callable[[Exception], None] | None = 
 
 
 def reason(error: Exception) -> str:
-    """Why a store did not do what was asked, in a line."""
+    """Reason why a store did not do what was asked, in a line."""
     status, text = _status(error), " ".join(without_secret(str(error)).split())
     if status in _REFUSED:
         return (
@@ -199,7 +199,7 @@ def reason(error: Exception) -> str:
 
 
 def _status(error: Exception) -> int:
-    """Of an answer in HTTP; 500 where there was none."""
+    """HTTP status of an answer; 500 where there was none."""
     if isinstance(error, MlflowException):
         return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
     response = getattr(error, "response", None)

@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from analysis import runs
 from analysis.benchmarks import SuiteScores
+from analysis.benchmarks.suite import Scores
 from analysis.errors import without_secret
 from analysis.points import point_keys
 from analysis.schema.axes import AXES
@@ -43,7 +44,7 @@ LENGTH = ("epochs", "schedule", "warmup", "warmup_steps", "decay")
 """Parameters in which the trials of an epoch study differ."""
 
 
-class OldScores(ValueError):
+class OldScoresError(ValueError):
     """Scores of a version that kept no items: they cannot be compared item by item."""
 
 
@@ -57,7 +58,7 @@ class Study:
         ui: address of MLflow's web pages, without a slash at the end.
         experiment_id: MLflow's.
         trials: see `runs.trials`.
-        nameless: how many runs are missing there, see `runs.nameless`.
+        unrecorded: how many runs are missing there, see `runs.count_unrecorded`.
         epochs: see `runs.epochs`, with the `tokens` seen and the `hours` spent until then.
     """
 
@@ -67,7 +68,7 @@ class Study:
     experiment_id: str
     trials: pd.DataFrame
     epochs: pd.DataFrame
-    nameless: int = 0
+    unrecorded: int = 0
 
     @classmethod
     def open(cls, uri: str, name: str, ui: str) -> Study:
@@ -86,12 +87,12 @@ class Study:
         experiment = client.get_experiment_by_name(name)
         assert experiment is not None  # it has trials
         epochs = _with_costs(runs.epochs(client, name), trials)
-        nameless = runs.nameless(client, name)
-        return cls(name, uri, ui.rstrip("/"), experiment.experiment_id, trials, epochs, nameless)
+        unrecorded = runs.count_unrecorded(client, name)
+        return cls(name, uri, ui.rstrip("/"), experiment.experiment_id, trials, epochs, unrecorded)
 
     @cached_property
     def client(self) -> MlflowClient:
-        """Of the store."""
+        """A client of the store."""
         return MlflowClient(self.uri)
 
     def link(self, run_id: str) -> str:
@@ -99,13 +100,13 @@ class Study:
         page = f"{self.ui}/#/experiments/{self.experiment_id}/runs/{run_id}"
         return f"{page}?workflowType=machine_learning"
 
-    def scores(self, run_id: str, epoch: int) -> dict[str, Any] | None:
-        """See `scores_of_run`."""
+    def scores(self, run_id: str, epoch: int) -> Scores | None:
+        """Scores of a run after an epoch, see `scores_of_run`."""
         return scores_of_run(self.client, run_id, epoch)
 
 
-def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> dict[str, Any] | None:
-    """What a trial scored after an epoch (`SuiteScores.to_dict()`); None without benchmarks.
+def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> Scores | None:
+    """Scores of a trial after an epoch (`SuiteScores.to_dict()`); None without benchmarks.
 
     Raises:
         ValueError: the scores are damaged, or of a version that kept no items.
@@ -113,7 +114,7 @@ def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> dict[str, An
     file = f"scores/epoch-{epoch:03d}.json"
     scores = _artifact(client, run_id, file)
     if scores is not None and "items" not in scores:
-        raise OldScores(
+        raise OldScoresError(
             f"the scores of run {run_id} ({file}) were recorded by an older version and cannot be "
             "compared item by item: run the sweep in a new --study"
         )
@@ -126,7 +127,7 @@ def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> dict[str, An
 
 
 def final_scores(client: MlflowClient, run_id: str) -> dict[str, Any]:
-    """What was scored once on a trial's best checkpoint: `zero_shot` (`SuiteScores.to_dict()`) and
+    """Scores taken once on a trial's best checkpoint: `zero_shot` (`SuiteScores.to_dict()`) and
     `glue` (by task, with `score` and the constant answer's `baseline`), as far as there is any."""
     during = _artifact(client, run_id, "final.json") or {}
     afterwards = _artifact(client, run_id, "eval/scores.json") or {}
@@ -156,7 +157,7 @@ def _artifact(client: MlflowClient, run_id: str, file: str) -> dict[str, Any] | 
 def setting(
     trials: pd.DataFrame, *, without: tuple[str, ...] = (), axes: Iterable[str] = AXES
 ) -> pd.Series:
-    """What trials that are compared have in common, as one text for each.
+    """Settings that compared trials have in common, as one text for each trial.
 
     That is the whole spec but for the architecture, the seed, the axes along which trials are
     compared, and the parameters in `without`.

@@ -29,7 +29,7 @@ _DENSITY = np.exp(-(_NORMAL**2) / 2) / np.exp(-(_NORMAL**2) / 2).sum()
 
 
 class Layout(NamedTuple):
-    """How the items that count lie in clusters and strata.
+    """Clusters and strata of the items that count.
 
     Attributes:
         cluster: (items,), index of each item's cluster.
@@ -44,7 +44,7 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """What models trained alike but for their seed scored on the same items.
+    """Scores on the same items of models trained alike but for their seed.
 
     Attributes:
         values: (seeds, items), 0 to 1.
@@ -85,12 +85,12 @@ class Sample:
 
     @property
     def seeds(self) -> int:
-        """How many."""
+        """Number of seeds."""
         return len(self.values)
 
     @property
     def figures(self) -> np.ndarray:
-        """(seeds,), percent."""
+        """Figures of the seeds, (seeds,), percent."""
         return np.asarray(100 * self.values @ self.weights)
 
     @cached_property
@@ -125,7 +125,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class SeedParts:
-    """What drawing other seeds adds.
+    """The variance that drawing other seeds adds.
 
     Attributes:
         variance: of the mean of the seeds' figures on these items, percentage points squared.
@@ -143,7 +143,7 @@ class SeedParts:
 
     @classmethod
     def of(cls, figures: np.ndarray, deviations: np.ndarray, layout: Layout) -> SeedParts | None:
-        """Of the (seeds,) figures and (seeds, clusters) deviations; None for one seed."""
+        """Estimate from (seeds,) figures and (seeds, clusters) deviations; None for one seed."""
         count = len(figures)
         if count == 1:
             return None
@@ -156,7 +156,7 @@ class SeedParts:
     def of_both(
         cls, first: SeedParts | None, second: SeedParts | None, counts: tuple[int, int]
     ) -> SeedParts | None:
-        """Of a difference of two samples with independent seeds.
+        """Estimate for a difference of two samples with independent seeds.
 
         The degrees of freedom are Welch's (1947, Biometrika 34:28), 1 / sum (share^2 / (degrees +
         2)) - 2. Satterthwaite's formula, made for many degrees, finds too few: between equal
@@ -221,7 +221,7 @@ class Spread:
     def of(
         cls, deviations: np.ndarray, sample: Sample, seeds: SeedParts | None, largest: float
     ) -> Spread:
-        """Of the (clusters,) mean deviations over seeds.
+        """Estimate from the (clusters,) mean deviations over seeds.
 
         `largest` is the greatest variance that an item's value can have: that of the items of a
         stratum whose single cluster shows none.
@@ -234,12 +234,12 @@ class Spread:
 
     @property
     def variance(self) -> float:
-        """In all."""
+        """Total variance."""
         return self.beyond + (0.0 if self.seeds is None else self.seeds.variance)
 
     @property
     def beyond(self) -> float:
-        """What the items add to the variance of seeds, at least nothing."""
+        """The variance that items add to that of seeds, at least nothing."""
         return max(self.items - (0.0 if self.seeds is None else self.seeds.answers), 0.0)
 
     @property
@@ -254,7 +254,7 @@ class Spread:
         return min(1 / doubt, _MANY)
 
     def p_value(self, mean: float) -> float:
-        """Two-sided, of a mean of zero.
+        """Two-sided p-value of a mean of zero.
 
         With Satterthwaite's degrees of freedom alone, a few seeds that agree by luck would make the
         t distribution trust the many degrees of the items: with three seeds and items that add a
@@ -303,14 +303,14 @@ class Spread:
         return self.half_width(level) + beyond
 
     def with_seeds(self, count: int) -> Spread:
-        """What it would be with so many seeds (of each side), two or more."""
+        """The spread with so many seeds (of each side), two or more."""
         assert self.seeds is not None
         one, sides = self.seeds.one, self.seeds.sides
         seeds = SeedParts(one / count, sides * (count - 1), 0.0, one, sides)
         return Spread(self.beyond, self.items_degrees, seeds)
 
     def with_items(self, factor: float) -> Spread:
-        """What it would be with so many times the items, the seeds as they are."""
+        """The spread with so many times the items, the seeds as they are."""
         seeds = self.seeds
         if seeds is not None:
             kept = max(seeds.variance - seeds.answers, 0.0)

@@ -20,7 +20,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     After an exception nothing is left of it.
     """
-    partial = beside(path)
+    partial = temporary_path(path)
     try:
         yield partial
         partial.replace(path)
@@ -35,6 +35,6 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def beside(path: Path) -> Path:
-    """Where to write what shall be `path`: nobody else does, on whatever machine."""
+def temporary_path(path: Path) -> Path:
+    """A path at which to write what shall be `path`: nobody else does, on whatever machine."""
     return path.with_name(f"{PARTIAL}{path.name}-{uuid.uuid4().hex[:12]}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -25,7 +24,7 @@ _HINTS = {
 
 
 def refuse_unknown(
-    module: nn.Module, arguments: Mapping[str, Any], also: frozenset[str] = frozenset()
+    module: nn.Module, arguments: Mapping[str, object], also: frozenset[str] = frozenset()
 ) -> None:
     """Check the keywords of a call of `module`; None and False ask for nothing.
 
@@ -57,7 +56,7 @@ def check_mask_covers(attention_mask: Tensor, time: int) -> None:
         )
 
 
-def mask_of_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+def mask_of_call(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Tensor | None:
     """A call's attention mask (batch, time), of the tokens that are given; None if it has none.
 
     Raises:
@@ -72,13 +71,13 @@ def mask_of_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | N
     return mask[:, -given.shape[1] :]
 
 
-def _asks_for_nothing(name: str, value: Any) -> bool:
+def _asks_for_nothing(name: str, value: object) -> bool:
     if isinstance(value, Tensor):  # tokenizers of pairs of texts say so of single ones
         return name == "token_type_ids" and not bool(value.any())
     return value is None or value is False
 
 
 @functools.cache
-def _parameters(forward: Callable[..., Any]) -> frozenset[str]:
+def _parameters(forward: Callable[..., object]) -> frozenset[str]:
     parameters = inspect.signature(forward).parameters.values()
     return frozenset(p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD)

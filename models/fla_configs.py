@@ -6,7 +6,6 @@ Models here have the fields, the defaults and the checkpoints of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from transformers import PreTrainedConfig
 
@@ -14,7 +13,7 @@ FFN_MULTIPLE = 256
 """A feed-forward width that follows from `hidden_ratio` is a multiple of this."""
 
 # Fields that only choose among kernels which give the same, with fla's defaults.
-SAME_RESULT: dict[str, Any] = {
+SAME_RESULT: dict[str, object] = {
     "attn_mode": "chunk",
     "fuse_norm": True,
     "fuse_swiglu": True,
@@ -23,7 +22,7 @@ SAME_RESULT: dict[str, Any] = {
 }
 
 
-def refuse_variants(name: str, config: PreTrainedConfig, only: Mapping[str, Any]) -> None:
+def refuse_variants(name: str, config: PreTrainedConfig, only: Mapping[str, object]) -> None:
     """Check that a config of fla's asks for nothing but what is computed here.
 
     Args:

@@ -38,7 +38,7 @@ from models.registry import Architecture, ParamCount, TextShape, register, small
 LENGTH_EPS = 1e-6  # added by fla to the sum of squares of queries and keys
 
 # Fields of which only fla's default is computed here: other layers, and another loss.
-ONLY_DEFAULT: dict[str, Any] = {
+ONLY_DEFAULT: dict[str, object] = {
     "attn": None,
     "attnres_block_size": None,
     "hidden_act": "swish",
@@ -118,7 +118,7 @@ class GatedDeltaNetConfig(PreTrainedConfig):
         return feed_forward_width(self.hidden_size, self.intermediate_size, self.hidden_ratio)
 
 
-class Output(nn.Linear):
+class OutputProjection(nn.Linear):
     """A linear layer that writes into the residual stream."""
 
 
@@ -146,7 +146,7 @@ class GatedDeltaNet(nn.Module):
         self.v_conv1d = convolution(values)
         self.g_proj = nn.Linear(hidden, values, bias=False)
         self.o_norm = RMSNorm(values // heads, config.norm_eps)
-        self.o_proj = Output(values, hidden, bias=False)
+        self.o_proj = OutputProjection(values, hidden, bias=False)
 
     def forward(
         self,
@@ -208,7 +208,7 @@ class MLP(nn.Module):
         hidden, inner = config.hidden_size, config.mlp_width
         self.gate_proj = nn.Linear(hidden, inner, bias=False)
         self.up_proj = nn.Linear(hidden, inner, bias=False)
-        self.down_proj = Output(inner, hidden, bias=False)
+        self.down_proj = OutputProjection(inner, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         weights = plain_weights(self.gate_proj, self.up_proj)
@@ -218,7 +218,7 @@ class MLP(nn.Module):
 
 
 class Block(GradientCheckpointingLayer):
-    """Both layers behind a norm, on the residual stream; a layer as `RecurrentModel` wants it."""
+    """Both layers behind a norm each, on the residual stream; a layer for `RecurrentModel`."""
 
     def __init__(self, config: GatedDeltaNetConfig) -> None:
         super().__init__()
@@ -264,7 +264,9 @@ class GatedDeltaNetPreTrainedModel(RecurrentPreTrainedModel):
         layer.
         """
         if isinstance(module, nn.Linear | nn.Embedding):
-            writes = 2 * self.config.num_hidden_layers if isinstance(module, Output) else 1
+            writes = (
+                2 * self.config.num_hidden_layers if isinstance(module, OutputProjection) else 1
+            )
             nn.init.normal_(module.weight, std=self.config.initializer_range / writes)
         elif isinstance(module, nn.Conv1d):
             module.reset_parameters()
@@ -345,9 +347,9 @@ def num_params(config: GatedDeltaNetConfig) -> ParamCount:
 
 
 def flops_per_token(config: GatedDeltaNetConfig, context: int) -> int:
-    """Per number of state: decay (1), readout under the key (2), update (2), readout (2). Per
-    number of a value: difference and strength (2). Per number of a key: the scale of the query.
-    Per head: the exponential of the gate."""
+    """FLOPs by number of state: decay (1), readout under the key (2), update (2), readout (2). By
+    number of a value: difference and strength (2). By number of a key: the scale of the query (1).
+    By head: the exponential of the gate (1)."""
     heads, values = config.value_heads, config.value_width
     recurrence = 7 * config.head_dim * values + 2 * values + heads * (config.head_dim + 1)
     convolutions = 2 * config.conv_size * _conv_channels(config)

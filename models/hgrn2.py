@@ -36,7 +36,7 @@ from models.registry import Architecture, ParamCount, TextShape, register, small
 
 OUTPUT_NORM_EPS = 1e-5  # of the norm behind the recurrence, whatever the config's: fla's kernel's
 # Fields of which only fla's default is computed here.
-ONLY_DEFAULT: dict[str, Any] = {
+ONLY_DEFAULT: dict[str, object] = {
     "attn": None,  # layers of softmax attention among the others
     "attnres_block_size": None,
     "elementwise_affine": True,
@@ -238,7 +238,7 @@ def _with_bound(layer: nn.Module, bound: Tensor | None) -> RecurrentLayer:
 
 
 def _check(config: HGRN2Config) -> None:
-    """ValueError, in one sentence, if the config asks for what is not computed here."""
+    """Raise ValueError, in one sentence, if the config asks for what is not computed here."""
     refuse_variants("HGRN2", config, ONLY_DEFAULT)
     width, head = config.hidden_size, config.expand_ratio
     if width % head:
@@ -285,8 +285,8 @@ def num_params(config: HGRN2Config) -> ParamCount:
 
 
 def flops_per_token(config: HGRN2Config, context: int) -> int:
-    """Per number of state: decay (1), update (2), readout (2). Per number of a key: the exponential
-    of its gate, and the scale of the query."""
+    """FLOPs by number of state: decay (1), update (2), readout (2). By number of a key: exponential
+    of its gate (1), and the scale of the query (1)."""
     recurrence = 5 * config.hidden_size * config.expand_ratio + 2 * config.hidden_size
     per_layer = 2 * _matrix_params(config) + recurrence
     return config.num_hidden_layers * per_layer + 2 * config.vocab_size * config.hidden_size

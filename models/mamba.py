@@ -78,7 +78,7 @@ class AnyDeviceMixer(library.MambaMixer):
         return self._is_silu and mamba_layer.takes(up, self.conv1d.weight[:, 0], a)
 
     def _all_at_once(self, up: Tensor, a: Tensor) -> Tensor:
-        """From the projection up to that down, of texts without padding or a past."""
+        """Compute what lies between both projections at once; no padding, no past."""
         projections = (self.x_proj.weight, self.dt_proj.weight, self.dt_proj.bias)
         return mamba_layer.mamba_layer(up, *self._taps(), *projections, a, self.D)
 

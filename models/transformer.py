@@ -30,7 +30,7 @@ OF_THE_LIBRARY = frozenset(TransformersKwargs.__annotations__) | {"ignore_index"
 SPECIAL = ("is_causal", "softcap", "position_bias", "cache", "s_aux")
 
 
-class Sum(NamedTuple):
+class DeferredSum(NamedTuple):
     """The residual stream and what a block adds to it, (batch, time, dim) each.
 
     The next norm adds them up as it reads them.
@@ -43,13 +43,13 @@ class Sum(NamedTuple):
 class AnyDeviceRMSNorm(FusedRMSNorm, library.LlamaRMSNorm):
     """The library's RMS norm, also of a sum."""
 
-    def forward(self, hidden_states: Tensor | Sum) -> Tensor:
+    def forward(self, hidden_states: Tensor | DeferredSum) -> Tensor:
         """hidden_states (..., dim) -> the same shape."""
-        if isinstance(hidden_states, Sum):
+        if isinstance(hidden_states, DeferredSum):
             return self.of_sum(hidden_states)[0]
         return super().forward(hidden_states)
 
-    def of_sum(self, x: Sum) -> tuple[Tensor, Tensor]:
+    def of_sum(self, x: DeferredSum) -> tuple[Tensor, Tensor]:
         """The norm of the sum, and the sum."""
         return add_norm(x.branch, x.stream, self.weight, self.variance_epsilon)
 
@@ -124,28 +124,28 @@ class AnyDeviceDecoderLayer(library.LlamaDecoderLayer):
 
     def forward(  # type: ignore[override]
         self,
-        hidden_states: Tensor | Sum,
+        hidden_states: Tensor | DeferredSum,
         attention_mask: Tensor | None = None,
         leaves_sum: bool = False,
         **kwargs: Any,
-    ) -> Tensor | Sum:
+    ) -> Tensor | DeferredSum:
         """hidden_states (batch, time, dim) -> the same shape; `leaves_sum`: not yet added up."""
         first: Any = self.input_layernorm
         second: Any = self.post_attention_layernorm
-        if isinstance(hidden_states, Sum):
+        if isinstance(hidden_states, DeferredSum):
             normed, stream = first.of_sum(hidden_states)
         elif paths.uses_library("rms_norm", hidden_states.device.type):
             return super().forward(hidden_states, attention_mask, **kwargs)
         else:
             normed, stream = first(hidden_states), hidden_states
         attended, _ = self.self_attn(normed, attention_mask=attention_mask, **kwargs)
-        normed, stream = second.of_sum(Sum(stream, attended))
+        normed, stream = second.of_sum(DeferredSum(stream, attended))
         fed = self.mlp(normed)
-        return Sum(stream, fed) if leaves_sum else stream + fed
+        return DeferredSum(stream, fed) if leaves_sum else stream + fed
 
 
 def take_short_cuts(
-    body: library.LlamaModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+    body: library.LlamaModel, args: tuple[object, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Arguments for the library's body with which whole sequences take less time.
 
@@ -173,7 +173,7 @@ def take_short_cuts(
     return args, {**kwargs, "attention_mask": mask, "leaves_sum": leaves_sum}
 
 
-def _check_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _check_call(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]) -> None:
     """A forward pre-hook: refuses arguments that the library's model would leave out in silence.
 
     Raises:

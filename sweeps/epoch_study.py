@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":
     # The sibling packages, whether or not the project is installed; not this folder's modules.
@@ -39,20 +38,22 @@ def run_epoch_study(args: EpochStudyArgs) -> int:
 
     secure_local_cluster(args.address)
     from sweeps.findings.epoch_study import show_epochs
+    from sweeps.plans.common import Status, SweepPlan
     from sweeps.plans.epoch_study import plan_designs, plan_epochs
     from sweeps.running.trials import run_command
 
     planned = []
 
-    def planner(args: EpochStudyArgs, status: Any) -> Any:
+    def planner(args: EpochStudyArgs, status: Status) -> SweepPlan:
         setup, designs = plan_designs(args, status)
         planned.append(designs)
         return plan_epochs(setup, designs)
 
-    def show(plan: Any, tracker: Any, search: Any, console: Any) -> None:
-        show_epochs(plan, planned[0], tracker, console)
-
-    return run_command(args, planner, show)
+    return run_command(
+        args,
+        planner,
+        lambda plan, tracker, search, console: show_epochs(plan, planned[0], tracker, console),
+    )
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:

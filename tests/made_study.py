@@ -14,7 +14,7 @@ import numpy as np
 from analysis.benchmarks import Answer, Benchmark, Item, Suite
 from tests.empty_store import empty_store
 from trainables.progress import EpochReport
-from trainables.progress import Outcome as End
+from trainables.progress import TrialOutcome as End
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from trainables.corpus import Blocks, Corpus
 from trainables.corpus.blocks import token_dtype
-from trainables.trainer import Data
+from trainables.trainer import TrialData
 
 FRESH_SHARE = 0.5
 """Share of tokens that are drawn; each of the others is the one before it plus `STRIDE`."""
@@ -50,8 +50,8 @@ def made_corpus(folder: Path, vocab: int, train_tokens: int, dev_tokens: int) ->
     return Corpus("made", "made", folder, vocab, train_tokens, dev_tokens, **sizes)
 
 
-def made_data(folder: Path, *, vocab: int, context: int, blocks: int) -> Data:
+def made_data(folder: Path, *, vocab: int, context: int, blocks: int) -> TrialData:
     """What a trainer reads, with `blocks` training blocks and four of validation."""
     corpus = made_corpus(folder, vocab, blocks * context + 1, 4 * context + 1)
     train, dev = Blocks(corpus.train, context), Blocks(corpus.dev, context)
-    return Data(corpus, train, dev, tokenizer=Vocabulary(vocab), suite=None)
+    return TrialData(corpus, train, dev, tokenizer=Vocabulary(vocab), suite=None)

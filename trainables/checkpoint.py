@@ -31,11 +31,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from analysis.benchmarks.suite import Scores
 from trainables.corpus.tokenizer import save_tokenizer
 from trainables.digests import damage, has_digests, write_digests
 from trainables.files import (
     NOT_THERE,
-    Damaged,
+    DamagedFileError,
     read_json,
     read_or_set_aside,
     remove_partial,
@@ -47,7 +48,7 @@ from trainables.files import (
     writing,
 )
 from trainables.optim import load_optimizer, optimizer_tensors
-from trainables.progress import EpochReport, Outcome, Progress
+from trainables.progress import EpochReport, TrialOutcome, TrialProgress
 from trainables.spec import TrialSpec
 
 _OPTIMIZER = "optimizer.safetensors"
@@ -64,7 +65,7 @@ _SPEC_REMEDY = (
 
 
 @dataclass(frozen=True)
-class _Began:
+class _BranchPoint:
     """The content of began.json: with how many steps of another trial this one begins."""
 
     step: int
@@ -75,7 +76,7 @@ class TrialFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._outcome: Outcome | None = None
+        self._outcome: TrialOutcome | None = None
 
     @classmethod
     def of(cls, study: Path, spec: TrialSpec) -> TrialFolder:
@@ -87,7 +88,7 @@ class TrialFolder:
             if not file.exists():
                 write_json(file, spec.to_dict())
             folder._read_spec()
-        except Damaged as damaged:
+        except DamagedFileError as damaged:
             folder._write_spec_again(spec, damaged, "it is written again")
         return folder
 
@@ -116,13 +117,13 @@ class TrialFolder:
         """The spec this folder was made for; a lost spec.json is rebuilt from a checkpoint's.
 
         Raises:
-            Damaged: it is damaged or missing, and no checkpoint has it.
+            DamagedFileError: it is damaged or missing, and no checkpoint has it.
         """
         try:
             return self._read_spec()
-        except Damaged as damaged:
+        except DamagedFileError as damaged:
             for file in self._checkpoints.glob(f"step-*/{_SPEC}"):
-                with contextlib.suppress(Damaged, FileNotFoundError):
+                with contextlib.suppress(DamagedFileError, FileNotFoundError):
                     spec = read_json(file, TrialSpec)
                     if spec.hash == self.path.name:
                         how = "it is written again, as a checkpoint has it"
@@ -135,18 +136,18 @@ class TrialFolder:
         try:
             spec = read_json(file, TrialSpec, remedy=_SPEC_REMEDY)
         except FileNotFoundError as error:
-            raise Damaged(file, "it is missing", _SPEC_REMEDY) from error
+            raise DamagedFileError(file, "it is missing", _SPEC_REMEDY) from error
         if spec.hash != self.path.name:
-            raise Damaged(file, f"it is the spec of the trial {spec.hash}", _SPEC_REMEDY)
+            raise DamagedFileError(file, f"it is the spec of the trial {spec.hash}", _SPEC_REMEDY)
         return spec
 
-    def _write_spec_again(self, spec: TrialSpec, damaged: Damaged, how: str) -> None:
+    def _write_spec_again(self, spec: TrialSpec, damaged: DamagedFileError, how: str) -> None:
         write_json_again(self.path / _SPEC, spec.to_dict())
         tell(f"{self.path / _SPEC} is damaged ({damaged.problem}): {how}")
 
     @property
-    def outcome(self) -> Outcome | None:
-        """How the trial ended, or None while it has not.
+    def outcome(self) -> TrialOutcome | None:
+        """The trial's end, or None while it has not ended.
 
         A damaged outcome.json is rebuilt from the last checkpoint of a trial that was trained to
         its end; else it is set aside, and the trial goes on from where it was.
@@ -154,17 +155,17 @@ class TrialFolder:
         path = self.path / _OUTCOME
         if self._outcome is None and path.exists():  # read once: it is final
             try:
-                self._outcome = read_json(path, Outcome)
-            except Damaged as damaged:
+                self._outcome = read_json(path, TrialOutcome)
+            except DamagedFileError as damaged:
                 self._outcome = self._outcome_again(damaged)
         return self._outcome
 
-    def _outcome_again(self, damaged: Damaged) -> Outcome | None:
+    def _outcome_again(self, damaged: DamagedFileError) -> TrialOutcome | None:
         path = self.path / _OUTCOME
         aside = set_aside(path)
         text = f"{path} is damaged ({damaged.problem}): it is now called {aside.name}, and"
         newest = None
-        with contextlib.suppress(Damaged):
+        with contextlib.suppress(DamagedFileError):
             newest = self.newest()
         history = newest[1].history if newest is not None and not self._fault(newest[0]) else []
         if not history or history[-1].epoch != self.spec.epochs:
@@ -175,13 +176,15 @@ class TrialFolder:
         tell(f"{text} written again from the trial's last checkpoint")
         return outcome
 
-    def outcome_of(self, kind: str, history: Sequence[EpochReport], reason: str = "") -> Outcome:
+    def outcome_of(
+        self, kind: str, history: Sequence[EpochReport], reason: str = ""
+    ) -> TrialOutcome:
         """The outcome of a trial that measured this, with the best epoch's checkpoint."""
-        best = Progress(history=list(history)).best
+        best = TrialProgress(history=list(history)).best
         checkpoint = None if best is None else self.checkpoint_at(best.step).name
-        return Outcome(kind, tuple(history), checkpoint, reason)
+        return TrialOutcome(kind, tuple(history), checkpoint, reason)
 
-    def finish(self, outcome: Outcome) -> None:
+    def finish(self, outcome: TrialOutcome) -> None:
         """Record that the trial is over."""
         write_json(self.path / _OUTCOME, dataclasses.asdict(outcome))
         self._outcome = None
@@ -217,8 +220,8 @@ class TrialFolder:
         """Optimizer steps of other trials, the trunk, that this one goes on from."""
         return read_or_set_aside(
             self.path / _BEGAN,
-            _Began,
-            _Began(0),
+            _BranchPoint,
+            _BranchPoint(0),
             then="the trial's cost counts its first steps, though another trial took them",
         ).step
 
@@ -228,17 +231,17 @@ class TrialFolder:
             write_json(self.path / _BEGAN, {"step": step})
 
     @property
-    def milestones(self) -> dict[int, dict[str, Any]]:
+    def milestones(self) -> dict[int, Scores]:
         """Zero-shot scores (`SuiteScores.to_dict()`) by number of words seen, ascending."""
         kept = read_or_set_aside(
             self.path / _MILESTONES,
-            dict[int, dict[str, Any]],
+            dict[int, Scores],
             {},
             then="the scores in it are only in MLflow now",
         )
         return {words: kept[words] for words in sorted(kept)}
 
-    def keep_milestone(self, words: int, scores: dict[str, Any]) -> None:
+    def keep_milestone(self, words: int, scores: Scores) -> None:
         """Keep the scores after so many words beside the earlier ones."""
         write_json(self.path / _MILESTONES, {**self.milestones, words: scores})
 
@@ -246,7 +249,7 @@ class TrialFolder:
         """Folder of the checkpoint taken after `step` optimizer steps."""
         return self._checkpoints / f"step-{step:08d}"
 
-    def newest(self, up_to: int | None = None) -> tuple[Path, Progress] | None:
+    def newest(self, up_to: int | None = None) -> tuple[Path, TrialProgress] | None:
         """The newest checkpoint that can be continued from, with its progress.
 
         That of its best epoch must be there, too: no later epoch may be better.
@@ -257,7 +260,7 @@ class TrialFolder:
         last = None if up_to is None else self.checkpoint_at(up_to)
         for path in sorted(self._checkpoints.glob("step-*"), reverse=True):
             if (path / _OPTIMIZER).exists() and (last is None or path <= last):
-                progress = read_json(path / _TRAINER, Progress)
+                progress = read_json(path / _TRAINER, TrialProgress)
                 if progress.best is None or self.checkpoint_at(progress.best.step).is_dir():
                     return path, progress
         return None
@@ -268,7 +271,7 @@ class TrialFolder:
         tokenizer: PreTrainedTokenizerBase,
         optimizer: torch.optim.Optimizer,
         spec: TrialSpec,
-        progress: Progress,
+        progress: TrialProgress,
         *,
         prune: bool = True,
     ) -> Path:
@@ -335,10 +338,10 @@ class TrialFolder:
             file.write(f"{sentence}\n")
 
     def _fault(self, path: Path) -> str:
-        """Why nothing can go on from a checkpoint as it is, or "" if it can."""
+        """Reason why nothing can go on from a checkpoint as it is, or "" if it can."""
         if problem := checkpoint_damage(path):
             return f"is damaged ({problem})"
-        best = read_json(path / _TRAINER, Progress).best
+        best = read_json(path / _TRAINER, TrialProgress).best
         if best is None or not (path / _OPTIMIZER).exists():  # of a best one, nothing goes on
             return ""
         of_best = self.checkpoint_at(best.step)
@@ -363,11 +366,11 @@ def check_checkpoint(folder: Path) -> None:
     """Check that a model's files are as they were written, where that is known.
 
     Raises:
-        Damaged: they are not.
+        DamagedFileError: they are not.
     """
     if has_digests(folder, marked=_TRAINER) and (problem := _files_damage(folder)):
         remedy = "restore it from the artifact `model` of its MLflow run, or take another model"
-        raise Damaged(folder, problem, remedy)
+        raise DamagedFileError(folder, problem, remedy)
 
 
 def checkpoint_damage(checkpoint: Path) -> str:
@@ -381,8 +384,8 @@ def checkpoint_damage(checkpoint: Path) -> str:
     if problem := _files_damage(checkpoint):
         return problem
     try:
-        read_json(checkpoint / _TRAINER, Progress)
-    except (Damaged, *NOT_THERE) as error:
+        read_json(checkpoint / _TRAINER, TrialProgress)
+    except (DamagedFileError, *NOT_THERE) as error:
         return str(error)
     return ""
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.benchmarks.causality import check_causal
-from analysis.benchmarks.glue import Example, Settings
+from analysis.benchmarks.glue import Example, FinetuneSettings
 from analysis.benchmarks.scoring import unknown_token
 
 _LINEAR_HEAD_STD = 0.02
@@ -39,7 +39,7 @@ class Classifier(nn.Module):
         settings: `head` and `head_dropout` count.
     """
 
-    def __init__(self, model: PreTrainedModel, num_labels: int, settings: Settings) -> None:
+    def __init__(self, model: PreTrainedModel, num_labels: int, settings: FinetuneSettings) -> None:
         super().__init__()
         self.body = model.base_model.float()
         width = model.get_output_embeddings().weight.shape[1]
@@ -67,7 +67,7 @@ class ClassificationObjective(nn.Module):
         return F.cross_entropy(self.model(ids, lengths).float(), labels)
 
 
-def _build_head(width: int, num_labels: int, settings: Settings) -> nn.Module:
+def _build_head(width: int, num_labels: int, settings: FinetuneSettings) -> nn.Module:
     if settings.head == "linear":
         linear = nn.Linear(width, num_labels, bias=False)
         nn.init.normal_(linear.weight, std=_LINEAR_HEAD_STD)
@@ -83,7 +83,7 @@ def _build_head(width: int, num_labels: int, settings: Settings) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedExamples:
     """Examples as token ids.
 
     Attributes:
@@ -99,9 +99,9 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def part(self, which: np.ndarray) -> Encoded:
-        """Some of the examples."""
-        return Encoded(tuple(self.ids[index] for index in which), self.labels[which])
+    def part(self, which: np.ndarray) -> EncodedExamples:
+        """The examples at these indices."""
+        return EncodedExamples(tuple(self.ids[index] for index in which), self.labels[which])
 
     def batch(self, which: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Ids (batch, time), lengths (batch,) and labels (batch,) of these examples.
@@ -122,7 +122,7 @@ def encode(
     examples: Sequence[Example],
     max_length: int,
     name: str = "examples",
-) -> Encoded:
+) -> EncodedExamples:
     """Encode one or two texts an example as the tokenizer itself does.
 
     An example of more than `max_length` tokens is cut at the end of its longer text, token by token
@@ -148,7 +148,7 @@ def encode(
                 f"{name}, row {index + 1}: the tokenizer finds no token in it: remove the row"
             )
     labels = np.array([example.label for example in examples])
-    return Encoded(tuple(np.array(ids) for ids in whole), labels, truncated)
+    return EncodedExamples(tuple(np.array(ids) for ids in whole), labels, truncated)
 
 
 def _cut(
@@ -166,7 +166,7 @@ def _cut(
         tokenizer.truncation_side = side
 
 
-def check_model(model: PreTrainedModel, parts: Sequence[Encoded]) -> None:
+def check_model(model: PreTrainedModel, parts: Sequence[EncodedExamples]) -> None:
     """Check that the model knows every token, and reads from left to right: its state of the last
     token is what is classified, and padding that follows is not hidden from it.
 
@@ -186,7 +186,7 @@ def check_model(model: PreTrainedModel, parts: Sequence[Encoded]) -> None:
             check_causal(model, longest.tolist(), vocab_size)
 
 
-def batches(data: Encoded, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
+def batches(data: EncodedExamples, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
     """The batches of an epoch, each an array of example indices: a function of seed and epoch.
 
     Examples are shuffled, sorted by length within stretches of 16 batches, which saves padding,
@@ -206,7 +206,7 @@ def batches(data: Encoded, batch_size: int, seed: int, epoch: int) -> Iterator[n
 
 
 @torch.no_grad()  # in inference mode, buffers cached by a module could not be trained with
-def predict(model: Classifier, data: Encoded, device: torch.device) -> list[int] | None:
+def predict(model: Classifier, data: EncodedExamples, device: torch.device) -> list[int] | None:
     """The most probable label of every example, in float32; None if a logit is not finite.
 
     Afterwards the model is in evaluation mode.

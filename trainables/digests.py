@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from trainables.files import NOT_THERE, Damaged, read_json, reading, write_json
+from trainables.files import NOT_THERE, DamagedFileError, read_json, reading, write_json
 
 _DIGESTS = "digests.json"
 MARK = "has_digests"
@@ -31,7 +31,7 @@ def has_digests(folder: Path, *, marked: str) -> bool:
     """Whether the folder's files were written with their digests, lost since or not."""
     try:
         return (folder / _DIGESTS).exists() or _is_marked(folder / marked)
-    except Damaged:  # it cannot tell
+    except DamagedFileError:  # it cannot tell
         return True
 
 
@@ -59,7 +59,7 @@ def damage(folder: Path, *, holds: str, may_lack: str, marked: str) -> str:
         known = read_json(folder / _DIGESTS, dict[str, str]) if is_new else {}
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (Damaged, SafetensorError, *NOT_THERE) as error:
+    except (DamagedFileError, SafetensorError, *NOT_THERE) as error:
         return str(error).splitlines()[0]
     if lacking := {holds, marked}.difference(known) if is_new else ():
         return f"{_DIGESTS} lacks {min(lacking)}"
@@ -80,7 +80,7 @@ def _is_marked(file: Path) -> bool:
 
 
 def _check_header(file: Path) -> None:
-    """Raises SafetensorError if the file has none, or is shorter than it says."""
+    """Raise SafetensorError if the file has no header, or is shorter than its header says."""
     with reading(file):
         file.open("rb").close()  # safetensors calls any file missing that it cannot open
         with safe_open(file, "pt"):

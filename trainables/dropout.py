@@ -66,14 +66,14 @@ def _stream_of(layer: nn.Module) -> _Stream:
     )
 
 
-def _drop_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+def _drop_output(module: nn.Module, args: tuple[object, ...], output: Tensor) -> Tensor:
     return module.get_submodule(_NAME)(output)
 
 
 def _drop_update(
     stream_of: _Stream,
     layer: nn.Module,
-    args: tuple[Any, ...],
+    args: tuple[object, ...],
     kwargs: dict[str, Any],
     output: Any,
 ) -> Any:

@@ -17,22 +17,22 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from analysis.schema.typed import parse_json, typed
-from analysis.whole_files import PARTIAL, beside, write_text
+from analysis.whole_files import PARTIAL, temporary_path, write_text
 
 DAMAGED = "damaged-"
 _LOG = logging.getLogger(__name__)
 Content = TypeVar("Content")
 
 
-def write_json(path: Path, values: Any) -> None:
+def write_json(path: Path, values: object) -> None:
     """Write a JSON file, in place of one that is there."""
     write_text(path, json.dumps(values, indent=1, sort_keys=True) + "\n")
 
 
-class Damaged(ValueError):
+class DamagedFileError(ValueError):
     """A file does not hold what it was written to hold.
 
     Attributes:
@@ -95,7 +95,7 @@ def read_json(path: Path, kind: type[Content], *, remedy: str = _REMEDY) -> Cont
         remedy: what to do about a damaged one.
 
     Raises:
-        Damaged: it is no JSON, or of another shape; the message names it, and what to do.
+        DamagedFileError: it is no JSON, or of another shape; the message names it, and what to do.
         OSError: it cannot be read.
     """
     try:
@@ -104,7 +104,7 @@ def read_json(path: Path, kind: type[Content], *, remedy: str = _REMEDY) -> Cont
         return content
     except (ValueError, IsADirectoryError) as error:  # of JSON, of UTF-8, of the shape
         problem = str(error).splitlines()[0]
-        raise Damaged(path, problem, remedy) from error
+        raise DamagedFileError(path, problem, remedy) from error
 
 
 def read_or_set_aside(path: Path, kind: type[Content], default: Content, *, then: str) -> Content:
@@ -123,7 +123,7 @@ def read_or_set_aside(path: Path, kind: type[Content], default: Content, *, then
         return default
     try:
         return read_json(path, kind)
-    except Damaged as damaged:
+    except DamagedFileError as damaged:
         aside = set_aside(path)
         tell(f"{path} is damaged ({damaged.problem}): it is now called {aside.name}, and {then}")
         return default
@@ -142,7 +142,7 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def write_json_again(path: Path, values: Any) -> None:
+def write_json_again(path: Path, values: object) -> None:
     """Write a damaged JSON file again and keep it beside its place, whose name is never absent."""
     if path.is_dir():
         set_aside(path)  # what a file cannot take the place of
@@ -171,7 +171,7 @@ def whole_folder(
             stays: another process was faster.
         aside: where a damaged `target` goes, at the last moment: others may be reading it.
     """
-    partial = beside(target)
+    partial = temporary_path(target)
     partial.mkdir()
     try:
         yield partial

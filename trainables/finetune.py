@@ -25,12 +25,12 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 
 import models
 from analysis.benchmarks import glue
-from analysis.benchmarks.glue import Settings, TaskData
+from analysis.benchmarks.glue import FinetuneSettings, TaskData
 from analysis.benchmarks.scoring import context_of
 from trainables.classifier import (
     ClassificationObjective,
     Classifier,
-    Encoded,
+    EncodedExamples,
     batches,
     check_model,
     encode,
@@ -214,7 +214,7 @@ class _Finetuning:
         self.history.append(EpochScore(done + 1, loss, score))
         self._save()
 
-    def _predict(self, examples: Encoded) -> list[int]:
+    def _predict(self, examples: EncodedExamples) -> list[int]:
         predictions = predict(self.model, examples, self.device)
         if predictions is None:
             raise Diverged("a logit is not finite")
@@ -280,7 +280,7 @@ class _Finetuning:
                 return
 
 
-def learning_rate(settings: Settings, step: int, total_steps: int) -> float:
+def learning_rate(settings: FinetuneSettings, step: int, total_steps: int) -> float:
     """The learning rate of optimizer step `step` (0-based) out of `total_steps`.
 
     At step `total_steps` it would reach `final_lr` times the peak.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.benchmarks.glue import Settings
+from analysis.benchmarks.glue import FinetuneSettings
 from analysis.schema.fields import CHOICES
 from analysis.schema.typed import typed
 from trainables.files import read_or_set_aside
@@ -38,7 +38,7 @@ class FinetuneSpec:
     task: str
     data_hash: str
     protocol: str
-    settings: Settings
+    settings: FinetuneSettings
     selection: str = "split"
     precision: str = "fp32"
 
@@ -143,7 +143,7 @@ def model_hash(folder: Path) -> str:
 
 
 def read_outcome(storage: Path, spec: FinetuneSpec) -> FinetuneOutcome | None:
-    """How the fine-tuning of this spec ended, or None if it has not."""
+    """The end of the fine-tuning of this spec, or None while it has not ended."""
     return read_or_set_aside(
         storage / spec.hash / "outcome.json",
         FinetuneOutcome,

@@ -31,7 +31,7 @@ class Memory(Protocol):
     device_name: str
 
     def peak(self, work: Callable[[], object]) -> int | None:
-        """Most bytes held while the work is done, with those held before; None if too many."""
+        """Do the work and measure the most bytes held, with those held before; None if too many."""
 
     def held(self) -> int:
         """Bytes that are held now."""
@@ -151,5 +151,5 @@ def recompute_activations(model: PreTrainedModel) -> None:
 
 
 def in_gigabytes(count: int) -> str:
-    """E.g. "19.4 GB" (10^9 bytes)."""
+    """Format a number of bytes, e.g. as "19.4 GB" (10^9 bytes)."""
     return f"{count / 1e9:.1f} GB"

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from models.kernels.linear_cross_entropy import linear_cross_entropy
-from models.kernels.linear_distillation import Head, linear_distillation
+from models.kernels.linear_distillation import FactoredLogits, linear_distillation
 from trainables.corpus import IGNORED
 
 
@@ -69,8 +69,8 @@ class DistillationObjective(nn.Module):
         )
 
 
-def _head(model: PreTrainedModel, inputs: torch.Tensor) -> Head:
+def _head(model: PreTrainedModel, inputs: torch.Tensor) -> FactoredLogits:
     """The model's hidden states of all tokens, (batch * time, dim), and its head."""
     hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
     head: Any = model.get_output_embeddings()
-    return Head(hidden.flatten(0, 1), head.weight, head.bias)
+    return FactoredLogits(hidden.flatten(0, 1), head.weight, head.bias)

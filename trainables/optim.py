@@ -57,7 +57,7 @@ def build_optimizer(
         adjust_lr_fn="match_rms_adamw",
     )
     others = [parameter for parameter in trained if id(parameter) not in hidden]
-    return Together(muon, _adamw(others, spec, recordable=False)) if others else muon
+    return CombinedOptimizer(muon, _adamw(others, spec, recordable=False)) if others else muon
 
 
 _BYTES = {"AdamW": (8, 0), "Muon": (4, 12)}
@@ -74,7 +74,7 @@ def bytes_to_come(optimizer: torch.optim.Optimizer) -> int:
     """
     if optimizer.state:
         return 0
-    parts = optimizer.parts if isinstance(optimizer, Together) else (optimizer,)
+    parts = optimizer.parts if isinstance(optimizer, CombinedOptimizer) else (optimizer,)
     total = 0
     for part in parts:
         kept, beside = _BYTES[type(part).__name__]
@@ -83,7 +83,7 @@ def bytes_to_come(optimizer: torch.optim.Optimizer) -> int:
     return total
 
 
-class Together(torch.optim.Optimizer):
+class CombinedOptimizer(torch.optim.Optimizer):
     """Optimizers of different parameters as one, which has the groups and the state of all.
 
     Args:

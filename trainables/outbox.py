@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.schema.typed import parse_json, typed
-from analysis.store import LONGEST_PAUSE, attempt, patiently
+from analysis.store import LONGEST_PAUSE, call_with_retries, try_call
 from analysis.whole_files import write_text
 from trainables.files import set_aside, tell
 
@@ -69,7 +69,7 @@ class Outbox:
         Raises:
             MlflowException: MLflow does not come back, or does not take it.
         """
-        patiently(self._send_waiting)
+        call_with_retries(self._send_waiting)
 
     def _send_waiting(self) -> None:
         waiting = self.waiting
@@ -86,7 +86,7 @@ class Outbox:
 
     def _try(self, call: Callable[[], None]) -> bool:
         """Try a call, and return whether it succeeds; if MLflow is away, not again for a while."""
-        if attempt(call) is not None:
+        if try_call(call) is not None:
             self._pause = min(max(1.0, 2 * self._pause), LONGEST_PAUSE)
             self._due = time.monotonic() + self._pause
             return False

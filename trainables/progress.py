@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from analysis.benchmarks.suite import Scores
+
 _ENDS = ("finished", "diverged", "stopped")
 
 
@@ -34,7 +36,7 @@ class EpochReport:
     bits_per_byte: float
     seconds: float
     train_seconds: float
-    scores: dict[str, Any] | None = None
+    scores: Scores | None = None
 
     def __post_init__(self) -> None:
         if self.scores is not None and not {"macro", "benchmarks"} <= set(self.scores):
@@ -47,7 +49,7 @@ class EpochReport:
 
 
 @dataclass
-class Progress:
+class TrialProgress:
     """The state of a trial: its position, and what its finished epochs measured.
 
     Attributes:
@@ -77,7 +79,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """The end of a trial: "finished", "diverged" or "stopped" (by the scheduler)."""
 
     kind: str

@@ -30,7 +30,7 @@ def provenance(device: torch.device, threads: int) -> dict[str, str]:
 
 
 def hardware(device: torch.device, threads: int) -> str:
-    """E.g. "2 threads of AMD EPYC 9554 64-Core Processor" or "NVIDIA H100 80GB HBM3"."""
+    """Name a device: "2 threads of AMD EPYC 9554 64-Core Processor", "NVIDIA H100 80GB HBM3"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     count = f"{threads} thread{'s' if threads > 1 else ''}"

@@ -28,7 +28,7 @@ class TrialSpec(TrialFields):
     """Everything that changes the result of one training run, and nothing else.
 
     Its fields and their meaning are those of `analysis.schema.fields.TrialFields`. Where it runs
-    (devices, workers, storage, micro-batch) is in `trainables.trainer.Workplace`.
+    (devices, workers, storage, micro-batch) is in `trainables.trainer.RuntimeConfig`.
     """
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ class Step:
     def _autocast(self, device_type: str) -> torch.autocast:
         return torch.autocast(device_type, torch.bfloat16, enabled=self._bf16)
 
-    def _no_sync(self, is_last: bool) -> contextlib.AbstractContextManager[Any]:
+    def _no_sync(self, is_last: bool) -> contextlib.AbstractContextManager[object]:
         if isinstance(self.objective, DistributedDataParallel) and not is_last:
             return self.objective.no_sync()
         return contextlib.nullcontext()
@@ -200,7 +200,7 @@ class CudaRecorder:
         return graph.replay, result
 
 
-def _clean_up(pool: Any) -> None:
+def _clean_up(pool: tuple[int, int]) -> None:
     """Undo what a failed capture leaves behind: an open memory pool, a generator that waits."""
     torch.cuda.synchronize()
     device = torch.cuda.current_device()
@@ -213,7 +213,7 @@ def _clean_up(pool: Any) -> None:
 
 
 def why_no_graph(device: torch.device, workers: int) -> str:
-    """Why a step is not to be captured; empty if it is.
+    """Reason why a step is not to be captured; empty if it is.
 
     Raises:
         ValueError: `BABYSWEEP_CUDA_GRAPH` is neither 0 nor 1.

@@ -21,10 +21,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
 from analysis.benchmarks import macro_of
-from analysis.store import patiently
+from analysis.benchmarks.suite import Scores
+from analysis.store import call_with_retries
 from trainables.mlflow_pages import page, study_tags, trial_note, with_text
 from trainables.outbox import Message, Outbox
-from trainables.progress import EpochReport, Outcome
+from trainables.progress import EpochReport, TrialOutcome
 from trainables.spec import TrialSpec
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -144,7 +145,7 @@ class Tracker:
         self.client.set_tag(run_id, _NOTE, with_text(note, topic, text))
 
     def describe_study(self, text: str) -> None:
-        """The same for the description of the study."""
+        """Put a Markdown text into the study's description, in place of an earlier one."""
         note = self.client.get_experiment(self.experiment_id).tags.get(_NOTE, "")
         self.client.set_experiment_tag(self.experiment_id, _NOTE, with_text(note, "study", text))
 
@@ -156,7 +157,9 @@ class Tracker:
             facts: further parameters of a new run, e.g. the number of model parameters.
             folder: of the trial; for what MLflow does not take at once, see `Outbox`.
         """
-        return patiently(lambda: TrialRun(self.client, self._run_of(spec, facts), spec, folder))
+        return call_with_retries(
+            lambda: TrialRun(self.client, self._run_of(spec, facts), spec, folder)
+        )
 
     def fail(self, spec: TrialSpec, error: str) -> None:
         """Mark the run as failed, with the end of the error. A later process may go on with it."""
@@ -189,7 +192,7 @@ class Tracker:
     def has_outcome(self, spec: TrialSpec) -> bool:
         """Whether the store holds the ended run of `spec`."""
         tags = {"babysweep.kind": "trial", "babysweep.spec_hash": spec.hash}
-        run = patiently(lambda: _find_run(self.client, self.experiment_id, tags))
+        run = call_with_retries(lambda: _find_run(self.client, self.experiment_id, tags))
         return run is not None and "babysweep.outcome" in run.data.tags
 
     def log_final(self, spec: TrialSpec, figures: dict[str, float], scores: dict[str, Any]) -> None:
@@ -294,7 +297,7 @@ class TrialRun:
             name = f"scores/epoch-{report.epoch:03d}.json"
             self._outbox.post({"files": {name: report.scores}})
 
-    def log_milestone(self, words: int, scores: dict[str, Any]) -> None:
+    def log_milestone(self, words: int, scores: Scores) -> None:
         """Record zero-shot scores after so many words, once, in ascending order."""
         self._add("words", words, _with_macro("milestone", scores["benchmarks"]))
         self.flush()
@@ -306,13 +309,13 @@ class TrialRun:
         self._points.clear()
         self._flushed = time.monotonic()
 
-    def finish(self, outcome: Outcome, checkpoint: Path | None) -> None:
+    def finish(self, outcome: TrialOutcome, checkpoint: Path | None) -> None:
         """Record how the trial ended, with its best checkpoint as the artifact `model`."""
         self.flush()
         self._outbox.drain()
-        patiently(lambda: self._finish(outcome, checkpoint))
+        call_with_retries(lambda: self._finish(outcome, checkpoint))
 
-    def _finish(self, outcome: Outcome, checkpoint: Path | None) -> None:
+    def _finish(self, outcome: TrialOutcome, checkpoint: Path | None) -> None:
         best = min(outcome.history, key=lambda report: report.val_loss, default=None)
         if best is not None:
             values = {
@@ -371,7 +374,7 @@ def _with_macro(prefix: str, figures: dict[str, float]) -> dict[str, float]:
     return {f"{prefix}/{name}": value for name, value in named.items()}
 
 
-def _params(values: dict[str, Any]) -> list[Param]:
+def _params(values: dict[str, object]) -> list[Param]:
     return [Param(name, str(value)) for name, value in values.items()]
 
 

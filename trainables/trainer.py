@@ -6,7 +6,7 @@ import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import models
-from analysis.benchmarks import Source, Suite, load_suite
+from analysis.benchmarks import BenchmarkSource, Suite, load_suite
+from analysis.benchmarks.suite import Scores
 from trainables import memory as gpu_memory
 from trainables.batches import Batches, to_device
 from trainables.corpus import Blocks, Corpus
@@ -30,7 +31,7 @@ from trainables.optim import (
     learning_rate,
     set_learning_rate,
 )
-from trainables.progress import Progress
+from trainables.progress import TrialProgress
 from trainables.spec import TrialSpec
 from trainables.step import (
     CudaRecorder,
@@ -48,8 +49,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Workplace:
-    """The place of a trial and what it reads; nothing of it changes the result beyond rounding.
+class RuntimeConfig:
+    """Paths and machine settings of a trial; none of them changes the result beyond rounding.
 
     Attributes:
         study: folder of the study.
@@ -72,7 +73,7 @@ class Workplace:
 
     study: Path
     corpus: Path
-    benchmarks: Source | None
+    benchmarks: BenchmarkSource | None
     tracker: Tracker
     teachers: tuple[Path, ...] = ()
     init: Path | None = None
@@ -94,7 +95,7 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def sum(self, *values: float) -> list[float]:
-        """Each value summed over the workers."""
+        """Sum each value over the workers."""
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -123,7 +124,7 @@ class World:
 
 
 @dataclass(frozen=True)
-class Data:
+class TrialData:
     """The data of a trial: the corpus in blocks, its tokenizer, the benchmarks, other models.
 
     Attributes:
@@ -140,34 +141,34 @@ class Data:
     init: Path | None = None
 
     @classmethod
-    def open(cls, spec: TrialSpec, place: Workplace) -> Data:
-        """Open what the workplace names, and check that it is what the spec was made for."""
-        corpus = Corpus.open(place.corpus)
+    def open(cls, spec: TrialSpec, runtime: RuntimeConfig) -> TrialData:
+        """Open what the runtime config names, and check that it is what the spec was made for."""
+        corpus = Corpus.open(runtime.corpus)
         suite = None
-        if place.benchmarks is not None:
-            suite = load_suite(place.benchmarks, spec.protocol)
+        if runtime.benchmarks is not None:
+            suite = load_suite(runtime.benchmarks, spec.protocol)
         found = (corpus.hash, suite.hash if suite else "")
         if found != (spec.corpus_hash, spec.benchmarks_hash):
             raise ValueError(
                 f"corpus and benchmarks changed since the trial was planned: {found} found, "
                 f"{(spec.corpus_hash, spec.benchmarks_hash)} expected; start the sweep again"
             )
-        _check_models(spec, place)
+        _check_models(spec, runtime)
         return cls(
             corpus,
             Blocks(corpus.train, spec.context),
             Blocks(corpus.dev, spec.context),
             corpus.tokenizer(),
             suite,
-            tuple(models.load(folder) for folder in place.teachers) if spec.teacher else (),
-            place.init if spec.init else None,
+            tuple(models.load(folder) for folder in runtime.teachers) if spec.teacher else (),
+            runtime.init if spec.init else None,
         )
 
 
-def _check_models(spec: TrialSpec, place: Workplace) -> None:
+def _check_models(spec: TrialSpec, runtime: RuntimeConfig) -> None:
     """Check that the folders hold the models that the spec names."""
-    inits = (place.init,) if place.init else ()
-    for named, folders in ((spec.teacher, place.teachers), (spec.init, inits)):
+    inits = (runtime.init,) if runtime.init else ()
+    for named, folders in ((spec.teacher, runtime.teachers), (spec.init, inits)):
         found = "+".join(model_hash(folder) for folder in folders)
         if named and named != found:
             raise ValueError(
@@ -206,7 +207,7 @@ def build_model(spec: TrialSpec, tokenizer: PreTrainedTokenizerBase) -> PreTrain
     return models.build_model(config)
 
 
-def _objective(spec: TrialSpec, model: PreTrainedModel, data: Data, world: World) -> nn.Module:
+def _objective(spec: TrialSpec, model: PreTrainedModel, data: TrialData, world: World) -> nn.Module:
     if not spec.teacher:
         return NextTokenObjective(model)
     for teacher in data.teachers:
@@ -225,7 +226,7 @@ class Trainer:
     """Model, optimizer and position of one trial on one worker.
 
     Args:
-        micro_batch, recompute: see `Workplace`.
+        micro_batch, recompute: see `RuntimeConfig`.
         memory: of the worker's GPU; None on the CPU, where micro-batches are not chosen by it.
         recorder: records the step; by default CUDA's, where the step is to be recorded.
     """
@@ -233,7 +234,7 @@ class Trainer:
     def __init__(
         self,
         spec: TrialSpec,
-        data: Data,
+        data: TrialData,
         world: World,
         micro_batch: MicroBatch,
         *,
@@ -257,7 +258,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, spec)
         self._own_objective = _objective(spec, self.model, data, world)
         self.objective = world.wrap(self._own_objective)
-        self.progress = Progress()
+        self.progress = TrialProgress()
         self.recompute = recompute
         if recompute:
             gpu_memory.recompute_activations(self.model)
@@ -323,7 +324,7 @@ class Trainer:
         nats: torch.Tensor = NextTokenObjective(self.model)(inputs, targets)
         return nats
 
-    def score(self) -> dict[str, Any] | None:
+    def score(self) -> Scores | None:
         """Zero-shot scores in float32, on the first worker only."""
         if self.data.suite is None or self.world.rank != 0:
             return None

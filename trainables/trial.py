@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import models
-from analysis.store import patiently
+from analysis.store import call_with_retries
 from trainables.checkpoint import TrialFolder, checkpoint_damage
 from trainables.corpus import Blocks, Corpus
 from trainables.corpus.tokenizer import tokenizer_hash
@@ -24,12 +24,12 @@ from trainables.device import set_up_device
 from trainables.files import tell
 from trainables.memory import memory_of
 from trainables.optim import learning_rate, steps_at_peak
-from trainables.progress import EpochReport, Outcome, Progress
+from trainables.progress import EpochReport, TrialOutcome, TrialProgress
 from trainables.provenance import provenance
 from trainables.spec import TrialSpec
 from trainables.step import Diverged
 from trainables.tracking import TrialRun
-from trainables.trainer import Data, Trainer, Workplace, World, steps_per_epoch
+from trainables.trainer import RuntimeConfig, Trainer, TrialData, World, steps_per_epoch
 
 LOG_EVERY = 10
 """Optimizer steps between two reads of the loss (each read waits for the device)."""
@@ -44,8 +44,8 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def run_trial(
-    spec: TrialSpec, place: Workplace, report: Report, world: World | None = None
-) -> Outcome:
+    spec: TrialSpec, runtime: RuntimeConfig, report: Report, world: World | None = None
+) -> TrialOutcome:
     """Bring a trial to its end, from wherever an earlier process left it.
 
     Every epoch is reported in order, those of earlier processes first, so that the caller sees the
@@ -53,13 +53,13 @@ def run_trial(
 
     Args:
         spec: what to train.
-        place: where.
+        runtime: the folders to read and write, and the share of the machine to use.
         report: called on every worker after each epoch, with flat finite numbers.
         world: the workers that share the trial; this process alone by default.
     """
     world = world or World()
-    set_up_device(place.threads, world.device)
-    folder = TrialFolder.of(place.study, spec)
+    set_up_device(runtime.threads, world.device)
+    folder = TrialFolder.of(runtime.study, spec)
     # A killed sweep's worker may live on for seconds: wait for it.
     lock = folder.lock() if world.rank == 0 else contextlib.nullcontext()
     with lock:
@@ -67,11 +67,11 @@ def run_trial(
             folder.set_aside_damaged()
         world.barrier()  # the first worker holds the lock: now all of them see the same state
         if folder.outcome is None:
-            _TrialTraining(spec, place, report, world, folder).to_the_end()
+            _TrialTraining(spec, runtime, report, world, folder).to_the_end()
             world.barrier()
         else:
             if world.rank == 0:
-                record_again(folder, place)
+                record_again(folder, runtime)
             for epoch in folder.outcome.history:
                 report(epoch_metrics(epoch, folder.outcome.history))
         outcome = folder.outcome
@@ -84,17 +84,22 @@ class _TrialTraining:
     """The training of one trial on one worker, from its newest checkpoint to its outcome."""
 
     def __init__(
-        self, spec: TrialSpec, place: Workplace, report: Report, world: World, folder: TrialFolder
+        self,
+        spec: TrialSpec,
+        runtime: RuntimeConfig,
+        report: Report,
+        world: World,
+        folder: TrialFolder,
     ) -> None:
-        self.spec, self.place, self.report, self.world = spec, place, report, world
+        self.spec, self.runtime, self.report, self.world = spec, runtime, report, world
         self.folder = folder
         self.trainer = Trainer(
             spec,
-            Data.open(spec, place),
+            TrialData.open(spec, runtime),
             world,
-            place.micro_batch,
-            recompute=place.recompute,
-            memory=memory_of(world.device, place.gpus),
+            runtime.micro_batch,
+            recompute=runtime.recompute,
+            memory=memory_of(world.device, runtime.gpus),
         )
         self.is_first = world.rank == 0
         if self.is_first:
@@ -103,17 +108,17 @@ class _TrialTraining:
         self.record: TrialRun | None = None
         if self.is_first:
             facts = trial_facts(spec, self.trainer.data.corpus)
-            facts |= {"began_step": folder.began, **provenance(world.device, place.threads)}
-            self.record = place.tracker.trial(spec, facts, folder.path)
+            facts |= {"began_step": folder.began, **provenance(world.device, runtime.threads)}
+            self.record = runtime.tracker.trial(spec, facts, folder.path)
             self._record_mended(self.record.run_id)
         self.milestone_steps = {
             words: milestone_step(spec, self.trainer.data.corpus, words)
-            for words in sorted(place.milestones)
+            for words in sorted(runtime.milestones)
         }
         self.saved_at = time.monotonic()
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> TrialProgress:
         """The trial's position and measurements."""
         return self.trainer.progress
 
@@ -144,9 +149,9 @@ class _TrialTraining:
             path, self.trainer.progress = newest
             self.folder.load_into(path, self.trainer.model, self.trainer.optimizer)
 
-    def _leave_from_trunk(self) -> tuple[Path, Progress] | None:
+    def _leave_from_trunk(self) -> tuple[Path, TrialProgress] | None:
         """The newest checkpoint of the steps shared with other lengths; noted where that is."""
-        trunk = TrialFolder.trunk(self.place.study, self.spec)
+        trunk = TrialFolder.trunk(self.runtime.study, self.spec)
         if self.is_first:
             with trunk.lock():
                 for sentence in trunk.set_aside_damaged():
@@ -162,8 +167,8 @@ class _TrialTraining:
 
     def _record_mended(self, run_id: str) -> None:
         if text := self.folder.mended[-_LONGEST_TAG:]:
-            client = self.place.tracker.client
-            patiently(lambda: client.set_tag(run_id, "babysweep.mended", text))
+            client = self.runtime.tracker.client
+            call_with_retries(lambda: client.set_tag(run_id, "babysweep.mended", text))
 
     def _train_epoch(self) -> None:
         """Train to the end of the current epoch."""
@@ -178,9 +183,9 @@ class _TrialTraining:
             if progress.step % LOG_EVERY == 0 or progress.step in (1, end):
                 clock = self._read_losses(pending, norm, clock)
                 pending.clear()
-                is_due = clock - self.saved_at > 60 * self.place.checkpoint_minutes
+                is_due = clock - self.saved_at > 60 * self.runtime.checkpoint_minutes
                 if self.is_first and progress.step < end:  # at the end comes a report
-                    if progress.step in self.place.trunk_steps:
+                    if progress.step in self.runtime.trunk_steps:
                         self._leave_trunk()  # first: a resumed trial does not pass here again
                     if is_due:
                         self._save()
@@ -238,7 +243,7 @@ class _TrialTraining:
             train_seconds=progress.epoch_train_seconds,
             scores=scores,
         )
-        self.trainer.progress = Progress(progress.step, history=[*progress.history, epoch])
+        self.trainer.progress = TrialProgress(progress.step, history=[*progress.history, epoch])
         if self.record:
             self._save()
             self.record.log_epoch(epoch)
@@ -269,7 +274,7 @@ class _TrialTraining:
         trainer, step = self.trainer, self.progress.step
         if step > self._shared_steps:
             return
-        folder = TrialFolder.trunk(self.place.study, self.spec)
+        folder = TrialFolder.trunk(self.runtime.study, self.spec)
         best = self.progress.best
         if best is not None:  # also beside an earlier trial's checkpoint, in case that was lost
             folder.adopt(self.folder.checkpoint_at(best.step))
@@ -296,23 +301,23 @@ def finish_trial(
     folder: TrialFolder, run: TrialRun, kind: str, history: list[EpochReport], reason: str = ""
 ) -> None:
     """Record a trial's end in MLflow and then in its folder, which makes it final."""
-    best = Progress(history=history).best
+    best = TrialProgress(history=history).best
     outcome = folder.outcome_of(kind, history, reason)
     run.finish(outcome, None if best is None else folder.checkpoint_at(best.step))
     folder.finish(outcome)
 
 
-def record_again(folder: TrialFolder, place: Workplace) -> None:
+def record_again(folder: TrialFolder, runtime: RuntimeConfig) -> None:
     """Record an ended trial in MLflow if its run is not there: another store, or a deleted run.
 
     Without a model if its best checkpoint is lost: what it measured is not.
     """
     outcome, spec = folder.outcome, folder.spec
     assert outcome is not None
-    if place.tracker.has_outcome(spec):
+    if runtime.tracker.has_outcome(spec):
         return
-    facts = {**trial_facts(spec, Corpus.open(place.corpus)), "began_step": folder.began}
-    run = place.tracker.trial(spec, facts, folder.path)
+    facts = {**trial_facts(spec, Corpus.open(runtime.corpus)), "began_step": folder.began}
+    run = runtime.tracker.trial(spec, facts, folder.path)
     for epoch in outcome.history:
         run.log_epoch(epoch)
     for words, scores in folder.milestones.items():
@@ -365,7 +370,7 @@ def epoch_metrics(epoch: EpochReport, history: Sequence[EpochReport]) -> dict[st
     }
 
 
-def final_metrics(outcome: Outcome) -> dict[str, Any]:
+def final_metrics(outcome: TrialOutcome) -> dict[str, Any]:
     """Metrics that Ray is told when a trial is over: the last epoch again, marked as the end."""
     if outcome.kind == "diverged":
         values = {"bits_per_byte": WORST_BITS_PER_BYTE, "best_bits_per_byte": WORST_BITS_PER_BYTE}

@@ -6,7 +6,7 @@ from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.ewok import password
 from analysis.benchmarks.facts import from_facts
 from analysis.benchmarks.items import Answer, Item
-from analysis.benchmarks.kind import Source
+from analysis.benchmarks.kind import BenchmarkSource
 from analysis.benchmarks.kinds import KINDS, MACRO
 from analysis.benchmarks.loading import HUB, load_suite
 from analysis.benchmarks.minimal_pairs import read_minimal_pairs
@@ -26,7 +26,7 @@ __all__ = [
     "Encoder",
     "Item",
     "Outcome",
-    "Source",
+    "BenchmarkSource",
     "Span",
     "Suite",
     "SuiteScores",

@@ -14,12 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from analysis.benchmarks.figures import MEAN_OF_ITEMS
 from analysis.benchmarks.files import SourceRow, read_file, read_object, text_field
 from analysis.benchmarks.items import Item
-from analysis.benchmarks.kind import Kind
+from analysis.benchmarks.kind import BenchmarkKind
 from analysis.schema.typed import typed
 
 HUB_ID = "lm-pub-quiz/BEAR"
@@ -96,7 +95,7 @@ def read_relations(folder: Path) -> Iterator[Relation]:
             raise ValueError(f"{file}, {name}: {error}") from error
 
 
-def _relation(name: str, values: Any, domains: Mapping[str, tuple[str, ...]]) -> Relation:
+def _relation(name: str, values: object, domains: Mapping[str, tuple[str, ...]]) -> Relation:
     if not isinstance(values, dict):
         raise ValueError(f"expected an object, not {type(values).__name__}")
     for key in ("templates", "answer_space_labels"):
@@ -121,10 +120,10 @@ def _rows(folder: Path, relation: Relation) -> Iterator[SourceRow]:
     return read_file(file)
 
 
-def _question(relation: Relation) -> Callable[[dict[str, Any], str], tuple[str, int]]:
+def _question(relation: Relation) -> Callable[[dict[str, object], str], tuple[str, int]]:
     """A parser of rows into the subject and the index of the right answer."""
 
-    def parse(values: dict[str, Any], source: str) -> tuple[str, int]:
+    def parse(values: dict[str, object], source: str) -> tuple[str, int]:
         right = values.get("answer_idx")
         if not isinstance(right, int) or not 0 <= right < len(relation.answers):
             raise ValueError(f"answer_idx must be 0 to {len(relation.answers) - 1}, not {right!r}")
@@ -137,7 +136,7 @@ def _read_domains(folder: Path) -> dict[str, tuple[str, ...]]:
     for place in (folder, folder.parent):
         if (place / _DOMAINS).is_file():
             try:
-                found = typed(read_object(place / _DOMAINS), dict[str, dict[str, Any]])
+                found = typed(read_object(place / _DOMAINS), dict[str, dict[str, object]])
                 domains = {name: values.get("domains", ()) for name, values in found.items()}
                 return typed(domains, dict[str, tuple[str, ...]])  # type: ignore[no-any-return]
             except ValueError as error:
@@ -162,7 +161,7 @@ def _download() -> Path:
     return found
 
 
-BEAR = Kind(
+BEAR = BenchmarkKind(
     "bear",
     ("bear*",),
     read=lambda place, source: read_bear(place, all_templates=source.all_templates),

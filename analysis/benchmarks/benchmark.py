@@ -11,13 +11,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from analysis.benchmarks import splits
 from analysis.benchmarks.items import Answer, Item, grade
-from analysis.benchmarks.kind import Kind
+from analysis.benchmarks.kind import BenchmarkKind
 from analysis.benchmarks.kinds import kind_named
 from analysis.benchmarks.protocols import Encoder
 from analysis.benchmarks.scoring import Span
@@ -38,7 +37,7 @@ class Benchmark:
         return len(self.items)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> BenchmarkKind:
         """The record of its name."""
         return kind_named(self.name)
 
@@ -46,8 +45,8 @@ class Benchmark:
         """The benchmark of some of the items."""
         return Benchmark(self.name, tuple(self.items[index] for index in indices))
 
-    def content(self) -> list[list[Any]]:
-        """All that determines a score, as JSON, for the suite's hash."""
+    def content(self) -> list[list[object]]:
+        """The inputs that determine a score, as JSON, for the suite's hash."""
         return [[i.task, i.context, i.options, i.right, i.groups, i.human] for i in self.items]
 
     def spans(self, encoder: Encoder) -> list[Span]:

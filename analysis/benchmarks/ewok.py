@@ -18,7 +18,6 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from analysis.benchmarks.files import (
     UTF_8,
@@ -29,7 +28,7 @@ from analysis.benchmarks.files import (
     text_field,
 )
 from analysis.benchmarks.items import Item
-from analysis.benchmarks.kind import Kind
+from analysis.benchmarks.kind import BenchmarkKind
 from analysis.errors import SECRET_FLAGS
 
 HUB_ID = "ewok-core/ewok-core-1.0"
@@ -100,7 +99,7 @@ def _read_member(archive: zipfile.ZipFile, name: str, file: Path, password: str 
         raise ValueError(f"wrong password for {file}: it does not open {name}") from None
 
 
-def _question(values: dict[str, Any], source: str) -> Item:
+def _question(values: dict[str, object], source: str) -> Item:
     return Item(
         task=str(values.get("Domain") or source),
         options=(" " + text_field(values, "Target1"), " " + text_field(values, "Target2")),
@@ -109,8 +108,8 @@ def _question(values: dict[str, Any], source: str) -> Item:
     )
 
 
-def _pair(values: dict[str, Any]) -> str:
-    """The same for an item and the one with both pairs swapped. A hash: a text could be printed."""
+def _pair(values: dict[str, object]) -> str:
+    """Hash that an item shares with the one with both pairs swapped: a text could be printed."""
     sides = [f"{values.get(f'Context{n}')} {values.get(f'Target{n}')}" for n in (1, 2)]
     return hashlib.sha256("\0".join(sorted(sides)).encode()).hexdigest()[:16]
 
@@ -127,7 +126,7 @@ def _both_ways(rows: Iterable[SourceRow]) -> Iterator[Item]:
         yield SourceRow({**values, **swapped}, row.source, row.place).parse(_question)
 
 
-EWOK = Kind(
+EWOK = BenchmarkKind(
     "ewok",
     ("ewok*",),
     read=lambda place, source: read_ewok(place, password(source.ewok_password)),

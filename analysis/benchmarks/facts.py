@@ -13,7 +13,7 @@ from analysis.benchmarks.items import Item
 
 
 def item_facts(benchmark: Benchmark) -> dict[str, dict[str, Any]]:
-    """All but the texts of items, by task and in their order; JSON-ready.
+    """Facts of items without their texts, by task and in their order; JSON-ready.
 
     `items`: how many; `options`: how many an item has (a number where all have the same);
     `selection`: positions of the items of the selection split; `clusters`: a number for each item,

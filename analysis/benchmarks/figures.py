@@ -13,7 +13,7 @@ import numpy as np
 from analysis.benchmarks.items import Item
 
 
-class Figure(NamedTuple):
+class Aggregation(NamedTuple):
     """A way from items' values (0 to 1) to one figure.
 
     Attributes:
@@ -38,11 +38,11 @@ def by_task(items: Sequence[Item], values: Sequence[float]) -> dict[str, list[fl
 
 
 def percent(values: Sequence[float]) -> float:
-    """Their mean in percent."""
+    """Mean of values in percent."""
     return 100.0 * fmean(values)
 
 
-def _means(*keys: Callable[[Item], str], by_task: bool = True) -> Figure:
+def _means(*keys: Callable[[Item], str], by_task: bool = True) -> Aggregation:
     """The mean over what the first key tells apart of the mean over what the next one does, and so
     on, of the mean over items."""
     first, *others = keys
@@ -67,7 +67,7 @@ def _means(*keys: Callable[[Item], str], by_task: bool = True) -> Figure:
         inside = Counter(start[:-1] for start in {path[: n + 1] for path in counts for n in depths})
         return [1 / (math.prod(inside[path[:n]] for n in depths) * counts[path]) for path in paths]
 
-    return Figure(value, error, weights, by_task)
+    return Aggregation(value, error, weights, by_task)
 
 
 def _correlation(items: Sequence[Item], values: Sequence[float]) -> float:
@@ -129,4 +129,4 @@ def _split(item: Item) -> str:
 MEAN_OF_TASKS = _means(_task)
 MEAN_OF_ITEMS = _means(lambda item: "", by_task=False)
 MEAN_OF_SPLITS = _means(_split, _task)
-CORRELATION = Figure(_correlation, _error_of_correlation, lambda items: None, by_task=False)
+CORRELATION = Aggregation(_correlation, _error_of_correlation, lambda items: None, by_task=False)

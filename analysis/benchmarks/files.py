@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from analysis.schema.typed import parse_json
 
@@ -27,11 +27,11 @@ class SourceRow:
         place: where it stands, for error messages.
     """
 
-    values: dict[str, Any]
+    values: dict[str, object]
     source: str
     place: str
 
-    def parse(self, parser: Callable[[dict[str, Any], str], Parsed]) -> Parsed:
+    def parse(self, parser: Callable[[dict[str, object], str], Parsed]) -> Parsed:
         """The parser's answer for fields and source.
 
         Raises:
@@ -89,7 +89,7 @@ def read_lines(text: str, source: str, place: str) -> Iterator[SourceRow]:
         yield SourceRow(_object(line, where), source, where)
 
 
-def read_object(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, object]:
     """The one JSON object that a file holds.
 
     Raises:
@@ -98,7 +98,7 @@ def read_object(file: Path) -> dict[str, Any]:
     return _object(_read_text(file), str(file), of_a_line=False)
 
 
-def _object(text: str, where: str, of_a_line: bool = True) -> dict[str, Any]:
+def _object(text: str, where: str, of_a_line: bool = True) -> dict[str, object]:
     try:
         values = parse_json(text)
     except json.JSONDecodeError as error:
@@ -116,7 +116,7 @@ def _object(text: str, where: str, of_a_line: bool = True) -> dict[str, Any]:
     return values
 
 
-def _half_pair(values: dict[str, Any]) -> str:
+def _half_pair(values: dict[str, object]) -> str:
     """A surrogate that stands alone anywhere in the values, as JSON writes it; "" if none does."""
     try:
         json.dumps(values, ensure_ascii=False).encode()
@@ -161,7 +161,7 @@ def _why_not(hub_id: str, error: Exception) -> str:
     return f"{text}: connect to the network, or download it elsewhere and give its folder"
 
 
-def text_field(values: Mapping[str, Any], key: str) -> str:
+def text_field(values: Mapping[str, object], key: str) -> str:
     """A field that must be a text with something in it.
 
     Raises:
@@ -173,7 +173,7 @@ def text_field(values: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def number_field(values: Mapping[str, Any], key: str) -> float:
+def number_field(values: Mapping[str, object], key: str) -> float:
     """A field that must be a number.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from analysis.benchmarks import glue
 from analysis.benchmarks.benchmark import Benchmark
-from analysis.benchmarks.kind import Kind, Source
+from analysis.benchmarks.kind import BenchmarkKind, BenchmarkSource
 from analysis.benchmarks.kinds import ALL_KINDS, kind_of_folder
 
 GLUE = "glue"
@@ -24,7 +24,7 @@ _NOT_SCORED = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class FolderEntry:
     """Something in a folder of benchmarks.
 
     Attributes:
@@ -36,7 +36,7 @@ class Entry:
     """
 
     name: str
-    kind: Kind | None = None
+    kind: BenchmarkKind | None = None
     place: Path | None = None
     note: str = ""
     is_glue: bool = False
@@ -46,14 +46,14 @@ class Entry:
         """The name that its scores are filed under: its own, of a zip file without the suffix."""
         return self.place.stem if self.place and self.place.suffix == ".zip" else self.name
 
-    def read(self, source: Source) -> Benchmark:
+    def read(self, source: BenchmarkSource) -> Benchmark:
         """Read the benchmark."""
         assert self.kind is not None
         assert self.place is not None
         return Benchmark(self.kind.name, self.kind.read(self.place, source), self.dataset)
 
 
-def survey(path: Path) -> list[Entry]:
+def survey(path: Path) -> list[FolderEntry]:
     """The folder itself, if it is a benchmark's, or else everything in it."""
     itself = _entry(path.absolute())
     if itself.place is not None or not path.is_dir():
@@ -62,11 +62,11 @@ def survey(path: Path) -> list[Entry]:
     files = {file.name for task in glue.TASKS.values() for file in task.files(path)}
     entries = [_entry(each) for each in inside if each.name not in files]
     if len(entries) < len(inside):
-        entries.append(Entry(path.absolute().name, is_glue=True))
+        entries.append(FolderEntry(path.absolute().name, is_glue=True))
     return [_beside_its_folder(entry, entries) for entry in entries]
 
 
-def check_filled(path: Path, entries: Sequence[Entry]) -> None:
+def check_filled(path: Path, entries: Sequence[FolderEntry]) -> None:
     """Check that no folder among the entries of `survey` is called like a benchmark for nothing.
 
     Raises:
@@ -78,7 +78,7 @@ def check_filled(path: Path, entries: Sequence[Entry]) -> None:
 
 
 def why_nothing(path: Path) -> str:
-    """Why a folder has no benchmark to score, and which folder to give instead."""
+    """Reason why a folder has no benchmark to score, and which folder to give instead."""
     if advice := hint(path):
         return f"no benchmark in {path} itself: {advice}"
     kind = kind_of_folder(path.absolute().name)
@@ -108,23 +108,23 @@ def hint(path: Path, of_glue: bool = False) -> str:
     return "give the folder that holds them: --benchmarks " + " or ".join(map(str, folders))
 
 
-def _entry(path: Path) -> Entry:
+def _entry(path: Path) -> FolderEntry:
     kind = kind_of_folder(path.name)
     place = kind.find(path) if kind else None
     if kind and place:
-        return Entry(path.name, kind, place, _unread(place, kind))
+        return FolderEntry(path.name, kind, place, _unread(place, kind))
     if kind:
-        return Entry(path.name, kind, note=f"it is no folder with {kind.expects}")
+        return FolderEntry(path.name, kind, note=f"it is no folder with {kind.expects}")
     if path.is_dir() and glue.find(path) is not None:
-        return Entry(path.name, is_glue=True)
+        return FolderEntry(path.name, is_glue=True)
     lower = path.name.lower()
     for pattern, note in _NOT_SCORED.items():
         if fnmatchcase(lower, pattern):
-            return Entry(path.name, note=note)
+            return FolderEntry(path.name, note=note)
     if path.is_dir() and _holds_benchmarks(path):
-        return Entry(path.name, note=f"a folder of benchmarks: --benchmarks {path}")
+        return FolderEntry(path.name, note=f"a folder of benchmarks: --benchmarks {path}")
     names = ", ".join(kind.folders[0] for kind in ALL_KINDS)
-    return Entry(path.name, note=f"no benchmark is called so ({names}, glue*)")
+    return FolderEntry(path.name, note=f"no benchmark is called so ({names}, glue*)")
 
 
 def _holds_benchmarks(path: Path) -> bool:
@@ -132,7 +132,7 @@ def _holds_benchmarks(path: Path) -> bool:
     return glue.find(path) is not None or any(kind and kind.find(child) for kind, child in kinds)
 
 
-def _unread(place: Path, kind: Kind) -> str:
+def _unread(place: Path, kind: BenchmarkKind) -> str:
     """Files of a benchmark's folder that look like data and are not read."""
     if not place.is_dir():
         return ""
@@ -140,14 +140,14 @@ def _unread(place: Path, kind: Kind) -> str:
     return f"not read in it: {_listed(others)}" if others else ""
 
 
-def _looks_like_data(path: Path, kind: Kind) -> bool:
+def _looks_like_data(path: Path, kind: BenchmarkKind) -> bool:
     name = path.name.lower()
     if name.startswith((".", "readme", "license")) or path.suffix == ".jsonl":
         return False
     return path.is_dir() or (kind.find(path) is None and not name.endswith((".json", ".md")))
 
 
-def _holds_none(folder: Path, kind: Kind) -> str:
+def _holds_none(folder: Path, kind: BenchmarkKind) -> str:
     content = sorted(each.name for each in folder.iterdir())
     holds = f"holds {_listed(content)}" if content else "holds nothing"
     return (
@@ -156,22 +156,22 @@ def _holds_none(folder: Path, kind: Kind) -> str:
     )
 
 
-def _beside_its_folder(entry: Entry, entries: Sequence[Entry]) -> Entry:
-    """A zip file gives way to the folder that it was unpacked to."""
+def _beside_its_folder(entry: FolderEntry, entries: Sequence[FolderEntry]) -> FolderEntry:
+    """Drop a zip file in favour of the folder that it was unpacked to."""
     folders = {each.name for each in entries if each.place and each.name == each.dataset}
     if entry.place is None or entry.name == entry.dataset or entry.dataset not in folders:
         return entry
-    return Entry(entry.name, entry.kind, note=f"the folder {entry.dataset} is read instead")
+    return FolderEntry(entry.name, entry.kind, note=f"the folder {entry.dataset} is read instead")
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Some of the names, and how many more there are."""
+    """List some of the names, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
 
 
-def fates(
-    entries: Sequence[Entry], benchmarks: Sequence[Benchmark], glue_tasks: Sequence[str]
+def entry_rows(
+    entries: Sequence[FolderEntry], benchmarks: Sequence[Benchmark], glue_tasks: Sequence[str]
 ) -> Iterator[tuple[str, str, str]]:
     """Rows of a table on each entry: name, benchmark, what is done with it or why nothing.
 

@@ -34,7 +34,7 @@ _RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Task:
+class GlueTask:
     """A classification task.
 
     Attributes:
@@ -66,17 +66,17 @@ _SENTENCES = ("{sentence1}", "{sentence2}")
 TASKS = {
     task.name: task
     for task in (
-        Task("boolq", _YES_NO, ("{question}", "{passage}")),
-        Task("cola", ("unacceptable", "acceptable"), ("{sentence}",), "matthews"),
-        Task("mnli", _NLI, _PREMISE),
-        Task("mnli-mm", _NLI, _PREMISE, train="mnli"),
-        Task("mrpc", ("different", "paraphrase"), _SENTENCES, "f1"),
-        Task("multirc", _YES_NO, ("Question: {question} Answer: {answer}", "{paragraph}")),
-        Task("qnli", _RTE, ("{question}", "{sentence}")),
-        Task("qqp", ("different", "duplicate"), ("{question1}", "{question2}"), "f1"),
-        Task("rte", _RTE, _SENTENCES),
-        Task("sst2", ("negative", "positive"), ("{sentence}",)),
-        Task(
+        GlueTask("boolq", _YES_NO, ("{question}", "{passage}")),
+        GlueTask("cola", ("unacceptable", "acceptable"), ("{sentence}",), "matthews"),
+        GlueTask("mnli", _NLI, _PREMISE),
+        GlueTask("mnli-mm", _NLI, _PREMISE, train="mnli"),
+        GlueTask("mrpc", ("different", "paraphrase"), _SENTENCES, "f1"),
+        GlueTask("multirc", _YES_NO, ("Question: {question} Answer: {answer}", "{paragraph}")),
+        GlueTask("qnli", _RTE, ("{question}", "{sentence}")),
+        GlueTask("qqp", ("different", "duplicate"), ("{question1}", "{question2}"), "f1"),
+        GlueTask("rte", _RTE, _SENTENCES),
+        GlueTask("sst2", ("negative", "positive"), ("{sentence}",)),
+        GlueTask(
             "wsc",
             _YES_NO,
             ('Does "{span2_text}" refer to "{span1_text}" in this passage?', "{text}"),
@@ -93,7 +93,7 @@ PROTOCOL_TASKS = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class FinetuneSettings:
     """The settings of a fine-tuning.
 
     Attributes:
@@ -147,7 +147,7 @@ class Settings:
 
 # The paper's settings (BabyHGRN, "Fine-tuning"); what it leaves open is the default of the Trainer
 # of transformers, which the public 2024 pipeline ran.
-_SETTINGS_2024 = Settings(
+_SETTINGS_2024 = FinetuneSettings(
     lr=5e-5,
     batch_size=64,
     epochs=10,
@@ -164,7 +164,7 @@ _SETTINGS_2024 = Settings(
     head_dropout=0.0,
 )
 # The defaults of the public 2025 pipeline, which stops no training early.
-_SETTINGS_2025 = Settings(
+_SETTINGS_2025 = FinetuneSettings(
     lr=3e-5,
     batch_size=32,
     epochs=10,
@@ -187,18 +187,18 @@ _EXCEPTIONS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def settings(protocol: str, task: str, changes: Mapping[str, Any] = {}) -> Settings:
+def settings(protocol: str, task: str, changes: Mapping[str, Any] = {}) -> FinetuneSettings:
     """The settings of a task under the protocol "2024" (the paper's) or "2025".
 
     Args:
         protocol, task: their names.
-        changes: values of fields of `Settings` in place of the protocol's.
+        changes: values of fields of `FinetuneSettings` in place of the protocol's.
 
     Raises:
         ValueError: unknown protocol, task or field, or a value that cannot be.
     """
     check_protocol(protocol)
-    fields = [field.name for field in dataclasses.fields(Settings)]
+    fields = [field.name for field in dataclasses.fields(FinetuneSettings)]
     if unknown := [name for name in changes if name not in fields]:
         raise ValueError(
             f"unknown settings of fine-tuning: {', '.join(unknown)}; choose from "
@@ -208,7 +208,7 @@ def settings(protocol: str, task: str, changes: Mapping[str, Any] = {}) -> Setti
     return dataclasses.replace(_SETTINGS[protocol], **{**exceptions, **changes})
 
 
-def find_task(name: str) -> Task:
+def find_task(name: str) -> GlueTask:
     """The task of this name; ValueError with the valid names if there is none."""
     if name not in TASKS:
         raise ValueError(f"unknown GLUE task {name!r}: choose from {', '.join(TASKS)}")
@@ -227,7 +227,7 @@ class Example:
 class TaskData:
     """A task's examples: to train on, and to report on."""
 
-    task: Task
+    task: GlueTask
     train: tuple[Example, ...]
     valid: tuple[Example, ...]
 
@@ -240,10 +240,10 @@ class TaskData:
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingFiles:
     """A task that cannot be run, and the files that it lacks."""
 
-    task: Task
+    task: GlueTask
     files: tuple[Path, ...]
 
 
@@ -264,7 +264,7 @@ def find(path: Path) -> Path | None:
     return found[0] if found else None
 
 
-def read_task(folder: Path, name: str) -> TaskData | Missing:
+def read_task(folder: Path, name: str) -> TaskData | MissingFiles:
     """The examples of a task, or which of its files are missing.
 
     Raises:
@@ -274,13 +274,13 @@ def read_task(folder: Path, name: str) -> TaskData | Missing:
     files = task.files(folder)
     missing = tuple(file for file in files if not file.is_file())
     if missing:
-        return Missing(task, missing)
+        return MissingFiles(task, missing)
     train, valid = (_read_examples(file, task) for file in files)
     return TaskData(task, train, valid)
 
 
-def _read_examples(file: Path, task: Task) -> tuple[Example, ...]:
-    def parse(values: dict[str, Any], source: str) -> Example:
+def _read_examples(file: Path, task: GlueTask) -> tuple[Example, ...]:
+    def parse(values: dict[str, object], source: str) -> Example:
         label = values.get("label")
         if isinstance(label, bool) or not isinstance(label, int):
             raise ValueError(f"field 'label' is missing or not an integer: {label!r}")
@@ -294,12 +294,12 @@ def _read_examples(file: Path, task: Task) -> tuple[Example, ...]:
     return tuple(row.parse(parse) for row in read_file(file))
 
 
-def _fill(template: str, values: dict[str, Any]) -> str:
+def _fill(template: str, values: dict[str, object]) -> str:
     fields = [name for _, name, _, _ in Formatter().parse(template) if name]
     return template.format(**{name: _text(values, name) for name in fields})
 
 
-def _text(values: Mapping[str, Any], name: str) -> str:
+def _text(values: Mapping[str, object], name: str) -> str:
     """A field that must be a text, perhaps an empty one: full QQP has such questions."""
     value = values.get(name)
     if not isinstance(value, str):
@@ -336,12 +336,12 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.asarray(np.divide(above, below, out=np.zeros_like(below), where=below > 0))
 
 
-def score(task: Task, labels: ArrayLike, predictions: ArrayLike) -> float:
+def score(task: GlueTask, labels: ArrayLike, predictions: ArrayLike) -> float:
     """The task's metric of predicted label indices, percent."""
     return float(figure(task.metric, confusion(labels, predictions, len(task.labels))))
 
 
-def standard_error(task: Task, labels: ArrayLike, predictions: ArrayLike) -> float:
+def standard_error(task: GlueTask, labels: ArrayLike, predictions: ArrayLike) -> float:
     """Standard error over examples of `score`, percentage points: bootstrap of 1,000 resamples.
 
     Drawing examples anew is drawing the cells of the confusion table from a multinomial.

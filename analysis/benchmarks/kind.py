@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from analysis.benchmarks.figures import MEAN_OF_TASKS, Figure
+from analysis.benchmarks.figures import MEAN_OF_TASKS, Aggregation
 from analysis.benchmarks.files import find_json_lines, read_folder
 from analysis.benchmarks.items import Item
 
 
 @dataclass(frozen=True)
-class Source:
+class BenchmarkSource:
     """A choice of benchmarks, and the place that they are read from.
 
     Attributes:
@@ -33,10 +32,10 @@ class Source:
     ewok_password: str | None = field(default=None, repr=False)
 
 
-Reader = Callable[[Path, Source], tuple[Item, ...]]
+Reader = Callable[[Path, BenchmarkSource], tuple[Item, ...]]
 
 
-def json_lines(parse: Callable[[dict[str, Any], str], Item]) -> Reader:
+def json_lines(parse: Callable[[dict[str, object], str], Item]) -> Reader:
     """A reader of all rows of a folder's `*.jsonl` files, in the order of the files' names.
 
     Args:
@@ -47,7 +46,7 @@ def json_lines(parse: Callable[[dict[str, Any], str], Item]) -> Reader:
 
 
 @dataclass(frozen=True)
-class Kind:
+class BenchmarkKind:
     """A kind of benchmark, defined in the module that reads it and listed in `kinds.ALL_KINDS`.
 
     Attributes:
@@ -76,9 +75,9 @@ class Kind:
     read: Reader
     expects: str = "*.jsonl files"
     find: Callable[[Path], Path | None] = find_json_lines
-    from_hub: Callable[[Source], tuple[Item, ...]] | None = None
+    from_hub: Callable[[BenchmarkSource], tuple[Item, ...]] | None = None
     hub_id: str = ""
-    figure: Figure = MEAN_OF_TASKS
+    figure: Aggregation = MEAN_OF_TASKS
     in_macro: bool = False
     submission: str | None = None
     submitted_as: str = ""

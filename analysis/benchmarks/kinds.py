@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 from analysis.benchmarks.bear import BEAR
 from analysis.benchmarks.ewok import EWOK
-from analysis.benchmarks.kind import Kind
+from analysis.benchmarks.kind import BenchmarkKind
 from analysis.benchmarks.later_tasks import COMPS, ENTITY_TRACKING, WUG
 from analysis.benchmarks.minimal_pairs import BLIMP, SUPPLEMENT
 
@@ -19,12 +19,12 @@ MACRO = tuple(kind.name for kind in ALL_KINDS if kind.in_macro)
 """The benchmarks whose unweighted mean is the macro figure; the others stand beside it."""
 
 
-def kind_named(name: str) -> Kind:
+def kind_named(name: str) -> BenchmarkKind:
     """The kind of that name; one that nobody listed is a mean of tasks, made in Python only."""
-    return _BY_NAME.get(name) or Kind(name, folders=(), read=lambda place, source: ())
+    return _BY_NAME.get(name) or BenchmarkKind(name, folders=(), read=lambda place, source: ())
 
 
-def kind_of_folder(name: str) -> Kind | None:
+def kind_of_folder(name: str) -> BenchmarkKind | None:
     """The kind of benchmark that a folder or file of this name holds."""
     fitting = [pattern for pattern in _BY_FOLDER if fnmatchcase(name.lower(), pattern)]
     return _BY_FOLDER[max(fitting, key=len)] if fitting else None

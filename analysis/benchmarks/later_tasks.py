@@ -16,15 +16,13 @@ Ettinger 2023, arXiv 2210.01963). The figure is the mean over subsets.
 
 from __future__ import annotations
 
-from typing import Any
-
 from analysis.benchmarks.figures import CORRELATION, MEAN_OF_SPLITS
 from analysis.benchmarks.files import number_field, text_field
 from analysis.benchmarks.items import Item
-from analysis.benchmarks.kind import Kind, json_lines
+from analysis.benchmarks.kind import BenchmarkKind, json_lines
 
 
-def _nominalisation(values: dict[str, Any], source: str) -> Item:
+def _nominalisation(values: dict[str, object], source: str) -> Item:
     options = tuple(text_field(values, "sentences").split("\t"))
     if len(options) != 2:
         raise ValueError(f"'sentences' holds {len(options)} texts separated by tabs, not two")
@@ -34,7 +32,7 @@ def _nominalisation(values: dict[str, Any], source: str) -> Item:
     return Item(task=source, options=options, human=ratio)
 
 
-def _tracking(values: dict[str, Any], source: str) -> Item:
+def _tracking(values: dict[str, object], source: str) -> Item:
     options = values.get("options")
     if (
         not isinstance(options, list)
@@ -49,7 +47,7 @@ def _tracking(values: dict[str, Any], source: str) -> Item:
     )
 
 
-def _property(values: dict[str, Any], source: str) -> Item:
+def _property(values: dict[str, object], source: str) -> Item:
     task = source.removeprefix("comps_").replace("-", "_")
     phrase = text_field(values, "property_phrase")
     right = text_field(values, "prefix_acceptable")
@@ -65,7 +63,7 @@ def _property(values: dict[str, Any], source: str) -> Item:
     )
 
 
-WUG = Kind(
+WUG = BenchmarkKind(
     "wug",
     ("wug_adj*",),
     json_lines(_nominalisation),
@@ -75,7 +73,7 @@ WUG = Kind(
     submitted_as="wug_adj",
     shown_by=None,
 )
-ENTITY_TRACKING = Kind(
+ENTITY_TRACKING = BenchmarkKind(
     "entity_tracking",
     ("entity_tracking*",),
     json_lines(_tracking),
@@ -83,7 +81,7 @@ ENTITY_TRACKING = Kind(
     figure=MEAN_OF_SPLITS,
     submission="entity_tracking",
 )
-COMPS = Kind(
+COMPS = BenchmarkKind(
     "comps",
     ("comps*",),
     json_lines(_property),

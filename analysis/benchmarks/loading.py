@@ -7,8 +7,8 @@ from pathlib import Path
 
 from analysis.benchmarks import glue
 from analysis.benchmarks.benchmark import Benchmark
-from analysis.benchmarks.folders import Entry, check_filled, survey, why_nothing
-from analysis.benchmarks.kind import Kind, Source
+from analysis.benchmarks.folders import FolderEntry, check_filled, survey, why_nothing
+from analysis.benchmarks.kind import BenchmarkKind, BenchmarkSource
 from analysis.benchmarks.kinds import ALL_KINDS, KINDS, kind_named
 from analysis.benchmarks.protocols import check_protocol
 from analysis.benchmarks.suite import Suite
@@ -18,29 +18,31 @@ HUB = "hub"
 _GLUE = ", ".join(glue.TASKS)
 
 
-def load_suite(path: Path | str | Source, protocol: str, tasks: Sequence[str] = ()) -> Suite:
+def load_suite(
+    path: Path | str | BenchmarkSource, protocol: str, tasks: Sequence[str] = ()
+) -> Suite:
     """The suite of the benchmarks that a folder or the hub has.
 
-    A folder is recognised by its name (`Kind.folders`). Of several folders of one kind the one
-    ending in `_fast` is taken (see `Source.fast`); without one, `tasks` must name one.
+    A folder is recognised by its name (`BenchmarkKind.folders`). Of several folders of one kind the
+    one ending in `_fast` is taken (see `BenchmarkSource.fast`); without one, `tasks` must name one.
 
     Args:
-        path: see `Source.path`; or a whole source.
+        path: see `BenchmarkSource.path`; or a whole source.
         protocol: "2024" or "2025"; see `protocols`.
-        tasks: see `Source.tasks`.
+        tasks: see `BenchmarkSource.tasks`.
 
     Raises:
         ValueError: nothing found, something named is missing, an ambiguous choice, or a bad file.
     """
     check_protocol(protocol)
-    source = path if isinstance(path, Source) else Source(str(path), tuple(tasks))
+    source = path if isinstance(path, BenchmarkSource) else BenchmarkSource(str(path), tuple(tasks))
     if source.path == HUB:
         return Suite(tuple(_on_hub(source)), protocol)
     chosen = sorted(_in_folder(source), key=lambda found: _kind(found).name)
     return Suite(tuple(found.read(source) for found in chosen), protocol)
 
 
-def _on_hub(source: Source) -> Iterator[Benchmark]:
+def _on_hub(source: BenchmarkSource) -> Iterator[Benchmark]:
     there = [kind.name for kind in ALL_KINDS if kind.from_hub]
     names = source.tasks or ("blimp",)
     for name in there if "all" in names else names:
@@ -53,7 +55,7 @@ def _on_hub(source: Source) -> Iterator[Benchmark]:
         yield Benchmark(name, kind.from_hub(source), kind.hub_id)
 
 
-def _in_folder(source: Source) -> list[Entry]:
+def _in_folder(source: BenchmarkSource) -> list[FolderEntry]:
     """The entries of a source's folder that are to be read."""
     path = Path(source.path)
     if not path.exists():
@@ -76,12 +78,12 @@ def _in_folder(source: Source) -> list[Entry]:
     return chosen
 
 
-def _kind(entry: Entry) -> Kind:
+def _kind(entry: FolderEntry) -> BenchmarkKind:
     assert entry.kind is not None
     return entry.kind
 
 
-def _named(task: str, found: Sequence[Entry], source: Source) -> Entry:
+def _named(task: str, found: Sequence[FolderEntry], source: BenchmarkSource) -> FolderEntry:
     """The entry that a task names: it is a kind or the name of a folder."""
     for each in found:
         if each.name == task:
@@ -102,7 +104,7 @@ def _named(task: str, found: Sequence[Entry], source: Source) -> Entry:
     return _choose(found, kind_named(task), source.fast)
 
 
-def _choose(found: Sequence[Entry], kind: Kind, fast: bool) -> Entry:
+def _choose(found: Sequence[FolderEntry], kind: BenchmarkKind, fast: bool) -> FolderEntry:
     mine = [each for each in found if each.kind == kind]
     fitting = [each for each in mine if each.name.endswith("_fast") == fast]
     if len(mine) > 1 and len(fitting) != 1:

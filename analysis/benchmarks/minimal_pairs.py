@@ -9,11 +9,10 @@ the BabyLM Challenge.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from analysis.benchmarks.files import hub_rows, read_folder, text_field
 from analysis.benchmarks.items import Item
-from analysis.benchmarks.kind import Kind, json_lines
+from analysis.benchmarks.kind import BenchmarkKind, json_lines
 
 GROUPINGS = ("field", "linguistics_term")
 HUB_ID = "nyu-mll/blimp"
@@ -28,7 +27,7 @@ def read_minimal_pairs(folder: Path) -> tuple[Item, ...]:
     return tuple(row.parse(_pair) for row in read_folder(folder))
 
 
-def _pair(values: dict[str, Any], source: str) -> Item:
+def _pair(values: dict[str, object], source: str) -> Item:
     return Item(
         task=str(values.get("UID") or source),
         options=(text_field(values, "sentence_good"), text_field(values, "sentence_bad")),
@@ -36,13 +35,13 @@ def _pair(values: dict[str, Any], source: str) -> Item:
     )
 
 
-def _style(group: Any) -> str:
+def _style(group: object) -> str:
     """The public files write one field in two ways."""
     return str(group).replace("syntax_semantics", "syntax/semantics")
 
 
 _EXPECTS = "*.jsonl files with the fields sentence_good and sentence_bad"
-BLIMP = Kind(
+BLIMP = BenchmarkKind(
     "blimp",
     ("blimp*",),
     json_lines(_pair),
@@ -53,7 +52,7 @@ BLIMP = Kind(
     submission="blimp",
     shown_by="linguistics_term",
 )
-SUPPLEMENT = Kind(
+SUPPLEMENT = BenchmarkKind(
     "supplement",
     ("supplement*", "blimp*supplement*"),
     json_lines(_pair),

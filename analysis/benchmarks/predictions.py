@@ -49,7 +49,7 @@ def write_submission(
 
     A file maps each UID to {"predictions": [{"id": "<UID>_<n>", "pred": <the chosen text>}, ...]}.
     The UIDs are those that the pipeline's scorer looks up: names of the data set's files, for
-    entity tracking with the number of operations, and `Kind.submitted_as`.
+    entity tracking with the number of operations, and `BenchmarkKind.submitted_as`.
     These files hold texts, EWoK's too: keep them off the public web. The option of the greatest
     log-probability is the prediction, as it is there: of equal ones the first, which in minimal
     pairs is the right one. Where each option has a context of its own, both are the prediction: an

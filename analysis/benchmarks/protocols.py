@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from analysis.benchmarks.scoring import Span
 
@@ -31,7 +32,7 @@ def check_protocol(protocol: str) -> None:
 class Encoder:
     """A transformers tokenizer used by the rules of one protocol."""
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     protocol: str
 
     def __post_init__(self) -> None:

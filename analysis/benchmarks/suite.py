@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.facts import item_facts
@@ -22,10 +23,13 @@ from analysis.benchmarks.kinds import MACRO
 from analysis.benchmarks.protocols import Encoder, check_protocol
 from analysis.benchmarks.scoring import Progress, Span, token_log_probs
 
+Scores = dict[str, Any]
+"""The JSON form of `SuiteScores`, as it is stored."""
+
 
 @dataclass(frozen=True)
 class SuiteScores:
-    """What a model scored; holds figures and items' values, never a sentence.
+    """A model's scores; holds figures and items' values, never a sentence.
 
     `SuiteScores(**scores.to_dict())` gives the scores back, also after a trip through JSON.
 
@@ -72,7 +76,7 @@ class SuiteScores:
     held_out: dict[str, float]
     items: dict[str, dict[str, dict[str, Any]]]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Scores:
         """All fields as JSON types."""
         return asdict(self)
 
@@ -104,12 +108,12 @@ class Suite:
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
-    def spans(self, tokenizer: Any) -> list[Span]:
-        """Everything to score, benchmark after benchmark."""
+    def spans(self, tokenizer: PreTrainedTokenizerBase) -> list[Span]:
+        """Spans of all items, benchmark after benchmark."""
         encoder = Encoder(tokenizer, self.protocol)
         return [span for benchmark in self.benchmarks for span in benchmark.spans(encoder)]
 
-    def check_fits(self, tokenizer: Any, context: int) -> None:
+    def check_fits(self, tokenizer: PreTrainedTokenizerBase, context: int) -> None:
         """Check before any training that a model with this context can read every text.
 
         Raises:
@@ -125,7 +129,7 @@ class Suite:
     def evaluate(
         self,
         model: Any,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         token_budget: int | None = None,
         progress: Progress | None = None,

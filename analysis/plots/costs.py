@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from analysis.plots.style import RC, Look, check, ink_sign, line_sign, looks, say
+from analysis.plots.style import RC, LineStyle, check, ink_sign, line_sign, line_styles, say
 from analysis.schema.axes import short
 
 _LOG_FROM = 10.0  # an axis that spans more than this is logarithmic
@@ -39,26 +39,26 @@ def cost_curves(frame: pd.DataFrame) -> Figure:
         raise ValueError("no epoch has a finite loss: there is nothing to draw")
     frame = frame.sort_values(["run_id", "tokens"])
     frame = frame.assign(_epoch=frame.groupby("run_id").cumcount())
-    styles = looks(frame["arch"])
+    styles = line_styles(frame["arch"])
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
     panels[0].set_ylabel("validation bits per byte (lower is better)")
     for axes, cost in zip(panels, ("tokens", "flops", "seconds"), strict=True):
         values = frame[cost].astype(float) if cost in frame else np.nan
         _draw_panel(axes, frame.assign(**{cost: values}), cost, styles)
-    handles = [line_sign(arch, look) for arch, look in styles.items()]
+    handles = [line_sign(arch, style) for arch, style in styles.items()]
     if (frame.groupby("arch")["run_id"].nunique() > 1).any():
         handles.append(ink_sign("single seeds", linestyle="-", linewidth=0.8, alpha=0.35))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
 
-def _draw_panel(axes: Axes, frame: pd.DataFrame, cost: str, styles: dict[str, Look]) -> None:
+def _draw_panel(axes: Axes, frame: pd.DataFrame, cost: str, styles: dict[str, LineStyle]) -> None:
     known = frame[frame[cost].notna()]
     label, unit, in_words = _scale(cost, known[cost].max())
     known = known.assign(**{cost: known[cost] / unit})
-    for arch, look in styles.items():
-        _draw_seeds(axes, known[known["arch"] == arch], cost, look)
+    for arch, style in styles.items():
+        _draw_seeds(axes, known[known["arch"] == arch], cost, style)
     axes.set_xlabel(label)
     axes.margins(x=0.08, y=0.1)
     axes.grid()
@@ -77,17 +77,17 @@ def _draw_panel(axes: Axes, frame: pd.DataFrame, cost: str, styles: dict[str, Lo
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_words(value)))
 
 
-def _draw_seeds(axes: Axes, mine: pd.DataFrame, cost: str, look: Look) -> None:
+def _draw_seeds(axes: Axes, mine: pd.DataFrame, cost: str, style: LineStyle) -> None:
     """One architecture: its runs, and the means over them."""
     runs = mine["run_id"].nunique()
     by_epoch = mine.groupby("_epoch")
     means = by_epoch[[cost, "bits_per_byte"]].mean()[by_epoch.size() == runs]
     axes.plot(
-        means[cost], means["bits_per_byte"], linewidth=1.6, markersize=5, zorder=3, **look.line
+        means[cost], means["bits_per_byte"], linewidth=1.6, markersize=5, zorder=3, **style.line
     )
     if runs > 1:
         for _, run in mine.groupby("run_id"):
-            axes.plot(run[cost], run["bits_per_byte"], color=look.color, linewidth=0.8, alpha=0.35)
+            axes.plot(run[cost], run["bits_per_byte"], color=style.color, linewidth=0.8, alpha=0.35)
 
 
 def _scale(cost: str, greatest: float) -> tuple[str, float, Callable[[float], str]]:
@@ -103,7 +103,7 @@ def _scale(cost: str, greatest: float) -> tuple[str, float, Callable[[float], st
 
 
 def _count(number: float) -> str:
-    """2500000 -> 2.5M"""
+    """Shorten a number: 2500000 -> 2.5M."""
     for sign, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(number) >= size:
             return f"{number / size:g}{sign}"

@@ -23,13 +23,13 @@ from matplotlib.ticker import (
 
 from analysis.learning_rates import Optimum
 from analysis.plots.style import (
-    DESIGN_LOOKS,
+    DESIGN_STYLES,
     INK,
     RC,
-    Look,
+    LineStyle,
     ink_sign,
     line_sign,
-    looks,
+    line_styles,
     say,
     write,
 )
@@ -83,7 +83,7 @@ def axis_figure(
     if done.empty:
         raise ValueError(_NOTHING)
     figure, panels = _panels(done, title)
-    styles = looks(done["arch"])
+    styles = line_styles(done["arch"])
     for axes, metric in zip(panels, ("bits_per_byte", "macro"), strict=False):
         _draw_panel(axes, done, metric, styles, group="arch", by=axis.field)
         _scale(axes, axis, done[axis.field])
@@ -118,7 +118,7 @@ def epoch_figure(scores: pd.DataFrame, title: str = "") -> Figure:
     finite = np.isfinite(scores["bits_per_byte"].astype(float))
     scores = scores.assign(outcome=np.where(finite, "finished", "diverged"))
     figure, panels = _panels(scores, title)
-    styles = looks(scores["design"], DESIGN_LOOKS)
+    styles = line_styles(scores["design"], DESIGN_STYLES)
     for axes, metric in zip(panels, ("bits_per_byte", "macro"), strict=False):
         _draw_panel(axes, scores, metric, styles, group="design", by="horizon")
         lengths = sorted(scores["horizon"].unique())
@@ -145,21 +145,29 @@ def _panels(done: pd.DataFrame, title: str) -> tuple[Figure, list[Axes]]:
 
 
 def _draw_panel(
-    axes: Axes, done: pd.DataFrame, metric: str, styles: dict[str, Look], *, group: str, by: str
+    axes: Axes,
+    done: pd.DataFrame,
+    metric: str,
+    styles: dict[str, LineStyle],
+    *,
+    group: str,
+    by: str,
 ) -> None:
     """One metric of all groups along the column `by`."""
     is_lost = done["outcome"] == "diverged"
     rows = [name for name in styles if (is_lost & (done[group] == name)).any()]
     from_top = metric == "bits_per_byte"  # the crosses stand on the bad side
-    for name, look in styles.items():
+    for name, style in styles.items():
         mine = done[done[group] == name]
-        _draw_line(axes, mine[mine["outcome"] == "finished"], metric, look, by)
+        _draw_line(axes, mine[mine["outcome"] == "finished"], metric, style, by)
         stopped = mine[mine["outcome"] == "stopped"]
-        axes.plot(stopped[by], stopped[metric], look.marker, color=look.color, mfc="none", zorder=2)
+        axes.plot(
+            stopped[by], stopped[metric], style.marker, color=style.color, mfc="none", zorder=2
+        )
         if name in rows:
             # One row of crosses per group, so that none hides another.
             height = 0.03 + _ROW * rows.index(name)
-            _draw_diverged(axes, mine, by, look.color, 1 - height if from_top else height)
+            _draw_diverged(axes, mine, by, style.color, 1 - height if from_top else height)
     axes.margins(x=0.08, y=0.1)
     axes.grid()
     if not done.loc[~is_lost, metric].notna().any():
@@ -168,14 +176,14 @@ def _draw_panel(
     _leave_room(axes, len(rows), at_top=from_top)
 
 
-def _draw_line(axes: Axes, finished: pd.DataFrame, metric: str, look: Look, by: str) -> None:
+def _draw_line(axes: Axes, finished: pd.DataFrame, metric: str, style: LineStyle, by: str) -> None:
     over_seeds = finished.dropna(subset=[metric]).groupby(by)[metric]
     mean, low, high = over_seeds.mean(), over_seeds.min(), over_seeds.max()
-    axes.plot(mean.index, mean, linewidth=1.6, markersize=6, zorder=3, **look.line)
+    axes.plot(mean.index, mean, linewidth=1.6, markersize=6, zorder=3, **style.line)
     if (high > low).any():
-        axes.fill_between(mean.index, low, high, color=look.color, alpha=0.18, linewidth=0)
+        axes.fill_between(mean.index, low, high, color=style.color, alpha=0.18, linewidth=0)
         # A band has no width at a point without neighbours: bars show the same range there.
-        axes.vlines(mean.index, low, high, color=look.color, linewidth=1, alpha=0.6)
+        axes.vlines(mean.index, low, high, color=style.color, linewidth=1, alpha=0.6)
 
 
 def _draw_diverged(axes: Axes, mine: pd.DataFrame, by: str, color: str, height: float) -> None:
@@ -220,7 +228,7 @@ def _draw_chance(axes: Axes) -> None:
     )
 
 
-def _draw_fits(axes: Axes, fits: dict[str, Optimum], styles: dict[str, Look]) -> None:
+def _draw_fits(axes: Axes, fits: dict[str, Optimum], styles: dict[str, LineStyle]) -> None:
     """The parabolas within the panel, and under them a row for the minimum of each."""
     rows = [arch for arch, fit in fits.items() if fit.lr or fit.interval]
     _leave_room(axes, len(rows), at_top=False)
@@ -236,21 +244,21 @@ def _draw_fits(axes: Axes, fits: dict[str, Optimum], styles: dict[str, Look]) ->
 
 
 def _draw_minimum(
-    axes: Axes, fit: Optimum, look: Look, height: float, edges: tuple[float, float]
+    axes: Axes, fit: Optimum, style: LineStyle, height: float, edges: tuple[float, float]
 ) -> None:
     """A marker at the minimum and a bar over its interval, as far as they lie between the edges."""
     place = axes.get_xaxis_transform()  # x in learning rate, y in parts of the axis
     if fit.interval:
         low, high = np.clip(fit.interval, *edges)
-        axes.plot([low, high], [height] * 2, color=look.color, linewidth=3, transform=place)
+        axes.plot([low, high], [height] * 2, color=style.color, linewidth=3, transform=place)
         for end, arrow, beyond in (
             (edges[0], "<", fit.interval[0] < edges[0]),
             (edges[1], ">", fit.interval[1] > edges[1]),
         ):
             if beyond:
-                axes.plot(end, height, arrow, color=look.color, transform=place, clip_on=False)
+                axes.plot(end, height, arrow, color=style.color, transform=place, clip_on=False)
     if fit.lr and edges[0] <= fit.lr <= edges[1]:
-        axes.plot(fit.lr, height, markersize=6, transform=place, **look.line)
+        axes.plot(fit.lr, height, markersize=6, transform=place, **style.line)
 
 
 def _scale(axes: Axes, axis: Axis, values: pd.Series) -> None:
@@ -270,9 +278,11 @@ def _scale(axes: Axes, axis: Axis, values: pd.Series) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend(done: pd.DataFrame, styles: dict[str, Look], point: list[str]) -> list[Line2D | Patch]:
+def _legend(
+    done: pd.DataFrame, styles: dict[str, LineStyle], point: list[str]
+) -> list[Line2D | Patch]:
     """Signs of the groups and of what else is drawn; `point`: columns that make up a point."""
-    handles: list[Line2D | Patch] = [line_sign(name, look) for name, look in styles.items()]
+    handles: list[Line2D | Patch] = [line_sign(name, style) for name, style in styles.items()]
     if (done["outcome"] == "stopped").any():
         handles.append(ink_sign("stopped early", marker="o", markerfacecolor="none"))
     if (done["outcome"] == "diverged").any():

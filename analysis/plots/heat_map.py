@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis.plots.style import HEAT, INK, RC, check, looks, readable_on
+from analysis.plots.style import HEAT, INK, RC, check, line_styles, readable_on
 
 _STEPS = 24  # of the colour bar
 _BELOW: dict[str, Any] = {"facecolor": "none", "linestyle": (0, (2, 1.5)), "linewidth": 1.0}
@@ -51,7 +51,7 @@ def heat_map(frame: pd.DataFrame) -> Figure:
     above = cells["score"] - cells["chance"]
     if above.isna().all():
         raise ValueError("no cell has a score and a chance level: there is nothing to draw")
-    rows, archs = _rows(frame), list(looks(frame["arch"]))
+    rows, archs = _rows(frame), list(line_styles(frame["arch"]))
     colors = ScalarMappable(
         Normalize(min(above.min(), 0.0), max(above.max(), 1.0)),
         matplotlib.colormaps[HEAT].resampled(_STEPS),

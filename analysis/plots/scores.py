@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from analysis.plots.style import INK, RC, Look, check, ink_sign, looks, say
+from analysis.plots.style import INK, RC, LineStyle, check, ink_sign, line_styles, say
 
 _MOST_ACROSS = 4  # panels in a row
 _LABEL = 36  # characters in a line of a label
@@ -54,7 +54,7 @@ def leaderboard(frame: pd.DataFrame) -> Figure:
             f"{twice['benchmark']}; keep one"
         )
     archs = _ranked(frame)
-    styles = looks(archs)
+    styles = line_styles(archs)
     names = sorted(frame["benchmark"].unique(), key=lambda name: name != "macro")
     figure, panels = _rows_of_panels(len(names), [_with_seeds(frame, arch) for arch in archs])
     for axes, name in zip(panels, names, strict=True):
@@ -99,7 +99,7 @@ def gain_figure(frame: pd.DataFrame) -> Figure:
         raise ValueError("no gain is known: train the students and their controls first")
     students = list(dict.fromkeys(frame["student"]))
     archs = {student: re.split(r"[\s,:(]", student, maxsplit=1)[0] for student in students}
-    styles = looks(archs.values())
+    styles = line_styles(archs.values())
     metrics = list(dict.fromkeys(frame["metric"]))
     figure, panels = _rows_of_panels(len(metrics), [_wrapped(label) for label in students])
     for axes, metric in zip(panels, metrics, strict=True):
@@ -109,10 +109,10 @@ def gain_figure(frame: pd.DataFrame) -> Figure:
         rows = frame[frame["metric"] == metric].rename(columns={"gain": "mean"})
         decimals = _decimals(rows["mean"])
         for row in rows.to_dict("records"):
-            look = styles[archs[row["student"]]]
+            style = styles[archs[row["student"]]]
             excludes_zero = row["low"] * row["high"] > 0
             label = f"{row['mean']:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")
-            _draw_dot(axes, students.index(row["student"]), row, look, label, filled=excludes_zero)
+            _draw_dot(axes, students.index(row["student"]), row, style, label, filled=excludes_zero)
         if not rows["mean"].notna().any():
             axes.xaxis.set_ticks([])
             say(axes, "no data")
@@ -132,7 +132,7 @@ def _wrapped(label: str) -> str:
 
 
 def _decimals(values: pd.Series) -> int:
-    """How many show three digits of the greatest value."""
+    """Number of decimals that show three digits of the greatest value."""
     greatest = values.abs().max()
     return max(0, 2 - math.floor(math.log10(greatest))) if greatest > 0 else 0
 
@@ -190,7 +190,7 @@ def _draw_dot(
     axes: Axes,
     row: int,
     score: Mapping[Hashable, Any] | pd.Series,
-    look: Look,
+    style: LineStyle,
     text: str,
     *,
     filled: bool,
@@ -201,9 +201,9 @@ def _draw_dot(
         axes.text(0.98, row, "no data", transform=place, va="center", ha="right", fontsize=8)
         return
     if math.isfinite(score["low"]) and math.isfinite(score["high"]):
-        axes.hlines(row, score["low"], score["high"], color=look.color, linewidth=2.2, zorder=2)
-    style = look.line if filled else {**look.line, "mfc": "none", "markeredgewidth": 1.4}
-    axes.plot(score["mean"], row, markersize=7, zorder=3, **style)
+        axes.hlines(row, score["low"], score["high"], color=style.color, linewidth=2.2, zorder=2)
+    keywords = style.line if filled else {**style.line, "mfc": "none", "markeredgewidth": 1.4}
+    axes.plot(score["mean"], row, markersize=7, zorder=3, **keywords)
     axes.annotate(
         text,
         (score["mean"], row),

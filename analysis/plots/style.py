@@ -45,7 +45,7 @@ RC: dict[Any, Any] = {
 """Settings to draw and to write in: matplotlib makes some artists only when it writes."""
 
 
-class Look(NamedTuple):
+class LineStyle(NamedTuple):
     """Colour, marker and dashes: any one of them tells the lines of a picture apart."""
 
     color: str
@@ -65,48 +65,50 @@ class Look(NamedTuple):
 
 
 # Okabe & Ito's palette for all kinds of colour vision (https://jfly.uni-koeln.de/color, 2008).
-ARCH_LOOKS = {
-    "transformer": Look("#0072B2", "o"),
-    "lstm": Look("#D55E00", "s", (0, (6, 2))),
-    "xlstm": Look("#009E73", "^", (0, (1.5, 1.5))),
-    "mamba": Look("#CC79A7", "D", (0, (6, 2, 1.5, 2))),
-    "hgrn2": Look("#E69F00", "v", (0, (3, 1.5))),
-    "gated_deltanet": Look("#F0E442", "p", (0, (6, 2, 1.5, 2, 1.5, 2))),
+ARCH_STYLES = {
+    "transformer": LineStyle("#0072B2", "o"),
+    "lstm": LineStyle("#D55E00", "s", (0, (6, 2))),
+    "xlstm": LineStyle("#009E73", "^", (0, (1.5, 1.5))),
+    "mamba": LineStyle("#CC79A7", "D", (0, (6, 2, 1.5, 2))),
+    "hgrn2": LineStyle("#E69F00", "v", (0, (3, 1.5))),
+    "gated_deltanet": LineStyle("#F0E442", "p", (0, (6, 2, 1.5, 2, 1.5, 2))),
 }
-DESIGN_LOOKS = {
-    "trajectory": Look("#0072B2", "o"),
-    "independent": Look("#D55E00", "s", (0, (6, 2))),
-    "branch": Look("#E69F00", "v", (0, (1.5, 1.5))),
+DESIGN_STYLES = {
+    "trajectory": LineStyle("#0072B2", "o"),
+    "independent": LineStyle("#D55E00", "s", (0, (6, 2))),
+    "branch": LineStyle("#E69F00", "v", (0, (1.5, 1.5))),
 }
-STYLES = {arch: (look.color, look.marker) for arch, look in ARCH_LOOKS.items()}
+STYLES = {arch: (style.color, style.marker) for arch, style in ARCH_STYLES.items()}
 """Colour and marker of the architectures of this project."""
 
-_OTHER_LOOKS = [
-    Look(color, marker, dashes)
+_OTHER_STYLES = [
+    LineStyle(color, marker, dashes)
     for marker, dashes in (("P", "-"), ("X", (0, (4, 1))), ("*", (0, (1, 1))), ("h", "-."))
     for color in ("#56B4E9", "#7F7F7F", INK)
 ]
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
-def looks(names: Iterable[str], known: Mapping[str, Look] = ARCH_LOOKS) -> dict[str, Look]:
-    """The look of each name, the known ones in their order before any others in the alphabet's.
+def line_styles(
+    names: Iterable[str], known: Mapping[str, LineStyle] = ARCH_STYLES
+) -> dict[str, LineStyle]:
+    """The style of each name, the known ones in their order before any others in the alphabet's.
 
-    Another name has a look by its checksum, so that it looks alike in every picture; only where two
-    of a picture fall on the same does the later one take the next.
+    Another name has a style by its checksum, so that it looks alike in every picture; only where
+    two of a picture fall on the same does the later one take the next.
     """
     present = set(names)
-    found = {name: look for name, look in known.items() if name in present}
+    found = {name: style for name, style in known.items() if name in present}
     for name in sorted(present - set(known)):
-        first = zlib.crc32(name.encode()) % len(_OTHER_LOOKS)
-        order = _OTHER_LOOKS[first:] + _OTHER_LOOKS[:first]
-        found[name] = next((look for look in order if look not in found.values()), order[0])
+        first = zlib.crc32(name.encode()) % len(_OTHER_STYLES)
+        order = _OTHER_STYLES[first:] + _OTHER_STYLES[:first]
+        found[name] = next((style for style in order if style not in found.values()), order[0])
     return found
 
 
-def line_sign(label: str, look: Look) -> Line2D:
+def line_sign(label: str, style: LineStyle) -> Line2D:
     """The legend's sign for a line."""
-    return Line2D([], [], label=label, **look.line)
+    return Line2D([], [], label=label, **style.line)
 
 
 def ink_sign(label: str, **style: Any) -> Line2D:

@@ -113,7 +113,7 @@ class Table:
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """Of each column: number if a cell of it has a value, or none a text; long if one wraps."""
+        """Kind of each column: number if a cell has a value, or none a text; long if one wraps."""
         return tuple(_kind([row[place] for row in self.rows]) for place in range(len(self.columns)))
 
 

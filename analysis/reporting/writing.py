@@ -21,7 +21,7 @@ from analysis.places import resolved, writable_folder
 from analysis.reporting.page import Page, render
 from analysis.reporting.sections.architectures import architectures
 from analysis.reporting.sections.beside_literature import beside_literature
-from analysis.reporting.sections.common import Context, ReportPart
+from analysis.reporting.sections.common import ReportContext, ReportPart
 from analysis.reporting.sections.cost import cost
 from analysis.reporting.sections.distillation import distillation
 from analysis.reporting.sections.epoch_study import epoch_study
@@ -43,7 +43,7 @@ LOCAL_UI = "http://127.0.0.1:5000"
 FAILURES = (ValueError, OSError, MlflowException)
 """What a command tells a person in a line: there is something to mend."""
 
-_PARTS: tuple[Callable[[Context], ReportPart | None], ...] = (
+_PARTS: tuple[Callable[[ReportContext], ReportPart | None], ...] = (
     *(architectures, rates, further_axes, epoch_study, distillation, phenomena),
     *(finals, optimism, beside_literature, cost, reproduction, every_trial),
 )
@@ -86,7 +86,7 @@ def write_report(args: ReportArgs, say: Callable[[str], None]) -> tuple[Page, Pa
     save_config(folder, args)
     for name in ("pictures", "tables"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    context = Context(study, args.select, folder / "pictures")
+    context = ReportContext(study, args.select, folder / "pictures")
     parts = []
     for part in _PARTS:
         say(f"Writing the report: {part.__name__.replace('_', ' ')}")
@@ -143,7 +143,7 @@ def only_study(uri: str) -> str:
 
 
 def ui_of(uri: str) -> str:
-    """Where MLflow's web pages of a store are."""
+    """Address of MLflow's web pages of a store."""
     return without_secret(uri) if uri.startswith(("http://", "https://")) else LOCAL_UI
 
 

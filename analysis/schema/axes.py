@@ -51,7 +51,7 @@ class Axis:
 
     @property
     def flag(self) -> str:
-        """The same on the command line."""
+        """Name of that argument on the command line."""
         return f"--{self.plural.replace('_', '-')}"
 
     @property

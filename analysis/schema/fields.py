@@ -110,7 +110,7 @@ def range_of(name: str) -> Range | None:
     return found.metadata.get("range")
 
 
-def of_trial(name: str, **options: Any) -> Any:
+def trial_field(name: str, **options: Any) -> Any:
     """A dataclass field for values that a field of a trial can have."""
     return field(metadata={"range": range_of(name)}, **options)
 

@@ -46,7 +46,7 @@ class Range:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Both."""
+        """Lowest and highest number."""
         return self.low, self.high
 
 

@@ -21,7 +21,7 @@ _NAMES: dict[type, str] = {
 }
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str) -> object:
     """The value that a text stands for.
 
     Raises:
@@ -66,7 +66,7 @@ def typed(value: Any, kind: Any, where: str = "") -> Any:
     return value
 
 
-def _one_of(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
+def _one_of(value: object, kinds: tuple[Any, ...], where: str) -> Any:
     if value is None and type(None) in kinds:
         return None
     problems = []
@@ -107,7 +107,7 @@ def _is_needed(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _check(value: Any, kind: type, where: str) -> None:
+def _check(value: object, kind: type, where: str) -> None:
     allowed = (int, float) if kind is float else kind
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
         found = _NAMES.get(type(value), type(value).__name__)

@@ -178,7 +178,7 @@ def _prepare(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, scale: fl
     return _Chunks(queries.mul_(scale), keys, values, beta, decay, opening, closing, kept)
 
 
-class _Solved(NamedTuple):
+class _ChunkSolution(NamedTuple):
     """Results of the triangular systems, and of the recurrence over the chunks."""
 
     overlaps: Tensor  # (X, N, C, C): products of keys
@@ -190,8 +190,8 @@ class _Solved(NamedTuple):
     last: Tensor  # (X, K, V): the state behind all
 
 
-def _solve(c: _Chunks, state: Tensor) -> _Solved:
-    """All updates and states from the initial one (X, K, V)."""
+def _solve(c: _Chunks, state: Tensor) -> _ChunkSolution:
+    """Solve for all updates and states, from the initial state (X, K, V)."""
     overlaps = c.keys @ c.keys.mT
     lower = (overlaps * c.decay).mul_(c.beta)
     one = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
@@ -205,7 +205,7 @@ def _solve(c: _Chunks, state: Tensor) -> _Solved:
         states[:, n] = state
         updates[:, n].baddbmm_(reads[:, n], state, alpha=-1)
         state = torch.baddbmm(c.kept[:, n] * state, writes[:, n].mT, updates[:, n])
-    return _Solved(overlaps, inverse, reads, writes, updates, states, state)
+    return _ChunkSolution(overlaps, inverse, reads, writes, updates, states, state)
 
 
 def _backward(c: _Chunks, do: Tensor, initial_state: Tensor) -> tuple[Tensor, ...]:
@@ -240,7 +240,7 @@ def _backward(c: _Chunks, do: Tensor, initial_state: Tensor) -> tuple[Tensor, ..
 
 
 def _backward_updates(
-    c: _Chunks, solved: _Solved, scores: Tensor, do: Tensor
+    c: _Chunks, solved: _ChunkSolution, scores: Tensor, do: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the updates (X, N, C, V), and of the states behind the chunks (X, N, K, V)."""
     dupdates = scores.mT @ do

@@ -99,11 +99,11 @@ def _triton(
     dtype: torch.dtype,
 ) -> Tensor:
     with torch.autocast(h.device.type, enabled=False):
-        y: Tensor = _Triton.apply(h, x, gate, weight, skip, eps, dtype)
+        y: Tensor = _GatedHeadNormTriton.apply(h, x, gate, weight, skip, eps, dtype)
     return y
 
 
-class _Triton(torch.autograd.Function):
+class _GatedHeadNormTriton(torch.autograd.Function):
     """Inputs of any mix of types, which it keeps; x, gate and skip may be None."""
 
     @staticmethod

@@ -27,7 +27,7 @@ from models.kernels.shapes import expect, expect_targets, expect_tokens
 
 
 @dataclass(frozen=True)
-class Head:
+class FactoredLogits:
     """Hidden states after the final norm and the head that makes logits of them.
 
     Attributes:
@@ -42,8 +42,8 @@ class Head:
 
 
 def linear_distillation(
-    student: Head,
-    teachers: Sequence[Head],
+    student: FactoredLogits,
+    teachers: Sequence[FactoredLogits],
     targets: Tensor,
     *,
     alpha: float,
@@ -107,8 +107,8 @@ def check(alpha: float, temperature: float) -> None:
 
 
 def linear_distillation_reference(
-    student: Head,
-    teachers: Sequence[Head],
+    student: FactoredLogits,
+    teachers: Sequence[FactoredLogits],
     targets: Tensor,
     *,
     alpha: float,
@@ -128,7 +128,7 @@ def linear_distillation_reference(
     return ((1 - alpha) * cross_entropy + alpha * temperature**2 * divergence).sum()
 
 
-def _all_logits(head: Head) -> Tensor:
+def _all_logits(head: FactoredLogits) -> Tensor:
     bias = None if head.bias is None else head.bias.double()
     return F.linear(head.hidden.double(), head.weight.double(), bias)
 

@@ -40,7 +40,7 @@ def mamba_layer(
     a: Tensor,
     skip: Tensor,
 ) -> Tensor:
-    """From the scan's input and its gate side by side to what the projection down reads.
+    """Map the scan's input and its gate, side by side, to what the projection down reads.
 
     Args:
         up: (B, T, 2 D), which `takes` takes.
@@ -62,11 +62,11 @@ def mamba_layer(
         expect(name, vector, width)
     with torch.autocast(up.device.type, enabled=False):
         parameters = (conv_weight, conv_bias, x_weight, step_weight, step_bias, a, skip)
-        y: Tensor = _Layer.apply(up, *parameters)
+        y: Tensor = _MambaLayer.apply(up, *parameters)
     return y
 
 
-class _Layer(torch.autograd.Function):
+class _MambaLayer(torch.autograd.Function):
     """Keeps what its parts keep by themselves."""
 
     @staticmethod
@@ -98,7 +98,7 @@ class _Layer(torch.autograd.Function):
 def _scan_inputs(
     u: Tensor, delta: Tensor, gate: Tensor, small: Tensor, a: Tensor, skip: Tensor, bias: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Those of the scan's kernels in their order; there is no initial state."""
+    """Inputs of the scan's kernels in their order; there is no initial state."""
     b, c = small[..., -2 * a.shape[1] :].chunk(2, -1)
     return u, delta, gate, a, b, c, skip.contiguous(), bias.contiguous(), None
 

@@ -199,7 +199,7 @@ def _gate_gradients(
 
 
 class _Chunk(NamedTuple):
-    """Some steps as the torch path reads them; 1/sqrt(K) is in the weights."""
+    """A chunk of steps for the torch path; 1/sqrt(K) is in the weights."""
 
     q: Tensor
     k: Tensor
@@ -372,7 +372,7 @@ def _backward_state(
 
 
 def _triton_takes(*inputs: Tensor) -> bool:
-    """Any shape; q, k and v are of one type."""
+    """Accepts any shape; q, k and v are of one type."""
     fits = len({x.dtype for x in inputs[:3]}) == 1
     return launch.takes("mlstm", *inputs, fits=fits)
 
@@ -416,7 +416,7 @@ def _backward_triton(ctx: Any, dh: Tensor) -> tuple[Tensor, ...]:
 
 
 def _native_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Any shape; the three are of one type, so that memory is read once."""
+    """Accepts any shape; the three are of one type, so that memory is read once."""
     same = q.dtype == k.dtype == v.dtype
     return same and native.takes("mlstm", q, k, v, types=native.ELEMENT_TYPES)
 

@@ -68,11 +68,11 @@ def mlstm_layer(
     for name, vector in (("conv_bias", conv_bias), ("norm_weight", norm_weight), ("skip", skip)):
         expect(name, vector, width)
     with torch.autocast(up.device.type, enabled=False):
-        y: Tensor = _Layer.apply(up, *parameters, heads, eps)
+        y: Tensor = _MLSTMLayer.apply(up, *parameters, heads, eps)
     return y
 
 
-class _Layer(torch.autograd.Function):
+class _MLSTMLayer(torch.autograd.Function):
     """Keeps what its parts keep by themselves."""
 
     @staticmethod
@@ -179,7 +179,7 @@ def _backward_norm(
     from models.kernels.gpu import gated_head_norm
 
     room = torch.empty_like(row_sum), torch.empty_like(row_sum)
-    scale = gated_head_norm.Scale(row_sum, gates.floor, EPS, *room)
+    scale = gated_head_norm.HeadDivisors(row_sum, gates.floor, EPS, *room)
     dnumerator, dskipped, _, dnorm = gated_head_norm.backward(
         *(h.flatten(0, 1), convolved, native.rows(output_gate), weight, skip),
         eps=eps,

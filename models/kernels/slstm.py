@@ -216,11 +216,11 @@ def _slstm_triton(
         keep = torch.is_grad_enabled() and any(
             part is not None and part.requires_grad for part in (x, recurrent, bias)
         )
-        h, (c, n, m) = _Triton.apply(x, recurrent, bias, state, started, keep)
+        h, (c, n, m) = _SLSTMTriton.apply(x, recurrent, bias, state, started, keep)
     return h, (h[:, -1].detach().clone(), c, n, m)
 
 
-class _Triton(torch.autograd.Function):
+class _SLSTMTriton(torch.autograd.Function):
     """x (B, T, G, H, D), recurrent (H, G * D, D) of x's type, bias (G, H, D) or None, state
     h, c, n, m (4, B, H, D) -> h (B, T, H, D) and the last c, n, m (3, B, H, D).
 

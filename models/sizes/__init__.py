@@ -1,11 +1,11 @@
 """Shapes of every architecture at every size, matched by non-embedding parameters.
 
-In a shape at most one width is `Solved`: the narrowest with which the architecture has no fewer
-non-embedding parameters than Mamba, which has the coarsest steps and so sets the target. The steps
-are fine enough to stay within 2% of it. Of the study's architectures `paper` is given in full: it
-is the table of Haller et al. 2024 (arXiv 2412.15978), which matches totals only loosely; others
-match its Mamba. Given is the HGRN2 of `large`, too, which is the study's final model, and whose
-size the other architectures have there.
+In a shape at most one width is a `SolvedWidth`: the narrowest with which the architecture has no
+fewer non-embedding parameters than Mamba, which has the coarsest steps and so sets the target. The
+steps are fine enough to stay within 2% of it. Of the study's architectures `paper` is given in
+full: it is the table of Haller et al. 2024 (arXiv 2412.15978), which matches totals only loosely;
+others match its Mamba. Given is the HGRN2 of `large`, too, which is the study's final model, and
+whose size the other architectures have there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WIDEST = 2**16
 
 
 @dataclass(frozen=True)
-class Solved:
+class SolvedWidth:
     """A width to be solved: a multiple of `step`."""
 
     step: int
@@ -36,15 +36,15 @@ PRESETS: dict[str, dict[str, Shape]] = {
     "mini": {
         "transformer": {
             "hidden_size": 128,
-            "intermediate_size": Solved(step=8),
+            "intermediate_size": SolvedWidth(step=8),
             "num_layers": 3,
             "num_heads": 4,
         },
-        "lstm": {"embedding_size": 128, "hidden_size": Solved(step=4), "num_layers": 2},
+        "lstm": {"embedding_size": 128, "hidden_size": SolvedWidth(step=4), "num_layers": 2},
         "xlstm": {
             "hidden_size": 128,
             "inner_size": 256,
-            "ffn_size": Solved(step=16),
+            "ffn_size": SolvedWidth(step=16),
             "num_layers": 3,
             "num_heads": 4,
             "slstm_at": (1,),
@@ -52,13 +52,13 @@ PRESETS: dict[str, dict[str, Shape]] = {
         "mamba": {"hidden_size": 128, "num_layers": 4, "state_size": 8},
         "hgrn2": {
             "hidden_size": 128,
-            "intermediate_size": Solved(step=8),
+            "intermediate_size": SolvedWidth(step=8),
             "num_layers": 3,
             "expand_ratio": 32,
         },
         "gated_deltanet": {
             "hidden_size": 128,
-            "intermediate_size": Solved(step=8),
+            "intermediate_size": SolvedWidth(step=8),
             "num_layers": 3,
             "num_heads": 3,
             "head_dim": 32,
@@ -67,16 +67,16 @@ PRESETS: dict[str, dict[str, Shape]] = {
     "small": {
         "transformer": {
             "hidden_size": 384,
-            "intermediate_size": Solved(step=16),
+            "intermediate_size": SolvedWidth(step=16),
             "num_layers": 8,
             "num_heads": 6,
         },
         # Four layers: oneDNN's LSTM gains from bf16, and its weights stay in the caches, only up to
         # widths of about 600. Two layers, twice as slow, would be 920 wide.
-        "lstm": {"embedding_size": 384, "hidden_size": Solved(step=8), "num_layers": 4},
+        "lstm": {"embedding_size": 384, "hidden_size": SolvedWidth(step=8), "num_layers": 4},
         "xlstm": {
             "hidden_size": 384,
-            "inner_size": Solved(step=16),
+            "inner_size": SolvedWidth(step=16),
             "ffn_size": 512,
             "num_layers": 12,
             "num_heads": 4,
@@ -85,13 +85,13 @@ PRESETS: dict[str, dict[str, Shape]] = {
         "mamba": {"hidden_size": 384, "num_layers": 12, "state_size": 16},
         "hgrn2": {
             "hidden_size": 384,
-            "intermediate_size": Solved(step=16),
+            "intermediate_size": SolvedWidth(step=16),
             "num_layers": 8,
             "expand_ratio": 128,
         },
         "gated_deltanet": {
             "hidden_size": 384,
-            "intermediate_size": Solved(step=16),
+            "intermediate_size": SolvedWidth(step=16),
             "num_layers": 8,
             "num_heads": 3,
             "head_dim": 96,
@@ -100,14 +100,14 @@ PRESETS: dict[str, dict[str, Shape]] = {
     "base": {
         "transformer": {
             "hidden_size": 768,
-            "intermediate_size": Solved(step=16),
+            "intermediate_size": SolvedWidth(step=16),
             "num_layers": 16,
             "num_heads": 12,
         },
-        "lstm": {"embedding_size": 768, "hidden_size": Solved(step=16), "num_layers": 2},
+        "lstm": {"embedding_size": 768, "hidden_size": SolvedWidth(step=16), "num_layers": 2},
         "xlstm": {
             "hidden_size": 768,
-            "inner_size": Solved(step=16),
+            "inner_size": SolvedWidth(step=16),
             "ffn_size": 1024,
             "num_layers": 30,
             "num_heads": 4,
@@ -116,13 +116,13 @@ PRESETS: dict[str, dict[str, Shape]] = {
         "mamba": {"hidden_size": 768, "num_layers": 30, "state_size": 16},
         "hgrn2": {
             "hidden_size": 768,
-            "intermediate_size": Solved(step=16),
+            "intermediate_size": SolvedWidth(step=16),
             "num_layers": 16,
             "expand_ratio": 128,
         },
         "gated_deltanet": {
             "hidden_size": 768,
-            "intermediate_size": Solved(step=16),
+            "intermediate_size": SolvedWidth(step=16),
             "num_layers": 16,
             "num_heads": 6,
             "head_dim": 96,
@@ -154,7 +154,7 @@ PRESETS: dict[str, dict[str, Shape]] = {
         },
         "gated_deltanet": {
             "hidden_size": 1024,
-            "intermediate_size": Solved(step=16),
+            "intermediate_size": SolvedWidth(step=16),
             "num_layers": 24,
             "num_heads": 6,
             "head_dim": 128,
@@ -164,16 +164,16 @@ PRESETS: dict[str, dict[str, Shape]] = {
     "large": {
         "transformer": {
             "hidden_size": 2048,
-            "intermediate_size": Solved(step=16),
+            "intermediate_size": SolvedWidth(step=16),
             "num_layers": 18,
             "num_heads": 16,
         },
-        "lstm": {"embedding_size": 2048, "hidden_size": Solved(step=16), "num_layers": 2},
+        "lstm": {"embedding_size": 2048, "hidden_size": SolvedWidth(step=16), "num_layers": 2},
         # Eight heads keep the mLSTM's memories and the sLSTM's heads as large as at `paper`.
         "xlstm": {
             "hidden_size": 2048,
             "inner_size": 4096,
-            "ffn_size": Solved(step=16),
+            "ffn_size": SolvedWidth(step=16),
             "num_layers": 36,
             "num_heads": 8,
             "slstm_at": (1, 13, 25),
@@ -187,7 +187,7 @@ PRESETS: dict[str, dict[str, Shape]] = {
         },
         "gated_deltanet": {
             "hidden_size": 2048,
-            "intermediate_size": Solved(step=16),
+            "intermediate_size": SolvedWidth(step=16),
             "num_layers": 18,
             "num_heads": 6,
             "head_dim": 256,
@@ -206,7 +206,7 @@ def shape(arch: str, size: str) -> Shape:
 def solved_width(arch: str, size: str) -> Shape:
     """Name and value of the width that is solved for; empty if all of the shape is given."""
     preset = PRESETS[size][arch]
-    free = {name: value.step for name, value in preset.items() if isinstance(value, Solved)}
+    free = {name: value.step for name, value in preset.items() if isinstance(value, SolvedWidth)}
     if not free:
         return {}
     ((width, step),) = free.items()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from analysis.flag_values import default_is, place
-from analysis.schema.fields import of_trial
+from analysis.schema.fields import trial_field
 from analysis.schema.ranges import MOST, within
 from sweeps.arguments.axes import AxesArgs, GridArgs
 from sweeps.arguments.scoring import EvaluateArgs
@@ -37,7 +37,7 @@ class LrSweepArgs(GridArgs, TrainingArgs):
     """Add up to three values beyond the ends of an axis while the best point lies there."""
     search: Literal["grid", "optuna"] = "grid"
     """grid, or optuna within --lr-range and between the ends of the other axes."""
-    lr_range: tuple[float, float] | None = of_trial("lr", default=None)
+    lr_range: tuple[float, float] | None = trial_field("lr", default=None)
     """Lowest and highest learning rate for optuna."""
     num_samples: int = within(1, MOST, default=8)
     """Points that optuna tries."""
@@ -54,10 +54,10 @@ class PlateauArgs:
     PANEL = "training"
 
     lr: Annotated[float | None, default_is("the best of this architecture in the study")] = (
-        of_trial("lr", default=None)
+        trial_field("lr", default=None)
     )
     """Peak learning rate; the best one comes with the values of what else was swept there."""
-    decay: float = of_trial("decay", default=0.3)
+    decay: float = trial_field("decay", default=0.3)
     """Fraction of the steps in the final decay of the schedule wsd, which branches have. A longer
     one ends nearer to a whole linear decay, and shares fewer steps between the lengths."""
 
@@ -72,7 +72,7 @@ class EpochStudyArgs(PlateauArgs, TrainingArgs):
     """The one architecture whose epochs are studied."""
     designs: tuple[Design, ...] = ("branch",)
     """What is compared; see above."""
-    horizons: Annotated[tuple[int, ...], default_is("1 to --epochs")] = of_trial(
+    horizons: Annotated[tuple[int, ...], default_is("1 to --epochs")] = trial_field(
         "epochs", default=()
     )
     """Numbers of epochs to compare."""
@@ -83,7 +83,7 @@ class EpochStudyArgs(PlateauArgs, TrainingArgs):
 
 @dataclass(frozen=True, kw_only=True)
 class StudentArgs:
-    """Who learns from whom."""
+    """The teachers of a distillation, and how its students begin."""
 
     PANEL = "main"
 
@@ -104,12 +104,12 @@ class DistillArgs(StudentArgs, AxesArgs, TrainingArgs):  # type: ignore[misc]
 
     arch: Annotated[tuple[Architecture, ...], default_is("the teacher's")] = ()
     """The student's architecture."""
-    lrs: Annotated[tuple[float, ...], default_is("the teacher's")] = of_trial("lr", default=())
+    lrs: Annotated[tuple[float, ...], default_is("the teacher's")] = trial_field("lr", default=())
     """Learning rates of the student and its control; each is reported at its best. What else no
     flag sets or varies is the teacher's too, if it is of the student's architecture."""
-    alphas: tuple[float, ...] = of_trial("alpha", default=(0.5,))
+    alphas: tuple[float, ...] = trial_field("alpha", default=(0.5,))
     """Weights of the divergence from the teacher, above 0 and up to 1."""
-    temperatures: tuple[float, ...] = of_trial("temperature", default=(1.0,))
+    temperatures: tuple[float, ...] = trial_field("temperature", default=(1.0,))
     """Temperatures of the probabilities in the divergence."""
     reverse_kl: bool = False
     """KL(student || teacher), which seeks the teacher's modes, in place of KL(teacher || student).
@@ -117,8 +117,8 @@ class DistillArgs(StudentArgs, AxesArgs, TrainingArgs):  # type: ignore[misc]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegisteredArgs:
-    """What a promoted model is called."""
+class RegistryArgs:
+    """The name of a promoted model, and where it is kept."""
 
     PANEL = "output"
 
@@ -131,7 +131,7 @@ class RegisteredArgs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromoteArgs(RegisteredArgs):
+class PromoteArgs(RegistryArgs):
     """Arguments of a promotion."""
 
     PANEL = "main"
@@ -148,13 +148,13 @@ class PromoteArgs(RegisteredArgs):
 
 @dataclass(frozen=True, kw_only=True)
 class WholeStudyArgs:
-    """What a whole study is of."""
+    """The subject of a whole study, and its state."""
 
     PANEL = "main"
 
     teacher_arch: Architecture = "hgrn2"
     """Architecture of epoch study, teacher and students."""
-    sweep_seeds: tuple[int, ...] = of_trial("seed", default=(0,))
+    sweep_seeds: tuple[int, ...] = trial_field("seed", default=(0,))
     """Seeds of the sweep; --seeds are those of epoch study and distillation."""
     status: bool = False
     """Print where the study stands, and stop."""
@@ -168,15 +168,15 @@ class PaperArgs(WholeStudyArgs, GridArgs, TrainingArgs):
 
     arch: tuple[ArchitectureOrGroup, ...] = ("study",)
     """Architectures; study stands for those of the BabyHGRN study, all for every one."""
-    seeds: tuple[int, ...] = of_trial("seed", default=(0, 1, 2))
+    seeds: tuple[int, ...] = trial_field("seed", default=(0, 1, 2))
     """Seeds of epoch study and distillation; three or more give an interval."""
     designs: tuple[Design, ...] = ("branch",)
     """Of the epoch study: trajectory, independent or branch."""
-    horizons: Annotated[tuple[int, ...], default_is("1 to --epochs")] = of_trial(
+    horizons: Annotated[tuple[int, ...], default_is("1 to --epochs")] = trial_field(
         "epochs", default=()
     )
     """Numbers of epochs to compare."""
-    alphas: tuple[float, ...] = of_trial("alpha", default=(0.5,))
+    alphas: tuple[float, ...] = trial_field("alpha", default=(0.5,))
     """Weights of the divergence from the teacher."""
-    temperatures: tuple[float, ...] = of_trial("temperature", default=(1.0,))
+    temperatures: tuple[float, ...] = trial_field("temperature", default=(1.0,))
     """Temperatures of the divergence."""

@@ -10,8 +10,8 @@ import tyro
 
 from analysis.flag_values import default_is
 from analysis.schema.axes import AXES
-from analysis.schema.fields import of_trial
-from sweeps.arguments.presets import of_preset
+from analysis.schema.fields import trial_field
+from sweeps.arguments.presets import preset_default
 
 Args = TypeVar("Args")
 
@@ -24,9 +24,9 @@ def axes_args() -> Any:
             Annotated[
                 tuple[axis.kind, ...],  # type: ignore[name-defined]
                 tyro.conf.arg(help=axis.help),
-                of_preset("lrs") if axis.field == "lr" else default_is("not varied"),
+                preset_default("lrs") if axis.field == "lr" else default_is("not varied"),
             ],
-            of_trial(axis.field, default=()),
+            trial_field(axis.field, default=()),
         )
         for axis in AXES.values()
     ]
@@ -53,8 +53,8 @@ class GridArgs(AxesArgs):  # type: ignore[misc]
     ] = "grid"
 
 
-def said(args: Any, name: str) -> Any:
-    """What was said of a field of a trial's spec; None if nothing, or if no flag sets it."""
+def given_value(args: Any, name: str) -> Any:
+    """The value that a flag gives a field of a trial's spec; None without such a flag or value."""
     return getattr(args, name, None)
 
 
@@ -71,9 +71,9 @@ def set_single(args: Args) -> Args:
         given = tuple(dict.fromkeys(getattr(args, axis.plural)))
         if name == "lr" or not given:
             continue
-        if said(args, name) is not None:
+        if (single := given_value(args, name)) is not None:
             raise ValueError(
-                f"--{name.replace('_', '-')} {said(args, name)} sets what {axis.flag} varies: "
+                f"--{name.replace('_', '-')} {single} sets what {axis.flag} varies: "
                 "give one of them"
             )
         if len(given) == 1 and hasattr(args, name):
@@ -82,6 +82,6 @@ def set_single(args: Args) -> Args:
 
 
 def values_of(args: Any) -> dict[str, tuple[Any, ...]]:
-    """By axis that is varied, the values to try, each once; the learning rate always."""
+    """The values to try, each once, by axis that is varied; the learning rate always."""
     values = {name: tuple(dict.fromkeys(getattr(args, a.plural))) for name, a in AXES.items()}
     return {name: given for name, given in values.items() if given or name == "lr"}

@@ -66,8 +66,8 @@ def choose(name: str, gpus: float) -> Preset:
     return PRESETS[name]
 
 
-def of_preset(name: str) -> Any:
-    """What help says of a flag whose default is the preset's field of this name."""
+def preset_default(name: str) -> Any:
+    """Words of help for a flag whose default is the preset's field of this name."""
     names: dict[str, list[str]] = {}
     for preset, values in PRESETS.items():
         value = getattr(values, name)

@@ -12,8 +12,8 @@ from analysis.schema.ranges import MOST, SMALLEST_SHARE, within
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoredArgs:
-    """What is scored on what."""
+class BenchmarkArgs:
+    """Benchmarks of an evaluation, and how they are asked."""
 
     PANEL = "data"
 
@@ -42,7 +42,7 @@ class ScoredArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuningArgs:
-    """How GLUE is fine-tuned."""
+    """Settings of GLUE's fine-tuning."""
 
     PANEL = "training"
 
@@ -59,7 +59,7 @@ class FinetuningArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringMachineArgs:
-    """Where it is scored."""
+    """Hardware of an evaluation."""
 
     PANEL = "machine"
 
@@ -84,8 +84,8 @@ class ScoringMachineArgs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoresArgs:
-    """What is kept of the scores."""
+class ScoresOutputArgs:
+    """Places that an evaluation writes to."""
 
     PANEL = "output"
 
@@ -103,7 +103,7 @@ class ScoresArgs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArgs(ScoresArgs, ScoringMachineArgs, FinetuningArgs, ScoredArgs):
+class EvaluateArgs(ScoresOutputArgs, ScoringMachineArgs, FinetuningArgs, BenchmarkArgs):
     """Arguments of an evaluation."""
 
     PANEL = "main"

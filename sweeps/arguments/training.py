@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from analysis.flag_values import default_is, place
-from analysis.schema.fields import Optimizer, Protocol, Schedule, of_trial
+from analysis.schema.fields import Optimizer, Protocol, Schedule, trial_field
 from analysis.schema.ranges import LARGEST_VOCAB, MOST, SMALLEST_SHARE, within
-from sweeps.arguments.presets import PresetName, Size, of_preset
+from sweeps.arguments.presets import PresetName, Size, preset_default
 
 Architecture = Literal["transformer", "lstm", "xlstm", "mamba", "hgrn2", "gated_deltanet"]
 """Those of `models.architectures()`, which takes seconds to import: --help is to answer at once."""
@@ -19,8 +19,8 @@ ArchitectureOrGroup: TypeAlias = Literal[Architecture, "study", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WhatArgs:
-    """What is trained."""
+class MainArgs:
+    """Models of a study: architectures, size, seeds."""
 
     PANEL = "main"
 
@@ -31,7 +31,7 @@ class WhatArgs:
     study), large (its final model). auto is mini."""
     size: Annotated[Size | None, default_is("that of the preset")] = None
     """Model size, matched between architectures; large has 1B parameters, for a large GPU."""
-    seeds: tuple[int, ...] = of_trial("seed", default=(0,))
+    seeds: tuple[int, ...] = trial_field("seed", default=(0,))
     """Everything is trained with each seed; three or more give an interval."""
     dry_run: bool = False
     """Print parameters, FLOPs, steps, devices and a measured estimate of the time, and stop."""
@@ -39,15 +39,15 @@ class WhatArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class DataArgs:
-    """What is read, and what is scored."""
+    """Corpus and benchmarks of a study."""
 
     PANEL = "data"
 
-    corpus: Annotated[str | None, of_preset("corpus")] = place(*CORPORA, default=None)
+    corpus: Annotated[str | None, preset_default("corpus")] = place(*CORPORA, default=None)
     """mini (generated), a file or folder of text (plain, Markdown, JSON lines and Parquet with
     `text`, CHAT transcripts; gz, bz2, xz or zst), babylm-strict-small, babylm-strict, pile-10m,
     pile-100m, or a data set id on the hub."""
-    vocab_size: Annotated[int | None, of_preset("vocab_size")] = within(
+    vocab_size: Annotated[int | None, preset_default("vocab_size")] = within(
         258, LARGEST_VOCAB, default=None
     )
     """Tokens of the BPE vocabulary, trained on the corpus."""
@@ -70,32 +70,32 @@ class DataArgs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HowArgs:
-    """How a trial is trained."""
+class HyperparameterArgs:
+    """Hyperparameters that every trial has in common."""
 
     PANEL = "training"
 
-    epochs: Annotated[int | None, of_preset("epochs")] = of_trial("epochs", default=None)
+    epochs: Annotated[int | None, preset_default("epochs")] = trial_field("epochs", default=None)
     """Passes over the corpus."""
-    batch_size: Annotated[int | None, of_preset("batch_size")] = of_trial(
+    batch_size: Annotated[int | None, preset_default("batch_size")] = trial_field(
         "batch_size", default=None
     )
     """Sequences in one optimizer step."""
-    context: Annotated[int | None, of_preset("context")] = of_trial("context", default=None)
+    context: Annotated[int | None, preset_default("context")] = trial_field("context", default=None)
     """Tokens in one sequence."""
     schedule: Annotated[Schedule | None, default_is("linear")] = None
     """Learning-rate schedule: linear, cosine or wsd (warm-up, stable, decay)."""
-    warmup: Annotated[float | None, default_is("0.05")] = of_trial("warmup", default=None)
+    warmup: Annotated[float | None, default_is("0.05")] = trial_field("warmup", default=None)
     """Fraction of the steps with rising learning rate."""
-    weight_decay: Annotated[float | None, default_is("0.1")] = of_trial(
+    weight_decay: Annotated[float | None, default_is("0.1")] = trial_field(
         "weight_decay", default=None
     )
     """Decoupled weight decay of matrices."""
-    dropout: Annotated[float | None, default_is("0")] = of_trial("dropout", default=None)
+    dropout: Annotated[float | None, default_is("0")] = trial_field("dropout", default=None)
     """Probability of dropout, of the embeddings and of what each layer adds."""
     optimizer: Annotated[Optimizer | None, default_is("adamw")] = None
     """adamw, or muon for the hidden matrices."""
-    grad_clip: Annotated[float | None, default_is("1.0")] = of_trial("grad_clip", default=None)
+    grad_clip: Annotated[float | None, default_is("1.0")] = trial_field("grad_clip", default=None)
     """Maximum norm of the gradient."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocast or not; auto: where the device gains from it."""
@@ -103,15 +103,15 @@ class HowArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineArgs:
-    """Where trials run."""
+    """Hardware of the trials."""
 
     PANEL = "machine"
 
-    cpus_per_trial: Annotated[int | None, of_preset("cpus_per_trial")] = within(
+    cpus_per_trial: Annotated[int | None, preset_default("cpus_per_trial")] = within(
         1, 4096, default=None
     )
     """CPUs, and threads, of one worker."""
-    gpus_per_trial: Annotated[float | None, of_preset("gpus_per_trial")] = within(
+    gpus_per_trial: Annotated[float | None, preset_default("gpus_per_trial")] = within(
         SMALLEST_SHARE, 4096, or_zero=True, default=None
     )
     """GPUs of one worker; fractions share one. Preset auto: 0.25 where there is a GPU."""
@@ -123,7 +123,7 @@ class MachineArgs:
     """Trials at once."""
     micro_batch: Annotated[
         int | Literal["auto"] | None, default_is("auto on a GPU, the whole batch on a CPU")
-    ] = of_trial("batch_size", default=None)
+    ] = trial_field("batch_size", default=None)
     """Sequences in one forward pass, where a batch does not fit the memory. auto: as many as fit
     the trial's share of the GPU, with activations computed twice if not even one would."""
     runner: Literal["auto", "inline", "train"] = "auto"
@@ -133,8 +133,8 @@ class MachineArgs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeptArgs:
-    """What is kept, and where."""
+class OutputArgs:
+    """Name and storage of a study."""
 
     PANEL = "output"
 
@@ -147,5 +147,5 @@ class KeptArgs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingArgs(KeptArgs, MachineArgs, HowArgs, DataArgs, WhatArgs):
+class TrainingArgs(OutputArgs, MachineArgs, HyperparameterArgs, DataArgs, MainArgs):
     """The flags of a command that trains; unset ones come from the preset."""

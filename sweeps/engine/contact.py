@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis.errors import without_secret
-from analysis.store import LONGEST_PAUSE, attempt, patiently, reason
+from analysis.store import LONGEST_PAUSE, call_with_retries, reason, try_call
 
 _OF_TRIALS = (
     "Trials that run go on: what they measure waits on the disk, and is recorded when MLflow is "
@@ -19,7 +19,7 @@ _OF_TRIALS = (
 T = TypeVar("T")
 
 
-class Contact:
+class MlflowContact:
     """Asks MLflow for what the sweep's process wants to know or record.
 
     Args:
@@ -33,7 +33,7 @@ class Contact:
         self._away_since: float | None = None
         self._due = 0.0
 
-    def reaches(self, call: Callable[[], object], *, now: bool = False) -> bool:
+    def try_once(self, call: Callable[[], object], *, now: bool = False) -> bool:
         """Call, and return whether MLflow was there; while it is away it is asked now and then.
 
         Args:
@@ -45,35 +45,37 @@ class Contact:
         """
         if time.monotonic() < self._due and not now:
             return False
-        error = attempt(call)
+        error = try_call(call)
         if error is not None:
             self._say_away(error)
             return False
         self._say_back()
         return True
 
-    def insists(self, call: Callable[[], object], *, now: bool = False) -> bool:
+    def retry(self, call: Callable[[], object], *, now: bool = False) -> bool:
         """Call until MLflow was there, for an hour at most, with all the time that an answer takes.
 
-        Arguments as for `reaches`, and always true.
+        Arguments as for `try_once`, and always true.
 
         Raises:
             MlflowException: what does not pass by itself, or within the hour.
         """
-        patiently(call, told=self._say_away)
+        call_with_retries(call, told=self._say_away)
         self._say_back()
         return True
 
-    def answer(self, call: Callable[[], T]) -> T:
-        """What a call returns that nothing goes on without; the person knows within seconds if it
-        does not come. Arguments and errors as for `insists`."""
+    def result_of(self, call: Callable[[], T]) -> T:
+        """Wait for the result of a call that nothing goes on without, and return it.
+
+        A person knows within seconds if it does not come. Arguments and errors as for `retry`.
+        """
         found: list[T] = []
 
         def keep() -> None:
             found.append(call())
 
-        if not self.reaches(keep, now=True):
-            self.insists(keep)
+        if not self.try_once(keep, now=True):
+            self.retry(keep)
         return found[-1]
 
     def _say_away(self, error: Exception) -> None:

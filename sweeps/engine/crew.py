@@ -83,14 +83,14 @@ class Crew:
     """The workers of one slot, and the orders that they get.
 
     Args:
-        place: the pickled `Workplace` of the trials; pickled, since to open it is to import models.
+        runtime: the pickled `RuntimeConfig` of the trials: to open it is to import models.
         resources: of each trial.
         scratch: folder for Train's own state.
     """
 
-    def __init__(self, place: bytes, resources: Resources, scratch: str) -> None:
-        self._place, self._resources, self._scratch = place, resources, scratch
-        self._orders = Orders.serve()
+    def __init__(self, runtime: bytes, resources: Resources, scratch: str) -> None:
+        self._runtime, self._resources, self._scratch = runtime, resources, scratch
+        self._orders = KeyValueStore.serve()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._error: BaseException | None = None
         self._failure: TrialFailure | None = None
@@ -167,7 +167,11 @@ class Crew:
             per_worker = {"CPU": float(resources.cpus)}
             if resources.gpus:
                 per_worker["GPU"] = resources.gpus
-            config = {"orders": self._orders.address, "place": self._place, "gpus": resources.gpus}
+            config = {
+                "orders": self._orders.address,
+                "runtime": self._runtime,
+                "gpus": resources.gpus,
+            }
             _trainer_class()(
                 crew_worker,
                 train_loop_config=config,
@@ -202,7 +206,7 @@ def _trainer_class() -> type[Any]:
     return CrewTrainer
 
 
-class Orders:
+class KeyValueStore:
     """A key-value store between the processes of a crew; values are JSON.
 
     Keys carry a secret: the port is open to whoever can reach it.
@@ -228,12 +232,12 @@ class Orders:
         self._store = PrefixStore(secret, store)
 
     @classmethod
-    def serve(cls) -> Orders:
+    def serve(cls) -> KeyValueStore:
         """A store of this process, on a free port."""
         host = ray.util.get_node_ip_address()
         return cls((host, 0, secrets.token_hex(16)), is_server=True)
 
-    def put(self, key: str, value: Any) -> None:
+    def put(self, key: str, value: object) -> None:
         """Set a value."""
         self._store.set(key, json.dumps(value))
 
@@ -263,13 +267,13 @@ def crew_worker(config: dict[str, Any]) -> None:
         # Train shows a worker the GPUs of all workers on its node: its own may not be the first.
         device = train.torch.get_device()
     world = World(context.get_world_rank(), context.get_world_size(), device)
-    orders, place = Orders(config["orders"]), pickle.loads(config["place"])
+    orders, runtime = KeyValueStore(config["orders"]), pickle.loads(config["runtime"])
     if world.rank == 0:
         orders.put("ready", True)
-    take_orders(orders, place, world)
+    take_orders(orders, runtime, world)
 
 
-def take_orders(orders: Orders, place: Any, world: Any) -> None:
+def take_orders(orders: KeyValueStore, runtime: Any, world: Any) -> None:
     """Run the trials that are ordered, one after the other."""
     from sweeps.engine.trial_process import run_here
     from trainables.spec import TrialSpec
@@ -280,7 +284,7 @@ def take_orders(orders: Orders, place: Any, world: Any) -> None:
             return
         line = _ReportLine(orders, number, is_first=world.rank == 0)
         try:
-            run_here(TrialSpec.from_dict(spec), place, line.report, world)
+            run_here(TrialSpec.from_dict(spec), runtime, line.report, world)
         except _Stopped:
             continue
 
@@ -288,7 +292,7 @@ def take_orders(orders: Orders, place: Any, world: Any) -> None:
 class _ReportLine:
     """One worker's side of a trial's reports."""
 
-    def __init__(self, orders: Orders, trial: int, is_first: bool) -> None:
+    def __init__(self, orders: KeyValueStore, trial: int, is_first: bool) -> None:
         self._orders, self._trial, self._is_first = orders, trial, is_first
         self._report = 0
 
@@ -307,7 +311,7 @@ class _Stopped(Exception):
 
 
 def _failure(error: BaseException | None) -> TrialFailure:
-    """Of the workers' errors the one that says most: the others failed because one did."""
+    """The one of the workers' errors that says most: the others failed because one did."""
     failures = getattr(error, "worker_failures", {})
     causes = [getattr(each, "_base_exc", each) for _, each in sorted(failures.items())] or [error]
     told = [cause for cause in causes if isinstance(cause, TrialFailure)]

@@ -36,14 +36,14 @@ WORKER_ENVIRONMENT = {
 }
 
 
-def place_of(address: str | None) -> str:
-    """Where the cluster is: of "auto" the environment may say it; an empty address is none."""
+def cluster_address(address: str | None) -> str:
+    """Address of the cluster: for "auto" the environment may have it; an empty address is none."""
     return (address != "auto" and address) or os.environ.get("RAY_ADDRESS") or address or "local"
 
 
 def is_local(address: str | None) -> bool:
     """Whether a cluster is started for this command, rather than one connected to."""
-    return place_of(address) == "local"
+    return cluster_address(address) == "local"
 
 
 def check_address(address: str | None) -> None:
@@ -52,7 +52,7 @@ def check_address(address: str | None) -> None:
     Raises:
         ValueError: none does, or it takes no orders from here.
     """
-    place = place_of(address)
+    place = cluster_address(address)
     problem = "" if place == "local" else _problem(place)
     if problem.startswith(REFUSED):
         raise ValueError(
@@ -67,7 +67,7 @@ def check_address(address: str | None) -> None:
 
 
 def _problem(place: str) -> str:
-    """Why a cluster cannot be used, "" if it can."""
+    """Reason why a cluster cannot be used, "" if it can."""
     try:
         if place != "auto":
             host, _, port = place.removeprefix(CLIENT).rpartition(":")
@@ -103,7 +103,7 @@ def secure_local_cluster(address: str | None) -> None:
 
 
 def _read_environment_again() -> None:
-    """What Ray reads while it is imported: in a notebook it may have been before us.
+    """Read again what Ray reads while it is imported: in a notebook it may have been before us.
 
     Ray has no public way to do this; without the token its own processes would be refused.
     """

@@ -21,6 +21,7 @@ from rich.markup import escape
 
 from sweeps.engine.progress import QUIET_SECONDS
 from trainables.spec import TrialSpec
+from trainables.trainer import MicroBatch
 
 _CPUS = 1
 """Reserved on a node: trials are not running yet, and may not fit beside all of its CPUs."""
@@ -44,7 +45,7 @@ class KernelBuild:
         waiting = {task: node for node, task in self.tasks.items()}
         said = dict.fromkeys(self.tasks, "starting")
         with console.status("") as status:
-            show = status.update if console.is_terminal else _Lines(console).say
+            show = status.update if console.is_terminal else _RareLines(console).say
             while waiting:
                 text = "; ".join(f"node {node}: {said[node]}" for node in waiting.values())
                 show(escape(f"Building kernels on {text}"))
@@ -62,8 +63,8 @@ class KernelBuild:
                     console.print(escape(f"Node {node}: {line}"), highlight=False, soft_wrap=True)
 
 
-class _Lines:
-    """What is going on, where no status is shown: a line now and then, if there is something new.
+class _RareLines:
+    """Prints progress where no status is shown: a line now and then, if there is something new.
 
     The first comes after a while: what was built before takes no time.
     """
@@ -85,7 +86,7 @@ class _Lines:
 def start_building(
     specs: Sequence[TrialSpec],
     vocab_size: int,
-    micro_batch: Any,
+    micro_batch: MicroBatch,
     teachers: Sequence[Path],
     gpus: float,
 ) -> KernelBuild:
@@ -110,7 +111,7 @@ def start_building(
 
 @ray.remote(max_retries=0, max_calls=1)  # a process that stayed would keep memory of the GPU
 def _build(
-    specs: Sequence[TrialSpec], vocab_size: int, micro_batch: Any, teachers: Sequence[Path]
+    specs: Sequence[TrialSpec], vocab_size: int, micro_batch: MicroBatch, teachers: Sequence[Path]
 ) -> Iterator[str]:
     """Build kernels on this node; yields what is going on, and last what was done."""
     from trainables.kernel_cache import build_kernels

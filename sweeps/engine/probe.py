@@ -32,7 +32,7 @@ def ask(address: str) -> None:
 
 
 def why(error: Exception) -> str:
-    """What went wrong, in a line."""
+    """Describe an error in a line."""
     name, text = type(error).__name__, str(error)
     if hasattr(error, "code"):  # of gRPC
         name, text = error.code().name, error.details()  # type: ignore[attr-defined]

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow.entities import Run
+from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from analysis.schema.axes import AXES
 from analysis.wording import count
-from sweeps.engine.contact import Contact
+from sweeps.engine.contact import MlflowContact
 from sweeps.engine.failures import HOPELESS
 from sweeps.engine.tuning import DriverCallback
 from trainables.spec import TrialSpec
@@ -90,7 +91,7 @@ class ProgressDisplay(DriverCallback):
     """
 
     def __init__(
-        self, tracker: Tracker, contact: Contact, search: Any, at_once: int, console: Console
+        self, tracker: Tracker, contact: MlflowContact, search: Any, at_once: int, console: Console
     ) -> None:
         self._tracker, self._contact = tracker, contact
         self._search, self._at_once = search, at_once
@@ -100,7 +101,7 @@ class ProgressDisplay(DriverCallback):
         self._refreshed = 0.0
         self.rows: dict[str, TrialRow] = {}
 
-    def setup(self, *args: Any, **info: Any) -> None:
+    def setup(self, *args: object, **info: object) -> None:
         """Begin to show."""
         if self._live:
             self._live.start()
@@ -114,7 +115,7 @@ class ProgressDisplay(DriverCallback):
         if self._live:
             self._live.stop()
 
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Refresh now and then."""
         pause = REFRESH_SECONDS if self._live else QUIET_SECONDS
         if time.monotonic() - self._refreshed > pause:
@@ -122,16 +123,23 @@ class ProgressDisplay(DriverCallback):
                 self._row(trial)
             self._refresh()
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial's process started, perhaps again."""
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
+        """Note that a trial's process started, perhaps again."""
         row = self._row(trial)
         row.state = "running"
         self._event(row, "started" if trial.num_failures == 0 else "started again")
 
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        result: dict[str, Any],
+        **info: object,
     ) -> None:
-        """An epoch ended, or the trial announces its failure."""
+        """Show an epoch's end, or the failure that a trial announces."""
         row = self._row(trial)
         if HOPELESS in result:
             return
@@ -145,24 +153,28 @@ class ProgressDisplay(DriverCallback):
                 scores += f", macro {result['macro']:.1f}"
             self._event(row, f"epoch {result['epoch']}/{row.spec.epochs}: {scores}")
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial ended, by itself or by the scheduler."""
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
+        """Show the end of a trial, by itself or by the scheduler."""
         row = self._row(trial)
         if row.state == "running":
             row.state = "stopped"
-        self._contact.reaches(self._pull)
+        self._contact.try_once(self._pull)
         left = format_seconds(self._seconds_left())
         self._event(
             row, f"{row.state}; {count(self._search.remaining(), 'trial')} left, about {left}"
         )
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial failed for good."""
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
+        """Show that a trial failed for good."""
         row = self._row(trial)
         row.state = "failed"
         self._event(row, "failed")
 
-    def _row(self, trial: Any) -> TrialRow:
+    def _row(self, trial: Trial) -> TrialRow:
         spec = TrialSpec.from_dict(trial.config["spec"])
         return self.rows.setdefault(spec.hash, TrialRow(spec))
 
@@ -173,7 +185,7 @@ class ProgressDisplay(DriverCallback):
 
     def _refresh(self) -> None:
         self._refreshed = time.monotonic()
-        self._contact.reaches(self._pull)
+        self._contact.try_once(self._pull)
         if self._live:
             self._live.update(self._table(), refresh=True)
 

@@ -9,7 +9,7 @@ RUNNERS = ("auto", "inline", "train")
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial gets.
+    """Resources of one trial, for each of its workers.
 
     Attributes:
         cpus: CPUs of one worker.
@@ -56,7 +56,7 @@ class Resources:
 
     @property
     def backend(self) -> str:
-        """How the workers of a trial exchange gradients.
+        """The library by which the workers of a trial exchange gradients.
 
         NCCL where each has a GPU of its own. Ray may put shares of two workers on the same GPU,
         which NCCL refuses ("duplicate GPU"); gloo takes CUDA tensors, too, by way of the CPU: right
@@ -65,7 +65,7 @@ class Resources:
         return "nccl" if self.gpus >= 1 else "gloo"
 
     def trials_at_once(self, available: dict[str, float], limit: int | None = None) -> int:
-        """How many trials fit the cluster's resources.
+        """Number of trials that fit the cluster's resources.
 
         Raises:
             ValueError: not even one fits.
@@ -73,7 +73,7 @@ class Resources:
         fits = []
         for kind, need in (("CPU", self.cpus), ("GPU", self.gpus)):
             if need:
-                fits.append(shares(available.get(kind, 0.0), need) // self.workers)
+                fits.append(count_shares(available.get(kind, 0.0), need) // self.workers)
                 if fits[-1] == 0:
                     raise ValueError(
                         f"one trial needs {self.workers} x {need:g} {kind}, the cluster has "
@@ -83,8 +83,8 @@ class Resources:
         return min(*fits, limit) if limit else min(fits)
 
 
-def shares(available: float, need: float) -> int:
-    """How often `need` is there: a fraction of a GPU cannot be put together from two GPUs."""
+def count_shares(available: float, need: float) -> int:
+    """Count how often `need` is there: a fraction of a GPU cannot be put together from two GPUs."""
     if need < 1:
         return int(available) * int(1 / need + 1e-4)  # Ray counts in steps of 1e-4
     return int(available // need)

@@ -17,7 +17,7 @@ import torch
 from sweeps.engine.failures import TrialFailure
 from trainables.memory import OutOfMemory
 from trainables.spec import TrialSpec
-from trainables.trainer import Workplace, World
+from trainables.trainer import RuntimeConfig, World
 from trainables.trial import run_trial
 
 _DEVICE_SIGNS = ("CUDA", "cuDNN", "CUDNN", "CUBLAS", "NCCL", "NVIDIA", "HIP error")
@@ -26,7 +26,7 @@ _DEVICE_ERRORS = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError")
 
 
 def run_here(
-    spec: TrialSpec, place: Workplace, report: Callable[[dict[str, Any]], None], world: World
+    spec: TrialSpec, runtime: RuntimeConfig, report: Callable[[dict[str, Any]], None], world: World
 ) -> None:
     """Run a trial and leave the process, and its GPU, to the next one.
 
@@ -34,7 +34,7 @@ def run_here(
         TrialFailure: the GPU failed, or has not the memory.
     """
     with memory_given_back(), failures_explained():
-        run_trial(spec, place, report, world)
+        run_trial(spec, runtime, report, world)
 
 
 @contextlib.contextmanager
@@ -70,7 +70,7 @@ def failures_explained() -> Iterator[None]:
 
 
 def device_failure(error: Exception) -> TrialFailure | None:
-    """What an error says of the device; None if it is none of the device's.
+    """The failure of the device that an error reports; None if it reports none.
 
     A GPU's memory runs out again if the same trial is tried again; what else happens to a GPU (an
     uncorrectable memory error, a lost connection, another process's fault) may be over.

@@ -21,19 +21,20 @@ import ray
 import torch
 from ray import tune
 from ray.exceptions import RayError
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from analysis.signals import install_handlers
 from sweeps.engine.crew import CrewTrial
-from sweeps.engine.environment import WORKER_ENVIRONMENT, check_address, is_local, place_of
+from sweeps.engine.environment import WORKER_ENVIRONMENT, check_address, cluster_address, is_local
 from sweeps.engine.failures import HOPELESS, TrialFailure, hopeless_report
 from sweeps.engine.resources import Resources
 from sweeps.engine.trial_process import run_here
 from sweeps.engine.watch import RayDied, watching_ray
 from trainables.device import pick_device
 from trainables.spec import TrialSpec
-from trainables.trainer import Workplace, World
+from trainables.trainer import RuntimeConfig, World
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEDULERS = ("none", "asha")
@@ -75,7 +76,7 @@ def ray_cluster(address: str | None, *, dashboard: bool) -> Iterator[dict[str, f
     # A failed trial's whole traceback; callbacks say it in a line and keep the rest.
     for name in ("ray.tune.execution.tune_controller", "ray.tune.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    _connect(place_of(address), runtime_env={"env_vars": env} if env else None, **options)
+    _connect(cluster_address(address), runtime_env={"env_vars": env} if env else None, **options)
     try:
         with watching_ray():
             yield ray.cluster_resources()
@@ -118,11 +119,11 @@ class DriverCallback(tune.Callback):
         return {}
 
 
-def inline_trial(config: dict[str, Any], place: Workplace, gpus: float) -> None:
+def inline_trial(config: dict[str, Any], runtime: RuntimeConfig, gpus: float) -> None:
     """A trial in the Tune function itself; Tune lets the same process take the next one."""
     spec, world = TrialSpec.from_dict(config["spec"]), World(device=pick_device(gpus))
     try:
-        run_here(spec, place, tune.report, world)
+        run_here(spec, runtime, tune.report, world)
     except TrialFailure as failure:
         if failure.hopeless:
             tune.report(hopeless_report(failure.reason))
@@ -133,9 +134,14 @@ class NoRetry(DriverCallback):
     """Lets a trial fail for good that says it would only fail again."""
 
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        result: dict[str, Any],
+        **info: object,
     ) -> None:
-        """A report, perhaps the last one."""
+        """Allow a trial that reports a hopeless failure no further failures."""
         if HOPELESS in result:
             trial.max_failures = 0
 
@@ -162,7 +168,7 @@ def build_scheduler(name: str, epochs: int) -> TrialScheduler:
 
 def run_tune(
     search: Searcher,
-    place: Workplace,
+    runtime: RuntimeConfig,
     resources: Resources,
     scheduler: TrialScheduler,
     callbacks: list[tune.Callback],
@@ -173,14 +179,14 @@ def run_tune(
     Ctrl-C ends it as well; the callbacks and the trials' folders tell what was reached.
     """
     # Tune's own state: nothing is resumed from it.
-    prefix = f"tune-{min(place.tracker.parents)}-"
-    for leftover in place.study.glob(f"{prefix}*"):  # of a killed process
+    prefix = f"tune-{min(runtime.tracker.parents)}-"
+    for leftover in runtime.study.glob(f"{prefix}*"):  # of a killed process
         shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(
-        prefix=prefix, dir=place.study, ignore_cleanup_errors=True
+        prefix=prefix, dir=runtime.study, ignore_cleanup_errors=True
     ) as scratch:
         tune.Tuner(
-            _trainable(place, resources, scratch),
+            _trainable(runtime, resources, scratch),
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 scheduler=scheduler,
@@ -201,19 +207,19 @@ def run_tune(
         ).fit()
 
 
-def _trainable(place: Workplace, resources: Resources, scratch: str) -> Any:
-    """What Tune runs, with what it needs: the trial itself, or what waits for its workers."""
+def _trainable(runtime: RuntimeConfig, resources: Resources, scratch: str) -> Any:
+    """Tune's trainable, with its resources: the trial itself, or what waits for its workers."""
     if resources.runner == "inline":
-        function = tune.with_parameters(inline_trial, place=place, gpus=resources.gpus)
+        function = tune.with_parameters(inline_trial, runtime=runtime, gpus=resources.gpus)
         return tune.with_resources(function, {"cpu": resources.cpus, "gpu": resources.gpus})
     crew = tune.with_parameters(
-        CrewTrial, place=pickle.dumps(place), resources=resources, scratch=scratch
+        CrewTrial, runtime=pickle.dumps(runtime), resources=resources, scratch=scratch
     )
     # Any CPU for what only waits would be missing for its workers.
     return tune.with_resources(crew, {"cpu": 0, "node:__internal_head__": 0.001})
 
 
-def _trial_name(trial: Any) -> str:
+def _trial_name(trial: Trial) -> str:
     spec = TrialSpec.from_dict(trial.config["spec"])
     return f"{spec.arch}-{spec.hash}-{trial.trial_id}"
 

@@ -26,7 +26,7 @@ _NEEDED = ("raylet", "gcs_server")
 
 
 class RayDied(RuntimeError):
-    """What Ray cannot do without is gone; the connection to it cannot even be ended."""
+    """The end of a process that Ray cannot do without; the connection cannot even be ended."""
 
 
 class RayWatch(threading.Thread):

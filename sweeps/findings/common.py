@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import runs
+from analysis.benchmarks.suite import Scores
 from analysis.errors import without_secret
 from analysis.plots.style import write
 from analysis.points import at, point_table, varied
@@ -75,12 +76,12 @@ def of_setting(plan: SweepPlan, trials: pd.DataFrame, base: TrialSpec) -> pd.Dat
 
 
 def _specs_of_setting(plan: SweepPlan, base: TrialSpec) -> dict[str, TrialSpec]:
-    """By hash, the specs in the study's folder that differ from `base` in these only."""
+    """The specs in the study's folder that differ from `base` in these only, by hash."""
     specs = (trial.spec for trial in study_trials(plan.folder))
     return {spec.hash: spec for spec in specs if spec.without(plan.axes) == base.without(plan.axes)}
 
 
-def zero_shot_line(scores: dict[str, Any]) -> str:
+def zero_shot_line(scores: Scores) -> str:
     """The figures of `SuiteScores.to_dict()` in one line."""
     figures = ", ".join(
         f"{name} {score:.1f} ± {scores['errors'][name]:.1f}"
@@ -178,7 +179,7 @@ def with_spread(mean: float, deviation: float, digits: int) -> str:
 
 
 def _browse(plan: SweepPlan, tracker: Tracker) -> str:
-    """Where to look at the study's runs."""
+    """Tell where to look at the study's runs."""
     if plan.tracking_uri == f"sqlite:///{plan.storage / 'mlflow.db'}":
         storage = shlex.quote(str(plan.storage))
         return f"make ui STORAGE={storage}    then http://127.0.0.1:5000/{tracker.page}"

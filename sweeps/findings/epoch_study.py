@@ -22,7 +22,7 @@ from sweeps.plans.common import SweepPlan
 from sweeps.plans.epoch_study import Designs
 from sweeps.stored.trials import study_trials
 from trainables.checkpoint import TrialFolder
-from trainables.progress import Outcome
+from trainables.progress import TrialOutcome
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 
@@ -91,7 +91,7 @@ def ended(folders: list[TrialFolder], spec: TrialSpec) -> list[TrialFolder]:
     return [found[seed] for seed in sorted(found)]
 
 
-def _score(outcome: Outcome, epoch: int) -> Iterator[dict[str, Any]]:
+def _score(outcome: TrialOutcome, epoch: int) -> Iterator[dict[str, Any]]:
     """The figures after an epoch: none if the trial was stopped before, infinite if it diverged."""
     for report in outcome.history:
         if report.epoch == epoch:
@@ -107,7 +107,7 @@ def _score(outcome: Outcome, epoch: int) -> Iterator[dict[str, Any]]:
         yield {"horizon": epoch, "bits_per_byte": math.inf, "macro": math.nan, "tokens": 0}
 
 
-def _cost(folder: TrialFolder, outcome: Outcome) -> dict[str, int]:
+def _cost(folder: TrialFolder, outcome: TrialOutcome) -> dict[str, int]:
     """Training tokens; of a diverged trial those of its whole epochs."""
     spec = folder.spec
     tokens = max((report.tokens for report in outcome.history), default=0)

@@ -1,4 +1,4 @@
-"""What an evaluation found: its tables, its figures in MLflow, and what is missing."""
+"""Results of an evaluation: its tables, its figures in MLflow, the tasks without a score."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from rich.table import Table
 
 from analysis.benchmarks import MACRO
 from analysis.benchmarks.kinds import kind_named
+from analysis.benchmarks.suite import Scores
 from analysis.store import reason, tracking_uri
 from analysis.wording import count
-from sweeps.engine.contact import Contact
+from sweeps.engine.contact import MlflowContact
 from sweeps.plans.evaluate import EvaluationPlan
 
 
@@ -86,12 +87,12 @@ def log_figures(plan: EvaluationPlan, results: dict[str, Any], console: Console)
     metrics = [Metric(f"eval/{name}", value, now, 0) for name, value in figures(results).items()]
     names = ("scores.json", "answers.jsonl") if plan.suite else ("scores.json",)
     kept = f"The scores are in {plan.output}"
-    contact = Contact(uri, console, f"{kept}; MLflow is asked for an hour.")
+    contact = MlflowContact(uri, console, f"{kept}; MLflow is asked for an hour.")
     try:
-        contact.answer(lambda: client.log_batch(run_id, metrics))
+        contact.result_of(lambda: client.log_batch(run_id, metrics))
         for name in names:
             file = str(plan.output / name)
-            contact.answer(functools.partial(client.log_artifact, run_id, file, "eval"))
+            contact.result_of(functools.partial(client.log_artifact, run_id, file, "eval"))
     except (MlflowException, RequestException) as error:
         raise ValueError(
             f"--run-id: MLflow could not be told what was found: {reason(error)}. {kept}"
@@ -119,7 +120,7 @@ def _show_scores(results: dict[str, Any], console: Console) -> None:
         )
 
 
-def _benchmarks(scores: dict[str, Any]) -> Table:
+def _benchmarks(scores: Scores) -> Table:
     table = Table(header_style="bold")
     columns = ("benchmark", "data set", "score", "± (items)", "chance", "items", "ties")
     for name in (*columns, "not finite"):

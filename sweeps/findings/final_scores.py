@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis import runs
-from analysis.benchmarks import Source, load_suite
+from analysis.benchmarks import BenchmarkSource, load_suite
 from sweeps.findings.common import winner
 from sweeps.findings.glue import glue_figures, glue_results, show_tasks
 from sweeps.plans.common import FinalTasks, SweepPlan
@@ -46,7 +46,11 @@ def score_winners(plan: SweepPlan, tracker: Tracker, console: Console) -> bool:
 
 
 def _zero_shot(
-    plan: SweepPlan, folder: TrialFolder, source: Source, tracker: Tracker, console: Console
+    plan: SweepPlan,
+    folder: TrialFolder,
+    source: BenchmarkSource,
+    tracker: Tracker,
+    console: Console,
 ) -> None:
     spec = folder.spec
     suite = load_suite(source, spec.protocol)

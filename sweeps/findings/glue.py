@@ -1,4 +1,4 @@
-"""What fine-tuning on GLUE found: the table, the figures, the challenge's files."""
+"""Results of fine-tuning on GLUE: the table, the figures, the challenge's files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CAPTION = {
 
 
 def glue_results(results: Sequence[TaskResult]) -> dict[str, Any]:
-    """What became of each GLUE task, JSON-ready."""
+    """The result of each GLUE task, JSON-ready."""
     return {
         result.task: asdict(result.outcome)
         if result.outcome

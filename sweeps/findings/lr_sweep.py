@@ -28,7 +28,7 @@ from sweeps.findings.common import (
 from sweeps.plans.common import SweepPlan
 from sweeps.plans.spaces import SweepSearch
 from sweeps.stored.trials import study_trials
-from trainables.progress import Progress
+from trainables.progress import TrialProgress
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 
@@ -138,7 +138,7 @@ def _findings(plan: SweepPlan, trials: pd.DataFrame, arch: str) -> list[str]:
     if folder is None or folder.outcome is None:  # all were stopped early
         return lines
     outcome = folder.outcome
-    best = Progress(history=list(outcome.history)).best
+    best = TrialProgress(history=list(outcome.history)).best
     assert best is not None
     if best.scores is not None:
         epochs = folder.spec.epochs

@@ -19,7 +19,7 @@ _SPECIAL = re.compile(r"([\\`*\[\]<>|])")
 def sweep_note(
     findings: Sequence[str], cells: pd.DataFrame, *, best: str = "", picture: str = ""
 ) -> str:
-    """What a sweep found; the first sentence is the answer.
+    """A sweep's description: its findings; the first sentence is the answer.
 
     Args:
         findings: sentences, as the command prints them.
@@ -34,7 +34,7 @@ def sweep_note(
 
 
 def study_note(trials: pd.DataFrame, benchmarks: Sequence[str], experiment_id: str) -> str:
-    """What a study is and how its pages are read.
+    """A study's description: its subject, and how its pages are read.
 
     Args:
         trials: frame of `analysis.runs.trials`.

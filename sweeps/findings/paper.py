@@ -1,4 +1,4 @@
-"""What a whole study's stages came to: which are done, and the table of final scores.
+"""Results of a whole study: which stages are done, and the table of final scores.
 
 <study>/paper.json    by stage, the hash of the inputs that it was last finished with, and when
 """
@@ -24,18 +24,18 @@ from trainables.files import read_or_set_aside, write_json
 
 
 @dataclass(frozen=True)
-class Done:
-    """When a stage was finished, and the hash of its inputs then."""
+class StageRecord:
+    """The time at which a stage was finished, and the hash of its inputs then."""
 
     inputs: str
     finished: str
 
 
-def finished_stages(folder: Path) -> dict[str, Done]:
+def finished_stages(folder: Path) -> dict[str, StageRecord]:
     """By name, the stages that a study's folder has on record."""
     return read_or_set_aside(
         folder / "paper.json",
-        dict[str, Done],
+        dict[str, StageRecord],
         {},
         then="every stage is looked at again: what is there is not trained again",
     )
@@ -44,7 +44,7 @@ def finished_stages(folder: Path) -> dict[str, Done]:
 def record_stage(folder: Path, name: str, inputs: str) -> None:
     """Put on record that a stage was finished now, with the inputs of this hash."""
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    done = {**finished_stages(folder), name: Done(inputs, time)}
+    done = {**finished_stages(folder), name: StageRecord(inputs, time)}
     folder.mkdir(parents=True, exist_ok=True)
     records = {name: dataclasses.asdict(each) for name, each in done.items()}
     write_json(folder / "paper.json", records)

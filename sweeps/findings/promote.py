@@ -1,4 +1,4 @@
-"""What a promotion changed: the version that an alias pointed to, beside the one of now."""
+"""Shows a promotion: the version that an alias pointed to, beside the one of now."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sweeps.stored.versions import tag
 
 @dataclass(frozen=True)
 class Promotion:
-    """What an alias pointed to, and what it points to now.
+    """The version that an alias pointed to, and the one that it points to now.
 
     Attributes:
         before: None if the model had no such alias; `after` itself if nothing changed.

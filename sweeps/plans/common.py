@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 import models
 from analysis import literature
-from analysis.benchmarks import Source, Suite, load_suite, password
+from analysis.benchmarks import BenchmarkSource, Suite, load_suite, password
 from analysis.errors import named
 from analysis.places import reading
 from analysis.schema.axes import AXES
 from analysis.schema.ranges import check
 from analysis.store import make_store, tracking_uri
 from sweeps.arguments import TrainingArgs
-from sweeps.arguments.axes import said
+from sweeps.arguments.axes import given_value
 from sweeps.arguments.presets import Preset, choose
 from sweeps.engine.resources import Resources
 from sweeps.engine.tuning import local_gpus
@@ -29,7 +29,7 @@ from trainables.corpus import Blocks, Corpus, mini_benchmark, prepare_corpus
 from trainables.device import default_precision
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
-from trainables.trainer import MicroBatch, Workplace, steps_per_epoch
+from trainables.trainer import MicroBatch, RuntimeConfig, steps_per_epoch
 
 Status = Callable[[str], None]
 Number = TypeVar("Number", int, float)
@@ -37,7 +37,7 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True)
 class FinalTasks:
-    """What is scored once, on the best checkpoint of each architecture.
+    """Tasks that are scored once, on the best checkpoint of each architecture.
 
     Attributes:
         zero_shot: benchmarks, or None.
@@ -45,7 +45,7 @@ class FinalTasks:
         folder: of GLUE's files, where there are tasks.
     """
 
-    zero_shot: Source | None = None
+    zero_shot: BenchmarkSource | None = None
     glue: tuple[str, ...] = ()
     folder: Path | None = None
 
@@ -58,7 +58,7 @@ class SweepPlan:
         bases: by part of the plan, the spec whose seed and axes vary. The parts of a sweep are its
             architectures.
         plans: by part, the order of its trials.
-        teachers, init, trunk_steps, milestones: see `Workplace`.
+        teachers, init, trunk_steps, milestones: see `RuntimeConfig`.
         shared_steps: by part, the first steps that its trials take over from another part's.
         kind: what the parts are called in MLflow.
         axes: that vary within a part (`analysis.schema.axes.AXES`).
@@ -68,7 +68,7 @@ class SweepPlan:
     storage: Path
     corpus: Corpus
     num_blocks: int
-    benchmarks: Source | None
+    benchmarks: BenchmarkSource | None
     num_items: int
     final: FinalTasks
     bases: dict[str, TrialSpec]
@@ -86,7 +86,7 @@ class SweepPlan:
 
     @property
     def epochs(self) -> int:
-        """Most epochs of a trial."""
+        """Epochs of the longest trial."""
         return max(base.epochs for base in self.bases.values())
 
     @property
@@ -99,9 +99,9 @@ class SweepPlan:
         """The MLflow store."""
         return tracking_uri(self.storage)
 
-    def workplace(self, tracker: Tracker) -> Workplace:
-        """Where the sweep's trials run."""
-        return Workplace(
+    def runtime_config(self, tracker: Tracker) -> RuntimeConfig:
+        """The paths and machine settings with which the sweep's trials run."""
+        return RuntimeConfig(
             study=self.folder,
             corpus=self.corpus.directory,
             benchmarks=self.benchmarks,
@@ -118,8 +118,8 @@ class SweepPlan:
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What the arguments of a training command come to, before it is known which trials.
+class TrainingSetup:
+    """The inputs of a training command, checked and resolved, before its trials are known.
 
     Attributes:
         suite_hash: of the benchmarks scored every epoch, "" for none.
@@ -130,7 +130,7 @@ class Setup:
     preset: Preset
     storage: Path
     corpus: Corpus
-    benchmarks: Source | None
+    benchmarks: BenchmarkSource | None
     suite_hash: str
     num_items: int
     resources: Resources
@@ -145,7 +145,7 @@ class Setup:
         """
         args, preset = self.args, self.preset
         names = ("grad_clip", *(name for name in AXES if name != "lr"))
-        given = {name: value for name in names if (value := said(args, name)) is not None}
+        given = {name: value for name in names if (value := given_value(args, name)) is not None}
         spec = TrialSpec(
             arch=arch,
             size=args.size or preset.size,
@@ -228,7 +228,7 @@ class Setup:
         )
 
 
-def prepare(args: TrainingArgs, status: Status, corpus: Corpus | None = None) -> Setup:
+def prepare(args: TrainingArgs, status: Status, corpus: Corpus | None = None) -> TrainingSetup:
     """Resolve what all training commands share: preset, resources, corpus, benchmarks.
 
     Args:
@@ -264,10 +264,12 @@ def prepare(args: TrainingArgs, status: Status, corpus: Corpus | None = None) ->
         )
     benchmarks = _benchmarks(args, source, storage)
     if benchmarks is None:
-        return Setup(args, preset, storage, corpus, None, "", 0, resources)
+        return TrainingSetup(args, preset, storage, corpus, None, "", 0, resources)
     suite = load_suite(benchmarks, args.protocol)
     suite.check_fits(corpus.tokenizer(), _or(args.context, preset.context))
-    return Setup(args, preset, storage, corpus, benchmarks, suite.hash, suite.num_items, resources)
+    return TrainingSetup(
+        args, preset, storage, corpus, benchmarks, suite.hash, suite.num_items, resources
+    )
 
 
 def chosen_archs(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -289,8 +291,8 @@ def chosen_archs(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _benchmarks(args: TrainingArgs, corpus: str, storage: Path) -> Source | None:
-    """What to score every epoch: by default the built-in suite for the built-in corpus."""
+def _benchmarks(args: TrainingArgs, corpus: str, storage: Path) -> BenchmarkSource | None:
+    """Benchmarks to score every epoch: by default the built-in suite for the built-in corpus."""
     path = args.benchmarks
     if path is None:
         if corpus != "mini":
@@ -299,11 +301,13 @@ def _benchmarks(args: TrainingArgs, corpus: str, storage: Path) -> Source | None
             return None
         path = str(mini_benchmark(storage / "benchmarks"))
     path = benchmark_place(path)
-    return Source(path, args.tasks, ewok_password=password(args.ewok_password))
+    return BenchmarkSource(path, args.tasks, ewok_password=password(args.ewok_password))
 
 
-def final_tasks(args: TrainingArgs, source: Source | None) -> tuple[FinalTasks, Suite | None]:
-    """What is scored once, and the zero-shot benchmarks among it.
+def final_tasks(
+    args: TrainingArgs, source: BenchmarkSource | None
+) -> tuple[FinalTasks, Suite | None]:
+    """The tasks that are scored once, and the zero-shot benchmarks among them.
 
     Raises:
         ValueError: a task is not known, or its files are not there or damaged.

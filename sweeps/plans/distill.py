@@ -12,8 +12,8 @@ from analysis.schema.ranges import check
 from analysis.store import tracking_uri
 from analysis.wording import count
 from sweeps.arguments import DistillArgs
-from sweeps.arguments.axes import said, set_single, values_of
-from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
+from sweeps.arguments.axes import given_value, set_single, values_of
+from sweeps.plans.common import Status, SweepPlan, TrainingSetup, chosen_archs, prepare
 from sweeps.plans.grids import GridPlan
 from sweeps.stored.model_names import copy_version, find_version, resolve_model
 from sweeps.stored.trials import earlier_trials, resolve_storage, scored
@@ -142,7 +142,7 @@ def _like(teacher: Teacher, base: TrialSpec, args: DistillArgs) -> TrialSpec:
     spec = teacher.spec
     if spec is None or spec.arch != base.arch:
         return base
-    unsaid = [name for name in AXES if name != "lr" and said(args, name) is None]
+    unsaid = [name for name in AXES if name != "lr" and given_value(args, name) is None]
     if args.schedule in (None, spec.schedule):
         unsaid.append("decay")
     if args.warmup is None and not args.warmups:
@@ -172,7 +172,7 @@ def _corpus_of(teacher: Teacher, storage: Path) -> Corpus:
     )
 
 
-def _check_fits(teacher: Teacher, setup: Setup, base: TrialSpec) -> None:
+def _check_fits(teacher: Teacher, setup: TrainingSetup, base: TrialSpec) -> None:
     """Check that a teacher speaks of the same tokens, and reads as many of them."""
     if tokenizer_hash(teacher.folder) != tokenizer_hash(setup.corpus.directory):
         raise ValueError(

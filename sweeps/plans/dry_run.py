@@ -27,7 +27,7 @@ from trainables.memory import OutOfMemory, memory_of
 from trainables.peaks import dense_bf16_peak
 from trainables.spec import TrialSpec
 from trainables.step_time import step_seconds
-from trainables.trainer import Data, Trainer, World, steps_per_epoch
+from trainables.trainer import Trainer, TrialData, World, steps_per_epoch
 
 _COSTLY = ("batch_size", "optimizer")
 """Axes on which the time and the memory of a step depend."""
@@ -35,7 +35,7 @@ _COSTLY = ("batch_size", "optimizer")
 
 @dataclass(frozen=True)
 class Cost:
-    """What one part of a plan takes.
+    """Cost of one part of a plan: FLOPs, steps, time.
 
     Attributes:
         step_seconds: measured, of each kind of step; None where it could not be.
@@ -64,7 +64,7 @@ def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None
     except ValueError as error:
         at_once = None
         console.print(f"[yellow]Not on this machine:[/] {escape(str(error))}", highlight=False)
-    measure = _Measure(plan, console) if at_once else None
+    measure = _StepTimer(plan, console) if at_once else None
     costs = [_cost(plan, part, at_once, measure) for part in plan.bases]
     console.print("\n".join(_head(plan, at_once)), highlight=False)
     console.print(_table(costs))
@@ -125,7 +125,7 @@ def _peak(plan: SweepPlan, spec: TrialSpec) -> float | None:
 
 
 def _head(plan: SweepPlan, at_once: int | None) -> list[str]:
-    """What is planned, line by line."""
+    """Lines that describe the plan."""
     resources, base = plan.resources, next(iter(plan.bases.values()))
     device = "CPU"
     if resources.gpus:
@@ -195,7 +195,7 @@ def _total(plan: SweepPlan, costs: list[Cost], at_once: int | None) -> str:
     )
 
 
-class _Measure:
+class _StepTimer:
     """Measures each kind of step once."""
 
     def __init__(self, plan: SweepPlan, console: Console) -> None:
@@ -222,7 +222,7 @@ class _Measure:
         spec = spec.replace(lr=1e-4)
         # One worker's share of the batch; the exchange of gradients is not measured.
         spec = spec.replace(batch_size=spec.batch_size // resources.workers)
-        data = Data(
+        data = TrialData(
             plan.corpus,
             Blocks(plan.corpus.train, spec.context),
             Blocks(plan.corpus.dev, spec.context),

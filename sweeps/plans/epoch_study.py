@@ -12,9 +12,9 @@ from analysis.points import varied
 from analysis.schema.axes import AXES
 from analysis.wording import count
 from sweeps.arguments import EpochStudyArgs
-from sweeps.arguments.axes import said
+from sweeps.arguments.axes import given_value
 from sweeps.plans.branches import BranchPlan
-from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
+from sweeps.plans.common import Status, SweepPlan, TrainingSetup, chosen_archs, prepare
 from sweeps.plans.grids import GridPlan
 from sweeps.plans.spaces import Plan
 from sweeps.stored.best import as_compared, best_trial
@@ -33,7 +33,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
 @dataclass(frozen=True)
 class Designs:
-    """What the designs of an epoch study train.
+    """The trials of an epoch study's designs.
 
     Attributes:
         base: the spec with the study's own schedule, whatever its epochs; its seed varies.
@@ -71,7 +71,7 @@ class Designs:
         return max(1, min(longest, self.horizons[0] * self.steps_per_epoch // 10))
 
     def trunk_step(self, horizon: int) -> int:
-        """Where a branch of so many epochs leaves the trunk; 0 if it shares nothing.
+        """Step at which a branch of so many epochs leaves the trunk; 0 if it shares nothing.
 
         The last step at its peak after which a trial may leave a checkpoint: one where it reads
         the loss, in the middle of an epoch.
@@ -84,8 +84,8 @@ class Designs:
         return step
 
 
-def plan_designs(args: EpochStudyArgs, status: Status) -> tuple[Setup, Designs]:
-    """What the arguments ask for, with the learning rate from the study.
+def plan_designs(args: EpochStudyArgs, status: Status) -> tuple[TrainingSetup, Designs]:
+    """Resolve the arguments to a setup and designs, with the learning rate from the study.
 
     Raises:
         ValueError: something asked for cannot be; the message says what to do.
@@ -103,7 +103,7 @@ def plan_designs(args: EpochStudyArgs, status: Status) -> tuple[Setup, Designs]:
     study = setup.study(base)
     if args.lr is None:
         best, axes = best_point(setup.storage / study, base, study)
-        taken = {name: getattr(best, name) for name in axes if said(args, name) is None}
+        taken = {name: getattr(best, name) for name in axes if given_value(args, name) is None}
         base = base.replace(**taken)
     else:
         base = base.replace(lr=args.lr)
@@ -114,8 +114,8 @@ def plan_designs(args: EpochStudyArgs, status: Status) -> tuple[Setup, Designs]:
     return setup, Designs(base, names, horizons, steps, args.decay, args.seeds, milestones)
 
 
-def plan_epochs(setup: Setup, designs: Designs) -> SweepPlan:
-    """The trials of all designs, each once; errors as for `Setup.plan`."""
+def plan_epochs(setup: TrainingSetup, designs: Designs) -> SweepPlan:
+    """The trials of all designs, each once; errors as for `TrainingSetup.plan`."""
     study = setup.study(designs.base)
     folder = setup.storage / study
     bases: dict[str, TrialSpec] = {}
@@ -211,7 +211,7 @@ def _horizons(args: EpochStudyArgs, epochs: int) -> tuple[int, ...]:
 
 
 def _milestones(
-    args: EpochStudyArgs, setup: Setup, base: TrialSpec, total_steps: int
+    args: EpochStudyArgs, setup: TrainingSetup, base: TrialSpec, total_steps: int
 ) -> tuple[int, ...]:
     """Numbers of words, each seen by the longest trial."""
     milestones = sorted({parse_words(text) for text in args.milestones})

@@ -15,10 +15,11 @@ from mlflow.exceptions import MlflowException
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 import models
-from analysis.benchmarks import HUB, Source, Span, Suite, keep_last, load_suite, password
-from analysis.benchmarks.folders import Entry, fates, survey
+from analysis.benchmarks import HUB, BenchmarkSource, Span, Suite, keep_last, load_suite, password
+from analysis.benchmarks.folders import FolderEntry, entry_rows, survey
 from analysis.benchmarks.scoring import check_spans, context_of, vocab_size_of
 from analysis.errors import named, without_secret
 from analysis.flag_values import checked
@@ -52,18 +53,18 @@ class EvaluationPlan:
     storage: Path
     output: Path
     model: str
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     suite: Suite | None
     spans: list[Span]
     truncated: int
     scoring: Scoring
-    found: tuple[Entry, ...]
+    found: tuple[FolderEntry, ...]
     glue: tuple[str, ...]
     glue_folder: Path | None
 
     @property
     def glue_changes(self) -> dict[str, Any]:
-        """What is asked for in place of the protocol's settings of GLUE."""
+        """Settings of GLUE that are given in place of the protocol's."""
         asked = {"lr": self.args.glue_lr, "epochs": self.args.glue_epochs}
         return {name: value for name, value in asked.items() if value is not None}
 
@@ -126,14 +127,14 @@ def show_found(plan: EvaluationPlan, console: Console) -> None:
     table = Table(title=title, title_justify="left", header_style="bold")
     for name in ("folder or file", "benchmark", ""):
         table.add_column(name, overflow="fold")
-    for cells in fates(plan.found, plan.suite.benchmarks if plan.suite else (), plan.glue):
+    for cells in entry_rows(plan.found, plan.suite.benchmarks if plan.suite else (), plan.glue):
         style = "dim" if cells[2].startswith("left out") else None
         table.add_row(*map(escape, cells), style=style)
     console.print(table)
 
 
 def _suite(args: EvaluateArgs, path: str, tasks: tuple[str, ...]) -> Suite:
-    source = Source(
+    source = BenchmarkSource(
         path,
         tasks,
         args.all_templates,
@@ -157,7 +158,7 @@ def _check_length(args: EvaluateArgs, spans: Sequence[Span], context: int | None
     return len(too_long)
 
 
-def _open_model(model: str) -> tuple[Any, Any]:
+def _open_model(model: str) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """The model's config and its tokenizer."""
     try:
         return models.load_config(model), models.load_tokenizer(model)

@@ -13,7 +13,7 @@ from trainables.spec import TrialSpec
 
 MAX_EXTENSIONS = 3
 """New values beyond the ends of an axis."""
-Scores = Mapping[TrialSpec, float]
+TrialScores = Mapping[TrialSpec, float]
 """Best validation bits per byte of trials; infinite for a diverged one."""
 
 
@@ -51,7 +51,7 @@ class GridPlan:
         seeds: Iterable[int],
         *,
         extend: bool = True,
-        known: Scores | None = None,
+        known: TrialScores | None = None,
         points: Sequence[TrialSpec] | None = None,
         allowed: Callable[[TrialSpec], bool] = lambda spec: True,
     ) -> None:
@@ -182,7 +182,7 @@ class CoordinatePlan:
         seeds: Iterable[int],
         *,
         extend: bool = True,
-        known: Scores | None = None,
+        known: TrialScores | None = None,
         allowed: Callable[[TrialSpec], bool] = lambda spec: True,
     ) -> None:
         self.seeds = list(dict.fromkeys(seeds))
@@ -216,7 +216,7 @@ class CoordinatePlan:
         return self._grid.remaining() + later
 
     def _go_on(self) -> None:
-        """To the next axis, when the present one has all its results."""
+        """Turn to the next axis when the present one has all its results."""
         while self._grid.finished and (self._left or self._closing):
             if (best := self._grid.best) is None:  # nothing to go on from
                 self._left, self._closing = [], False
@@ -239,7 +239,7 @@ class CoordinatePlan:
         return self._make({name: self.values[name]}, here)
 
     def _make(
-        self, values: Values, known: Scores, points: Sequence[TrialSpec] | None = None
+        self, values: Values, known: TrialScores, points: Sequence[TrialSpec] | None = None
     ) -> GridPlan:
         return GridPlan(
             self._at,

@@ -9,7 +9,7 @@ from typing import Any
 from analysis.schema.ranges import check
 from sweeps.arguments import LrSweepArgs
 from sweeps.arguments.axes import set_single, values_of
-from sweeps.plans.common import Setup, Status, SweepPlan, chosen_archs, prepare
+from sweeps.plans.common import Status, SweepPlan, TrainingSetup, chosen_archs, prepare
 from sweeps.plans.grids import CoordinatePlan, GridPlan
 from sweeps.plans.proposals import OptunaPlan
 from sweeps.plans.spaces import Plan
@@ -50,7 +50,7 @@ def _check_search(args: LrSweepArgs) -> None:
         raise ValueError("--lr-range goes with --search optuna; a grid takes --lrs")
 
 
-def _is_possible(setup: Setup) -> Callable[[TrialSpec], bool]:
+def _is_possible(setup: TrainingSetup) -> Callable[[TrialSpec], bool]:
     """Whether a trial beyond the grid can be trained: its batch may be too large, or not divide."""
 
     def is_possible(spec: TrialSpec) -> bool:

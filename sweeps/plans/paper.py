@@ -23,7 +23,7 @@ from sweeps.arguments import (
     TrainingArgs,
 )
 from sweeps.arguments.axes import set_single, values_of
-from sweeps.plans.common import Setup, chosen_archs, final_tasks, prepare
+from sweeps.plans.common import TrainingSetup, chosen_archs, final_tasks, prepare
 from sweeps.stored.finalists import Finalists
 from sweeps.stored.model_names import find_version
 from sweeps.stored.trials import study_trials
@@ -49,7 +49,7 @@ class Stage:
 
     name: str
     run: Callable[[], int]
-    inputs: Callable[[], Any]
+    inputs: Callable[[], object]
 
     def hash_inputs(self) -> str:
         """A hash of the inputs as they are now."""
@@ -58,7 +58,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Commands:
+class StageArguments:
     """The arguments of the stages' commands."""
 
     sweep: LrSweepArgs
@@ -67,8 +67,8 @@ class Commands:
     distill: DistillArgs
 
     @classmethod
-    def of(cls, args: PaperArgs, storage: Path, study: str) -> Commands:
-        """Those of a study of this name."""
+    def of(cls, args: PaperArgs, storage: Path, study: str) -> StageArguments:
+        """Make the arguments for a study of this name."""
         common = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainingArgs)}
         common |= {"study": study, "storage": storage, "final_tasks": ()}
         # The student is trained like its teacher.
@@ -102,8 +102,8 @@ class StudyPlan:
     """
 
     args: PaperArgs
-    setup: Setup
-    commands: Commands
+    setup: TrainingSetup
+    commands: StageArguments
 
     @property
     def folder(self) -> Path:
@@ -117,24 +117,24 @@ class StudyPlan:
         return tracking_uri(self.setup.storage)
 
     @property
-    def inputs(self) -> dict[str, Callable[[], Any]]:
+    def inputs(self) -> dict[str, Callable[[], object]]:
         """By stage, in their order, see `Stage.inputs`."""
         data = [self.setup.corpus.hash, self.setup.suite_hash]
 
-        def swept() -> Any:
+        def swept() -> object:
             return [data, _plain(self.commands.sweep)]
 
-        def studied() -> Any:
+        def studied() -> object:
             return [swept(), _plain(self.commands.epochs)]
 
-        def taught() -> Any:
+        def taught() -> object:
             version = _version(self.commands.distill.teacher[0], self.uri)
             return [studied(), version, _plain(self.commands.distill)]
 
-        def scored() -> Any:
+        def scored() -> object:
             return [taught(), self.args.final_tasks, self.args.protocol]
 
-        def reported() -> Any:
+        def reported() -> object:
             return [scored(), [trial.spec.hash for trial in study_trials(self.folder)]]
 
         return {
@@ -199,11 +199,11 @@ def plan_study(args: PaperArgs) -> StudyPlan:
     setup = prepare(args, lambda text: None)
     final_tasks(args, setup.benchmarks)  # hours before their turn
     study = setup.study(setup.spec(args.teacher_arch))
-    return StudyPlan(args, setup, Commands.of(args, setup.storage, study))
+    return StudyPlan(args, setup, StageArguments.of(args, setup.storage, study))
 
 
 def _version(teacher: str, uri: str) -> list[str | None] | None:
-    """What the alias points to, None as long as it points to nothing."""
+    """The version that the alias points to, None as long as it points to nothing."""
     try:
         version = find_version(teacher, uri)
     except ValueError:

@@ -27,7 +27,7 @@ from sweeps.stored.versions import (
 from trainables.checkpoint import check_checkpoint
 from trainables.corpus.tokenizer import tokenizer_hash
 from trainables.finetune_spec import model_hash
-from trainables.progress import Progress
+from trainables.progress import TrialProgress
 
 _NAME, _ALIAS = r"\w[\w. -]{,199}", r"\w[\w-]{,199}"
 _FILES = (WEIGHTS, "config.json", "tokenizer.json", "spec.json")
@@ -126,13 +126,13 @@ def check_files(choice: StudyRun, client: MlflowClient) -> Path:
 
 
 def lineage(choice: StudyRun, checkpoint: Path, client: MlflowClient) -> dict[str, str]:
-    """Where a checkpoint comes from and how good it is, as tags of its version without the prefix.
+    """Origin and quality of a checkpoint, as tags of its version without the prefix.
 
     `zero_shot/*` are of the chosen epoch and `final/*` of the end of the sweep, all in percent.
     """
     spec, outcome, run = choice.folder.spec, choice.folder.outcome, client.get_run(choice.run_id)
     assert outcome is not None
-    best = Progress(history=list(outcome.history)).best
+    best = TrialProgress(history=list(outcome.history)).best
     assert best is not None
     scores = (best.scores or {}).get("benchmarks", {})
     final = {key: x for key, x in run.data.metrics.items() if key.startswith("final/")}

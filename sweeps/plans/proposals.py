@@ -124,7 +124,7 @@ class OptunaPlan:
 
 
 def _distribution(name: str, values: Iterable[Any]) -> BaseDistribution:
-    """What Optuna draws an axis's values from.
+    """The distribution from which Optuna draws an axis's values.
 
     Raises:
         ValueError: the range is empty.

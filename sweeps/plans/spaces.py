@@ -74,7 +74,7 @@ class SweepSearch(Searcher):
         return sum(plan.remaining() for plan in self._plans.values())
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the plans are rebuilt from the study's folder."""
+        """Do nothing: the plans are rebuilt from the study's folder."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the plans are rebuilt from the study's folder."""
+        """Do nothing: the plans are rebuilt from the study's folder."""

@@ -1,1 +1,1 @@
-"""Plans are carried out here: trials, evaluations, promotions."""
+"""Running a plan to its end: trials, evaluations, promotions."""

@@ -8,10 +8,11 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 from rich.markup import escape
@@ -29,7 +30,7 @@ from analysis.signals import EXIT_INTERRUPTED, ending_on_signals
 from analysis.store import reason
 from analysis.whole_files import write_text
 from sweeps.arguments import TrainingArgs
-from sweeps.engine.contact import Contact
+from sweeps.engine.contact import MlflowContact
 from sweeps.engine.environment import check_address
 from sweeps.engine.kernel_builds import start_building
 from sweeps.engine.progress import ProgressDisplay
@@ -123,13 +124,13 @@ def _run(
                 plan.teachers,
                 plan.resources.gpus,
             )
-            contact = Contact(plan.tracking_uri, console)
-            tracker = contact.answer(lambda: _open_tracker(plan))
+            contact = MlflowContact(plan.tracking_uri, console)
+            tracker = contact.result_of(lambda: _open_tracker(plan))
             _set_aside_damaged(plan, console)
         except (ValueError, OSError) as error:
             return say_error(error)
-        contact.answer(lambda: _record_command(tracker))
-        contact.answer(tracker.close_trials)  # of a process that was killed
+        contact.result_of(lambda: _record_command(tracker))
+        contact.result_of(tracker.close_trials)  # of a process that was killed
         starting.stop()
         search = SweepSearch(plan.plans)
         status = "KILLED"
@@ -142,7 +143,7 @@ def _run(
                 is_whole = is_scored and not failed_trials(plan, search)
                 status = "FINISHED" if is_whole else "FAILED"
         finally:
-            tell = contact.reaches if status == "KILLED" else contact.insists
+            tell = contact.try_once if status == "KILLED" else contact.retry
             if not tell(lambda: tracker.close(status), now=True):
                 console.print("What MLflow shows as running ends when this command is run again.")
     if status == "KILLED":
@@ -156,7 +157,7 @@ def _run(
 def _train(
     plan: SweepPlan,
     tracker: Tracker,
-    contact: Contact,
+    contact: MlflowContact,
     search: SweepSearch,
     scheduler: TrialScheduler,
     at_once: int,
@@ -166,9 +167,9 @@ def _train(
     display = ProgressDisplay(tracker, contact, search, at_once, console)
     bookkeeper = Bookkeeper(plan.folder, tracker, contact, console)
     try:
-        place = plan.workplace(tracker)
-        run_tune(search, place, plan.resources, scheduler, [bookkeeper, display], at_once)
-        bookkeeper.settle(patience=60, tell=contact.insists if _is_done(plan) else contact.reaches)
+        runtime = plan.runtime_config(tracker)
+        run_tune(search, runtime, plan.resources, scheduler, [bookkeeper, display], at_once)
+        bookkeeper.settle(patience=60, tell=contact.retry if _is_done(plan) else contact.try_once)
     finally:
         display.close()
 
@@ -219,19 +220,23 @@ def _say_how_to_continue(console: Console, status: int = EXIT_INTERRUPTED) -> in
 class Bookkeeper(DriverCallback):
     """Records the ends that a trial's own process cannot: stopped by the scheduler, or failed."""
 
-    def __init__(self, study: Path, tracker: Tracker, contact: Contact, console: Console) -> None:
+    def __init__(
+        self, study: Path, tracker: Tracker, contact: MlflowContact, console: Console
+    ) -> None:
         self._study, self._tracker, self._console = study, tracker, console
         self._contact = contact
         self._ended: list[TrialSpec] = []
         self._failed: list[tuple[TrialSpec, str]] = []
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
         """Remember the trial; its process may still be at work."""
         self._ended.append(TrialSpec.from_dict(trial.config["spec"]))
 
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Record the ends whose process is gone."""
-        self.settle(patience=0, tell=self._contact.reaches)
+        self.settle(patience=0, tell=self._contact.try_once)
 
     def settle(self, patience: float, tell: Callable[[Callable[[], object]], bool]) -> None:
         """Give an outcome to ended trials without one, and mark those that failed.
@@ -268,17 +273,21 @@ class Bookkeeper(DriverCallback):
             run = self._tracker.trial(spec, {}, folder.path)
             finish_trial(folder, run, kind, history)
 
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_recover(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
         """Say why a trial is started again."""
         self._report_failure(trial, "will be started again")
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
         """Keep the error beside the trial, and mark its run as failed. It may be tried again."""
         error = self._report_failure(trial, "failed for good")
         spec = TrialSpec.from_dict(trial.config["spec"])
         self._failed.append((spec, error))
 
-    def _report_failure(self, trial: Any, what: str) -> str:
+    def _report_failure(self, trial: Trial, what: str) -> str:
         spec = TrialSpec.from_dict(trial.config["spec"])
         error = Path(trial.error_file).read_text() if trial.error_file else "no error was recorded"
         error = without_secret(error)

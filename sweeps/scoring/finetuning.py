@@ -21,6 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from ray import tune
+from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.markup import escape
 
@@ -92,7 +93,7 @@ def finetune_tasks(
     )
     planned = [_plan(base, place, name, changes) for name in names]
     specs = [spec for spec in planned if isinstance(spec, FinetuneSpec)]
-    errors = _run(specs, Job(model, place, storage, cpus, gpus), console)
+    errors = _run(specs, FinetuningJob(model, place, storage, cpus, gpus), console)
     results = [
         each if isinstance(each, TaskResult) else _result(each, storage, errors) for each in planned
     ]
@@ -120,20 +121,20 @@ def _plan(
         data = glue.read_task(place, name)
     except ValueError as error:  # a bad row is no reason to lose the other tasks
         return TaskResult(name, error=str(error))
-    if isinstance(data, glue.Missing):
+    if isinstance(data, glue.MissingFiles):
         return TaskResult(name, missing=data.files)
     return dataclasses.replace(base, task=name, data_hash=data.hash, settings=settings)
 
 
 def _result(spec: FinetuneSpec, storage: Path, errors: Mapping[str, str]) -> TaskResult:
-    """What became of a task; neither an outcome nor an error if it was stopped."""
+    """The result of a task, with neither an outcome nor an error if it was stopped."""
     outcome = read_outcome(storage, spec)
     return TaskResult(spec.task, outcome, error="" if outcome else errors.get(spec.task, ""))
 
 
 @dataclass(frozen=True)
-class Job:
-    """Where the tasks of one call run and what they read."""
+class FinetuningJob:
+    """Folders and resources of the tasks of one call."""
 
     model: Path
     folder: Path
@@ -142,12 +143,12 @@ class Job:
     gpus: float
 
 
-def task_trial(config: dict[str, Any], job: Job) -> None:
-    """One task in a Tune function."""
+def task_trial(config: dict[str, Any], job: FinetuningJob) -> None:
+    """Fine-tune on one task, as a Tune function."""
     spec = FinetuneSpec.from_dict(config["spec"])
     try:
         data = glue.read_task(job.folder, spec.task)
-        if isinstance(data, glue.Missing):
+        if isinstance(data, glue.MissingFiles):
             raise ValueError(f"{', '.join(map(str, data.files))} vanished: start again")
         with memory_given_back(), failures_explained():
             finetune(
@@ -165,7 +166,7 @@ def task_trial(config: dict[str, Any], job: Job) -> None:
         tune.report({"refused": str(error)})  # it would come again: Tune should not retry it
 
 
-def _run(specs: Sequence[FinetuneSpec], job: Job, console: Console) -> dict[str, str]:
+def _run(specs: Sequence[FinetuneSpec], job: FinetuningJob, console: Console) -> dict[str, str]:
     """Run the tasks that have no outcome yet; returns the last error of those that failed."""
     unfinished = []
     for spec in specs:
@@ -175,7 +176,7 @@ def _run(specs: Sequence[FinetuneSpec], job: Job, console: Console) -> dict[str,
             remove_leftovers(job.storage, spec)
     if not unfinished:
         return {}
-    watcher = Watcher(job.storage, console)
+    watcher = FinetuningDisplay(job.storage, console)
     with _scratch(job.storage, f"tune-{specs[0].model_hash}-") as scratch:
         tune.Tuner(
             tune.with_resources(
@@ -220,12 +221,12 @@ def _scratch(storage: Path, prefix: str) -> Iterator[str]:
         ) from None
 
 
-def _trial_name(trial: Any) -> str:
+def _trial_name(trial: Trial) -> str:
     spec = FinetuneSpec.from_dict(trial.config["spec"])
     return f"{spec.task}-{spec.hash}-{trial.trial_id}"
 
 
-class Watcher(DriverCallback):
+class FinetuningDisplay(DriverCallback):
     """Prints a line an epoch, and keeps why a task failed."""
 
     def __init__(self, storage: Path, console: Console) -> None:
@@ -234,9 +235,14 @@ class Watcher(DriverCallback):
         self.errors: dict[str, str] = {}
 
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        result: dict[str, Any],
+        **info: object,
     ) -> None:
-        """An epoch ended, those before a restart once more; or the task cannot be run."""
+        """Print an epoch's score, again after a restart; or that the task cannot be run."""
         spec = FinetuneSpec.from_dict(trial.config["spec"])
         if "refused" in result:
             self.errors[spec.task] = without_secret(result["refused"])
@@ -251,23 +257,29 @@ class Watcher(DriverCallback):
             f"{_SELECTION[spec.selection]}"
         )
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A task ended, perhaps diverged."""
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
+        """Print that a task ended, perhaps diverged."""
         spec = FinetuneSpec.from_dict(trial.config["spec"])
         outcome = read_outcome(self._storage, spec)
         if outcome is not None:
             self._say(f"{spec.task}: {outcome.kind}{outcome.reason and f' ({outcome.reason})'}")
 
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_recover(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
         """Say why a task is started again."""
         self._failed(trial, "will be started again")
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
         """Say why a task failed, and keep it for the results."""
         task, last = self._failed(trial, "failed for good")
         self.errors[task] = last
 
-    def _failed(self, trial: Any, what: str) -> tuple[str, str]:
+    def _failed(self, trial: Trial, what: str) -> tuple[str, str]:
         """Keep the whole error beside the task's epochs; returns the task and the last line."""
         spec = FinetuneSpec.from_dict(trial.config["spec"])
         text = Path(trial.error_file).read_text("utf-8", "replace") if trial.error_file else ""

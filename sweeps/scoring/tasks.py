@@ -15,7 +15,7 @@ from trainables.finetune_spec import FinetuneOutcome
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What became of a task: exactly one of the last three is set.
+    """The result of a task: exactly one of the last three is set.
 
     Attributes:
         task: its name.

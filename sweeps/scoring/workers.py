@@ -14,10 +14,11 @@ from ray.util import ActorPool
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from transformers import PreTrainedModel
 
 import models
 from analysis.benchmarks import Span, token_log_probs
-from sweeps.engine.resources import shares
+from sweeps.engine.resources import count_shares
 from trainables.device import pick_device, set_up_device
 
 CHUNKS_PER_WORKER = 8
@@ -43,7 +44,7 @@ class Scoring:
     precision: str = "fp32"
     token_budget: int | None = None
 
-    def load(self) -> Any:
+    def load(self) -> PreTrainedModel:
         """The model on its device, with this process set up for it.
 
         In float32 whatever the checkpoint's type, unless that is bf16's autocast: the scores are of
@@ -55,7 +56,7 @@ class Scoring:
         return model.float().to(device)
 
     def score(
-        self, model: Any, spans: Sequence[Span], progress: Progress | None = None
+        self, model: PreTrainedModel, spans: Sequence[Span], progress: Progress | None = None
     ) -> list[np.ndarray]:
         """Token log-probabilities (nats) of the spans."""
         return token_log_probs(
@@ -115,7 +116,7 @@ def _check_room(scoring: Scoring, workers: int) -> None:
     """A worker that does not fit would be waited for without end."""
     room = ray.cluster_resources()
     for kind, need in (("CPU", scoring.cpus), ("GPU", scoring.gpus)):
-        if need and workers > shares(room.get(kind, 0.0), need):
+        if need and workers > count_shares(room.get(kind, 0.0), need):
             raise ValueError(
                 f"{workers} workers of {need:g} {kind} need {workers * need:g}, the cluster has "
                 f"{room.get(kind, 0.0):g}: fewer --eval-workers, or less for each (--cpus, --gpus)"
@@ -142,11 +143,11 @@ class _Worker:
         self._scoring = scoring
 
     @functools.cached_property
-    def _model(self) -> Any:
+    def _model(self) -> PreTrainedModel:
         return self._scoring.load()
 
     def problem(self, spans: list[Span]) -> str:
-        """Why the model cannot score these spans, "" if it can.
+        """Reason why the model cannot score these spans, "" if it can.
 
         An error would reach the caller as Ray's, with the worker's traceback.
         """

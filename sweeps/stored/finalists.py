@@ -36,7 +36,7 @@ class Finalists:
 
     @property
     def rows(self) -> list[tuple[str, TrialFolder]]:
-        """Each trial once, with what it was found by.
+        """The table's trials, each once, with what it was found by.
 
         "sweep": of each architecture the best trial of the sweep's setting. "epoch study": the best
         of all lengths, if that is another one. "distillation": the best student of each kind.
@@ -62,7 +62,7 @@ class Finalists:
 
     @property
     def warnings(self) -> list[str]:
-        """What makes the comparison of architectures unfair, see `uneven`."""
+        """Sentences on what makes the comparison of architectures unfair, see `uneven`."""
         swept = [trials for base in self._bases if not (trials := self._swept(base)).empty]
         return uneven(pd.concat(swept)) if swept else []
 

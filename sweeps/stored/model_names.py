@@ -13,7 +13,7 @@ from analysis.errors import named, without_secret
 from analysis.store import open_store
 from analysis.wording import count
 from trainables.checkpoint import check_checkpoint
-from trainables.files import Damaged, damaged_name, tell, whole_folder
+from trainables.files import DamagedFileError, damaged_name, tell, whole_folder
 
 
 def resolve_model(name: str, uri: str, storage: Path) -> str:
@@ -99,13 +99,13 @@ def copy_version(version: ModelVersion, uri: str, storage: Path) -> Path:
 
 
 def _problem(copy: Path) -> str:
-    """What is wrong with a copy of a version's files, or "" if nothing is."""
+    """Fault of a copy of a version's files, or "" if there is none."""
     configs = list(copy.rglob("config.json"))
     if len(configs) != 1:
         return f"it has {count(len(configs), 'file')} config.json"
     try:
         check_checkpoint(configs[0].parent)
-    except Damaged as damaged:
+    except DamagedFileError as damaged:
         return damaged.problem
     return ""
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.places import check_lasts, resolved, writable_folder
 from trainables.checkpoint import TrialFolder
-from trainables.files import Damaged, tell
+from trainables.files import DamagedFileError, tell
 from trainables.spec import TrialSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,7 +130,7 @@ def study_trials(folder: Path) -> list[TrialFolder]:
         trial = TrialFolder(path)
         try:
             _ = trial.spec
-        except Damaged as damaged:
+        except DamagedFileError as damaged:
             if (path / "spec.json").exists() or trial.has_begun:
                 tell(f"left out: {damaged}")
         else:

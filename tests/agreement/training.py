@@ -10,7 +10,7 @@ import models
 from trainables.checkpoint import TrialFolder
 from trainables.corpus import Blocks, Corpus
 from trainables.spec import TrialSpec
-from trainables.trainer import Data, Trainer, World
+from trainables.trainer import Trainer, TrialData, World
 
 RATES = {"lstm": 3e-2}
 """Peak learning rates, where it is not the common one."""
@@ -45,7 +45,7 @@ def train(
     )
     blocks = (Blocks(tokens, context) for tokens in (corpus.train, corpus.dev))
     tokenizer = corpus.tokenizer()
-    trainer = Trainer(spec, Data(corpus, *blocks, tokenizer, None), World(), None)
+    trainer = Trainer(spec, TrialData(corpus, *blocks, tokenizer, None), World(), None)
     nats = [trainer.step()[0].item() for _ in range(steps)]
     trainer.model.eval()
     path = TrialFolder.of(study, spec).save(

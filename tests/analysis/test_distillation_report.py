@@ -15,7 +15,7 @@ from analysis.benchmarks.glue import PROTOCOL_TASKS
 from analysis.inference import paired_gain
 from analysis.reporting.page import Page
 from analysis.reporting.sections.beside_literature import beside_literature
-from analysis.reporting.sections.common import Context, ReportPart
+from analysis.reporting.sections.common import ReportContext, ReportPart
 from analysis.reporting.sections.distillation import best_of, distillation, students_of
 from analysis.reporting.sections.finals import finals
 from analysis.reporting.tables import write_tables
@@ -33,10 +33,12 @@ def made(tmp_path: Path) -> MadeStudy:
     return MadeStudy(tmp_path / "storage")
 
 
-def context_of(made: MadeStudy) -> Context:
+def context_of(made: MadeStudy) -> ReportContext:
     folder = made.storage / "report" / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
-    return Context(Study.open(made.uri, made.name, "http://127.0.0.1:5000"), "val_loss", folder)
+    return ReportContext(
+        Study.open(made.uri, made.name, "http://127.0.0.1:5000"), "val_loss", folder
+    )
 
 
 def table(part: ReportPart | None, name: str, folder: Path) -> pd.DataFrame:

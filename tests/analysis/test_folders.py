@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from analysis.benchmarks import load_suite
-from analysis.benchmarks.folders import fates, survey
+from analysis.benchmarks.folders import entry_rows, survey
 from analysis.benchmarks.kinds import ALL_KINDS
 from sweeps.scoring.tasks import find_glue
 from tests.contracts.benchmark_folders import write_folder
@@ -44,7 +44,8 @@ def test_everything_in_the_folder_is_accounted_for(full_eval: Path) -> None:
     """Each name once: scored with its number of items, or left out with the reason."""
     suite = load_suite(full_eval, "2025", ["all"])
     told = {
-        name: (kind, fate) for name, kind, fate in fates(survey(full_eval), suite.benchmarks, ())
+        name: (kind, fate)
+        for name, kind, fate in entry_rows(survey(full_eval), suite.benchmarks, ())
     }
     assert set(told) == {path.name for path in full_eval.iterdir()}
     for benchmark in suite.benchmarks:
@@ -69,7 +70,9 @@ def test_what_was_not_asked_for_is_told(full_eval: Path) -> None:
     write_folder(ALL_KINDS[0], full_eval.parent)
     (full_eval.parent / "blimp_small").rename(full_eval / "blimp_fast")
     suite = load_suite(full_eval, "2025", ["blimp_small"])
-    told = {name: fate for name, _, fate in fates(survey(full_eval), suite.benchmarks, ("rte",))}
+    told = {
+        name: fate for name, _, fate in entry_rows(survey(full_eval), suite.benchmarks, ("rte",))
+    }
     assert told["blimp_fast"] == "left out: blimp_small is scored; --tasks blimp_fast"
     assert told["comps_small"] == "left out: not asked for; --tasks comps"
     assert told["glue_filtered"] == "fine-tuned on: rte"
@@ -108,7 +111,7 @@ def test_a_zip_gives_way_to_its_folder(tmp_path: Path) -> None:
     write_folder(ewok, tmp_path)
     (tmp_path / "ewok_small.zip").write_bytes(b"a zip with a password")
     (benchmark,) = load_suite(tmp_path, "2025").benchmarks
-    told = {name: fate for name, _, fate in fates(survey(tmp_path), (benchmark,), ())}
+    told = {name: fate for name, _, fate in entry_rows(survey(tmp_path), (benchmark,), ())}
     assert told["ewok_small.zip"] == "left out: the folder ewok_small is read instead"
 
 

@@ -134,18 +134,18 @@ def test_a_missing_file_is_a_result(tmp_path: Path) -> None:
     """A task without one of its files is no exception: the answer names the file."""
     write_rows(tmp_path, "boolq.valid", [{"question": "A", "passage": "B", "label": 0}])
     found = glue.read_task(tmp_path, "boolq")
-    assert found == glue.Missing(glue.find_task("boolq"), (tmp_path / "boolq.train.jsonl",))
+    assert found == glue.MissingFiles(glue.find_task("boolq"), (tmp_path / "boolq.train.jsonl",))
 
 
 def test_mnli_mm_trains_on_mnli(tmp_path: Path) -> None:
     """The mismatched task reports on its own file, after training on that of the matched one."""
     train = write_rows(tmp_path, "mnli.train", [{"premise": "A", "hypothesis": "B", "label": 2}])
     missing = glue.read_task(tmp_path, "mnli-mm")
-    assert isinstance(missing, glue.Missing)
+    assert isinstance(missing, glue.MissingFiles)
     assert [file.name for file in missing.files] == ["mnli-mm.valid.jsonl"]
     train.rename(tmp_path / "mnli-mm.valid.jsonl")
     missing = glue.read_task(tmp_path, "mnli-mm")
-    assert isinstance(missing, glue.Missing)
+    assert isinstance(missing, glue.MissingFiles)
     assert [file.name for file in missing.files] == ["mnli.train.jsonl"]
 
 

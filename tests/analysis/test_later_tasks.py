@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.benchmarks import Benchmark, Item, Source
-from analysis.benchmarks.kind import Kind
+from analysis.benchmarks import Benchmark, BenchmarkSource, Item
+from analysis.benchmarks.kind import BenchmarkKind
 from analysis.benchmarks.later_tasks import COMPS, ENTITY_TRACKING, WUG
 
 REAL_WUG = Path(__file__).resolve().parents[2].parent / "shared/data/wug_adj_nominalization"
@@ -22,8 +22,8 @@ def write(folder: Path, name: str, *rows: object) -> Path:
     return folder
 
 
-def items_of(kind: Kind, folder: Path) -> tuple[Item, ...]:
-    return kind.read(folder, Source(str(folder)))
+def items_of(kind: BenchmarkKind, folder: Path) -> tuple[Item, ...]:
+    return kind.read(folder, BenchmarkSource(str(folder)))
 
 
 def test_wug_compares_the_models_share_with_peoples(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import datasets
 import pytest
 from benchmark_files import write_blimp, write_supplement
 
-from analysis.benchmarks import Source, Suite, load_suite
+from analysis.benchmarks import BenchmarkSource, Suite, load_suite
 
 REAL_DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -46,9 +46,11 @@ def test_the_whole_set_is_taken_where_it_should_be(evaluation_data: Path) -> Non
     """Not in every epoch, but once at the end: the folder that is not `_fast`; it is named."""
     full = write_blimp(evaluation_data / "blimp_filtered")
     (full / "adverb.jsonl").unlink()
-    (blimp,) = load_suite(Source(str(evaluation_data), ("blimp",), fast=False), "2024").benchmarks
+    (blimp,) = load_suite(
+        BenchmarkSource(str(evaluation_data), ("blimp",), fast=False), "2024"
+    ).benchmarks
     assert (blimp.dataset, len(blimp)) == ("blimp_filtered", 4)
-    (blimp,) = load_suite(Source(str(evaluation_data), ("blimp",)), "2024").benchmarks
+    (blimp,) = load_suite(BenchmarkSource(str(evaluation_data), ("blimp",)), "2024").benchmarks
     assert (blimp.dataset, len(blimp)) == ("blimp_fast", 5)
 
 
@@ -115,7 +117,7 @@ def test_without_a_macro_benchmark_what_is_there_is_taken(tmp_path: Path) -> Non
 
 def test_a_source_does_not_show_its_password() -> None:
     """The password of EWoK's zip is in no printed source."""
-    assert "secret" not in repr(Source("somewhere", ewok_password="secret"))
+    assert "secret" not in repr(BenchmarkSource("somewhere", ewok_password="secret"))
 
 
 def test_blimp_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from analysis.plots import (
     heat_map,
     leaderboard,
 )
-from analysis.plots.style import looks
+from analysis.plots.style import line_styles
 
 
 def svg(frame: pd.DataFrame, folder: Path) -> str:
@@ -113,10 +113,10 @@ def test_one_seed_has_no_band() -> None:
 def test_other_names_look_alike_in_every_picture() -> None:
     """An architecture of someone else's keeps its look whatever stands beside it, and no two of
     the usual handful look the same."""
-    alone = looks(["gru"])["gru"]
-    assert looks(["gru", "lstm", "rwkv", "zamba"])["gru"] == alone
-    five = looks(["gru", "rwkv", "zamba", "retnet", "s5"])
-    assert len({(look.color, look.marker) for look in five.values()}) == 5
+    alone = line_styles(["gru"])["gru"]
+    assert line_styles(["gru", "lstm", "rwkv", "zamba"])["gru"] == alone
+    five = line_styles(["gru", "rwkv", "zamba", "retnet", "s5"])
+    assert len({(style.color, style.marker) for style in five.values()}) == 5
 
 
 def test_fits_are_drawn_with_the_interval_of_the_optimum() -> None:

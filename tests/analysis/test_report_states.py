@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from analysis import compare, report, store, study
 from analysis.reporting.writing import folder_name
 from tests.made_study import MadeStudy, base_spec
-from trainables.progress import Outcome as End
+from trainables.progress import TrialOutcome as End
 
 LRS = (3e-3, 1e-2, 3e-2)
 

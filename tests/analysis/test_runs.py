@@ -137,8 +137,8 @@ def test_runs_that_do_not_say_what_they_are_are_counted(client: MlflowClient) ->
     assert runs.trials(client, "unnamed").empty
     add_trial(client, study, "", arch="mamba", lr=1e-3, outcome="finished", bits=[2.0])
     assert len(runs.trials(client, "unnamed")) == 1
-    assert runs.nameless(client, "unnamed") == 1
-    assert runs.nameless(client, "lrs") == 0
+    assert runs.count_unrecorded(client, "unnamed") == 1
+    assert runs.count_unrecorded(client, "lrs") == 0
 
 
 def test_the_reason_is_of_how_a_trial_ended(client: MlflowClient) -> None:

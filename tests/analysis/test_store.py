@@ -17,7 +17,14 @@ import sqlalchemy
 from mlflow.exceptions import MlflowException
 
 from analysis import database, store
-from analysis.store import impatient, make_store, may_pass, open_store, patiently, tracking_uri
+from analysis.store import (
+    call_with_retries,
+    is_transient,
+    make_store,
+    open_store,
+    short_timeouts,
+    tracking_uri,
+)
 from tests.empty_store import empty_store
 from tests.processes import ROOT
 
@@ -169,7 +176,7 @@ def test_what_is_half_made_is_removed(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What may pass is tried until it has; not within `impatient`, and not for ever."""
+    """What may pass is tried until it has; not within `short_timeouts`, and not for ever."""
     clock = [0.0]
     monkeypatch.setattr(store.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(store.time, "sleep", lambda s: clock.__setitem__(0, clock[0] + s))
@@ -181,14 +188,14 @@ def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
             raise MlflowException("connection refused")
         return "done"
 
-    assert patiently(call) == "done"
+    assert call_with_retries(call) == "done"
     assert clock[0] == 1 + 2 + 4 + 8 + 16
     left[0] = 5
-    with impatient(), pytest.raises(MlflowException):
-        patiently(call)
+    with short_timeouts(), pytest.raises(MlflowException):
+        call_with_retries(call)
     left[0] = 10**9
     with pytest.raises(MlflowException):
-        patiently(call)
+        call_with_retries(call)
     assert store.PATIENCE_SECONDS < clock[0] < store.PATIENCE_SECONDS + 100
 
 
@@ -204,4 +211,4 @@ def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_may_pass(error: Exception, passes: bool) -> None:
     """A server's trouble and a lock; not what was wrong with the request, nor a full disk."""
-    assert may_pass(error) == passes
+    assert is_transient(error) == passes

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from analysis.epochs import best_horizon
-from analysis.reporting.sections.epoch_study import studied_epochs
-from analysis.study import OldScores, Study, compared, is_plain, setting
+from analysis.reporting.sections.epoch_study import epoch_study_data
+from analysis.study import OldScoresError, Study, compared, is_plain, setting
 from tests.made_study import MadeStudy, base_spec
 
 LRS, SEEDS = (3e-3, 1e-2, 3e-2), (0, 1)
@@ -56,7 +56,7 @@ def test_scores_are_read_with_their_items(study: Study) -> None:
 
 def test_epochs_are_studied_by_each_design(study: Study) -> None:
     """Branches stand for their own length, the longest whole trial for each of its epochs."""
-    found = studied_epochs(study)
+    found = epoch_study_data(study)
     assert found is not None
     counts = found.scores.groupby("design")["horizon"].unique().map(sorted).to_dict()
     assert counts == {"branch": [1, 2, 4], "trajectory": [1, 2, 3]}
@@ -117,7 +117,7 @@ def test_only_trials_that_differ_in_length_are_one_design(tmp_path: Path) -> Non
     made.add([base_spec(epochs=e, **branch) for e in (1, 2, 4)], kind="epoch study")
     ours = set(Study.open(made.uri, "study", "").trials["run_id"])
     made.add(others, kind="other")
-    found = studied_epochs(Study.open(made.uri, "study", ""))
+    found = epoch_study_data(Study.open(made.uri, "study", ""))
     assert found is not None
     assert set(found.trials["run_id"]) == ours
     counts = found.scores.groupby("design")["horizon"].unique().map(sorted).to_dict()
@@ -132,7 +132,7 @@ def test_scores_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     study = Study.open(made.uri, "study", "")
     file = next(tmp_path.rglob("scores/epoch-002.json"))
     file.write_text("{}")
-    with pytest.raises(OldScores, match=run_id):
+    with pytest.raises(OldScoresError, match=run_id):
         study.scores(run_id, 2)
     file.write_text('{"items"')
     with pytest.raises(ValueError, match=f"scores/epoch-002.json of run {run_id} cannot be read"):

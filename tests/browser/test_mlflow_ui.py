@@ -24,7 +24,7 @@ from tests.tiny_text import write_tiny_text
 from trainables.checkpoint import TrialFolder
 from trainables.mlflow_pages import TRIALS
 from trainables.mlflow_pages import page as page_of
-from trainables.progress import EpochReport, Outcome
+from trainables.progress import EpochReport, TrialOutcome
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 
@@ -81,7 +81,7 @@ def end_trial(plan: SweepPlan, tracker: Tracker, spec: TrialSpec, bits: float) -
     for each in history:
         run.log_epoch(each)
     reason = "" if history else "the loss is not finite at step 12"
-    outcome = Outcome("finished" if history else "diverged", history, "step-1", reason)
+    outcome = TrialOutcome("finished" if history else "diverged", history, "step-1", reason)
     TrialFolder.of(plan.folder, spec).finish(outcome)
     run.finish(outcome, None)
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from analysis.benchmarks.kind import Kind
+from analysis.benchmarks.kind import BenchmarkKind
 
 
 def _pair(n: int) -> dict[str, Any]:
@@ -62,7 +62,7 @@ FILES: dict[str, dict[str, Any]] = {
 """By kind and name of a file: its rows if it is one of JSON lines, else its content."""
 
 
-def write_folder(kind: Kind, parent: Path) -> Path:
+def write_folder(kind: BenchmarkKind, parent: Path) -> Path:
     """A folder with the kind's `FILES`, called as the first of its patterns wants."""
     folder = parent / kind.folders[0].replace("*", "_small")
     folder.mkdir()

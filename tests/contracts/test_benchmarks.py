@@ -28,7 +28,7 @@ from analysis.benchmarks import (
     sequence_log_probs,
 )
 from analysis.benchmarks.figures import CORRELATION
-from analysis.benchmarks.kind import Kind
+from analysis.benchmarks.kind import BenchmarkKind
 from analysis.benchmarks.kinds import ALL_KINDS, KINDS
 from analysis.benchmarks.predictions import write_submission
 from analysis.command_line import help_of
@@ -91,13 +91,13 @@ def test_training_goes_on_after_scoring(model: PreTrainedModel) -> None:
 
 
 @pytest.fixture(params=ALL_KINDS, ids=KINDS)
-def kind(request: pytest.FixtureRequest) -> Kind:
-    found: Kind = request.param
+def kind(request: pytest.FixtureRequest) -> BenchmarkKind:
+    found: BenchmarkKind = request.param
     return found
 
 
 @pytest.fixture
-def benchmark(kind: Kind, tmp_path: Path) -> Benchmark:
+def benchmark(kind: BenchmarkKind, tmp_path: Path) -> Benchmark:
     """A small one of the kind, found among folders by its name."""
     write_folder(kind, tmp_path)
     (found,) = load_suite(tmp_path, "2025", [kind.name]).benchmarks
@@ -117,7 +117,7 @@ def answered(benchmark: Benchmark, option: int) -> list[Answer]:
     ]
 
 
-def test_items_can_be_told_apart(kind: Kind, benchmark: Benchmark) -> None:
+def test_items_can_be_told_apart(kind: BenchmarkKind, benchmark: Benchmark) -> None:
     """A folder called like the kind is of the kind; every option of an item is another text."""
     assert benchmark.name == kind.name
     assert benchmark.dataset.startswith(kind.folders[0].rstrip("*"))
@@ -128,7 +128,7 @@ def test_items_can_be_told_apart(kind: Kind, benchmark: Benchmark) -> None:
         assert item.human is None or len(item.options) == 2
 
 
-def test_the_figure_is_what_its_parts_say(kind: Kind, benchmark: Benchmark) -> None:
+def test_the_figure_is_what_its_parts_say(kind: BenchmarkKind, benchmark: Benchmark) -> None:
     """It is 100 % where all is right, and what its weights add up to where they exist."""
     right = [1.0 if item.human is None else item.human for item in benchmark.items]
     assert benchmark.figure(right) == pytest.approx(100)
@@ -158,7 +158,7 @@ def test_stored_scores_hold_no_text_and_give_figures_back(benchmark: Benchmark) 
 
 
 def test_a_submission_tells_the_choices_apart(
-    kind: Kind, benchmark: Benchmark, tmp_path: Path
+    kind: BenchmarkKind, benchmark: Benchmark, tmp_path: Path
 ) -> None:
     """Under the challenge's name of the task: another choice is another prediction."""
     texts = []
@@ -187,7 +187,7 @@ BLiMP, its supplement and EWoK it opens the file of the key's name; the rest are
 
 
 def test_a_submission_has_the_keys_that_the_scorer_looks_up(
-    kind: Kind, benchmark: Benchmark, tmp_path: Path
+    kind: BenchmarkKind, benchmark: Benchmark, tmp_path: Path
 ) -> None:
     """No more and no fewer; predictions are numbered under their key, with a share if it counts."""
     answers = {benchmark.name: answered(benchmark, 0)}
@@ -203,7 +203,7 @@ def test_a_submission_has_the_keys_that_the_scorer_looks_up(
             assert has_share == {kind.figure is CORRELATION}
 
 
-def test_readme_and_help_name_it(kind: Kind) -> None:
+def test_readme_and_help_name_it(kind: BenchmarkKind) -> None:
     """So do the table of tasks, and the help of --tasks and --benchmarks: name and folder."""
     rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line[:3] == "| `"]
     assert any(f"`{kind.name}`" in row and f"`{kind.folders[0]}`" in row for row in rows)

@@ -7,7 +7,7 @@ from typing import get_args
 
 import models
 from analysis import literature
-from analysis.plots.style import ARCH_LOOKS
+from analysis.plots.style import ARCH_STYLES
 from models.sizes import PRESETS
 from sweeps.arguments.training import CORPORA, Architecture
 from sweeps.plans.common import chosen_archs
@@ -32,9 +32,9 @@ def test_every_size_has_all() -> None:
 
 def test_all_have_a_look_of_their_own() -> None:
     """Colour and marker: lines of one picture are told apart in print, too."""
-    assert tuple(ARCH_LOOKS) == models.architectures()
+    assert tuple(ARCH_STYLES) == models.architectures()
     for attribute in ("color", "marker", "dashes"):
-        assert len({getattr(look, attribute) for look in ARCH_LOOKS.values()}) == len(ARCH_LOOKS)
+        assert len({getattr(look, attribute) for look in ARCH_STYLES.values()}) == len(ARCH_STYLES)
 
 
 def test_the_tests_are_told_of_all() -> None:

@@ -32,7 +32,7 @@ from tests.contracts.benchmark_folders import write_folder
 from tests.tiny_text import write_tiny_text
 from trainables.checkpoint import TrialFolder
 from trainables.tracking import Tracker
-from trainables.trainer import Workplace
+from trainables.trainer import RuntimeConfig
 from trainables.trial import run_trial
 
 LRS = (1e-3, 3e-3)
@@ -122,9 +122,9 @@ def _train(ground: Ground) -> None:
     (base,) = plan.bases.values()
     artifacts = ground.storage / "artifacts" / "study"
     tracker = Tracker.open(plan.tracking_uri, artifacts, "study", [base])
-    place = Workplace(plan.folder, plan.corpus.directory, plan.benchmarks, tracker)
+    runtime = RuntimeConfig(plan.folder, plan.corpus.directory, plan.benchmarks, tracker)
     for lr in LRS:
-        run_trial(base.replace(lr=lr), place, lambda metrics: None)
+        run_trial(base.replace(lr=lr), runtime, lambda metrics: None)
     tracker.close("FINISHED")
     words = ["--arch", "lstm", "--study", "study", "--storage", str(ground.storage)]
     assert promote.main(words) == 0

@@ -17,7 +17,7 @@ from analysis.benchmarks.scoring import Span, token_log_probs
 from trainables.corpus import Blocks, Corpus
 from trainables.objectives import DistillationObjective, NextTokenObjective
 from trainables.spec import TrialSpec
-from trainables.trainer import Data, Trainer, World
+from trainables.trainer import Trainer, TrialData, World
 
 VOCAB = 512
 FORWARD_TOLERANCE = 1e-4
@@ -220,7 +220,7 @@ def _losses(arch: str, corpus: Corpus, world: World) -> list[float]:
         arch, "mini", corpus.name, corpus.hash, context=32, batch_size=4, lr=3e-3, epochs=1, seed=0
     )
     blocks = (Blocks(corpus.train, spec.context), Blocks(corpus.dev, spec.context))
-    data = Data(corpus, *blocks, tokenizer=corpus.tokenizer(), suite=None)
+    data = TrialData(corpus, *blocks, tokenizer=corpus.tokenizer(), suite=None)
     trainer = Trainer(spec, data, world, None)
     tokens = spec.batch_size * spec.context
     steps = [world.sum(trainer.step()[0].item())[0] / tokens for _ in range(STEPS)]

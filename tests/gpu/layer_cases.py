@@ -18,7 +18,7 @@ from models.kernels.gated_head_norm import gated_head_norm, gated_head_norm_refe
 from models.kernels.layer_norm import stream_layer_norm
 from models.kernels.linear_cross_entropy import linear_cross_entropy, linear_cross_entropy_reference
 from models.kernels.linear_distillation import (
-    Head,
+    FactoredLogits,
     linear_distillation,
     linear_distillation_reference,
 )
@@ -269,9 +269,9 @@ def _distillation_case(**shape: Any) -> Case:
 
     def run(loss: Function, hidden: Tensor, weight: Tensor, targets: Tensor, **x: Tensor) -> Tensor:
         count = len(x) // 2
-        teachers = [Head(x[f"teacher{i}"], x[f"head{i}"]) for i in range(count)]
+        teachers = [FactoredLogits(x[f"teacher{i}"], x[f"head{i}"]) for i in range(count)]
         options = {"alpha": 0.5, "temperature": 2.0, "reverse": shape.get("reverse", False)}
-        student = Head(hidden, weight)
+        student = FactoredLogits(hidden, weight)
         return LOUDER * loss(student, teachers, targets, ignore_index=IGNORED, **options)
 
     ours = in_products(partial(run, linear_distillation), "hidden")

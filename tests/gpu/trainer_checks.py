@@ -23,7 +23,7 @@ from trainables import memory as gpu_memory
 from trainables.checkpoint import TrialFolder
 from trainables.spec import TrialSpec
 from trainables.step import VARIABLE, WARM_UP
-from trainables.trainer import Data, Trainer, World
+from trainables.trainer import Trainer, TrialData, World
 
 VOCAB = 512
 STEPS = WARM_UP + 5
@@ -40,12 +40,12 @@ def make_spec(arch: str, **changes: Any) -> TrialSpec:
     return TrialSpec(arch=arch, **{**values, **changes})
 
 
-def make_data(spec: TrialSpec, folder: Path, steps: int = STEPS) -> Data:
+def make_data(spec: TrialSpec, folder: Path, steps: int = STEPS) -> TrialData:
     """So many batches of made tokens."""
     return made_data(folder, vocab=VOCAB, context=spec.context, blocks=steps * spec.batch_size)
 
 
-def make_trainer(spec: TrialSpec, data: Data, device: str, **options: Any) -> Trainer:
+def make_trainer(spec: TrialSpec, data: TrialData, device: str, **options: Any) -> Trainer:
     """A trainer on the device; options: `micro_batch`, `memory`, `recompute`."""
     return Trainer(
         spec, data, World(device=torch.device(device)), options.pop("micro_batch", None), **options
@@ -192,7 +192,7 @@ def _roomy_spec() -> TrialSpec:
 
 
 @contextlib.contextmanager
-def _room_for_a_part(spec: TrialSpec, data: Data, device: str) -> Iterator[Any]:
+def _room_for_a_part(spec: TrialSpec, data: TrialData, device: str) -> Iterator[Any]:
     """The GPU's memory with room for about half of the batch, and no more for this process."""
     memory = gpu_memory.CudaMemory(1.0)
     whole, one = (_need(spec, data, device, memory, size) for size in (ROOMY, 1))
@@ -206,7 +206,7 @@ def _room_for_a_part(spec: TrialSpec, data: Data, device: str) -> Iterator[Any]:
         memory.tidy()
 
 
-def _need(spec: TrialSpec, data: Data, device: str, memory: Any, micro_batch: int) -> int:
+def _need(spec: TrialSpec, data: TrialData, device: str, memory: Any, micro_batch: int) -> int:
     """Bytes that steps with this micro-batch reserve, captured and all."""
 
     def train() -> None:

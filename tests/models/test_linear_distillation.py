@@ -14,7 +14,7 @@ from models.kernels.gpu import distillation as gpu
 from models.kernels.gpu.launch import Launch, recording
 from models.kernels.linear_cross_entropy import linear_cross_entropy
 from models.kernels.linear_distillation import (
-    Head,
+    FactoredLogits,
     linear_distillation,
     linear_distillation_reference,
 )
@@ -23,14 +23,18 @@ from tests.models.compilation import SHARED_MEMORY, compile_for
 IGNORED = -100
 
 
-def head(tokens: int, dim: int, vocab: int, *, bias: bool = True, scale: float = 1.0) -> Head:
+def head(
+    tokens: int, dim: int, vocab: int, *, bias: bool = True, scale: float = 1.0
+) -> FactoredLogits:
     last = torch.randn(vocab) if bias else None
-    return Head(scale * torch.randn(tokens, dim), torch.randn(vocab, dim) / math.sqrt(dim), last)
+    return FactoredLogits(
+        scale * torch.randn(tokens, dim), torch.randn(vocab, dim) / math.sqrt(dim), last
+    )
 
 
 def case(
     tokens: int = 37, vocab: int = 50, teachers: int = 1, scale: float = 1.0
-) -> tuple[Head, list[Head], Tensor]:
+) -> tuple[FactoredLogits, list[FactoredLogits], Tensor]:
     torch.manual_seed(tokens + vocab + teachers)
     student = head(tokens, 16, vocab, scale=scale)
     guides = [head(tokens, 24, vocab, bias=i == 0, scale=2 * scale) for i in range(teachers)]
@@ -44,7 +48,10 @@ def differentiated(loss: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]
 
 
 def assert_is_distillation(
-    inputs: tuple[Head, list[Head], Tensor], tolerance: float = 1e-6, chunk=None, **options
+    inputs: tuple[FactoredLogits, list[FactoredLogits], Tensor],
+    tolerance: float = 1e-6,
+    chunk=None,
+    **options,
 ) -> None:
     """Loss and gradients of the student's hidden states, weight and bias, relative to the largest
     entry of each."""
@@ -52,8 +59,8 @@ def assert_is_distillation(
     tensors = (student.hidden, student.weight, student.bias)
     fast = [x.detach().clone().requires_grad_() for x in tensors]
     slow = [x.detach().double().requires_grad_() for x in tensors]
-    got = linear_distillation(Head(*fast), teachers, targets, chunk=chunk, **options)
-    want = linear_distillation_reference(Head(*slow), teachers, targets, **options)
+    got = linear_distillation(FactoredLogits(*fast), teachers, targets, chunk=chunk, **options)
+    want = linear_distillation_reference(FactoredLogits(*slow), teachers, targets, **options)
     pairs = zip(differentiated(got, fast), differentiated(want, slow), strict=True)
     for index, (x, y) in enumerate(pairs):
         error = (x.double() - y).abs().max() / y.abs().max()
@@ -114,8 +121,8 @@ def test_the_loss_is_a_sum_over_tokens(path: str) -> None:
     whole = linear_distillation(student, teachers, targets, alpha=0.5, temperature=2.0)
     parts = [
         linear_distillation(
-            Head(student.hidden[rows], student.weight, student.bias),
-            [Head(t.hidden[rows], t.weight, t.bias) for t in teachers],
+            FactoredLogits(student.hidden[rows], student.weight, student.bias),
+            [FactoredLogits(t.hidden[rows], t.weight, t.bias) for t in teachers],
             targets[rows],
             alpha=0.5,
             temperature=2.0,
@@ -130,7 +137,7 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(path: str) -> None:
     torch.manual_seed(0)
     student = head(10, 16, 40)
     student.hidden.requires_grad_()
-    teacher = Head(student.hidden.detach().clone(), student.weight, student.bias)
+    teacher = FactoredLogits(student.hidden.detach().clone(), student.weight, student.bias)
     targets = torch.randint(0, 40, (10,))
     loss = linear_distillation(student, [teacher], targets, alpha=1.0, temperature=2.0)
     (gradient,) = torch.autograd.grad(loss, student.hidden)
@@ -250,7 +257,7 @@ def launches(vocab: int, kind: torch.dtype) -> list[Launch]:
     """What loss and gradients launch."""
     with FakeTensorMode(), recording() as recorded:
         student, teacher = (
-            Head(
+            FactoredLogits(
                 torch.empty(512, 64, dtype=kind, requires_grad=True),
                 torch.empty(vocab, 64, dtype=kind),
             )

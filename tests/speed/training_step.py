@@ -17,7 +17,7 @@ from torch import Tensor
 
 import models
 from models.kernels import native
-from models.kernels.linear_distillation import Head, linear_distillation_reference
+from models.kernels.linear_distillation import FactoredLogits, linear_distillation_reference
 from tests.speed import library_models
 from tests.speed.processes import Row, Shape
 from trainables.device import default_precision, set_up_device
@@ -216,7 +216,7 @@ class Distillation(Training):
             with self._autocast:
                 loss = self._mean_loss(inputs, targets)
             student, teacher = (
-                Head(
+                FactoredLogits(
                     model.base_model(input_ids=inputs, use_cache=False).last_hidden_state.flatten(
                         0, 1
                     ),

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from sweeps.engine import trial_process
-from sweeps.engine.crew import Crew, Orders, _failure, take_orders
+from sweeps.engine.crew import Crew, KeyValueStore, _failure, take_orders
 from sweeps.engine.failures import HOPELESS, TrialFailure
 from sweeps.engine.resources import Resources
 from trainables.spec import TrialSpec
@@ -48,7 +48,7 @@ class ThreadCrew(Crew):
             self._error = Failed(self.errors)
 
     def _work(self, rank):
-        orders = Orders(self._orders.address)
+        orders = KeyValueStore(self._orders.address)
         orders.put("ready", True)
         try:
             take_orders(orders, None, World(rank, self._resources.workers))
@@ -138,8 +138,8 @@ def test_the_cause_is_told_not_its_consequences():
 def test_orders_need_the_secret(monkeypatch):
     """Who knows host and port only neither reads nor writes the crew's keys."""
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
-    orders = Orders.serve()
+    orders = KeyValueStore.serve()
     orders.put("trial/1", {"lr": 1.0})
     host, port, _ = orders.address
-    assert Orders(orders.address).get("trial/1") == {"lr": 1.0}
-    assert not Orders((host, port, "guess")).has("trial/1")
+    assert KeyValueStore(orders.address).get("trial/1") == {"lr": 1.0}
+    assert not KeyValueStore((host, port, "guess")).has("trial/1")

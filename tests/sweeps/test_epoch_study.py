@@ -34,9 +34,9 @@ from tests.trainables.test_spec import SPEC
 from tests.trainables.test_trial import assert_same
 from trainables.checkpoint import TrialFolder
 from trainables.optim import learning_rate
-from trainables.progress import EpochReport, Outcome
+from trainables.progress import EpochReport, TrialOutcome
 from trainables.tracking import Tracker
-from trainables.trainer import Workplace
+from trainables.trainer import RuntimeConfig
 from trainables.trial import LOG_EVERY, run_trial
 
 ALL = ("--designs", "trajectory", "independent", "branch")
@@ -150,7 +150,7 @@ def end(study, spec, bits, kind="finished"):
         EpochReport(epoch, epoch, epoch, value, value, value, 1.0, 1.0)
         for epoch, value in enumerate(bits, start=1)
     )
-    TrialFolder.of(study, spec).finish(Outcome(kind, reports, None))
+    TrialFolder.of(study, spec).finish(TrialOutcome(kind, reports, None))
 
 
 def test_the_rate_is_that_of_the_best_compared_setting(tmp_path):
@@ -371,7 +371,9 @@ def test_branches_are_bitwise_trials_of_their_own(whole_study, tmp_path):
         spec = branch.spec
         tracker = Tracker.open(empty_store(tmp_path), tmp_path, "alone", [spec])
         (corpus,) = (f.parent for f in whole_study.storage.glob("corpora/**/corpus.json"))
-        alone = run_trial(spec, Workplace(tmp_path, corpus, None, tracker), lambda metrics: None)
+        alone = run_trial(
+            spec, RuntimeConfig(tmp_path, corpus, None, tracker), lambda metrics: None
+        )
         assert branch.outcome is not None
         ours, theirs = branch.outcome.history, alone.history
         assert [(e.step, e.val_loss, e.train_loss) for e in ours] == [

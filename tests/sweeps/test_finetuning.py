@@ -22,7 +22,7 @@ from rich.console import Console
 import models
 from analysis.benchmarks import glue
 from sweeps.findings.glue import show_tasks, write_glue_submission
-from sweeps.scoring.finetuning import Watcher, check_tasks, finetune_tasks
+from sweeps.scoring.finetuning import FinetuningDisplay, check_tasks, finetune_tasks
 from sweeps.scoring.tasks import TaskResult
 from tests.finetune_outcome import OF_RTE
 from tests.sweeps.conftest import ROOT, environment
@@ -173,7 +173,7 @@ def test_a_dying_process_is_reported(tmp_path: Path) -> None:
     """A line says that a task is started again, and where its error is; epochs that the new process
     reports once more are not printed twice; the last error is kept for the results."""
     output = io.StringIO()
-    watcher = Watcher(tmp_path, Console(file=output, width=400))
+    watcher = FinetuningDisplay(tmp_path, Console(file=output, width=400))
     settings = glue.settings("2024", "rte")
     spec = FinetuneSpec("model", "rte", "data", "2024", settings)
     error = tmp_path / "error"
@@ -206,7 +206,7 @@ def test_errors_of_tasks_are_kept_without_secrets(
     """On the terminal, in the file and in the results; bytes that are no text are no trouble."""
     monkeypatch.setenv("HF_TOKEN", "open sesame")
     output = io.StringIO()
-    watcher = Watcher(tmp_path, Console(file=output, width=400))
+    watcher = FinetuningDisplay(tmp_path, Console(file=output, width=400))
     spec = FinetuneSpec("model", "rte", "data", "2024", glue.settings("2024", "rte"))
     error = tmp_path / "error"
     error.write_bytes(b"\xff http://bob:hunter2@host with open sesame")

@@ -19,7 +19,7 @@ from sweeps.arguments.axes import axes_args, set_single, values_of
 from sweeps.arguments.presets import PRESETS
 from sweeps.engine.resources import Resources
 from sweeps.findings import lr_sweep
-from sweeps.plans.common import Setup
+from sweeps.plans.common import TrainingSetup
 from sweeps.plans.grids import GridPlan
 from tests.trainables.test_spec import SPEC
 
@@ -50,7 +50,7 @@ def test_an_entry_makes_an_axis(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 
     corpus: Any = SimpleNamespace(name="text", hash="c0ffee", vocab_size=280)
     resources = Resources(1, 0, 1, "inline")
-    setup = Setup(args, PRESETS["mini"], Path(), corpus, None, "", 0, resources)
+    setup = TrainingSetup(args, PRESETS["mini"], Path(), corpus, None, "", 0, resources)
     assert getattr(setup.spec("lstm"), name) == getattr(SPEC, name)
 
     plan = GridPlan(SPEC, values, (0,), extend=False)

@@ -16,7 +16,7 @@ from rich.console import Console
 from analysis.signals import ending_on_signals
 from sweeps.engine import contact as contacts
 from sweeps.engine import watch as watches
-from sweeps.engine.contact import Contact
+from sweeps.engine.contact import MlflowContact
 from sweeps.engine.watch import RayDied, watching_ray
 from tests.processes import free_port, serve_mlflow, wait_for
 from tests.sweeps.conftest import SweepCommand
@@ -34,7 +34,7 @@ def test_an_outage_is_told_once_and_not_waited_for(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nobody is asked again for seconds; the end of the outage is told as well."""
-    contact, asked = Contact("http://bob:hunter2@mlflow:5000", Console(width=200)), []
+    contact, asked = MlflowContact("http://bob:hunter2@mlflow:5000", Console(width=200)), []
 
     def away() -> None:
         asked.append(clock[0])
@@ -42,11 +42,11 @@ def test_an_outage_is_told_once_and_not_waited_for(
 
     for second in range(60):
         clock[0] = second
-        assert not contact.reaches(away)
+        assert not contact.try_once(away)
     assert 3 < len(asked) < 10
     clock[0] = 100
-    assert contact.reaches(lambda: None)
-    assert contact.reaches(lambda: None)
+    assert contact.try_once(lambda: None)
+    assert contact.try_once(lambda: None)
     output = capsys.readouterr().out
     assert output.count("MLflow does not answer") == 1
     assert "http://mlflow:5000: host: Connection refused" in output
@@ -57,7 +57,7 @@ def test_what_must_be_told_is_told(monkeypatch: pytest.MonkeyPatch, clock: list[
     """Also right after an outage was noticed, and with all the time that MLflow takes; not for
     longer than an hour."""
     monkeypatch.setattr(contacts.time, "sleep", lambda s: clock.__setitem__(0, clock[0] + s))
-    contact, left = Contact("http://mlflow:5000", Console(width=200)), [4]
+    contact, left = MlflowContact("http://mlflow:5000", Console(width=200)), [4]
 
     def away() -> None:
         left[0] -= 1
@@ -65,11 +65,11 @@ def test_what_must_be_told_is_told(monkeypatch: pytest.MonkeyPatch, clock: list[
         if left[0] >= 0:
             raise MlflowException("API request failed")
 
-    assert not contact.reaches(away)
-    assert contact.insists(away)
+    assert not contact.try_once(away)
+    assert contact.retry(away)
     left[0] = 10**6
     with pytest.raises(MlflowException):
-        contact.insists(away)
+        contact.retry(away)
     assert 3600 < clock[0] < 3800
 
 
@@ -78,7 +78,7 @@ def test_what_is_needed_is_asked_for_in_seconds_first(
 ) -> None:
     """So that a person is told early; then it is waited for."""
     monkeypatch.setattr(contacts.time, "sleep", lambda s: clock.__setitem__(0, clock[0] + s))
-    contact, impatient = Contact("http://mlflow:5000", Console(width=200)), []
+    contact, impatient = MlflowContact("http://mlflow:5000", Console(width=200)), []
 
     def ask() -> str:
         impatient.append("MLFLOW_HTTP_REQUEST_MAX_RETRIES" in os.environ)
@@ -86,7 +86,7 @@ def test_what_is_needed_is_asked_for_in_seconds_first(
             raise MlflowException("API request failed")
         return "here"
 
-    assert contact.answer(ask) == "here"
+    assert contact.result_of(ask) == "here"
     assert impatient == [True, False, False]
     assert "answers again" in capsys.readouterr().out
 
@@ -98,7 +98,7 @@ def test_what_mlflow_refuses_is_no_outage() -> None:
         raise MlflowException.invalid_parameter_value("no")
 
     with pytest.raises(MlflowException, match="no"):
-        Contact("sqlite:///x", Console()).reaches(refused)
+        MlflowContact("sqlite:///x", Console()).try_once(refused)
 
 
 @pytest.mark.parametrize("name", ["raylet", "gcs_server"])

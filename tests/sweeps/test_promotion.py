@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from transformers import AutoTokenizer
 
 import models
-from analysis.benchmarks import Source, load_suite
+from analysis.benchmarks import BenchmarkSource, load_suite
 from analysis.command_line import parse
 from sweeps.arguments import PromoteArgs
 from sweeps.promote import run_promotion
@@ -33,7 +33,7 @@ from trainables.corpus.tokenizer import tokenizer_hash
 from trainables.finetune_spec import model_hash
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
-from trainables.trainer import Workplace
+from trainables.trainer import RuntimeConfig
 from trainables.trial import run_trial
 
 
@@ -79,9 +79,11 @@ class Studies:
         """Bring a trial to its end, or record one that is there already."""
         corpus = self.other if spec.corpus_hash == self.other.hash else self.corpus
         folder = self.storage / study
-        source, tracker = Source(str(self.benchmarks)), self.tracker(study, spec)
+        source, tracker = BenchmarkSource(str(self.benchmarks)), self.tracker(study, spec)
         run_trial(
-            spec, Workplace(folder, corpus.directory, source, tracker, **changes), lambda _: None
+            spec,
+            RuntimeConfig(folder, corpus.directory, source, tracker, **changes),
+            lambda _: None,
         )
         return TrialFolder.of(folder, spec)
 

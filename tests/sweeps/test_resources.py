@@ -14,7 +14,7 @@ from analysis.schema.ranges import check
 from sweeps.arguments import EvaluateArgs, LrSweepArgs
 from sweeps.engine import trial_process
 from sweeps.engine.failures import TrialFailure
-from sweeps.engine.resources import Resources, shares
+from sweeps.engine.resources import Resources, count_shares
 from trainables.memory import OutOfMemory
 from trainables.trainer import World
 
@@ -69,7 +69,7 @@ def test_less_than_ray_counts_is_refused_as_a_flag(gpus):
     for right in (0.0, 1e-4):
         check(LrSweepArgs(arch=("lstm",), gpus_per_trial=right), flags=True)
         check(EvaluateArgs(model="m", gpus=right), flags=True)
-    assert shares(1.0, 1e-4) == 10_000
+    assert count_shares(1.0, 1e-4) == 10_000
 
 
 @pytest.mark.parametrize("flag", ["weight_decay", "warmup", "dropout", "grad_clip"])

@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 
 from analysis.places import reading, writable_folder
 from analysis.store import tracking_uri
-from sweeps.plans.common import Setup
+from sweeps.plans.common import TrainingSetup
 from sweeps.scoring.tasks import benchmark_place
 from sweeps.stored.trials import ROOT, check_study_name, resolve_storage, study_name
 
@@ -207,7 +207,7 @@ def test_names_that_leave_the_storage_are_refused(name: str) -> None:
 def test_a_corpus_names_a_study(corpus: str, name: str) -> None:
     """With a name that `--study` takes; one that it takes as it is stays so."""
     setup = SimpleNamespace(args=SimpleNamespace(study=None), corpus=SimpleNamespace(name=corpus))
-    assert Setup.study(setup, SimpleNamespace(size="mini")) == name
+    assert TrainingSetup.study(setup, SimpleNamespace(size="mini")) == name
     check_study_name(name)
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from analysis.benchmarks import Source, load_suite
+from analysis.benchmarks import BenchmarkSource, load_suite
 from tests.empty_store import empty_store
 from tests.tiny_text import write_tiny_text
 from trainables.corpus import Corpus, prepare_corpus
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
-from trainables.trainer import Workplace
+from trainables.trainer import RuntimeConfig
 
 
 @pytest.fixture(scope="session")
@@ -50,9 +50,9 @@ def tiny_spec(tiny_corpus: Corpus, tiny_benchmark: Path) -> TrialSpec:
 
 
 @pytest.fixture
-def make_place(tmp_path: Path, tiny_corpus: Corpus, tiny_benchmark: Path):
-    """A maker of workplaces in the test's own folder."""
-    return functools.partial(place_in, tmp_path, tiny_corpus, tiny_benchmark)
+def make_runtime(tmp_path: Path, tiny_corpus: Corpus, tiny_benchmark: Path):
+    """A maker of runtime configs in the test's own folder."""
+    return functools.partial(runtime_in, tmp_path, tiny_corpus, tiny_benchmark)
 
 
 def spec_of(corpus: Corpus, benchmark: Path) -> TrialSpec:
@@ -71,20 +71,20 @@ def spec_of(corpus: Corpus, benchmark: Path) -> TrialSpec:
     )
 
 
-def place_in(
+def runtime_in(
     folder: Path,
     corpus: Corpus,
     benchmark: Path,
     spec: TrialSpec,
     study: str = "study",
     **changes: Any,
-) -> Workplace:
+) -> RuntimeConfig:
     """Where trials like `spec` run: in a folder, with a study of its own."""
     tracker = Tracker.open(empty_store(folder), folder / "artifacts" / study, study, [spec])
     values = {
         "study": folder / study,
         "corpus": corpus.directory,
-        "benchmarks": Source(str(benchmark)),
+        "benchmarks": BenchmarkSource(str(benchmark)),
         "tracker": tracker,
     }
-    return Workplace(**{**values, **changes})
+    return RuntimeConfig(**{**values, **changes})

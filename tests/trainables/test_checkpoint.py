@@ -18,8 +18,8 @@ from tests.trainables.test_spec import SPEC
 from trainables import checkpoint
 from trainables.checkpoint import TrialFolder
 from trainables.digests import write_digests
-from trainables.files import Damaged, tell, write_json
-from trainables.progress import EpochReport, Outcome, Progress
+from trainables.files import DamagedFileError, tell, write_json
+from trainables.progress import EpochReport, TrialOutcome, TrialProgress
 
 
 def test_an_outcome_is_seen_when_it_comes_and_read_once(
@@ -29,10 +29,10 @@ def test_an_outcome_is_seen_when_it_comes_and_read_once(
     folder = TrialFolder.of(tmp_path, SPEC)
     assert folder.outcome is None
     epoch = EpochReport(1, 5, 100, 2.0, 1.9, 1.5, 3.0, 2.0, {"macro": 50.0, "benchmarks": {}})
-    outcome = Outcome("finished", (epoch,), "step-00000005")
+    outcome = TrialOutcome("finished", (epoch,), "step-00000005")
     TrialFolder(folder.path).finish(outcome)
     assert folder.outcome == outcome
-    worse = Outcome("diverged", (), None, "loss nan")
+    worse = TrialOutcome("diverged", (), None, "loss nan")
     folder.finish(worse)
     assert folder.outcome == worse
     assert folder.spec == SPEC
@@ -49,7 +49,9 @@ def test_a_damaged_spec_is_written_again_by_who_knows_it(
     for content in ("", "[]", "{}", json.dumps(SPEC.replace(seed=7).to_dict())):
         file.write_text(content)
         tell.cache_clear()
-        with pytest.raises(Damaged, match=r"spec\.json is damaged .* run the command again"):
+        with pytest.raises(
+            DamagedFileError, match=r"spec\.json is damaged .* run the command again"
+        ):
             _ = TrialFolder(folder.path).spec
         assert TrialFolder.of(tmp_path, SPEC).spec == SPEC
         assert str(file) in caplog.messages[-1]
@@ -74,7 +76,7 @@ def test_a_missing_spec_is_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixt
     (folder.path / "spec.json").unlink()
     assert study_trials(tmp_path) == []
     assert not caplog.messages
-    folder.finish(Outcome("diverged", (), None, "loss nan"))
+    folder.finish(TrialOutcome("diverged", (), None, "loss nan"))
     assert study_trials(tmp_path) == []
     assert f"{folder.path / 'spec.json'} is damaged (it is missing)" in caplog.messages[-1]
     folder.checkpoint_at(5).mkdir()
@@ -120,7 +122,7 @@ def test_a_damaged_outcome_is_set_aside_or_rebuilt(
         checkpoint.mkdir()
         save_file({"x": torch.zeros(1)}, checkpoint / "model.safetensors")
         save_file({"x": torch.zeros(1)}, checkpoint / "optimizer.safetensors")
-        progress = Progress(checkpoint_step(checkpoint), history=list(history))
+        progress = TrialProgress(checkpoint_step(checkpoint), history=list(history))
         write_json(checkpoint / "trainer.json", progress.to_dict())
         (folder.path / "outcome.json").write_text(content)
         tell.cache_clear()
@@ -140,7 +142,7 @@ def test_what_cannot_be_read_now_is_not_damaged(
     path = folder.checkpoint_at(5)
     path.mkdir()
     save_file({"x": torch.zeros(1)}, path / "model.safetensors")
-    write_json(path / "trainer.json", Progress(5).to_dict())
+    write_json(path / "trainer.json", TrialProgress(5).to_dict())
     write_digests(path, marked="trainer.json")
     original = Path.open
 

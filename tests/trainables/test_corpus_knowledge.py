@@ -20,7 +20,7 @@ from trainables.files import tell
 from trainables.finetune import finetune
 from trainables.finetune_spec import FinetuneOutcome, FinetuneSpec, model_hash
 from trainables.spec import TrialSpec
-from trainables.trainer import Data, Trainer, World
+from trainables.trainer import Trainer, TrialData, World
 
 Row = dict[str, Any]
 SPLITS = {"train": 800, "valid": 200}
@@ -316,7 +316,7 @@ def test_three_epochs_teach_relations_and_facts(
         seed=0,
     )
     blocks = Blocks(corpus.train, spec.context), Blocks(corpus.dev, spec.context)
-    trainer = Trainer(spec, Data(corpus, *blocks, tokenizer, suite), World(), None)
+    trainer = Trainer(spec, TrialData(corpus, *blocks, tokenizer, suite), World(), None)
     for _ in range(trainer.total_steps):
         trainer.step()
     scores = suite.evaluate(trainer.model, tokenizer)

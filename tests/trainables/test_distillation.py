@@ -11,21 +11,21 @@ from safetensors.torch import load_file
 from test_trial import assert_same, count_steps, train, train_until_killed
 
 import models
-from tests.trainables.conftest import place_in, spec_of
+from tests.trainables.conftest import runtime_in, spec_of
 from trainables.checkpoint import TrialFolder
 from trainables.finetune_spec import model_hash
 from trainables.optim import learning_rate, steps_at_peak
 from trainables.step import has_dropout
-from trainables.trainer import Data, Trainer, World
+from trainables.trainer import Trainer, TrialData, World
 
 
 @pytest.fixture(scope="module")
 def trained(tiny_corpus, tiny_benchmark, tmp_path_factory):
     """Folder of a trained mini LSTM. Tests read it."""
     spec = spec_of(tiny_corpus, tiny_benchmark).replace(epochs=1)
-    place = place_in(tmp_path_factory.mktemp("teacher"), tiny_corpus, tiny_benchmark, spec)
-    train(spec, place)
-    return TrialFolder.of(place.study, spec).best_checkpoint
+    runtime = runtime_in(tmp_path_factory.mktemp("teacher"), tiny_corpus, tiny_benchmark, spec)
+    train(spec, runtime)
+    return TrialFolder.of(runtime.study, spec).best_checkpoint
 
 
 @pytest.fixture
@@ -60,10 +60,12 @@ def test_alpha_and_teacher_go_together(student):
         student.replace(temperature=0)
 
 
-def test_dropout_is_the_students_alone(student, teacher, make_place):
+def test_dropout_is_the_students_alone(student, teacher, make_runtime):
     """The teacher's probabilities are those of all of it."""
     spec = student.replace(dropout=0.3)
-    trainer = Trainer(spec, Data.open(spec, make_place(spec, teachers=(teacher,))), World(), None)
+    trainer = Trainer(
+        spec, TrialData.open(spec, make_runtime(spec, teachers=(teacher,))), World(), None
+    )
     trainer.step()
     assert has_dropout(trainer.model)
     (guide,) = trainer.data.teachers
@@ -71,45 +73,45 @@ def test_dropout_is_the_students_alone(student, teacher, make_place):
     assert not guide.training
 
 
-def test_a_distilled_trial_resumes_bitwise(student, teacher, make_place, monkeypatch):
+def test_a_distilled_trial_resumes_bitwise(student, teacher, make_runtime, monkeypatch):
     """Killed in the middle and run again it ends with the bits of an uninterrupted one, and with
     others than without a teacher."""
-    outcome, _, whole = train(student, make_place(student, "whole", teachers=(teacher,)))
+    outcome, _, whole = train(student, make_runtime(student, "whole", teachers=(teacher,)))
     assert outcome.kind == "finished"
-    place = make_place(student, "cut", teachers=(teacher,), checkpoint_minutes=0.0)
-    train_until_killed(student, place, 15, monkeypatch)
+    runtime = make_runtime(student, "cut", teachers=(teacher,), checkpoint_minutes=0.0)
+    train_until_killed(student, runtime, 15, monkeypatch)
     steps = count_steps(monkeypatch)
-    _, _, resumed = train(student, place)
+    _, _, resumed = train(student, runtime)
     assert steps[0] > 0
     assert_same(resumed, whole)
-    _, _, plain = train(student.control, make_place(student.control, "plain"))
+    _, _, plain = train(student.control, make_runtime(student.control, "plain"))
     assert any(not torch.equal(plain[name], whole[name]) for name in plain)
 
 
-def test_another_model_than_the_planned_one_is_refused(student, teacher, make_place):
+def test_another_model_than_the_planned_one_is_refused(student, teacher, make_runtime):
     """The teacher's weights are part of what a trial is: others would make another result."""
     wrong = student.replace(teacher="0" * 16)
     with pytest.raises(ValueError, match=r"changed since the trial was planned: .* '0000"):
-        train(wrong, make_place(wrong, "wrong", teachers=(teacher,)))
+        train(wrong, make_runtime(wrong, "wrong", teachers=(teacher,)))
     with pytest.raises(ValueError, match="the models in no folder changed"):
-        train(student, make_place(student, "none"))
+        train(student, make_runtime(student, "none"))
 
 
-def test_training_may_start_from_a_model(tiny_spec, teacher, make_place):
+def test_training_may_start_from_a_model(tiny_spec, teacher, make_runtime):
     """With init the first weights are those of the model, not random ones."""
     spec = tiny_spec.replace(init=model_hash(teacher))
-    data = Data.open(spec, make_place(spec, init=teacher))
+    data = TrialData.open(spec, make_runtime(spec, init=teacher))
     trainer = Trainer(spec, data, World(), None)
     assert_same(dict(trainer.model.state_dict()), load_file(teacher / "model.safetensors"))
-    fresh = Trainer(tiny_spec, Data.open(tiny_spec, make_place(tiny_spec)), World(), None)
+    fresh = Trainer(tiny_spec, TrialData.open(tiny_spec, make_runtime(tiny_spec)), World(), None)
     assert trainer.validate()[0] < fresh.validate()[0] - 0.5
     assert isinstance(models.load(teacher), type(trainer.model))
 
 
-def test_hot_teachers_do_not_look_like_divergence(student, teacher, make_place):
+def test_hot_teachers_do_not_look_like_divergence(student, teacher, make_runtime):
     """T^2 makes the loss large at first; the limit of a diverged trial grows with it."""
     hot = student.replace(temperature=8.0, alpha=1.0)
-    outcome, _, _ = train(hot, make_place(hot, "hot", teachers=(teacher,)))
+    outcome, _, _ = train(hot, make_runtime(hot, "hot", teachers=(teacher,)))
     assert outcome.kind == "finished"
 
 
@@ -128,16 +130,16 @@ def test_lengths_share_their_steps_until_the_decay(tiny_spec):
     assert steps_at_peak(spec.replace(schedule="linear"), short) == 0
 
 
-def test_a_branch_ends_where_the_whole_run_would(tiny_spec, make_place, monkeypatch):
+def test_a_branch_ends_where_the_whole_run_would(tiny_spec, make_runtime, monkeypatch):
     """A short run that goes on from a long one's checkpoint ends with the bits, and the reports, of
     one that was trained from the start."""
     long = tiny_spec.replace(schedule="wsd", warmup_steps=5, decay=0.3, epochs=3)
     short = long.replace(epochs=2)
-    alone, _, whole = train(short, make_place(short, "alone"))
-    place = make_place(long, "shared", trunk_steps=(20, 30, 10_000))
-    train(long, place)
+    alone, _, whole = train(short, make_runtime(short, "alone"))
+    runtime = make_runtime(long, "shared", trunk_steps=(20, 30, 10_000))
+    train(long, runtime)
     steps = count_steps(monkeypatch)
-    outcome, _, branched = train(short, make_place(short, "shared"))
+    outcome, _, branched = train(short, make_runtime(short, "shared"))
     total = len(steps) + 30
     assert steps == list(range(30, total))
     assert_same(branched, whole)

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, PreTraine
 import models
 import trainables.finetune as finetune_module
 from analysis.benchmarks import glue
-from analysis.benchmarks.glue import Example, Settings, TaskData
+from analysis.benchmarks.glue import Example, FinetuneSettings, TaskData
 from trainables.classifier import Classifier, batches, encode, predict, split
 from trainables.corpus.tokenizer import train_tokenizer
 from trainables.digests import write_digests
@@ -323,7 +323,7 @@ def test_a_resumed_run_does_not_repeat_epochs(
     steps: list[int] = []
     rate = finetune_module.learning_rate
 
-    def counted(settings: Settings, step: int, total: int) -> float:
+    def counted(settings: FinetuneSettings, step: int, total: int) -> float:
         steps.append(step)
         return rate(settings, step, total)
 
@@ -356,7 +356,7 @@ def test_the_chosen_epoch_is_reported(
     """When the last epoch ruins the model, the score is still that of the best epoch's weights."""
     rate = finetune_module.learning_rate
 
-    def ruinous(settings: Settings, step: int, total: int) -> float:
+    def ruinous(settings: FinetuneSettings, step: int, total: int) -> float:
         return 0.5 if step >= total * 2 / 3 else rate(settings, step, total)
 
     monkeypatch.setattr(finetune_module, "learning_rate", ruinous)

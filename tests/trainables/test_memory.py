@@ -10,7 +10,7 @@ from trainables.corpus import Blocks
 from trainables.memory import OutOfMemory, even_piece, largest_that_fits, recompute_activations
 from trainables.objectives import NextTokenObjective
 from trainables.optim import bytes_to_come
-from trainables.trainer import Data, Trainer, World
+from trainables.trainer import Trainer, TrialData, World
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ class Bytes:
 def make_trainer(tiny_spec, tiny_corpus, monkeypatch):
     """A maker of trainers in a memory of so many bytes, in which parameters cost nothing."""
     blocks = (Blocks(split, tiny_spec.context) for split in (tiny_corpus.train, tiny_corpus.dev))
-    data = Data(tiny_corpus, *blocks, tiny_corpus.tokenizer(), None)
+    data = TrialData(tiny_corpus, *blocks, tiny_corpus.tokenizer(), None)
     original = Trainer._need
 
     def need(self, size, memory):

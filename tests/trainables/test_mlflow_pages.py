@@ -12,7 +12,7 @@ from analysis.schema.axes import AXES
 from tests.empty_store import empty_store
 from tests.trainables.test_spec import SPEC
 from trainables.mlflow_pages import COLUMNS, SWEEPS, TRIALS, trial_note, with_text
-from trainables.progress import EpochReport, Outcome
+from trainables.progress import EpochReport, TrialOutcome
 from trainables.tracking import Tracker
 
 NOTE = "mlflow.note.content"
@@ -115,7 +115,7 @@ def test_descriptions_keep_what_a_person_wrote(tracker, tmp_path):
         run = tracker.trial(SPEC.replace(seed=seed), {}, tmp_path)
         if written:
             tracker.client.set_tag(run.run_id, NOTE, written)
-        run.finish(Outcome("finished", history, None), None)
+        run.finish(TrialOutcome("finished", history, None), None)
         expected = written or "finished; best after epoch 1 of 3: 0.7500 bits/byte"
         assert tracker.client.get_run(run.run_id).data.tags[NOTE] == expected
 

@@ -14,7 +14,7 @@ from analysis import store
 from tests.made_study import MadeStudy, base_spec
 from trainables import outbox as outboxes
 from trainables.outbox import Outbox
-from trainables.progress import EpochReport, Outcome
+from trainables.progress import EpochReport, TrialOutcome
 from trainables.tracking import Tracker
 
 AWAY = MlflowException("API request to http://x failed: connection refused")
@@ -106,7 +106,7 @@ def test_what_waits_for_another_run_is_not_for_this_one(
     for number in (1, 2):
         again.log_epoch(_epoch(number))
     assert [step for step, _ in _all_of(second)[0]["val/loss"]] == [1, 2]
-    first.trial(spec, {}, tmp_path).finish(Outcome("finished", (_epoch(1),), None), None)
+    first.trial(spec, {}, tmp_path).finish(TrialOutcome("finished", (_epoch(1),), None), None)
     assert [step for step, _ in _all_of(first)[0]["val/loss"]] == [1, 2]
 
 
@@ -121,7 +121,7 @@ def test_an_end_after_another_one_has_its_own_best(tmp_path: Path) -> None:
     tracker = MadeStudy(tmp_path, suite=None).tracker([spec])
     for number, kind in ((1, "stopped"), (3, "finished")):
         history = tuple(_epoch(each) for each in range(1, number + 1))
-        tracker.trial(spec, {}, tmp_path).finish(Outcome(kind, history, None), None)
+        tracker.trial(spec, {}, tmp_path).finish(TrialOutcome(kind, history, None), None)
     (run,) = tracker.trial_runs()
     assert run.data.metrics["best/epoch"] == 3
     assert run.data.metrics["best/bits_per_byte"] == pytest.approx(1 / 3)
@@ -182,7 +182,7 @@ def _record(folder: Path, kills: random.Random | None) -> Any:
                 run.log_epoch(history[-1])
         else:
             run.log_fact("step", "whole")
-            run.finish(Outcome("finished", tuple(history), None), None)
+            run.finish(TrialOutcome("finished", tuple(history), None), None)
             assert not [*folder.glob("unsent*")]
             return _all_of(tracker)
 

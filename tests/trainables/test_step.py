@@ -14,7 +14,7 @@ from trainables.corpus import Blocks
 from trainables.objectives import DistillationObjective, NextTokenObjective
 from trainables.optim import build_optimizer, set_learning_rate
 from trainables.step import WARM_UP, RecordedStep, Step, has_dropout, why_no_graph
-from trainables.trainer import Data, Trainer, World
+from trainables.trainer import Trainer, TrialData, World
 
 CPU = torch.device("cpu")
 
@@ -162,7 +162,7 @@ def test_a_trial_with_recorded_steps_is_a_trial(tiny_spec, tiny_corpus):
         Blocks(tiny_corpus.train, tiny_spec.context),
         Blocks(tiny_corpus.dev, tiny_spec.context),
     )
-    data = Data(tiny_corpus, *blocks, tiny_corpus.tokenizer(), None)
+    data = TrialData(tiny_corpus, *blocks, tiny_corpus.tokenizer(), None)
     plain = Trainer(tiny_spec, data, World(), 3)
     plain.optimizer = build_optimizer(plain.model, tiny_spec, recordable=True)
     plain._step = plain._step_of(plain.objective, 3)
@@ -191,7 +191,7 @@ def test_a_rate_that_a_graph_would_keep_is_not_recorded(
         Blocks(tiny_corpus.train, tiny_spec.context),
         Blocks(tiny_corpus.dev, tiny_spec.context),
     )
-    data = Data(tiny_corpus, *blocks, tiny_corpus.tokenizer(), None)
+    data = TrialData(tiny_corpus, *blocks, tiny_corpus.tokenizer(), None)
     trainer = Trainer(tiny_spec.replace(optimizer=optimizer), data, World(), None)
     trainer.optimizer = build_optimizer(trainer.model, trainer.spec, recordable=True)
     monkeypatch.setattr("trainables.trainer.why_no_graph", lambda device, workers: "")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from trainables.corpus.file_names import FileName, shown
-from trainables.corpus.folders import LeftOut
+from trainables.corpus.folders import SkippedPath
 
 MOST_FILES = 9
 """With more, the files are counted by suffix."""
@@ -18,7 +18,7 @@ def contents(
     folder: Path,
     words: Mapping[Path, int],
     dev_words: int,
-    left_out: Sequence[LeftOut],
+    left_out: Sequence[SkippedPath],
     warnings: Iterable[str] = (),
 ) -> str:
     """A table of at most 20 lines.
@@ -61,7 +61,7 @@ def _by_suffix(words: Mapping[Path, int]) -> list[tuple[str, str]]:
     return [(f"{count:,}", name) for count, name in rows]
 
 
-def _by_reason(left_out: Sequence[LeftOut], folder: Path) -> list[tuple[str, str]]:
+def _by_reason(left_out: Sequence[SkippedPath], folder: Path) -> list[tuple[str, str]]:
     groups = defaultdict(list)
     for each in left_out:
         groups[each.reason].append(each)

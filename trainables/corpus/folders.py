@@ -55,7 +55,7 @@ class Domain:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class SkippedPath:
     """A file or folder that is not read.
 
     Attributes:
@@ -67,7 +67,7 @@ class LeftOut:
     size: int = 0
 
 
-def find_domains(path: Path) -> tuple[list[Domain], list[LeftOut]]:
+def find_domains(path: Path) -> tuple[list[Domain], list[SkippedPath]]:
     """The domains of a file or folder, in order of their names, and what is left out of a folder.
 
     Every file of text in a folder, and in its folders, is a domain. Its dev file is `STEM.dev`,
@@ -95,9 +95,9 @@ def find_domains(path: Path) -> tuple[list[Domain], list[LeftOut]]:
     finder = _DevFiles(dev_of)
     domains = [_domain(file, finder.of(file)) for file in train]
     used = {file.resolve() for domain in domains for file in domain.dev_files or ()}
-    left_out += [LeftOut(file, "a test file") for file in tests]
+    left_out += [SkippedPath(file, "a test file") for file in tests]
     left_out += [
-        LeftOut(file, "validates no file here") for file in dev if file.resolve() not in used
+        SkippedPath(file, "validates no file here") for file in dev if file.resolve() not in used
     ]
     _refuse_too_little(path, domains, left_out)
     return _with_files_held_out(domains), left_out
@@ -127,17 +127,17 @@ def _check(file: Path) -> None:
         raise ValueError(f"{file} cannot be read as text: {reason}")
 
 
-def _sorted_files(folder: Path) -> tuple[list[Path], list[Path], list[LeftOut]]:
+def _sorted_files(folder: Path) -> tuple[list[Path], list[Path], list[SkippedPath]]:
     """The files to train on, by stem; those that may validate; and what is left out."""
     train, dev, left_out = [], [], []
     for file in _walk(folder):
         name = FileName.of(file.name)
         if reason := _not_meant(file, name):
-            left_out.append(LeftOut(file, reason))
+            left_out.append(SkippedPath(file, reason))
         elif name.role == "dev":
             dev.append(file)
         elif reason := _not_text(file, name):
-            left_out.append(LeftOut(file, reason, file.stat().st_size))
+            left_out.append(SkippedPath(file, reason, file.stat().st_size))
         else:
             train.append(file)
     train.sort(key=lambda file: (FileName.of(file.name).stem, file))
@@ -171,7 +171,7 @@ def _not_opened(folder: Path) -> str:
 
 
 def _not_meant(file: Path, name: FileName) -> str:
-    """Why nobody would expect a file to be read, "" if one would."""
+    """Reason why nobody would expect a file to be read, "" if one would."""
     if file.is_dir():
         return _not_opened(file)
     if file.name.startswith("."):
@@ -282,7 +282,7 @@ def _refuse_twice(train: Iterable[Path]) -> None:
 
 
 def _refuse_too_little(
-    folder: Path, domains: Sequence[Domain], left_out: Sequence[LeftOut]
+    folder: Path, domains: Sequence[Domain], left_out: Sequence[SkippedPath]
 ) -> None:
     largest = sorted((each for each in left_out if each.size), key=lambda each: -each.size)
     names = "; ".join(f"{shown(each.file, folder)}: {each.reason}" for each in largest[:3])

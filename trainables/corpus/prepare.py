@@ -32,7 +32,7 @@ from trainables.corpus.tokenizer import (
 from trainables.digests import MARK, damage, has_digests, write_digests
 from trainables.files import (
     NOT_THERE,
-    Damaged,
+    DamagedFileError,
     damaged_name,
     read_json,
     reading,
@@ -93,20 +93,20 @@ class Corpus:
         try:
             corpus: Corpus = typed({**meta, "directory": directory}, Corpus)
         except ValueError as error:
-            raise Damaged(meta_file, str(error), _REMEDY) from error
+            raise DamagedFileError(meta_file, str(error), _REMEDY) from error
         return corpus
 
     def check_files(self) -> None:
         """Check that the tokens are all there, and the tokenizer.
 
         Raises:
-            Damaged: a file is not as it was built.
+            DamagedFileError: a file is not as it was built.
             OSError: a file cannot be read now, which is no damage.
         """
         if has_digests(self.directory, marked=_META):  # else of an earlier version
             problem = damage(self.directory, holds=_META, may_lack="", marked=_META)
             if problem:
-                raise Damaged(self.directory, problem, _REMEDY)
+                raise DamagedFileError(self.directory, problem, _REMEDY)
         _ = self.train, self.dev  # each checks its size
         file = self.directory / "tokenizer.json"
         try:
@@ -116,10 +116,10 @@ class Corpus:
         except Exception as error:  # the tokenizers' library has no kind of its own
             if _is_unreadable(error):
                 raise
-            raise Damaged(file, str(error).splitlines()[0], _REMEDY) from error
+            raise DamagedFileError(file, str(error).splitlines()[0], _REMEDY) from error
         if size != self.vocab_size:
             problem = f"it has {size} tokens, not {self.vocab_size}"
-            raise Damaged(file, problem, _REMEDY)
+            raise DamagedFileError(file, problem, _REMEDY)
 
     @property
     def train(self) -> TokenFile:
@@ -209,8 +209,8 @@ def corpus_hash(text_hash: str, vocab_size: int) -> str:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What one pass over a corpus's text found.
+class CorpusSummary:
+    """Hash, size and table of a corpus's text, from one pass over it.
 
     Attributes:
         text_hash: SHA-256 of the documents; the same for a file, its copy, and a dataset of its
@@ -224,7 +224,7 @@ class Reading:
     contents: str
 
 
-def read_through(text: TextSource) -> Reading:
+def read_through(text: TextSource) -> CorpusSummary:
     """Read all documents once."""
     digest = hashlib.sha256()
     words: dict[Path, int] = {}
@@ -247,12 +247,12 @@ def read_through(text: TextSource) -> Reading:
     if text.folder is not None:
         warnings = long_words.warnings(text.folder)
         table = contents(text.folder, words, split_words["dev"], text.left_out, warnings)
-    return Reading(digest.hexdigest(), split_bytes["train"], table)
+    return CorpusSummary(digest.hexdigest(), split_bytes["train"], table)
 
 
 def _build(
     text: TextSource,
-    found: Reading,
+    found: CorpusSummary,
     digest: str,
     vocab_size: int,
     directory: Path,

@@ -35,7 +35,7 @@ NO_TEXT = "no text in it"
 
 
 def problem(file: Path) -> str:
-    """Why a file is no text that is read here, in a few words; "" if it is one.
+    """Reason why a file is no text that is read here, in a few words; "" if it is one.
 
     Raises:
         ValueError: it is text, but damaged or not UTF-8.
@@ -208,7 +208,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, str]]:
         raise ValueError(f"{file} is no Parquet, or damaged ({error}): get it again") from error
 
 
-def _no_field(what: str, row: Any) -> str:
+def _no_field(what: str, row: object) -> str:
     names = ", ".join(list(row)[:4]) if isinstance(row, dict) else ""
     return f"rows without a {what} text" + (f", only {names}" if names else "")
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from trainables.corpus.builtin.paragraphs import mini_text
 from trainables.corpus.file_names import FileName
-from trainables.corpus.folders import HELD_OUT, LeftOut, find_domains
+from trainables.corpus.folders import HELD_OUT, SkippedPath, find_domains
 
 HUB_IDS = {
     "babylm-strict-small": "BabyLM-community/BabyLM-2026-Strict-Small",
@@ -34,7 +34,7 @@ SPLITS: tuple[Split, ...] = ("train", "dev")
 
 
 @dataclass(frozen=True)
-class Part:
+class SplitDocuments:
     """The documents of one split in one file, or in no file (`file` is None).
 
     `lines` starts a fresh pass over them.
@@ -54,9 +54,9 @@ class TextSource:
     """
 
     name: str
-    parts: Mapping[Split, Sequence[Part]]
+    parts: Mapping[Split, Sequence[SplitDocuments]]
     folder: Path | None = None
-    left_out: Sequence[LeftOut] = ()
+    left_out: Sequence[SkippedPath] = ()
 
     def train(self) -> Iterator[str]:
         """The documents to train on."""
@@ -97,7 +97,9 @@ def _named_as_file(source: str) -> bool:
 def _no_files(
     name: str, train: Callable[[], Iterator[str]], dev: Callable[[], Iterator[str]]
 ) -> TextSource:
-    return TextSource(name, {"train": [Part(None, train)], "dev": [Part(None, dev)]})
+    return TextSource(
+        name, {"train": [SplitDocuments(None, train)], "dev": [SplitDocuments(None, dev)]}
+    )
 
 
 def path_source(path: Path) -> TextSource:
@@ -106,9 +108,9 @@ def path_source(path: Path) -> TextSource:
     Raises ValueError if there is no text, or none is left for validation.
     """
     domains, left_out = find_domains(path)
-    parts: dict[Split, list[Part]] = {
+    parts: dict[Split, list[SplitDocuments]] = {
         split: [
-            Part(file, functools.partial(domain.lines, split, file))
+            SplitDocuments(file, functools.partial(domain.lines, split, file))
             for domain in domains
             for file in domain.files(split)
         ]

@@ -11,11 +11,12 @@ import pandas as pd
 from scipy import stats
 
 from analysis import plots
+from analysis.benchmarks.suite import Scores
 from analysis.inference import Estimate, Pair, compare_all, estimate, holm
 from analysis.points import uneven
 from analysis.reporting.page import Cell, Picture, Section, Table
 from analysis.reporting.sections.common import (
-    Context,
+    ReportContext,
     ReportPart,
     count,
     interval,
@@ -25,7 +26,7 @@ from analysis.reporting.sections.common import (
     records,
     with_spread,
 )
-from analysis.samples import Chance, Scores, benchmarks_of, chance, sample
+from analysis.samples import Chance, benchmarks_of, chance, sample
 from analysis.schema.axes import in_words
 from analysis.selection import Selection, choose
 from analysis.study import not_compared
@@ -42,8 +43,8 @@ class Contender:
     chance: dict[str, Chance]
 
     @classmethod
-    def of(cls, context: Context, choice: Selection) -> Contender:
-        """Estimates of all benchmarks, on the held-out items and on all."""
+    def of(cls, context: ReportContext, choice: Selection) -> Contender:
+        """Estimate all benchmarks, on the held-out items and on all."""
         scores = context.scores_of(choice)
         names = benchmarks_of(scores[0]) if scores else ()
         return cls(
@@ -56,17 +57,17 @@ class Contender:
 
     @property
     def run_ids(self) -> list[str]:
-        """Of its seeds."""
+        """MLflow runs of its seeds."""
         return list(self.choice.trials["run_id"])
 
     @property
     def order(self) -> tuple[float, float]:
-        """Sorts the best first: by macro on held-out items, then by loss."""
+        """Key that sorts the best first: by macro on held-out items, then by loss."""
         macro = self.held_out["macro"].mean if "macro" in self.held_out else -math.inf
         return -macro, self.choice.mean("bits_per_byte")
 
 
-def architectures(context: Context) -> ReportPart:
+def architectures(context: ReportContext) -> ReportPart:
     """The leaderboard, all pairs of architectures, and what that comes to."""
     found = [Contender.of(context, choice) for choice in context.choices.values()]
     contenders = sorted(found, key=lambda contender: contender.order)
@@ -112,7 +113,7 @@ def _pairs(contenders: list[Contender]) -> list[Pair]:
     return sorted(pairs, key=lambda pair: -abs(pair.difference.mean))
 
 
-def _answer(context: Context, contenders: list[Contender], pairs: list[Pair]) -> str:
+def _answer(context: ReportContext, contenders: list[Contender], pairs: list[Pair]) -> str:
     first = contenders[0]
     name = first.choice.arch
     if len(contenders) == 1:
@@ -139,7 +140,7 @@ def _answer(context: Context, contenders: list[Contender], pairs: list[Pair]) ->
     return f"{lead}; {verdict}{limit}. {loss}"
 
 
-def _by_loss(context: Context) -> str:
+def _by_loss(context: ReportContext) -> str:
     """Which architecture has the least validation loss, at the rate and epoch where it has it."""
     choices = choose(context.sweep, context.study.epochs, "val_loss").values()
     best = min(choices, key=lambda choice: choice.mean("bits_per_byte"))
@@ -162,7 +163,7 @@ def _is_shown(pair: Pair) -> bool:
     return pair.adjusted_p < 0.05
 
 
-def _how(context: Context, contenders: list[Contender]) -> str:
+def _how(context: ReportContext, contenders: list[Contender]) -> str:
     rules = {
         "val_loss": "Learning rate and epoch were chosen by validation loss",
         "selection-split": (
@@ -184,7 +185,7 @@ def _how(context: Context, contenders: list[Contender]) -> str:
     )
 
 
-def _leaderboard(context: Context, contenders: list[Contender]) -> Table:
+def _leaderboard(context: ReportContext, contenders: list[Contender]) -> Table:
     has_macro = any("macro" in contender.held_out for contender in contenders)
     columns = ["architecture", "learning rate", "epoch", "seeds", "bits/byte"]
     columns += ["macro", "macro, 95 % interval", "macro, all items"] if has_macro else []
@@ -206,7 +207,7 @@ def _leaderboard(context: Context, contenders: list[Contender]) -> Table:
     return Table("leaderboard", caption, tuple(columns), tuple(rows), note)
 
 
-def _benchmarks(context: Context, contenders: list[Contender]) -> Table:
+def _benchmarks(context: ReportContext, contenders: list[Contender]) -> Table:
     """Every benchmark by itself; those within chance are marked."""
     names = list(dict.fromkeys(name for c in contenders for name in c.held_out))
     rows = []
@@ -327,7 +328,7 @@ def _loss_pairs(contenders: list[Contender]) -> Table | None:
     return Table("loss_pairs", caption, columns, rows)
 
 
-def _by_seed(context: Context, contenders: list[Contender]) -> Table:
+def _by_seed(context: ReportContext, contenders: list[Contender]) -> Table:
     names = [*dict.fromkeys(name for c in contenders for name in c.held_out)]
     rows = []
     for contender in contenders:
@@ -346,7 +347,7 @@ def _by_seed(context: Context, contenders: list[Contender]) -> Table:
     return Table("seeds", "Each seed by itself, on held-out items", columns, tuple(rows))
 
 
-def _pictures(context: Context, contenders: list[Contender]) -> list[Picture]:
+def _pictures(context: ReportContext, contenders: list[Contender]) -> list[Picture]:
     rows = [
         {
             "arch": c.choice.arch,
@@ -379,7 +380,7 @@ def _pictures(context: Context, contenders: list[Contender]) -> list[Picture]:
     ]
 
 
-def _warnings(context: Context, contenders: list[Contender]) -> list[str]:
+def _warnings(context: ReportContext, contenders: list[Contender]) -> list[str]:
     warnings = []
     single = [c.choice.arch for c in contenders if len(c.choice.trials) == 1]
     if single:

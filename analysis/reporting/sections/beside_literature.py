@@ -15,7 +15,7 @@ from analysis.benchmarks.glue import PROTOCOL_TASKS
 from analysis.points import along
 from analysis.reporting.page import Cell, Section, Table
 from analysis.reporting.sections.common import (
-    Context,
+    ReportContext,
     ReportPart,
     count,
     listed,
@@ -24,7 +24,7 @@ from analysis.reporting.sections.common import (
     records,
 )
 from analysis.reporting.sections.distillation import Student, best_of, students_of
-from analysis.reporting.sections.epoch_study import studied_epochs
+from analysis.reporting.sections.epoch_study import epoch_study_data
 from analysis.schema.axes import LR, in_words
 from analysis.selection import choose
 from analysis.study import final_scores
@@ -33,7 +33,7 @@ _BENCHMARKS = ("blimp", "supplement", "ewok", "macro")
 _GLUE = PROTOCOL_TASKS["2024"]
 
 
-def beside_literature(context: Context) -> ReportPart | None:
+def beside_literature(context: ReportContext) -> ReportPart | None:
     """Tables of the BabyHGRN study's figures and ours; None without benchmark scores."""
     tables = [
         table
@@ -55,7 +55,7 @@ def beside_literature(context: Context) -> ReportPart | None:
     return ReportPart(section)
 
 
-def _ours(context: Context) -> str:
+def _ours(context: ReportContext) -> str:
     sweep = context.sweep
     words = sweep.get("train_words", pd.Series(dtype=float)).dropna()
     params = sweep.get("params", pd.Series(dtype=float)).dropna()
@@ -68,7 +68,7 @@ def _ours(context: Context) -> str:
     )
 
 
-def _best(context: Context) -> Table:
+def _best(context: ReportContext) -> Table:
     rows = []
     choices = choose(context.sweep, context.study.epochs, "macro") if _has_macro(context) else {}
     names = [name for name in _BENCHMARKS if name in context.study.epochs]
@@ -106,7 +106,7 @@ def _place(point: str, epoch: int) -> str:
 
 
 def _sizes(archs: Iterable[str]) -> str:
-    """How large the published models are."""
+    """Sizes of the published models."""
     sizes = [
         f"{arch} {literature.PARAMETERS[arch] / 1e6:.1f}M"
         for arch in literature.PARAMETERS
@@ -115,8 +115,8 @@ def _sizes(archs: Iterable[str]) -> str:
     return f"Parameters, published: {', '.join(sizes)}."
 
 
-def _macro_members(context: Context) -> str:
-    """What the macro is the mean of, there and here."""
+def _macro_members(context: ReportContext) -> str:
+    """Benchmarks that the macro averages, there and here."""
     epochs = context.study.epochs
     ours = [name for name in MACRO if name in epochs and epochs[name].notna().any()]
     if len(ours) == len(MACRO):
@@ -127,7 +127,7 @@ def _macro_members(context: Context) -> str:
     )
 
 
-def _by_lr(context: Context) -> Table:
+def _by_lr(context: ReportContext) -> Table:
     """The best macro over the epochs, at learning rates that both studies tried."""
     rows = []
     if _has_macro(context):
@@ -156,9 +156,9 @@ def _by_lr(context: Context) -> Table:
     return Table("published_lr", caption, columns, tuple(rows), note)
 
 
-def _by_epoch(context: Context) -> Table:
+def _by_epoch(context: ReportContext) -> Table:
     """HGRN2's epochs: the published trajectory, and the study's own designs."""
-    found = studied_epochs(context.study)
+    found = epoch_study_data(context.study)
     rows: list[tuple[Cell, ...]] = []
     at = ""
     if found is not None and str(found.trials["arch"].iloc[0]) == "hgrn2":
@@ -183,12 +183,12 @@ def _by_epoch(context: Context) -> Table:
     )
 
 
-def _epoch_link(context: Context, scores: pd.DataFrame, design: str, horizon: int) -> str:
+def _epoch_link(context: ReportContext, scores: pd.DataFrame, design: str, horizon: int) -> str:
     mine = scores[(scores["design"] == design) & (scores["horizon"] == horizon)]
     return context.link(list(mine["run_id"])) if len(mine) else ""
 
 
-def _distilled(context: Context) -> Table:
+def _distilled(context: ReportContext) -> Table:
     """HGRN2 without and with distillation: the student of the greatest gain, and its control."""
     students = [student for student in students_of(context) if student.arch == "hgrn2"]
     best = best_of(students)
@@ -221,7 +221,7 @@ def _which(best: Student | None) -> str:
     )
 
 
-def _figures(context: Context, trials: pd.DataFrame) -> pd.DataFrame:
+def _figures(context: ReportContext, trials: pd.DataFrame) -> pd.DataFrame:
     """Columns `run_id`, `benchmark`, `figure`: each model's on all items, scored once on its best
     checkpoint, else after its best epoch."""
     rows = []
@@ -244,7 +244,7 @@ def _glue(outcomes: dict[str, dict[str, Any]]) -> float | None:
     return fmean(known) if len(known) == len(_GLUE) else None
 
 
-def _has_macro(context: Context) -> bool:
+def _has_macro(context: ReportContext) -> bool:
     epochs = context.study.epochs
     mine = epochs[epochs["run_id"].isin(context.sweep["run_id"])]
     return "macro" in mine and bool(mine.loc[mine["outcome"] == "finished", "macro"].notna().any())

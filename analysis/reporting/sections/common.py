@@ -13,11 +13,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import plots
+from analysis.benchmarks.suite import Scores
 from analysis.reporting.page import Cell, Picture, Section
-from analysis.samples import Scores
 from analysis.schema.axes import Axis, short
 from analysis.selection import Selection, SelectionRule, choose
-from analysis.study import OldScores, Study, compared
+from analysis.study import OldScoresError, Study, compared
 
 rate = short
 """A learning rate as people write it, as in the pictures."""
@@ -33,8 +33,8 @@ class ReportPart:
 
 
 @dataclass(frozen=True)
-class Context:
-    """What a report is made from.
+class ReportContext:
+    """Inputs of a report's parts.
 
     Attributes:
         study: what MLflow holds.
@@ -61,7 +61,7 @@ class Context:
 
     @cached_property
     def choices(self) -> dict[str, Selection]:
-        """What was chosen for each architecture."""
+        """The choice for each architecture."""
         return choose(self.sweep, self.study.epochs, self.select)
 
     def scores_of(self, choice: Selection) -> list[Scores]:
@@ -70,12 +70,12 @@ class Context:
         return [scores for scores in found if scores] if all(found) else []
 
     def scores(self, run_id: str, epoch: int) -> Scores | None:
-        """See `Study.scores`; read once."""
+        """Scores of a run after an epoch as in `Study.scores`; read once."""
         key = run_id, int(epoch)
         if key not in self._scores:
             try:
                 self._scores[key] = self.study.scores(*key)
-            except OldScores:
+            except OldScoresError:
                 self._scores[key] = None
             if self._scores[key] is None and self._was_scored(run_id):
                 self._unreadable[run_id] = None
@@ -87,7 +87,7 @@ class Context:
         return "macro" in mine and bool(mine["macro"].notna().any())
 
     def link(self, run_ids: Sequence[str]) -> str:
-        """Of a figure of several trials: their common parent's page; of one its own."""
+        """Address for a figure: of one trial its own page, of several their common parent's."""
         if len(run_ids) == 1:
             return self.study.link(run_ids[0])
         trials = self.study.trials
@@ -154,7 +154,7 @@ def count(value: float | None) -> Cell:
 
 
 def listed(words: Sequence[str]) -> str:
-    """a, b and c"""
+    """Join words: a, b and c."""
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"

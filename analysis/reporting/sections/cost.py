@@ -10,11 +10,11 @@ import pandas as pd
 
 from analysis import plots
 from analysis.reporting.page import Cell, Picture, Section, Table
-from analysis.reporting.sections.common import Context, ReportPart, count, number, records
+from analysis.reporting.sections.common import ReportContext, ReportPart, count, number, records
 from analysis.study import Study
 
 
-def cost(context: Context) -> ReportPart:
+def cost(context: ReportContext) -> ReportPart:
     """Tables of what all trials took, and the loss against tokens, FLOPs and time."""
     spent = trial_costs(context.study)
     if spent.empty:
@@ -85,7 +85,7 @@ def _hardware(trial: dict[str, Any]) -> str:
     return "unknown" if known is None or pd.isna(known) else str(known)
 
 
-def _table(context: Context, spent: pd.DataFrame) -> Table:
+def _table(context: ReportContext, spent: pd.DataFrame) -> Table:
     rows = []
     for arch, mine in spent.groupby("arch"):
         link = context.link(list(mine["run_id"]))
@@ -115,7 +115,7 @@ def _table(context: Context, spent: pd.DataFrame) -> Table:
     )
 
 
-def _curves(context: Context) -> pd.DataFrame:
+def _curves(context: ReportContext) -> pd.DataFrame:
     """The epochs of the chosen trials until their ends."""
     chosen = [choice.trials["run_id"] for choice in context.choices.values()]
     if not chosen:

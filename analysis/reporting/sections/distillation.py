@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import plots
+from analysis.benchmarks.suite import Scores
 from analysis.gains import at_best_point, why_no_gain
 from analysis.inference import LEVEL, Difference, Gain, difference, holm, paired_gain
 from analysis.reporting.page import Cell, Picture, Section, Table
 from analysis.reporting.sections.common import (
-    Context,
+    ReportContext,
     ReportPart,
     interval,
     number,
@@ -23,7 +24,7 @@ from analysis.reporting.sections.common import (
     value_of,
     with_spread,
 )
-from analysis.samples import Scores, sample
+from analysis.samples import sample
 from analysis.schema.axes import AXES, LR, Axis
 from analysis.study import DISTILLATION, setting
 
@@ -51,8 +52,8 @@ class Student:
     macro: Difference | None
 
 
-def distillation(context: Context) -> ReportPart | None:
-    """What teachers gained their students; None if none was distilled."""
+def distillation(context: ReportContext) -> ReportPart | None:
+    """Gains of students from their teachers; None if none was distilled."""
     students = list(students_of(context))
     if not students:
         return None
@@ -86,8 +87,8 @@ def distillation(context: Context) -> ReportPart | None:
     return ReportPart(section, (_answer(students),))
 
 
-def students_of(context: Context) -> Iterator[Student]:
-    """Each kind of student in the study, with its controls."""
+def students_of(context: ReportContext) -> Iterator[Student]:
+    """The kinds of student in the study, each with its controls."""
     trials = context.study.trials
     ended = trials[trials["outcome"].isin(["finished", "diverged"])]
     is_taught = ended["teacher"] != ""
@@ -114,7 +115,7 @@ def _eligible(students: Sequence[Student]) -> list[Student]:
 
 
 def _labels(groups: list[pd.DataFrame]) -> list[str]:
-    """What each group of trials is, with the parameters in which those of one name differ."""
+    """A name for each group of trials, with the parameters in which those of one name differ."""
     labels = [_label(group.iloc[0]) for group in groups]
     parameters = [json.loads(setting(group).iloc[0]) for group in groups]
     unique = []
@@ -137,7 +138,9 @@ def _label(trial: pd.Series) -> str:
     )
 
 
-def _student(context: Context, label: str, group: pd.DataFrame, controls: pd.DataFrame) -> Student:
+def _student(
+    context: ReportContext, label: str, group: pd.DataFrame, controls: pd.DataFrame
+) -> Student:
     left, right = (
         at_best_point(frame).sort_values("seed", ignore_index=True) for frame in (group, controls)
     )
@@ -166,7 +169,9 @@ def _answer(students: list[Student]) -> str:
     return f"{text}; {chance} after Holm's correction over the {len(known)}{verdict}."
 
 
-def _macro(context: Context, taught: pd.DataFrame, control: pd.DataFrame) -> Difference | None:
+def _macro(
+    context: ReportContext, taught: pd.DataFrame, control: pd.DataFrame
+) -> Difference | None:
     both = taught.merge(control, on="seed", suffixes=("", "_control"))
     left: list[Scores] = []
     right: list[Scores] = []
@@ -217,7 +222,7 @@ def _gain_rows(students: list[Student]) -> Iterator[dict[str, object]]:
             }
 
 
-def _table(context: Context, students: list[Student]) -> Table:
+def _table(context: ReportContext, students: list[Student]) -> Table:
     of_gain = _corrected([student.gain.p_value for student in students])
     of_macro = _corrected([s.macro.p_value if s.macro else math.nan for s in students])
     axes = _axes(students)
@@ -240,7 +245,7 @@ def _table(context: Context, students: list[Student]) -> Table:
 
 
 def _corrected(p_values: list[float]) -> list[float]:
-    """After Holm's correction over those that are known; NaN where there is none."""
+    """Apply Holm's correction to the known p-values; NaN where there is none."""
     adjusted = iter(holm([p_value for p_value in p_values if not math.isnan(p_value)]))
     return [p_value if math.isnan(p_value) else next(adjusted) for p_value in p_values]
 
@@ -253,7 +258,7 @@ def _axes(students: list[Student]) -> tuple[Axis, ...]:
 
 
 def _row(
-    context: Context, student: Student, axes: tuple[Axis, ...], gain_p: float, macro_p: float
+    context: ReportContext, student: Student, axes: tuple[Axis, ...], gain_p: float, macro_p: float
 ) -> tuple[Cell, ...]:
     gain, macro = student.gain, student.macro
     low, high = gain.interval or (math.nan, math.nan)
@@ -275,14 +280,14 @@ def _row(
     )
 
 
-def _mean(context: Context, trials: pd.DataFrame) -> Cell:
+def _mean(context: ReportContext, trials: pd.DataFrame) -> Cell:
     if trials.empty:
         return Cell("-")
     figures = trials["bits_per_byte"].astype(float)
     return with_spread(figures.mean(), figures.std(), 4, link=context.link(list(trials["run_id"])))
 
 
-def _by_seed(context: Context, students: list[Student]) -> Table:
+def _by_seed(context: ReportContext, students: list[Student]) -> Table:
     rows = []
     for student in students:
         for what, trials in (("student", student.taught), ("control", student.control)):

@@ -12,7 +12,7 @@ from analysis import plots
 from analysis.epochs import BestHorizon, agreement, best_horizon, epoch_table
 from analysis.reporting.page import Cell, Section, Table
 from analysis.reporting.sections.common import (
-    Context,
+    ReportContext,
     ReportPart,
     count,
     rate,
@@ -27,12 +27,12 @@ _PLAN = [name for name in LENGTH if name != "epochs"]
 """What the trials of a design share."""
 
 
-def epoch_study(context: Context) -> ReportPart | None:
+def epoch_study(context: ReportContext) -> ReportPart | None:
     """Score against the number of epochs, for the architecture that has the most lengths.
 
     None where no architecture was trained for different numbers of epochs, nor longer than one.
     """
-    studied = studied_epochs(context.study)
+    studied = epoch_study_data(context.study)
     if studied is None:
         return None
     trials, scores = studied.trials, studied.scores
@@ -69,20 +69,20 @@ def epoch_study(context: Context) -> ReportPart | None:
 
 
 @dataclass(frozen=True)
-class Studied:
+class EpochStudyData:
     """Trials that differ in length and seed only, and their `scores` (see `epoch_scores`)."""
 
     trials: pd.DataFrame
     scores: pd.DataFrame
 
 
-def studied_epochs(study: Study) -> Studied | None:
+def epoch_study_data(study: Study) -> EpochStudyData | None:
     """The study's trials of different lengths and their scores; None if there are none."""
     trials = _group(study.trials)
     if trials is None:
         return None
     scores = epoch_scores(trials, study.epochs)
-    return None if scores.empty else Studied(trials, scores)
+    return None if scores.empty else EpochStudyData(trials, scores)
 
 
 def _group(trials: pd.DataFrame) -> pd.DataFrame | None:
@@ -165,7 +165,7 @@ def _designs(scores: pd.DataFrame) -> str:
     return f"{'; '.join(present)}. The epoch is chosen by validation loss."
 
 
-def _table(context: Context, scores: pd.DataFrame, found: list[BestHorizon]) -> Table:
+def _table(context: ReportContext, scores: pd.DataFrame, found: list[BestHorizon]) -> Table:
     best = {(each.design, each.horizon) for each in found}
     rows = []
     for row in records(epoch_table(scores)):

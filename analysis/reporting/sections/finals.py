@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from analysis.benchmarks.suite import Scores
 from analysis.reporting.page import Cell, Section, Table
-from analysis.reporting.sections.common import Context, ReportPart, count, number, records
+from analysis.reporting.sections.common import ReportContext, ReportPart, count, number, records
 from analysis.study import final_scores
 
 
-def finals(context: Context) -> ReportPart | None:
+def finals(context: ReportContext) -> ReportPart | None:
     """A row for each model that was scored once more; None without any."""
     trials = context.study.trials
     chosen = trials[trials["has_final"]].sort_values("bits_per_byte")
@@ -56,7 +57,7 @@ def _names(found: list[tuple[dict[str, Any], dict[str, Any]]], kind: str) -> lis
     return list(names)
 
 
-def _zero_shot(scores: dict[str, Any] | None, name: str, link: str) -> Cell:
+def _zero_shot(scores: Scores | None, name: str, link: str) -> Cell:
     if scores is None or name not in scores["benchmarks"]:
         return Cell("-")
     figure, error = scores["benchmarks"][name], scores["errors"][name]

@@ -10,11 +10,11 @@ from analysis import plots
 from analysis.learning_rates import compare_best, open_edge
 from analysis.points import along, has_plane, point_table, varied
 from analysis.reporting.page import Picture, Section
-from analysis.reporting.sections.common import Context, ReportPart
+from analysis.reporting.sections.common import ReportContext, ReportPart
 from analysis.schema.axes import LR, Axis
 
 
-def further_axes(context: Context) -> ReportPart | None:
+def further_axes(context: ReportContext) -> ReportPart | None:
     """A curve for each axis besides the learning rate, and a heat map of each two axes.
 
     All go through the best point of each architecture. None where only the rate was swept.
@@ -50,7 +50,7 @@ def _archs(trials: pd.DataFrame, *axes: Axis) -> list[str]:
     return sorted(values.index[(values > 1).all(axis="columns")])
 
 
-def _curve(context: Context, curves: pd.DataFrame, axis: Axis, alt: str) -> Picture:
+def _curve(context: ReportContext, curves: pd.DataFrame, axis: Axis, alt: str) -> Picture:
     return context.draw(
         plots.axis_figure(curves, axis),
         f"axis_{axis.field}",
@@ -60,7 +60,7 @@ def _curve(context: Context, curves: pd.DataFrame, axis: Axis, alt: str) -> Pict
 
 
 def _plane(
-    context: Context, trials: pd.DataFrame, arch: str, pair: tuple[Axis, Axis]
+    context: ReportContext, trials: pd.DataFrame, arch: str, pair: tuple[Axis, Axis]
 ) -> Picture | None:
     """The heat map of an architecture over two axes; None without a finite loss, or where one of
     the two has a single value at the best values of the other axes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from analysis.reporting.page import Cell, Section, Table
-from analysis.reporting.sections.common import Context, ReportPart, number
+from analysis.reporting.sections.common import ReportContext, ReportPart, number
 from analysis.schema.axes import in_words
 from analysis.selection import RULES, Selection, choose
 
@@ -16,7 +16,7 @@ _MEANINGS = {
 }
 
 
-def optimism(context: Context) -> ReportPart | None:
+def optimism(context: ReportContext) -> ReportPart | None:
     """Held-out and full figures under every rule of choice; None without benchmark scores."""
     try:
         choices = {rule: choose(context.sweep, context.study.epochs, rule) for rule in RULES}
@@ -54,7 +54,7 @@ def optimism(context: Context) -> ReportPart | None:
 
 
 def _row(
-    context: Context, arch: str, rule: str, choice: Selection, optimistic: float
+    context: ReportContext, arch: str, rule: str, choice: Selection, optimistic: float
 ) -> tuple[Cell, ...]:
     link = context.link(list(choice.trials["run_id"]))
     epochs = sorted(set(choice.trials["epoch"].astype(int)))

@@ -9,12 +9,12 @@ import pandas as pd
 
 from analysis import plots
 from analysis.benchmarks.kinds import kind_named
+from analysis.benchmarks.suite import Scores
 from analysis.reporting.page import Cell, Section, Table
-from analysis.reporting.sections.common import Context, ReportPart, number
-from analysis.samples import Scores
+from analysis.reporting.sections.common import ReportContext, ReportPart, number
 
 
-def phenomena(context: Context) -> ReportPart | None:
+def phenomena(context: ReportContext) -> ReportPart | None:
     """Scores by phenomenon and architecture; None without benchmark scores."""
     rows = []
     for arch, choice in context.choices.items():
@@ -72,7 +72,7 @@ def _widest(frame: pd.DataFrame) -> str:
     )
 
 
-def _table(context: Context, frame: pd.DataFrame, archs: list[str]) -> Table:
+def _table(context: ReportContext, frame: pd.DataFrame, archs: list[str]) -> Table:
     by_arch = frame.set_index(["group", "phenomenon", "arch"])["score"]
     links = {arch: context.link(list(context.choices[arch].trials["run_id"])) for arch in archs}
     rows = []

@@ -8,8 +8,8 @@ import pandas as pd
 
 from analysis import plots
 from analysis.learning_rates import (
-    Loss,
     Optimum,
+    RateCost,
     Sensitivity,
     compare_best,
     open_edge,
@@ -19,7 +19,7 @@ from analysis.learning_rates import (
 from analysis.points import along, at, best_points, point_table, varied
 from analysis.reporting.page import Cell, Section, Table
 from analysis.reporting.sections.common import (
-    Context,
+    ReportContext,
     ReportPart,
     count,
     number,
@@ -31,7 +31,7 @@ from analysis.reporting.sections.common import (
 from analysis.schema.axes import LR, in_words
 
 
-def rates(context: Context) -> ReportPart:
+def rates(context: ReportContext) -> ReportPart:
     """The table and the curves of the learning rates, with fits and what a wrong rate costs.
 
     Where further axes were swept, the curves run through each architecture's best point.
@@ -74,7 +74,7 @@ def _answer(trials: pd.DataFrame) -> str:
 
 
 def _optima(
-    context: Context,
+    context: ReportContext,
     trials: pd.DataFrame,
     fits: dict[str, Optimum],
     losses: dict[str, Sensitivity],
@@ -127,7 +127,7 @@ def _fits(fits: dict[str, Optimum], losses: dict[str, Sensitivity]) -> Table:
     return Table("fits", "Fits and losses in words", columns, rows)
 
 
-def _loss(loss: Loss | None) -> Cell:
+def _loss(loss: RateCost | None) -> Cell:
     if loss is None:
         return Cell("-")
     if loss.bits_per_byte is None:
@@ -136,7 +136,7 @@ def _loss(loss: Loss | None) -> Cell:
     return Cell(f"{loss.bits_per_byte:+.4f}{how}", loss.bits_per_byte)
 
 
-def _all_points(context: Context, trials: pd.DataFrame) -> Table:
+def _all_points(context: ReportContext, trials: pd.DataFrame) -> Table:
     axes = varied(trials)
     names = [axis.field for axis in axes]
     rows = []

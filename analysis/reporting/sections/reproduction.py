@@ -5,7 +5,14 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.reporting.page import Cell, Section, Table
-from analysis.reporting.sections.common import Context, ReportPart, count, number, rate, records
+from analysis.reporting.sections.common import (
+    ReportContext,
+    ReportPart,
+    count,
+    number,
+    rate,
+    records,
+)
 
 _FIXED = (
     *("size", "corpus", "corpus_hash", "tokenizer_hash", "benchmarks_hash", "protocol", "context"),
@@ -15,7 +22,7 @@ _FIXED = (
 )
 
 
-def reproduction(context: Context) -> ReportPart:
+def reproduction(context: ReportContext) -> ReportPart:
     """Commands, settings of the sweep, versions, hardware, hashes."""
     commands = _commands(context)
     text = (
@@ -33,7 +40,7 @@ def reproduction(context: Context) -> ReportPart:
     return ReportPart(section)
 
 
-def every_trial(context: Context) -> ReportPart:
+def every_trial(context: ReportContext) -> ReportPart:
     """All trials of the study, whatever became of them."""
     trials = context.study.trials
     outcomes = trials["outcome"].fillna("unfinished").value_counts()
@@ -60,11 +67,11 @@ def every_trial(context: Context) -> ReportPart:
     table = Table("trials", "Every trial", (*columns, "macro", "reason"), tuple(rows))
     unfinished = trials[trials["outcome"].isna()]
     warnings: list[str] = []
-    if nameless := context.study.nameless:
+    if unrecorded := context.study.unrecorded:
         warnings.append(
-            f"{nameless} run{'s' if nameless > 1 else ''} of this study recorded nothing of what "
-            "was to be trained, and no trial is counted for it. Run the same command again to "
-            "continue."
+            f"{unrecorded} run{'s' if unrecorded > 1 else ''} of this study recorded nothing of "
+            "what was to be trained, and no trial is counted for it. Run the same command again "
+            "to continue."
         )
     if len(unfinished):
         warnings.append(
@@ -84,7 +91,7 @@ def _or_none(value: float) -> float | None:
     return None if pd.isna(value) else float(value)
 
 
-def _commands(context: Context) -> list[str]:
+def _commands(context: ReportContext) -> list[str]:
     """The commands recorded with the sweeps' runs, each once."""
     runs = context.study.client.search_runs(
         [context.study.experiment_id],
@@ -99,7 +106,7 @@ def _commands(context: Context) -> list[str]:
 
 
 def _settings(sweep: pd.DataFrame) -> Table:
-    """What all compared trials share, and by architecture what they do not."""
+    """Settings that all compared trials share, and by architecture those that they do not."""
     rows = []
     for name in _FIXED:
         if name not in sweep:

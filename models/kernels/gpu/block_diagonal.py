@@ -202,7 +202,7 @@ def _weight_row(at, inside) -> tuple[tl.tensor, ...]:
 
 @triton.jit
 def _weight(weight, blocks, COUNT: tl.constexpr) -> tuple[tuple[tl.tensor, ...], ...]:
-    """Each entry of the blocks, row by row."""
+    """Entries of the blocks, row by row."""
     at, inside = (weight + blocks * 16)[None, :], (blocks < COUNT)[None, :]
     return (
         _weight_row(at, inside),

@@ -92,7 +92,7 @@ def _forward(
     DIM: tl.constexpr, X_ROW: tl.constexpr, UNIT: tl.constexpr, WIDTH: tl.constexpr,
     D: tl.constexpr, SILU: tl.constexpr, STEPS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Some steps of D channels of one sequence at once."""
+    """Compute some steps of D channels of one sequence at once."""
     item, start, _, channel = _place(time, DIM, D, STEPS)
     inside = channel < DIM
     t = start + tl.arange(0, STEPS)[:, None]
@@ -135,7 +135,7 @@ def _backward(
     DIM: tl.constexpr, X_ROW: tl.constexpr, UNIT: tl.constexpr, WIDTH: tl.constexpr,
     D: tl.constexpr, SILU: tl.constexpr, STEPS: tl.constexpr, LIKE_X: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Some steps of D channels of one sequence, one after the other.
+    """Compute some steps of D channels of one sequence, one after the other.
 
     x1, x2, x3 are the last inputs, d1, d2, d3 the gradients of the last sums. The loop goes on for
     WIDTH - 1 steps behind the program's own, whose sums its inputs are part of, too.

@@ -24,7 +24,7 @@ PROGRAMS_PER_MULTIPROCESSOR = 12  # of the backward, each with partial sums of d
 
 
 @dataclass(frozen=True)
-class Scale:
+class HeadDivisors:
     """The divisors of the heads, max(|row_sum|, floor) + eps, and room for its gradient and
     that of the row sum; (batch, heads, time) in float32."""
 
@@ -69,7 +69,7 @@ def backward(
     eps: float,
     dy: Tensor,
     dgate: Tensor | None = None,
-    scale: Scale | None = None,
+    scale: HeadDivisors | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
     """Gradients of h, x and gate, of their types, and of weight and skip, (2, heads * dim) in
     float32; of the weight alone, (1, heads * dim), without a skip. dy (tokens, heads * dim),

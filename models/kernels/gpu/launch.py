@@ -162,7 +162,7 @@ def multiprocessors(device: torch.device) -> int:
 
 
 def dot_precision(dtype: torch.dtype) -> str:
-    """How `tl.dot` multiplies: float32 in three passes of TF32, near float32's own precision,
+    """Precision of `tl.dot`: float32 in three passes of TF32, near float32's own precision,
     unless PyTorch's products may be plain TF32, too."""
     if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
         return "tf32"

@@ -32,7 +32,7 @@ SMALL, LARGE = 64, 128  # rows and columns of a tile
 
 
 @dataclass(frozen=True)
-class Plan:
+class Tiling:
     """The cut of a call into chunks and tiles: a matter of shapes and the type."""
 
     batch: int
@@ -43,7 +43,7 @@ class Plan:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, q: Tensor, v: Tensor) -> Plan:
+    def of(cls, q: Tensor, v: Tensor) -> Tiling:
         batch, time, heads, key = q.shape
         return cls(batch, time, heads, key, v.shape[-1], q.dtype)
 
@@ -125,7 +125,7 @@ def forward(
 
     q, k (B, T, H, K) and v (B, T, H, V) are contiguous and of one type.
     """
-    plan = Plan.of(q, v)
+    plan = Tiling.of(q, v)
     states, end = _states_in_front(plan, k, v, gates, memory, normalizer, return_state)
     row_sum = torch.empty_like(gates.floor)
     weights = _weights(plan, q, k, gates, states, row_sum)
@@ -149,7 +149,7 @@ def backward(
 ) -> tuple[Tensor, ...]:
     """Gradients of q, k and v; q . dq and k . dk in parts (parts, B, H, T), and that of the scale
     (B, H, T)."""
-    plan = Plan.of(q, v)
+    plan = Tiling.of(q, v)
     dnumerator = torch.empty_like(v)
     dscale, dsum = torch.empty_like(row_sum), torch.empty_like(row_sum)
     width = triton.next_power_of_2(plan.value)
@@ -179,7 +179,7 @@ def backward_products(
     dsum: Tensor,
 ) -> tuple[Tensor, ...]:
     """The first that `backward` returns, from gradients of h times its scale, and of row sums."""
-    plan = Plan.of(q, v)
+    plan = Tiling.of(q, v)
     states, _ = _states_in_front(plan, k, v, gates, memory, normalizer, False)
     dstates = _states_behind(plan, q, dnumerator, gates, dsum)
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
@@ -195,7 +195,7 @@ def backward_products(
 
 
 def _states_in_front(
-    plan: Plan,
+    plan: Tiling,
     k: Tensor,
     v: Tensor,
     gates: Gates,
@@ -220,7 +220,9 @@ def _contiguous(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.contiguous()
 
 
-def _states_behind(plan: Plan, q: Tensor, dnumerator: Tensor, gates: Gates, dsum: Tensor) -> States:
+def _states_behind(
+    plan: Tiling, q: Tensor, dnumerator: Tensor, gates: Gates, dsum: Tensor
+) -> States:
     """Gradients of the states behind all chunks but the last, whose is zero."""
     states = _new_states(plan, q, plan.chunks - 1, 0)
     if states.count:
@@ -229,7 +231,7 @@ def _states_behind(plan: Plan, q: Tensor, dnumerator: Tensor, gates: Gates, dsum
     return states
 
 
-def _new_states(plan: Plan, k: Tensor, count: int, shift: int) -> States:
+def _new_states(plan: Tiling, k: Tensor, count: int, shift: int) -> States:
     if not count:
         return NO_STATES
     size = (plan.heads_in_all, count, plan.key)
@@ -238,7 +240,7 @@ def _new_states(plan: Plan, k: Tensor, count: int, shift: int) -> States:
 
 
 def _launch_states(
-    plan: Plan,
+    plan: Tiling,
     x: Tensor,
     y: Tensor,
     gates: Gates,
@@ -265,7 +267,7 @@ def _launch_states(
 
 
 def _weights(
-    plan: Plan,
+    plan: Tiling,
     x: Tensor,
     y: Tensor,
     gates: Gates,
@@ -294,7 +296,7 @@ def _weights(
 
 
 def _launch_combine(
-    plan: Plan,
+    plan: Tiling,
     is_key: bool,
     is_backward: bool,
     x: Tensor,

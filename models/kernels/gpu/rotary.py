@@ -150,7 +150,7 @@ def _rotate_heads(
     HALF: tl.constexpr,
     HEADS: tl.constexpr,
 ) -> None:
-    """All heads of one token, `stride` apart."""
+    """Rotate all heads of one token, `stride` apart."""
     head = tl.arange(0, HEADS)[:, None]
     at = tl.arange(0, HALF)[None]
     inside = (head < heads) & (at < half)

@@ -274,7 +274,7 @@ def _forward(
     U_ROW: tl.constexpr, DELTA_ROW: tl.constexpr, GATE_ROW: tl.constexpr,
     ITEM_UNIT: tl.constexpr, STEPS: tl.constexpr, SOFTPLUS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """All steps of D channels of one sequence; a state is (N, D), its first axis in a thread."""
+    """Scan D channels of one sequence; a state is (N, D), its first axis in a thread."""
     blocks = tl.cdiv(DIM, D)
     item = (tl.program_id(0) // blocks).to(tl.int64)
     channel = tl.program_id(0) % blocks * D + tl.arange(0, D)

@@ -107,7 +107,7 @@ class Dice:
         return items[int(self.random() * len(items))]
 
     def skewed(self, items: Sequence[T]) -> T:
-        """Earlier items more often, if `skew` is above 1."""
+        """Pick an item, earlier ones more often if `skew` is above 1."""
         return items[int(self.random() ** self.skew * len(items))]
 
     def sample(self, items: Sequence[T], count: int) -> list[T]:
@@ -276,7 +276,7 @@ class Grammar:
         return NounPhrase(text, plural, noun.gender, noun.kind)
 
     def place(self, agent: NounPhrase | None = None) -> str:
-        """Where: `in the garden`, `near the old tree`."""
+        """A phrase of place: `in the garden`, `near the old tree`."""
         tastes = TASTES.get(agent.name) if agent else None
         if agent and tastes and self.dice.chance(0.5):
             whose = self.dice.pick(("the", agent.pronoun("possessive")))

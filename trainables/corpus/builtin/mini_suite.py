@@ -126,7 +126,7 @@ def _unseen(g: Grammar, domain: Domain) -> Situation:
 
 
 def _situations(domain: Domain, g: Grammar) -> Iterator[Situation]:
-    """Without end, and without a context that another one has."""
+    """Draw situations without end, no two with the same context."""
     told: set[str] = set()
     while True:
         g.tense = g.dice.pick(("past", "present"))
@@ -184,7 +184,7 @@ def _rte_splits(seed: int) -> dict[str, list[Row]]:
 
 
 def _rte_rows(drawn: Situation) -> Iterator[Row]:
-    """Each premise once with what follows from it and once with what does not, and each
+    """Pair each premise once with what follows from it and once with what does not, and each
     hypothesis as often with the one label as with the other."""
     for number, premise in enumerate(drawn.contexts):
         for other, claim in enumerate(drawn.claims):
