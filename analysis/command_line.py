@@ -17,13 +17,13 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import MISSING, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from analysis.errors import hide_secret_flags, say_error
-from analysis.flag_values import ValueFormat, format_of
+from analysis.flag_values import Flags, ValueFormat, flag_of, format_of
 
 PANELS = {
     "main": "What the command is to do.",
@@ -36,8 +36,6 @@ PANELS = {
 """The panels of every command's help in their order, by title, and what they are for."""
 PROGRAM = "babysweep"
 _NO_LETTER = re.compile("[\\x00-\\x1f\\x7f\\ud800-\\udfff]")
-
-Flags = TypeVar("Flags")
 
 
 class _WrongValue(Exception):
@@ -95,11 +93,6 @@ def command_words(argv: Sequence[str]) -> list[str]:
     resolved = script.resolve()
     inside = resolved.is_relative_to(root)
     return ["python", str(resolved.relative_to(root) if inside else script), *argv[1:]]
-
-
-def flag_of(name: str) -> str:
-    """The flag of a field: `--batch-size` of `batch_size`."""
-    return f"--{name.replace('_', '-')}"
 
 
 def _check_names(words: Sequence[str], kind: type) -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 from analysis import runs
 from analysis.arguments import CompareArgs
 from analysis.errors import say_error
+from analysis.flag_values import checked
 from analysis.inference import difference, holm
 from analysis.reporting.writing import FAILURES, storage_of
 from analysis.samples import Scores, benchmarks_of, chance, sample
@@ -43,7 +44,7 @@ def run_comparison(args: CompareArgs) -> int:
     """Print how two runs differ; returns the exit status."""
     try:
         with ending_on_signals():
-            compare_runs(args, Console() if sys.stdout.isatty() else Console(width=120))
+            compare_runs(checked(args), Console() if sys.stdout.isatty() else Console(width=120))
     except FAILURES as error:
         return say_error(error)
     return 0

@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from analysis.errors import SECRET_FLAGS, without_secret
-from analysis.flag_values import PLACE, ValueFormat, format_of
+from analysis.flag_values import PLACE, value_of
 from analysis.whole_files import write_text
 
 NOT_KEPT = frozenset({"dry_run", "status"})
@@ -45,7 +45,7 @@ def read_config(path: Path, kind: type) -> dict[str, Any]:
             hint = f": did you mean {near[0]}?" if near else ""
             raise ValueError(f"{path}: {key} is no flag of {command_name(kind)}{hint}")
         try:
-            values[name] = _value(hints[name], value)
+            values[name] = value_of(hints[name], value)
         except ValueError as error:
             raise ValueError(f"{path}: {key}: {error}") from None
     return values
@@ -114,37 +114,6 @@ _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+|[-+]?(\d+\.\d*|\.\d+)|[
 for _kind in (_Loader, _Dumper):
     _kind.yaml_implicit_resolvers = {first: [*pairs] for first, pairs in _RESOLVERS.items()}
     _kind.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
-
-
-def _value(kind: Any, value: Any) -> Any:
-    """A value of a file as one of a flag's type.
-
-    Raises:
-        ValueError: it is none.
-    """
-    form = format_of(kind)
-    if form is None:
-        if isinstance(value, bool):
-            return value
-        raise ValueError(f"must be true or false, not {_shown(value)}")
-    if value is None and form.optional:
-        return None
-    if form.several != isinstance(value, list):
-        right = "a list in brackets" if form.several else f"{form.metavar}, no list"
-        raise ValueError(f"must be {right}, not {_shown(value)}")
-    return form.of_words([_text(form, each) for each in (value if form.several else [value])])
-
-
-def _text(form: ValueFormat, value: object) -> str:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(value, str) or (is_number and not form.is_text):
-        return str(value)
-    hint = "; a text that looks like something else stands in quotes" if form.is_text else ""
-    raise ValueError(f"must be {form.metavar}, not {_shown(value)}{hint}")
-
-
-def _shown(value: object) -> str:
-    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 def _plain(value: object, names: Sequence[str] | None) -> object:

@@ -1,17 +1,22 @@
-"""The values of flags: how people write them, on a command line or in a file of flags."""
+"""The values of flags: how people write them, on a command line, in a file of flags, in Python."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import re
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
+
+from analysis.schema.ranges import check
+
+Flags = TypeVar("Flags")
 
 PLACE = "place"
 """In the metadata of a field whose value may be a path: the names that it may be instead."""
@@ -80,6 +85,76 @@ def format_of(kind: Any) -> ValueFormat | None:
     if kind in (str, Path):
         return ValueFormat({str: "TEXT", Path: "PATH"}[kind], _text(kind), is_text=True)
     return None
+
+
+def flag_of(name: str) -> str:
+    """The flag of a field: `--batch-size` of `batch_size`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def checked(args: Flags) -> Flags:
+    """A command's arguments, made in Python, as its command line would have read them.
+
+    Lists and arrays become tuples, 1 the number 1.0 where numbers need not be whole, a path's text
+    a path: the same trials come of it.
+
+    Args:
+        args: an instance of a dataclass of flags.
+
+    Raises:
+        ValueError: a value that its flag cannot have; both are named.
+    """
+    hints = get_type_hints(type(args))
+    values = {}
+    for each in fields(args):  # type: ignore[arg-type]
+        try:
+            values[each.name] = value_of(hints[each.name], _without_types(getattr(args, each.name)))
+        except ValueError as error:
+            raise ValueError(f"{flag_of(each.name)}: {error}") from None
+    args = replace(args, **values)  # type: ignore[type-var]
+    check(args, flags=True)
+    return args
+
+
+def _without_types(value: Any) -> Any:
+    """A value of Python as a file of flags has it: lists, numbers and texts."""
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # of NumPy, PyTorch, pandas
+        return value.tolist()
+    is_several = isinstance(value, Sequence) and not isinstance(value, str)
+    return [_without_types(each) for each in value] if is_several else value
+
+
+def value_of(kind: Any, value: Any) -> Any:
+    """A value of a file, or of Python, as one of a flag's type.
+
+    Raises:
+        ValueError: it is none.
+    """
+    form = format_of(kind)
+    if form is None:
+        if isinstance(value, bool):
+            return value
+        raise ValueError(f"must be true or false, not {_shown(value)}")
+    if value is None and form.optional:
+        return None
+    if form.several != isinstance(value, list):
+        right = "a list in brackets" if form.several else f"{form.metavar}, no list"
+        raise ValueError(f"must be {right}, not {_shown(value)}")
+    return form.of_words([_word(form, each) for each in (value if form.several else [value])])
+
+
+def _word(form: ValueFormat, value: object) -> str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, str) or (is_number and not form.is_text):
+        return str(value)
+    hint = "; a text that looks like something else stands in quotes" if form.is_text else ""
+    raise ValueError(f"must be {form.metavar}, not {_shown(value)}{hint}")
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 def _text(kind: Any) -> Callable[[str], Any]:

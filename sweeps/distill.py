@@ -35,9 +35,9 @@ def run_distillation(args: DistillArgs) -> int:
     secure_local_cluster(args.address)
     from sweeps.findings.distill import show_gains
     from sweeps.plans.distill import plan_distillation
-    from sweeps.running import run_command
+    from sweeps.running.trials import run_command
 
-    return run_command(args, lambda status: plan_distillation(args, status), show_gains)
+    return run_command(args, plan_distillation, show_gains)
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:

@@ -40,11 +40,11 @@ def run_epoch_study(args: EpochStudyArgs) -> int:
     from sweeps.findings.epoch_study import show_epochs
     from sweeps.plans.common import Status, SweepPlan
     from sweeps.plans.epoch_study import plan_designs, plan_epochs
-    from sweeps.running import run_command
+    from sweeps.running.trials import run_command
 
     planned = []
 
-    def planner(status: Status) -> SweepPlan:
+    def planner(args: EpochStudyArgs, status: Status) -> SweepPlan:
         setup, designs = plan_designs(args, status)
         planned.append(designs)
         return plan_epochs(setup, designs)

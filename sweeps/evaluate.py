@@ -37,8 +37,9 @@ def run_evaluation(args: EvaluateArgs) -> int:
     from analysis.errors import EXIT_FAILED, say_error
     from analysis.signals import EXIT_INTERRUPTED, ending_on_signals
     from sweeps.engine.watch import RayDied
-    from sweeps.scoring.evaluation import evaluate, lacking, plan_evaluation
-    from sweeps.scoring.report import show_results
+    from sweeps.findings.evaluate import lacking, show_results
+    from sweeps.plans.evaluate import plan_evaluation
+    from sweeps.running.evaluation import evaluate
 
     console = Console() if sys.stdout.isatty() else Console(width=120)
     try:
@@ -53,8 +54,8 @@ def run_evaluation(args: EvaluateArgs) -> int:
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED
     else:
-        show_results(results, plan.output, args.submission, console)
-        return EXIT_FAILED if lacking(results.get("glue", {}), args.tasks) else 0
+        show_results(results, plan.output, plan.args.submission, console)
+        return EXIT_FAILED if lacking(results.get("glue", {}), plan.args.tasks) else 0
     console.print("\nStopped. Run it again; finished epochs of GLUE tasks are kept.")
     return status
 

@@ -33,9 +33,9 @@ def run_lr_sweep(args: LrSweepArgs) -> int:
     secure_local_cluster(args.address)
     from sweeps.findings.lr_sweep import show_results
     from sweeps.plans.lr_sweep import plan_sweep
-    from sweeps.running import run_command
+    from sweeps.running.trials import run_command
 
-    return run_command(args, lambda status: plan_sweep(args, status), show_results, args.scheduler)
+    return run_command(args, plan_sweep, show_results, args.scheduler)
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:

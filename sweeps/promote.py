@@ -30,12 +30,14 @@ def run_promotion(args: PromoteArgs) -> int:
 
     from analysis.errors import say_error
     from analysis.signals import ending_on_signals
-    from sweeps.stored.promotion import promote, show_promotion
+    from sweeps.findings.promote import show_promotion
+    from sweeps.plans.promote import plan_promotion
+    from sweeps.running.promotion import promote
 
     console = Console() if sys.stdout.isatty() else Console(width=120)
     try:
         with ending_on_signals():
-            promotion = promote(args)
+            promotion = promote(plan_promotion(args))
     except (ValueError, OSError) as error:
         return say_error(error)
     show_promotion(promotion, args.alias, console)

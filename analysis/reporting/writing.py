@@ -16,6 +16,7 @@ from rich.markup import escape
 from analysis.arguments import ReportArgs
 from analysis.config_file import save_config
 from analysis.errors import say_error, without_secret
+from analysis.flag_values import checked
 from analysis.places import resolved, writable_folder
 from analysis.reporting.page import Page, render
 from analysis.reporting.sections.architectures import architectures
@@ -53,7 +54,7 @@ def run_report(args: ReportArgs) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=120)
     try:
         with ending_on_signals(), console.status("Reading the study") as status:
-            page, path = write_report(args, lambda text: status.update(text))
+            page, path = write_report(checked(args), lambda text: status.update(text))
     except FAILURES as error:
         return say_error(error)
     for answer in page.answers:

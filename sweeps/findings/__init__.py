@@ -1,1 +1,1 @@
-"""What the trials of a command said, in words, tables and MLflow."""
+"""What came out of a command: shown in words and tables, and recorded."""

@@ -9,9 +9,9 @@ from rich.markup import escape
 from analysis import runs
 from analysis.benchmarks import BenchmarkSource, load_suite
 from sweeps.findings.common import winner
+from sweeps.findings.glue import glue_figures, glue_results, show_tasks
 from sweeps.plans.common import FinalTasks, SweepPlan
 from sweeps.scoring.finetuning import finetune_tasks
-from sweeps.scoring.tasks import glue_figures, glue_results
 from sweeps.scoring.workers import Scoring, score_on_ray, show_progress
 from trainables.checkpoint import TrialFolder
 from trainables.tracking import Tracker
@@ -80,5 +80,6 @@ def _glue(plan: SweepPlan, folder: TrialFolder, tracker: Tracker, console: Conso
         console=console,
         precision=folder.spec.precision,
     )
+    show_tasks(results, "split", console)
     folder.keep_final_scores("glue", glue_results(results))
     tracker.log_final(folder.spec, glue_figures(results), folder.final_scores)

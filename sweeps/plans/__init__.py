@@ -1,1 +1,1 @@
-"""From a command's flags to the trials that it needs."""
+"""From a command's flags to what is to be done, checked before anything is spent."""

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -26,7 +24,6 @@ from ray import tune
 from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 import models
 from analysis.benchmarks import glue
@@ -46,11 +43,6 @@ from trainables.finetune_spec import (
 )
 
 _SELECTION = {"split": "selection split", "reported": "reported examples"}
-_CAPTION = {
-    "split": "Epochs chosen on a tenth of the training examples; ± standard error over items.",
-    "reported": "Epochs chosen on the reported examples, as leaderboards do: each score is the "
-    "best of several tries; ± standard error over items.",
-}
 
 
 def finetune_tasks(
@@ -67,7 +59,7 @@ def finetune_tasks(
     precision: str | None = None,
     changes: Mapping[str, Any] = {},
 ) -> list[TaskResult]:
-    """Fine-tune a model on each task, and print a table of what they scored.
+    """Fine-tune a model on each task.
 
     Args:
         model: folder of a causal LM (safetensors) and its tokenizer, e.g. a trial's checkpoint.
@@ -77,7 +69,7 @@ def finetune_tasks(
         storage: epochs and outcomes are kept in its folder `glue`, which all nodes of the cluster
             must see.
         cpus, gpus: of each task.
-        console: told every epoch, what failed, and the table.
+        console: told every epoch, and what failed.
         selection: what epochs are chosen on; see `FinetuneSpec`.
         precision: see `FinetuneSpec`; None: that of `default_precision`.
         changes: see `glue.settings`.
@@ -107,7 +99,6 @@ def finetune_tasks(
     ]
     if any(result == TaskResult(result.task) for result in results):  # nothing became of it
         raise KeyboardInterrupt
-    show_results(results, selection, console)
     return results
 
 
@@ -303,71 +294,3 @@ class FinetuningDisplay(DriverCallback):
     def _say(self, text: str) -> None:
         clock = time.strftime("%H:%M:%S")
         self._console.print(escape(f"{clock}  {text}"), highlight=False, soft_wrap=True)
-
-
-def write_glue_submission(results: Sequence[TaskResult], folder: Path) -> list[Path]:
-    """Write `finetune/<task>/predictions.json` as the BabyLM 2025 pipeline does.
-
-    A file holds {<task>: {"predictions": [{"id": "<task>_<n>", "pred": <label index>}, ...]}}, one
-    entry for each reported example, in the file's order. A task without predictions (it lacks
-    files, failed or diverged) is left out.
-
-    Returns:
-        The files written.
-    """
-    written = []
-    for result in results:
-        if result.outcome is None or not result.outcome.predictions:
-            continue
-        file = folder / "finetune" / result.task / "predictions.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        predictions = [
-            {"id": f"{result.task}_{index}", "pred": label}
-            for index, label in enumerate(result.outcome.predictions)
-        ]
-        values = {result.task: {"predictions": predictions}}
-        write_text(file, json.dumps(values))
-        written.append(file)
-    return written
-
-
-def show_results(results: Sequence[TaskResult], selection: str, console: Console) -> None:
-    """Print one row a task, and the mean over those that have a score."""
-    table = Table(header_style="bold", caption=_CAPTION[selection])
-    for name in ("task", "metric", "score", "constant answer", "epoch", "items", ""):
-        table.add_column(name, justify="left" if name in ("task", "metric", "") else "right")
-    for result in results:
-        table.add_row(*_cells(result))
-    finished = [r.outcome for r in results if r.outcome and r.outcome.score is not None]
-    if len(finished) > 1:
-        scores = f"{fmean(outcome.score or 0.0 for outcome in finished):.1f}"
-        constants = f"{fmean(outcome.baseline for outcome in finished):.1f}"
-        note = "" if len(finished) == len(results) else f"{len(finished)} of {len(results)} tasks"
-        table.add_section()
-        table.add_row("mean", "", scores, constants, "", "", note)
-    console.print(table)
-
-
-def _cells(result: TaskResult) -> list[str]:
-    metric = glue.find_task(result.task).metric
-    if result.missing:
-        files = ", ".join(file.name for file in result.missing)
-        return [result.task, metric, "", "", "", "", f"missing: {escape(files)}"]
-    outcome = result.outcome
-    if outcome is None:
-        return [result.task, metric, "", "", "", "", f"[red]{escape(result.error)}[/]"]
-    baseline, items = f"{outcome.baseline:.1f}", f"{outcome.num_reported:,}"
-    if outcome.score is None or outcome.error is None:
-        note = f"[yellow]diverged[/]: {escape(outcome.reason)}"
-        return [result.task, metric, "", baseline, "", items, note]
-    # Not a test, a warning: both figures are of the same items.
-    is_close = outcome.score < outcome.baseline + 2 * outcome.error
-    return [
-        result.task,
-        metric,
-        f"{outcome.score:.1f} ± {outcome.error:.1f}",
-        baseline,
-        f"{outcome.epoch}/{len(outcome.history)}",
-        items,
-        "not clearly better than a constant answer" if is_close else "",
-    ]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from analysis.benchmarks import HUB, glue
 from analysis.benchmarks.folders import hint
@@ -67,22 +66,3 @@ def find_glue(path: str) -> Path:
         expected = "expected <task>.train.jsonl and <task>.valid.jsonl there or in its folder glue*"
         raise ValueError(f"no GLUE files in {path}: {hint(Path(path), of_glue=True) or expected}")
     return found
-
-
-def glue_results(results: Sequence[TaskResult]) -> dict[str, Any]:
-    """The result of each GLUE task, JSON-ready."""
-    return {
-        result.task: asdict(result.outcome)
-        if result.outcome
-        else {"missing": [str(path) for path in result.missing], "error": result.error}
-        for result in results
-    }
-
-
-def glue_figures(results: Sequence[TaskResult]) -> dict[str, float]:
-    """The scores of the tasks that have one, percent, by `glue/<task>`."""
-    return {
-        f"glue/{result.task}": result.outcome.score
-        for result in results
-        if result.outcome is not None and result.outcome.score is not None
-    }

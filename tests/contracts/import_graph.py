@@ -44,7 +44,7 @@ def boxes(graph: Graph, package: str) -> Graph:
 
 def circles(graph: Graph) -> list[set[str]]:
     """Groups of modules that import each other, straight or by way of others."""
-    reached = {name: _reachable(graph, name) for name in graph}
+    reached = {name: reachable(graph, name) for name in graph}
     groups = {
         frozenset(other for other in reached[name] if name in reached[other]) for name in graph
     }
@@ -61,7 +61,7 @@ def picture() -> str:
     del graph["sweeps"]  # its `__init__`
     lines = ["flowchart TD"]
     for name in sorted(graph):
-        others = {far for near in graph[name] for far in _reachable(graph, near)}
+        others = {far for near in graph[name] for far in reachable(graph, near)}
         lines += [f"    {name} --> {target}" for target in sorted(graph[name] - others)]
     return "\n".join(lines)
 
@@ -71,7 +71,7 @@ def _floor(name: str) -> str:
     return parts[1] if parts[0] == "sweeps" and len(parts) > 1 else parts[0]
 
 
-def _reachable(graph: Graph, start: str) -> set[str]:
+def reachable(graph: Graph, start: str) -> set[str]:
     """Modules at the ends of paths of at least one arrow."""
     seen: set[str] = set()
     waiting = [*graph[start]]

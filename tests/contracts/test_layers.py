@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from sweeps import cli
 from tests.contracts.import_graph import (
     PACKAGES,
     ROOT,
@@ -14,6 +15,7 @@ from tests.contracts.import_graph import (
     import_graph,
     modules_by_name,
     picture,
+    reachable,
 )
 
 ALLOWED = {
@@ -64,6 +66,16 @@ def test_the_floors_of_sweeps() -> None:
     for name, target in arrows:
         upper, lower = (FLOORS.index(each.split(".")[1]) for each in (name, target))
         assert upper < lower, f"{name} imports {target}"
+
+
+@pytest.mark.parametrize("module", [m for m in cli.COMMANDS.values() if m.startswith("sweeps.")])
+def test_a_command_has_a_plan_and_findings(module: str) -> None:
+    """Each module of `sweeps` that is a command has one of its name in `plans` and in `findings`,
+    and goes by both of them."""
+    name = module.removeprefix("sweeps.")
+    parts = {f"sweeps.plans.{name}", f"sweeps.findings.{name}"}
+    assert parts <= modules_by_name().keys()
+    assert parts <= reachable(import_graph(), module)
 
 
 def test_the_tree_of_the_readme_names_every_module() -> None:

@@ -20,8 +20,8 @@ from analysis.reporting import writing
 from analysis.signals import ENDING, EXIT_INTERRUPTED
 from sweeps import cli, stages
 from sweeps.arguments import PaperArgs, PromoteArgs
+from sweeps.plans import paper, promote
 from sweeps.promote import run_promotion
-from sweeps.stored import promotion
 from tests.processes import ROOT, environment
 
 SCRIPTS = [*cli.COMMANDS.values(), "sweeps.cli"]
@@ -127,7 +127,7 @@ def ending(request: pytest.FixtureRequest) -> Iterator[int]:
 @pytest.mark.parametrize(
     ("module", "name", "run", "args"),
     [
-        (promotion, "promote", run_promotion, PromoteArgs(arch="lstm")),
+        (promote, "plan_promotion", run_promotion, PromoteArgs(arch="lstm")),
         (writing, "write_report", writing.run_report, ReportArgs()),
         (comparison, "compare_runs", comparison.run_comparison, CompareArgs(first="a", second="b")),
     ],
@@ -150,7 +150,7 @@ def test_the_whole_study(
     ending: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also before and between its stages, and with the way to go on."""
-    monkeypatch.setattr(stages, "prepare", lambda *args: signal.raise_signal(ending))
+    monkeypatch.setattr(paper, "prepare", lambda *args: signal.raise_signal(ending))
     assert stages.run_study(PaperArgs()) == EXIT_INTERRUPTED
     assert "Stopped. Run it again" in capsys.readouterr().out
 

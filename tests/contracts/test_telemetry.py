@@ -11,7 +11,11 @@ import pytest
 
 from tests.contracts.import_graph import PACKAGES, ROOT
 
-USERS = {"sweeps": "sweeps.running", "analysis": "analysis.runs", "trainables": "trainables.trial"}
+USERS = {
+    "sweeps": "sweeps.running.trials",
+    "analysis": "analysis.runs",
+    "trainables": "trainables.trial",
+}
 """By package that imports MLflow, a module that does."""
 
 CODE = """

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from analysis.benchmarks import glue
-from sweeps import stages
+from sweeps.findings.paper import finished_stages
 from tests.finetune_outcome import OF_RTE
 from tests.fuzz.asking import Answer, Asker
 from tests.fuzz.damage import damages
@@ -150,7 +150,7 @@ KEPT: dict[str, tuple[Any, Callable[[TrialFolder], object]]] = {
     "milestones.json": ({"1000": {"macro": 5}}, lambda trial: trial.milestones),
     "paper.json": (
         {"sweep": {"inputs": "x", "finished": "y"}},
-        lambda trial: stages._finished(trial.path),
+        lambda trial: finished_stages(trial.path),
     ),
     f"{GLUE.hash}/outcome.json": (
         dataclasses.asdict(OF_RTE),

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from sweeps.findings.common import winner
-from sweeps.stages import final_table
+from sweeps.findings.paper import final_table
 from sweeps.stored.best import best_scored, best_trial
 from sweeps.stored.finalists import Finalists
 from tests.sweeps.test_epoch_study import end

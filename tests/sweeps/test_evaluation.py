@@ -26,8 +26,9 @@ from analysis.errors import EXIT_FAILED, without_secrets
 from sweeps.arguments import EvaluateArgs
 from sweeps.engine.watch import RayDied
 from sweeps.evaluate import run_evaluation
-from sweeps.scoring import evaluation
-from sweeps.scoring.evaluation import plan_evaluation
+from sweeps.plans import evaluate as planning
+from sweeps.plans.evaluate import plan_evaluation
+from sweeps.running import evaluation
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.empty_store import empty_store
 from tests.tiny_text import write_tiny_text
@@ -85,7 +86,7 @@ def test_the_death_of_ray(
     def die(*args: object) -> None:
         raise RayDied("Ray's process raylet was killed")
 
-    monkeypatch.setattr(evaluation, "plan_evaluation", lambda args: None)
+    monkeypatch.setattr(planning, "plan_evaluation", lambda args: None)
     monkeypatch.setattr(evaluation, "evaluate", die)
     monkeypatch.setattr(os, "environ", {**os.environ})
     assert run_evaluation(EvaluateArgs(model="x", benchmarks="hub")) == EXIT_FAILED

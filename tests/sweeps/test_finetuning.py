@@ -21,13 +21,9 @@ from rich.console import Console
 
 import models
 from analysis.benchmarks import glue
-from sweeps.scoring.finetuning import (
-    FinetuningDisplay,
-    TaskResult,
-    check_tasks,
-    finetune_tasks,
-    write_glue_submission,
-)
+from sweeps.findings.glue import show_tasks, write_glue_submission
+from sweeps.scoring.finetuning import FinetuningDisplay, check_tasks, finetune_tasks
+from sweeps.scoring.tasks import TaskResult
 from tests.finetune_outcome import OF_RTE
 from tests.sweeps.conftest import ROOT, environment
 from tests.tiny_text import write_tiny_text
@@ -79,12 +75,15 @@ from pathlib import Path
 from sweeps.engine.environment import secure_local_cluster
 secure_local_cluster("local")
 from rich.console import Console
+from sweeps.findings.glue import show_tasks
 from sweeps.scoring.finetuning import finetune_tasks
 from sweeps.engine.tuning import ray_cluster
 model, folder, storage, changes, *names = sys.argv[1:]
+console = Console(width=160)
 options = {"storage": Path(storage), "cpus": 1, "gpus": 0, "changes": json.loads(changes)}
 with ray_cluster("local", dashboard=False):
-    finetune_tasks(model, Path(folder), names, "2024", console=Console(width=160), **options)
+    results = finetune_tasks(model, Path(folder), names, "2024", console=console, **options)
+show_tasks(results, "split", console)
 """
 
 
@@ -110,6 +109,7 @@ def run(model: Path, tasks: Path, storage: Path, *names: str) -> tuple[list[Task
     options: dict[str, Any] = {"storage": storage, "cpus": 1, "gpus": 0, "changes": CHANGES}
     console = Console(file=output, width=160)
     results = finetune_tasks(model, tasks, names, "2024", console=console, **options)
+    show_tasks(results, "split", console)
     return results, output.getvalue()
 
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
@@ -18,7 +17,9 @@ from rich.console import Console
 from analysis.command_line import parse
 from sweeps.arguments import PaperArgs
 from sweeps.arguments.axes import set_single, values_of
-from sweeps.stages import Stage, StageArguments, run_stages, show_status
+from sweeps.findings.paper import show_status
+from sweeps.plans.paper import Stage, StageArguments
+from sweeps.stages import run_stages
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.processes import wait_for
 from tests.sweeps.conftest import ROOT, environment
@@ -104,8 +105,7 @@ def test_the_sweep_gets_all_axes() -> None:
     """What is varied goes to the sweep; a single value is set in every stage."""
     words = ["--lrs", "1e-3", "3e-3", "--weight-decays", "0.1", "0.4", "--dropouts", "0.1"]
     args = set_single(parse(PaperArgs, [*words, "--order", "coordinate"], None))
-    setup = SimpleNamespace(storage=Path("storage"))
-    commands = StageArguments.of(args, setup, Path("study"), "models:/hgrn2@teacher")  # type: ignore[arg-type]
+    commands = StageArguments.of(args, Path("storage"), "study")
     assert values_of(commands.sweep) == {"lr": (1e-3, 3e-3), "weight_decay": (0.1, 0.4)}
     assert commands.sweep.order == "coordinate"
     stages = (commands.sweep, commands.epochs, commands.distill)

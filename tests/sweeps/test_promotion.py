@@ -22,7 +22,7 @@ from analysis.benchmarks import BenchmarkSource, load_suite
 from analysis.command_line import parse
 from sweeps.arguments import PromoteArgs
 from sweeps.promote import run_promotion
-from sweeps.scoring.evaluation import resolve_model
+from sweeps.stored.model_names import resolve_model
 from tests.analysis.benchmark_files import write_blimp
 from tests.empty_store import empty_store
 from tests.sweeps.conftest import ROOT, environment

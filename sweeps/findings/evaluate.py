@@ -1,11 +1,18 @@
-"""What an evaluation found, as tables."""
+"""Results of an evaluation: its tables, its figures in MLflow, the tasks without a score."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from requests.exceptions import RequestException
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -13,24 +20,16 @@ from rich.table import Table
 from analysis.benchmarks import MACRO
 from analysis.benchmarks.kinds import kind_named
 from analysis.benchmarks.suite import Scores
+from analysis.store import reason, tracking_uri
 from analysis.wording import count
-
-
-def show_found(fates: Iterable[tuple[str, str, str]], folder: str, console: Console) -> None:
-    """Print what a folder of benchmarks holds, and what becomes of it: cells as of `fates`."""
-    table = Table(title=escape(f"In {folder}"), title_justify="left", header_style="bold")
-    for name in ("folder or file", "benchmark", ""):
-        table.add_column(name, overflow="fold")
-    for cells in fates:
-        style = "dim" if cells[2].startswith("left out") else None
-        table.add_row(*map(escape, cells), style=style)
-    console.print(table)
+from sweeps.engine.contact import MlflowContact
+from sweeps.plans.evaluate import EvaluationPlan
 
 
 def show_results(
     results: dict[str, Any], output: Path, has_submission: bool, console: Console
 ) -> None:
-    """Print the results of `evaluation.evaluate`, and where they were written."""
+    """Print what `scores.json` holds, and where it was written."""
     if "zero_shot" in results:
         _show_scores(results, console)
     if has_submission:
@@ -39,6 +38,65 @@ def show_results(
             "off the public web.[/]"
         )
     console.print(escape(f"\nWritten to  {output}"), highlight=False, soft_wrap=True)
+
+
+def lacking(glue: dict[str, Any], asked: Sequence[str]) -> list[str]:
+    """GLUE tasks without a score, but for those whose files are missing and that nobody named."""
+    return [
+        task
+        for task, result in glue.items()
+        if result.get("score") is None and (task in asked or not result.get("missing"))
+    ]
+
+
+def means_with_glue(results: dict[str, Any]) -> dict[str, float]:
+    """The mean of the GLUE tasks, and the 2024 leaderboard's macro, of which it is a fourth."""
+    tasks = [score for task in results["glue"].values() if (score := task.get("score")) is not None]
+    means = {"glue": fmean(tasks)} if tasks else {}
+    zero_shot = results.get("zero_shot", {"benchmarks": {}})["benchmarks"]
+    if tasks and set(MACRO) <= set(zero_shot):
+        means["macro_with_glue"] = fmean([*(zero_shot[name] for name in MACRO), means["glue"]])
+    return means
+
+
+def figures(results: dict[str, Any]) -> dict[str, float]:
+    """The figures of `scores.json` by the names that MLflow has them under, percent."""
+    scores = results.get("zero_shot", {"benchmarks": {}, "macro": None})
+    found = {**scores["benchmarks"]}
+    if scores["macro"] is not None:
+        found["macro"] = scores["macro"]
+    for task, result in results.get("glue", {}).items():
+        if result.get("score") is not None:
+            found[f"glue/{task}"] = result["score"]
+    return found | results.get("means", {})
+
+
+def log_figures(plan: EvaluationPlan, results: dict[str, Any], console: Console) -> None:
+    """Log what `scores.json` holds to the plan's MLflow run, if it names one.
+
+    The figures become metrics `eval/*`; the files hold no text of a benchmark.
+
+    Raises:
+        ValueError: MLflow does not take them, or does not answer for an hour.
+    """
+    run_id = plan.args.run_id
+    if run_id is None:
+        return
+    uri = tracking_uri(plan.storage)
+    client, now = MlflowClient(uri), int(time.time() * 1000)
+    metrics = [Metric(f"eval/{name}", value, now, 0) for name, value in figures(results).items()]
+    names = ("scores.json", "answers.jsonl") if plan.suite else ("scores.json",)
+    kept = f"The scores are in {plan.output}"
+    contact = MlflowContact(uri, console, f"{kept}; MLflow is asked for an hour.")
+    try:
+        contact.result_of(lambda: client.log_batch(run_id, metrics))
+        for name in names:
+            file = str(plan.output / name)
+            contact.result_of(functools.partial(client.log_artifact, run_id, file, "eval"))
+    except (MlflowException, RequestException) as error:
+        raise ValueError(
+            f"--run-id: MLflow could not be told what was found: {reason(error)}. {kept}"
+        ) from error
 
 
 def _show_scores(results: dict[str, Any], console: Console) -> None:

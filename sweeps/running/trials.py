@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
@@ -24,6 +25,7 @@ from analysis.errors import (
     without_secret,
     without_secrets,
 )
+from analysis.flag_values import checked
 from analysis.signals import EXIT_INTERRUPTED, ending_on_signals
 from analysis.store import reason
 from analysis.whole_files import write_text
@@ -45,13 +47,15 @@ from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 from trainables.trial import finish_trial
 
+Args = TypeVar("Args", bound=TrainingArgs)
+
 COMMAND_TAG = "babysweep.command"
 """Of a sweep's run: the commands that ran it, as they were typed."""
 
 
 def run_command(
-    args: TrainingArgs,
-    planner: Callable[[Status], SweepPlan],
+    args: Args,
+    planner: Callable[[Args, Status], SweepPlan],
     show: Callable[[SweepPlan, Tracker, SweepSearch, Console], None],
     scheduler: str = "none",
 ) -> int:
@@ -59,7 +63,8 @@ def run_command(
 
     Args:
         args: the command's arguments.
-        planner: makes the plan; ValueErrors and OSErrors are shown to the user.
+        planner: makes the plan of the checked arguments; its ValueErrors and OSErrors are shown to
+            the user.
         show: prints, and stores, what the trials found.
         scheduler: of the trials; see `build_scheduler`.
 
@@ -70,10 +75,11 @@ def run_command(
     try:
         with ending_on_signals(), contextlib.ExitStack() as owned:
             try:
+                args = checked(args)
                 if not args.dry_run:
                     check_address(args.address)
                 with console.status("Preparing") as status:
-                    plan = planner(lambda text: status.update(text))
+                    plan = planner(args, lambda text: status.update(text))
                     if plan.corpus.contents:
                         console.print(f"{plan.corpus.name}: {plan.corpus.contents}", markup=False)
                     if args.dry_run:

@@ -1,0 +1,1 @@
+"""Running a plan to its end: trials, evaluations, promotions."""
