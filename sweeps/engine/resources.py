@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from analysis.wording import count
+
 RUNNERS = ("auto", "inline", "train")
 
 
@@ -53,6 +55,14 @@ class Resources:
         if runner == "auto":
             runner = "inline" if workers == 1 else "train"
         return cls(cpus, gpus, workers, runner)
+
+    @property
+    def in_words(self) -> str:
+        """What a trial gets: "1 CPU", or "2 workers of 4 CPUs and 1 GPU"."""
+        each = count(self.cpus, "CPU")
+        if self.gpus:
+            each += f" and {self.gpus:g} GPU{'' if self.gpus <= 1 else 's'}"
+        return each if self.workers == 1 else f"{self.workers} workers of {each}"
 
     @property
     def backend(self) -> str:

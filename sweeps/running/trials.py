@@ -29,6 +29,7 @@ from analysis.flag_values import checked
 from analysis.signals import EXIT_INTERRUPTED, ending_on_signals
 from analysis.store import reason
 from analysis.whole_files import write_text
+from analysis.wording import count
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.contact import MlflowContact
 from sweeps.engine.environment import check_address
@@ -108,6 +109,8 @@ def _run(
     scheduler: str,
     console: Console,
 ) -> int:
+    search = SweepSearch(plan.plans)
+    console.print(_head(plan, search), highlight=False, soft_wrap=True)
     # Only with Ray's dashboard is what a killed controller of Train held given back.
     dashboard = plan.resources.runner == "train"
     starting = console.status("Starting Ray")
@@ -132,7 +135,9 @@ def _run(
         contact.result_of(lambda: _record_command(tracker))
         contact.result_of(tracker.close_trials)  # of a process that was killed
         starting.stop()
-        search = SweepSearch(plan.plans)
+        if search.remaining():
+            each = f"{count(at_once, 'trial')} at once, each on {plan.resources.in_words}"
+            console.print(escape(each), highlight=False)
         status = "KILLED"
         try:
             kernels.wait(console)
@@ -152,6 +157,15 @@ def _run(
     describe_study(plan, tracker)
     show_failures(plan, tracker, search, console)
     return EXIT_FAILED if status == "FAILED" else 0
+
+
+def _head(plan: SweepPlan, search: SweepSearch) -> str:
+    """The first line: what is going to be done."""
+    left = count(search.remaining(), "trial")
+    return escape(
+        f"Study {plan.study}: {plan.kind} of {', '.join(plan.bases)} on {plan.corpus.name}, "
+        f"{left} to train, of at most {count(plan.epochs, 'epoch')}"
+    )
 
 
 def _train(

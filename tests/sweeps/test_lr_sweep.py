@@ -37,6 +37,10 @@ def test_sweep_records_and_reports(whole_sweep):
     """A finished sweep leaves a table, a winner, a picture, checkpoints and MLflow runs."""
     output = (whole_sweep.storage / "output.txt").read_text()
     assert "best" in output
+    assert (
+        "Study study: lr sweep of lstm on text, 2 trials to train, of at most 3 epochs\n" in output
+    )
+    assert re.search(r"\d trials? at once, each on 1 CPU\n", output)
     assert "ahead of" in output
     assert "the spread over seeds is unknown" in output
     assert "tried; the optimum may lie" in output

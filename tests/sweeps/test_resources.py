@@ -156,3 +156,16 @@ def test_other_errors_are_none_of_the_device():
     """An error of the program keeps its type and traceback."""
     assert trial_process.device_failure(ValueError("corpus changed")) is None
     assert trial_process.device_failure(RuntimeError("shape mismatch")) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ((1, 0, 1), "1 CPU"),
+        ((2, 0.5, 1), "2 CPUs and 0.5 GPU"),
+        ((4, 2, 3), "3 workers of 4 CPUs and 2 GPUs"),
+    ],
+)
+def test_resources_in_words(asked: tuple[int, float, int], words: str) -> None:
+    """Singular and plural, workers where there are several."""
+    assert Resources.choose(*asked, "auto").in_words == words
