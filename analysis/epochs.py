@@ -167,7 +167,7 @@ def tokens_spent(trials: pd.DataFrame) -> pd.Series:
 
 
 def differences(scores: pd.DataFrame, design: str, reference: str) -> pd.DataFrame:
-    """How far a design's mean bits/byte lies from another's at the horizons that both have.
+    """Distances of a design's mean bits/byte from another's at the horizons that both have.
 
     Columns: `horizon`, `difference` (of the means over seeds; positive: the design is worse),
     `spread` (standard deviation of the reference's seeds; NaN for one), `within` (whether the

@@ -49,7 +49,7 @@ def set_up_device(threads: int, device: torch.device | None = None) -> None:
 
 
 def arithmetic(device: torch.device) -> str:
-    """What `set_up_device` chose, in words, to record with a run."""
+    """Describe the arithmetic that `set_up_device` chose, to record with a run."""
     if device.type == "cpu":
         return f"float32 products {torch.get_float32_matmul_precision()}"
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32

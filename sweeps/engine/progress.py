@@ -66,7 +66,7 @@ class TrialRow:
 
     @property
     def position(self) -> str:
-        """Where the trial is, how fast, how good, and how long it will take."""
+        """The trial's position, speed, loss and time left."""
         if not self.epoch or self.total_steps is None:
             return "no step is measured yet"
         step = round(self.epoch / self.spec.epochs * self.total_steps)
@@ -104,7 +104,7 @@ class TrialRow:
 
 
 class Search(Protocol):
-    """What is asked of those who hand out the trials."""
+    """The source of trials, as the display asks it."""
 
     def remaining(self) -> int:
         """Trials known to be still to come, running ones included."""

@@ -32,7 +32,7 @@ class StageRecord:
 
 
 def finished_stages(folder: Path) -> dict[str, StageRecord]:
-    """By name, the stages that a study's folder has on record."""
+    """The stages that a study's folder has on record, by name."""
     return read_or_set_aside(
         folder / "paper.json",
         dict[str, StageRecord],

@@ -118,7 +118,7 @@ class StudyPlan:
 
     @property
     def inputs(self) -> dict[str, Callable[[], object]]:
-        """By stage, in their order, see `Stage.inputs`."""
+        """Inputs by stage, in the stages' order; see `Stage.inputs`."""
         data = [self.setup.corpus.hash, self.setup.suite_hash]
 
         def swept() -> object:
@@ -164,7 +164,7 @@ class StudyPlan:
         return Finalists(self.folder, bases)
 
     def evaluation(self, trial: TrialFolder, run_id: str) -> EvaluateArgs:
-        """How a finalist with this MLflow run is scored."""
+        """Arguments to score a finalist with this MLflow run."""
         assert self.setup.benchmarks is not None
         return EvaluateArgs(
             model=str(trial.best_checkpoint),

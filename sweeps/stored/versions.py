@@ -20,7 +20,7 @@ WEIGHTS = "model.safetensors"
 
 
 def tag(version: ModelVersion, key: str) -> str:
-    """What a version was tagged with by its promotion, "" for nothing."""
+    """A tag that a version got from its promotion, "" for none."""
     return version.tags.get(PREFIX + key, "")
 
 
