@@ -16,7 +16,8 @@ from analysis import plots
 from analysis.reporting.page import Cell, Picture, Section
 from analysis.samples import Scores
 from analysis.schema.axes import Axis, short
-from analysis.selection import Selection, SelectionRule, choose
+from analysis.selection import Selection, SelectionRule, choose, spread_over_seeds
+from analysis.shared_spread import SharedSpread
 from analysis.study import OldScores, Study, compared
 
 rate = short
@@ -47,6 +48,7 @@ class Context:
     folder: Path
     _scores: dict[tuple[str, int], Scores | None] = field(default_factory=dict)
     _unreadable: dict[str, None] = field(default_factory=dict)
+    _shared: dict[str, SharedSpread] = field(default_factory=dict)
 
     @cached_property
     def sweep(self) -> pd.DataFrame:
@@ -63,6 +65,14 @@ class Context:
     def choices(self) -> dict[str, Selection]:
         """What was chosen for each architecture."""
         return choose(self.sweep, self.study.epochs, self.select)
+
+    def shared(self, column: str) -> SharedSpread:
+        """The spread over seeds of a column of `runs.epochs`, of all points of the sweep."""
+        if column not in self._shared:
+            self._shared[column] = spread_over_seeds(
+                self.sweep, self.study.epochs, self.choices.values(), column
+            )
+        return self._shared[column]
 
     def scores_of(self, choice: Selection) -> list[Scores]:
         """The scores of a choice's trials; empty unless all of them have some."""
