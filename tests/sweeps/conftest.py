@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
-import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 from mlflow import MlflowClient
 
 from tests.made_once import made_once
-from tests.processes import ROOT, environment, wait_for
+from tests.processes import ROOT, environment
+from tests.sweeps.ray_nodes import RayNodes
 from tests.tiny_text import write_tiny_text
 
 
@@ -46,9 +43,9 @@ class SweepCommand:
             bufsize=1,
         )
 
-    def run(self, *extra: str, status: int = 0) -> str:
+    def run(self, *extra: str, status: int = 0, **variables: str) -> str:
         """Run it to its end, which must have this exit status; returns what it printed."""
-        with self.start(*extra) as process:
+        with self.start(*extra, **variables) as process:
             output, _ = process.communicate(timeout=300)
         assert process.returncode == status, output
         return output
@@ -112,40 +109,8 @@ def whole_sweep(tiny_text: Path, shared: Path) -> SweepCommand:
 
 
 @pytest.fixture
-def ray_head(tmp_path_factory):
+def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
     """A Ray head node on loopback with ports and a folder of its own; ends with the test."""
-    ports = free_ports(3)
-    names = ("--port", "--dashboard-port", "--dashboard-agent-listen-port")
-    flags = [f"{name}={port}" for name, port in zip(names, ports, strict=True)]
-    folder = tmp_path_factory.mktemp("r")  # short: sockets lie in it
-    ray = str(Path(sys.executable).with_name("ray"))
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    env = environment() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    process = subprocess.Popen(
-        [ray, "start", "--head", "--block", "--node-ip-address=127.0.0.1", *flags]
-        + ["--dashboard-host=127.0.0.1", "--num-cpus=2", "--disable-usage-stats"]
-        + [f"--temp-dir={folder}", "--object-store-memory=100000000"],
-        env=env | {"PATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    wait_for(process, "Ray runtime started")
-    family = psutil.Process(process.pid).children(recursive=True)
-    env["BABYSWEEP_TEST_GCS"] = f"127.0.0.1:{ports[0]}"
-    yield [ray, "job", "submit", f"--address=http://127.0.0.1:{ports[1]}"], env
-    process.terminate()
-    process.communicate(timeout=60)
-    for member in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.kill()
-
-
-def free_ports(count):
-    """Ports that nothing listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    nodes = RayNodes(tmp_path_factory.mktemp("r"))  # short: sockets lie in it
+    yield nodes
+    nodes.end()

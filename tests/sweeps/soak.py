@@ -3,10 +3,11 @@
     make soak                                # 20 kills
     make soak ARGS="--kills 60 --seed 1"
 
-Each time a random one of the sweep's processes is killed, and then a random file of a random
-checkpoint is cut, emptied, removed, or has one bit flipped. A sweep that comes to its end must
-hold, to the bit, what an uninterrupted one holds: every point in MLflow, and the parameters. Then
-the next sweep begins.
+Sweeps are of three kinds in turn: on a cluster of their own, there with two Ray Train workers for
+each trial, and on a cluster of two nodes. Each time a random one of the processes is killed (or all
+of them, or a whole node), and then a random file of a random checkpoint is cut, emptied, removed,
+or has one bit flipped. A sweep that comes to its end must hold, to the bit, what an uninterrupted
+one holds: every point in MLflow, and the parameters. Then the next sweep begins.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import itertools
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -31,11 +34,21 @@ import psutil
 
 from tests.processes import wait_for
 from tests.sweeps.conftest import SweepCommand
+from tests.sweeps.ray_nodes import RayNodes, family
 from tests.tiny_text import write_tiny_text
 
 FLAGS = ("--epochs", "30", "--checkpoint-minutes", "0")
 LONGEST = 12.0
 """Seconds after the first trial's start until the kill."""
+KILLS_A_SWEEP = 4
+NAMES = {
+    "raylet": "raylet",
+    "server": "gcs_server",
+    "agent": "Agent",
+    "trial": "ImplicitFunc|ResourceTrainable",
+    "worker": "RayTrainWorker",
+}
+"""What the names of Ray's processes match."""
 
 
 def cut(file: Path, chance: random.Random) -> None:
@@ -59,32 +72,156 @@ def remove(file: Path, chance: random.Random) -> None:
 DAMAGES: tuple[Callable[[Path, random.Random], None], ...] = (cut, flip, remove)
 
 
+class OwnCluster:
+    """Sweeps that start a cluster of their own.
+
+    Args:
+        flags: of the sweep.
+    """
+
+    victims = ("driver", "signal", "group", *NAMES)
+
+    def __init__(self, *flags: str) -> None:
+        self.own_flags = self.flags = (*FLAGS, *flags)
+        self.env: dict[str, str] = {}
+
+    def family(self, driver: psutil.Process) -> list[psutil.Process]:
+        """What must end with the driver."""
+        return driver.children(recursive=True)
+
+    def kill(self, victim: str, driver: psutil.Process) -> str:
+        """Kill one of the victims, or the driver, if there is none of them; returns which."""
+        family = driver.children(recursive=True)
+        if victim == "group":
+            end(driver, *family)
+            return "group"
+        return end_one(victim, family, driver)
+
+    def mend(self) -> None:
+        """Make ready for the next round."""
+
+    def end(self) -> None:
+        """Leave nothing."""
+
+
+class TwoNodes(OwnCluster):
+    """Sweeps on a cluster of two nodes, of which one is lost now and then, and another joins."""
+
+    victims = ("driver", "signal", "trial", "agent", "node")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = tempfile.TemporaryDirectory(prefix="r")
+        self._cluster: RayNodes | None = None
+
+    @property
+    def _nodes(self) -> RayNodes:
+        assert self._cluster
+        return self._cluster
+
+    def family(self, driver: psutil.Process) -> list[psutil.Process]:
+        """What must end with the driver: its trials, wherever they are."""
+        below = [each for node in self._nodes.nodes for each in family(node)]
+        return [each for each in below if is_a("trial", each)]
+
+    def kill(self, victim: str, driver: psutil.Process) -> str:
+        """Kill the second node, a process of it, or the driver; returns which."""
+        if victim == "node":
+            self._nodes.kill(1)
+            return "node"
+        return end_one(victim, family(self._nodes.nodes[1]), driver)
+
+    def mend(self) -> None:
+        """Start the cluster; let another node join in place of one that is lost."""
+        if not self._cluster:
+            self._cluster = RayNodes(Path(self._folder.name), cpus=1)
+            self.flags = (*FLAGS, "--address", self._cluster.address)
+            self.env = self._cluster.env
+        if len(self._nodes.nodes) > 1 and self._nodes.nodes[1].poll() is not None:
+            self._nodes.kill(1)  # of a raylet without its agent nothing may stay
+        if len(self._nodes.nodes) == 1:
+            self._nodes.join()
+
+    def end(self) -> None:
+        """End the cluster."""
+        if self._cluster:
+            self._cluster.end()
+        self._cluster = None
+
+
+KINDS = {
+    "own cluster": OwnCluster(),
+    "Train workers": OwnCluster("--workers-per-trial", "2", "--epochs", "15"),
+    "two nodes": TwoNodes(),
+}
+
+
+def is_a(victim: str, process: psutil.Process) -> bool:
+    """Whether a process is one of Ray's of this sort."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return victim in NAMES and bool(re.search(NAMES[victim], process.name()))
+    return False
+
+
+def end(*processes: psutil.Process) -> None:
+    """Kill them all."""
+    for each in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+
+
+def end_one(victim: str, family: list[psutil.Process], driver: psutil.Process) -> str:
+    """Kill the first of its sort, else the driver; returns which."""
+    for each in family:
+        if is_a(victim, each):
+            end(each)
+            return victim
+    end(driver)
+    return "driver"
+
+
 @dataclass
 class Soak:
     """Kills and damages, and what was seen."""
 
     folder: Path
     chance: random.Random
-    whole: Any = None
+    wholes: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
     def run(self, kills: int) -> None:
         """Kill so many times; every sweep is brought to its end."""
         write_tiny_text(self._text)
-        reference = self._sweep("whole")
-        reference.run(*FLAGS)
-        self.whole = everything(reference)
-        number = done = 0
-        while done < kills:
-            number += 1
-            sweep = self._sweep(f"sweep-{number}")
-            while done < kills and self._round(sweep):
-                done += 1
-                print(f"{done} kills: {dict(self.counts)}", flush=True)
-            sweep.run(*FLAGS)
-            self._compare(sweep, number)
-            shutil.rmtree(sweep.storage)
+        for number, (name, kind) in enumerate(itertools.cycle(KINDS.items()), 1):
+            try:
+                kills -= self._sweep_of(kind, min(KILLS_A_SWEEP, kills), f"{number} ({name})")
+            finally:
+                kind.end()
+            if not kills:
+                return
+
+    def _sweep_of(self, kind: OwnCluster, kills: int, name: str) -> int:
+        """Kill a sweep at most so many times, bring it to its end, compare; returns how many."""
+        whole = self._whole(kind)
+        sweep, done = SweepCommand(self._text, self.folder / "sweep"), 0
+        while done < kills and self._round(sweep, kind):
+            done += 1
+            print(f"sweep {name}, kill {done}: {dict(self.counts)}", flush=True)
+        kind.mend()
+        sweep.run(*kind.flags, **kind.env)
+        self._compare(sweep, name, whole)
+        shutil.rmtree(sweep.storage)
+        return done
+
+    def _whole(self, kind: OwnCluster) -> dict[str, Any]:
+        """What an uninterrupted sweep holds: a cluster makes no difference, but workers do."""
+        flags = kind.own_flags
+        if flags not in self.wholes:
+            sweep = SweepCommand(self._text, self.folder / f"whole-{len(self.wholes)}")
+            sweep.run(*flags)
+            self.wholes[flags] = everything(sweep)
+        return self.wholes[flags]
 
     @property
     def _text(self) -> Path:
@@ -92,25 +229,25 @@ class Soak:
         path.mkdir(exist_ok=True)
         return path
 
-    def _sweep(self, name: str) -> SweepCommand:
-        return SweepCommand(self._text, self.folder / name)
-
-    def _round(self, sweep: SweepCommand) -> bool:
+    def _round(self, sweep: SweepCommand, kind: OwnCluster) -> bool:
         """Start, kill and damage; False if the sweep came to its end before."""
-        process = sweep.start(*FLAGS)
+        kind.mend()
+        process = sweep.start(*kind.flags, **kind.env)
         with contextlib.suppress(AssertionError):  # it had nothing to start any more
             wait_for(process, "started")
+        members: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
-            family = psutil.Process(process.pid).children(recursive=True)
+            driver = psutil.Process(process.pid)
             time.sleep(self.chance.uniform(0, LONGEST))
+            members = kind.family(driver)
             if process.poll() is None:
-                self._kill(psutil.Process(process.pid))
+                self._kill(kind, driver)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(self.chance.uniform(3, 10))
         if process.poll() is None:  # it outlived the death of a trial
             process.kill()
         is_over = process.wait() == 0
-        self._see_that_all_end(family)
+        self._see_that_all_end(members)
         assert process.stdout is not None
         process.stdout.close()
         if not is_over:
@@ -121,20 +258,17 @@ class Soak:
         _, alive = psutil.wait_procs(family, timeout=20)
         for each in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
-                if "Agent" not in each.name():  # Ray's own look for their raylet for two minutes
+                if not is_a("agent", each):  # they look for their raylet for two minutes
                     self.failures.append(f"left running: {each}")
                 each.kill()
 
-    def _kill(self, driver: psutil.Process) -> None:
-        family = {each.name(): each for each in driver.children(recursive=True)}
-        trials = [name for name in family if "Implicit" in name]
-        victims = ["driver", "signal", "raylet", "gcs_server", *trials[:1]]
-        victim = self.chance.choice(victims)
+    def _kill(self, kind: OwnCluster, driver: psutil.Process) -> None:
+        victim = self.chance.choice(kind.victims)
         if victim == "signal":
             driver.send_signal(self.chance.choice((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)))
         else:
-            family.get(victim, driver).kill()
-        self.counts["killed trial" if victim in trials else f"killed {victim}"] += 1
+            victim = kind.kill(victim, driver)
+        self.counts[f"killed {victim}"] += 1
 
     def _damage(self, sweep: SweepCommand) -> None:
         files = [
@@ -147,9 +281,8 @@ class Soak:
             damage(self.chance.choice(files), self.chance)
             self.counts[f"checkpoint: {damage.__name__}"] += 1
 
-    def _compare(self, sweep: SweepCommand, number: int) -> None:
-        found = everything(sweep)
-        if found != self.whole:
+    def _compare(self, sweep: SweepCommand, number: str, whole: dict[str, Any]) -> None:
+        if everything(sweep) != whole:
             self.failures.append(f"sweep {number} differs: {sweep.storage}")
         running = [run.info.run_id for run in sweep.runs() if run.info.status == "RUNNING"]
         if running:
@@ -176,6 +309,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the nodes end in any case
     with tempfile.TemporaryDirectory() as folder:
         soak = Soak(Path(folder), random.Random(args.seed))
         soak.run(args.kills)

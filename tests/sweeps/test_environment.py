@@ -23,6 +23,7 @@ from sweeps.engine.probe import REFUSED, why
 from sweeps.engine.watch import RayDied
 from tests.processes import ROOT
 from tests.processes import environment as commands_environment
+from tests.sweeps.ray_nodes import RayNodes
 
 
 @pytest.fixture
@@ -119,16 +120,14 @@ def test_refused_tokens_of_both_protocols() -> None:
 
 
 @pytest.mark.slow
-def test_a_real_cluster_and_its_token(ray_head, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_cluster_and_its_token(ray_head: RayNodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has the token is let in, who has another one is told so within seconds."""
-    _, variables = ray_head
-    address = variables["BABYSWEEP_TEST_GCS"]
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-        monkeypatch.setenv(name, variables[name])
-    check_address(address)
+        monkeypatch.setenv(name, ray_head.env[name])
+    check_address(ray_head.address)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     with pytest.raises(ValueError, match="refuses this command's token"):
-        check_address(address)
+        check_address(ray_head.address)
 
 
 def test_an_address_without_a_number_is_refused() -> None:

@@ -270,11 +270,11 @@ def test_a_run_is_repeated_from_the_file_that_it_wrote(whole_sweep, monkeypatch,
 @pytest.mark.slow
 def test_submitted_job_gives_the_same_result(sweep, whole_sweep, ray_head):
     """`ray job submit` of the command ends with the same figures as the plain command."""
-    submit, env = ray_head
+    submit = ["ray", "job", "submit", f"--address={ray_head.jobs}", "--working-dir", "."]
     output = subprocess.run(
-        [*submit, "--working-dir", ".", "--", *sweep.line(python="python")],
+        [*submit, "--", *sweep.line(python="python")],
         cwd=ROOT,
-        env=env,
+        env=ray_head.env,
         capture_output=True,
         text=True,
         timeout=300,

@@ -22,6 +22,7 @@ from sweeps.stages import Commands, Stage, run_stages, show_status
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.processes import wait_for
 from tests.sweeps.conftest import ROOT, environment
+from tests.sweeps.ray_nodes import RayNodes
 from trainables.checkpoint import TrialFolder
 
 STAGES = ("sweep", "epochs", "promote", "distill", "final", "report")
@@ -193,20 +194,22 @@ def test_killed_in_every_stage_the_study_ends_the_same(tmp_path: Path, tiny_text
 
 
 @pytest.mark.slow
-def test_submitted_study_gives_the_same_result(tmp_path: Path, tiny_text: Path, ray_head) -> None:
+def test_submitted_study_gives_the_same_result(
+    tmp_path: Path, tiny_text: Path, ray_head: RayNodes
+) -> None:
     """`ray job submit` of the whole study, all its stages, ends with the plain command's figures;
     submitted again it finds nothing to do."""
     for name in ("whole", "submitted"):
         write_blimp(tmp_path / name / "data" / "blimp_fast")
         write_supplement(tmp_path / name / "data" / "supplement_filtered")
     finish(tmp_path / "whole", tiny_text)
-    submit, env = ray_head
+    submit = ["ray", "job", "submit", f"--address={ray_head.jobs}", "--working-dir", "."]
     line = ["python", *study(tmp_path / "submitted", tiny_text)[1:]]
     for _ in range(2):
         job = subprocess.run(
-            [*submit, "--working-dir", ".", "--", *line],
+            [*submit, "--", *line],
             cwd=ROOT,
-            env=env,
+            env=ray_head.env,
             capture_output=True,
             text=True,
             timeout=500,

@@ -274,6 +274,22 @@ def test_an_epoch_of_an_earlier_version_is_continued(
     assert run(spec) == run(spec, "elsewhere")
 
 
+@pytest.mark.parametrize("left", [None, "{}"])
+def test_an_epoch_that_lost_its_digests_is_damaged(
+    left: str | None, spec: FinetuneSpec, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """It says itself that it had some: its parameters, of which a bit has flipped, are not used."""
+    killed_after(2, run, spec)
+    epoch = tmp_path / "storage" / spec.hash / "epoch-002"
+    (epoch / "digests.json").unlink()
+    if left is not None:
+        (epoch / "digests.json").write_text(left)
+    model = bytearray((epoch / "model.safetensors").read_bytes())
+    model[-2] ^= 64
+    (epoch / "model.safetensors").write_bytes(model)
+    assert run(spec) == run(spec, "elsewhere")
+
+
 def test_what_begins_anew_is_saved_anew(
     spec: FinetuneSpec, run: Callable[..., Any], tmp_path: Path
 ) -> None:

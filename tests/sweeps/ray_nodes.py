@@ -1,0 +1,101 @@
+"""A Ray cluster of several nodes on loopback; each node is a process that a test may kill."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+
+from tests.processes import environment, wait_for
+
+
+class RayNodes:
+    """A head, and the nodes that join it, with ports, a token and a folder of their own.
+
+    Args:
+        folder: for Ray's files; a short path, since sockets lie in it.
+        cpus: of each node.
+
+    Attributes:
+        address: of the head's server, for `--address`.
+        jobs: address of the head's dashboard, for `ray job submit`.
+        env: environment of commands that use the cluster.
+        nodes: the processes of `ray start --block`, the head first.
+    """
+
+    def __init__(self, folder: Path, cpus: int = 2) -> None:
+        port, dashboard = free_ports(2)
+        self.address, self.jobs = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self.env = environment() | token | {"PATH": path}
+        self.nodes: list[subprocess.Popen[str]] = []
+        self._flags = [f"--num-cpus={cpus}", "--node-ip-address=127.0.0.1"]
+        self._flags += ["--disable-usage-stats", "--object-store-memory=100000000"]
+        # Nodes of one machine would fight for the workers' default ports.
+        self._flags += ["--min-worker-port=0", "--max-worker-port=0"]
+        head = ["--head", f"--port={port}", f"--dashboard-port={dashboard}"]
+        self._start(*head, "--dashboard-host=127.0.0.1", f"--temp-dir={folder}")
+
+    def join(self) -> None:
+        """Start a further node."""
+        self._start(f"--address={self.address}")
+
+    def kill(self, number: int) -> None:
+        """End a node with all its processes, as a machine that loses its power."""
+        node = self.nodes.pop(number)
+        members = family(node)
+        node.kill()
+        for member in members:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        node.wait()
+
+    def end(self) -> None:
+        """End all nodes, the head last; nothing stays."""
+        members = [member for node in self.nodes for member in family(node)]
+        for node in reversed(self.nodes):
+            node.terminate()
+            node.wait(timeout=60)
+        for member in members:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+
+    def _start(self, *flags: str) -> None:
+        words = [str(Path(sys.executable).with_name("ray")), "start", "--block", *flags]
+        (port,) = free_ports(1)
+        node = subprocess.Popen(
+            [*words, *self._flags, f"--dashboard-agent-listen-port={port}"],
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        wait_for(node, "Ray runtime started")
+        assert node.stdout is not None
+        threading.Thread(target=node.stdout.read, daemon=True).start()  # a full pipe would block it
+        self.nodes.append(node)
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """All processes below this one."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(process.pid).children(recursive=True)
+    return []
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
