@@ -98,7 +98,10 @@ class SharedSpread:
 
         Of each d0 and s0^2 the inverse of the variance has a known distribution, exactly for one
         share and by Satterthwaite for several. The sum of these is summed up by its first two
-        moments, as the Gamma distribution that makes the figure's error Student's.
+        moments, as the Gamma distribution that makes the figure's error Student's; with at least
+        the degrees that the group has by itself, since of one that varies a hundred times less than
+        the others it may be its own spread or luck, and two moments of both answers together make
+        an interval without end.
         """
         if self.groups == 1:
             return _own(shares)
@@ -110,7 +113,8 @@ class SharedSpread:
             total, doubt = total + part, doubt + part**2 / known
         first = float((weights / total).sum())
         second = float((weights / total**2 * (1 + 2 * doubt / total**2)).sum())
-        return 1 / first, 2 / (second / first**2 - 1)
+        least = min(share.degrees for share in shares)
+        return 1 / first, max(2 / (second / first**2 - 1), least)
 
     @cached_property
     def _explanations(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
