@@ -29,7 +29,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
+from scipy import optimize, special
 
 _DEGREES = np.geomspace(0.3, 1e4, 32)[:, None]  # d0, as good as infinite in the end
 _TAU = np.sqrt(special.polygamma(1, _DEGREES / 2))
@@ -39,7 +39,11 @@ _LOG_PRIOR = -_TAU / _SCALE + np.log(-np.gradient(_TAU[:, 0]))[:, None]
 """Exponential in tau: groups are thought alike until they show that they differ. The scale was
 found by simulation of 2 to 8 groups, alike and differing twofold; data of more groups outweigh it.
 """
-_BELOW, _ABOVE, _STEP = 3.0, 6.0, 0.2  # log s0^2 beyond the least and greatest variance
+_CONFIDENCE = 0.95
+_FEW, _MANY = 0.3, 1e6  # degrees of freedom between which any are found
+_ROUNDING = 1e-9  # of a figure
+_NEGLIGIBLE = 1e-3  # of the greatest weight
+_BELOW, _ABOVE, _STEP = 3.0, 6.0, 0.25  # log s0^2 beyond the least and greatest variance
 
 
 class Share(NamedTuple):
@@ -77,7 +81,7 @@ class SharedSpread:
         finite = [figures[np.isfinite(figures)] for figures in map(_floats, groups)]
         several = [figures for figures in finite if len(figures) > 1]
         return cls(
-            np.array([figures.var(ddof=1) for figures in several]),
+            np.array([_variance(figures) for figures in several]),
             np.array([len(figures) - 1.0 for figures in several]),
         )
 
@@ -96,12 +100,9 @@ class SharedSpread:
         nothing can be borrowed, the variance is that of the groups' own, and the degrees are
         Satterthwaite's (1946, Biometrics Bulletin 2:110).
 
-        Of each d0 and s0^2 the inverse of the variance has a known distribution, exactly for one
-        share and by Satterthwaite for several. The sum of these is summed up by its first two
-        moments, as the Gamma distribution that makes the figure's error Student's; with at least
-        the degrees that the group has by itself, since of one that varies a hundred times less than
-        the others it may be its own spread or luck, and two moments of both answers together make
-        an interval without end.
+        For each d0 and s0^2 the figure's error is Student's, exactly for one share and by
+        Satterthwaite for several. What is returned stands for the Student's distribution that has
+        the median and the 95 % point of all of these together.
         """
         if self.groups == 1:
             return _own(shares)
@@ -111,10 +112,9 @@ class SharedSpread:
             known = degrees + share.degrees
             part = share.weight * (degrees * middle + share.degrees * share.variance) / known
             total, doubt = total + part, doubt + part**2 / known
-        first = float((weights / total).sum())
-        second = float((weights / total**2 * (1 + 2 * doubt / total**2)).sum())
-        least = min(share.degrees for share in shares)
-        return 1 / first, max(2 / (second / first**2 - 1), least)
+        matter = weights > _NEGLIGIBLE * weights.max()
+        errors = np.sqrt(total[matter]), (total**2 / doubt)[matter]
+        return _as_one(*errors, weights[matter] / weights[matter].sum())
 
     @cached_property
     def _explanations(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -135,6 +135,12 @@ class SharedSpread:
         return _DEGREES, np.exp(log_middle), weights / weights.sum()
 
 
+def _variance(figures: np.ndarray) -> float:
+    """The sample variance; 0 where figures are equal but for rounding."""
+    variance = float(figures.var(ddof=1))
+    return variance if variance > (_ROUNDING * np.abs(figures).max()) ** 2 else 0.0
+
+
 def _own(shares: Sequence[Share]) -> tuple[float, float]:
     """The variance and its degrees of freedom, with nothing borrowed."""
     parts = [share.weight * share.variance for share in shares]
@@ -143,6 +149,35 @@ def _own(shares: Sequence[Share]) -> tuple[float, float]:
         return 0.0, min(share.degrees for share in shares)
     doubt = sum(part**2 / share.degrees for part, share in zip(parts, shares, strict=True))
     return total, total**2 / doubt
+
+
+def _as_one(scales: np.ndarray, degrees: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """Variance and degrees of the one Student's distribution that is most like these, weighted."""
+    median, outermost = (
+        _point(scales, degrees, weights, share) for share in (0.5, 1 - _CONFIDENCE)
+    )
+    most, least = math.log(_MANY), math.log(_FEW)
+    ratio = min(max(outermost / median, _ratio(most)), _ratio(least))
+    found = float(optimize.brentq(lambda log: _ratio(log) - ratio, least, most))
+    one = math.exp(found)
+    return (outermost / float(special.stdtrit(one, (1 + _CONFIDENCE) / 2))) ** 2, one
+
+
+def _point(scales: np.ndarray, degrees: np.ndarray, weights: np.ndarray, share: float) -> float:
+    """What the size of an error exceeds in such a share of cases."""
+    points = scales * special.stdtrit(degrees, 1 - share / 2)
+
+    def excess(size: float) -> float:
+        return float(weights @ special.stdtr(degrees, -size / scales)) - share / 2
+
+    lowest, highest = (1 - 1e-9) * float(points.min()), (1 + 1e-9) * float(points.max())
+    return float(optimize.brentq(excess, lowest, highest, xtol=1e-5 * lowest))
+
+
+def _ratio(log_degrees: float) -> float:
+    """The 95 % point of the size of Student's error over its median."""
+    low, high = special.stdtrit(math.exp(log_degrees), [0.75, (1 + _CONFIDENCE) / 2])
+    return float(high / low)
 
 
 def _floats(figures: Sequence[float] | np.ndarray) -> np.ndarray:

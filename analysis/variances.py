@@ -222,7 +222,8 @@ class SeedParts:
         sides = (first, second)
         own = [Share(side.one, side.degrees, 1 / (side.degrees + 1)) for side in sides]
         variance, degrees = shared.moderated(*own)
-        one = sum(side.moderated(shared).one for side in sides)
+        # Of one seed each: exact where both have as many, else as if both varied alike.
+        one = variance * 2 / sum(share.weight for share in own)
         borrowed = max(degrees - first.degrees - second.degrees, 0.0)
         answers = first.answers + second.answers
         return cls(variance, degrees, answers, one, sides=2, borrowed=borrowed)
@@ -329,8 +330,7 @@ class Spread:
         degrees = min(self.seeds.degrees, self.items_degrees)
         parts = math.sqrt(self.beyond) + math.sqrt(self.seeds.variance)
         most = float(special.stdtrit(degrees, 1 - level / 4)) * parts
-        least = 1e-3 * most
-        return float(optimize.brentq(lambda mean: self.p_value(mean) - level, least, most))
+        return float(optimize.brentq(lambda mean: self.p_value(mean) - level, 0.0, most))
 
     def least(self, level: float, power: float) -> float:
         """The least true mean that is found at this two-sided level with this probability."""
