@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.inference import mean_interval
+from analysis.paired import mean_interval
 from analysis.variances import CONFIDENCE
 
 _DRAWS = 10_000

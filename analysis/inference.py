@@ -8,6 +8,7 @@ Bootstrap, ch. 5), so there are none here, and no noise of theirs; see `variance
 little of their spread, and the percentiles of draws from them are far too narrow (Hesterberg 2015,
 The American Statistician 69:371), so intervals and p-values are those of Student's distribution and
 its kin (`Spread.p_value`). A p-value is below 0.05 just when the 95 % interval excludes zero.
+What the seeds of one sample do not know of their spread, those of others tell (`SharedSpread`).
 
 `make check-statistics` holds this against data drawn with known truth. Two limits: a figure of
 exactly 0 or 100 % shows no variance, and its interval has no width; and the width of an interval
@@ -24,9 +25,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-import pandas as pd
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
+from analysis.shared_spread import SharedSpread
 from analysis.variances import CONFIDENCE, Sample, SeedParts, Spread
 
 LEVEL = 1 - CONFIDENCE
@@ -128,10 +129,17 @@ class Pair:
     sentence: str
 
 
-def estimate(sample: Sample) -> Estimate:
-    """The figure of a sample with its 95 % interval; with one seed, over items only."""
+def estimate(sample: Sample, shared: SharedSpread | None = None) -> Estimate:
+    """The figure of a sample with its 95 % interval; with one seed, over items only.
+
+    Args:
+        sample: what was scored.
+        shared: the spread over seeds of samples like this one, itself among them, in percent.
+    """
     figures = sample.figures
     seeds = SeedParts.of(figures, sample.deviations, sample.layout)
+    if seeds is not None and shared is not None and shared.groups > 1:
+        seeds = seeds.moderated(shared)
     # 1/4 is the greatest variance of values from 0 to 1.
     spread = Spread.of(sample.deviations.mean(axis=0), sample, seeds, 0.25)
     mean, half = float(figures.mean()), spread.half_width()
@@ -146,7 +154,12 @@ def estimate(sample: Sample) -> Estimate:
 
 
 def difference(
-    first: Sample, second: Sample, *, paired: bool = False, comparisons: int = 1
+    first: Sample,
+    second: Sample,
+    *,
+    paired: bool = False,
+    comparisons: int = 1,
+    shared: SharedSpread | None = None,
 ) -> Difference:
     """Compare two samples on the same items.
 
@@ -161,12 +174,16 @@ def difference(
             so that what the seed does to both cancels, too.
         comparisons: how many are made at once. What would be needed is to show the difference at
             0.05 over this number.
+        shared: the spread over seeds of samples like these or, of paired ones, of differences like
+            this one, in percentage points.
 
     Raises:
         ValueError: the items are not the same, or paired samples do not have as many seeds.
     """
     _check_comparable(first, second, paired)
-    spread = _spread_of_difference(first, second, paired)
+    if shared is not None and shared.groups == 1:
+        shared = None
+    spread = _spread_of_difference(first, second, paired, shared)
     mean, half = float(first.figures.mean() - second.figures.mean()), spread.half_width()
     return Difference(
         mean=mean,
@@ -195,14 +212,18 @@ def _check_comparable(first: Sample, second: Sample, paired: bool) -> None:
         )
 
 
-def _spread_of_difference(first: Sample, second: Sample, paired: bool) -> Spread:
+def _spread_of_difference(
+    first: Sample, second: Sample, paired: bool, shared: SharedSpread | None
+) -> Spread:
     layout = first.layout
     if paired:
         deviations = first.deviations - second.deviations
         seeds = SeedParts.of(first.figures - second.figures, deviations, layout)
+        if seeds is not None and shared is not None:
+            seeds = seeds.moderated(shared)
     else:
         sides = [SeedParts.of(one.figures, one.deviations, layout) for one in (first, second)]
-        seeds = SeedParts.of_both(sides[0], sides[1], (first.seeds, second.seeds))
+        seeds = SeedParts.of_both(sides[0], sides[1], (first.seeds, second.seeds), shared)
     means = first.deviations.mean(axis=0) - second.deviations.mean(axis=0)
     # 1 is the greatest variance of differences from -1 to 1.
     return Spread.of(means, first, seeds, 1.0)
@@ -236,15 +257,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def compare_all(samples: dict[str, Sample]) -> list[Pair]:
+def compare_all(samples: dict[str, Sample], shared: SharedSpread | None = None) -> list[Pair]:
     """All pairs of samples of the same items, with Holm's correction and a sentence for each.
+
+    Args:
+        samples: by name.
+        shared: see `difference`.
 
     Raises:
         ValueError: see `difference`.
     """
     names = list(itertools.combinations(samples, 2))
     differences = [
-        difference(samples[first], samples[second], comparisons=len(names))
+        difference(samples[first], samples[second], comparisons=len(names), shared=shared)
         for first, second in names
     ]
     adjusted = holm([one.p_value for one in differences])
@@ -295,68 +320,3 @@ def _seeds_in_words(first: str, second: str, seeds: tuple[int, int]) -> str:
         single, other = (first, second) if seeds[0] == 1 else (second, first)
         return f" {single} has one seed; its spread over seeds is taken to be that of {other}."
     return ""
-
-
-def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """The 95 % t interval of the mean of two or more values."""
-    sample = np.asarray(values, dtype=float)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(sample) - 1) * sample.std(ddof=1)
-    half /= math.sqrt(len(sample))
-    return float(sample.mean() - half), float(sample.mean() + half)
-
-
-@dataclass(frozen=True)
-class Gain:
-    """The gain of a change over its control, paired by seed.
-
-    Attributes:
-        seeds: seeds that both were trained with.
-        mean: mean of control minus changed, so that positive is better where less is better.
-        interval: 95 % t interval of the mean; None with fewer than two seeds.
-    """
-
-    seeds: int
-    mean: float
-    interval: tuple[float, float] | None
-
-    @property
-    def p_value(self) -> float:
-        """Two-sided p-value of no gain, by the t-test that `interval` is of; NaN without one."""
-        if self.interval is None:
-            return math.nan
-        half = (self.interval[1] - self.interval[0]) / 2
-        if half == 0:  # all seeds alike
-            return float(self.mean == 0)
-        distribution = stats.t(self.seeds - 1)
-        error = half / distribution.ppf((1 + CONFIDENCE) / 2)
-        return float(2 * distribution.sf(abs(self.mean) / error))
-
-    def in_words(self, change: str, reason: str) -> str:
-        """The gain in bits per byte, as a sentence without its full stop.
-
-        Args:
-            change: what was changed, such as "the teacher".
-            reason: why no seed was trained to the end with and without it, where none was.
-        """
-        if self.seeds == 0:
-            return f"what {change} gains is not known: {reason}"
-        verb = "gains" if self.mean > 0 else "loses"
-        text = f"{change} {verb} {abs(self.mean):.4f} bits/byte"
-        if self.interval is None:
-            return f"{text} on one seed: the spread is unknown, so this may be chance; add --seeds"
-        low, high = self.interval
-        verdict = "the interval excludes zero" if low * high > 0 else "the interval includes zero"
-        return (
-            f"{text} (95 % interval of the gain {low:.4f} to {high:.4f}, paired over {self.seeds} "
-            f"seeds): {verdict}"
-        )
-
-
-def paired_gain(changed: pd.Series, control: pd.Series) -> Gain:
-    """The gain of one figure per seed over another, both indexed by seed; less is better."""
-    both = pd.concat([changed, control], axis=1, keys=["changed", "control"]).dropna()
-    differences = (both["control"] - both["changed"]).to_numpy(dtype=float)
-    if not len(differences):
-        return Gain(0, math.nan, None)
-    interval = mean_interval(differences) if len(differences) > 1 else None
-    return Gain(len(differences), float(differences.mean()), interval)

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.inference import mean_interval
+from analysis.paired import Pair, learnt_from, mean_interval, pairs_of_points, spread_of_pairs
 from analysis.parabola import Parabola
-from analysis.points import along, completed, point_table
+from analysis.points import along, at, completed, point_table, varied
 from analysis.schema.axes import LR, Axis, Edge, short
+from analysis.shared_spread import SharedSpread
 
 _IN_WORDS = {"not tried": "was not tried", "diverged": "diverged", "stopped": "was stopped early"}
 
@@ -50,7 +51,8 @@ def compare_best(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> RateCompar
     """Compare the two best values of an axis for an architecture, paired by seed.
 
     Pairing removes what a seed does to both (data order, to some extent initialisation). The best
-    value was chosen on the very figures compared, so the interval is somewhat optimistic.
+    value was chosen on the very figures compared, so the interval is somewhat optimistic. How much
+    a difference varies over seeds is learnt from pairs of points of all architectures in `trials`.
 
     Raises:
         ValueError: no trial of this architecture has an outcome, or see `point_table`.
@@ -74,14 +76,20 @@ def compare_best(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> RateCompar
         return RateComparison(arch, best, runner_up, 0, None, None, sentence)
     if second["stopped"]:
         sentence = f"{lead} was stopped early because it was behind."
-        return RateComparison(arch, best, runner_up, 0, None, None, sentence)
-    differences = _paired_differences(trials, arch, best, runner_up, "bits_per_byte", axis)
-    return _compare(arch, axis, best, runner_up, differences)
+        return Comparison(arch, best, runner_up, 0, None, None, sentence)
+    pair = _pair(trials, arch, best, runner_up, axis=axis)
+    shared = spread_of_pairs(pair, pairs_of_points(trials))
+    return _compare(arch, axis, best, runner_up, pair.differences, shared)
 
 
 def _compare(
-    arch: str, axis: Axis, best: Any, runner_up: Any, differences: np.ndarray
-) -> RateComparison:
+    arch: str,
+    axis: Axis,
+    best: Any,
+    runner_up: Any,
+    differences: np.ndarray,
+    shared: SharedSpread,
+) -> Comparison:
     count = len(differences)
     first = axis.show(best) if axis == LR else f"{axis.label} {axis.show(best)}"
     second = axis.show(runner_up)
@@ -104,15 +112,17 @@ def _compare(
             f"{lead} on one seed: the spread over seeds is unknown, so this may be chance; "
             "add --seeds to find out."
         )
-        return RateComparison(arch, best, runner_up, 1, mean, None, sentence)
-    low, high = mean_interval(differences)
+        return Comparison(arch, best, runner_up, 1, mean, None, sentence)
+    low, high = mean_interval(differences, shared)
+    learnt = learnt_from(shared, "pair of points", "pairs of points")
     verdict = (
         "the interval excludes zero"
         if low > 0
         else "the interval includes zero, so either may be the better"
     )
     sentence = (
-        f"{lead} (95 % interval {low:.4f} to {high:.4f}, paired over {count} seeds): {verdict}."
+        f"{lead} (95 % interval {low:.4f} to {high:.4f}, paired over {count} seeds{learnt}): "
+        f"{verdict}."
     )
     return RateComparison(arch, best, runner_up, count, mean, (low, high), sentence)
 
@@ -142,19 +152,29 @@ def edge_of_grid(values: Iterable[Any], best: Any, axis: Axis = LR) -> Edge | No
 def open_edge(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> str:
     """A sentence where the best value of an axis is the last one that was tried, else "".
 
+    Where trials beyond it have begun and not ended, the sentence says so: the grid is being
+    extended, and nothing needs to be added.
+
     Raises:
         ValueError: see `compare_best`.
     """
-    best = compare_best(trials, arch, axis).best
-    mine = along(trials[trials["arch"] == arch], axis)
-    edge = None if best is None else edge_of_grid(mine[axis.field], best, axis)
+    first = _ranked(trials, arch, axis).iloc[0]
+    if first["diverged"]:
+        return ""
+    best, mine = first[axis.field], trials[trials["arch"] == arch]
+    curve = along(mine, axis)
+    edge = edge_of_grid(curve[axis.field], best, axis)
     if edge is None:
         return ""
-    beyond = "higher" if edge == "high" else "lower"
-    return (
-        f"{arch}: the best {axis.label}, {axis.show(best)}, is the {beyond[:-2]}est tried; the "
-        f"optimum may lie {beyond}. Add {axis.flag} beyond it."
-    )
+    others = [other.field for other in varied(mine) if other != axis]
+    begun = at(mine[mine["outcome"].isna()], curve.iloc[0][others].to_dict())[axis.field]
+    beyond = sorted(begun[begun > best if edge == "high" else begun < best].unique())
+    direction = "higher" if edge == "high" else "lower"
+    lead = f"{arch}: the best {axis.label}, {axis.show(best)}, is the {direction[:-2]}est"
+    if beyond:
+        values = ", ".join(map(axis.show, beyond))
+        return f"{lead} that has ended; {values}, begun and not ended yet, may be better."
+    return f"{lead} tried; the optimum may lie {direction}. Add {axis.flag} beyond it."
 
 
 @dataclass(frozen=True)
@@ -325,10 +345,10 @@ def _loss(
         lr = float(nearest["lr"])
         for trouble in ("diverged", "stopped"):
             if nearest[trouble]:
-                return RateCost(lr, trouble)
-        losses = _paired_differences(trials, arch, best, lr, "bits_per_byte")
+                return Loss(lr, trouble)
+        losses = _pair(trials, arch, best, lr).differences
         if len(losses):
-            gains = _paired_differences(trials, arch, best, lr, "macro")
+            gains = _pair(trials, arch, best, lr, "macro").differences
             macro = -float(gains.mean()) if len(gains) else None
             return RateCost(lr, "tried", float(losses.mean()), macro, len(losses))
     fit = optimum(trials, arch)
@@ -352,14 +372,16 @@ def _ranked(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> pd.DataFrame:
     return ranked
 
 
-def _paired_differences(
-    trials: pd.DataFrame, arch: str, best: Any, other: Any, column: str, axis: Axis = LR
-) -> np.ndarray:
+def _pair(
+    trials: pd.DataFrame,
+    arch: str,
+    best: Any,
+    other: Any,
+    column: str = "bits_per_byte",
+    axis: Axis = LR,
+) -> Pair:
     """Other minus best by seed, for the seeds that finished with both and have the figure."""
     done = completed(along(trials, axis))
-    done = done[(done["arch"] == arch) & (done["outcome"] == "finished")]
-    if column not in done:
-        return np.array([])
-    by_seed = done.pivot(index="seed", columns=axis.field, values=column)
-    pairs = by_seed.reindex(columns=[best, other]).astype(float).dropna()
-    return np.asarray(pairs[other] - pairs[best], dtype=float)
+    done = done[done["outcome"] == "finished"]
+    first, second = (at(done, {"arch": arch, axis.field: value}) for value in (best, other))
+    return Pair.of(first, second, column)

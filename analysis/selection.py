@@ -8,6 +8,7 @@ macro             the same on all items: the very figure that is reported, as is
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.points import at, best_points, on_common_seeds, point_keys, varied
+from analysis.shared_spread import SharedSpread
 
 SelectionRule = Literal["val_loss", "selection-split", "macro"]
 RULES: tuple[SelectionRule, ...] = ("val_loss", "selection-split", "macro")
@@ -71,6 +73,30 @@ def choose(trials: pd.DataFrame, epochs: pd.DataFrame, rule: SelectionRule) -> d
         rows = epochs.merge(pairs, on=["run_id", "epoch"]).sort_values("seed", ignore_index=True)
         choices[arch] = Selection(arch, point, rows)
     return choices
+
+
+def spread_over_seeds(
+    trials: pd.DataFrame, epochs: pd.DataFrame, choices: Iterable[Selection], column: str
+) -> SharedSpread:
+    """The spread over seeds of a column of `epochs`, of the points at which all seeds finished.
+
+    Of a trial that was chosen the figure at the chosen epoch counts, of another that at its best.
+
+    Args:
+        trials, epochs: see `choose`.
+        choices: what was chosen.
+        column: percent, or bits/byte.
+    """
+    finished = _at_sound_points(trials)
+    finished = finished[finished["outcome"] == "finished"]
+    best = finished[["run_id", "best_epoch"]].rename(columns={"best_epoch": "epoch"})
+    chosen = [choice.trials[["run_id", "epoch"]] for choice in choices]
+    at_epoch = pd.concat([*chosen, best]).drop_duplicates("run_id").astype({"epoch": int})
+    if column not in epochs:
+        return SharedSpread.of(())
+    figures = epochs.merge(at_epoch, on=["run_id", "epoch"]).set_index("run_id")[column]
+    points = point_keys(finished).set_axis(finished["run_id"])
+    return SharedSpread.of(group.to_numpy() for _, group in figures.groupby(points))
 
 
 _Chosen = dict[str, tuple[dict[str, Any], pd.DataFrame]]

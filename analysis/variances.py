@@ -22,6 +22,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special
 
+from analysis.shared_spread import Share, SharedSpread
+
 CONFIDENCE = 0.95
 _MANY = 1e9  # degrees of freedom: as good as a normal distribution
 _NORMAL = np.linspace(-8, 8, 161)  # where a normal density is summed, by the trapezoidal rule
@@ -133,6 +135,7 @@ class SeedParts:
         answers: what of it the items have, too.
         one: variance of the figure of a single seed (of each side of a difference, added).
         sides: 2 where the seeds of two samples vary independently, else 1.
+        borrowed: how many of the degrees are other groups', see `SharedSpread`.
     """
 
     variance: float
@@ -140,6 +143,7 @@ class SeedParts:
     answers: float
     one: float
     sides: int = 1
+    borrowed: float = 0.0
 
     @classmethod
     def of(cls, figures: np.ndarray, deviations: np.ndarray, layout: Layout) -> SeedParts | None:
@@ -152,9 +156,24 @@ class SeedParts:
         answers = over_strata(squares / (count * (count - 1)), layout).sum()
         return cls(one / count, count - 1, float(answers), one)
 
+    def moderated(self, shared: SharedSpread) -> SeedParts:
+        """Of the same sample, with the variance learnt from all groups."""
+        one, degrees = shared.moderated(Share(self.one, self.degrees))
+        return replace(
+            self,
+            variance=one / (self.degrees + 1),
+            degrees=degrees,
+            one=one,
+            borrowed=max(degrees - self.degrees, 0.0),
+        )
+
     @classmethod
     def of_both(
-        cls, first: SeedParts | None, second: SeedParts | None, counts: tuple[int, int]
+        cls,
+        first: SeedParts | None,
+        second: SeedParts | None,
+        counts: tuple[int, int],
+        shared: SharedSpread | None = None,
     ) -> SeedParts | None:
         """Estimate for a difference of two samples with independent seeds.
 
@@ -165,12 +184,14 @@ class SeedParts:
         much, so that side's share has a lower power: 2 - sqrt(share) (3 / degrees - 4 / degrees of
         the other), found by simulation. Without it, 5 seeds against 2 would see one in 8.3 %.
 
-        A side with one seed is taken to vary as the other.
+        A side with one seed is taken to vary as the other. With a spread that is shared the
+        variances are `SharedSpread.moderated`, whose degrees need none of this.
         """
         if first is None or second is None:
             known = first or second
             if known is None:
                 return None
+            known = known.moderated(shared) if shared else known
             factor = 1 + max(counts)
             return replace(
                 known,
@@ -179,6 +200,8 @@ class SeedParts:
                 one=2 * known.one,
                 sides=2,
             )
+        if shared is not None:
+            return cls._of_both_moderated(first, second, shared)
         variance = first.variance + second.variance
         degrees = first.degrees + second.degrees
         if variance > 0:
@@ -191,6 +214,19 @@ class SeedParts:
         return cls(
             variance, degrees, first.answers + second.answers, first.one + second.one, sides=2
         )
+
+    @classmethod
+    def _of_both_moderated(
+        cls, first: SeedParts, second: SeedParts, shared: SharedSpread
+    ) -> SeedParts:
+        sides = (first, second)
+        own = [Share(side.one, side.degrees, 1 / (side.degrees + 1)) for side in sides]
+        variance, degrees = shared.moderated(*own)
+        # Of one seed each: exact where both have as many, else as if both varied alike.
+        one = variance * 2 / sum(share.weight for share in own)
+        borrowed = max(degrees - first.degrees - second.degrees, 0.0)
+        answers = first.answers + second.answers
+        return cls(variance, degrees, answers, one, sides=2, borrowed=borrowed)
 
 
 def over_strata(squares: np.ndarray, layout: Layout) -> np.ndarray:
@@ -294,8 +330,7 @@ class Spread:
         degrees = min(self.seeds.degrees, self.items_degrees)
         parts = math.sqrt(self.beyond) + math.sqrt(self.seeds.variance)
         most = float(special.stdtrit(degrees, 1 - level / 4)) * parts
-        least = 1e-3 * most
-        return float(optimize.brentq(lambda mean: self.p_value(mean) - level, least, most))
+        return float(optimize.brentq(lambda mean: self.p_value(mean) - level, 0.0, most))
 
     def least(self, level: float, power: float) -> float:
         """The least true mean that is found at this two-sided level with this probability."""
@@ -305,8 +340,9 @@ class Spread:
     def with_seeds(self, count: int) -> Spread:
         """The spread with so many seeds (of each side), two or more."""
         assert self.seeds is not None
-        one, sides = self.seeds.one, self.seeds.sides
-        seeds = SeedParts(one / count, sides * (count - 1), 0.0, one, sides)
+        one, sides, borrowed = self.seeds.one, self.seeds.sides, self.seeds.borrowed
+        degrees = sides * (count - 1) + borrowed
+        seeds = SeedParts(one / count, degrees, 0.0, one, sides, borrowed)
         return Spread(self.beyond, self.items_degrees, seeds)
 
     def with_items(self, factor: float) -> Spread:

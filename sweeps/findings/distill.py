@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
 from analysis import runs
-from analysis.gains import at_best_point, why_no_gain
-from analysis.inference import Gain, paired_gain
+from analysis.gains import at_best_point, pairs_by_point, why_no_gain
+from analysis.paired import Gain, Pair, paired_gain, spread_of_pairs
 from analysis.points import completed
 from analysis.schema.axes import AXES, Axis
 from sweeps.findings.common import (
@@ -40,7 +40,13 @@ def show_gains(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: 
     for part, base in plan.bases.items():
         lines = []
         if part != CONTROL and CONTROL in plan.bases:
-            gain = gain_over_control(figures[part], figures[CONTROL])
+            pairs = [
+                pair
+                for other in plan.bases
+                if other != CONTROL
+                for pair in pairs_by_point(ended[other], ended[CONTROL])
+            ]
+            gain = gain_over_control(figures[part], figures[CONTROL], pairs)
             reason = "" if gain.seeds else why_no_gain(ended[part], ended[CONTROL])
             lines.append(f"{part}: {gain.in_words('the teacher', reason)}.")
             _store(tracker, base, gain)
@@ -58,10 +64,18 @@ def _ended(plan: SweepPlan, trials: pd.DataFrame, part: str) -> pd.DataFrame:
     return mine[mine["spec_hash"].isin({spec.hash for spec in asked.specs})]
 
 
-def gain_over_control(distilled: pd.DataFrame, control: pd.DataFrame) -> Gain:
-    """Bits per byte that are gained over the control, each at its best point, by seed."""
+def gain_over_control(
+    distilled: pd.DataFrame, control: pd.DataFrame, others: Iterable[Pair] = ()
+) -> Gain:
+    """Bits per byte that are gained over the control, each at its best point, by seed.
+
+    Args:
+        distilled, control: trials at one point each.
+        others: pairs of students and controls, whose differences tell how much seeds vary.
+    """
+    shared = spread_of_pairs(Pair.of(distilled, control), others)
     left, right = (frame.set_index("seed")["bits_per_byte"] for frame in (distilled, control))
-    return paired_gain(left, right)
+    return paired_gain(left, right, shared)
 
 
 def _cells(figures: dict[str, pd.DataFrame], axes: Sequence[Axis]) -> pd.DataFrame:

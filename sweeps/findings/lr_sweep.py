@@ -128,7 +128,7 @@ def _findings(plan: SweepPlan, trials: pd.DataFrame, arch: str) -> list[str]:
         return [f"{arch}: no trial came to an end."]
     lines = [""]
     for axis in varied(mine):
-        comparison = compare_best(mine, arch, axis)
+        comparison = compare_best(trials, arch, axis)
         lines.append(comparison.sentence)
         if comparison.best is None:
             return lines

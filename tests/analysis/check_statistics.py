@@ -10,6 +10,11 @@ which is linear, so that the truth is known exactly: the mean difficulty, plus t
 advantage. A rate that is 5 % would, counted in 1,000 draws, lie outside 4-6 % by chance in one case
 of seven; so there are more.
 
+A second table is of studies whose architectures learn their spread over seeds from each other
+(`SharedSpread`), with spreads that are alike and that differ twofold. What is bounded there is the
+average over the architectures and over their pairs; what becomes of the most and the least steady
+architecture, and of Smyth's estimate by moments, stands beside it.
+
 The status is 1 if a bound is missed.
 """
 
@@ -26,6 +31,8 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.inference import Sample, difference, estimate, holm, mcnemar
+from analysis.shared_spread import SharedSpread
+from tests.analysis.moments import intervals_by_moments
 
 COVERAGE = (93.0, 97.0)
 FALSE_POSITIVES = (4.0, 6.0)
@@ -37,7 +44,8 @@ class Args:
     """How much to draw."""
 
     draws: int = 5_000
-    """Samples drawn for each design; a quarter as many sets of five for Holm's correction."""
+    """Samples drawn for each design; a quarter as many sets of five for Holm's correction, a fifth
+    as many studies with a shared spread."""
     seed: int = 0
     """Of the random numbers."""
 
@@ -84,6 +92,43 @@ DESIGNS = (
     Design("student, control, 3 seeds", (3, 3), (1.5, 1.5), shared=0.7, paired=True),
     Design("student, control, 5 seeds", (5, 5), (1.5, 1.5), shared=0.7, paired=True),
 )
+
+
+SHARED = tuple(
+    Design(
+        f"{len(skills)} x {seeds} seeds, {'alike' if len(set(skills)) == 1 else 'twofold'}",
+        (seeds,) * len(skills),
+        skills,
+        tasks=(600,) * 4,
+    )
+    for skills in ((1.5,) * 2, (1.5, 3.0), (1.5,) * 5, (1.5, 3.0, 1.5, 3.0, 1.5))
+    for seeds in (2, 3, 5)
+)
+"""Studies of so many architectures and seeds, which vary by more than the items do; alike, or some
+of the architectures twice as much as the others."""
+
+
+@dataclass(frozen=True)
+class SharedResult:
+    """Percent of the draws of a study, with the spread over seeds learnt from all architectures.
+
+    Attributes:
+        design: which.
+        scores: in which the interval of each architecture's score held it.
+        differences: in which that of a difference held it, averaged over pairs.
+        moments: in which an interval over seeds by Smyth's moments held it, averaged.
+    """
+
+    design: Design
+    scores: np.ndarray
+    differences: float
+    moments: float
+
+    @property
+    def passes(self) -> bool:
+        """Whether the averages are within bounds."""
+        averages = float(self.scores.mean()), self.differences
+        return all(COVERAGE[0] <= rate <= COVERAGE[1] for rate in averages)
 
 
 @dataclass(frozen=True)
@@ -199,6 +244,28 @@ def check(design: Design, draws: int, random_seed: int) -> Result:
     return Result(design, *(100 * float(share) for share in hits.mean(axis=0)))
 
 
+def check_shared(design: Design, draws: int, random_seed: int) -> SharedResult:
+    """Count over so many draws of a study. No architecture has an advantage."""
+    world = World(design, random_seed)
+    count = len(design.seeds)
+    pairs = list(itertools.combinations(range(count), 2))
+    scores, moments = np.zeros((draws, count), dtype=bool), np.zeros((draws, count), dtype=bool)
+    apart = np.zeros(draws, dtype=bool)
+    for draw in range(draws):
+        skills = world.skills()
+        samples = world.samples(skills, (0.0,) * count, design.taste / 100)
+        shared = SharedSpread.of(sample.figures for sample in samples)
+        for index, sample in enumerate(samples):
+            found = estimate(sample, shared)
+            scores[draw, index] = found.low <= world.truth <= found.high
+        first, second = pairs[draw % len(pairs)]
+        between = difference(samples[first], samples[second], shared=shared)
+        apart[draw] = between.low <= 0 <= between.high
+        moments[draw] = [low <= 0 <= high for low, high in intervals_by_moments(skills)]
+    rates = [100 * found.mean(axis=0) for found in (scores, apart, moments)]
+    return SharedResult(design, rates[0], float(rates[1]), float(rates[2].mean()))
+
+
 def exact_error(design: Design, draws: int, random_seed: int) -> float:
     """Percent of draws in which McNemar's test tells apart seeds that are all alike."""
     world = World(design, random_seed)
@@ -239,6 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         table.add_row(design.name, *(f"{rate:.1f}" for rate in rates), verdict)
         passes.append(result.passes)
     console.print(table)
+    passes += _shared_table(args, console)
     for name, rate in _exact_rates(args):
         passes.append(rate <= MOST_OF_EXACT_TESTS)
         verdict = "held" if passes[-1] else "MISSED"
@@ -246,6 +314,37 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{name}: {rate:.1f} % (at most {MOST_OF_EXACT_TESTS:g}) {verdict}", soft_wrap=True
         )
     return 0 if all(passes) else 1
+
+
+def _shared_table(args: Args, console: Console) -> list[bool]:
+    """Print what `SHARED` studies come to; returns whether each is within bounds."""
+    draws = args.draws // 5
+    error = 100 * (0.05 * 0.95 / draws) ** 0.5
+    table = Table(title=f"Percent of {draws:,} studies (standard error at most {error:.2f})")
+    table.add_column("")
+    heads = (
+        "score held\n(93-97)",
+        "difference\nheld (93-97)",
+        "score held: least,",
+        "most",
+        "by mo-\nments",
+        "",
+    )
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    passes = []
+    for number, design in enumerate(SHARED):
+        with console.status(design.name):
+            found = check_shared(design, draws, len(SHARED) * args.seed + number)
+        rates = (
+            *(float(found.scores.mean()), found.differences),
+            *(float(found.scores.min()), float(found.scores.max()), found.moments),
+        )
+        verdict = "held" if found.passes else "MISSED"
+        table.add_row(design.name, *(f"{rate:.1f}" for rate in rates), verdict)
+        passes.append(found.passes)
+    console.print(table)
+    return passes
 
 
 def _exact_rates(args: Args) -> Iterator[tuple[str, float]]:

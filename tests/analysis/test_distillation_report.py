@@ -12,7 +12,7 @@ from scipy import stats
 
 from analysis import report
 from analysis.benchmarks.glue import PROTOCOL_TASKS
-from analysis.inference import paired_gain
+from analysis.paired import paired_gain
 from analysis.reporting.page import Page
 from analysis.reporting.sections.beside_literature import beside_literature
 from analysis.reporting.sections.common import ReportContext, ReportPart

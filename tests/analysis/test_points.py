@@ -107,6 +107,17 @@ def test_an_open_edge_is_named_with_its_flag() -> None:
     assert edge_of_grid(["adamw", "muon"], "adamw", AXES["optimizer"]) is None
 
 
+def test_what_has_begun_beyond_the_edge_is_named() -> None:
+    """At the best values of the other axes; elsewhere it says nothing of this edge."""
+    few = surface()[lambda trials: trials["weight_decay"] > 0.1]
+    begun = few.iloc[:1].assign(outcome=None, weight_decay=0.1)
+    found = open_edge(pd.concat([few, begun.assign(lr=1e-2)]), "mamba", DECAY)
+    assert "0.4, is the lowest that has ended; 0.1, begun and not ended yet, may be" in found
+    assert "Add --weight-decays" not in found
+    for elsewhere in (begun.assign(lr=1e-3), begun.assign(lr=1e-2, weight_decay=3.2)):
+        assert "lowest tried" in open_edge(pd.concat([few, elsewhere]), "mamba", DECAY)
+
+
 def test_architectures_with_more_chances_are_named() -> None:
     """By what differed: values of an axis, seeds; nothing is said of what was the same."""
     many = [surface("hgrn2", 3).assign(weight_decay=decay) for decay in range(8)]

@@ -223,6 +223,70 @@ def test_one_seed_is_warned_of(tmp_path: Path) -> None:
     assert "says nothing of other seeds" in page.text
 
 
+def guessing(folder: Path, skill: float = 0.0) -> MadeStudy:
+    """Two architectures, two seeds, four rates: both answer by luck, and `skill` is what HGRN2's
+    bits/byte are less."""
+    made = MadeStudy(folder)
+    for arch, better in (("lstm", 0.0), ("hgrn2", skill)):
+        specs = [base_spec(arch, lr=lr, seed=seed) for lr in (*LRS, 1e-1) for seed in (0, 1)]
+        made.add(specs, bonus=better - 0.19 - SKILL[arch])
+    return made
+
+
+def test_scores_within_chance_name_no_winner(tmp_path: Path) -> None:
+    """The first answer says that no score is above chance, and leads on by validation loss; the
+    table puts the least loss first and calls nobody best."""
+    made = guessing(tmp_path, skill=0.03)
+    page = written(made)
+    assert "No score is above chance (macro " in page.text
+    assert "so the macro names no best architecture. By validation loss, hgrn2 is best" in page.text
+    assert "scores best" not in page.text
+    assert "beats" not in page.text
+    board = pd.read_csv(tmp_path / "study" / "report" / "tables" / "leaderboard.csv")
+    assert list(board["architecture"]) == ["hgrn2", "lstm"]
+    assert list(board["architecture mark"].fillna("")) == ["least loss", ""]
+    assert board["bits/byte"].is_monotonic_increasing
+    assert (board["macro mark"] == "chance").all()
+    signal = pd.read_csv(tmp_path / "study" / "report" / "tables" / "signal_to_noise.csv")
+    assert (signal["above chance"] == 0).all()
+
+
+def test_intervals_of_two_seeds_say_something(tmp_path: Path) -> None:
+    """Each of eight points tells how much seeds vary: no interval is from 0 to 100, and the report
+    says what the spread was learnt from."""
+    page = written(guessing(tmp_path))
+    board = pd.read_csv(tmp_path / "study" / "report" / "tables" / "leaderboard.csv")
+    widths = board["macro, 95 % interval high"] - board["macro, 95 % interval"]
+    assert (widths < 30).all()
+    assert "How much seeds vary is learnt from all 8 points" in page.text
+
+
+def test_a_rate_beyond_that_has_begun_is_named(tmp_path: Path) -> None:
+    """While a grid is extended the last rate that ended is not called the last one tried."""
+    made = MadeStudy(tmp_path)
+    made.sweep(["lstm"], (3e-3, 1e-2, 3e-2), (0,))
+    assert "lstm: the best learning rate, 3e-2, is the highest tried" in written(made).text
+    made.add([base_spec("lstm", lr=1e-1)], outcome=None)
+    text = written(made).text
+    assert "3e-2, is the highest that has ended; 1e-1, begun and not ended yet, may be" in text
+    assert "the highest tried" not in text
+
+
+def test_a_trajectory_that_is_best_at_its_end_is_warned_of(tmp_path: Path) -> None:
+    """As a branch or a rate at its edge is; not where branches answer how many epochs are best."""
+    made = MadeStudy(tmp_path, suite=None)
+    made.sweep(["hgrn2"], (1e-2,), range(5))
+    warning = "hgrn2, trajectory: its last epoch is its best; the optimum may lie beyond."
+    text = written(made).text
+    assert "trajectory: best after 3 epochs" in text
+    assert warning in text
+    branch = {"schedule": "wsd", "warmup_steps": 10}
+    made.add([base_spec(epochs=e, **branch) for e in (1, 2, 3)], kind="epoch study")
+    text = written(made).text
+    assert "hgrn2, branch: that is the longest horizon tried" in text
+    assert warning not in text
+
+
 def test_a_half_finished_study_says_what_is_missing(tmp_path: Path) -> None:
     """Trials that go on are counted, and the report is of the others."""
     made = MadeStudy(tmp_path)

@@ -16,8 +16,9 @@ from analysis import plots
 from analysis.benchmarks.suite import Scores
 from analysis.reporting.page import Cell, Picture, Section
 from analysis.schema.axes import Axis, short
-from analysis.selection import Selection, SelectionRule, choose
-from analysis.study import OldScoresError, Study, compared
+from analysis.selection import Selection, SelectionRule, choose, spread_over_seeds
+from analysis.shared_spread import SharedSpread
+from analysis.study import OldScores, Study, compared
 
 rate = short
 """A learning rate as people write it, as in the pictures."""
@@ -47,6 +48,7 @@ class ReportContext:
     folder: Path
     _scores: dict[tuple[str, int], Scores | None] = field(default_factory=dict)
     _unreadable: dict[str, None] = field(default_factory=dict)
+    _shared: dict[str, SharedSpread] = field(default_factory=dict)
 
     @cached_property
     def sweep(self) -> pd.DataFrame:
@@ -63,6 +65,14 @@ class ReportContext:
     def choices(self) -> dict[str, Selection]:
         """The choice for each architecture."""
         return choose(self.sweep, self.study.epochs, self.select)
+
+    def shared(self, column: str) -> SharedSpread:
+        """The spread over seeds of a column of `runs.epochs`, of all points of the sweep."""
+        if column not in self._shared:
+            self._shared[column] = spread_over_seeds(
+                self.sweep, self.study.epochs, self.choices.values(), column
+            )
+        return self._shared[column]
 
     def scores_of(self, choice: Selection) -> list[Scores]:
         """The scores of a choice's trials; empty unless all of them have some."""

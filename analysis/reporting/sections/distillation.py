@@ -6,13 +6,14 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import pandas as pd
 
 from analysis import plots
-from analysis.benchmarks.suite import Scores
-from analysis.gains import at_best_point, why_no_gain
-from analysis.inference import LEVEL, Difference, Gain, difference, holm, paired_gain
+from analysis.gains import at_best_point, pairs_by_point, why_no_gain
+from analysis.inference import LEVEL, Difference, difference, holm
+from analysis.paired import Gain, Pair, paired_gain, spread_of_pairs
 from analysis.reporting.page import Cell, Picture, Section, Table
 from analysis.reporting.sections.common import (
     ReportContext,
@@ -26,7 +27,11 @@ from analysis.reporting.sections.common import (
 )
 from analysis.samples import sample
 from analysis.schema.axes import AXES, LR, Axis
+from analysis.shared_spread import SharedSpread
 from analysis.study import DISTILLATION, setting
+
+HELD_OUT = "held_out_macro"
+"""Column of `runs.epochs` with what `Student.macro` compares."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +101,26 @@ def students_of(context: ReportContext) -> Iterator[Student]:
     kinds = setting(ended) + ended["arch"]
     points = pd.Series([*zip(*(ended[name] for name in AXES), strict=True)], ended.index)
     groups = [group for _, group in ended[is_taught].groupby(kinds[is_taught])]
-    for group, label in zip(groups, _labels(groups), strict=True):
-        is_control = ~is_taught & (common == common[group.index[0]])
-        is_at_same = points.isin(points[group.index])
-        yield _student(context, label, group, ended[is_control & is_at_same])
+    controls = [
+        ended[~is_taught & (common == common[group.index[0]]) & points.isin(points[group.index])]
+        for group in groups
+    ]
+    beside = [
+        (_with_macro(context, group), _with_macro(context, untaught))
+        for group, untaught in zip(groups, controls, strict=True)
+    ]
+    for both, label in zip(beside, _labels(groups), strict=True):
+        yield _student(context, label, both, beside)
+
+
+def _with_macro(context: Context, trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials with their macro on the held-out items at their best epoch."""
+    epochs = context.study.epochs
+    if HELD_OUT not in epochs:
+        return trials
+    figures = epochs.set_index(["run_id", "epoch"])[HELD_OUT]
+    at_best = pd.MultiIndex.from_frame(trials[["run_id", "best_epoch"]])
+    return trials.assign(**{HELD_OUT: figures.reindex(at_best).to_numpy()})
 
 
 def best_of(students: Sequence[Student]) -> Student | None:
@@ -138,17 +159,27 @@ def _label(trial: pd.Series) -> str:
     )
 
 
-def _student(
-    context: ReportContext, label: str, group: pd.DataFrame, controls: pd.DataFrame
-) -> Student:
-    left, right = (
-        at_best_point(frame).sort_values("seed", ignore_index=True) for frame in (group, controls)
-    )
-    by_seed = [frame.set_index("seed")["bits_per_byte"].astype(float) for frame in (left, right)]
-    gain = paired_gain(*by_seed)
-    sentence = gain.in_words("the teacher", "" if gain.seeds else why_no_gain(group, controls))
-    macro = _macro(context, left, right)
-    return Student(str(group["arch"].iloc[0]), label, left, right, gain, sentence, macro)
+_Beside = tuple[pd.DataFrame, pd.DataFrame]
+"""Trials of one kind of student, and their controls."""
+
+
+def _student(context: Context, label: str, both: _Beside, beside: list[_Beside]) -> Student:
+    """One of the kinds of students that are `beside` each other."""
+    left, right = (at_best_point(trials).sort_values("seed") for trials in both)
+    figures = [frame.set_index("seed")["bits_per_byte"].astype(float) for frame in (left, right)]
+    gain = paired_gain(figures[0], figures[1], _spread(left, right, beside, "bits_per_byte"))
+    sentence = gain.in_words("the teacher", "" if gain.seeds else why_no_gain(*both))
+    macro = _macro(context, left, right, _spread(left, right, beside, HELD_OUT))
+    taught, control = (frame.reset_index(drop=True) for frame in (left, right))
+    return Student(str(both[0]["arch"].iloc[0]), label, taught, control, gain, sentence, macro)
+
+
+def _spread(
+    taught: pd.DataFrame, control: pd.DataFrame, beside: list[_Beside], column: str
+) -> SharedSpread:
+    """The spread over seeds of a gain, learnt from all students and controls at all points."""
+    others = chain.from_iterable(pairs_by_point(*both, column) for both in beside)
+    return spread_of_pairs(Pair.of(taught, control, column), others)
 
 
 def _answer(students: list[Student]) -> str:
@@ -170,7 +201,7 @@ def _answer(students: list[Student]) -> str:
 
 
 def _macro(
-    context: ReportContext, taught: pd.DataFrame, control: pd.DataFrame
+    context: Context, taught: pd.DataFrame, control: pd.DataFrame, shared: SharedSpread
 ) -> Difference | None:
     both = taught.merge(control, on="seed", suffixes=("", "_control"))
     left: list[Scores] = []
@@ -184,7 +215,7 @@ def _macro(
         right.append(without)
     if len({scores["suite_hash"] for scores in left + right}) != 1:
         return None
-    return difference(sample(left, "macro"), sample(right, "macro"), paired=True)
+    return difference(sample(left, "macro"), sample(right, "macro"), paired=True, shared=shared)
 
 
 def _macro_sentences(students: list[Student]) -> Iterator[str]:

@@ -23,6 +23,13 @@ from analysis.study import LENGTH, Study, is_plain, setting
 
 DESIGNS = ("independent", "branch", "trajectory")
 """The most trustworthy first."""
+_LONGEST = "that is the longest horizon tried; the optimum may lie beyond."
+_LAST = {
+    "independent": _LONGEST,
+    "branch": _LONGEST,
+    "trajectory": "its last epoch is its best; the optimum may lie beyond. Train more --epochs.",
+}
+"""What is said of a design whose best horizon is its longest."""
 _PLAN = [name for name in LENGTH if name != "epochs"]
 """What the trials of a design share."""
 
@@ -60,10 +67,9 @@ def epoch_study(context: ReportContext) -> ReportPart | None:
         for sentence, best in zip(sentences, found, strict=True)
         if best.horizon is not None and best.design != "trajectory"
     ][:1]
+    answering = [best for _, best in answers] or found
     warnings = [
-        f"{arch}, {best.design}: that is the longest horizon tried; the optimum may lie beyond."
-        for _, best in answers
-        if best.is_longest
+        f"{arch}, {best.design}: {_LAST[best.design]}" for best in answering if best.is_longest
     ]
     return ReportPart(section, tuple(sentence for sentence, _ in answers), tuple(warnings))
 

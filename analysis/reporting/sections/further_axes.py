@@ -30,7 +30,7 @@ def further_axes(context: ReportContext) -> ReportPart | None:
         archs = _archs(trials, axis)
         curves = along(trials[trials["arch"].isin(archs)], axis)
         said = [compare_best(curves, arch, axis).sentence for arch in archs]
-        open_ends = [text for arch in archs if (text := open_edge(curves, arch, axis))]
+        open_ends = [text for arch in archs if (text := open_edge(context.sweep, arch, axis))]
         pictures.append(_curve(context, curves, axis, " ".join(said)))
         sentences += [*said, *open_ends]
         warnings += open_ends

@@ -46,7 +46,8 @@ def rates(context: ReportContext) -> ReportPart:
     fits = {arch: optimum(trials, arch) for arch in archs}
     losses = {arch: sensitivity(trials, arch) for arch in archs}
     sentences = [compare_best(trials, arch).sentence for arch in archs]
-    warnings = [warning for arch in archs if (warning := open_edge(trials, arch))]
+    edges = {arch: open_edge(context.sweep, arch) for arch in archs}
+    warnings = [warning for warning in edges.values() if warning]
     picture = context.draw(
         plots.axis_figure(trials, fits=fits),
         "rates",
@@ -58,7 +59,7 @@ def rates(context: ReportContext) -> ReportPart:
         "rates",
         title,
         (_answer(ended), *sentences, *warnings),
-        (_optima(context, trials, fits, losses),),
+        (_optima(context, trials, fits, losses, edges),),
         (picture,),
         (_fits(fits, losses), _all_points(context, ended)),
     )
@@ -78,6 +79,7 @@ def _optima(
     trials: pd.DataFrame,
     fits: dict[str, Optimum],
     losses: dict[str, Sensitivity],
+    edges: dict[str, str],
 ) -> Table:
     rows = []
     for arch, fit in fits.items():
@@ -92,7 +94,7 @@ def _optima(
                 Cell(rate(found.best), found.best, link),
                 with_spread(figures.mean(), figures.std(), 4, link=link),
             ]
-        inside = found.best is not None and mine["lr"].nunique() > 2 and not open_edge(trials, arch)
+        inside = found.best is not None and mine["lr"].nunique() > 2 and not edges[arch]
         rows.append(
             (
                 Cell(arch),
