@@ -76,7 +76,7 @@ def compare_best(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> RateCompar
         return RateComparison(arch, best, runner_up, 0, None, None, sentence)
     if second["stopped"]:
         sentence = f"{lead} was stopped early because it was behind."
-        return Comparison(arch, best, runner_up, 0, None, None, sentence)
+        return RateComparison(arch, best, runner_up, 0, None, None, sentence)
     pair = _pair(trials, arch, best, runner_up, axis=axis)
     shared = spread_of_pairs(pair, pairs_of_points(trials))
     return _compare(arch, axis, best, runner_up, pair.differences, shared)
@@ -89,7 +89,7 @@ def _compare(
     runner_up: Any,
     differences: np.ndarray,
     shared: SharedSpread,
-) -> Comparison:
+) -> RateComparison:
     count = len(differences)
     first = axis.show(best) if axis == LR else f"{axis.label} {axis.show(best)}"
     second = axis.show(runner_up)
@@ -112,7 +112,7 @@ def _compare(
             f"{lead} on one seed: the spread over seeds is unknown, so this may be chance; "
             "add --seeds to find out."
         )
-        return Comparison(arch, best, runner_up, 1, mean, None, sentence)
+        return RateComparison(arch, best, runner_up, 1, mean, None, sentence)
     low, high = mean_interval(differences, shared)
     learnt = learnt_from(shared, "pair of points", "pairs of points")
     verdict = (
@@ -345,7 +345,7 @@ def _loss(
         lr = float(nearest["lr"])
         for trouble in ("diverged", "stopped"):
             if nearest[trouble]:
-                return Loss(lr, trouble)
+                return RateCost(lr, trouble)
         losses = _pair(trials, arch, best, lr).differences
         if len(losses):
             gains = _pair(trials, arch, best, lr, "macro").differences

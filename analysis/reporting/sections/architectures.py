@@ -32,7 +32,7 @@ from analysis.selection import Selection
 from analysis.study import not_compared
 
 
-def architectures(context: Context) -> ReportPart:
+def architectures(context: ReportContext) -> ReportPart:
     """The leaderboard, all pairs of architectures, and what that comes to."""
     contenders = contenders_of(context)
     if not contenders:
@@ -108,7 +108,7 @@ def _macro_cells(contender: Contender, link: str) -> list[Cell]:
     ]
 
 
-def _by_seed(context: Context, contenders: list[Contender]) -> Table:
+def _by_seed(context: ReportContext, contenders: list[Contender]) -> Table:
     names = [*dict.fromkeys(name for c in contenders for name in c.held_out)]
     rows = []
     for contender in contenders:

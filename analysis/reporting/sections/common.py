@@ -18,7 +18,7 @@ from analysis.reporting.page import Cell, Picture, Section
 from analysis.schema.axes import Axis, short
 from analysis.selection import Selection, SelectionRule, choose, spread_over_seeds
 from analysis.shared_spread import SharedSpread
-from analysis.study import OldScores, Study, compared
+from analysis.study import OldScoresError, Study, compared
 
 rate = short
 """A learning rate as people write it, as in the pictures."""

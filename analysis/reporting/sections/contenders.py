@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from analysis.inference import Estimate, estimate
 from analysis.reporting.page import Cell
-from analysis.reporting.sections.common import Context, with_spread
+from analysis.reporting.sections.common import ReportContext, with_spread
 from analysis.samples import Chance, Scores, benchmarks_of, chance, sample
 from analysis.selection import Selection
 
@@ -24,7 +24,7 @@ class Contender:
     chance: dict[str, Chance]
 
     @classmethod
-    def of(cls, context: Context, choice: Selection) -> Contender:
+    def of(cls, context: ReportContext, choice: Selection) -> Contender:
         """Estimates of all benchmarks, on the held-out items and on all."""
         scores = context.scores_of(choice)
         names = benchmarks_of(scores[0]) if scores else ()
@@ -68,7 +68,7 @@ class Contender:
         return with_spread(found.mean, found.seed_sd, 1, link=link, mark=mark)
 
 
-def contenders_of(context: Context) -> list[Contender]:
+def contenders_of(context: ReportContext) -> list[Contender]:
     """All of them, the best first: by macro, or by loss where no macro is above chance."""
     found = [Contender.of(context, choice) for choice in context.choices.values()]
     if no_macro_above_chance(found):

@@ -11,7 +11,7 @@ from scipy import stats
 
 from analysis.inference import LEVEL, Pair, compare_all, holm
 from analysis.reporting.page import Cell, Table
-from analysis.reporting.sections.common import Context, count, interval, probability
+from analysis.reporting.sections.common import ReportContext, count, interval, probability
 from analysis.reporting.sections.contenders import Contender
 from analysis.samples import sample
 from analysis.selection import Selection
@@ -19,7 +19,7 @@ from analysis.shared_spread import Share, SharedSpread
 from analysis.variances import CONFIDENCE
 
 
-def score_pairs(context: Context, contenders: list[Contender]) -> list[Pair]:
+def score_pairs(context: ReportContext, contenders: list[Contender]) -> list[Pair]:
     """All pairs on the macro of the held-out items, the largest differences first.
 
     None where there are fewer than two, or they were scored on different items.
@@ -119,7 +119,7 @@ def loss_differences(
     return [found for pair in pairs if (found := LossDifference.of(*pair, shared)) is not None]
 
 
-def loss_table(context: Context, contenders: list[Contender]) -> Table | None:
+def loss_table(context: ReportContext, contenders: list[Contender]) -> Table | None:
     """The pairs of losses, with Holm's correction; None without any."""
     choices = [contender.choice for contender in contenders]
     found = loss_differences(choices, context.shared("bits_per_byte"))

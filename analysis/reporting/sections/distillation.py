@@ -11,6 +11,7 @@ from itertools import chain
 import pandas as pd
 
 from analysis import plots
+from analysis.benchmarks.suite import Scores
 from analysis.gains import at_best_point, pairs_by_point, why_no_gain
 from analysis.inference import LEVEL, Difference, difference, holm
 from analysis.paired import Gain, Pair, paired_gain, spread_of_pairs
@@ -113,7 +114,7 @@ def students_of(context: ReportContext) -> Iterator[Student]:
         yield _student(context, label, both, beside)
 
 
-def _with_macro(context: Context, trials: pd.DataFrame) -> pd.DataFrame:
+def _with_macro(context: ReportContext, trials: pd.DataFrame) -> pd.DataFrame:
     """The trials with their macro on the held-out items at their best epoch."""
     epochs = context.study.epochs
     if HELD_OUT not in epochs:
@@ -163,7 +164,7 @@ _Beside = tuple[pd.DataFrame, pd.DataFrame]
 """Trials of one kind of student, and their controls."""
 
 
-def _student(context: Context, label: str, both: _Beside, beside: list[_Beside]) -> Student:
+def _student(context: ReportContext, label: str, both: _Beside, beside: list[_Beside]) -> Student:
     """One of the kinds of students that are `beside` each other."""
     left, right = (at_best_point(trials).sort_values("seed") for trials in both)
     figures = [frame.set_index("seed")["bits_per_byte"].astype(float) for frame in (left, right)]
@@ -201,7 +202,7 @@ def _answer(students: list[Student]) -> str:
 
 
 def _macro(
-    context: Context, taught: pd.DataFrame, control: pd.DataFrame, shared: SharedSpread
+    context: ReportContext, taught: pd.DataFrame, control: pd.DataFrame, shared: SharedSpread
 ) -> Difference | None:
     both = taught.merge(control, on="seed", suffixes=("", "_control"))
     left: list[Scores] = []

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from analysis.reporting.page import Cell, Table
-from analysis.reporting.sections.common import Context, number
+from analysis.reporting.sections.common import ReportContext, number
 from analysis.reporting.sections.contenders import Contender
 from analysis.task_signal import TaskSignal
 
 
-def task_tables(context: Context, contenders: list[Contender]) -> list[Table]:
+def task_tables(context: ReportContext, contenders: list[Contender]) -> list[Table]:
     """Scores by task, and each task's signal and noise; none without scores."""
     names = list(dict.fromkeys(name for c in contenders for name in c.held_out))
     if not names:
@@ -17,7 +17,7 @@ def task_tables(context: Context, contenders: list[Contender]) -> list[Table]:
     return [_benchmarks(context, contenders, names), *([signals] if signals.rows else [])]
 
 
-def _benchmarks(context: Context, contenders: list[Contender], names: list[str]) -> Table:
+def _benchmarks(context: ReportContext, contenders: list[Contender], names: list[str]) -> Table:
     """Every benchmark by itself; those within chance are marked."""
     rows = []
     for contender in contenders:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from analysis.inference import Pair
-from analysis.reporting.sections.common import Context, listed
+from analysis.reporting.sections.common import ReportContext, listed
 from analysis.reporting.sections.contenders import Contender, no_macro_above_chance
 from analysis.reporting.sections.differences import LossDifference, is_shown
 from analysis.selection import choose
 from analysis.wording import count
 
 
-def answer(context: Context, contenders: list[Contender], pairs: list[Pair]) -> str:
+def answer(context: ReportContext, contenders: list[Contender], pairs: list[Pair]) -> str:
     """Who is best, by score where one is above chance, and by loss; `contenders` best first."""
     first = contenders[0]
     name = first.choice.arch
@@ -60,7 +60,7 @@ def _none_above_chance(contenders: list[Contender]) -> str:
     return f"{text} Above chance in single tasks: {listed(above)}." if above else text
 
 
-def _by_loss(context: Context) -> str:
+def _by_loss(context: ReportContext) -> str:
     """Which architecture has the least validation loss, at the rate and epoch where it has it, and
     how far it is from the next."""
     choices = choose(context.sweep, context.study.epochs, "val_loss").values()
@@ -83,7 +83,7 @@ def _by_loss(context: Context) -> str:
     )
 
 
-def how(context: Context, contenders: list[Contender]) -> str:
+def how(context: ReportContext, contenders: list[Contender]) -> str:
     """How the architectures' figures were chosen, and what their intervals are over."""
     rules = {
         "val_loss": "Learning rate and epoch were chosen by validation loss",
@@ -107,7 +107,7 @@ def how(context: Context, contenders: list[Contender]) -> str:
     )
 
 
-def _learnt(context: Context, contenders: list[Contender]) -> str:
+def _learnt(context: ReportContext, contenders: list[Contender]) -> str:
     """That the spread over seeds is learnt from all points, where it is; else nothing."""
     scored = any("macro" in contender.held_out for contender in contenders)
     groups = context.shared("held_out_macro" if scored else "bits_per_byte").groups
