@@ -281,9 +281,11 @@ class Soak:
             damage(self.chance.choice(files), self.chance)
             self.counts[f"checkpoint: {damage.__name__}"] += 1
 
-    def _compare(self, sweep: SweepCommand, number: str, whole: dict[str, Any]) -> None:
-        if everything(sweep) != whole:
-            self.failures.append(f"sweep {number} differs: {sweep.storage}")
+    def _compare(self, sweep: SweepCommand, name: str, whole: dict[str, Any]) -> None:
+        found = everything(sweep)
+        for trial in whole.keys() | found.keys():
+            if problem := difference(whole.get(trial), found.get(trial)):
+                self.failures.append(f"sweep {name}, trial {trial}: {problem}")
         running = [run.info.run_id for run in sweep.runs() if run.info.status == "RUNNING"]
         if running:
             self.failures.append(f"sweep {number} left runs running: {running}")
@@ -301,6 +303,18 @@ def everything(sweep: SweepCommand) -> dict[str, Any]:
         digests = [hashlib.sha256(model.read_bytes()).hexdigest() for model in sorted(models)]
         found[key] = (points, digests, run.data.tags["babysweep.outcome"])
     return found
+
+
+def difference(whole: Any, found: Any) -> str:
+    """How a trial is another than in the uninterrupted sweep, "" if it is not."""
+    if whole is None or found is None:
+        return "is in one sweep only"
+    (points, digests, outcome), (other_points, other_digests, other_outcome) = whole, found
+    names = [n for n in {**points, **other_points} if points.get(n) != other_points.get(n)]
+    lines = [f"{n}: {points.get(n)} and {other_points.get(n)}" for n in names]
+    lines += [f"parameters: {digests} and {other_digests}"] if digests != other_digests else []
+    lines += [f"outcome: {outcome} and {other_outcome}"] if outcome != other_outcome else []
+    return "; ".join(lines)
 
 
 def main() -> int:
