@@ -288,7 +288,7 @@ class Soak:
                 self.failures.append(f"sweep {name}, trial {trial}: {problem}")
         running = [run.info.run_id for run in sweep.runs() if run.info.status == "RUNNING"]
         if running:
-            self.failures.append(f"sweep {number} left runs running: {running}")
+            self.failures.append(f"sweep {name} left runs running: {running}")
         self.counts["sweeps compared"] += 1
 
 
