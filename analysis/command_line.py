@@ -23,7 +23,8 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from analysis.errors import hide_secret_flags, say_error
-from analysis.flag_values import Flags, ValueFormat, flag_of, format_of
+from analysis.flag_values import Flags, ValueFormat, format_of
+from analysis.schema.ranges import flag_of
 
 PANELS = {
     "main": "What the command is to do.",

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import tyro
 
-from analysis.schema.ranges import check
+from analysis.schema.ranges import check, flag_of
 
 Flags = TypeVar("Flags")
 
@@ -85,11 +85,6 @@ def format_of(kind: Any) -> ValueFormat | None:
     if kind in (str, Path):
         return ValueFormat({str: "TEXT", Path: "PATH"}[kind], _text(kind), is_text=True)
     return None
-
-
-def flag_of(name: str) -> str:
-    """The flag of a field: `--batch-size` of `batch_size`."""
-    return f"--{name.replace('_', '-')}"
 
 
 def checked(args: Flags) -> Flags:

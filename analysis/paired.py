@@ -89,15 +89,17 @@ def mean_interval(
 ) -> tuple[float, float]:
     """The 95 % t interval of the mean of two or more values, one for each seed."""
     sample = np.asarray(values, dtype=float)
-    error, degrees = _error_of_mean(sample, shared)
+    return _interval(float(sample.mean()), *_error_of_mean(sample, shared))
+
+
+def _interval(mean: float, error: float, degrees: float) -> tuple[float, float]:
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees)) * error
-    return float(sample.mean()) - half, float(sample.mean()) + half
+    return mean - half, mean + half
 
 
 def _error_of_mean(sample: np.ndarray, shared: SharedSpread | None) -> tuple[float, float]:
     """The standard error and its degrees of freedom."""
-    own = Share(float(sample.var(ddof=1)), len(sample) - 1, 1 / len(sample))
-    variance, degrees = (shared or SharedSpread.of([sample])).moderated(own)
+    variance, degrees = (shared or SharedSpread.of([sample])).moderated(Share.of_mean(sample))
     return math.sqrt(variance), degrees
 
 
@@ -159,4 +161,4 @@ def paired_gain(changed: pd.Series, control: pd.Series, shared: SharedSpread | N
     error, degrees = _error_of_mean(differences, shared)
     # Seeds that are all alike leave no doubt, unless others' spread is known.
     p_value = 2 * float(stats.t.sf(abs(mean) / error, degrees)) if error else float(mean == 0)
-    return Gain(seeds, mean, mean_interval(differences, shared), p_value, shared)
+    return Gain(seeds, mean, _interval(mean, error, degrees), p_value, shared)

@@ -59,6 +59,11 @@ class Share(NamedTuple):
     degrees: float
     weight: float = 1.0
 
+    @classmethod
+    def of_mean(cls, figures: np.ndarray) -> Share:
+        """The share of the mean of a group's figures, two or more."""
+        return cls(float(figures.var(ddof=1)), len(figures) - 1, 1 / len(figures))
+
 
 @dataclass(frozen=True, eq=False)
 class SharedSpread:

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -33,11 +35,26 @@ def wait_for(process: subprocess.Popen[str], pattern: str) -> str:
     raise AssertionError(f"{pattern!r} was never printed:\n{''.join(seen)}")
 
 
+def kill(*processes: psutil.Process) -> None:
+    """Kill those that are still there."""
+    for each in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
 def free_port() -> int:
     """A port that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    (port,) = free_ports(1)
+    return port
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from analysis.schema.fields import Optimizer, Schedule, range_of
+from analysis.schema.ranges import flag_of
 
 Edge = Literal["low", "high"]
 _HALF_DECADES = (1.0, 3.0)
@@ -52,7 +53,7 @@ class Axis:
     @property
     def flag(self) -> str:
         """Name of that argument on the command line."""
-        return f"--{self.plural.replace('_', '-')}"
+        return flag_of(self.plural)
 
     @property
     def column(self) -> str:

@@ -65,6 +65,11 @@ def within(
     return dataclasses.field(metadata={"range": Range(low, high, below, or_zero)}, **options)
 
 
+def flag_of(name: str) -> str:
+    """The flag of a field: `--batch-size` of `batch_size`."""
+    return f"--{name.replace('_', '-')}"
+
+
 def check(values: Any, *, flags: bool = False) -> None:
     """Check the ranged fields of a dataclass's instance.
 
@@ -82,6 +87,6 @@ def check(values: Any, *, flags: bool = False) -> None:
         for value in found if isinstance(found, tuple) else (found,):
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if is_number and not allowed.holds(value):
-                name = f"--{field.name.replace('_', '-')}" if flags else field.name
+                name = flag_of(field.name) if flags else field.name
                 why = ", which is too small to compute with" if is_denormal(value) else ""
                 raise ValueError(f"{name} must be {allowed.words}, not {value}{why}")

@@ -11,6 +11,7 @@ import tyro
 from analysis.flag_values import default_is
 from analysis.schema.axes import AXES
 from analysis.schema.fields import trial_field
+from analysis.schema.ranges import flag_of
 from sweeps.arguments.presets import preset_default
 
 Args = TypeVar("Args")
@@ -73,8 +74,7 @@ def set_single(args: Args) -> Args:
             continue
         if (single := given_value(args, name)) is not None:
             raise ValueError(
-                f"--{name.replace('_', '-')} {single} sets what {axis.flag} varies: "
-                "give one of them"
+                f"{flag_of(name)} {single} sets what {axis.flag} varies: give one of them"
             )
         if len(given) == 1 and hasattr(args, name):
             changes |= {axis.plural: (), name: given[0]}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from analysis.errors import without_secret
+from analysis.whole_files import write_text
 
 HOPELESS = "hopeless"
 """In a report of a trial: why it fails, and would fail again."""
@@ -34,3 +38,21 @@ def hopeless_report(reason: str) -> dict[str, Any]:
     """
     worst = {"bits_per_byte": _WORST, "best_bits_per_byte": _WORST}
     return {"epoch": 0, **worst, "macro": -1.0, "diverged": 0, "ended": 0, HOPELESS: reason}
+
+
+def keep_error(error_file: str | None, folder: Path) -> tuple[str, Path]:
+    """Keep the error that ended a trial in its folder, without secrets.
+
+    Args:
+        error_file: where Tune wrote it, if it did.
+        folder: of the trial.
+
+    Returns:
+        The error, whose last line says most, and the file that holds it now.
+    """
+    text = Path(error_file).read_text("utf-8", "replace") if error_file else ""
+    error = without_secret(text.strip()) or "no error was recorded"
+    kept = folder / "error.txt"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_text(kept, error + "\n")
+    return error, kept

@@ -162,7 +162,8 @@ class ProgressDisplay(DriverCallback):
             for trial in trials:
                 self._row(trial)
             self._refresh()
-            self._say_positions()
+            if not self._live:
+                self._say_positions()
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: object
@@ -172,7 +173,7 @@ class ProgressDisplay(DriverCallback):
         row.state = "running"
         folder = TrialFolder.of(self._study, row.spec)
         row.was_over = folder.outcome is not None  # it ends at once, and is nothing new
-        if not row.was_over:
+        if not row.was_over and not self._live:
             self._event(row, self._beginning(trial, folder))
 
     def _beginning(self, trial: Trial, folder: TrialFolder) -> str:

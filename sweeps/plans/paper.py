@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.flag_values import checked
+from analysis.schema.ranges import flag_of
 from analysis.store import tracking_uri
 from sweeps.arguments import (
     DistillArgs,
@@ -188,7 +189,7 @@ def plan_study(args: PaperArgs) -> StudyPlan:
     args = checked(args)
     for name in ("sweep_seeds", "designs", "alphas", "temperatures"):
         if not getattr(args, name):
-            raise ValueError(f"--{name.replace('_', '-')} needs a value")
+            raise ValueError(f"{flag_of(name)} needs a value")
     args = set_single(args)
     archs = chosen_archs(args.arch)
     if args.teacher_arch not in archs:

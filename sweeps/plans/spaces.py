@@ -47,16 +47,16 @@ class SweepSearch(Searcher):
         super().__init__(metric="best_bits_per_byte", mode="min")
         self._plans = plans
         self.given: dict[str, TrialSpec] = {}
-        self._owners: dict[str, Plan] = {}
+        self._owners: dict[str, str] = {}
         self._asked_for = {name: {**plan.values} for name, plan in plans.items()}
 
     def suggest(self, trial_id: str) -> Any:
         """A config {"spec": fields}, None for "not now", or FINISHED."""
-        for plan in self._plans.values():
+        for name, plan in self._plans.items():
             spec = plan.ask()
             if spec is not None:
                 self.given[trial_id] = spec
-                self._owners[trial_id] = plan
+                self._owners[trial_id] = name
                 return {"spec": spec.to_dict()}
         if all(plan.finished for plan in self._plans.values()):
             return Searcher.FINISHED
@@ -68,12 +68,11 @@ class SweepSearch(Searcher):
         """Tell the trial's plan its best validation bits per byte."""
         lost = error or result is None or result.get("diverged", 1)
         score = math.inf if lost or result is None else float(result["best_bits_per_byte"])
-        self._owners[trial_id].tell(self.given[trial_id], score)
+        self._plans[self._owners[trial_id]].tell(self.given[trial_id], score)
 
     def beyond(self, trial_id: str) -> list[str]:
         """The axes on which a trial has a value that was added since, beyond those asked for."""
-        spec, owner = self.given[trial_id], self._owners[trial_id]
-        (asked_for,) = (self._asked_for[name] for name, p in self._plans.items() if p is owner)
+        spec, asked_for = self.given[trial_id], self._asked_for[self._owners[trial_id]]
         return [name for name, values in asked_for.items() if getattr(spec, name) not in values]
 
     def remaining(self) -> int:

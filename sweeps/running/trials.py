@@ -22,17 +22,16 @@ from analysis.config_file import save_config
 from analysis.errors import (
     EXIT_FAILED,
     say_error,
-    without_secret,
     without_secrets,
 )
 from analysis.flag_values import checked
 from analysis.signals import EXIT_INTERRUPTED, ending_on_signals
 from analysis.store import reason
-from analysis.whole_files import write_text
 from analysis.wording import count
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.contact import MlflowContact
 from sweeps.engine.environment import check_address
+from sweeps.engine.failures import keep_error
 from sweeps.engine.kernel_builds import start_building
 from sweeps.engine.progress import ProgressDisplay
 from sweeps.engine.tuning import DriverCallback, build_scheduler, ray_cluster, run_tune
@@ -303,11 +302,8 @@ class Bookkeeper(DriverCallback):
 
     def _report_failure(self, trial: Trial, what: str) -> str:
         spec = TrialSpec.from_dict(trial.config["spec"])
-        error = Path(trial.error_file).read_text() if trial.error_file else "no error was recorded"
-        error = without_secret(error)
-        path = TrialFolder.of(self._study, spec).path / "error.txt"
-        write_text(path, error)
-        last = error.strip().splitlines()[-1]
+        error, path = keep_error(trial.error_file, TrialFolder.of(self._study, spec).path)
+        last = error.splitlines()[-1]
         text = f"{spec.name} {what}: {escape(last[:300])} (all of it: {escape(str(path))})"
         self._console.print(text, highlight=False, soft_wrap=True)
         return error

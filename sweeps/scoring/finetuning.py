@@ -29,8 +29,7 @@ import models
 from analysis.benchmarks import glue
 from analysis.benchmarks.protocols import check_protocol
 from analysis.errors import without_secret
-from analysis.whole_files import write_text
-from sweeps.engine.failures import TrialFailure
+from sweeps.engine.failures import TrialFailure, keep_error
 from sweeps.engine.trial_process import failures_explained, memory_given_back
 from sweeps.engine.tuning import MAX_FAILURES, DriverCallback
 from sweeps.scoring.tasks import TaskResult, find_glue
@@ -282,11 +281,7 @@ class FinetuningDisplay(DriverCallback):
     def _failed(self, trial: Trial, what: str) -> tuple[str, str]:
         """Keep the whole error beside the task's epochs; returns the task and the last line."""
         spec = FinetuneSpec.from_dict(trial.config["spec"])
-        text = Path(trial.error_file).read_text("utf-8", "replace") if trial.error_file else ""
-        error = without_secret(text.strip()) or "no error was recorded"
-        path = self._storage / spec.hash / "error.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, error + "\n")
+        error, path = keep_error(trial.error_file, self._storage / spec.hash)
         last = error.splitlines()[-1][:300]
         self._say(f"{spec.task} {what}: {last} (all of it: {path})")
         return spec.task, last

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.processes import environment, wait_for
+from tests.processes import environment, free_port, free_ports, kill, wait_for
 
 
 class RayNodes:
@@ -53,9 +52,7 @@ class RayNodes:
         node = self.nodes.pop(number)
         members = family(node)
         node.kill()
-        for member in members:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
+        kill(*members)
         node.wait()
 
     def end(self) -> None:
@@ -64,15 +61,12 @@ class RayNodes:
         for node in reversed(self.nodes):
             node.terminate()
             node.wait(timeout=60)
-        for member in members:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
+        kill(*members)
 
     def _start(self, *flags: str) -> None:
         words = [str(Path(sys.executable).with_name("ray")), "start", "--block", *flags]
-        (port,) = free_ports(1)
         node = subprocess.Popen(
-            [*words, *self._flags, f"--dashboard-agent-listen-port={port}"],
+            [*words, *self._flags, f"--dashboard-agent-listen-port={free_port()}"],
             env=self.env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -90,12 +84,3 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(process.pid).children(recursive=True)
     return []
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

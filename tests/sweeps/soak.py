@@ -32,7 +32,7 @@ from typing import Any
 
 import psutil
 
-from tests.processes import wait_for
+from tests.processes import kill, wait_for
 from tests.sweeps.conftest import SweepCommand
 from tests.sweeps.ray_nodes import RayNodes, family
 from tests.tiny_text import write_tiny_text
@@ -93,7 +93,7 @@ class OwnCluster:
         """Kill one of the victims, or the driver, if there is none of them; returns which."""
         family = driver.children(recursive=True)
         if victim == "group":
-            end(driver, *family)
+            kill(driver, *family)
             return "group"
         return end_one(victim, family, driver)
 
@@ -163,20 +163,13 @@ def is_a(victim: str, process: psutil.Process) -> bool:
     return False
 
 
-def end(*processes: psutil.Process) -> None:
-    """Kill them all."""
-    for each in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            each.kill()
-
-
 def end_one(victim: str, family: list[psutil.Process], driver: psutil.Process) -> str:
     """Kill the first of its sort, else the driver; returns which."""
     for each in family:
         if is_a(victim, each):
-            end(each)
+            kill(each)
             return victim
-    end(driver)
+    kill(driver)
     return "driver"
 
 

@@ -41,7 +41,7 @@ class Contender:
 
     @property
     def run_ids(self) -> list[str]:
-        """Of its seeds."""
+        """MLflow runs of its seeds."""
         return list(self.choice.trials["run_id"])
 
     @property
@@ -51,7 +51,7 @@ class Contender:
 
     @property
     def order(self) -> tuple[float, float]:
-        """Sorts the best first: by macro on held-out items, then by loss."""
+        """Key that sorts the best first: by macro on held-out items, then by loss."""
         macro = self.held_out["macro"].mean if "macro" in self.held_out else -math.inf
         return -macro, self.loss
 

@@ -101,8 +101,7 @@ class LossDifference:
         samples = [each.trials["bits_per_byte"].to_numpy(float) for each in (first, second)]
         if min(map(len, samples)) < 2:
             return None
-        own = [Share(float(one.var(ddof=1)), len(one) - 1, 1 / len(one)) for one in samples]
-        variance, degrees = shared.moderated(*own)
+        variance, degrees = shared.moderated(*map(Share.of_mean, samples))
         if variance == 0:
             return None
         error, mean = math.sqrt(variance), float(samples[0].mean() - samples[1].mean())
