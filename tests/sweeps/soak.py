@@ -188,16 +188,17 @@ class Soak:
         write_tiny_text(self._text)
         for number, (name, kind) in enumerate(itertools.cycle(KINDS.items()), 1):
             try:
-                kills -= self._sweep_of(kind, min(KILLS_A_SWEEP, kills), f"{number} ({name})")
+                kills -= self._sweep_of(kind, min(KILLS_A_SWEEP, kills), number, name)
             finally:
                 kind.end()
             if not kills:
                 return
 
-    def _sweep_of(self, kind: OwnCluster, kills: int, name: str) -> int:
+    def _sweep_of(self, kind: OwnCluster, kills: int, number: int, kind_name: str) -> int:
         """Kill a sweep at most so many times, bring it to its end, compare; returns how many."""
-        whole = self._whole(kind)
-        sweep, done = SweepCommand(self._text, self.folder / "sweep"), 0
+        whole, name, done = self._whole(kind), f"{number} ({kind_name})", 0
+        # Never twice the same folder: MLflow keeps a database open, also one that was removed.
+        sweep = SweepCommand(self._text, self.folder / f"sweep-{number}")
         while done < kills and self._round(sweep, kind):
             done += 1
             print(f"sweep {name}, kill {done}: {dict(self.counts)}", flush=True)
