@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import re
 import resource
-import shutil
 import subprocess
 import sys
 
 import pytest
 
-from analysis.command_line import parse
-from sweeps.arguments import LrSweepArgs
-from sweeps.plans.lr_sweep import plan_sweep
-from sweeps.stored.trials import earlier_trials, study_trials
 from tests.processes import ROOT, environment
 from tests.sweeps.conftest import SweepCommand
 
@@ -121,17 +116,3 @@ def test_names_in_mlflow_are_frozen(whole_sweep: SweepCommand) -> None:
                 # MLflow's own tags tell of the machine.
                 ours = {name for name in values if not name.startswith("mlflow.")}
                 assert ours == set(names[part].split()), f"{part} of a {kind}"
-
-
-def test_trials_of_an_earlier_version_are_found(sweep: SweepCommand) -> None:
-    """A study of November 2026: the same hashes, and nothing to run again."""
-    study = shutil.copytree(ROOT / "tests" / "sweeps" / "earlier_study", sweep.storage / "study")
-    for trial in study_trials(study):
-        assert trial.path.name == trial.spec.hash
-    plan = plan_sweep(parse(LrSweepArgs, sweep.line()[2:], None), lambda text: None)
-    assert plan.plans["lstm"].remaining() == 0
-    found = earlier_trials(study, plan.bases["lstm"])
-    assert {(spec.lr, spec.seed): score for spec, score in found.items()} == {
-        (1e-3, 0): pytest.approx(1.6710, abs=1e-4),
-        (3e-3, 0): pytest.approx(1.0574, abs=1e-4),
-    }
