@@ -16,6 +16,9 @@ from tests.processes import ROOT, environment
 from tests.sweeps.ray_nodes import RayNodes
 from tests.tiny_text import write_tiny_text
 
+LONGEST_RUN = 900
+"""Seconds after which a command counts as hanging, also on a busy machine."""
+
 
 @dataclass(frozen=True)
 class SweepCommand:
@@ -46,7 +49,7 @@ class SweepCommand:
     def run(self, *extra: str, status: int = 0, **variables: str) -> str:
         """Run it to its end, which must have this exit status; returns what it printed."""
         with self.start(*extra, **variables) as process:
-            output, _ = process.communicate(timeout=300)
+            output, _ = process.communicate(timeout=LONGEST_RUN)
         assert process.returncode == status, output
         return output
 
