@@ -12,6 +12,7 @@ import functools
 import inspect
 import math
 import re
+import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -94,6 +95,14 @@ def command_words(argv: Sequence[str]) -> list[str]:
     resolved = script.resolve()
     inside = resolved.is_relative_to(root)
     return ["python", str(resolved.relative_to(root) if inside else script), *argv[1:]]
+
+
+def to_type(script: str, *words: str) -> str:
+    """A command as a person would type it who typed this process's: a script, or the program's
+    subcommand of its name."""
+    subcommand = Path(script).stem.replace("_", "-")
+    is_program = Path(sys.argv[0]).stem == PROGRAM
+    return shlex.join([*([PROGRAM, subcommand] if is_program else ["python", script]), *words])
 
 
 def _check_names(words: Sequence[str], kind: type) -> None:

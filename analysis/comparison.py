@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from analysis.samples import Scores, benchmarks_of, chance, sample
 from analysis.signals import ending_on_signals
 from analysis.store import open_store, tracking_uri
 from analysis.study import RECORDED, scores_of_run
+from analysis.terminal import open_console, say
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,7 +44,7 @@ def run_comparison(args: CompareArgs) -> int:
     """Print how two runs differ; returns the exit status."""
     try:
         with ending_on_signals():
-            compare_runs(checked(args), Console() if sys.stdout.isatty() else Console(width=120))
+            compare_runs(checked(args), open_console())
     except FAILURES as error:
         return say_error(error)
     return 0
@@ -65,17 +65,17 @@ def compare_runs(args: CompareArgs, console: Console) -> None:
     console.print(_losses(first, second))
     if first.scores is None or second.scores is None:
         without = " and ".join(it.name for it in (first, second) if it.scores is None)
-        console.print(f"No benchmark scores of {escape(without)}.", highlight=False)
+        say(console, f"No benchmark scores of {escape(without)}.")
         return
     if first.scores["suite_hash"] != second.scores["suite_hash"]:
-        console.print("They were scored on different items: their scores are not compared.")
+        say(console, "They were scored on different items: their scores are not compared.")
         return
     console.print(_scores(first, second, args.part))
-    console.print(
+    say(
+        console,
         "Intervals are over items within subtasks; p is after Holm's correction over the "
         "benchmarks, the macro's without; bold where it is below 0.05. One seed each: this is "
         "about these two models, not about how they were made.",
-        highlight=False,
     )
 
 

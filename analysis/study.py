@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,10 @@ class Study:
         epochs = _with_costs(runs.epochs(client, name), trials)
         unrecorded = runs.count_unrecorded(client, name)
         return cls(name, uri, ui.rstrip("/"), experiment.experiment_id, trials, epochs, unrecorded)
+
+    def of_runs(self, run_ids: Iterable[str]) -> Study:
+        """The same study with these trials only."""
+        return replace(self, trials=self.trials[self.trials["run_id"].isin(list(run_ids))])
 
     @cached_property
     def client(self) -> MlflowClient:

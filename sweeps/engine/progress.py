@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 
 from analysis.schema.axes import AXES
+from analysis.terminal import say
 from analysis.wording import count
 from sweeps.engine.contact import MlflowContact
 from sweeps.engine.failures import HOPELESS
@@ -238,7 +239,7 @@ class ProgressDisplay(DriverCallback):
         if not self._live:
             row.said = time.monotonic()
             clock, name = time.strftime("%H:%M:%S"), row.spec.name_among(self._tracker.axes)
-            self._console.print(f"{clock}  {name}: {text}", highlight=False, soft_wrap=True)
+            say(self._console, f"{clock}  {name}: {text}")
 
     def _say_positions(self) -> None:
         """Let no running trial be silent for long."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,12 @@ from rich.text import Text
 
 from analysis import runs
 from analysis.benchmarks.suite import Scores
-from analysis.errors import without_secret
+from analysis.command_line import to_type
 from analysis.plots.style import write
 from analysis.points import at, point_table, varied
+from analysis.samples import chance
+from analysis.store import how_to_browse
+from analysis.terminal import say, show_whole
 from analysis.wording import count
 from sweeps.findings.mlflow_notes import picture_of, study_note, sweep_note, trial_link
 from sweeps.plans.common import SweepPlan
@@ -37,16 +39,28 @@ def failed_trials(plan: SweepPlan, search: SweepSearch) -> list[TrialSpec]:
     return [spec for spec in given.values() if TrialFolder.of(plan.folder, spec).outcome is None]
 
 
-def show_failures(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: Console) -> None:
-    """Print which trials failed, and where to look at all of them."""
+def show_ways_on(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: Console) -> None:
+    """Print which trials failed, and the commands that show what was found."""
     for spec in failed_trials(plan, search):
-        console.print(
-            f"[red]{spec.name} failed[/]; its error is in "
-            + escape(str(TrialFolder.of(plan.folder, spec).path / "error.txt")),
-            highlight=False,
-            soft_wrap=True,
-        )
-    console.print(escape(f"Browse      {_browse(plan, tracker)}"), highlight=False, soft_wrap=True)
+        error = TrialFolder.of(plan.folder, spec).path / "error.txt"
+        say(console, f"[red]{escape(spec.name)} failed[/]; its error is in")
+        show_whole(console, "  ", str(error))
+    console.print()
+    words = ("--study", plan.study, "--storage", str(plan.storage))
+    show_whole(console, "Report", to_type("analysis/report.py", *words))
+    show_whole(console, "Browse", *how_to_browse(plan.storage, tracker.page))
+
+
+def show_checkpoint(plan: SweepPlan, trials: pd.DataFrame, part: str, console: Console) -> None:
+    """Print where the checkpoint of a part's best trial is, if there is one."""
+    show_whole(console, "Checkpoint", *_checkpoint(plan, trials, part))
+
+
+def _checkpoint(plan: SweepPlan, trials: pd.DataFrame, part: str) -> list[str]:
+    folder = winner(plan, trials, part)
+    if folder is None or folder.outcome is None or folder.outcome.checkpoint is None:
+        return []
+    return [str(folder.best_checkpoint)]
 
 
 def rich_table(cells: pd.DataFrame) -> Table:
@@ -89,12 +103,22 @@ def zero_shot_line(scores: Scores) -> str:
     )
     macro = ""
     if scores["macro"] is not None:
-        macro = f"macro {scores['macro']:.1f} ± {scores['macro_error']:.1f}, "
+        macro = f"macro {scores['macro']:.1f} ± {scores['macro_error']:.1f}{guessed(scores)}, "
     line = f"zero-shot {macro}{figures} (standard error over items), "
     line += count(sum(scores["ties"].values()), "tie")
     if bad := sum(scores["non_finite"].values()):
         line += f", {count(bad, 'score')} not finite"
     return line
+
+
+def guessed(scores: Scores) -> str:
+    """Words that follow a macro that guessing may reach; "" where it is above chance, or where the
+    scores are of an older version and do not tell."""
+    if scores["macro"] is None or "items" not in scores:
+        return ""
+    guessing = chance(scores, "macro", "all")
+    is_above = guessing.is_below(scores["macro"])
+    return "" if is_above else f" (not above chance: {guessing.in_words})"
 
 
 def glue_line(results: dict[str, Any]) -> str:
@@ -151,8 +175,10 @@ def describe(
                 tracker.client.log_metric(run_id, f"best/{name}", row[name])
     best = _best_row(plan, trials, part)
     link = "" if best is None else trial_link(tracker.experiment_id, best["run_id"], best["name"])
+    lines = [Text.from_markup(line, emoji=False).plain for line in findings]
+    lines += [f"Checkpoint: {path}" for path in _checkpoint(plan, trials, part)]
     note = sweep_note(
-        [Text.from_markup(line).plain for line in findings],
+        lines,
         cells,
         best=link,
         picture=picture_of(run_id, picture) if picture else "",
@@ -176,13 +202,3 @@ def with_spread(mean: float, deviation: float, digits: int) -> str:
         return "-"
     spread = "" if math.isnan(deviation) else f" ± {deviation:.{digits}f}"
     return f"{mean:.{digits}f}{spread}"
-
-
-def _browse(plan: SweepPlan, tracker: Tracker) -> str:
-    """Tell where to look at the study's runs."""
-    if plan.tracking_uri == f"sqlite:///{plan.storage / 'mlflow.db'}":
-        storage = shlex.quote(str(plan.storage))
-        return f"make ui STORAGE={storage}    then http://127.0.0.1:5000/{tracker.page}"
-    if plan.tracking_uri.startswith("http"):
-        return f"{without_secret(plan.tracking_uri).rstrip('/')}/{tracker.page}"
-    return without_secret(plan.tracking_uri)

@@ -13,11 +13,13 @@ from analysis.gains import at_best_point, pairs_by_point, why_no_gain
 from analysis.paired import Gain, Pair, paired_gain, spread_of_pairs
 from analysis.points import completed
 from analysis.schema.axes import AXES, Axis
+from analysis.terminal import say
 from sweeps.findings.common import (
     describe,
     glue_line,
     of_setting,
     rich_table,
+    show_checkpoint,
     winner,
     zero_shot_line,
 )
@@ -52,7 +54,8 @@ def show_gains(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: 
             _store(tracker, base, gain)
         lines += _winner_lines(plan, trials, part)
         for line in lines:
-            console.print(line, highlight=False, soft_wrap=True)
+            say(console, line)
+        show_checkpoint(plan, trials, part, console)
         describe(plan, tracker, trials, part, lines or [f"{part}: no trial ended."], cells)
 
 
@@ -98,7 +101,7 @@ def _mean(values: pd.Series, digits: int) -> str:
 
 
 def _winner_lines(plan: SweepPlan, trials: pd.DataFrame, part: str) -> list[str]:
-    """The scores of a part's best trial and its checkpoint, with rich's markup."""
+    """The scores of a part's best trial, with rich's markup."""
     folder = winner(plan, trials, part)
     if folder is None or folder.outcome is None:
         return []
@@ -109,7 +112,6 @@ def _winner_lines(plan: SweepPlan, trials: pd.DataFrame, part: str) -> list[str]
     final = folder.final_scores
     lines += [f"{part}: final {zero_shot_line(final['zero_shot'])}"] if "zero_shot" in final else []
     lines += [f"{part}: final {glue_line(final['glue'])}"] if "glue" in final else []
-    lines.append(f"Checkpoint  {folder.best_checkpoint}")
     return [escape(line) for line in lines]
 
 

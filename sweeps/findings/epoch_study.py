@@ -10,14 +10,14 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 
 from analysis import runs
 from analysis.epochs import BestHorizon, agreement, best_horizon, epoch_table, tokens_spent
 from analysis.plots import epoch_curve, epoch_figure
 from analysis.schema.axes import in_words
+from analysis.terminal import say, show_whole
 from analysis.wording import count
-from sweeps.findings.common import describe, for_mlflow, rich_table, with_spread
+from sweeps.findings.common import describe, for_mlflow, guessed, rich_table, with_spread
 from sweeps.plans.common import SweepPlan
 from sweeps.plans.epoch_study import Designs
 from sweeps.stored.trials import study_trials
@@ -37,13 +37,14 @@ def show_epochs(plan: SweepPlan, designs: Designs, tracker: Tracker, console: Co
         return
     table = epoch_table(scores)
     base = designs.base
-    console.print(f"{base.arch} {base.size}, peak learning rate {in_words(base.point)}")
+    say(console, f"{base.arch} {base.size}, peak learning rate {in_words(base.point)}")
     found = [best_horizon(scores, design) for design in table["design"].unique()]
     cells = _cells(table, found)
     console.print(rich_table(cells))
-    lines = [*_findings(found, scores), *_costs(trials, designs), *_milestones(plan, designs)]
+    lines = [*_findings(found, scores), *_guesses(plan, designs, found)]
+    lines += [*_costs(trials, designs), *_milestones(plan, designs)]
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, line)
     title = f"{plan.study}, {base.arch}"
     picture = epoch_curve(scores, plan.folder / "epoch_curve.png", title=title)
     small = for_mlflow(epoch_figure(scores, title=title), picture)
@@ -54,7 +55,8 @@ def show_epochs(plan: SweepPlan, designs: Designs, tracker: Tracker, console: Co
         for each in (picture, small):
             tracker.client.log_artifact(run_id, str(each))
         describe(plan, tracker, recorded, part, lines, cells, small.name)
-    console.print(escape(f"\nPicture     {picture}"), highlight=False, soft_wrap=True)
+    console.print()
+    show_whole(console, "Picture", str(picture))
 
 
 def epoch_frames(study: Path, designs: Designs) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -146,6 +148,24 @@ def _findings(found: list[BestHorizon], scores: pd.DataFrame) -> Iterator[str]:
             )
     if text := agreement(scores):
         yield text
+
+
+def _guesses(plan: SweepPlan, designs: Designs, found: list[BestHorizon]) -> Iterator[str]:
+    """Sentences on the designs whose macro at their best horizon may be a guess."""
+    folders = study_trials(plan.folder)
+    for best in found:
+        if best.horizon is None:
+            continue
+        length = min(n for n in designs.lengths(best.design) if n >= best.horizon)
+        scores = [
+            report.scores
+            for folder in ended(folders, designs.spec(best.design, length))
+            for report in (folder.outcome.history if folder.outcome else ())
+            if report.epoch == best.horizon and report.scores is not None
+        ]
+        macros = [each["macro"] for each in scores if each["macro"] is not None]
+        if macros and (words := guessed({**scores[0], "macro": fmean(macros)})):
+            yield f"{best.design}: macro {fmean(macros):.1f}{words}."
 
 
 def _costs(trials: pd.DataFrame, designs: Designs) -> Iterator[str]:

@@ -15,12 +15,17 @@ from analysis.learning_rates import compare_best, open_edge
 from analysis.plots import axis_curve, axis_figure, plane_figure
 from analysis.plots.style import write
 from analysis.points import along, has_plane, point_table, varied
+from analysis.reporting.sections.architectures import which_architecture
 from analysis.schema.axes import LR
+from analysis.store import ui_of
+from analysis.study import Study
+from analysis.terminal import say, show_whole
 from sweeps.findings.common import (
     describe,
     for_mlflow,
     glue_line,
     rich_table,
+    show_checkpoint,
     winner,
     with_spread,
     zero_shot_line,
@@ -41,13 +46,28 @@ def show_results(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console
     if not mine.empty:
         console.print(rich_table(_cells(mine)))
         for arch in plan.bases:
+            console.print()
             for line in _findings(plan, mine, arch):
-                console.print(line, highlight=False, soft_wrap=True)
+                say(console, line)
+            show_checkpoint(plan, mine, arch, console)
         pictures = _pictures(plan, trials)
         _store(plan, tracker, mine, pictures)
-        for picture in pictures:
-            if picture.suffix == ".png":
-                console.print(escape(f"\nPicture     {picture}"), highlight=False, soft_wrap=True)
+        console.print()
+        shown = [str(picture) for picture in pictures if picture.suffix == ".png"]
+        show_whole(console, "Pictures" if len(shown) > 1 else "Picture", *shown)
+        if verdict := _verdict(plan, trials):
+            say(console, f"\n{verdict}")
+
+
+def _verdict(plan: SweepPlan, trials: pd.DataFrame) -> str:
+    """The report's first answer about these trials, "" for those of one architecture."""
+    if trials["arch"].nunique() < 2:
+        return ""
+    study = Study.open(plan.tracking_uri, plan.study, ui_of(plan.tracking_uri))
+    try:
+        return escape(which_architecture(study.of_runs(trials["run_id"])))
+    except (ValueError, OSError) as error:  # what was trained is not lost for damaged scores
+        return f"[yellow]The architectures are not compared[/]: {escape(str(error))}"
 
 
 def comparable_trials(plan: SweepPlan) -> pd.DataFrame:
@@ -126,7 +146,7 @@ def _findings(plan: SweepPlan, trials: pd.DataFrame, arch: str) -> list[str]:
     mine = trials[(trials["arch"] == arch) & trials["outcome"].notna()]
     if mine.empty:
         return [f"{arch}: no trial came to an end."]
-    lines = [""]
+    lines = []
     for axis in varied(mine):
         comparison = compare_best(trials, arch, axis)
         lines.append(comparison.sentence)
@@ -148,7 +168,6 @@ def _findings(plan: SweepPlan, trials: pd.DataFrame, arch: str) -> list[str]:
         lines.append(f"{arch}: final {zero_shot_line(final['zero_shot'])}")
     if "glue" in final:
         lines.append(f"{arch}: final {glue_line(final['glue'])}")
-    lines.append(escape(f"Checkpoint  {folder.best_checkpoint}"))
     return lines
 
 

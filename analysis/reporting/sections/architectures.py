@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pandas as pd
 
@@ -29,7 +30,7 @@ from analysis.reporting.sections.tasks import task_tables
 from analysis.reporting.sections.verdict import answer, how
 from analysis.schema.axes import in_words
 from analysis.selection import Selection
-from analysis.study import not_compared
+from analysis.study import Study, not_compared
 
 
 def architectures(context: ReportContext) -> ReportPart:
@@ -64,6 +65,19 @@ def architectures(context: ReportContext) -> ReportPart:
         tuple(details),
     )
     return ReportPart(section, (first_answer,), tuple(_warnings(context, contenders)))
+
+
+def which_architecture(study: Study) -> str:
+    """The report's first answer about a study, "" where there are not two architectures.
+
+    Raises:
+        ValueError: scores are damaged.
+    """
+    context = ReportContext(study, "val_loss", Path())
+    contenders = contenders_of(context)
+    if len(contenders) < 2:
+        return ""
+    return answer(context, contenders, score_pairs(context, contenders))
 
 
 def _leaderboard(context: ReportContext, contenders: list[Contender]) -> Table:

@@ -54,8 +54,8 @@ def _none_above_chance(contenders: list[Contender]) -> str:
     what = "No macro is" if above else "No score is"
     range_of = f"{means[0]:.1f}" if len(means) == 1 else f"{means[0]:.1f} to {means[-1]:.1f}"
     text = (
-        f"{what} above chance (macro {range_of}; 95 % of models that guess score "
-        f"{guessing.low:.1f} to {guessing.high:.1f}), so the macro names no best architecture."
+        f"{what} above chance (macro {range_of}; {guessing.in_words}), so the macro names no best "
+        "architecture."
     )
     return f"{text} Above chance in single tasks: {listed(above)}." if above else text
 
