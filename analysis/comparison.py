@@ -18,10 +18,12 @@ from analysis.flag_values import checked
 from analysis.inference import difference, holm
 from analysis.reporting.writing import FAILURES, storage_of
 from analysis.samples import Scores, benchmarks_of, chance, sample
+from analysis.schema.axes import AXES
 from analysis.signals import ending_on_signals
 from analysis.store import open_store, tracking_uri
 from analysis.study import RECORDED, scores_of_run
 from analysis.terminal import open_console, say
+from analysis.wording import count
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -94,10 +96,12 @@ def _find(client: MlflowClient, trials: pd.DataFrame, asked: str) -> Compared:
     if len(found) != 1:
         shown = ", ".join(f"{row.run_id[:8]} ({row.name_})" for row in _named(found[:8]))
         what = (
-            f"{len(found)} trials are {asked!r}: {shown}" if len(found) else f"no trial {asked!r}"
+            f"{count(len(found), 'trial')} fit {asked!r}: {shown}"
+            if len(found)
+            else f"no trial {asked!r}"
         )
         raise ValueError(
-            f"{what}; give more of the id, or the name (one of {len(trials)} trials; "
+            f"{what}; give more of the id, or the name (one of {count(len(trials), 'trial')}; "
             "--study narrows them down)"
         )
     trial = found.iloc[0].to_dict()
@@ -113,7 +117,7 @@ def _named(found: pd.DataFrame) -> Iterator[Any]:
 def _specs(first: Compared, second: Compared) -> Table:
     table = _table("What differs in how they were trained", "", first.name, second.name)
     for name in sorted(set(first.trial) | set(second.trial)):
-        left, right = (_shown(it.trial.get(name)) for it in (first, second))
+        left, right = (_shown(name, it.trial.get(name)) for it in (first, second))
         if name not in RECORDED and left != right:
             table.add_row(name, escape(left), escape(right))
     if not table.row_count:
@@ -121,8 +125,10 @@ def _specs(first: Compared, second: Compared) -> Table:
     return table
 
 
-def _shown(value: Any) -> str:
-    return "" if value is None or pd.isna(value) else str(value)
+def _shown(name: str, value: Any) -> str:
+    if value is None or pd.isna(value):
+        return ""
+    return AXES[name].show(value) if name in AXES else str(value)
 
 
 def _losses(first: Compared, second: Compared) -> Table:

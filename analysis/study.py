@@ -23,6 +23,7 @@ from analysis.points import point_keys
 from analysis.schema.axes import AXES
 from analysis.schema.typed import parse_json, typed
 from analysis.store import open_store
+from analysis.wording import count
 
 _RESULTS = {
     *("run_id", "spec_hash", "name", "parent", "commit", "reason", "outcome", "status"),
@@ -214,8 +215,8 @@ def not_compared(trials: pd.DataFrame, sweep: pd.DataFrame) -> list[str]:
             if name != "arch" and str(group[name].iloc[0]) != str(sweep[name].iloc[0])
         ]
         sentences.append(
-            f"{len(group)} trials of {arch} are not compared with the others: their setting is "
-            f"another ({'; '.join(differing)})."
+            f"{count(len(group), 'trial')} of {arch} cannot be compared with the others, because "
+            f"of another setting: {'; '.join(differing)}."
         )
     return sentences
 

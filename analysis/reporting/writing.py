@@ -35,6 +35,7 @@ from analysis.store import how_to_browse, open_store, tracking_uri, ui_of
 from analysis.study import Study
 from analysis.terminal import open_console, say, show_whole
 from analysis.whole_files import write_text
+from analysis.wording import count
 
 FAILURES = (ValueError, OSError, MlflowException)
 """What a command tells a person in a line: there is something to mend."""
@@ -146,6 +147,6 @@ def _subtitle(study: Study) -> str:
     ended = int(trials["outcome"].notna().sum())
     archs = ", ".join(sorted(trials["arch"].dropna().unique()))
     return (
-        f"{ended} of {len(trials)} trials ended; {archs}. Written "
+        f"{ended} of {count(len(trials), 'trial')} ended; {archs}. Written "
         f"{datetime.now(UTC).strftime('%Y-%m-%d %H:%M')} UTC from {without_secret(study.uri)}."
     )

@@ -22,7 +22,7 @@ from analysis.points import at, point_table, varied
 from analysis.samples import chance
 from analysis.store import how_to_browse
 from analysis.terminal import say, show_whole
-from analysis.wording import count
+from analysis.wording import OVER_ITEMS, count, legend, with_error
 from sweeps.findings.mlflow_notes import picture_of, study_note, sweep_note, trial_link
 from sweeps.plans.common import SweepPlan
 from sweeps.plans.spaces import SweepSearch
@@ -64,8 +64,9 @@ def _checkpoint(plan: SweepPlan, trials: pd.DataFrame, part: str) -> list[str]:
 
 
 def rich_table(cells: pd.DataFrame) -> Table:
-    """A table of text for the terminal; rows that are best are bold."""
-    table = Table(header_style="bold")
+    """A table of means over seeds for the terminal, all of it text; the best rows are bold."""
+    note = legend(map(str, cells.to_numpy().ravel()))
+    table = Table(header_style="bold", caption=note or None, caption_justify="left")
     for number, name in enumerate(cells.columns):
         table.add_column(name, justify="left" if number == 0 or not name else "right")
     for row in cells.to_numpy():
@@ -98,13 +99,14 @@ def _specs_of_setting(plan: SweepPlan, base: TrialSpec) -> dict[str, TrialSpec]:
 def zero_shot_line(scores: Scores) -> str:
     """The figures of `SuiteScores.to_dict()` in one line."""
     figures = ", ".join(
-        f"{name} {score:.1f} ± {scores['errors'][name]:.1f}"
+        f"{name} {with_error(score, scores['errors'][name], 1)}"
         for name, score in scores["benchmarks"].items()
     )
     macro = ""
     if scores["macro"] is not None:
-        macro = f"macro {scores['macro']:.1f} ± {scores['macro_error']:.1f}{guessed(scores)}, "
-    line = f"zero-shot {macro}{figures} (standard error over items), "
+        mean = with_error(scores["macro"], scores["macro_error"], 1)
+        macro = f"macro {mean}{guessed(scores)}, "
+    line = f"zero-shot {macro}{figures} ({OVER_ITEMS}), "
     line += count(sum(scores["ties"].values()), "tie")
     if bad := sum(scores["non_finite"].values()):
         line += f", {count(bad, 'score')} not finite"
@@ -194,11 +196,3 @@ def describe_study(plan: SweepPlan, tracker: Tracker) -> None:
     if not trials.empty:
         text = study_note(trials, sorted(scored - {"macro"}), tracker.experiment_id)
         tracker.describe_study(text)
-
-
-def with_spread(mean: float, deviation: float, digits: int) -> str:
-    """A mean and its spread, where there is one; "-" for none."""
-    if not math.isfinite(mean):
-        return "-"
-    spread = "" if math.isnan(deviation) else f" ± {deviation:.{digits}f}"
-    return f"{mean:.{digits}f}{spread}"

@@ -14,6 +14,7 @@ from analysis.paired import Gain, Pair, paired_gain, spread_of_pairs
 from analysis.points import completed
 from analysis.schema.axes import AXES, Axis
 from analysis.terminal import say
+from analysis.wording import with_error
 from sweeps.findings.common import (
     describe,
     glue_line,
@@ -86,18 +87,14 @@ def _cells(figures: dict[str, pd.DataFrame], axes: Sequence[Axis]) -> pd.DataFra
     rows = []
     for part, frame in figures.items():
         point = ["" if frame.empty else axis.show(frame[axis.field].iloc[0]) for axis in axes]
-        bits, macro = _mean(frame["bits_per_byte"], 4), _mean(frame["macro"], 1)
+        bits, macro = (
+            with_error(values.mean(), values.std(), digits)
+            for name, digits in (("bits_per_byte", 4), ("macro", 1))
+            for values in [frame[name].dropna().astype(float)]
+        )
         rows.append([part, *point, str(len(frame)), bits, macro])
     columns = ["", *(axis.column for axis in axes), "seeds", "bits/byte", "macro"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _mean(values: pd.Series, digits: int) -> str:
-    numbers = values.dropna().astype(float)
-    if numbers.empty:
-        return "-"
-    spread = f" ± {numbers.std():.{digits}f}" if len(numbers) > 1 else ""
-    return f"{numbers.mean():.{digits}f}{spread}"
 
 
 def _winner_lines(plan: SweepPlan, trials: pd.DataFrame, part: str) -> list[str]:

@@ -16,8 +16,8 @@ from analysis.epochs import BestHorizon, agreement, best_horizon, epoch_table, t
 from analysis.plots import epoch_curve, epoch_figure
 from analysis.schema.axes import in_words
 from analysis.terminal import say, show_whole
-from analysis.wording import count
-from sweeps.findings.common import describe, for_mlflow, guessed, rich_table, with_spread
+from analysis.wording import OVER_SEEDS, count, with_error
+from sweeps.findings.common import describe, for_mlflow, guessed, rich_table
 from sweeps.plans.common import SweepPlan
 from sweeps.plans.epoch_study import Designs
 from sweeps.stored.trials import study_trials
@@ -128,8 +128,8 @@ def _cells(table: pd.DataFrame, found: list[BestHorizon]) -> pd.DataFrame:
                 "design": row["design"],
                 "epochs": str(row["horizon"]),
                 "seeds": str(row["seeds"]),
-                "bits/byte": with_spread(row["bits_per_byte"], row["bits_per_byte_sd"], 4),
-                "macro": with_spread(row["macro"], row["macro_sd"], 1),
+                "bits/byte": with_error(row["bits_per_byte"], row["bits_per_byte_sd"], 4),
+                "macro": with_error(row["macro"], row["macro_sd"], 1),
                 "tokens": f"{row['tokens']:,}",
                 "": ", ".join(notes),
             }
@@ -178,9 +178,8 @@ def _costs(trials: pd.DataFrame, designs: Designs) -> Iterator[str]:
         mine = spent[spent.index.get_level_values("design") == design]
         if not mine.empty:
             yield (
-                f"{design}: {mine.sum():,} training tokens for {len(mine)} "
-                f"seed{'s' if len(mine) > 1 else ''}, {mine.mean() / independent:.2f} times what "
-                "a whole trial for each horizon takes."
+                f"{design}: {mine.sum():,} training tokens for {count(len(mine), 'seed')}, "
+                f"{mine.mean() / independent:.2f} times what a whole trial for each horizon takes."
             )
 
 
@@ -196,8 +195,9 @@ def _milestones(plan: SweepPlan, designs: Designs) -> Iterator[str]:
                 for name in (scores[0] if scores else ())
             ]
             found = ", ".join(figures) or "not scored: the trials ended before it was asked for"
+            found += f" ({OVER_SEEDS})" if len(scores) > 1 else ""
             yield f"{design} after {count(words, 'word')}: {found}"
 
 
 def _mean_and_spread(values: list[float]) -> str:
-    return with_spread(fmean(values), stdev(values) if len(values) > 1 else math.nan, 1)
+    return with_error(fmean(values), stdev(values) if len(values) > 1 else math.nan, 1)

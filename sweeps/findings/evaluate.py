@@ -90,7 +90,7 @@ def log_figures(plan: EvaluationPlan, results: dict[str, Any], console: Console)
     metrics = [Metric(f"eval/{name}", value, now, 0) for name, value in figures(results).items()]
     names = ("scores.json", "answers.jsonl") if plan.suite else ("scores.json",)
     kept = f"The scores are in {plan.output}"
-    contact = MlflowContact(uri, console, f"{kept}; MLflow is asked for an hour.")
+    contact = MlflowContact(uri, console, f"{kept}; MLflow is tried again for an hour.")
     try:
         contact.result_of(lambda: client.log_batch(run_id, metrics))
         for name in names:
@@ -128,7 +128,7 @@ def _show_scores(results: dict[str, Any], console: Console) -> None:
 
 def _benchmarks(scores: Scores) -> Table:
     table = Table(header_style="bold")
-    columns = ("benchmark", "data set", "score", "± (items)", "chance", "items", "ties")
+    columns = ("benchmark", "data set", "score", "± over items", "chance", "items", "ties")
     for name in (*columns, "not finite"):
         table.add_column(name, justify="left" if name in columns[:2] else "right")
     for name, score in scores["benchmarks"].items():

@@ -20,6 +20,7 @@ from analysis.schema.axes import LR
 from analysis.store import ui_of
 from analysis.study import Study
 from analysis.terminal import say, show_whole
+from analysis.wording import with_error
 from sweeps.findings.common import (
     describe,
     for_mlflow,
@@ -27,7 +28,6 @@ from sweeps.findings.common import (
     rich_table,
     show_checkpoint,
     winner,
-    with_spread,
     zero_shot_line,
 )
 from sweeps.plans.common import SweepPlan
@@ -133,8 +133,8 @@ def _cells(trials: pd.DataFrame) -> pd.DataFrame:
                 "arch": row["arch"],
                 **{axis.column: axis.show(row[axis.field]) for axis in axes},
                 "seeds": str(row["seeds"]),
-                "bits/byte": with_spread(row["bits_per_byte"], row["bits_per_byte_sd"], 4),
-                "macro": with_spread(row["macro"], row["macro_sd"], 1),
+                "bits/byte": with_error(row["bits_per_byte"], row["bits_per_byte_sd"], 4),
+                "macro": with_error(row["macro"], row["macro_sd"], 1),
                 "": ", ".join(notes),
             }
         )

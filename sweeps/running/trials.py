@@ -150,7 +150,10 @@ def _run(
         finally:
             tell = contact.try_once if status == "KILLED" else contact.retry
             if not tell(lambda: tracker.close(status), now=True):
-                say(console, "What MLflow shows as running ends when this command is run again.")
+                say(
+                    console,
+                    "What MLflow still shows as running is closed when this command runs again.",
+                )
     if status == "KILLED":
         return _say_how_to_continue(console)
     show(plan, tracker, search, console)

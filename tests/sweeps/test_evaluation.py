@@ -240,7 +240,7 @@ def test_an_mlflow_that_is_gone_at_the_end_is_said(
     assert run_evaluation(args) == 0
     said = capsys.readouterr().out
     assert "MLflow does not answer" in said
-    assert f"The scores are in {tmp_path / 'out'}; MLflow is asked for an hour" in said
+    assert f"The scores are in {tmp_path / 'out'}; MLflow is tried again for an hour" in said
     assert "answers again" in said
     assert len(client.get_metric_history(run.info.run_id, "eval/blimp")) == 1
     client.delete_run(run.info.run_id)
@@ -349,7 +349,7 @@ def test_a_broken_model_submits_nothing(checkpoint, data, tmp_path, capsys) -> N
     broken = altered(checkpoint, tmp_path, lambda model: model.get_input_embeddings(), math.nan)
     args = arguments(broken, data, tmp_path, "--tasks", "blimp", "--submission")
     assert run_evaluation(args) == 2
-    assert "5 items of blimp have scores that are not finite" in capsys.readouterr().err
+    assert "blimp has 5 scores not finite" in capsys.readouterr().err
     assert not list((tmp_path / "out").rglob("predictions.json"))
 
 

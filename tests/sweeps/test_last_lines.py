@@ -24,6 +24,7 @@ from sweeps.plans.lr_sweep import plan_sweep
 from sweeps.plans.spaces import SweepSearch
 from tests.empty_store import empty_store
 from tests.made_study import MadeStudy
+from tests.notation import faults, texts_of_output
 from tests.tiny_text import write_tiny_text
 from trainables.checkpoint import TrialFolder
 from trainables.progress import TrialOutcome
@@ -138,6 +139,13 @@ def test_a_terminal_of_80_columns_breaks_no_word(two: tuple[Ended, str]) -> None
     labels = ("Report", "Browse", "Checkpoint", "Picture", "    ")
     sentences = [line for line in narrow.splitlines() if not line.startswith(labels)]
     assert max(map(len, sentences)) <= 80
+
+
+def test_there_is_one_notation(two: tuple[Ended, str]) -> None:
+    """Of learning rates, losses and spreads, and no plural of one."""
+    assert faults(texts_of_output(two[1])) == []
+    assert "± standard deviation over seeds" in two[1]
+    assert "(± standard error over items)" in two[1]
 
 
 def words_of(output: str) -> list[str]:

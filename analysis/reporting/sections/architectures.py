@@ -31,6 +31,7 @@ from analysis.reporting.sections.verdict import answer, how
 from analysis.schema.axes import in_words
 from analysis.selection import Selection
 from analysis.study import Study, not_compared
+from analysis.wording import OVER_SEEDS
 
 
 def architectures(context: ReportContext) -> ReportPart:
@@ -101,7 +102,7 @@ def _leaderboard(context: ReportContext, contenders: list[Contender]) -> Table:
         rows.append(tuple(row))
     order = "least loss first: no macro is above chance" if guessing else "best first"
     caption = f"Architectures at their chosen learning rate and epoch, {order}"
-    note = "Mean ± standard deviation over seeds; percent on held-out items."
+    note = f"Mean {OVER_SEEDS}; percent on held-out items."
     return Table("leaderboard", caption, tuple(columns), tuple(rows), note)
 
 

@@ -30,6 +30,7 @@ from analysis.samples import sample
 from analysis.schema.axes import AXES, LR, Axis
 from analysis.shared_spread import SharedSpread
 from analysis.study import DISTILLATION, setting
+from analysis.wording import OVER_SEEDS
 
 HELD_OUT = "held_out_macro"
 """Column of `runs.epochs` with what `Student.macro` compares."""
@@ -197,7 +198,7 @@ def _answer(students: list[Student]) -> str:
     index = [student is best for student in known].index(True)
     p_value = holm([student.gain.p_value for student in known])[index]
     chance = "p < 0.0001" if p_value < 1e-4 else f"p = {p_value:.2g}"
-    verdict = "" if p_value < LEVEL else ", so nothing is shown"
+    verdict = "" if p_value < LEVEL else ", so it may be chance"
     return f"{text}; {chance} after Holm's correction over the {len(known)}{verdict}."
 
 
@@ -239,7 +240,7 @@ def _gain_rows(students: list[Student]) -> Iterator[dict[str, object]]:
             low, high = student.gain.interval or (math.nan, math.nan)
             yield {
                 "student": student.label,
-                "metric": "bits per byte",
+                "metric": "bits/byte",
                 "gain": student.gain.mean,
                 "low": low,
                 "high": high,
@@ -272,7 +273,7 @@ def _table(context: ReportContext, students: list[Student]) -> Table:
         rows,
         "A gain is the mean over seeds that both have: control minus student in bits/byte, "
         "student minus control in macro (percentage points on held-out items). Of one seed the "
-        "macro's interval is over items only.",
+        f"macro's interval is over items only. Bits/byte: mean {OVER_SEEDS}.",
     )
 
 

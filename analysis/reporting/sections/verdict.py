@@ -7,7 +7,7 @@ from analysis.reporting.sections.common import ReportContext, listed
 from analysis.reporting.sections.contenders import Contender, no_macro_above_chance
 from analysis.reporting.sections.differences import LossDifference, is_shown
 from analysis.selection import choose
-from analysis.wording import count
+from analysis.wording import between, count
 
 
 def answer(context: ReportContext, contenders: list[Contender], pairs: list[Pair]) -> str:
@@ -31,13 +31,18 @@ def answer(context: ReportContext, contenders: list[Contender], pairs: list[Pair
     rest = of_first.keys() - set(beaten)
     others = [c.choice.arch for c in contenders[1:] if c.choice.arch in rest]
     if not beaten:
-        verdict = f"no difference to {listed(others)} is shown at this size"
+        verdict = f"this study is too small to separate it from {listed(others)}"
     elif not others:
-        verdict = "a difference to each of the others is shown"
+        verdict = f"it beats {listed(beaten)}"
     else:
-        verdict = f"it beats {listed(beaten)}, but no difference to {listed(others)} is shown"
+        verdict = (
+            f"it beats {listed(beaten)}, but this study is too small to separate it from "
+            f"{listed(others)}"
+        )
     single = [c.choice.arch for c in contenders if len(c.choice.trials) == 1]
-    limit = f", of these models only: one seed of {listed(single)}" if single else ""
+    limit = ""
+    if single:
+        limit = f" (one seed of {listed(single)}: this holds for these models, not for other seeds)"
     return f"{lead}; {verdict}{limit}. {loss}"
 
 
@@ -96,12 +101,11 @@ def how(context: ReportContext, contenders: list[Contender]) -> str:
             "among them, which flatters it"
         ),
     }
-    seeds = sorted({len(c.choice.trials) for c in contenders})
-    number_of = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    plural = "" if seeds == [1] else "s"
+    seeds = [len(c.choice.trials) for c in contenders]
     return (
         f"{rules[context.select]}; figures are of the held-out items unless a column says "
-        f"otherwise. {number_of} seed{plural} for each architecture. Intervals are over other "
+        f"otherwise. {between(min(seeds), max(seeds), 'seed')} for each architecture. Intervals "
+        f"are over other "
         f"seeds and other items of the same subtasks; with one seed, over items only."
         f"{_learnt(context, contenders)}"
     )
