@@ -181,11 +181,12 @@ def _table(costs: list[Cost]) -> Table:
 def _total(plan: SweepPlan, costs: list[Cost], at_once: int | None) -> str:
     """The sum, and what is not in it."""
     known = [cost.seconds for cost in costs if cost.seconds is not None]
-    total = sum(known) if len(known) == len(costs) else None
     flops = sum(cost.flops for cost in costs)
+    if len(known) < len(costs):
+        return f"The time is not known; {flops:.3g} FLOPs of training. Nothing was run."
+    total, share = sum(known), plan.resources.gpus
     time = f"About {format_seconds(total)} of training"
-    share = plan.resources.gpus
-    if total is not None and at_once is not None and 0 < share < 1:
+    if at_once is not None and 0 < share < 1:
         # Each step was measured by itself, with the whole GPU.
         most = total * min(at_once, int(1 / share))
         time += f" if trials do not slow each other on their GPU, {format_seconds(most)} at most"
