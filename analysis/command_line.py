@@ -117,7 +117,7 @@ def _check_names(words: Sequence[str], kind: type) -> None:
         if word in ("", f"{flag}="):
             raise ValueError(f"{flag} is empty: give a value, or leave the flag out")
         if _NO_LETTER.search(word):
-            raise ValueError(f"{flag} has a character that is no letter: {word!r}")
+            raise ValueError(f"{flag} has a character that cannot be printed: {word!r}")
     known = ["--config", "--help", *(flag_of(each.name) for each in fields(kind))]  # type: ignore[arg-type]
     known += [f"--no-{flag[2:]}" for flag in known]
     for word in words:

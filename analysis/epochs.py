@@ -97,7 +97,7 @@ def best_horizon(scores: pd.DataFrame, design: str, *, random_seed: int = 0) -> 
     means = curves.mean(axis=0)
     if seeds == 0 or math.isinf(means.min()):
         trouble = (
-            "no seed came to an end at every horizon; run the command again"
+            "no seed has finished every horizon; run the command again"
             if seeds == 0
             else "every horizon has a diverged seed; try a lower --lr"
         )
@@ -142,7 +142,7 @@ def _in_words(
 ) -> str:
     epochs = count(best, "epoch")
     if horizons == 1:
-        return f"{design}: {epochs} is the only horizon tried, so nothing says it is good."
+        return f"{design}: {epochs} is the only horizon tried: others may be better."
     lead = f"{design}: best after {epochs}, {mean:.4f} bits/byte"
     if interval is None:
         return (

@@ -65,9 +65,7 @@ def compare_best(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> RateCompar
         sentence = f"{arch}: every {label} diverged on at least one seed; {advice}."
         return RateComparison(arch, None, None, 0, None, None, sentence)
     if len(ranked) == 1:
-        sentence = (
-            f"{arch}: {axis.show(best)} is the only {label} tried, so nothing says it is good."
-        )
+        sentence = f"{arch}: {axis.show(best)} is the only {label} tried: others may be better."
         return RateComparison(arch, best, None, 0, None, None, sentence)
     second = ranked.iloc[1]
     runner_up = second[axis.field]

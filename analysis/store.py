@@ -204,7 +204,7 @@ def reason(error: Exception) -> str:
     status, text = _status(error), " ".join(without_secret(str(error)).split())
     if status in _REFUSED:
         return (
-            f"it does not let you in (HTTP {status}): set MLFLOW_TRACKING_USERNAME and "
+            f"it refuses access (HTTP {status}): set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
     if status == 404 or "Response body" in text:

@@ -14,8 +14,8 @@ from analysis.store import LONGEST_PAUSE, call_with_retries, reason, try_call
 from analysis.terminal import say
 
 _OF_TRIALS = (
-    "Trials that run go on: what they measure waits on the disk, and is recorded when MLflow is "
-    "back. Others wait for it to begin."
+    "Running trials go on: what they measure is kept on the disk, and recorded when MLflow is "
+    "back. New trials wait for it."
 )
 T = TypeVar("T")
 

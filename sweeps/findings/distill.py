@@ -57,7 +57,7 @@ def show_gains(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: 
         for line in lines:
             say(console, line)
         show_checkpoint(plan, trials, part, console)
-        describe(plan, tracker, trials, part, lines or [f"{part}: no trial ended."], cells)
+        describe(plan, tracker, trials, part, lines or [f"{part}: no trial has finished."], cells)
 
 
 def _ended(plan: SweepPlan, trials: pd.DataFrame, part: str) -> pd.DataFrame:

@@ -98,7 +98,7 @@ def log_figures(plan: EvaluationPlan, results: dict[str, Any], console: Console)
             contact.result_of(functools.partial(client.log_artifact, run_id, file, "eval"))
     except (MlflowException, RequestException) as error:
         raise ValueError(
-            f"--run-id: MLflow could not be told what was found: {reason(error)}. {kept}"
+            f"--run-id: the results could not be recorded in MLflow: {reason(error)}. {kept}"
         ) from error
 
 

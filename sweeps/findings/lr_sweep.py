@@ -145,7 +145,7 @@ def _findings(plan: SweepPlan, trials: pd.DataFrame, arch: str) -> list[str]:
     """Sentences about one architecture: the winner, how sure, and whether the grid bounds it."""
     mine = trials[(trials["arch"] == arch) & trials["outcome"].notna()]
     if mine.empty:
-        return [f"{arch}: no trial came to an end."]
+        return [f"{arch}: no trial has finished."]
     lines = []
     for axis in varied(mine):
         comparison = compare_best(trials, arch, axis)

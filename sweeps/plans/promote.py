@@ -175,6 +175,6 @@ def _check_better(before: ModelVersion, tags: dict[str, str], alias: str) -> Non
     old, new = float(tag(before, "bits_per_byte")), float(tags["bits_per_byte"])
     if new > old:
         raise ValueError(
-            f"{current} is better: {old:.4f} bits/byte, not {new:.4f}; sweep on, or replace it "
-            "with --force"
+            f"{current} is better: {old:.4f} bits/byte, not {new:.4f}; add trials to the sweep, or "
+            "replace it with --force"
         )

@@ -93,7 +93,7 @@ def run_command(
                 return say_error(error)
             return _run(plan, args, show, scheduler, console)
     except MlflowException as error:
-        say_error(ValueError(f"MLflow could not be told what was found: {reason(error)}"))
+        say_error(ValueError(f"the results could not be recorded in MLflow: {reason(error)}"))
         return _say_how_to_continue(console, EXIT_FAILED)
     except RayDied as death:
         say_error(death)

@@ -393,8 +393,8 @@ def test_addresses_lose_their_passwords(tmp_path: Path) -> None:
         (["--size", "mini", "mamba"], "'mamba' behind --size is no flag's value"),
         (["--lrs=1e-3", "3e-3"], "'3e-3' behind --lrs is no flag's value"),
         (["--no-extend", "x"], "'x' behind --no-extend is no flag's value"),
-        (["--arch", "lstm", "--lrs", "1e-3", " "], "--lrs: has a value of nothing"),
-        (["--arch", "lstm", "--lrs", "[]"], "--lrs: has a value of nothing"),
+        (["--arch", "lstm", "--lrs", "1e-3", " "], "--lrs: has an empty value"),
+        (["--arch", "lstm", "--lrs", "[]"], "--lrs: has an empty value"),
     ],
 )
 def test_a_value_out_of_place_is_named(

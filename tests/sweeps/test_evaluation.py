@@ -248,7 +248,7 @@ def test_an_mlflow_that_is_gone_at_the_end_is_said(
     for left[0] in (0, 9):  # it does not take them, and does not come back
         assert run_evaluation(args) == 2
         error = capsys.readouterr().err
-        assert error.startswith("error: --run-id: MLflow could not be told what was found: ")
+        assert error.startswith("error: --run-id: the results could not be recorded in MLflow: ")
         assert error.endswith(f"The scores are in {tmp_path / 'out'}\n")
 
 
