@@ -80,11 +80,11 @@ def _by_loss(context: ReportContext) -> str:
     behind = LossDifference.of(second, best, context.shared("bits_per_byte"))
     if behind is None:
         gap = second.mean("bits_per_byte") - best.mean("bits_per_byte")
-        return f"{text}, {gap:.4f} ahead of {second.arch}; the spread over seeds is not known."
+        return f"{text}, {gap:.4f} bits/byte ahead of {second.arch}; the spread over seeds is not known."
     verdict = "" if behind.low > 0 else ", so either may be the better"
     return (
-        f"{text}, {behind.mean:.4f} ahead of {second.arch} (95 % interval {behind.low:.4f} to "
-        f"{behind.high:.4f}{verdict})."
+        f"{text}, {behind.mean:.4f} bits/byte ahead of {second.arch} (95 % interval "
+        f"{behind.low:.4f} to {behind.high:.4f}{verdict})."
     )
 
 
