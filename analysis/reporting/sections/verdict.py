@@ -80,7 +80,8 @@ def _by_loss(context: ReportContext) -> str:
     behind = LossDifference.of(second, best, context.shared("bits_per_byte"))
     if behind is None:
         gap = second.mean("bits_per_byte") - best.mean("bits_per_byte")
-        return f"{text}, {gap:.4f} bits/byte ahead of {second.arch}; the spread over seeds is not known."
+        lead = f"{gap:.4f} bits/byte ahead of {second.arch}"
+        return f"{text}, {lead}; the spread over seeds is not known."
     verdict = "" if behind.low > 0 else ", so either may be the better"
     return (
         f"{text}, {behind.mean:.4f} bits/byte ahead of {second.arch} (95 % interval "
@@ -119,8 +120,8 @@ def _learnt(context: ReportContext, contenders: list[Contender]) -> str:
         return ""
     return (
         f" How much seeds vary is learnt from all {groups} points (an architecture at a learning "
-        "rate) that two seeds or more finished, since a few seeds of one alone know little of it "
-        "(a moderated variance, after Smyth 2004). Such intervals are right on average over "
+        "rate) that two seeds or more finished, because a few seeds of one point say little about "
+        "it (a moderated variance, after Smyth 2004). Such intervals are right on average over "
         "architectures: too wide for one whose seeds vary less than the others', too narrow for "
         "one whose seeds vary more."
     )
