@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from analysis.arguments import CompareArgs, ReportArgs
-from analysis.command_line import PANELS, command_words, parse
+from analysis.command_line import PANELS, command_words, parse, to_type
 from analysis.config_file import command_name, read_config, save_config
 from analysis.errors import hide_secret_flags
 from sweeps import cli
@@ -220,6 +220,20 @@ def test_commands_as_people_type_them() -> None:
     assert command_words([str(script), "--x"]) == ["python", "sweeps/lr_sweep.py", "--x"]
     words = command_words(["/somewhere/bin/babysweep", "lr-sweep", "--x"])
     assert words == ["babysweep", "lr-sweep", "--x"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("/usr/bin/babysweep", "babysweep epoch-study --study 'my study'"),
+        ("sweeps/lr_sweep.py", "python sweeps/epoch_study.py --study 'my study'"),
+    ],
+)
+def test_the_next_command_is_typed_like_this_one(
+    typed: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [typed, "--arch", "lstm"])
+    assert to_type("sweeps/epoch_study.py", "--study", "my study") == shown
 
 
 def test_no_words_at_all() -> None:
