@@ -18,7 +18,7 @@ from analysis.points import along, has_plane, point_table, varied
 from analysis.reporting.sections.architectures import which_architecture
 from analysis.schema.axes import LR
 from analysis.store import ui_of
-from analysis.study import Study
+from analysis.study import Study, compared
 from analysis.terminal import say, show_whole
 from analysis.wording import with_error
 from sweeps.findings.common import (
@@ -73,7 +73,8 @@ def _verdict(plan: SweepPlan, trials: pd.DataFrame) -> str:
 def comparable_trials(plan: SweepPlan) -> pd.DataFrame:
     """The study's trials, of any architecture, that differ from these in what a sweep compares.
 
-    That is architecture, the plan's axes and seed (and precision, which goes with architecture).
+    That is architecture, the plan's axes and seed, and what goes with an architecture: precision
+    and revision, of which those with the most trials stand for another architecture.
     """
     settings = {base.without(plan.axes) for base in plan.bases.values()}
     common = {_common(plan, base) for base in plan.bases.values()}
@@ -88,11 +89,14 @@ def comparable_trials(plan: SweepPlan) -> pd.DataFrame:
         )
     }
     frame = runs.trials(plan.tracking_uri, plan.study)
-    return frame[frame["spec_hash"].isin(hashes)]
+    found = frame[frame["spec_hash"].isin(hashes)]
+    is_own = found["arch"].isin(list(plan.bases))
+    others = compared(found[~is_own])
+    return found[is_own | found["run_id"].isin(others["run_id"])]
 
 
 def _common(plan: SweepPlan, spec: TrialSpec) -> TrialSpec:
-    return spec.without(plan.axes).replace(arch="", precision="fp32")
+    return spec.without(plan.axes).replace(arch="", precision="fp32", revision=1)
 
 
 def _pictures(plan: SweepPlan, trials: pd.DataFrame) -> list[Path]:

@@ -41,11 +41,12 @@ class Ended:
     text: Path
     storage: Path
     bonus: float = 0.0
+    lrs: tuple[float, ...] = (1e-2, 3e-2)
 
     def plan(self, *archs: str) -> SweepPlan:
         words = ["--arch", *archs, "--corpus", str(self.text), "--vocab-size", "280"]
         words += ["--context", "64", "--batch-size", "4", "--epochs", "2", "--seeds", "0", "1"]
-        words += ["--lrs", "1e-2", "3e-2", "--study", "my study"]
+        words += ["--lrs", *map(str, self.lrs), "--study", "my study"]
         args = parse(LrSweepArgs, [*words, "--storage", str(self.storage)], None)
         return plan_sweep(args, lambda text: None)
 
@@ -58,7 +59,7 @@ class Ended:
         )
         made = MadeStudy(self.storage, plan.study, plan.tracking_uri)
         for base in plan.bases.values():
-            for lr in (1e-2, 3e-2):
+            for lr in self.lrs:
                 for seed in (0, 1):
                     spec = base.replace(lr=lr, seed=seed)
                     folder = TrialFolder.of(plan.folder, spec)
@@ -155,7 +156,7 @@ def words_of(output: str) -> list[str]:
 def test_the_second_of_two_sweeps_answers(text: Path, tmp_path: Path) -> None:
     """One architecture alone is not compared; the next, in the same study, is. That guessing
     reaches a macro is said of each, and that it names no winner."""
-    ended = Ended(text, tmp_path / "runs", GUESSING)
+    ended = Ended(text, tmp_path / "runs", GUESSING, lrs=(1e-2,))
     first = ended.end("lstm")
     assert "By validation loss" not in first
     assert re.search(r"lstm: zero-shot macro [\d.]+ ± [\d.]+ \(not above chance: 95 % of", first)
