@@ -12,6 +12,7 @@ import functools
 import inspect
 import math
 import re
+import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -96,6 +97,14 @@ def command_words(argv: Sequence[str]) -> list[str]:
     return ["python", str(resolved.relative_to(root) if inside else script), *argv[1:]]
 
 
+def to_type(script: str, *words: str) -> str:
+    """A command as a person would type it who typed this process's: a script, or the program's
+    subcommand of its name."""
+    subcommand = Path(script).stem.replace("_", "-")
+    is_program = Path(sys.argv[0]).stem == PROGRAM
+    return shlex.join([*([PROGRAM, subcommand] if is_program else ["python", script]), *words])
+
+
 def _check_names(words: Sequence[str], kind: type) -> None:
     """Name what no flag is called, also where required ones are missing, and what no value is.
 
@@ -108,7 +117,7 @@ def _check_names(words: Sequence[str], kind: type) -> None:
         if word in ("", f"{flag}="):
             raise ValueError(f"{flag} is empty: give a value, or leave the flag out")
         if _NO_LETTER.search(word):
-            raise ValueError(f"{flag} has a character that is no letter: {word!r}")
+            raise ValueError(f"{flag} has a character that cannot be printed: {word!r}")
     known = ["--config", "--help", *(flag_of(each.name) for each in fields(kind))]  # type: ignore[arg-type]
     known += [f"--no-{flag[2:]}" for flag in known]
     for word in words:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,9 +18,12 @@ from analysis.flag_values import checked
 from analysis.inference import difference, holm
 from analysis.reporting.writing import FAILURES, storage_of
 from analysis.samples import Scores, benchmarks_of, chance, sample
+from analysis.schema.axes import AXES
 from analysis.signals import ending_on_signals
 from analysis.store import open_store, tracking_uri
 from analysis.study import RECORDED, scores_of_run
+from analysis.terminal import open_console, say
+from analysis.wording import count
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,7 +46,7 @@ def run_comparison(args: CompareArgs) -> int:
     """Print how two runs differ; returns the exit status."""
     try:
         with ending_on_signals():
-            compare_runs(checked(args), Console() if sys.stdout.isatty() else Console(width=120))
+            compare_runs(checked(args), open_console())
     except FAILURES as error:
         return say_error(error)
     return 0
@@ -65,17 +67,17 @@ def compare_runs(args: CompareArgs, console: Console) -> None:
     console.print(_losses(first, second))
     if first.scores is None or second.scores is None:
         without = " and ".join(it.name for it in (first, second) if it.scores is None)
-        console.print(f"No benchmark scores of {escape(without)}.", highlight=False)
+        say(console, f"No benchmark scores of {escape(without)}.")
         return
     if first.scores["suite_hash"] != second.scores["suite_hash"]:
-        console.print("They were scored on different items: their scores are not compared.")
+        say(console, "They were scored on different items: their scores are not compared.")
         return
     console.print(_scores(first, second, args.part))
-    console.print(
+    say(
+        console,
         "Intervals are over items within subtasks; p is after Holm's correction over the "
         "benchmarks, the macro's without; bold where it is below 0.05. One seed each: this is "
         "about these two models, not about how they were made.",
-        highlight=False,
     )
 
 
@@ -94,10 +96,12 @@ def _find(client: MlflowClient, trials: pd.DataFrame, asked: str) -> Compared:
     if len(found) != 1:
         shown = ", ".join(f"{row.run_id[:8]} ({row.name_})" for row in _named(found[:8]))
         what = (
-            f"{len(found)} trials are {asked!r}: {shown}" if len(found) else f"no trial {asked!r}"
+            f"{count(len(found), 'trial')} fit {asked!r}: {shown}"
+            if len(found)
+            else f"no trial {asked!r}"
         )
         raise ValueError(
-            f"{what}; give more of the id, or the name (one of {len(trials)} trials; "
+            f"{what}; give more of the id, or the name (one of {count(len(trials), 'trial')}; "
             "--study narrows them down)"
         )
     trial = found.iloc[0].to_dict()
@@ -113,7 +117,7 @@ def _named(found: pd.DataFrame) -> Iterator[Any]:
 def _specs(first: Compared, second: Compared) -> Table:
     table = _table("What differs in how they were trained", "", first.name, second.name)
     for name in sorted(set(first.trial) | set(second.trial)):
-        left, right = (_shown(it.trial.get(name)) for it in (first, second))
+        left, right = (_shown(name, it.trial.get(name)) for it in (first, second))
         if name not in RECORDED and left != right:
             table.add_row(name, escape(left), escape(right))
     if not table.row_count:
@@ -121,8 +125,10 @@ def _specs(first: Compared, second: Compared) -> Table:
     return table
 
 
-def _shown(value: Any) -> str:
-    return "" if value is None or pd.isna(value) else str(value)
+def _shown(name: str, value: Any) -> str:
+    if value is None or pd.isna(value):
+        return ""
+    return AXES[name].show(value) if name in AXES else str(value)
 
 
 def _losses(first: Compared, second: Compared) -> Table:

@@ -20,6 +20,7 @@ import pandas as pd
 
 from analysis.paired import mean_interval
 from analysis.variances import CONFIDENCE
+from analysis.wording import count
 
 _DRAWS = 10_000
 _FEW = 5
@@ -96,7 +97,7 @@ def best_horizon(scores: pd.DataFrame, design: str, *, random_seed: int = 0) -> 
     means = curves.mean(axis=0)
     if seeds == 0 or math.isinf(means.min()):
         trouble = (
-            "no seed came to an end at every horizon; run the command again"
+            "no seed has finished every horizon; run the command again"
             if seeds == 0
             else "every horizon has a diverged seed; try a lower --lr"
         )
@@ -139,9 +140,9 @@ def _in_words(
     seeds: int,
     interval: tuple[int, int] | None,
 ) -> str:
-    epochs = f"{best} epoch{'s' if best > 1 else ''}"
+    epochs = count(best, "epoch")
     if horizons == 1:
-        return f"{design}: {epochs} is the only horizon tried, so nothing says it is good."
+        return f"{design}: {epochs} is the only horizon tried: others may be better."
     lead = f"{design}: best after {epochs}, {mean:.4f} bits/byte"
     if interval is None:
         return (
@@ -151,7 +152,7 @@ def _in_words(
     low, high = interval
     verdict = f"95 % interval {low} to {high}" if low < high else "the 95 % interval holds no other"
     few = ", which is too narrow with so few" if seeds < _FEW else ""
-    return f"{lead} ({verdict}; bootstrap over {seeds} seeds{few})."
+    return f"{lead} ({verdict}; bootstrap over {count(seeds, 'seed')}{few})."
 
 
 def tokens_spent(trials: pd.DataFrame) -> pd.Series:
@@ -193,7 +194,7 @@ def agreement(scores: pd.DataFrame) -> str:
     if known:
         text += (
             f"; within two standard deviations of independent's seeds at {gaps['within'].sum()} of "
-            f"{known} horizons"
+            f"{count(int(known), 'horizon')}"
         )
     curves = [
         seed_curves(scores, name)[list(gaps["horizon"])] for name in ("branch", "independent")
@@ -204,6 +205,6 @@ def agreement(scores: pd.DataFrame) -> str:
         low, high = mean_interval(by_seed.to_numpy())
         text += (
             f"; on average {by_seed.mean():+.4f} (95 % interval {low:.4f} to {high:.4f}, paired "
-            f"over {len(seeds)} seeds)"
+            f"over {count(len(seeds), 'seed')})"
         )
     return f"{text}."

@@ -39,9 +39,10 @@ def say_error(error: Exception, status: int = EXIT_USAGE) -> int:
     from rich.console import Console  # not before --help
     from rich.markup import escape
 
+    from analysis.terminal import say
+
     said = without_secret(str(error)).encode("utf-8", "backslashreplace").decode("utf-8")
-    text = f"[bold red]error:[/] {escape(said)}"
-    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+    say(Console(stderr=True), f"[bold red]error:[/] {escape(said)}")
     return status
 
 

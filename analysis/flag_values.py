@@ -62,7 +62,7 @@ class ValueFormat:
             return self.read(words[0])
         parts = [part for word in words for part in (_parts(word) if self.splits else [word])]
         if words and not (parts and all(map(str.strip, words))):
-            raise ValueError("has a value of nothing: give one, or leave the flag out")
+            raise ValueError("has an empty value: give one, or leave the flag out")
         if self.count is not None and len(parts) != self.count:
             raise ValueError(f"takes {self.count} values, not {len(parts)}: {' '.join(words)}")
         return tuple(self.read(part) for part in parts)

@@ -291,9 +291,12 @@ def in_words(
     if adjusted_p < LEVEL:
         text = f"{ahead} beats {behind} by {abs(one.mean):.2f} points {figures}."
     else:
-        found = f"{ahead} is {abs(one.mean):.2f} points ahead" if one.mean else "they are equal"
-        text = f"No difference shown between {first} and {second} at this size: {found} {figures}."
-        text += _needed_in_words(one) if one.mean else ""
+        text = f"{first} and {second} score the same {figures}."
+        if one.mean:
+            text = (
+                f"This study is too small to separate {first} from {second}: {ahead} is "
+                f"{abs(one.mean):.2f} points above {figures}.{_needed_in_words(one)}"
+            )
     return text + _seeds_in_words(first, second, one.seeds)
 
 

@@ -19,6 +19,7 @@ from analysis.parabola import Parabola
 from analysis.points import along, at, completed, point_table, varied
 from analysis.schema.axes import LR, Axis, Edge, short
 from analysis.shared_spread import SharedSpread
+from analysis.wording import count
 
 _IN_WORDS = {"not tried": "was not tried", "diverged": "diverged", "stopped": "was stopped early"}
 
@@ -64,15 +65,14 @@ def compare_best(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> RateCompar
         sentence = f"{arch}: every {label} diverged on at least one seed; {advice}."
         return RateComparison(arch, None, None, 0, None, None, sentence)
     if len(ranked) == 1:
-        sentence = (
-            f"{arch}: {axis.show(best)} is the only {label} tried, so nothing says it is good."
-        )
+        sentence = f"{arch}: {axis.show(best)} is the only {label} tried: others may be better."
         return RateComparison(arch, best, None, 0, None, None, sentence)
     second = ranked.iloc[1]
     runner_up = second[axis.field]
     lead = f"{arch}: {axis.show(best)} is the best {label}; the next, {axis.show(runner_up)},"
     if second["diverged"]:
-        sentence = f"{lead} diverged on {second['diverged']} of {second['seeds']} seeds."
+        seeds = count(int(second["seeds"]), "seed")
+        sentence = f"{lead} diverged on {second['diverged']} of {seeds}."
         return RateComparison(arch, best, runner_up, 0, None, None, sentence)
     if second["stopped"]:
         sentence = f"{lead} was stopped early because it was behind."
@@ -90,10 +90,10 @@ def _compare(
     differences: np.ndarray,
     shared: SharedSpread,
 ) -> RateComparison:
-    count = len(differences)
+    seeds = len(differences)
     first = axis.show(best) if axis == LR else f"{axis.label} {axis.show(best)}"
     second = axis.show(runner_up)
-    if count == 0:
+    if seeds == 0:
         sentence = (
             f"{arch}: {first} is ahead of {second}, but on different seeds, which cannot be "
             "compared; train both on the same --seeds."
@@ -103,11 +103,11 @@ def _compare(
     if mean <= 0:  # the values were trained on different seeds besides the common ones
         sentence = (
             f"{arch}: {first} has the lowest mean over its seeds, but on those that both have "
-            f"({count}) {second} is not behind; train both on the same --seeds."
+            f"({seeds}) {second} is not behind; train both on the same --seeds."
         )
-        return RateComparison(arch, best, runner_up, count, mean, None, sentence)
+        return RateComparison(arch, best, runner_up, seeds, mean, None, sentence)
     lead = f"{arch}: {first} is ahead of {second} by {mean:.4f} bits/byte"
-    if count == 1:
+    if seeds == 1:
         sentence = (
             f"{lead} on one seed: the spread over seeds is unknown, so this may be chance; "
             "add --seeds to find out."
@@ -121,10 +121,10 @@ def _compare(
         else "the interval includes zero, so either may be the better"
     )
     sentence = (
-        f"{lead} (95 % interval {low:.4f} to {high:.4f}, paired over {count} seeds{learnt}): "
-        f"{verdict}."
+        f"{lead} (95 % interval {low:.4f} to {high:.4f}, paired over "
+        f"{count(seeds, 'seed')}{learnt}): {verdict}."
     )
-    return RateComparison(arch, best, runner_up, count, mean, (low, high), sentence)
+    return RateComparison(arch, best, runner_up, seeds, mean, (low, high), sentence)
 
 
 def edge_of_grid(values: Iterable[Any], best: Any, axis: Axis = LR) -> Edge | None:
@@ -291,7 +291,7 @@ class RateCost:
         text = f"{self.bits_per_byte:+.4f} bits/byte"
         if self.macro is not None:
             text += f" and {-self.macro:+.2f} points"
-        how = "by the fit" if self.source == "fit" else f"tried on {self.seeds}"
+        how = "by the fit" if self.source == "fit" else f"tried on {count(self.seeds, 'seed')}"
         return f"{text} at {_two(self.lr)} ({how})"
 
 
@@ -330,7 +330,8 @@ def sensitivity(trials: pd.DataFrame, arch: str) -> Sensitivity:
     best = float(ranked.iloc[0]["lr"])
     third, thrice = (_loss(trials, arch, ranked, best, factor) for factor in (1 / 3, 3))
     sentence = (
-        f"{arch}: against the best, {short(best)}, a third: {third.words}; thrice: {thrice.words}."
+        f"{arch}: beside the best rate, {short(best)}: a third of it, {third.words}; three times "
+        f"it, {thrice.words}."
     )
     return Sensitivity(arch, best, third, thrice, sentence)
 

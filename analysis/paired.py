@@ -122,7 +122,7 @@ class Gain:
     shared: SharedSpread | None = None
 
     def in_words(self, change: str, reason: str) -> str:
-        """The gain in bits per byte, as a sentence without its full stop.
+        """The gain in bits/byte, as a sentence without its full stop.
 
         Args:
             change: what was changed, such as "the teacher".
@@ -135,11 +135,13 @@ class Gain:
         if self.interval is None:
             return f"{text} on one seed: the spread is unknown, so this may be chance; add --seeds"
         low, high = self.interval
-        verdict = "the interval excludes zero" if low * high > 0 else "the interval includes zero"
+        verdict = "the interval includes zero, so this may be chance"
+        if low * high > 0:
+            verdict = "the interval excludes zero"
         learnt = learnt_from(self.shared, "pair of student and control", "such pairs")
         return (
-            f"{text} (95 % interval of the gain {low:.4f} to {high:.4f}, paired over {self.seeds} "
-            f"seeds{learnt}): {verdict}"
+            f"{text} (95 % interval of the gain {low:.4f} to {high:.4f}, paired over "
+            f"{count(self.seeds, 'seed')}{learnt}): {verdict}"
         )
 
 

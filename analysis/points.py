@@ -63,8 +63,8 @@ def uneven(trials: pd.DataFrame) -> list[str]:
         had.setdefault(", ".join(numbers), []).append(str(arch))
     parts = "; ".join(f"{numbers} for {', '.join(archs)}" for numbers, archs in had.items())
     return [
-        f"The architectures had unequal numbers of draws ({parts}): the best of more draws is "
-        "better by chance alone, so a lead may come from that; give all the same."
+        f"The architectures had unequal numbers of tries ({parts}): the best of more tries is "
+        "better by chance alone, so a lead may come from that; give all of them the same."
     ]
 
 

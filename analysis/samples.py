@@ -36,6 +36,15 @@ class Chance:
         """Whether a score cannot be told from guessing."""
         return self.low <= score <= self.high
 
+    def is_below(self, score: float) -> bool:
+        """Whether a score is better than guessing."""
+        return score > self.high
+
+    @property
+    def in_words(self) -> str:
+        """What a score above chance is above."""
+        return f"95 % of models that guess score {self.low:.1f} to {self.high:.1f}"
+
 
 def benchmarks_of(scores: Scores) -> tuple[str, ...]:
     """Names for `sample`: "macro" if the scores have one, and each benchmark with item values that

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -28,6 +29,8 @@ from analysis.places import check_lasts
 # MLflow would print the address, with the password in it, at the end of every run.
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
+LOCAL_UI = "http://127.0.0.1:5000"
+"""Where `make ui` serves MLflow."""
 ANSWER_SECONDS = 10
 """For an answer where one is to know soon that there is none."""
 PATIENCE_SECONDS = 3600.0
@@ -55,6 +58,27 @@ def tracking_uri(storage: Path) -> str:
     uri = given or f"{_FILE}{storage / 'mlflow.db'}"
     # Absolute: trials run in folders of their own.
     return f"{_FILE}{_file_of(uri)}" if uri.startswith(_FILE) else uri
+
+
+def ui_of(uri: str) -> str:
+    """Address of MLflow's web pages of a store."""
+    return without_secret(uri) if uri.startswith(("http://", "https://")) else LOCAL_UI
+
+
+def how_to_browse(storage: Path, page: str = "") -> tuple[str, ...]:
+    """The command that serves MLflow's pages, where no server does, and the address of a page.
+
+    Args:
+        storage: folder of the sweeps.
+        page: what follows the server's address.
+    """
+    uri = tracking_uri(storage)
+    address = f"{ui_of(uri).rstrip('/')}/{page}"
+    if uri.startswith("http"):
+        return (address,)
+    if uri == f"{_FILE}{(storage / 'mlflow.db').resolve()}":
+        return f"make ui STORAGE={shlex.quote(str(storage))}", address
+    return (without_secret(uri),)  # `make ui` serves no such store
 
 
 def open_store(uri: str) -> MlflowClient:
@@ -180,7 +204,7 @@ def reason(error: Exception) -> str:
     status, text = _status(error), " ".join(without_secret(str(error)).split())
     if status in _REFUSED:
         return (
-            f"it does not let you in (HTTP {status}): set MLFLOW_TRACKING_USERNAME and "
+            f"it refuses access (HTTP {status}): set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
     if status == 404 or "Response body" in text:

@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from analysis.points import point_keys
 from analysis.schema.axes import AXES
 from analysis.schema.typed import parse_json, typed
 from analysis.store import open_store
+from analysis.wording import count
 
 _RESULTS = {
     *("run_id", "spec_hash", "name", "parent", "commit", "reason", "outcome", "status"),
@@ -89,6 +90,10 @@ class Study:
         epochs = _with_costs(runs.epochs(client, name), trials)
         unrecorded = runs.count_unrecorded(client, name)
         return cls(name, uri, ui.rstrip("/"), experiment.experiment_id, trials, epochs, unrecorded)
+
+    def of_runs(self, run_ids: Iterable[str]) -> Study:
+        """The same study with these trials only."""
+        return replace(self, trials=self.trials[self.trials["run_id"].isin(list(run_ids))])
 
     @cached_property
     def client(self) -> MlflowClient:
@@ -210,8 +215,8 @@ def not_compared(trials: pd.DataFrame, sweep: pd.DataFrame) -> list[str]:
             if name != "arch" and str(group[name].iloc[0]) != str(sweep[name].iloc[0])
         ]
         sentences.append(
-            f"{len(group)} trials of {arch} are not compared with the others: their setting is "
-            f"another ({'; '.join(differing)})."
+            f"{count(len(group), 'trial')} of {arch} cannot be compared with the others, because "
+            f"of another setting: {'; '.join(differing)}."
         )
     return sentences
 

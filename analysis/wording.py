@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
+OVER_SEEDS = "± standard deviation over seeds"
+OVER_ITEMS = "± standard error over items"
+
 
 def count(number: int, noun: str, nouns: str | None = None) -> str:
     """A number with its noun: 1 trial, 2 trials, 1,000 trials.
@@ -12,3 +18,24 @@ def count(number: int, noun: str, nouns: str | None = None) -> str:
         nouns: of others, by default with an s.
     """
     return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
+
+
+def between(low: int, high: int, noun: str) -> str:
+    """Numbers with their noun: 1 seed, 3 seeds, 1 to 3 seeds."""
+    return count(high, noun) if low == high else f"{low:,} to {count(high, noun)}"
+
+
+def with_error(figure: float, error: float, digits: int) -> str:
+    """A figure and what it is uncertain by, where that is known; "-" for no figure.
+
+    `OVER_SEEDS` or `OVER_ITEMS` must stand beside it, see `legend`.
+    """
+    if not math.isfinite(figure):
+        return "-"
+    known = "" if math.isnan(error) else f" ± {error:.{digits}f}"
+    return f"{figure:.{digits}f}{known}"
+
+
+def legend(cells: Iterable[str]) -> str:
+    """What a table of means over seeds says below itself, "" where none has a spread."""
+    return OVER_SEEDS if any("±" in cell for cell in cells) else ""

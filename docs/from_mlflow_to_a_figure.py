@@ -39,7 +39,7 @@ def main(store: str, study: str, folder: Path) -> None:
         label = trials.set_index("run_id").loc[run_id, "name"]
         axes.plot(rows["epoch"], rows["bits_per_byte"], marker="o", label=label)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("validation bits per byte")
+    axes.set_ylabel("validation bits/byte")
     axes.legend(fontsize=7)
     plots.save(figure, folder, "epochs")
 

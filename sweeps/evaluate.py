@@ -32,16 +32,16 @@ def run_evaluation(args: EvaluateArgs) -> int:
 
     secure_local_cluster(args.address)
     from ray.exceptions import RayError
-    from rich.console import Console
 
     from analysis.errors import EXIT_FAILED, say_error
     from analysis.signals import EXIT_INTERRUPTED, ending_on_signals
+    from analysis.terminal import open_console, say
     from sweeps.engine.watch import RayDied
     from sweeps.findings.evaluate import lacking, show_results
     from sweeps.plans.evaluate import plan_evaluation
     from sweeps.running.evaluation import evaluate
 
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = open_console()
     try:
         with ending_on_signals():
             with console.status("Preparing"):
@@ -54,9 +54,9 @@ def run_evaluation(args: EvaluateArgs) -> int:
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED
     else:
-        show_results(results, plan.output, plan.args.submission, console)
+        show_results(plan, results, console)
         return EXIT_FAILED if lacking(results.get("glue", {}), plan.args.tasks) else 0
-    console.print("\nStopped. Run it again; finished epochs of GLUE tasks are kept.")
+    say(console, "\nStopped. Run it again; finished epochs of GLUE tasks are kept.")
     return status
 
 

@@ -26,21 +26,21 @@ from sweeps.arguments import PromoteArgs
 
 def run_promotion(args: PromoteArgs) -> int:
     """Promote and say what changed; returns the exit status."""
-    from rich.console import Console  # heavy imports: not before --help
-
-    from analysis.errors import say_error
+    from analysis.errors import say_error  # heavy imports: not before --help
     from analysis.signals import ending_on_signals
+    from analysis.terminal import open_console
     from sweeps.findings.promote import show_promotion
     from sweeps.plans.promote import plan_promotion
     from sweeps.running.promotion import promote
 
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = open_console()
     try:
         with ending_on_signals():
-            promotion = promote(plan_promotion(args))
+            plan = plan_promotion(args)
+            promotion = promote(plan)
     except (ValueError, OSError) as error:
         return say_error(error)
-    show_promotion(promotion, args.alias, console)
+    show_promotion(promotion, args.alias, plan.storage, console)
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from analysis.config_file import save_config
 from analysis.errors import say_error
 from analysis.reporting.writing import run_report
 from analysis.signals import EXIT_INTERRUPTED, ending_on_signals
+from analysis.terminal import open_console, say, show_title
 from analysis.wording import count
 from sweeps.arguments import PaperArgs
 from sweeps.distill import run_distillation
@@ -30,7 +30,7 @@ from trainables.files import read_json
 
 def run_study(args: PaperArgs) -> int:
     """Run what is to be run, or say what it would take, or where the study stands."""
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = open_console()
     try:
         with ending_on_signals():
             try:
@@ -47,7 +47,7 @@ def run_study(args: PaperArgs) -> int:
             save_config(plan.folder, plan.args)
             return run_stages(stages, plan.folder, console)
     except KeyboardInterrupt:
-        console.print("\nStopped. Run it again; stages that are done are not run again.")
+        say(console, "\nStopped. Run it again; stages that are done are not run again.")
         return EXIT_INTERRUPTED
 
 
@@ -74,9 +74,9 @@ def run_stages(stages: Sequence[Stage], folder: Path, console: Console) -> int:
         inputs = stage.hash_inputs()
         record = finished_stages(folder).get(stage.name)
         if record is not None and record.inputs == inputs:
-            console.print(f"[bold]{title}[/]: done, nothing has changed", highlight=False)
+            say(console, f"[bold]{title}[/]: done, nothing has changed")
             continue
-        console.rule(f"[bold]{title}", align="left")
+        show_title(console, title)
         status = stage.run()
         if status != 0:
             return status
@@ -87,7 +87,7 @@ def run_stages(stages: Sequence[Stage], folder: Path, console: Console) -> int:
 def score_finally(plan: StudyPlan, console: Console) -> int:
     """Score the best trials on all tasks, log the figures to their runs, and print them."""
     if plan.setup.benchmarks is None:
-        console.print("no benchmarks: give --benchmarks to have final scores")
+        say(console, "no benchmarks: give --benchmarks to have final scores")
         return 0
     recorded = runs.trials(plan.uri, plan.folder.name)
     run_ids = dict(zip(recorded["spec_hash"], recorded["run_id"], strict=True))
@@ -103,28 +103,28 @@ def score_finally(plan: StudyPlan, console: Console) -> int:
         scored.append((found_by, trial, scores))
     console.print(final_table(scored))
     for sentence in finalists.warnings:
-        console.print(f"[yellow]{sentence}[/]", highlight=False, soft_wrap=True)
+        say(console, f"[yellow]{sentence}[/]")
     return 0
 
 
 def _dry_run(plan: StudyPlan, console: Console) -> int:
     """Print what each stage would take, from measured steps; nothing is run."""
     args = plan.args
-    console.rule("[bold]1/6 sweep", align="left")
+    show_title(console, "1/6 sweep")
     status = run_lr_sweep(dataclasses.replace(plan.commands.sweep, dry_run=True))
     if status != 0:
         return status
-    console.rule("[bold]2/6 epochs", align="left")
+    show_title(console, "2/6 epochs")
     status = run_epoch_study(plan.measured_epochs)
     if status != 0:
         return status
     students = len(args.seeds) * len(args.alphas) * len(args.temperatures)
-    console.rule("[bold]3-6 promote, distill, final, report", align="left")
-    console.print(
+    show_title(console, "3-6 promote, distill, final, report")
+    say(
+        console,
         f"{count(students, 'student')} and {count(len(args.seeds), 'control')} of "
         f"{args.teacher_arch}, each trained like the teacher: a student's step takes about "
         "1.3 times as long as the sweep's. Then the best models are scored on all tasks, "
         "and the report is written.",
-        highlight=False,
     )
     return 0

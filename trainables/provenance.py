@@ -33,7 +33,7 @@ def hardware(device: torch.device, threads: int) -> str:
     """Name a device: "2 threads of AMD EPYC 9554 64-Core Processor", "NVIDIA H100 80GB HBM3"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    count = f"{threads} thread{'s' if threads > 1 else ''}"
+    count = f"{threads} {'thread' if threads == 1 else 'threads'}"
     return f"{count} of {cpu_name()}"
 
 

@@ -11,6 +11,7 @@ from analysis.benchmarks import glue
 from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.kind import BenchmarkKind, BenchmarkSource
 from analysis.benchmarks.kinds import ALL_KINDS, kind_of_folder
+from analysis.wording import count
 
 GLUE = "glue"
 _NOT_SCORED = {
@@ -192,7 +193,7 @@ def entry_rows(
         elif entry.place is None:
             yield entry.name, kind, f"left out: {entry.note}"
         elif (kind, entry.dataset) in scored:
-            yield entry.name, kind, f"to score: {scored[kind, entry.dataset]:,} items{note}"
+            yield entry.name, kind, f"to score: {count(scored[kind, entry.dataset], 'item')}{note}"
         elif kind in kinds:
             yield entry.name, kind, f"left out: {kinds[kind]} is scored; --tasks {entry.name}"
         else:

@@ -14,6 +14,7 @@ from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.items import Answer, Item
 from analysis.benchmarks.suite import Suite
 from analysis.whole_files import whole_file, write_text
+from analysis.wording import count
 
 
 def write_answers(suite: Suite, answers: Mapping[str, Sequence[Answer]], file: Path) -> None:
@@ -65,8 +66,8 @@ def write_submission(
     for name, items in answers.items():
         if bad := sum(not answer.finite for answer in items):
             raise ValueError(
-                f"{bad} items of {name} have scores that are not finite: the model is broken, and "
-                "there is nothing to submit"
+                f"{name} has {count(bad, 'score')} not finite: the model is broken, and there is "
+                "nothing to submit"
             )
     written = []
     for benchmark in suite.benchmarks:

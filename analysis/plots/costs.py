@@ -42,7 +42,7 @@ def cost_curves(frame: pd.DataFrame) -> Figure:
     styles = line_styles(frame["arch"])
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
-    panels[0].set_ylabel("validation bits per byte (lower is better)")
+    panels[0].set_ylabel("validation bits/byte (lower is better)")
     for axes, cost in zip(panels, ("tokens", "flops", "seconds"), strict=True):
         values = frame[cost].astype(float) if cost in frame else np.nan
         _draw_panel(axes, frame.assign(**{cost: values}), cost, styles)

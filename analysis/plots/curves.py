@@ -39,7 +39,7 @@ from analysis.schema.axes import LR, Axis
 CHANCE = 50.0
 _MOST_TICKS = 8
 _ROW = 0.05  # height of a row of crosses or of bars, in parts of the axis
-_LOSS = "validation bits per byte (lower is better)"
+_LOSS = "validation bits/byte (lower is better)"
 _MACRO = "zero-shot macro, % (higher is better)"
 _NOTHING = "no trial has an outcome yet: there is nothing to draw"
 

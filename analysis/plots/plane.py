@@ -66,7 +66,7 @@ def plane_figure(trials: pd.DataFrame, across: Axis, up: Axis) -> Figure:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(colors, ax=axes, fraction=0.06, pad=0.02)
-    bar.set_label("bits per byte")
+    bar.set_label("bits/byte")
     sign = Patch(**_BEST, edgecolor=INK, label="best")
     figure.legend(handles=[sign], loc="outside upper right")
     return figure

@@ -17,6 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from analysis.plots.style import INK, RC, LineStyle, check, ink_sign, line_styles, say
+from analysis.wording import between
 
 _MOST_ACROSS = 4  # panels in a row
 _LABEL = 36  # characters in a line of a label
@@ -151,8 +152,7 @@ def _with_seeds(frame: pd.DataFrame, arch: str) -> str:
     if seeds.empty:
         return arch
     low, high = int(seeds.min()), int(seeds.max())
-    count = str(high) if low == high else f"{low} to {high}"
-    return f"{arch}, {count} seed{'s' if high > 1 else ''}"
+    return f"{arch}, {between(low, high, 'seed')}"
 
 
 def _rows_of_panels(count: int, labels: list[str]) -> tuple[Figure, list[Axes]]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
-from rich.console import Console
 from rich.markup import escape
 
 from analysis.arguments import ReportArgs
@@ -33,12 +31,11 @@ from analysis.reporting.sections.rates import rates
 from analysis.reporting.sections.reproduction import every_trial, reproduction
 from analysis.reporting.tables import write_tables
 from analysis.signals import ending_on_signals
-from analysis.store import open_store, tracking_uri
+from analysis.store import how_to_browse, open_store, tracking_uri, ui_of
 from analysis.study import Study
+from analysis.terminal import open_console, say, show_whole
 from analysis.whole_files import write_text
-
-LOCAL_UI = "http://127.0.0.1:5000"
-"""Where `make ui` serves MLflow."""
+from analysis.wording import count
 
 FAILURES = (ValueError, OSError, MlflowException)
 """What a command tells a person in a line: there is something to mend."""
@@ -51,17 +48,20 @@ _PARTS: tuple[Callable[[ReportContext], ReportPart | None], ...] = (
 
 def run_report(args: ReportArgs) -> int:
     """Write the report and print its answers; returns the exit status."""
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = open_console()
     try:
         with ending_on_signals(), console.status("Reading the study") as status:
             page, path = write_report(checked(args), lambda text: status.update(text))
     except FAILURES as error:
         return say_error(error)
     for answer in page.answers:
-        console.print(f"- {escape(answer)}", highlight=False, soft_wrap=True)
+        say(console, f"- {escape(answer)}")
     for warning in page.warnings:
-        console.print(f"[yellow]- {escape(warning)}[/]", highlight=False, soft_wrap=True)
-    console.print(escape(f"\nReport      {path}"), highlight=False, soft_wrap=True)
+        say(console, f"[yellow]- {escape(warning)}[/]")
+    console.print()
+    show_whole(console, "Report", str(path))
+    browse = (without_secret(args.ui),) if args.ui else how_to_browse(storage_of(args.storage))
+    show_whole(console, "Browse", *browse)
     return 0
 
 
@@ -142,16 +142,11 @@ def only_study(uri: str) -> str:
     )
 
 
-def ui_of(uri: str) -> str:
-    """Address of MLflow's web pages of a store."""
-    return without_secret(uri) if uri.startswith(("http://", "https://")) else LOCAL_UI
-
-
 def _subtitle(study: Study) -> str:
     trials = study.trials
     ended = int(trials["outcome"].notna().sum())
     archs = ", ".join(sorted(trials["arch"].dropna().unique()))
     return (
-        f"{ended} of {len(trials)} trials ended; {archs}. Written "
+        f"{ended} of {count(len(trials), 'trial')} ended; {archs}. Written "
         f"{datetime.now(UTC).strftime('%Y-%m-%d %H:%M')} UTC from {without_secret(study.uri)}."
     )

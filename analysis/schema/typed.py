@@ -89,7 +89,8 @@ def _record(value: Any, kind: Any, where: str) -> Any:
     ):
         if names:
             place = f" in {where}" if where else ""
-            raise ValueError(f"{what} field(s){place}: {', '.join(sorted(names))}")
+            noun = "field" if len(names) == 1 else "fields"
+            raise ValueError(f"{what} {noun}{place}: {', '.join(sorted(names))}")
     kinds = _field_types(kind)
     values = {name: typed(item, kinds[name], _within(where, name)) for name, item in value.items()}
     try:

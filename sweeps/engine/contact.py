@@ -11,10 +11,11 @@ from rich.markup import escape
 
 from analysis.errors import without_secret
 from analysis.store import LONGEST_PAUSE, call_with_retries, reason, try_call
+from analysis.terminal import say
 
 _OF_TRIALS = (
-    "Trials that run go on: what they measure waits on the disk, and is recorded when MLflow is "
-    "back. Others wait for it to begin."
+    "Running trials go on: what they measure is kept on the disk, and recorded when MLflow is "
+    "back. New trials wait for it."
 )
 T = TypeVar("T")
 
@@ -95,4 +96,4 @@ class MlflowContact:
             self._away_since = None
 
     def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
+        say(self._console, text)

@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.markup import escape
 
+from analysis.terminal import say
 from sweeps.engine.progress import QUIET_SECONDS
 from trainables.spec import TrialSpec
 from trainables.trainer import MicroBatch
@@ -60,7 +61,7 @@ class KernelBuild:
                     except ray.exceptions.RayError as error:
                         line = f"kernels are built by the trials ({_last_line(error)})"
                     del waiting[task]
-                    console.print(escape(f"Node {node}: {line}"), highlight=False, soft_wrap=True)
+                    say(console, escape(f"Node {node}: {line}"))
 
 
 class _RareLines:
@@ -80,7 +81,7 @@ class _RareLines:
             return
         self._last, self._spoke = text, now
         clock = time.strftime("%H:%M:%S")
-        self._console.print(f"{clock}  {text}", highlight=False, soft_wrap=True)
+        say(self._console, f"{clock}  {text}")
 
 
 def start_building(

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 
 from analysis.schema.axes import AXES
+from analysis.terminal import say
 from analysis.wording import count
 from sweeps.engine.contact import MlflowContact
 from sweeps.engine.failures import HOPELESS
@@ -78,7 +79,9 @@ class TrialRow:
             parts.append(f"{speed:,.0f} tokens/s")
         if (loss := self.metrics.get("train/loss")) is not None:
             parts.append(f"loss {loss:.3f}")
-        return ", ".join([*parts, f"about {format_seconds(self.seconds_left)} left"])
+        if self.seconds_left is not None:
+            parts.append(f"about {format_seconds(self.seconds_left)} left")
+        return ", ".join(parts)
 
     def update(self, run: Run) -> None:
         """Take over what the trial's MLflow run holds."""
@@ -184,7 +187,7 @@ class ProgressDisplay(DriverCallback):
             _, progress = reached
             text += f" from step {progress.step:,}"
         if beyond := [AXES[name].label for name in self._search.beyond(trial.trial_id)]:
-            text += f"; another {' and '.join(beyond)}, since the best was at the edge"
+            text += f"; added to the grid, since its best {' and '.join(beyond)} was at the edge"
         return text
 
     def on_trial_result(
@@ -218,9 +221,7 @@ class ProgressDisplay(DriverCallback):
             row.state = "stopped"
         self._contact.try_once(self._pull)
         if not row.was_over:
-            left = format_seconds(self._seconds_left())
-            trials_left = count(self._search.remaining(), "trial")
-            self._event(row, f"{row.state}; {trials_left} left, about {left}")
+            self._event(row, f"{row.state}; {self._what_is_left()}")
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: object
@@ -238,7 +239,7 @@ class ProgressDisplay(DriverCallback):
         if not self._live:
             row.said = time.monotonic()
             clock, name = time.strftime("%H:%M:%S"), row.spec.name_among(self._tracker.axes)
-            self._console.print(f"{clock}  {name}: {text}", highlight=False, soft_wrap=True)
+            say(self._console, f"{clock}  {name}: {text}")
 
     def _say_positions(self) -> None:
         """Let no running trial be silent for long."""
@@ -260,11 +261,8 @@ class ProgressDisplay(DriverCallback):
 
     def _table(self) -> Table:
         done = sum(row.state in ("finished", "diverged", "stopped") for row in self.rows.values())
-        left = format_seconds(self._seconds_left())
-        table = Table(
-            caption=f"{count(done, 'trial')} done, {self._search.remaining()} left, about {left}",
-            header_style="bold",
-        )
+        caption = f"{count(done, 'trial')} done, {self._what_is_left()}"
+        table = Table(caption=caption, header_style="bold")
         axes = self._tracker.axes
         columns = ("seed", "epoch", "tokens/s", "loss", "bits/byte", "macro", "ETA")
         for name in ("arch", *(AXES[axis].column for axis in axes), *columns):
@@ -275,6 +273,12 @@ class ProgressDisplay(DriverCallback):
         ):
             table.add_row(*row.cells(axes), style=_STYLES.get(row.state, "dim"))
         return table
+
+    def _what_is_left(self) -> str:
+        """Trials to come, and how long they will take as far as that is known."""
+        seconds = self._seconds_left()
+        time_left = "" if not seconds else f", about {format_seconds(seconds)}"
+        return f"{count(self._search.remaining(), 'trial')} left{time_left}"
 
     def _seconds_left(self) -> float | None:
         """Work left, shared among the trials that run together."""

@@ -61,7 +61,7 @@ class Resources:
         """What a trial gets: "1 CPU", or "2 workers of 4 CPUs and 1 GPU"."""
         each = count(self.cpus, "CPU")
         if self.gpus:
-            each += f" and {self.gpus:g} GPU{'' if self.gpus <= 1 else 's'}"
+            each += f" and {self.gpus:g} {'GPU' if self.gpus <= 1 else 'GPUs'}"
         return each if self.workers == 1 else f"{self.workers} workers of {each}"
 
     @property

@@ -96,7 +96,9 @@ def _connect(place: str, **options: Any) -> None:
         temporary = os.environ.get("RAY_TMPDIR", "")
         hint = f"; RAY_TMPDIR={temporary} may be too long a path" if len(temporary) > 40 else ""
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"no Ray cluster can be had ({place}): {reason}{hint}") from error
+        raise ValueError(
+            f"no Ray cluster can be started or reached ({place}): {reason}{hint}"
+        ) from error
     except SystemExit as end:  # of Ray's handler of SIGTERM
         raise KeyboardInterrupt from end
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,13 @@ from rich.text import Text
 
 from analysis import runs
 from analysis.benchmarks.suite import Scores
-from analysis.errors import without_secret
+from analysis.command_line import to_type
 from analysis.plots.style import write
 from analysis.points import at, point_table, varied
-from analysis.wording import count
+from analysis.samples import chance
+from analysis.store import how_to_browse
+from analysis.terminal import say, show_whole
+from analysis.wording import OVER_ITEMS, count, legend, with_error
 from sweeps.findings.mlflow_notes import picture_of, study_note, sweep_note, trial_link
 from sweeps.plans.common import SweepPlan
 from sweeps.plans.spaces import SweepSearch
@@ -37,21 +39,34 @@ def failed_trials(plan: SweepPlan, search: SweepSearch) -> list[TrialSpec]:
     return [spec for spec in given.values() if TrialFolder.of(plan.folder, spec).outcome is None]
 
 
-def show_failures(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: Console) -> None:
-    """Print which trials failed, and where to look at all of them."""
+def show_ways_on(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: Console) -> None:
+    """Print which trials failed, and the commands that show what was found."""
     for spec in failed_trials(plan, search):
-        console.print(
-            f"[red]{spec.name} failed[/]; its error is in "
-            + escape(str(TrialFolder.of(plan.folder, spec).path / "error.txt")),
-            highlight=False,
-            soft_wrap=True,
-        )
-    console.print(escape(f"Browse      {_browse(plan, tracker)}"), highlight=False, soft_wrap=True)
+        error = TrialFolder.of(plan.folder, spec).path / "error.txt"
+        say(console, f"[red]{escape(spec.name)} failed[/]; its error is in")
+        show_whole(console, "  ", str(error))
+    console.print()
+    words = ("--study", plan.study, "--storage", str(plan.storage))
+    show_whole(console, "Report", to_type("analysis/report.py", *words))
+    show_whole(console, "Browse", *how_to_browse(plan.storage, tracker.page))
+
+
+def show_checkpoint(plan: SweepPlan, trials: pd.DataFrame, part: str, console: Console) -> None:
+    """Print where the checkpoint of a part's best trial is, if there is one."""
+    show_whole(console, "Checkpoint", *_checkpoint(plan, trials, part))
+
+
+def _checkpoint(plan: SweepPlan, trials: pd.DataFrame, part: str) -> list[str]:
+    folder = winner(plan, trials, part)
+    if folder is None or folder.outcome is None or folder.outcome.checkpoint is None:
+        return []
+    return [str(folder.best_checkpoint)]
 
 
 def rich_table(cells: pd.DataFrame) -> Table:
-    """A table of text for the terminal; rows that are best are bold."""
-    table = Table(header_style="bold")
+    """A table of means over seeds for the terminal, all of it text; the best rows are bold."""
+    note = legend(map(str, cells.to_numpy().ravel()))
+    table = Table(header_style="bold", caption=note or None, caption_justify="left")
     for number, name in enumerate(cells.columns):
         table.add_column(name, justify="left" if number == 0 or not name else "right")
     for row in cells.to_numpy():
@@ -84,17 +99,28 @@ def _specs_of_setting(plan: SweepPlan, base: TrialSpec) -> dict[str, TrialSpec]:
 def zero_shot_line(scores: Scores) -> str:
     """The figures of `SuiteScores.to_dict()` in one line."""
     figures = ", ".join(
-        f"{name} {score:.1f} ± {scores['errors'][name]:.1f}"
+        f"{name} {with_error(score, scores['errors'][name], 1)}"
         for name, score in scores["benchmarks"].items()
     )
     macro = ""
     if scores["macro"] is not None:
-        macro = f"macro {scores['macro']:.1f} ± {scores['macro_error']:.1f}, "
-    line = f"zero-shot {macro}{figures} (standard error over items), "
+        mean = with_error(scores["macro"], scores["macro_error"], 1)
+        macro = f"macro {mean}{guessed(scores)}, "
+    line = f"zero-shot {macro}{figures} ({OVER_ITEMS}), "
     line += count(sum(scores["ties"].values()), "tie")
     if bad := sum(scores["non_finite"].values()):
         line += f", {count(bad, 'score')} not finite"
     return line
+
+
+def guessed(scores: Scores) -> str:
+    """Words that follow a macro that guessing may reach; "" where it is above chance, or where the
+    scores are of an older version and do not tell."""
+    if scores["macro"] is None or "items" not in scores:
+        return ""
+    guessing = chance(scores, "macro", "all")
+    is_above = guessing.is_below(scores["macro"])
+    return "" if is_above else f" (not above chance: {guessing.in_words})"
 
 
 def glue_line(results: dict[str, Any]) -> str:
@@ -151,8 +177,10 @@ def describe(
                 tracker.client.log_metric(run_id, f"best/{name}", row[name])
     best = _best_row(plan, trials, part)
     link = "" if best is None else trial_link(tracker.experiment_id, best["run_id"], best["name"])
+    lines = [Text.from_markup(line, emoji=False).plain for line in findings]
+    lines += [f"Checkpoint: {path}" for path in _checkpoint(plan, trials, part)]
     note = sweep_note(
-        [Text.from_markup(line).plain for line in findings],
+        lines,
         cells,
         best=link,
         picture=picture_of(run_id, picture) if picture else "",
@@ -168,21 +196,3 @@ def describe_study(plan: SweepPlan, tracker: Tracker) -> None:
     if not trials.empty:
         text = study_note(trials, sorted(scored - {"macro"}), tracker.experiment_id)
         tracker.describe_study(text)
-
-
-def with_spread(mean: float, deviation: float, digits: int) -> str:
-    """A mean and its spread, where there is one; "-" for none."""
-    if not math.isfinite(mean):
-        return "-"
-    spread = "" if math.isnan(deviation) else f" ± {deviation:.{digits}f}"
-    return f"{mean:.{digits}f}{spread}"
-
-
-def _browse(plan: SweepPlan, tracker: Tracker) -> str:
-    """Tell where to look at the study's runs."""
-    if plan.tracking_uri == f"sqlite:///{plan.storage / 'mlflow.db'}":
-        storage = shlex.quote(str(plan.storage))
-        return f"make ui STORAGE={storage}    then http://127.0.0.1:5000/{tracker.page}"
-    if plan.tracking_uri.startswith("http"):
-        return f"{without_secret(plan.tracking_uri).rstrip('/')}/{tracker.page}"
-    return without_secret(plan.tracking_uri)

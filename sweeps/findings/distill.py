@@ -13,11 +13,14 @@ from analysis.gains import at_best_point, pairs_by_point, why_no_gain
 from analysis.paired import Gain, Pair, paired_gain, spread_of_pairs
 from analysis.points import completed
 from analysis.schema.axes import AXES, Axis
+from analysis.terminal import say
+from analysis.wording import with_error
 from sweeps.findings.common import (
     describe,
     glue_line,
     of_setting,
     rich_table,
+    show_checkpoint,
     winner,
     zero_shot_line,
 )
@@ -52,8 +55,9 @@ def show_gains(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console: 
             _store(tracker, base, gain)
         lines += _winner_lines(plan, trials, part)
         for line in lines:
-            console.print(line, highlight=False, soft_wrap=True)
-        describe(plan, tracker, trials, part, lines or [f"{part}: no trial ended."], cells)
+            say(console, line)
+        show_checkpoint(plan, trials, part, console)
+        describe(plan, tracker, trials, part, lines or [f"{part}: no trial has finished."], cells)
 
 
 def _ended(plan: SweepPlan, trials: pd.DataFrame, part: str) -> pd.DataFrame:
@@ -83,22 +87,18 @@ def _cells(figures: dict[str, pd.DataFrame], axes: Sequence[Axis]) -> pd.DataFra
     rows = []
     for part, frame in figures.items():
         point = ["" if frame.empty else axis.show(frame[axis.field].iloc[0]) for axis in axes]
-        bits, macro = _mean(frame["bits_per_byte"], 4), _mean(frame["macro"], 1)
+        bits, macro = (
+            with_error(values.mean(), values.std(), digits)
+            for name, digits in (("bits_per_byte", 4), ("macro", 1))
+            for values in [frame[name].dropna().astype(float)]
+        )
         rows.append([part, *point, str(len(frame)), bits, macro])
     columns = ["", *(axis.column for axis in axes), "seeds", "bits/byte", "macro"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _mean(values: pd.Series, digits: int) -> str:
-    numbers = values.dropna().astype(float)
-    if numbers.empty:
-        return "-"
-    spread = f" ± {numbers.std():.{digits}f}" if len(numbers) > 1 else ""
-    return f"{numbers.mean():.{digits}f}{spread}"
-
-
 def _winner_lines(plan: SweepPlan, trials: pd.DataFrame, part: str) -> list[str]:
-    """The scores of a part's best trial and its checkpoint, with rich's markup."""
+    """The scores of a part's best trial, with rich's markup."""
     folder = winner(plan, trials, part)
     if folder is None or folder.outcome is None:
         return []
@@ -109,7 +109,6 @@ def _winner_lines(plan: SweepPlan, trials: pd.DataFrame, part: str) -> list[str]
     final = folder.final_scores
     lines += [f"{part}: final {zero_shot_line(final['zero_shot'])}"] if "zero_shot" in final else []
     lines += [f"{part}: final {glue_line(final['glue'])}"] if "glue" in final else []
-    lines.append(f"Checkpoint  {folder.best_checkpoint}")
     return [escape(line) for line in lines]
 
 

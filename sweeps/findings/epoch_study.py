@@ -10,14 +10,14 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 
 from analysis import runs
 from analysis.epochs import BestHorizon, agreement, best_horizon, epoch_table, tokens_spent
 from analysis.plots import epoch_curve, epoch_figure
 from analysis.schema.axes import in_words
-from analysis.wording import count
-from sweeps.findings.common import describe, for_mlflow, rich_table, with_spread
+from analysis.terminal import say, show_whole
+from analysis.wording import OVER_SEEDS, count, with_error
+from sweeps.findings.common import describe, for_mlflow, guessed, rich_table
 from sweeps.plans.common import SweepPlan
 from sweeps.plans.epoch_study import Designs
 from sweeps.stored.trials import study_trials
@@ -37,13 +37,14 @@ def show_epochs(plan: SweepPlan, designs: Designs, tracker: Tracker, console: Co
         return
     table = epoch_table(scores)
     base = designs.base
-    console.print(f"{base.arch} {base.size}, peak learning rate {in_words(base.point)}")
+    say(console, f"{base.arch} {base.size}, peak learning rate {in_words(base.point)}")
     found = [best_horizon(scores, design) for design in table["design"].unique()]
     cells = _cells(table, found)
     console.print(rich_table(cells))
-    lines = [*_findings(found, scores), *_costs(trials, designs), *_milestones(plan, designs)]
+    lines = [*_findings(found, scores), *_guesses(plan, designs, found)]
+    lines += [*_costs(trials, designs), *_milestones(plan, designs)]
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, line)
     title = f"{plan.study}, {base.arch}"
     picture = epoch_curve(scores, plan.folder / "epoch_curve.png", title=title)
     small = for_mlflow(epoch_figure(scores, title=title), picture)
@@ -54,7 +55,8 @@ def show_epochs(plan: SweepPlan, designs: Designs, tracker: Tracker, console: Co
         for each in (picture, small):
             tracker.client.log_artifact(run_id, str(each))
         describe(plan, tracker, recorded, part, lines, cells, small.name)
-    console.print(escape(f"\nPicture     {picture}"), highlight=False, soft_wrap=True)
+    console.print()
+    show_whole(console, "Picture", str(picture))
 
 
 def epoch_frames(study: Path, designs: Designs) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -126,8 +128,8 @@ def _cells(table: pd.DataFrame, found: list[BestHorizon]) -> pd.DataFrame:
                 "design": row["design"],
                 "epochs": str(row["horizon"]),
                 "seeds": str(row["seeds"]),
-                "bits/byte": with_spread(row["bits_per_byte"], row["bits_per_byte_sd"], 4),
-                "macro": with_spread(row["macro"], row["macro_sd"], 1),
+                "bits/byte": with_error(row["bits_per_byte"], row["bits_per_byte_sd"], 4),
+                "macro": with_error(row["macro"], row["macro_sd"], 1),
                 "tokens": f"{row['tokens']:,}",
                 "": ", ".join(notes),
             }
@@ -148,6 +150,24 @@ def _findings(found: list[BestHorizon], scores: pd.DataFrame) -> Iterator[str]:
         yield text
 
 
+def _guesses(plan: SweepPlan, designs: Designs, found: list[BestHorizon]) -> Iterator[str]:
+    """Sentences on the designs whose macro at their best horizon may be a guess."""
+    folders = study_trials(plan.folder)
+    for best in found:
+        if best.horizon is None:
+            continue
+        length = min(n for n in designs.lengths(best.design) if n >= best.horizon)
+        scores = [
+            report.scores
+            for folder in ended(folders, designs.spec(best.design, length))
+            for report in (folder.outcome.history if folder.outcome else ())
+            if report.epoch == best.horizon and report.scores is not None
+        ]
+        macros = [each["macro"] for each in scores if each["macro"] is not None]
+        if macros and (words := guessed({**scores[0], "macro": fmean(macros)})):
+            yield f"{best.design}: macro {fmean(macros):.1f}{words}."
+
+
 def _costs(trials: pd.DataFrame, designs: Designs) -> Iterator[str]:
     """The training tokens of each design, and as a share of one whole trial for each horizon."""
     base = designs.base
@@ -158,9 +178,8 @@ def _costs(trials: pd.DataFrame, designs: Designs) -> Iterator[str]:
         mine = spent[spent.index.get_level_values("design") == design]
         if not mine.empty:
             yield (
-                f"{design}: {mine.sum():,} training tokens for {len(mine)} "
-                f"seed{'s' if len(mine) > 1 else ''}, {mine.mean() / independent:.2f} times what "
-                "a whole trial for each horizon takes."
+                f"{design}: {mine.sum():,} training tokens for {count(len(mine), 'seed')}, "
+                f"{mine.mean() / independent:.2f} times what a whole trial for each horizon takes."
             )
 
 
@@ -176,8 +195,9 @@ def _milestones(plan: SweepPlan, designs: Designs) -> Iterator[str]:
                 for name in (scores[0] if scores else ())
             ]
             found = ", ".join(figures) or "not scored: the trials ended before it was asked for"
+            found += f" ({OVER_SEEDS})" if len(scores) > 1 else ""
             yield f"{design} after {count(words, 'word')}: {found}"
 
 
 def _mean_and_spread(values: list[float]) -> str:
-    return with_spread(fmean(values), stdev(values) if len(values) > 1 else math.nan, 1)
+    return with_error(fmean(values), stdev(values) if len(values) > 1 else math.nan, 1)

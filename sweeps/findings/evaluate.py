@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -20,24 +19,28 @@ from rich.table import Table
 from analysis.benchmarks import MACRO
 from analysis.benchmarks.kinds import kind_named
 from analysis.benchmarks.suite import Scores
-from analysis.store import reason, tracking_uri
+from analysis.store import how_to_browse, reason, tracking_uri
+from analysis.terminal import say, show_whole
 from analysis.wording import count
 from sweeps.engine.contact import MlflowContact
+from sweeps.findings.common import guessed
 from sweeps.plans.evaluate import EvaluationPlan
 
 
-def show_results(
-    results: dict[str, Any], output: Path, has_submission: bool, console: Console
-) -> None:
+def show_results(plan: EvaluationPlan, results: dict[str, Any], console: Console) -> None:
     """Print what `scores.json` holds, and where it was written."""
     if "zero_shot" in results:
         _show_scores(results, console)
-    if has_submission:
-        console.print(
+    if plan.args.submission:
+        say(
+            console,
             "[yellow]The predictions.json files hold the benchmarks' texts, EWoK's too: keep them "
-            "off the public web.[/]"
+            "off the public web.[/]",
         )
-    console.print(escape(f"\nWritten to  {output}"), highlight=False, soft_wrap=True)
+    console.print()
+    show_whole(console, "Written to", str(plan.output))
+    if plan.args.run_id is not None:
+        show_whole(console, "Browse", *how_to_browse(plan.storage))
 
 
 def lacking(glue: dict[str, Any], asked: Sequence[str]) -> list[str]:
@@ -87,7 +90,7 @@ def log_figures(plan: EvaluationPlan, results: dict[str, Any], console: Console)
     metrics = [Metric(f"eval/{name}", value, now, 0) for name, value in figures(results).items()]
     names = ("scores.json", "answers.jsonl") if plan.suite else ("scores.json",)
     kept = f"The scores are in {plan.output}"
-    contact = MlflowContact(uri, console, f"{kept}; MLflow is asked for an hour.")
+    contact = MlflowContact(uri, console, f"{kept}; MLflow is tried again for an hour.")
     try:
         contact.result_of(lambda: client.log_batch(run_id, metrics))
         for name in names:
@@ -95,14 +98,14 @@ def log_figures(plan: EvaluationPlan, results: dict[str, Any], console: Console)
             contact.result_of(functools.partial(client.log_artifact, run_id, file, "eval"))
     except (MlflowException, RequestException) as error:
         raise ValueError(
-            f"--run-id: MLflow could not be told what was found: {reason(error)}. {kept}"
+            f"--run-id: the results could not be recorded in MLflow: {reason(error)}. {kept}"
         ) from error
 
 
 def _show_scores(results: dict[str, Any], console: Console) -> None:
     scores = results["zero_shot"]
     title = f"\n{results['model']}, protocol {results['protocol']}, {results['precision']}"
-    console.print(escape(title), highlight=False, soft_wrap=True)
+    say(console, escape(title))
     console.print(_benchmarks(scores))
     for benchmark, groupings in scores["groups"].items():
         for grouping, groups in groupings.items():
@@ -112,17 +115,20 @@ def _show_scores(results: dict[str, Any], console: Console) -> None:
             console.print(_groups(f"{benchmark} by {task}", tasks))
     for benchmark, ties in scores["ties"].items():
         if ties == scores["num_items"][benchmark]:
-            console.print(f"[yellow]{benchmark}: all were ties; the model sees no difference.[/]")
+            say(console, f"[yellow]{benchmark}: all were ties; the model sees no difference.[/]")
+    if guessing := guessed(scores):
+        say(console, f"macro {scores['macro']:.1f}{guessing}")
     if results["truncated"]:
-        console.print(
+        say(
+            console,
             f"{count(results['truncated'], 'text was', 'texts were')} longer than the model's "
-            "context: only the last tokens were scored."
+            "context: only the last tokens were scored.",
         )
 
 
 def _benchmarks(scores: Scores) -> Table:
     table = Table(header_style="bold")
-    columns = ("benchmark", "data set", "score", "± (items)", "chance", "items", "ties")
+    columns = ("benchmark", "data set", "score", "± over items", "chance", "items", "ties")
     for name in (*columns, "not finite"):
         table.add_column(name, justify="left" if name in columns[:2] else "right")
     for name, score in scores["benchmarks"].items():

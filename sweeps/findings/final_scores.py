@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from analysis import runs
 from analysis.benchmarks import BenchmarkSource, load_suite
+from analysis.terminal import say
 from sweeps.findings.common import winner
 from sweeps.findings.glue import glue_figures, glue_results, show_tasks
 from sweeps.plans.common import FinalTasks, SweepPlan
@@ -40,7 +41,7 @@ def score_winners(plan: SweepPlan, tracker: Tracker, console: Console) -> bool:
                 _glue(plan, folder, tracker, console)
         except (ValueError, OSError, RayError) as error:  # what was trained is not lost for it
             text = f"[red]{part}: no final scores[/]: {escape(str(error))}"
-            console.print(text, highlight=False, soft_wrap=True)
+            say(console, text)
             complete = False
     return complete
 
@@ -68,7 +69,7 @@ def _zero_shot(
 
 def _glue(plan: SweepPlan, folder: TrialFolder, tracker: Tracker, console: Console) -> None:
     assert plan.final.folder is not None
-    console.print(f"{folder.spec.arch}: fine-tuning on GLUE")
+    say(console, f"{folder.spec.arch}: fine-tuning on GLUE")
     results = finetune_tasks(
         folder.best_checkpoint,
         plan.final.folder,

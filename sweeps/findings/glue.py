@@ -15,12 +15,13 @@ from rich.table import Table
 
 from analysis.benchmarks import glue
 from analysis.whole_files import write_text
+from analysis.wording import OVER_ITEMS, with_error
 from sweeps.scoring.tasks import TaskResult
 
 _CAPTION = {
-    "split": "Epochs chosen on a tenth of the training examples; ± standard error over items.",
+    "split": f"Epochs chosen on a tenth of the training examples; {OVER_ITEMS}.",
     "reported": "Epochs chosen on the reported examples, as leaderboards do: each score is the "
-    "best of several tries; ± standard error over items.",
+    f"best of several tries; {OVER_ITEMS}.",
 }
 
 
@@ -103,7 +104,7 @@ def _cells(result: TaskResult) -> list[str]:
     return [
         result.task,
         metric,
-        f"{outcome.score:.1f} ± {outcome.error:.1f}",
+        with_error(outcome.score, outcome.error, 1),
         baseline,
         f"{outcome.epoch}/{len(outcome.history)}",
         items,

@@ -15,14 +15,19 @@ from analysis.learning_rates import compare_best, open_edge
 from analysis.plots import axis_curve, axis_figure, plane_figure
 from analysis.plots.style import write
 from analysis.points import along, has_plane, point_table, varied
+from analysis.reporting.sections.architectures import which_architecture
 from analysis.schema.axes import LR
+from analysis.store import ui_of
+from analysis.study import Study, compared
+from analysis.terminal import say, show_whole
+from analysis.wording import with_error
 from sweeps.findings.common import (
     describe,
     for_mlflow,
     glue_line,
     rich_table,
+    show_checkpoint,
     winner,
-    with_spread,
     zero_shot_line,
 )
 from sweeps.plans.common import SweepPlan
@@ -41,19 +46,35 @@ def show_results(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console
     if not mine.empty:
         console.print(rich_table(_cells(mine)))
         for arch in plan.bases:
+            console.print()
             for line in _findings(plan, mine, arch):
-                console.print(line, highlight=False, soft_wrap=True)
+                say(console, line)
+            show_checkpoint(plan, mine, arch, console)
         pictures = _pictures(plan, trials)
         _store(plan, tracker, mine, pictures)
-        for picture in pictures:
-            if picture.suffix == ".png":
-                console.print(escape(f"\nPicture     {picture}"), highlight=False, soft_wrap=True)
+        console.print()
+        shown = [str(picture) for picture in pictures if picture.suffix == ".png"]
+        show_whole(console, "Pictures" if len(shown) > 1 else "Picture", *shown)
+        if verdict := _verdict(plan, trials):
+            say(console, f"\n{verdict}")
+
+
+def _verdict(plan: SweepPlan, trials: pd.DataFrame) -> str:
+    """The report's first answer about these trials, "" for those of one architecture."""
+    if trials["arch"].nunique() < 2:
+        return ""
+    study = Study.open(plan.tracking_uri, plan.study, ui_of(plan.tracking_uri))
+    try:
+        return escape(which_architecture(study.of_runs(trials["run_id"])))
+    except (ValueError, OSError) as error:  # what was trained is not lost for damaged scores
+        return f"[yellow]The architectures are not compared[/]: {escape(str(error))}"
 
 
 def comparable_trials(plan: SweepPlan) -> pd.DataFrame:
     """The study's trials, of any architecture, that differ from these in what a sweep compares.
 
-    That is architecture, the plan's axes and seed (and precision, which goes with architecture).
+    That is architecture, the plan's axes and seed, and what goes with an architecture: precision
+    and revision, of which those with the most trials stand for another architecture.
     """
     settings = {base.without(plan.axes) for base in plan.bases.values()}
     common = {_common(plan, base) for base in plan.bases.values()}
@@ -68,11 +89,14 @@ def comparable_trials(plan: SweepPlan) -> pd.DataFrame:
         )
     }
     frame = runs.trials(plan.tracking_uri, plan.study)
-    return frame[frame["spec_hash"].isin(hashes)]
+    found = frame[frame["spec_hash"].isin(hashes)]
+    is_own = found["arch"].isin(list(plan.bases))
+    others = compared(found[~is_own])
+    return found[is_own | found["run_id"].isin(others["run_id"])]
 
 
 def _common(plan: SweepPlan, spec: TrialSpec) -> TrialSpec:
-    return spec.without(plan.axes).replace(arch="", precision="fp32")
+    return spec.without(plan.axes).replace(arch="", precision="fp32", revision=1)
 
 
 def _pictures(plan: SweepPlan, trials: pd.DataFrame) -> list[Path]:
@@ -113,8 +137,8 @@ def _cells(trials: pd.DataFrame) -> pd.DataFrame:
                 "arch": row["arch"],
                 **{axis.column: axis.show(row[axis.field]) for axis in axes},
                 "seeds": str(row["seeds"]),
-                "bits/byte": with_spread(row["bits_per_byte"], row["bits_per_byte_sd"], 4),
-                "macro": with_spread(row["macro"], row["macro_sd"], 1),
+                "bits/byte": with_error(row["bits_per_byte"], row["bits_per_byte_sd"], 4),
+                "macro": with_error(row["macro"], row["macro_sd"], 1),
                 "": ", ".join(notes),
             }
         )
@@ -125,8 +149,8 @@ def _findings(plan: SweepPlan, trials: pd.DataFrame, arch: str) -> list[str]:
     """Sentences about one architecture: the winner, how sure, and whether the grid bounds it."""
     mine = trials[(trials["arch"] == arch) & trials["outcome"].notna()]
     if mine.empty:
-        return [f"{arch}: no trial came to an end."]
-    lines = [""]
+        return [f"{arch}: no trial has finished."]
+    lines = []
     for axis in varied(mine):
         comparison = compare_best(trials, arch, axis)
         lines.append(comparison.sentence)
@@ -148,7 +172,6 @@ def _findings(plan: SweepPlan, trials: pd.DataFrame, arch: str) -> list[str]:
         lines.append(f"{arch}: final {zero_shot_line(final['zero_shot'])}")
     if "glue" in final:
         lines.append(f"{arch}: final {glue_line(final['glue'])}")
-    lines.append(escape(f"Checkpoint  {folder.best_checkpoint}"))
     return lines
 
 

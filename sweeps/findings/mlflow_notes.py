@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.benchmarks import MACRO
-from analysis.wording import count
+from analysis.wording import count, legend
 from trainables.mlflow_pages import TRIALS, page
 
 MOST_ROWS = 30
@@ -76,7 +76,7 @@ def picture_of(run_id: str, file: str) -> str:
 
 
 def markdown_table(cells: pd.DataFrame) -> str:
-    """A table of text; long ones are cut, and say so."""
+    """A table of text, means over seeds among it; long ones are cut, and say so."""
     if cells.empty:
         return ""
     header = [_escape(str(name)) for name in cells.columns]
@@ -84,11 +84,9 @@ def markdown_table(cells: pd.DataFrame) -> str:
     lines = [header, ["---"] * len(header), *rows]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     left = len(cells) - MOST_ROWS
-    return (
-        f"{text}\n\n... and {count(left, 'more row')}: see the run's artifacts."
-        if left > 0
-        else text
-    )
+    more = f"... and {count(left, 'more row')}: see the run's artifacts." if left > 0 else ""
+    note = legend(map(str, cells.to_numpy().ravel()))
+    return "\n\n".join(filter(None, (text, more, note)))
 
 
 def _named(trials: pd.DataFrame, column: str) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from analysis.terminal import say, show_whole
 from analysis.wording import count
 from sweeps.plans.paper import Stage
 from sweeps.stored.trials import study_trials
@@ -65,14 +65,9 @@ def show_status(stages: Sequence[Stage], folder: Path, console: Console) -> None
     console.print(table)
     trials = study_trials(folder)
     ended = sum(trial.outcome is not None for trial in trials)
-    console.print(
-        escape(
-            f"{count(len(trials), 'trial was', 'trials were')} begun, {ended} of them ended; the "
-            f"study is in {folder}"
-        ),
-        highlight=False,
-        soft_wrap=True,
-    )
+    begun = count(len(trials), "trial was", "trials were")
+    say(console, f"{begun} begun, {ended} of them ended; they are in")
+    show_whole(console, "  ", str(folder))
 
 
 def final_table(scored: Sequence[tuple[str, TrialFolder, dict[str, Any]]]) -> Table:

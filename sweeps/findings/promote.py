@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
+from urllib.parse import quote
 
 from mlflow.entities.model_registry import ModelVersion
 from rich.console import Console
@@ -12,7 +14,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.schema.axes import short
+from analysis.store import how_to_browse
+from analysis.terminal import say, show_whole
 from sweeps.stored.versions import tag
+
+_ID = 32  # characters of an MLflow run's
 
 
 @dataclass(frozen=True)
@@ -29,16 +35,18 @@ class Promotion:
     is_new: bool = False
 
 
-def show_promotion(promotion: Promotion, alias: str, console: Console) -> None:
+def show_promotion(promotion: Promotion, alias: str, storage: Path, console: Console) -> None:
     """Print both versions side by side, and what became of the alias."""
     before, after = promotion.before, promotion.after
     versions = {"now": after}
     if before is not None and before is not after:
         versions = {"before": before, "now": after}
-    table = Table(header_style="bold")
+    # So that two ids of runs, which people paste, fit 80 columns unbroken.
+    table = Table(header_style="bold", box=None, pad_edge=False)
     table.add_column()
     for title, version in versions.items():
-        table.add_column(f"{title}: version {version.version}", overflow="fold")
+        heading = f"{title}: version {version.version}"
+        table.add_column(heading, overflow="fold", min_width=_ID)
     for row in zip(*(_cells(version) for version in versions.values()), strict=True):
         table.add_row(row[0][0], *(escape(value) for _, value in row))
     console.print(table)
@@ -48,7 +56,9 @@ def show_promotion(promotion: Promotion, alias: str, console: Console) -> None:
     else:
         kind = "a new version" if promotion.is_new else "registered earlier"
         sentence = f"{uri} is version {after.version} now, {kind}."
-    console.print(escape(sentence), highlight=False, soft_wrap=True)
+    say(console, escape(sentence))
+    console.print()
+    show_whole(console, "Browse", *how_to_browse(storage, f"#/models/{quote(after.name)}"))
 
 
 def _cells(version: ModelVersion) -> list[tuple[str, str]]:

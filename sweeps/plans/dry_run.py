@@ -16,6 +16,7 @@ from rich.table import Table
 
 import models
 from analysis.schema.axes import AXES
+from analysis.terminal import say
 from analysis.wording import count
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.progress import format_seconds
@@ -63,12 +64,12 @@ def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None
         at_once: int | None = plan.resources.trials_at_once(available, args.max_concurrent)
     except ValueError as error:
         at_once = None
-        console.print(f"[yellow]Not on this machine:[/] {escape(str(error))}", highlight=False)
+        say(console, f"[yellow]Not on this machine:[/] {escape(str(error))}")
     measure = _StepTimer(plan, console) if at_once else None
     costs = [_cost(plan, part, at_once, measure) for part in plan.bases]
-    console.print("\n".join(_head(plan, at_once)), highlight=False)
+    say(console, "\n".join(_head(plan, at_once)))
     console.print(_table(costs))
-    console.print(_total(plan, costs, at_once), highlight=False)
+    say(console, _total(plan, costs, at_once))
 
 
 def _cost(
@@ -180,11 +181,12 @@ def _table(costs: list[Cost]) -> Table:
 def _total(plan: SweepPlan, costs: list[Cost], at_once: int | None) -> str:
     """The sum, and what is not in it."""
     known = [cost.seconds for cost in costs if cost.seconds is not None]
-    total = sum(known) if len(known) == len(costs) else None
     flops = sum(cost.flops for cost in costs)
+    if len(known) < len(costs):
+        return f"The time is not known; {flops:.3g} FLOPs of training. Nothing was run."
+    total, share = sum(known), plan.resources.gpus
     time = f"About {format_seconds(total)} of training"
-    share = plan.resources.gpus
-    if total is not None and at_once is not None and 0 < share < 1:
+    if at_once is not None and 0 < share < 1:
         # Each step was measured by itself, with the whole GPU.
         most = total * min(at_once, int(1 / share))
         time += f" if trials do not slow each other on their GPU, {format_seconds(most)} at most"
@@ -214,7 +216,7 @@ class _StepTimer:
                 self._found[alike] = None
                 what = f"{part}, batch size {spec.batch_size}"
                 text = f"[yellow]{what}, does not fit:[/] {escape(str(error))}"
-                self._console.print(text, highlight=False)
+                say(self._console, text)
         return self._found[alike]
 
     def _measure(self, spec: TrialSpec) -> float:

@@ -222,7 +222,7 @@ def _milestones(
             tokens = total_steps * base.batch_size * base.context
             seen = tokens * setup.corpus.train_words // setup.corpus.train_tokens
             raise ValueError(
-                f"--milestones {words:,} lies beyond the {count(seen, 'word')} that are seen in "
+                f"--milestones {words:,} is more than the {count(seen, 'word')} that are seen in "
                 f"{count(base.epochs, 'epoch')}: take fewer words, or more --epochs"
             )
     return tuple(milestones)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from analysis.schema.axes import LR
 from analysis.schema.ranges import check
 from sweeps.arguments import LrSweepArgs
 from sweeps.arguments.axes import set_single, values_of
@@ -45,7 +46,8 @@ def _check_search(args: LrSweepArgs) -> None:
             raise ValueError("--order coordinate goes with --search grid; optuna has its own order")
         low, high = args.lr_range
         if not 0 < low < high:
-            raise ValueError(f"--lr-range needs 0 < LO < HI, not {low} {high}")
+            given = f"{LR.show(low)} {LR.show(high)}"
+            raise ValueError(f"--lr-range needs 0 < LO < HI, not {given}")
     elif args.lr_range is not None:
         raise ValueError("--lr-range goes with --search optuna; a grid takes --lrs")
 

@@ -170,11 +170,11 @@ def _check_better(before: ModelVersion, tags: dict[str, str], alias: str) -> Non
         raise ValueError(
             f"{current} was validated on another corpus ({tag(before, 'corpus')} "
             f"{tag(before, 'corpus_hash')[:8]}, not {tags['corpus']} {tags['corpus_hash'][:8]}): "
-            "their bits per byte cannot be compared; --force replaces it, --name keeps both"
+            "their bits/byte cannot be compared; --force replaces it, --name keeps both"
         )
     old, new = float(tag(before, "bits_per_byte")), float(tags["bits_per_byte"])
     if new > old:
         raise ValueError(
-            f"{current} is better: {old:.4f} bits/byte, not {new:.4f}; sweep on, or replace it "
-            "with --force"
+            f"{current} is better: {old:.4f} bits/byte, not {new:.4f}; add trials to the sweep, or "
+            "replace it with --force"
         )

@@ -135,7 +135,8 @@ def _distribution(name: str, values: Iterable[Any]) -> BaseDistribution:
     low, high = min(given), max(given)
     if not low < high:
         raise ValueError(
-            f"{axis.flag} with --search optuna takes the ends of a range, not {given[0]:g} alone"
+            f"{axis.flag} with --search optuna takes the ends of a range, not "
+            f"{axis.show(given[0])} alone"
         )
     return FloatDistribution(low, high, log=axis.scale == "log" and low > 0)
 

@@ -27,6 +27,7 @@ from analysis.errors import (
 from analysis.flag_values import checked
 from analysis.signals import EXIT_INTERRUPTED, ending_on_signals
 from analysis.store import reason
+from analysis.terminal import open_console, say, show_whole
 from analysis.wording import count
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.contact import MlflowContact
@@ -36,7 +37,7 @@ from sweeps.engine.kernel_builds import start_building
 from sweeps.engine.progress import ProgressDisplay
 from sweeps.engine.tuning import DriverCallback, build_scheduler, ray_cluster, run_tune
 from sweeps.engine.watch import RayDied
-from sweeps.findings.common import describe_study, failed_trials, show_failures
+from sweeps.findings.common import describe_study, failed_trials, show_ways_on
 from sweeps.findings.final_scores import score_winners
 from sweeps.plans.common import Status, SweepPlan
 from sweeps.plans.dry_run import print_dry_run
@@ -71,7 +72,7 @@ def run_command(
     Returns:
         The exit status.
     """
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = open_console()
     try:
         with ending_on_signals(), contextlib.ExitStack() as owned:
             try:
@@ -81,7 +82,7 @@ def run_command(
                 with console.status("Preparing") as status:
                     plan = planner(args, lambda text: status.update(text))
                     if plan.corpus.contents:
-                        console.print(f"{plan.corpus.name}: {plan.corpus.contents}", markup=False)
+                        say(console, escape(f"{plan.corpus.name}: {plan.corpus.contents}"))
                     if args.dry_run:
                         status.update("Measuring")
                         print_dry_run(plan, args, console)
@@ -92,7 +93,7 @@ def run_command(
                 return say_error(error)
             return _run(plan, args, show, scheduler, console)
     except MlflowException as error:
-        say_error(ValueError(f"MLflow could not be told what was found: {reason(error)}"))
+        say_error(ValueError(f"the results could not be recorded in MLflow: {reason(error)}"))
         return _say_how_to_continue(console, EXIT_FAILED)
     except RayDied as death:
         say_error(death)
@@ -109,7 +110,7 @@ def _run(
     console: Console,
 ) -> int:
     search = SweepSearch(plan.plans)
-    console.print(_head(plan, search), highlight=False, soft_wrap=True)
+    say(console, _head(plan, search))
     # Only with Ray's dashboard is what a killed controller of Train held given back.
     dashboard = plan.resources.runner == "train"
     starting = console.status("Starting Ray")
@@ -136,7 +137,7 @@ def _run(
         starting.stop()
         if search.remaining():
             each = f"{count(at_once, 'trial')} at once, each on {plan.resources.in_words}"
-            console.print(escape(each), highlight=False)
+            say(console, escape(each))
         status = "KILLED"
         try:
             kernels.wait(console)
@@ -149,12 +150,15 @@ def _run(
         finally:
             tell = contact.try_once if status == "KILLED" else contact.retry
             if not tell(lambda: tracker.close(status), now=True):
-                console.print("What MLflow shows as running ends when this command is run again.")
+                say(
+                    console,
+                    "What MLflow still shows as running is closed when this command runs again.",
+                )
     if status == "KILLED":
         return _say_how_to_continue(console)
     show(plan, tracker, search, console)
     describe_study(plan, tracker)
-    show_failures(plan, tracker, search, console)
+    show_ways_on(plan, tracker, search, console)
     return EXIT_FAILED if status == "FAILED" else 0
 
 
@@ -199,7 +203,7 @@ def _set_aside_damaged(plan: SweepPlan, console: Console) -> None:
             continue
         with contextlib.suppress(Timeout), trial.lock(timeout=0):  # who holds it looks himself
             for sentence in trial.set_aside_damaged():
-                console.print(f"[yellow]{escape(sentence)}[/]", highlight=False, soft_wrap=True)
+                say(console, f"[yellow]{escape(sentence)}[/]")
 
 
 def _open_tracker(plan: SweepPlan) -> Tracker:
@@ -224,9 +228,9 @@ def _record_command(tracker: Tracker) -> None:
 
 def _say_how_to_continue(console: Console, status: int = EXIT_INTERRUPTED) -> int:
     python = [] if Path(sys.argv[0]).stem == PROGRAM else [sys.executable]
-    command = escape(shlex.join([*python, *without_secrets(sys.argv)]))
-    text = f"\nStopped. To continue, run it again:\n  {command}"
-    console.print(text, highlight=False, soft_wrap=True)
+    command = shlex.join([*python, *without_secrets(sys.argv)])
+    say(console, "\nStopped. To continue, run it again:")
+    show_whole(console, "  ", command)
     return status
 
 
@@ -305,7 +309,7 @@ class Bookkeeper(DriverCallback):
         error, path = keep_error(trial.error_file, TrialFolder.of(self._study, spec).path)
         last = error.splitlines()[-1]
         text = f"{spec.name} {what}: {escape(last[:300])} (all of it: {escape(str(path))})"
-        self._console.print(text, highlight=False, soft_wrap=True)
+        say(self._console, text)
         return error
 
 

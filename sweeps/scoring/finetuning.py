@@ -29,6 +29,7 @@ import models
 from analysis.benchmarks import glue
 from analysis.benchmarks.protocols import check_protocol
 from analysis.errors import without_secret
+from analysis.terminal import say
 from sweeps.engine.failures import TrialFailure, keep_error
 from sweeps.engine.trial_process import failures_explained, memory_given_back
 from sweeps.engine.tuning import MAX_FAILURES, DriverCallback
@@ -288,4 +289,4 @@ class FinetuningDisplay(DriverCallback):
 
     def _say(self, text: str) -> None:
         clock = time.strftime("%H:%M:%S")
-        self._console.print(escape(f"{clock}  {text}"), highlight=False, soft_wrap=True)
+        say(self._console, escape(f"{clock}  {text}"))

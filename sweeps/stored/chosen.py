@@ -136,7 +136,7 @@ def _best(trials: pd.DataFrame, study: str, arch: str, folder: Path) -> pd.Serie
     if finished["corpus_hash"].nunique() > 1:
         raise ValueError(
             f"the runs of {arch} in study {study!r} are of {finished['corpus_hash'].nunique()} "
-            "corpora, between which bits per byte cannot be compared: choose one with --run-id"
+            "corpora, between which bits/byte cannot be compared: choose one with --run-id"
         )
     mine = mine[mine["corpus_hash"] == finished["corpus_hash"].iloc[0]]
     specs = {key: _folder(folder, key).spec for key in mine["spec_hash"]}

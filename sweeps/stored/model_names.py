@@ -102,7 +102,7 @@ def _problem(copy: Path) -> str:
     """Fault of a copy of a version's files, or "" if there is none."""
     configs = list(copy.rglob("config.json"))
     if len(configs) != 1:
-        return f"it has {count(len(configs), 'file')} config.json"
+        return f"it has {count(len(configs), 'config.json', 'files config.json')}"
     try:
         check_checkpoint(configs[0].parent)
     except DamagedFileError as damaged:

@@ -95,7 +95,7 @@ def gains() -> pd.DataFrame:
     rows = [
         ("lstm, alpha 0.5", "macro, points", 1.5, 0.5, 2.5),
         ("mamba, alpha 0.5", "macro, points", 0.5, -0.5, 1.5),
-        ("hgrn2", "bits per byte", -0.01, NAN, NAN),
+        ("hgrn2", "bits/byte", -0.01, NAN, NAN),
     ]
     return pd.DataFrame(rows, columns=["student", "metric", "gain", "low", "high"])
 

@@ -130,7 +130,7 @@ def test_special_cases_are_said_plainly() -> None:
     assert best_horizon(frame([[1.0, 1.0]]), "branch").horizon == 1
     none = best_horizon(frame([[3.0]], "trajectory"), "branch")
     assert none.horizon is None
-    assert "no seed came to an end" in none.sentence
+    assert "no seed has finished every horizon" in none.sentence
 
 
 def test_tokens_are_those_that_the_trials_took() -> None:

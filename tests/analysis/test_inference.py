@@ -287,7 +287,7 @@ def test_pairs_are_judged_after_correction_and_said_in_words() -> None:
     assert [pair.adjusted_p for pair in pairs] == holm([p.difference.p_value for p in pairs])
     assert pairs[0].sentence.startswith("b beats a by ")
     assert "after Holm over 3 pairs" in pairs[0].sentence
-    assert pairs[2].sentence.startswith("No difference shown between b and c at this size: ")
+    assert pairs[2].sentence.startswith("This study is too small to separate b from c: ")
     assert "would" in pairs[2].sentence
     [single] = compare_all({"a": sample(good[:1]), "b": sample(poor[:1])})
     assert "says nothing of other seeds" in single.sentence

@@ -243,7 +243,7 @@ def test_sensitivity_is_read_off_tried_rates_paired_by_seed() -> None:
     assert third.bits_per_byte == pytest.approx(0.5)
     assert thrice.bits_per_byte == pytest.approx(0.35)
     assert thrice.macro == pytest.approx(0.35)
-    assert "+0.3500 bits/byte and -0.35 points at 1e-2 (tried on 2)" in found.sentence
+    assert "+0.3500 bits/byte and -0.35 points at 1e-2 (tried on 2 seeds)" in found.sentence
 
 
 def test_sensitivity_between_rates_is_read_off_the_parabola() -> None:

@@ -76,7 +76,7 @@ def test_all_architectures_are_named_in_their_own_style(tmp_path: Path) -> None:
 def test_without_macro_there_is_one_panel(tmp_path: Path) -> None:
     """A study without benchmarks has no empty second panel and no chance line."""
     picture = svg(trials(["lstm"], macro=False), tmp_path)
-    assert "validation bits per byte" in picture
+    assert "validation bits/byte" in picture
     assert "zero-shot macro" not in picture
     assert "chance" not in picture
 

@@ -127,8 +127,8 @@ def test_architectures_with_more_chances_are_named() -> None:
     )
     (sentence,) = uneven(pd.concat([hgrn2, mamba, mamba.assign(arch="lstm")]))
     assert (
-        "unequal numbers of draws (8 weight decays, 3 seeds for hgrn2; "
-        "2 weight decays, 1 seed for mamba, lstm): the best of more draws is better by chance"
+        "unequal numbers of tries (8 weight decays, 3 seeds for hgrn2; "
+        "2 weight decays, 1 seed for mamba, lstm): the best of more tries is better by chance"
     ) in sentence
     rates = at(mamba.assign(arch="lstm"), {"lr": 1e-2})
     (sentence,) = uneven(pd.concat([mamba, rates]))

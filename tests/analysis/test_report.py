@@ -14,9 +14,13 @@ import pandas as pd
 import pytest
 
 from analysis import report
+from analysis.arguments import ReportArgs
 from analysis.errors import without_secret
+from analysis.reporting.page import Page
+from analysis.reporting.writing import write_report
 from analysis.study import Study, compared
 from tests.made_study import SKILL, MadeStudy, base_spec, suite
+from tests.notation import faults, texts_of_page
 
 ROOT = Path(__file__).resolve().parents[2]
 TEACHER = {"teacher": "abcd", "teacher_name": "hgrn2 version 1", "alpha": 0.5}
@@ -64,15 +68,29 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> MadeStudy:
 
 
 @pytest.fixture(scope="module")
-def page(whole: MadeStudy) -> Text:
-    """Its report."""
-    return written(whole, "--ui", "https://mlflow.example.org/base/")
+def report_page(whole: MadeStudy) -> Page:
+    """Its report, written to its folder."""
+    args = ReportArgs(storage=whole.storage, ui="https://mlflow.example.org/base/")
+    page, _ = write_report(args, lambda text: None)
+    return page
+
+
+@pytest.fixture(scope="module")
+def page(whole: MadeStudy, report_page: Page) -> Text:
+    """What is to be read of it."""
+    return Text((whole.storage / "study" / "report" / "report.html").read_text())
 
 
 @pytest.fixture
 def folder(whole: MadeStudy, page: Text) -> Path:
     """Where that was written."""
     return whole.storage / "study" / "report"
+
+
+def test_there_is_one_notation(report_page: Page) -> None:
+    """Of learning rates, losses and spreads, in sentences, tables and pictures; and no plural of
+    one."""
+    assert faults(texts_of_page(report_page)) == []
 
 
 def test_every_question_is_answered(page: Text) -> None:
@@ -136,7 +154,7 @@ def test_other_settings_are_not_compared_in_silence(tmp_path: Path) -> None:
     made.sweep(["mamba"], LRS, (0,), epochs=3)
     made.sweep(["hgrn2"], LRS[:2], (0,), epochs=2)
     page = written(made)
-    assert "2 trials of hgrn2 are not compared with the others" in page.text
+    assert "2 trials of hgrn2 cannot be compared with the others" in page.text
     assert "epochs 2, not 3" in page.text
 
 
@@ -194,7 +212,7 @@ def test_final_scores_stand_with_chance_and_constant_answers(tmp_path: Path) -> 
     assert table["bear mark"].iloc[0] == "chance"
     assert table["rte mark"].iloc[0] == "no better than constant"
     assert (table["mrpc"].iloc[0], table["mrpc constant"].iloc[0]) == (81.5, 79.0)
-    assert "1 of the best checkpoints were scored once more, on bear, rte, mrpc." in page.text
+    assert "1 model was scored once more at the best checkpoint, on bear, rte, mrpc." in page.text
 
 
 @pytest.mark.parametrize(

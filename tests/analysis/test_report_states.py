@@ -70,7 +70,7 @@ def test_a_sweep_over_two_axes_has_curves_and_a_heat_map(tmp_path: Path) -> None
     assert not list(folder.rglob("plane_weight_decay_mamba.svg"))
     assert "Which weight decay" in page
     assert "hgrn2: weight decay 0.1 is ahead of" in page
-    assert "unequal numbers of draws (3 weight decays for hgrn2; 1 weight decay for mamba)" in page
+    assert "unequal numbers of tries (3 weight decays for hgrn2; 1 weight decay for mamba)" in page
     points = pd.read_csv(folder / "tables" / "rates.csv")
     assert len(points) == len(LRS) * len(decays) + len(LRS)
     best = pd.read_csv(folder / "tables" / "leaderboard.csv").set_index("architecture")

@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from analysis import database, store
 from analysis.store import (
     call_with_retries,
+    how_to_browse,
     is_transient,
     make_store,
     open_store,
@@ -212,3 +213,22 @@ def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_may_pass(error: Exception, passes: bool) -> None:
     """A server's trouble and a lock; not what was wrong with the request, nor a full disk."""
     assert is_transient(error) == passes
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        (None, ["make ui STORAGE='{}'", "http://127.0.0.1:5000/#/models"]),
+        ("http://bob:hunter2@server:5000/", ["http://server:5000/#/models"]),
+        ("sqlite:////elsewhere/mlflow.db", ["sqlite:////elsewhere/mlflow.db"]),
+    ],
+)
+def test_how_pages_are_looked_at(
+    uri: str | None, shown: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `make ui` where the store is the storage's own, at its server's address, or not at
+    all: then the store is named."""
+    storage = tmp_path / "my runs"
+    if uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert how_to_browse(storage, "#/models") == tuple(line.format(storage) for line in shown)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 
 import pytest
 
 from analysis.schema.axes import AXES, short
-from analysis.wording import count
-from tests.contracts.import_graph import modules_by_name
+from analysis.wording import OVER_SEEDS, between, count, legend, with_error
+from tests.contracts.import_graph import ROOT, modules_by_name
+from tests.notation import FORBIDDEN, faults
 
 PLURALS = r"trials|seeds|words|tokens|items|steps|epochs|students|controls|ties|texts|files|rows"
 
@@ -37,6 +39,42 @@ def _pieces(node: ast.JoinedStr) -> list[str]:
     return ["".join(parts)]
 
 
+def test_what_a_figure_is_uncertain_by() -> None:
+    """Is told where it is known; a table says so below itself where any cell does."""
+    assert with_error(1.25, 0.04, 1) == "1.2 ± 0.0"
+    assert with_error(1.25, math.nan, 1) == "1.2"
+    assert with_error(math.inf, 0.1, 1) == with_error(math.nan, 0.1, 1) == "-"
+    assert legend(["1.0", "1.2 ± 0.1"]) == OVER_SEEDS
+    assert legend(["1.0", "-"]) == ""
+
+
+def test_a_range_has_the_noun_of_its_end() -> None:
+    assert [between(1, 1, "seed"), between(1, 3, "seed")] == ["1 seed", "1 to 3 seeds"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("0.8 bits per byte", "Bits-per-byte", "at learning rate 0.03", "lr=0.01", "LR: 0.1"),
+        *("1 trials left", "1 new trials", "2 run(s)", "macro 50.0 ± 0.8", "± 0.1 over all"),
+    ],
+)
+def test_a_second_notation_is_found(text: str) -> None:
+    """The rules that reports and terminals are held to know each kind of fault."""
+    assert len(faults([text])) == 1
+
+
+def test_the_one_notation_is_no_fault() -> None:
+    texts = [
+        "0.8 bits/byte",
+        "learning rate 3e-2",
+        "lr=1e-2",
+        "1 trial left",
+        "11 trials, 2.1 runs",
+    ]
+    assert faults([*texts, "50.0 ± 0.8 (± standard error over items)", "p 0.031 after 0.5"]) == []
+
+
 def test_no_sentence_of_sweeps_counts_without_a_singular() -> None:
     """A number that may be 1 is written by `count`: the plural never stands behind a formatted
     number, but for that of a product (32 x 64 tokens) and in a unit (tokens/s)."""
@@ -55,6 +93,28 @@ def test_no_sentence_of_sweeps_counts_without_a_singular() -> None:
     assert not found
 
 
-def test_bits_per_byte_has_one_name_in_sentences() -> None:
-    for name, path in modules_by_name().items():
-        assert "bits-per-byte" not in path.read_text(), name
+def _texts(tree: ast.AST) -> list[str]:
+    """All texts of a module but for docstrings, which stand alone."""
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone
+    ]
+
+
+def test_no_text_of_the_code_has_a_second_notation() -> None:
+    """Also where no test has it printed: errors, labels of pictures, help."""
+    paths = {**modules_by_name(), "docs": ROOT / "docs" / "from_mlflow_to_a_figure.py"}
+    found = [
+        (name, text)
+        for name, path in paths.items()
+        for text in _texts(ast.parse(path.read_text()))
+        if any(rule.search(text) for rule in FORBIDDEN.values())
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+def test_no_text_about_the_code_has_a_second_notation(name: str) -> None:
+    assert faults((ROOT / name).read_text().split("\n\n")) == []

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from analysis.command_line import parse
 from sweeps.arguments import LrSweepArgs
-from sweeps.findings.common import describe_study, show_failures
+from sweeps.findings.common import describe_study, show_ways_on
 from sweeps.findings.lr_sweep import show_results
 from sweeps.plans.common import SweepPlan
 from sweeps.plans.lr_sweep import plan_sweep
@@ -55,7 +55,7 @@ class Study:
     @property
     def page(self) -> str:
         """The address of the study's page that the sweep printed, on this server."""
-        (path,) = re.findall(r"then http://127\.0\.0\.1:5000/(\S+)", self.printed)
+        (path,) = re.findall(r"^ +http://127\.0\.0\.1:5000/(\S+)", self.printed, re.MULTILINE)
         return self.server + path
 
     def runs(self, arch: str, kind: str) -> list[Run]:
@@ -122,7 +122,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
         console = Console(file=io.StringIO(), width=120)
         show_results(plan, tracker, search, console)
         describe_study(plan, tracker)
-        show_failures(plan, tracker, search, console)
+        show_ways_on(plan, tracker, search, console)
         notes.append(descriptions(tracker))
     with serve_mlflow(plan.storage) as server:
         yield Study(tracker, console.file.getvalue(), notes, server)
@@ -206,8 +206,8 @@ def test_charts_show_all_trials(study, open_page):
     page = opened.page
     best = study.trial("hgrn2 lr=1e-2 seed=0")
     expect(row(page, best).first).to_have_attribute("row-index", "0")
-    for metric in ("val/bits_per_byte", "zero_shot/macro", "train/loss"):
-        expect(page.get_by_role("heading", name=metric)).to_be_visible()
+    for title in ("val bits/byte", "macro", "train loss"):
+        expect(page.get_by_role("heading", name=title)).to_be_visible()
     chart = page.locator(".js-plotly-plot").first
     finished = 2 * 2 * sum(map(math.isfinite, LRS.values()))
     page.wait_for_function(

@@ -77,8 +77,8 @@ def lr_picture() -> Picture:
 
 def sections() -> tuple[Section, ...]:
     answer = (
-        "hgrn2 scores best: macro 75.3 (95 % interval 74.1 to 76.5); a difference to each of the "
-        "others is shown."
+        "hgrn2 scores best: macro 75.3 (95 % interval 74.1 to 76.5); it beats mamba, xlstm, lstm "
+        "and transformer."
     )
     rule = (
         "Learning rate and epoch were chosen by validation loss; the figures are of the items that "

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from analysis.arguments import CompareArgs, ReportArgs
-from analysis.command_line import PANELS, command_words, parse
+from analysis.command_line import PANELS, command_words, parse, to_type
 from analysis.config_file import command_name, read_config, save_config
 from analysis.errors import hide_secret_flags
 from sweeps import cli
@@ -222,6 +222,20 @@ def test_commands_as_people_type_them() -> None:
     assert words == ["babysweep", "lr-sweep", "--x"]
 
 
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("/usr/bin/babysweep", "babysweep epoch-study --study 'my study'"),
+        ("sweeps/lr_sweep.py", "python sweeps/epoch_study.py --study 'my study'"),
+    ],
+)
+def test_the_next_command_is_typed_like_this_one(
+    typed: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [typed, "--arch", "lstm"])
+    assert to_type("sweeps/epoch_study.py", "--study", "my study") == shown
+
+
 def test_no_words_at_all() -> None:
     """Are the defaults of a command that needs none."""
     assert parse(PaperArgs, [], None) == PaperArgs()
@@ -393,8 +407,8 @@ def test_addresses_lose_their_passwords(tmp_path: Path) -> None:
         (["--size", "mini", "mamba"], "'mamba' behind --size is no flag's value"),
         (["--lrs=1e-3", "3e-3"], "'3e-3' behind --lrs is no flag's value"),
         (["--no-extend", "x"], "'x' behind --no-extend is no flag's value"),
-        (["--arch", "lstm", "--lrs", "1e-3", " "], "--lrs: has a value of nothing"),
-        (["--arch", "lstm", "--lrs", "[]"], "--lrs: has a value of nothing"),
+        (["--arch", "lstm", "--lrs", "1e-3", " "], "--lrs: has an empty value"),
+        (["--arch", "lstm", "--lrs", "[]"], "--lrs: has an empty value"),
     ],
 )
 def test_a_value_out_of_place_is_named(

@@ -166,7 +166,7 @@ def test_a_cluster_that_cannot_be_had(stub_ray: SimpleNamespace, error: Exceptio
     stub_ray.init = fail
     os.environ["RAY_TMPDIR"] = "/tmp/" + "x" * 70
     with (
-        pytest.raises(ValueError, match=r"no Ray cluster can be had \(local\).*too long a path"),
+        pytest.raises(ValueError, match=r"started or reached \(local\).*too long a path"),
         tuning.ray_cluster("local", dashboard=False),
     ):
         pass

@@ -28,6 +28,7 @@ from sweeps.plans.epoch_study import (
 from sweeps.plans.spaces import SweepSearch
 from tests.analysis.benchmark_files import write_blimp
 from tests.empty_store import empty_store
+from tests.notation import faults, texts_of_output
 from tests.processes import wait_for
 from tests.sweeps.conftest import FIGURES, SweepCommand
 from tests.trainables.test_spec import SPEC
@@ -289,12 +290,13 @@ def test_what_several_seeds_found_is_told(command, tmp_path):
         "bootstrap over 2 seeds, which is too narrow with so few).",
         "branch minus independent: +0.0100 to +0.0100 bits/byte; within two standard "
         "deviations of independent's seeds at ",
-        "branch after 1,000 words: blimp 61.0 ± 1.0",
+        "branch after 1,000 words: blimp 61.0 ± 1.0 (± standard deviation over seeds)",
         "independent after 1,000 words: not scored: the trials ended before it was asked for",
     ):
         assert line in output, output
     assert re.search(r"independent │ +3 │ +2 │ +- │ +- │ .* 1 diverged", output), output
     assert "longest" not in output
+    assert faults(texts_of_output(output)) == []
 
 
 @pytest.fixture(scope="module")

@@ -240,7 +240,7 @@ def test_an_mlflow_that_is_gone_at_the_end_is_said(
     assert run_evaluation(args) == 0
     said = capsys.readouterr().out
     assert "MLflow does not answer" in said
-    assert f"The scores are in {tmp_path / 'out'}; MLflow is asked for an hour" in said
+    assert f"The scores are in {tmp_path / 'out'}; MLflow is tried again for an hour" in said
     assert "answers again" in said
     assert len(client.get_metric_history(run.info.run_id, "eval/blimp")) == 1
     client.delete_run(run.info.run_id)
@@ -248,7 +248,7 @@ def test_an_mlflow_that_is_gone_at_the_end_is_said(
     for left[0] in (0, 9):  # it does not take them, and does not come back
         assert run_evaluation(args) == 2
         error = capsys.readouterr().err
-        assert error.startswith("error: --run-id: MLflow could not be told what was found: ")
+        assert error.startswith("error: --run-id: the results could not be recorded in MLflow: ")
         assert error.endswith(f"The scores are in {tmp_path / 'out'}\n")
 
 
@@ -349,7 +349,7 @@ def test_a_broken_model_submits_nothing(checkpoint, data, tmp_path, capsys) -> N
     broken = altered(checkpoint, tmp_path, lambda model: model.get_input_embeddings(), math.nan)
     args = arguments(broken, data, tmp_path, "--tasks", "blimp", "--submission")
     assert run_evaluation(args) == 2
-    assert "5 items of blimp have scores that are not finite" in capsys.readouterr().err
+    assert "blimp has 5 scores not finite" in capsys.readouterr().err
     assert not list((tmp_path / "out").rglob("predictions.json"))
 
 

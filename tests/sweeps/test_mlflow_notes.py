@@ -47,6 +47,7 @@ def test_a_sweeps_description_begins_with_the_answer():
     for cell in CELLS.to_numpy().ravel():
         assert f"<td>{cell}</td>" in page
     assert 'src="get-artifact?path=lr_curve.png&amp;run_uuid=def"' in page
+    assert "<p>± standard deviation over seeds</p>" in page
 
 
 def test_a_lone_finding_needs_nothing_else():

@@ -129,10 +129,11 @@ def test_an_added_value_is_announced(begin: Callable[..., Sweep]) -> None:
     sweep = begin(lr=[1e-3, 3e-3])
     for score in (2.0, 1.0):
         sweep.end(sweep.start(), score)
-    assert sweep.lines()[-1] == "lstm lr=3e-3 seed=0: finished; 1 trial left, about ?"
+    assert sweep.lines()[-1] == "lstm lr=3e-3 seed=0: finished; 1 trial left"
     sweep.start()
     assert sweep.lines() == [
-        "lstm lr=1e-2 seed=0: started; another learning rate, since the best was at the edge"
+        "lstm lr=1e-2 seed=0: started; added to the grid, since its best learning rate was at the "
+        "edge"
     ]
 
 

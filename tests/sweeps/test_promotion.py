@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -15,12 +16,15 @@ from typing import Any
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from rich.console import Console
 from transformers import AutoTokenizer
 
 import models
 from analysis.benchmarks import BenchmarkSource, load_suite
 from analysis.command_line import parse
 from sweeps.arguments import PromoteArgs
+from sweeps.findings.promote import Promotion, show_promotion
 from sweeps.promote import run_promotion
 from sweeps.stored.model_names import resolve_model
 from tests.analysis.benchmark_files import write_blimp
@@ -387,3 +391,20 @@ def test_help_needs_no_heavy_import() -> None:
         assert flag in output
     code = "import sys, sweeps.promote; sys.exit(bool({'torch', 'mlflow'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_two_versions_fit_a_terminal(tmp_path) -> None:
+    """Side by side in 80 columns, each run's id whole; below them what shows MLflow's pages."""
+    before, after = (
+        ModelVersion("lstm", str(number), 0, run_id=str(number) * 32) for number in (1, 2)
+    )
+    output = io.StringIO()
+    console = Console(file=output, width=80, force_terminal=True, color_system=None)
+    show_promotion(Promotion(before, after, is_new=True), "teacher", tmp_path, console)
+    lines = output.getvalue().splitlines()
+    assert any(before.run_id in line and after.run_id in line for line in lines)
+    assert "models:/lstm@teacher is version 2 now, a new version." in lines
+    assert lines[-2:] == [
+        f"Browse      make ui STORAGE={tmp_path}",
+        "            http://127.0.0.1:5000/#/models/lstm",
+    ]

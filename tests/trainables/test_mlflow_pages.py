@@ -73,16 +73,34 @@ def test_opening_a_study_again_changes_no_tag(tracker, tmp_path):
     assert before["mlflow.experimentKind"] == "custom_model_development"
 
 
-@pytest.mark.parametrize("view", [SWEEPS, TRIALS])
-def test_a_view_is_what_mlflow_reads(tracker, view):
-    """It is in MLflow's envelope: name, time, and a deflated state; it fits an experiment's tag."""
+def opened(tracker, view):
+    """A view's tag, its envelope, and the state in it."""
     tag = tracker.client.get_experiment(tracker.experiment_id).tags[
         f"mlflow.sharedViewState.{view}"
     ]
     envelope = json.loads(tag)
     kind, packed = envelope["state"].split(";")
-    state = json.loads(zlib.decompress(base64.b64decode(packed)))
     assert kind == "deflate"
+    return tag, envelope, json.loads(zlib.decompress(base64.b64decode(packed)))
+
+
+@pytest.mark.parametrize("view", [SWEEPS, TRIALS])
+def test_charts_have_room_for_their_titles(tracker, view):
+    """Two in a row, each with a title of a few letters in place of its metric's name."""
+    _, _, state = opened(tracker, view)
+    (section,) = state["compareRunSections"]
+    assert section["columns"] == 2
+    charts = state["compareRunCharts"]
+    titles = [chart["displayName"] for chart in charts]
+    assert len(set(titles)) == len(charts)
+    assert max(map(len, titles)) <= 13
+    assert {chart["metricSectionId"] for chart in charts} == {section["uuid"]}
+
+
+@pytest.mark.parametrize("view", [SWEEPS, TRIALS])
+def test_a_view_is_what_mlflow_reads(tracker, view):
+    """It is in MLflow's envelope: name, time, and a deflated state; it fits an experiment's tag."""
+    tag, envelope, state = opened(tracker, view)
     assert state["selectedColumns"] == list(COLUMNS)
     assert {type(envelope[key]) for key in ("name", "state")} == {str}
     assert isinstance(envelope["createdAt"], int)

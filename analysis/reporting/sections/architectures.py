@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pandas as pd
 
@@ -29,7 +30,8 @@ from analysis.reporting.sections.tasks import task_tables
 from analysis.reporting.sections.verdict import answer, how
 from analysis.schema.axes import in_words
 from analysis.selection import Selection
-from analysis.study import not_compared
+from analysis.study import Study, not_compared
+from analysis.wording import OVER_SEEDS
 
 
 def architectures(context: ReportContext) -> ReportPart:
@@ -66,6 +68,19 @@ def architectures(context: ReportContext) -> ReportPart:
     return ReportPart(section, (first_answer,), tuple(_warnings(context, contenders)))
 
 
+def which_architecture(study: Study) -> str:
+    """The report's first answer about a study, "" where there are not two architectures.
+
+    Raises:
+        ValueError: scores are damaged.
+    """
+    context = ReportContext(study, "val_loss", Path())
+    contenders = contenders_of(context)
+    if len(contenders) < 2:
+        return ""
+    return answer(context, contenders, score_pairs(context, contenders))
+
+
 def _leaderboard(context: ReportContext, contenders: list[Contender]) -> Table:
     has_macro = any("macro" in contender.held_out for contender in contenders)
     guessing = no_macro_above_chance(contenders)
@@ -87,7 +102,7 @@ def _leaderboard(context: ReportContext, contenders: list[Contender]) -> Table:
         rows.append(tuple(row))
     order = "least loss first: no macro is above chance" if guessing else "best first"
     caption = f"Architectures at their chosen learning rate and epoch, {order}"
-    note = "Mean ± standard deviation over seeds; percent on held-out items."
+    note = f"Mean {OVER_SEEDS}; percent on held-out items."
     return Table("leaderboard", caption, tuple(columns), tuple(rows), note)
 
 

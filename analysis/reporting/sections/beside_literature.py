@@ -61,8 +61,9 @@ def _ours(context: ReportContext) -> str:
     params = sweep.get("params", pd.Series(dtype=float)).dropna()
     if words.empty or params.empty:
         return "They can be compared only where size, corpus and items are alike."
+    sizes = dict.fromkeys(f"{size / 1e6:.1f}M" for size in (params.min(), params.max()))
     return (
-        f"Here: {params.min() / 1e6:.1f}M to {params.max() / 1e6:.1f}M parameters on "
+        f"Here: {' to '.join(sizes)} parameters on "
         f"{int(words.iloc[0]):,} words of {sweep['corpus'].iloc[0]}: compare the order, and how it "
         "depends on rate and epoch, not the level, unless size, corpus and items are alike."
     )

@@ -19,6 +19,7 @@ from analysis.schema.axes import Axis, short
 from analysis.selection import Selection, SelectionRule, choose, spread_over_seeds
 from analysis.shared_spread import SharedSpread
 from analysis.study import OldScoresError, Study, compared
+from analysis.wording import with_error
 
 rate = short
 """A learning rate as people write it, as in the pictures."""
@@ -128,10 +129,9 @@ def with_spread(
     mean: float, deviation: float, digits: int, *, link: str = "", mark: str = ""
 ) -> Cell:
     """A mean and its standard deviation over seeds, where there is one."""
-    cell = number(mean, digits, link=link, mark=mark)
-    if cell.value is None or not math.isfinite(mean) or math.isnan(deviation):
-        return cell
-    text = f"{cell.text} ± {deviation:.{digits}f}"
+    if not math.isfinite(mean) or math.isnan(deviation):
+        return number(mean, digits, link=link, mark=mark)
+    text = with_error(mean, deviation, digits)
     return Cell(text, mean, link, mark, also=(("sd", deviation),))
 
 

@@ -57,7 +57,7 @@ class Contender:
 
     def is_above_chance(self, benchmark: str) -> bool:
         """Whether its score is above the interval of a model that guesses."""
-        return self.held_out[benchmark].mean > self.chance[benchmark].high
+        return self.chance[benchmark].is_below(self.held_out[benchmark].mean)
 
     def score(self, name: str, link: str) -> Cell:
         """The cell of a benchmark; a dash where it was not scored."""

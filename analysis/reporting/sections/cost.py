@@ -12,6 +12,7 @@ from analysis import plots
 from analysis.reporting.page import Cell, Picture, Section, Table
 from analysis.reporting.sections.common import ReportContext, ReportPart, count, number, records
 from analysis.study import Study
+from analysis.wording import count as count_of
 
 
 def cost(context: ReportContext) -> ReportPart:
@@ -33,8 +34,8 @@ def cost(context: ReportContext) -> ReportPart:
         )
     hours, tokens = spent["hours"].sum(), spent["tokens"].sum()
     text = (
-        f"{len(spent)} trials took {_hours(hours)} of their devices' time, validation and scoring "
-        f"included, for {tokens:,.0f} training tokens."
+        f"{count_of(len(spent), 'trial')} took {_hours(hours)} of device time, validation and "
+        f"scoring included, for {tokens:,.0f} training tokens."
     )
     section = Section("cost", "What it cost", (text,), (_table(context, spent),), pictures)
     return ReportPart(section)

@@ -30,6 +30,7 @@ from analysis.samples import sample
 from analysis.schema.axes import AXES, LR, Axis
 from analysis.shared_spread import SharedSpread
 from analysis.study import DISTILLATION, setting
+from analysis.wording import OVER_SEEDS
 
 HELD_OUT = "held_out_macro"
 """Column of `runs.epochs` with what `Student.macro` compares."""
@@ -197,7 +198,9 @@ def _answer(students: list[Student]) -> str:
     index = [student is best for student in known].index(True)
     p_value = holm([student.gain.p_value for student in known])[index]
     chance = "p < 0.0001" if p_value < 1e-4 else f"p = {p_value:.2g}"
-    verdict = "" if p_value < LEVEL else ", so nothing is shown"
+    low, high = best.gain.interval
+    only_uncorrected = low * high > 0 and p_value >= LEVEL
+    verdict = ", so this may be chance" if only_uncorrected else ""
     return f"{text}; {chance} after Holm's correction over the {len(known)}{verdict}."
 
 
@@ -224,12 +227,12 @@ def _macro_sentences(students: list[Student]) -> Iterator[str]:
         it = student.macro
         if it is not None:
             verb = "gains" if it.mean > 0 else "loses"
-            verdict = "excludes" if it.low * it.high > 0 else "includes"
+            is_clear = it.low * it.high > 0
+            verdict = "excludes zero" if is_clear else "includes zero, so this may be chance"
             over = "items only, with one seed" if it.seeds == (1, 1) else "seeds and items"
             yield (
                 f"{student.label}: in macro it {verb} {abs(it.mean):.2f} points (95 % interval of "
-                f"the gain {it.low:.2f} to {it.high:.2f}, over {over}): the interval {verdict} "
-                "zero."
+                f"the gain {it.low:.2f} to {it.high:.2f}, over {over}): the interval {verdict}."
             )
 
 
@@ -239,7 +242,7 @@ def _gain_rows(students: list[Student]) -> Iterator[dict[str, object]]:
             low, high = student.gain.interval or (math.nan, math.nan)
             yield {
                 "student": student.label,
-                "metric": "bits per byte",
+                "metric": "bits/byte",
                 "gain": student.gain.mean,
                 "low": low,
                 "high": high,
@@ -272,7 +275,7 @@ def _table(context: ReportContext, students: list[Student]) -> Table:
         rows,
         "A gain is the mean over seeds that both have: control minus student in bits/byte, "
         "student minus control in macro (percentage points on held-out items). Of one seed the "
-        "macro's interval is over items only.",
+        f"macro's interval is over items only. Bits/byte: mean {OVER_SEEDS}.",
     )
 
 

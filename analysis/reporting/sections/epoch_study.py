@@ -20,6 +20,7 @@ from analysis.reporting.sections.common import (
     with_spread,
 )
 from analysis.study import LENGTH, Study, is_plain, setting
+from analysis.wording import OVER_SEEDS
 
 DESIGNS = ("independent", "branch", "trajectory")
 """The most trustworthy first."""
@@ -190,5 +191,5 @@ def _table(context: ReportContext, scores: pd.DataFrame, found: list[BestHorizon
             )
         )
     columns = ("design", "epochs", "seeds", "bits/byte", "macro, all items", "tokens seen")
-    caption = "Mean ± standard deviation over seeds after each number of epochs"
+    caption = f"Mean {OVER_SEEDS}, after each number of epochs"
     return Table("epochs", caption, columns, tuple(rows))

@@ -8,6 +8,8 @@ from analysis.benchmarks.suite import Scores
 from analysis.reporting.page import Cell, Section, Table
 from analysis.reporting.sections.common import ReportContext, ReportPart, count, number, records
 from analysis.study import final_scores
+from analysis.wording import OVER_ITEMS, with_error
+from analysis.wording import count as count_of
 
 
 def finals(context: ReportContext) -> ReportPart | None:
@@ -35,12 +37,13 @@ def finals(context: ReportContext) -> ReportPart | None:
         "Final scores of single models, on all items",
         ("model", "epochs", "bits/byte", *zero_shot, *glue),
         tuple(rows),
-        "Percent ± standard error over items; of GLUE with the score of a constant answer in "
+        f"Percent {OVER_ITEMS}; of GLUE with the score of a constant answer in "
         "brackets, and “no better” where it is less than two standard errors above that. “Within "
         "chance” as above.",
     )
     text = (
-        f"{len(found)} of the best checkpoints were scored once more, on "
+        f"{count_of(len(found), 'model was', 'models were')} scored once more at the best "
+        "checkpoint, on "
         f"{', '.join([*zero_shot, *glue])}."
     )
     return ReportPart(Section("finals", "Final scores", (text,), (table,)))
@@ -63,7 +66,7 @@ def _zero_shot(scores: Scores | None, name: str, link: str) -> Cell:
     figure, error = scores["benchmarks"][name], scores["errors"][name]
     guessing = 1.96 * scores.get("chance_errors", {}).get(name, 0.0)
     mark = "chance" if abs(figure - scores["chance"][name]) <= guessing else ""
-    return Cell(f"{figure:.1f} ± {error:.1f}", figure, link, mark, also=(("error", error),))
+    return Cell(with_error(figure, error, 1), figure, link, mark, also=(("error", error),))
 
 
 def _glue(outcome: dict[str, Any] | None, link: str) -> Cell:
@@ -73,4 +76,4 @@ def _glue(outcome: dict[str, Any] | None, link: str) -> Cell:
     # Not a test, a warning: both figures are of the same items.
     mark = "no better than constant" if score < baseline + 2 * error else ""
     also = (("error", error), ("constant", baseline))
-    return Cell(f"{score:.1f} ± {error:.1f} ({baseline:.1f})", score, link, mark, also)
+    return Cell(f"{with_error(score, error, 1)} ({baseline:.1f})", score, link, mark, also)

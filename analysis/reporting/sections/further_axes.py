@@ -12,6 +12,7 @@ from analysis.points import along, has_plane, point_table, varied
 from analysis.reporting.page import Picture, Section
 from analysis.reporting.sections.common import ReportContext, ReportPart
 from analysis.schema.axes import LR, Axis
+from analysis.wording import count
 
 
 def further_axes(context: ReportContext) -> ReportPart | None:
@@ -73,6 +74,6 @@ def _plane(
     return context.draw(
         plots.plane_figure(plane, *pair),
         "_".join(["plane", *(axis.field for axis in pair if axis != LR), arch]),
-        f"Validation bits per byte of {arch} by {pair[0].label} and {pair[1].label}",
-        f"Best of {len(table)} points: {place}, {best['bits_per_byte']:.4f} bits per byte",
+        f"Validation bits/byte of {arch} by {pair[0].label} and {pair[1].label}",
+        f"Best of {count(len(table), 'point')}: {place}, {best['bits_per_byte']:.4f} bits/byte",
     )

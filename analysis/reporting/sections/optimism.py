@@ -37,10 +37,11 @@ def optimism(context: ReportContext) -> ReportPart | None:
             rows.append(_row(context, arch, rule, choice, optimistic))
     if not gaps:
         return None
+    gap = sum(gaps) / len(gaps)
     text = (
         "The usual figure, the macro on all items at the learning rate and epoch where that macro "
-        f"is greatest, is on average {sum(gaps) / len(gaps):+.2f} points from the held-out figure "
-        f"of the rule in use ({_MEANINGS[context.select]})."
+        f"is greatest, is on average {abs(gap):.2f} points {'above' if gap >= 0 else 'below'} the "
+        f"held-out figure of the rule in use ({_MEANINGS[context.select]})."
     )
     table = Table(
         "optimism",

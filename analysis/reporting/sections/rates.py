@@ -29,6 +29,7 @@ from analysis.reporting.sections.common import (
     with_spread,
 )
 from analysis.schema.axes import LR, in_words
+from analysis.wording import OVER_SEEDS
 
 
 def rates(context: ReportContext) -> ReportPart:
@@ -112,7 +113,8 @@ def _optima(
         "The best learning rate of each architecture, and what a third and three times of it lose",
         (*columns, "its 95 % interval", "lost at a third", "lost at three times"),
         tuple(rows),
-        "Lost: bits/byte above the best. The parabolas are fitted in log learning rate.",
+        f"Mean {OVER_SEEDS}. Lost: bits/byte above the best. The parabolas are fitted in log "
+        "learning rate.",
     )
 
 
@@ -164,6 +166,6 @@ def _all_points(context: ReportContext, trials: pd.DataFrame) -> Table:
         )
     columns = ("seeds", "bits/byte", "macro, all items", "stopped")
     tried = "learning rate" if len(axes) == 1 else "point"
-    caption = f"Every {tried} that was tried: mean ± standard deviation over seeds"
+    caption = f"Every {tried} that was tried: mean {OVER_SEEDS}"
     labels = [axis.label for axis in axes]
     return Table("rates", caption, ("architecture", *labels, *columns), tuple(rows))

@@ -6,6 +6,7 @@ from analysis.reporting.page import Cell, Table
 from analysis.reporting.sections.common import ReportContext, number
 from analysis.reporting.sections.contenders import Contender
 from analysis.task_signal import TaskSignal
+from analysis.wording import OVER_SEEDS
 
 
 def task_tables(context: ReportContext, contenders: list[Contender]) -> list[Table]:
@@ -25,7 +26,7 @@ def _benchmarks(context: ReportContext, contenders: list[Contender], names: list
         cells = [contender.score(name, link) for name in names]
         rows.append((Cell(contender.choice.arch), *cells))
     note = (
-        "Mean ± standard deviation over seeds. “Within chance”: a single model that guesses scores "
+        f"Mean {OVER_SEEDS}. “Within chance”: a single model that guesses scores "
         f"as much in 95 % of cases. {_chances(contenders)}"
     )
     caption = "Percent on the held-out items of each benchmark"

@@ -7,7 +7,7 @@ from analysis.reporting.sections.common import ReportContext, listed
 from analysis.reporting.sections.contenders import Contender, no_macro_above_chance
 from analysis.reporting.sections.differences import LossDifference, is_shown
 from analysis.selection import choose
-from analysis.wording import count
+from analysis.wording import between, count
 
 
 def answer(context: ReportContext, contenders: list[Contender], pairs: list[Pair]) -> str:
@@ -31,13 +31,18 @@ def answer(context: ReportContext, contenders: list[Contender], pairs: list[Pair
     rest = of_first.keys() - set(beaten)
     others = [c.choice.arch for c in contenders[1:] if c.choice.arch in rest]
     if not beaten:
-        verdict = f"no difference to {listed(others)} is shown at this size"
+        verdict = f"this study is too small to separate it from {listed(others)}"
     elif not others:
-        verdict = "a difference to each of the others is shown"
+        verdict = f"it beats {listed(beaten)}"
     else:
-        verdict = f"it beats {listed(beaten)}, but no difference to {listed(others)} is shown"
+        verdict = (
+            f"it beats {listed(beaten)}, but this study is too small to separate it from "
+            f"{listed(others)}"
+        )
     single = [c.choice.arch for c in contenders if len(c.choice.trials) == 1]
-    limit = f", of these models only: one seed of {listed(single)}" if single else ""
+    limit = ""
+    if single:
+        limit = f" (one seed of {listed(single)}: this holds for these models, not for other seeds)"
     return f"{lead}; {verdict}{limit}. {loss}"
 
 
@@ -54,8 +59,8 @@ def _none_above_chance(contenders: list[Contender]) -> str:
     what = "No macro is" if above else "No score is"
     range_of = f"{means[0]:.1f}" if len(means) == 1 else f"{means[0]:.1f} to {means[-1]:.1f}"
     text = (
-        f"{what} above chance (macro {range_of}; 95 % of models that guess score "
-        f"{guessing.low:.1f} to {guessing.high:.1f}), so the macro names no best architecture."
+        f"{what} above chance (macro {range_of}; {guessing.in_words}), so the macro names no best "
+        "architecture."
     )
     return f"{text} Above chance in single tasks: {listed(above)}." if above else text
 
@@ -75,11 +80,12 @@ def _by_loss(context: ReportContext) -> str:
     behind = LossDifference.of(second, best, context.shared("bits_per_byte"))
     if behind is None:
         gap = second.mean("bits_per_byte") - best.mean("bits_per_byte")
-        return f"{text}, {gap:.4f} ahead of {second.arch}; the spread over seeds is not known."
+        lead = f"{gap:.4f} bits/byte ahead of {second.arch}"
+        return f"{text}, {lead}; the spread over seeds is not known."
     verdict = "" if behind.low > 0 else ", so either may be the better"
     return (
-        f"{text}, {behind.mean:.4f} ahead of {second.arch} (95 % interval {behind.low:.4f} to "
-        f"{behind.high:.4f}{verdict})."
+        f"{text}, {behind.mean:.4f} bits/byte ahead of {second.arch} (95 % interval "
+        f"{behind.low:.4f} to {behind.high:.4f}{verdict})."
     )
 
 
@@ -96,12 +102,11 @@ def how(context: ReportContext, contenders: list[Contender]) -> str:
             "among them, which flatters it"
         ),
     }
-    seeds = sorted({len(c.choice.trials) for c in contenders})
-    number_of = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    plural = "" if seeds == [1] else "s"
+    seeds = [len(c.choice.trials) for c in contenders]
     return (
         f"{rules[context.select]}; figures are of the held-out items unless a column says "
-        f"otherwise. {number_of} seed{plural} for each architecture. Intervals are over other "
+        f"otherwise. {between(min(seeds), max(seeds), 'seed')} for each architecture. Intervals "
+        f"are over other "
         f"seeds and other items of the same subtasks; with one seed, over items only."
         f"{_learnt(context, contenders)}"
     )
@@ -115,8 +120,8 @@ def _learnt(context: ReportContext, contenders: list[Contender]) -> str:
         return ""
     return (
         f" How much seeds vary is learnt from all {groups} points (an architecture at a learning "
-        "rate) that two seeds or more finished, since a few seeds of one alone know little of it "
-        "(a moderated variance, after Smyth 2004). Such intervals are right on average over "
+        "rate) that two seeds or more finished, because a few seeds of one point say little about "
+        "it (a moderated variance, after Smyth 2004). Such intervals are right on average over "
         "architectures: too wide for one whose seeds vary less than the others', too narrow for "
         "one whose seeds vary more."
     )
