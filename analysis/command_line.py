@@ -85,17 +85,6 @@ def parse(
     return kind(**{k: v for name in panels for k, v in vars(getattr(parsed, name)).items()})
 
 
-def command_words(argv: Sequence[str]) -> list[str]:
-    """A process's `sys.argv` as a person would type it in the project's folder."""
-    script = Path(argv[0])
-    if script.stem == PROGRAM:
-        return [PROGRAM, *argv[1:]]
-    root = Path(__file__).resolve().parent.parent
-    resolved = script.resolve()
-    inside = resolved.is_relative_to(root)
-    return ["python", str(resolved.relative_to(root) if inside else script), *argv[1:]]
-
-
 def _check_names(words: Sequence[str], kind: type) -> None:
     """Name what no flag is called, also where required ones are missing, and what no value is.
 
