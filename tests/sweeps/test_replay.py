@@ -7,7 +7,6 @@ import importlib
 import math
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,9 +25,7 @@ from analysis.study import Study
 from sweeps.running import trials
 from tests.analysis.benchmark_files import write_blimp
 from tests.empty_store import empty_store
-from tests.processes import ROOT, environment
 from tests.shell import words_of
-from tests.sweeps.conftest import SweepCommand
 from tests.tiny_text import write_tiny_text
 from trainables import trial
 from trainables.spec import TrialSpec
