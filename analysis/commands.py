@@ -23,7 +23,7 @@ from analysis.config_file import NOT_KEPT, command_name
 from analysis.errors import SECRET_FLAGS, without_secret
 from analysis.flag_values import PLACE
 from analysis.schema.ranges import flag_of
-from analysis.wording import flag_words, quoted
+from analysis.wording import as_flag, quoted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -149,7 +149,7 @@ def typed(args: Any, storage: Path | None = None) -> str:
             continue
         values = value if isinstance(value, tuple) else (value,)
         names = each.metadata.get(PLACE)
-        flags.append(flag_words(flag, [_word(one, names, storage) for one in values]))
+        flags.append(as_flag(flag[2:], *(_word(one, names, storage) for one in values)))
     return without_secret(" ".join([*variables, quoted(*words), *flags]))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 
 
 def count(number: int, noun: str, nouns: str | None = None) -> str:
@@ -22,9 +21,13 @@ def quoted(*words: str) -> str:
     return shlex.join(words)
 
 
-def flag_words(flag: str, values: Sequence[str]) -> str:
-    """A flag and its values, in the shell's quotes already, as they are typed; a single value that
-    looks like a flag is joined to it."""
-    if len(values) == 1 and values[0].lstrip("'\"").startswith("-"):
-        return f"{flag}={values[0]}"
-    return " ".join([flag, *values])
+def as_flag(name: str, *words: str) -> str:
+    """A flag with its values as they are typed: one that looks like a flag itself is joined to it.
+
+    Args:
+        name: of the flag, without dashes before it.
+        words: its values, quoted.
+    """
+    if len(words) == 1 and words[0].lstrip("'\"").startswith("-"):
+        return f"--{name}={words[0]}"
+    return " ".join([f"--{name}", *words])

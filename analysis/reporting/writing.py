@@ -36,6 +36,7 @@ from analysis.signals import ending_on_signals
 from analysis.store import open_store, tracking_uri
 from analysis.study import Study
 from analysis.whole_files import write_text
+from analysis.wording import quoted
 
 LOCAL_UI = "http://127.0.0.1:5000"
 """Where `make ui` serves MLflow."""
@@ -138,7 +139,7 @@ def only_study(uri: str) -> str:
         )
     raise ValueError(
         f"{without_secret(uri)} has several studies: give one as --study: "
-        f"{', '.join(sorted(names))}"
+        f"{', '.join(map(quoted, sorted(names)))}"
     )
 
 

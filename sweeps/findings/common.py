@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from analysis.benchmarks.suite import Scores
 from analysis.errors import without_secret
 from analysis.plots.style import write
 from analysis.points import at, point_table, varied
-from analysis.wording import count
+from analysis.wording import count, quoted
 from sweeps.findings.mlflow_notes import picture_of, study_note, sweep_note, trial_link
 from sweeps.plans.common import SweepPlan
 from sweeps.plans.spaces import SweepSearch
@@ -46,7 +45,7 @@ def show_failures(plan: SweepPlan, tracker: Tracker, search: SweepSearch, consol
             highlight=False,
             soft_wrap=True,
         )
-    console.print(escape(f"Browse      {_browse(plan, tracker)}"), highlight=False, soft_wrap=True)
+    console.print(escape(f"Browse      {browse(plan, tracker)}"), highlight=False, soft_wrap=True)
 
 
 def rich_table(cells: pd.DataFrame) -> Table:
@@ -178,11 +177,11 @@ def with_spread(mean: float, deviation: float, digits: int) -> str:
     return f"{mean:.{digits}f}{spread}"
 
 
-def _browse(plan: SweepPlan, tracker: Tracker) -> str:
-    """Tell where to look at the study's runs."""
+def browse(plan: SweepPlan, tracker: Tracker) -> str:
+    """Where to look at the study's runs: what to type, and an address."""
     if plan.tracking_uri == f"sqlite:///{plan.storage / 'mlflow.db'}":
-        storage = shlex.quote(str(plan.storage))
-        return f"make ui STORAGE={storage}    then http://127.0.0.1:5000/{tracker.page}"
+        storage = f"STORAGE={quoted(str(plan.storage))}"
+        return f"make ui {storage}    then http://127.0.0.1:5000/{tracker.page}"
     if plan.tracking_uri.startswith("http"):
         return f"{without_secret(plan.tracking_uri).rstrip('/')}/{tracker.page}"
     return without_secret(plan.tracking_uri)

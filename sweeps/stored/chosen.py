@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from analysis import runs
 from analysis.errors import without_secret
 from analysis.store import open_store, tracking_uri
+from analysis.wording import quoted
 from sweeps.stored.best import best_trial
 from sweeps.stored.trials import resolve_storage
 from trainables.checkpoint import TrialFolder
@@ -128,7 +129,8 @@ def _default_study(client: MlflowClient, run_id: str | None) -> str:
             "first, or give the --storage that it had"
         )
     if len(found) > 1:
-        raise ValueError(f"there are {len(found)} studies: choose --study {', '.join(found)}")
+        names = ", ".join(map(quoted, found))
+        raise ValueError(f"there are {len(found)} studies: choose --study {names}")
     return found[0]
 
 

@@ -23,10 +23,8 @@ from sweeps.arguments import (
 )
 from tests.empty_store import empty_store
 from tests.processes import ROOT
-from tests.shell import words_of
+from tests.shell import ODD_NAMES, words_of
 
-NAMES = ["my study", "it's", 'a "b"', "a$HOME", "50%", "zażółć", "-x", "a`b`", "a\\b", "#a", "a~"]
-"""Of files and folders, which mean something else to a shell or to a command."""
 OTHER_VARIABLES = {"BABYSWEEP_STORAGE", "BABYSWEEP_EWOK_PASSWORD"}
 SWEEP = LrSweepArgs(arch=("lstm",))
 PAPER = PaperArgs()
@@ -68,7 +66,7 @@ def test_a_line_means_the_same_arguments(kind: type, words: str, tmp_path: Path)
     assert len(words_of(typed(args, tmp_path))) == len(words.split()) + 2
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ODD_NAMES)
 def test_paths_of_all_kinds(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are whole, and those in the storage are in the one that the line is typed for."""
     monkeypatch.chdir(tmp_path)

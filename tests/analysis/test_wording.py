@@ -8,8 +8,9 @@ import re
 import pytest
 
 from analysis.schema.axes import AXES, short
-from analysis.wording import count
+from analysis.wording import as_flag, count, quoted
 from tests.contracts.import_graph import modules_by_name
+from tests.shell import words_of
 
 PLURALS = r"trials|seeds|words|tokens|items|steps|epochs|students|controls|ties|texts|files|rows"
 
@@ -53,6 +54,22 @@ def test_no_sentence_of_sweeps_counts_without_a_singular() -> None:
                             )
                         ]
     assert not found
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["plain", "my study", "it's", 'a "b"', "a$HOME", "50%", "zażółć", "-x", "a`b`", "--", "#"],
+)
+def test_what_is_printed_can_be_typed(name: str) -> None:
+    """Names of files and studies are one word for a shell, and never a flag for a command."""
+    assert words_of(quoted(name, "b")) == [name, "b"]
+    words = words_of(as_flag("study", quoted(name)))
+    assert words == ([f"--study={name}"] if name.startswith("-") else ["--study", name])
+
+
+def test_one_place_quotes_for_the_shell() -> None:
+    users = {name for name, path in modules_by_name().items() if "shlex" in path.read_text()}
+    assert users == {"analysis.wording"}
 
 
 def test_bits_per_byte_has_one_name_in_sentences() -> None:
