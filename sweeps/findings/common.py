@@ -40,7 +40,7 @@ def show_failures(plan: SweepPlan, tracker: Tracker, search: SweepSearch, consol
     """Print which trials failed, and where to look at all of them."""
     for spec in failed_trials(plan, search):
         console.print(
-            f"[red]{spec.name} failed[/]; its error is in "
+            f"[red]{tracker.name_of(spec)} failed[/]; its error is in "
             + escape(str(TrialFolder.of(plan.folder, spec).path / "error.txt")),
             highlight=False,
             soft_wrap=True,

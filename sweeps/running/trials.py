@@ -297,7 +297,8 @@ class Bookkeeper(DriverCallback):
         spec = TrialSpec.from_dict(trial.config["spec"])
         error, path = keep_error(trial.error_file, TrialFolder.of(self._study, spec).path)
         last = error.splitlines()[-1]
-        text = f"{spec.name} {what}: {escape(last[:300])} (all of it: {escape(str(path))})"
+        name = self._tracker.name_of(spec)
+        text = f"{name} {what}: {escape(last[:300])} (all of it: {escape(str(path))})"
         self._console.print(text, highlight=False, soft_wrap=True)
         return error
 
