@@ -164,9 +164,9 @@ def _word(value: Any, names: tuple[str, ...] | None, storage: Path | None) -> st
     text = f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
     if names is None or text in names or not (place := Path(text).expanduser()).exists():
         return quoted(text)
-    place = place.resolve()
-    if storage is not None and place.is_relative_to(storage):
-        return f'"${STORAGE}"/{quoted(str(place.relative_to(storage)))}'
+    if storage is not None and (real := place.resolve()).is_relative_to(storage):
+        return f'"${STORAGE}"/{quoted(str(real.relative_to(storage)))}'
+    place = Path(os.path.abspath(place))  # a link stays one: its name may be the corpus's
     inside = str(place.relative_to(_ROOT)) if place.is_relative_to(_ROOT) else ""
     return quoted(inside if inside and inside not in names else str(place))
 

@@ -91,6 +91,13 @@ def test_places_in_the_project_are_named_from_there(monkeypatch: pytest.MonkeyPa
     assert typed(LrSweepArgs(arch=("lstm",), corpus="shell.py")).endswith("--corpus tests/shell.py")
 
 
+def test_a_link_keeps_its_name(tmp_path: Path) -> None:
+    """A corpus is called by it, and so may be the study."""
+    (tmp_path / "texts").symlink_to(tmp_path)
+    line = typed(LrSweepArgs(arch=("lstm",), corpus=str(tmp_path / "texts")))
+    assert line.endswith(f"--corpus {tmp_path / 'texts'}")
+
+
 def test_nothing_is_left_of_flags_that_only_say_where() -> None:
     """Nor of secrets: a variable stands for them."""
     args = EvaluateArgs(

@@ -7,7 +7,9 @@ import importlib
 import math
 import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,9 +24,11 @@ from analysis import runs
 from analysis.reporting.sections.common import ReportContext
 from analysis.reporting.sections.reproduction import reproduction
 from analysis.study import Study
+from analysis.wording import quoted
 from sweeps.running import trials
 from tests.analysis.benchmark_files import write_blimp
 from tests.empty_store import empty_store
+from tests.processes import ROOT, environment
 from tests.shell import words_of
 from tests.tiny_text import write_tiny_text
 from trainables import trial
@@ -137,6 +141,65 @@ def make_study(folder: Path) -> Path:
     scored = ("--benchmarks", str(blimp), "--run-id", first["run_id"], "--device", "cpu")
     run("sweeps/evaluate.py", "--model", str(model), *scored, *here)
     return storage
+
+
+def typed_in(folder: Path, lines: Iterable[str]) -> None:
+    """Lines typed into one shell, from top to bottom, in a folder with the project's packages."""
+    for package in ("sweeps", "analysis", "trainables", "models", "pyproject.toml"):
+        if not (folder / package).exists():
+            (folder / package).symlink_to(ROOT / package)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", "\n".join(lines)],
+        cwd=folder,
+        env=environment() | {"PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def tables(storage: Path) -> dict[str, str]:
+    """The tables of a study's report, but for times and what names runs of one store."""
+    folder = storage / "my study" / "report" / "tables"
+    found = {file.name: pd.read_csv(file) for file in folder.glob("*.csv")}
+    found.pop("cost.csv", None)
+    kept = {
+        name: table[[column for column in table if not str(column).endswith(" run")]]
+        for name, table in found.items()
+    }
+    return {name: table.to_csv() for name, table in kept.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2000)
+def test_a_shell_makes_a_trained_study_again(tmp_path: Path, tiny_text: Path) -> None:
+    """A whole study by one command, and what was done after it, trained and reported by Ray and
+    all: the same trials, figures, teacher and tables."""
+    blimp = write_blimp(tmp_path / "my data" / "blimp_fast").parent
+    common = quoted("--corpus", str(tiny_text), "--benchmarks", str(blimp), *TINY)
+    longer = "python sweeps/epoch_study.py --arch lstm --horizons 1 2 --designs branch"
+    lines = [
+        'export BABYSWEEP_STORAGE="$PWD/old"',
+        "python sweeps/paper.py --arch lstm --teacher-arch lstm --epochs 1 --lrs 1e-3 3e-3 "
+        f"--seeds 0 --final-tasks blimp {common}",
+        f"python sweeps/lr_sweep.py --arch lstm --epochs 1 --lrs 1e-2 --no-extend {common}",
+        "python sweeps/promote.py --arch lstm --alias better",
+        f"{longer} {common}",
+        "python analysis/report.py",
+    ]
+    typed_in(tmp_path, lines)
+    before, written = found_in(tmp_path / "old"), tables(tmp_path / "old")
+    printed_lines = printed(tmp_path / "old")
+    shutil.rmtree(tmp_path / "old")
+    typed_in(tmp_path, printed_lines)
+    after = found_in(tmp_path / "again")
+    pd.testing.assert_frame_equal(before[0], after[0])
+    assert before[1] == after[1]
+    assert tables(tmp_path / "again") == written
+    assert printed(tmp_path / "again") == printed_lines
 
 
 def replay(lines: tuple[str, ...], folder: Path, type_in: Callable[[list[str]], None]) -> Path:
