@@ -180,14 +180,12 @@ def test_a_shell_makes_a_trained_study_again(tmp_path: Path, tiny_text: Path) ->
     all: the same trials, figures, teacher and tables."""
     blimp = write_blimp(tmp_path / "my data" / "blimp_fast").parent
     common = quoted("--corpus", str(tiny_text), "--benchmarks", str(blimp), *TINY)
-    longer = "python sweeps/epoch_study.py --arch lstm --horizons 1 2 --designs branch"
     lines = [
         'export BABYSWEEP_STORAGE="$PWD/old"',
         "python sweeps/paper.py --arch lstm --teacher-arch lstm --epochs 1 --lrs 1e-3 3e-3 "
         f"--seeds 0 --final-tasks blimp {common}",
         f"python sweeps/lr_sweep.py --arch lstm --epochs 1 --lrs 1e-2 --no-extend {common}",
         "python sweeps/promote.py --arch lstm --alias better",
-        f"{longer} {common}",
         "python analysis/report.py",
     ]
     typed_in(tmp_path, lines)
