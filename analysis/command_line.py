@@ -12,7 +12,6 @@ import functools
 import inspect
 import math
 import re
-import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from analysis.errors import hide_secret_flags, say_error
 from analysis.flag_values import Flags, ValueFormat, format_of
 from analysis.schema.ranges import flag_of
+from analysis.wording import quoted
 
 PANELS = {
     "main": "What the command is to do.",
@@ -37,6 +37,7 @@ PANELS = {
 }
 """The panels of every command's help in their order, by title, and what they are for."""
 PROGRAM = "babysweep"
+_ROOT = Path(__file__).resolve().parent.parent
 _NO_LETTER = re.compile("[\\x00-\\x1f\\x7f\\ud800-\\udfff]")
 
 
@@ -86,23 +87,20 @@ def parse(
     return kind(**{k: v for name in panels for k, v in vars(getattr(parsed, name)).items()})
 
 
-def command_words(argv: Sequence[str]) -> list[str]:
-    """A process's `sys.argv` as a person would type it in the project's folder."""
-    script = Path(argv[0])
-    if script.stem == PROGRAM:
-        return [PROGRAM, *argv[1:]]
-    root = Path(__file__).resolve().parent.parent
-    resolved = script.resolve()
-    inside = resolved.is_relative_to(root)
-    return ["python", str(resolved.relative_to(root) if inside else script), *argv[1:]]
+def called(script: str) -> list[str]:
+    """The words that call a command, as who typed this process's would call it.
+
+    Args:
+        script: of the command, as "sweeps/lr_sweep.py".
+    """
+    if Path(sys.argv[0]).stem != PROGRAM and (_ROOT / script).is_file():
+        return ["python", script]
+    return [PROGRAM, Path(script).stem.replace("_", "-")]
 
 
 def to_type(script: str, *words: str) -> str:
-    """A command as a person would type it who typed this process's: a script, or the program's
-    subcommand of its name."""
-    subcommand = Path(script).stem.replace("_", "-")
-    is_program = Path(sys.argv[0]).stem == PROGRAM
-    return shlex.join([*([PROGRAM, subcommand] if is_program else ["python", script]), *words])
+    """A command with its flags as a line for a shell, see `called`."""
+    return quoted(*called(script), *words)
 
 
 def _check_names(words: Sequence[str], kind: type) -> None:

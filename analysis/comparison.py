@@ -28,6 +28,9 @@ from analysis.wording import count
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_MOST = 8
+"""Trials that are named where one is meant."""
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -83,7 +86,11 @@ def compare_runs(args: CompareArgs, console: Console) -> None:
 
 def _trials(client: MlflowClient, study: str | None) -> pd.DataFrame:
     names = [study] if study else [found.name for found in client.search_experiments()]
-    found = [trials for name in names if not (trials := runs.trials(client, name)).empty]
+    found = [
+        trials.assign(study=name)
+        for name in names
+        if not (trials := runs.trials(client, name)).empty
+    ]
     if not found:
         where = f"study {study!r}" if study else "any study of the store"
         raise ValueError(f"no trial in {where} yet: run sweeps/lr_sweep.py first")
@@ -93,16 +100,15 @@ def _trials(client: MlflowClient, study: str | None) -> pd.DataFrame:
 def _find(client: MlflowClient, trials: pd.DataFrame, asked: str) -> Compared:
     is_it = trials["run_id"].str.startswith(asked) | (trials["name"] == asked)
     found = trials[is_it]
-    if len(found) != 1:
-        shown = ", ".join(f"{row.run_id[:8]} ({row.name_})" for row in _named(found[:8]))
-        what = (
-            f"{count(len(found), 'trial')} fit {asked!r}: {shown}"
-            if len(found)
-            else f"no trial {asked!r}"
-        )
+    if len(found) > 1:
         raise ValueError(
-            f"{what}; give more of the id, or the name (one of {count(len(trials), 'trial')}; "
-            "--study narrows them down)"
+            f"{count(len(found), 'trial')} are {asked!r}: {'; '.join(_apart(found[:_MOST]))}"
+            f"{'; ...' if len(found) > _MOST else ''}. Give the beginning of an id"
+        )
+    if found.empty:
+        raise ValueError(
+            f"no trial {asked!r}; give more of the id, or the name (one of "
+            f"{count(len(trials), 'trial')}; --study narrows them down)"
         )
     trial = found.iloc[0].to_dict()
     if pd.isna(trial["best_epoch"]):
@@ -110,15 +116,20 @@ def _find(client: MlflowClient, trials: pd.DataFrame, asked: str) -> Compared:
     return Compared(trial, scores_of_run(client, trial["run_id"], int(trial["best_epoch"])))
 
 
-def _named(found: pd.DataFrame) -> Iterator[Any]:
-    return iter(found.rename(columns={"name": "name_"}).itertuples())
+def _apart(found: pd.DataFrame) -> Iterator[str]:
+    """The beginning of each trial's id, with its values of what they differ in."""
+    names = [name for name in found.columns if name == "name" or name not in RECORDED]
+    differing = [name for name in sorted(names) if found[name].astype(str).nunique() > 1]
+    for trial in found.to_dict("records"):
+        values = ", ".join(f"{name} {_shown(name, trial[name])}" for name in differing)
+        yield f"{trial['run_id'][:8]} ({values or 'the same settings'})"
 
 
 def _specs(first: Compared, second: Compared) -> Table:
     table = _table("What differs in how they were trained", "", first.name, second.name)
     for name in sorted(set(first.trial) | set(second.trial)):
         left, right = (_shown(name, it.trial.get(name)) for it in (first, second))
-        if name not in RECORDED and left != right:
+        if name not in (*RECORDED, "study") and left != right:
             table.add_row(name, escape(left), escape(right))
     if not table.row_count:
         table.add_row("nothing: the same settings", "", "")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -25,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from analysis.database import check_database
 from analysis.errors import without_secret
 from analysis.places import check_lasts
+from analysis.wording import quoted
 
 # MLflow would print the address, with the password in it, at the end of every run.
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
@@ -77,7 +77,7 @@ def how_to_browse(storage: Path, page: str = "") -> tuple[str, ...]:
     if uri.startswith("http"):
         return (address,)
     if uri == f"{_FILE}{(storage / 'mlflow.db').resolve()}":
-        return f"make ui STORAGE={shlex.quote(str(storage))}", address
+        return f"make ui STORAGE={quoted(str(storage))}", address
     return (without_secret(uri),)  # `make ui` serves no such store
 
 

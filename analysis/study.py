@@ -23,7 +23,7 @@ from analysis.points import point_keys
 from analysis.schema.axes import AXES
 from analysis.schema.typed import parse_json, typed
 from analysis.store import open_store
-from analysis.wording import count
+from analysis.wording import as_flag, count, quoted
 
 _RESULTS = {
     *("run_id", "spec_hash", "name", "parent", "commit", "reason", "outcome", "status"),
@@ -83,7 +83,7 @@ class Study:
         if trials.empty:
             raise ValueError(
                 f"study {name!r} in {without_secret(uri)} has no trial yet: run "
-                f"sweeps/lr_sweep.py --study {name}"
+                f"sweeps/lr_sweep.py {as_flag('study', quoted(name))}"
             )
         experiment = client.get_experiment_by_name(name)
         assert experiment is not None  # it has trials

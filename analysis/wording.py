@@ -1,8 +1,9 @@
-"""Numbers and nouns in sentences."""
+"""Numbers and nouns in sentences, and words of commands that they name."""
 
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable
 
 OVER_SEEDS = "± standard deviation over seeds"
@@ -39,3 +40,20 @@ def with_error(figure: float, error: float, digits: int) -> str:
 def legend(cells: Iterable[str]) -> str:
     """What a table of means over seeds says below itself, "" where none has a spread."""
     return OVER_SEEDS if any("±" in cell for cell in cells) else ""
+
+
+def quoted(*words: str) -> str:
+    """Words as they are typed into a shell: study 'my text'."""
+    return shlex.join(words)
+
+
+def as_flag(name: str, *words: str) -> str:
+    """A flag with its values as they are typed: one that looks like a flag itself is joined to it.
+
+    Args:
+        name: of the flag, without dashes before it.
+        words: its values, quoted.
+    """
+    if len(words) == 1 and words[0].lstrip("'\"").startswith("-"):
+        return f"--{name}={words[0]}"
+    return " ".join([f"--{name}", *words])

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from analysis import runs
 from analysis.arguments import ReportArgs
+from analysis.commands import part_of
 from analysis.config_file import save_config
 from analysis.errors import say_error
 from analysis.reporting.writing import run_report
@@ -45,7 +46,8 @@ def run_study(args: PaperArgs) -> int:
             if args.dry_run:
                 return _dry_run(plan, console)
             save_config(plan.folder, plan.args)
-            return run_stages(stages, plan.folder, console)
+            with part_of(args):
+                return run_stages(stages, plan.folder, console)
     except KeyboardInterrupt:
         say(console, "\nStopped. Run it again; stages that are done are not run again.")
         return EXIT_INTERRUPTED

@@ -84,14 +84,14 @@ class TrialSpec(TrialFields):
         """A readable name, e.g. `hgrn2 lr=1e-3 seed=0`, with alpha and T if it is distilled."""
         return self.name_among(())
 
-    def name_among(self, axes: Iterable[str]) -> str:
-        """The name among trials that differ on these axes: with these values, default or not."""
-        point = {**self.point, **{name: getattr(self, name) for name in axes}}
-        values = " ".join(
-            f"{name}={AXES[name].show(point[name])}" for name in AXES if name in point
-        )
+    def name_among(self, fields: Iterable[str]) -> str:
+        """The name among trials that differ in these fields: with these values, default or not."""
+        told = {**self.point, **{name: getattr(self, name) for name in fields}}
+        values = {name: AXES[name].show(told.pop(name)) for name in AXES if name in told}
+        values |= {name: _shown(value) for name, value in told.items()}
+        texts = " ".join(f"{name}={text}" for name, text in values.items())
         distilled = f" alpha={self.alpha:g} T={self.temperature:g}" if self.teacher else ""
-        return f"{self.arch} {values} seed={self.seed}{distilled}"
+        return f"{self.arch} {texts} seed={self.seed}{distilled}"
 
     @property
     def point(self) -> dict[str, Any]:
@@ -140,6 +140,13 @@ class TrialSpec(TrialFields):
         return self.replace(
             teacher="", teacher_name="", alpha=0.0, temperature=1.0, reverse_kl=False
         )
+
+
+def _shown(value: Any) -> str:
+    """A value in a name; of each hash the first digits."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "+".join(part[:8] for part in str(value).split("+")) or "none"
 
 
 def _digest(text: str) -> str:

@@ -13,7 +13,7 @@ import math
 import subprocess
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from analysis.store import call_with_retries
 from trainables.mlflow_pages import page, study_tags, trial_note, with_text
 from trainables.outbox import Message, Outbox
 from trainables.progress import EpochReport, TrialOutcome
+from trainables.run_names import telling_fields
 from trainables.spec import TrialSpec
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -52,6 +53,8 @@ class Tracker:
         parents: parent run id by the hash of the sweep (`TrialSpec.sweep_hash`).
         commit: git commit of the code that runs.
         axes: that the sweeps vary.
+        told: by the hash of the sweep, the further fields in its trials' names, see
+            `telling_fields`.
     """
 
     uri: str
@@ -59,6 +62,7 @@ class Tracker:
     parents: dict[str, str]
     commit: str = ""
     axes: tuple[str, ...] = ("lr",)
+    told: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def client(self) -> MlflowClient:
@@ -105,7 +109,7 @@ class Tracker:
             )
         else:
             experiment_id = experiment.experiment_id
-        parents = {}
+        parents, bases = {}, tuple(bases)
         for base in bases:
             sweep = base.sweep_hash(axes)
             tags = {"babysweep.kind": "sweep", "babysweep.setting": sweep}
@@ -125,7 +129,12 @@ class Tracker:
         created = client.get_experiment(experiment_id).creation_time
         for name, value in study_tags(created or 0).items():
             client.set_experiment_tag(experiment_id, name, value)
-        return cls(uri, experiment_id, parents, commit, axes)
+        told = _told(client, experiment_id, parents, bases, axes)
+        return cls(uri, experiment_id, parents, commit, axes, told)
+
+    def name_of(self, spec: TrialSpec) -> str:
+        """A readable name of a trial of these sweeps, which no other trial of the study has."""
+        return spec.name_among((*self.axes, *self.told.get(spec.sweep_hash(self.axes), ())))
 
     def parent_of(self, spec: TrialSpec) -> str:
         """Run id of the sweep that a trial, or the base of a sweep, belongs to."""
@@ -173,7 +182,7 @@ class Tracker:
         run = _find_run(client, self.experiment_id, tags)
         if run is None:
             tags |= {
-                "mlflow.runName": spec.name,
+                "mlflow.runName": self._free_name(spec),
                 "mlflow.parentRunId": self.parent_of(spec),
                 "babysweep.arch": spec.arch,
                 "babysweep.size": spec.size,
@@ -188,6 +197,13 @@ class Tracker:
         missing = {name: params[name] for name in params if name not in run.data.params}
         client.log_batch(run.info.run_id, params=_params(missing))
         return run
+
+    def _free_name(self, spec: TrialSpec) -> str:
+        """The name for a new run; of values that look the same when rounded, with the hash."""
+        name = self.name_of(spec)
+        condition = f"attributes.run_name = '{name}'"
+        is_taken = self.client.search_runs([self.experiment_id], condition, max_results=1)
+        return f"{name} {spec.hash[:8]}" if is_taken else name
 
     def has_outcome(self, spec: TrialSpec) -> bool:
         """Whether the store holds the ended run of `spec`."""
@@ -205,18 +221,7 @@ class Tracker:
 
     def trial_runs(self) -> list[Run]:
         """All trial runs of the study."""
-        runs: list[Run] = []
-        token: str | None = None
-        while True:
-            page = self.client.search_runs(
-                [self.experiment_id],
-                "tags.`babysweep.kind` = 'trial'",
-                page_token=token,
-            )
-            runs += page
-            token = page.token
-            if not token:
-                return runs
+        return _runs(self.client, self.experiment_id, "trial")
 
     def close(self, status: str) -> None:
         """End the parent runs, and mark the trial runs that nobody continues as killed.
@@ -366,6 +371,43 @@ def _find_run(client: MlflowClient, experiment_id: str, tags: dict[str, str]) ->
     condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
     runs = client.search_runs([experiment_id], condition, order_by=["attributes.start_time ASC"])
     return runs[0] if runs else None
+
+
+def _told(
+    client: MlflowClient,
+    experiment_id: str,
+    parents: dict[str, str],
+    bases: tuple[TrialSpec, ...],
+    axes: tuple[str, ...],
+) -> dict[str, tuple[str, ...]]:
+    """By sweep, what its names tell, so that they differ from those of each other and of sweeps
+    that began earlier: later ones tell what makes them differ from this one."""
+    runs = _runs(client, experiment_id, "sweep")
+    order = [run.info.run_id for run in runs]
+    told = {}
+    for base in bases:
+        sweep = base.sweep_hash(axes)
+        earlier = [run.data.params for run in runs[: order.index(parents[sweep])]]
+        others = [*earlier, *(each.to_dict() for each in bases)]
+        told[sweep] = telling_fields(base, axes, others)
+    return told
+
+
+def _runs(client: MlflowClient, experiment_id: str, kind: str) -> list[Run]:
+    """All runs of a kind, the earliest first."""
+    runs: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            [experiment_id],
+            f"tags.`babysweep.kind` = '{kind}'",
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        runs += page
+        token = page.token
+        if not token:
+            return runs
 
 
 def _with_macro(prefix: str, figures: dict[str, float]) -> dict[str, float]:

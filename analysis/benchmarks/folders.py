@@ -11,7 +11,7 @@ from analysis.benchmarks import glue
 from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.kind import BenchmarkKind, BenchmarkSource
 from analysis.benchmarks.kinds import ALL_KINDS, kind_of_folder
-from analysis.wording import count
+from analysis.wording import as_flag, count, quoted
 
 GLUE = "glue"
 _NOT_SCORED = {
@@ -123,7 +123,8 @@ def _entry(path: Path) -> FolderEntry:
         if fnmatchcase(lower, pattern):
             return FolderEntry(path.name, note=note)
     if path.is_dir() and _holds_benchmarks(path):
-        return FolderEntry(path.name, note=f"a folder of benchmarks: --benchmarks {path}")
+        flag = as_flag("benchmarks", quoted(str(path)))
+        return FolderEntry(path.name, note=f"a folder of benchmarks: {flag}")
     names = ", ".join(kind.folders[0] for kind in ALL_KINDS)
     return FolderEntry(path.name, note=f"no benchmark is called so ({names}, glue*)")
 
@@ -195,6 +196,7 @@ def entry_rows(
         elif (kind, entry.dataset) in scored:
             yield entry.name, kind, f"to score: {count(scored[kind, entry.dataset], 'item')}{note}"
         elif kind in kinds:
-            yield entry.name, kind, f"left out: {kinds[kind]} is scored; --tasks {entry.name}"
+            named = as_flag("tasks", quoted(entry.name))
+            yield entry.name, kind, f"left out: {kinds[kind]} is scored; {named}"
         else:
             yield entry.name, kind, f"left out: not asked for; --tasks {kind}{note}"

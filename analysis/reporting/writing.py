@@ -35,7 +35,7 @@ from analysis.store import how_to_browse, open_store, tracking_uri, ui_of
 from analysis.study import Study
 from analysis.terminal import open_console, say, show_whole
 from analysis.whole_files import write_text
-from analysis.wording import count
+from analysis.wording import count, quoted
 
 FAILURES = (ValueError, OSError, MlflowException)
 """What a command tells a person in a line: there is something to mend."""
@@ -138,7 +138,7 @@ def only_study(uri: str) -> str:
         )
     raise ValueError(
         f"{without_secret(uri)} has several studies: give one as --study: "
-        f"{', '.join(sorted(names))}"
+        f"{', '.join(map(quoted, sorted(names)))}"
     )
 
 

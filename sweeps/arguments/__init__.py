@@ -141,7 +141,7 @@ class PromoteArgs(RegistryArgs):
     study: Annotated[str | None, default_is("that of --run-id, or the only one there is")] = None
     """Name of the study."""
     run_id: Annotated[str | None, default_is("the study's best")] = None
-    """MLflow run to promote."""
+    """MLflow run to promote, or the hash of its trial."""
     force: bool = False
     """Promote although what has the alias is better, or was validated on another corpus."""
 

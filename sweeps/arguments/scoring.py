@@ -99,7 +99,7 @@ class ScoresOutputArgs:
     """Also write the BabyLM challenge's predictions.json files. They hold texts: keep EWoK's off
     the public web."""
     run_id: str | None = None
-    """MLflow run to log the scores to."""
+    """MLflow run to log the scores to, or the hash of its trial."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -238,7 +238,7 @@ class ProgressDisplay(DriverCallback):
     def _event(self, row: TrialRow, text: str) -> None:
         if not self._live:
             row.said = time.monotonic()
-            clock, name = time.strftime("%H:%M:%S"), row.spec.name_among(self._tracker.axes)
+            clock, name = time.strftime("%H:%M:%S"), self._tracker.name_of(row.spec)
             say(self._console, f"{clock}  {name}: {text}")
 
     def _say_positions(self) -> None:

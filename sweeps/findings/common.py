@@ -43,7 +43,7 @@ def show_ways_on(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console
     """Print which trials failed, and the commands that show what was found."""
     for spec in failed_trials(plan, search):
         error = TrialFolder.of(plan.folder, spec).path / "error.txt"
-        say(console, f"[red]{escape(spec.name)} failed[/]; its error is in")
+        say(console, f"[red]{escape(tracker.name_of(spec))} failed[/]; its error is in")
         show_whole(console, "  ", str(error))
     console.print()
     words = ("--study", plan.study, "--storage", str(plan.storage))

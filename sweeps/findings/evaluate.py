@@ -19,6 +19,7 @@ from rich.table import Table
 from analysis.benchmarks import MACRO
 from analysis.benchmarks.kinds import kind_named
 from analysis.benchmarks.suite import Scores
+from analysis.commands import record
 from analysis.store import how_to_browse, reason, tracking_uri
 from analysis.terminal import say, show_whole
 from analysis.wording import count
@@ -96,6 +97,12 @@ def log_figures(plan: EvaluationPlan, results: dict[str, Any], console: Console)
         for name in names:
             file = str(plan.output / name)
             contact.result_of(functools.partial(client.log_artifact, run_id, file, "eval"))
+        trial = contact.result_of(lambda: client.get_run(run_id)).data.tags.get(
+            "babysweep.spec_hash"
+        )
+        if trial is not None:  # another's run is of no study
+            taken = {"run_id": trial}
+            contact.result_of(lambda: record(client, [run_id], plan.args, plan.storage, taken))
     except (MlflowException, RequestException) as error:
         raise ValueError(
             f"--run-id: the results could not be recorded in MLflow: {reason(error)}. {kept}"

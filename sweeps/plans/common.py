@@ -62,6 +62,7 @@ class SweepPlan:
         shared_steps: by part, the first steps that its trials take over from another part's.
         kind: what the parts are called in MLflow.
         axes: that vary within a part (`analysis.schema.axes.AXES`).
+        taken: by flag, the values that no flag gave and the study did.
     """
 
     study: str
@@ -83,6 +84,7 @@ class SweepPlan:
     shared_steps: Mapping[str, int] = field(default_factory=dict)
     kind: str = "lr sweep"
     axes: tuple[str, ...] = ("lr",)
+    taken: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def epochs(self) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from analysis.points import varied
 from analysis.schema.axes import AXES
@@ -43,6 +44,7 @@ class Designs:
         decay: fraction of a branch's steps in its decay.
         seeds: of this command.
         milestones: words seen after which to score.
+        taken: see `SweepPlan`.
     """
 
     base: TrialSpec
@@ -52,6 +54,7 @@ class Designs:
     decay: float
     seeds: tuple[int, ...]
     milestones: tuple[int, ...] = ()
+    taken: Mapping[str, Any] = field(default_factory=dict)
 
     def spec(self, design: str, horizon: int) -> TrialSpec:
         """The spec of a design's trial of so many epochs, for seed 0."""
@@ -101,6 +104,7 @@ def plan_designs(args: EpochStudyArgs, status: Status) -> tuple[TrainingSetup, D
     horizons = _horizons(args, base.epochs)
     base = base.replace(epochs=horizons[-1])
     study = setup.study(base)
+    taken: dict[str, Any] = {}
     if args.lr is None:
         best, axes = best_point(setup.storage / study, base, study)
         taken = {name: getattr(best, name) for name in axes if given_value(args, name) is None}
@@ -111,7 +115,7 @@ def plan_designs(args: EpochStudyArgs, status: Status) -> tuple[TrainingSetup, D
         base = base.replace(decay=args.decay)
     steps = steps_per_epoch(base, len(Blocks(setup.corpus.train, base.context)))
     milestones = _milestones(args, setup, base, horizons[-1] * steps)
-    return setup, Designs(base, names, horizons, steps, args.decay, args.seeds, milestones)
+    return setup, Designs(base, names, horizons, steps, args.decay, args.seeds, milestones, taken)
 
 
 def plan_epochs(setup: TrainingSetup, designs: Designs) -> SweepPlan:
@@ -151,6 +155,7 @@ def plan_epochs(setup: TrainingSetup, designs: Designs) -> SweepPlan:
         milestones=designs.milestones,
         shared_steps=shared,
         kind="epoch study",
+        taken=designs.taken,
     )
 
 

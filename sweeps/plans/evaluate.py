@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from sweeps.engine.tuning import local_gpus
 from sweeps.scoring.finetuning import check_tasks
 from sweeps.scoring.tasks import benchmark_place, find_glue, split_tasks
 from sweeps.scoring.workers import Scoring
+from sweeps.stored.chosen import run_id_of
 from sweeps.stored.model_names import resolve_model
 from sweeps.stored.trials import resolve_storage
 
@@ -84,7 +85,7 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
     if args.device == "cuda" and not local_gpus():
         raise ValueError("--device cuda, but PyTorch sees no GPU here: --device cpu, or auto")
     if args.run_id is not None:
-        _check_run(uri, args.run_id)
+        args = replace(args, run_id=_checked_run(uri, args.run_id))
     path = benchmark_place(args.benchmarks)
     default = ("blimp",) if path == HUB else ("all",)
     zero_shot, glue = split_tasks(args.tasks or default, args.protocol)
@@ -186,11 +187,12 @@ def _name_of(model: str, suite: Suite | None, glue: tuple[str, ...], args: Evalu
     return f"{readable}-{digest}"
 
 
-def _check_run(uri: str, run_id: str) -> None:
+def _checked_run(uri: str, run_id: str) -> str:
+    """MLflow's id of a run that is there."""
     with named("--run-id"):
         client = open_store(uri)
     try:
-        client.get_run(run_id)
+        return client.get_run(run_id_of(client, run_id)).info.run_id
     except MlflowException as error:
         raise ValueError(
             f"--run-id: no MLflow run {run_id!r} in {without_secret(uri)}: {error.message}"

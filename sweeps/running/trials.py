@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,8 @@ from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 from rich.markup import escape
 
-from analysis.command_line import PROGRAM, command_words
+from analysis.command_line import PROGRAM
+from analysis.commands import record
 from analysis.config_file import save_config
 from analysis.errors import (
     EXIT_FAILED,
@@ -28,7 +28,7 @@ from analysis.flag_values import checked
 from analysis.signals import EXIT_INTERRUPTED, ending_on_signals
 from analysis.store import reason
 from analysis.terminal import open_console, say, show_whole
-from analysis.wording import count
+from analysis.wording import count, quoted
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.contact import MlflowContact
 from sweeps.engine.environment import check_address
@@ -49,9 +49,6 @@ from trainables.tracking import Tracker
 from trainables.trial import finish_trial
 
 Args = TypeVar("Args", bound=TrainingArgs)
-
-COMMAND_TAG = "babysweep.command"
-"""Of a sweep's run: the commands that ran it, as they were typed."""
 
 
 def run_command(
@@ -132,7 +129,7 @@ def _run(
             _set_aside_damaged(plan, console)
         except (ValueError, OSError) as error:
             return say_error(error)
-        contact.result_of(lambda: _record_command(tracker))
+        contact.result_of(lambda: _record_command(tracker, args, plan))
         contact.result_of(tracker.close_trials)  # of a process that was killed
         starting.stop()
         if search.remaining():
@@ -217,18 +214,14 @@ def _open_tracker(plan: SweepPlan) -> Tracker:
     )
 
 
-def _record_command(tracker: Tracker) -> None:
-    """Add this command to those that the sweeps' runs name, one in a line."""
-    command = shlex.join(without_secrets(command_words(sys.argv)))
-    for run_id in tracker.parents.values():
-        earlier = tracker.client.get_run(run_id).data.tags.get(COMMAND_TAG, "").splitlines()
-        lines = "\n".join(dict.fromkeys([*earlier, command]))
-        tracker.client.set_tag(run_id, COMMAND_TAG, lines)
+def _record_command(tracker: Tracker, args: TrainingArgs, plan: SweepPlan) -> None:
+    """Add this command to those that the sweeps' runs name."""
+    record(tracker.client, tracker.parents.values(), args, plan.storage, plan.taken)
 
 
 def _say_how_to_continue(console: Console, status: int = EXIT_INTERRUPTED) -> int:
     python = [] if Path(sys.argv[0]).stem == PROGRAM else [sys.executable]
-    command = shlex.join([*python, *without_secrets(sys.argv)])
+    command = quoted(*python, *without_secrets(sys.argv))
     say(console, "\nStopped. To continue, run it again:")
     show_whole(console, "  ", command)
     return status
@@ -308,8 +301,8 @@ class Bookkeeper(DriverCallback):
         spec = TrialSpec.from_dict(trial.config["spec"])
         error, path = keep_error(trial.error_file, TrialFolder.of(self._study, spec).path)
         last = error.splitlines()[-1]
-        text = f"{spec.name} {what}: {escape(last[:300])} (all of it: {escape(str(path))})"
-        say(self._console, text)
+        name = escape(self._tracker.name_of(spec))
+        say(self._console, f"{name} {what}: {escape(last[:300])} (all of it: {escape(str(path))})")
         return error
 
 

@@ -8,6 +8,7 @@ What a sweep found is read back so from Python, too:
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +19,13 @@ from mlflow.exceptions import MlflowException
 from analysis import runs
 from analysis.errors import without_secret
 from analysis.store import open_store, tracking_uri
+from analysis.wording import quoted
 from sweeps.stored.best import best_trial
 from sweeps.stored.trials import resolve_storage
 from trainables.checkpoint import TrialFolder
+
+_HASH = re.compile("[0-9a-f]{16}")
+"""Of a trial; ids of MLflow's runs are longer."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,13 @@ def choose(
         storage: folder of the studies' folders.
         arch: the architecture, of a named run as well.
         study: its name; None for that of the run, or the only one there is.
-        run_id: None for the best run.
+        run_id: see `run_id_of`; None for the best run.
 
     Raises:
         ValueError: no such study or run, or it did not finish.
     """
+    if run_id is not None:
+        run_id = run_id_of(client, run_id, study)
     study = study or _default_study(client, run_id)
     trials = runs.trials(client, study)
     if run_id is not None:
@@ -69,6 +76,34 @@ def choose(
     else:
         row = _best(trials, study, arch, storage / study)
     return StudyRun(study, str(row["run_id"]), _folder(storage / study, str(row["spec_hash"])))
+
+
+def run_id_of(client: MlflowClient, named: str, study: str | None = None) -> str:
+    """MLflow's id of a run that is named by it, or by the hash of its trial, which is the same in
+    every store.
+
+    Args:
+        client: of the MLflow store.
+        named: either; what is no trial's hash is given back.
+        study: its name; None for any.
+
+    Raises:
+        ValueError: trials of several studies have this hash.
+    """
+    if not _HASH.fullmatch(named):
+        return named
+    studies = {
+        experiment.experiment_id: experiment.name
+        for experiment in client.search_experiments()
+        if study in (None, experiment.name)
+    }
+    found = client.search_runs([*studies], f"tags.`babysweep.spec_hash` = '{named}'")
+    if len(found) > 1:
+        runs = ", ".join(
+            f"{run.info.run_id} of {studies[run.info.experiment_id]!r}" for run in found
+        )
+        raise ValueError(f"--run-id: several runs are of trial {named}: give the id of one: {runs}")
+    return found[0].info.run_id if found else named
 
 
 def _default_study(client: MlflowClient, run_id: str | None) -> str:
@@ -94,7 +129,8 @@ def _default_study(client: MlflowClient, run_id: str | None) -> str:
             "first, or give the --storage that it had"
         )
     if len(found) > 1:
-        raise ValueError(f"there are {len(found)} studies: choose --study {', '.join(found)}")
+        names = ", ".join(map(quoted, found))
+        raise ValueError(f"there are {len(found)} studies: choose --study {names}")
     return found[0]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from analysis import compare
 from analysis.benchmarks import Suite
@@ -17,11 +19,12 @@ from tests.made_study import MadeStudy, base_spec, suite
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> MadeStudy:
-    """Two architectures at one rate, a shorter trial of the same name as another, and one that
-    diverged before its first epoch."""
+    """Two architectures at one rate, a shorter trial that an earlier version gave the name of
+    another, and one that diverged before its first epoch."""
     study = MadeStudy(tmp_path_factory.mktemp("made"))
     study.sweep(["mamba", "hgrn2"], (1e-2,), (0, 1))
-    study.add([base_spec("hgrn2", epochs=2)], kind="epoch study")
+    (shorter,) = study.add([base_spec("hgrn2", epochs=2)], kind="epoch study")
+    MlflowClient(study.uri).set_tag(shorter, "mlflow.runName", "hgrn2 lr=1e-2 seed=0")
     study.add([base_spec("lstm")], outcome=None)
     return study
 
@@ -64,6 +67,7 @@ def test_the_held_out_items_can_be_asked_for(
     ("words", "message"),
     [
         (("hgrn2 lr=1e-2 seed=0", "nothing"), "2 trials are 'hgrn2 lr=1e-2 seed=0': "),
+        (("lstm lr=1e-2 seed=0", "nothing"), "has not ended with a finished epoch"),
         (("mamba lr=1e-2 seed=0", "nothing"), "no trial 'nothing'; give more of the id"),
         (("mamba lr=1e-2 seed=0", "mamba lr=1e-2 seed=0"), "are the same run: give two"),
         (("mamba lr=1e-2 seed=0", "lstm lr=1e-2 seed=0"), "has not ended with a finished epoch"),
@@ -76,6 +80,31 @@ def test_errors_say_which_run_is_meant(
     """Nothing, several, the same, or an unfinished run: the message says what to give."""
     assert compare.main([*words, "--storage", str(made.storage)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_tells_trials_of_one_name_apart_is_named(
+    made: MadeStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the beginning of the id to give for each, which is enough."""
+    words = ["hgrn2 lr=1e-2 seed=0", "mamba lr=1e-2 seed=0", "--storage", str(made.storage)]
+    assert compare.main(words) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    found = re.findall(r"(\w{8}) \(epochs (\d)\)", said)
+    assert sorted(epochs for _, epochs in found) == ["2", "3"]
+    for start, _ in found:
+        assert compare.main([start, *words[1:]]) == 0
+
+
+def test_trials_of_several_studies_are_told_apart_by_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("first", "second"):
+        MadeStudy(tmp_path, name=name, suite=None).sweep(["mamba"], (1e-2,), (0,))
+    words = ["mamba lr=1e-2 seed=0", "x", "--storage", str(tmp_path)]
+    assert compare.main(words) == 2
+    said = capsys.readouterr().err
+    assert "(study first)" in said
+    assert "(study second)" in said
 
 
 def test_other_items_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,10 @@ import re
 import pytest
 
 from analysis.schema.axes import AXES, short
-from analysis.wording import OVER_SEEDS, between, count, legend, with_error
+from analysis.wording import OVER_SEEDS, as_flag, between, count, legend, quoted, with_error
 from tests.contracts.import_graph import ROOT, modules_by_name
 from tests.notation import FORBIDDEN, faults
+from tests.shell import words_of
 
 PLURALS = r"trials|seeds|words|tokens|items|steps|epochs|students|controls|ties|texts|files|rows"
 
@@ -118,3 +119,19 @@ def test_no_text_of_the_code_has_a_second_notation() -> None:
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
 def test_no_text_about_the_code_has_a_second_notation(name: str) -> None:
     assert faults((ROOT / name).read_text().split("\n\n")) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["plain", "my study", "it's", 'a "b"', "a$HOME", "50%", "zażółć", "-x", "a`b`", "--", "#"],
+)
+def test_what_is_printed_can_be_typed(name: str) -> None:
+    """Names of files and studies are one word for a shell, and never a flag for a command."""
+    assert words_of(quoted(name, "b")) == [name, "b"]
+    words = words_of(as_flag("study", quoted(name)))
+    assert words == ([f"--study={name}"] if name.startswith("-") else ["--study", name])
+
+
+def test_one_place_quotes_for_the_shell() -> None:
+    users = {name for name, path in modules_by_name().items() if "shlex" in path.read_text()}
+    assert users == {"analysis.wording"}

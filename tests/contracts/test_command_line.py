@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from analysis.arguments import CompareArgs, ReportArgs
-from analysis.command_line import PANELS, command_words, parse, to_type
+from analysis.command_line import PANELS, parse, to_type
 from analysis.config_file import command_name, read_config, save_config
 from analysis.errors import hide_secret_flags
 from sweeps import cli
@@ -212,14 +212,6 @@ def test_the_entry_point_is_the_function() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     assert 'babysweep = "sweeps.cli:run"' in text
     assert callable(cli.run)
-
-
-def test_commands_as_people_type_them() -> None:
-    """In the project's folder, from wherever they were called."""
-    script = ROOT / "sweeps" / "lr_sweep.py"
-    assert command_words([str(script), "--x"]) == ["python", "sweeps/lr_sweep.py", "--x"]
-    words = command_words(["/somewhere/bin/babysweep", "lr-sweep", "--x"])
-    assert words == ["babysweep", "lr-sweep", "--x"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The Makefile takes paths with spaces in all its variables."""
+"""The Makefile takes paths of all kinds in all its variables."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from analysis.store import tracking_uri
+from analysis.wording import quoted
+from sweeps.findings.common import browse
 from tests.processes import ROOT, wait_for
+from tests.shell import ODD_NAMES
 
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 STUB = f"""#!{sys.executable}
@@ -23,10 +29,14 @@ time.sleep(60)
 """In place of `mlflow`: prints its words, and waits."""
 
 
+ODD = """a 'b' "c" $d `e` % # ż"""
+"""Of a folder: what has a meaning for make or a shell."""
+
+
 @pytest.fixture
 def places(tmp_path: Path) -> dict[str, str]:
-    """The variables, each a path with spaces."""
-    venv = tmp_path / "an environment"
+    """The variables, each a path that a shell has to be told of in quotes."""
+    venv = tmp_path / ODD / "an environment"
     (venv / "bin").mkdir(parents=True)
     stub = venv / "bin" / "mlflow"
     stub.write_text(STUB)
@@ -34,8 +44,8 @@ def places(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "my study").mkdir()
     return {
         "VENV": str(venv),
-        "TOOLS": str(tmp_path / "more tools"),
-        "PYTHON": str(tmp_path / "a python" / "python3"),
+        "TOOLS": str(tmp_path / ODD / "more tools"),
+        "PYTHON": str(tmp_path / ODD / "python3"),
         "STORAGE": str(tmp_path / "my study"),
     }
 
@@ -46,15 +56,16 @@ def make(target: str, places: dict[str, str], *flags: str) -> list[str]:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_paths_with_spaces(target: str, places: dict[str, str]) -> None:
+def test_paths_of_all_kinds(target: str, places: dict[str, str]) -> None:
     """Each stands in quotes in the commands that a target runs."""
     done = subprocess.run(
         make(target, places, "--dry-run"), cwd=ROOT, capture_output=True, text=True, check=True
     )
-    there = [place for place in places.values() if place in done.stdout]
-    assert places["VENV"] in there
-    for place in there:
-        assert set(re.findall(f"(.){re.escape(place)}", done.stdout)) == {'"'}
+    quoted = {name: place.replace("'", "'\\''") for name, place in places.items()}
+    assert f"'{quoted['VENV']}" in done.stdout
+    assert not any(place in done.stdout for place in places.values())
+    for place in quoted.values():
+        assert set(re.findall(f"(.){re.escape(place)}", done.stdout)) <= {"'"}
 
 
 def test_the_pages_of_a_study(places: dict[str, str]) -> None:
@@ -76,6 +87,55 @@ def test_the_pages_of_a_study(places: dict[str, str]) -> None:
     rest, _ = process.communicate(timeout=30)
     assert "Traceback" not in rest
     assert "KeyboardInterrupt" not in rest
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_the_printed_command_serves_the_storage(
+    name: str, places: dict[str, str], tmp_path: Path
+) -> None:
+    """What a sweep prints is typed as it stands; so is a folder's name from beside it."""
+    storage = tmp_path / "storages" / name
+    storage.mkdir(parents=True)
+    plan: Any = SimpleNamespace(storage=storage, tracking_uri=tracking_uri(storage))
+    printed = browse(plan, SimpleNamespace(page="")).partition("    then ")[0]  # type: ignore[arg-type]
+    venv = places["VENV"]
+    others = quoted(f"VENV={venv}", "-f", str(ROOT / "Makefile"), "-o", f"{venv}/installed")
+    for line in (printed, f"make ui {quoted(f'STORAGE={name}')}"):
+        process = subprocess.Popen(
+            ["bash", "-c", f"{line} {others}"],
+            cwd=storage.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            said = wait_for(process, "up")
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        assert f"\nsqlite:///{storage}/mlflow.db\n" in said
+        assert f"\n{storage}/artifacts\n" in said
+
+
+def test_the_variable_names_the_storage(places: dict[str, str]) -> None:
+    """As a sweep reads it, whatever it has in it; words for a command are the shell's alone."""
+    done = subprocess.run(
+        make("sweep", {"VENV": places["VENV"], "ARGS": '--study "$X"'}, "--dry-run"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.endswith(' --arch mamba --study "$X"\n')
+    done = subprocess.run(
+        make("ui", {"VENV": places["VENV"]}, "-o", f"{places['VENV']}/installed"),
+        cwd=ROOT,
+        env=os.environ | {"BABYSWEEP_STORAGE": "/no$HOME"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("there is no folder '/no$HOME'")
 
 
 def test_a_storage_that_is_not_there(places: dict[str, str]) -> None:

@@ -9,18 +9,22 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
 from analysis.command_line import parse
-from sweeps.arguments import PaperArgs
+from analysis.commands import record, recorded
+from sweeps import stages
+from sweeps.arguments import PaperArgs, PromoteArgs
 from sweeps.arguments.axes import set_single, values_of
 from sweeps.findings.paper import show_status
 from sweeps.plans.paper import Stage, StageArguments
-from sweeps.stages import run_stages
+from sweeps.stages import run_stages, run_study
 from tests.analysis.benchmark_files import write_blimp, write_supplement
+from tests.empty_store import empty_store
 from tests.processes import wait_for
 from tests.sweeps.conftest import ROOT, environment
 from tests.sweeps.ray_nodes import RayNodes
@@ -68,6 +72,25 @@ def test_a_stage_runs_again_only_if_its_inputs_changed(tmp_path: Path, console: 
     recorder.inputs["third"] = 4
     assert run_stages(recorder.stages(), tmp_path, console) == 0
     assert recorder.ran == ["first", "second", "third", "third"]
+
+
+def test_stages_are_recorded_as_the_whole_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the one command that a person types to have them all, with their inputs."""
+    client, args = MlflowClient(empty_store(tmp_path)), PaperArgs(arch=("lstm",))
+    run = client.create_run(client.create_experiment("study"))
+
+    def stage() -> int:
+        record(client, [run.info.run_id], PromoteArgs(), tmp_path, {"study": "study"})
+        return 0
+
+    plan = SimpleNamespace(folder=tmp_path, args=args)
+    monkeypatch.setattr(stages, "plan_study", lambda _: plan)
+    monkeypatch.setattr(stages, "stages_of", lambda *_: [Stage("promote", stage, lambda: 1)])
+    assert run_study(args) == 0
+    (found,) = recorded(client, run.info.experiment_id)
+    assert found.line == "python sweeps/paper.py --arch lstm"
 
 
 def test_a_failed_stage_stops_the_study_and_is_tried_again(tmp_path, console) -> None:

@@ -40,7 +40,9 @@ class Sweep:
         self.study, self.metrics = study, dict[str, float]()
         axes = tuple(values)
         self.search = SweepSearch({"lstm": GridPlan(BASE, values, [0])})
-        tracker: Any = SimpleNamespace(axes=axes, trial_runs=self._runs)
+        tracker: Any = SimpleNamespace(
+            name_of=lambda spec: spec.name_among(axes), axes=axes, trial_runs=self._runs
+        )
         contact: Any = SimpleNamespace(try_once=lambda call: call() or True)
         self._output = io.StringIO()
         console = Console(file=self._output, width=200)

@@ -352,6 +352,33 @@ def test_a_named_run_must_have_finished(studies, capsys) -> None:
     assert "is no trial of study 'bad'" in error_of(capsys)
 
 
+def test_a_run_is_named_by_its_trials_hash_too(studies, capsys) -> None:
+    """Which is the same in every store; a trial of several studies needs one of them."""
+    both = TrialFolder.of(studies.storage / "mixed", studies.spec(1e-2, 1))
+    named = ("--run-id", both.spec.hash, "--name", "by-hash")
+    assert studies.promote(*named) == 2
+    runs = {study: studies.run_id(study, both) for study in ("good", "mixed")}
+    error = error_of(capsys)
+    assert all(f"{run} of '{study}'" in error for study, run in runs.items())
+    assert studies.promote(*named, "--study", "mixed") == 0
+    assert studies.version("by-hash").run_id == runs["mixed"]
+    assert studies.promote("--run-id", "0123456789abcdef") == 2
+    assert "no MLflow run '0123456789abcdef'" in error_of(capsys)
+
+
+def test_a_promotion_is_recorded_with_what_it_chose(studies) -> None:
+    """On the run that was promoted, by what names it in every store; not if nothing changed."""
+    for _ in range(2):
+        assert studies.promote("--study", "other", "--name", "recorded", "--force") == 0
+    version = studies.version("recorded")
+    lines = studies.client.get_run(version.run_id).data.tags["babysweep.command"].splitlines()
+    (trial,) = (studies.storage / "other" / "trials").iterdir()
+    named = f"--study other --run-id {trial.name}"
+    assert [line.partition("  # ")[0] for line in lines] == [
+        f"python sweeps/promote.py --name recorded --arch lstm {named} --force"
+    ]
+
+
 def test_lost_files_are_named_and_can_be_restored(studies, tmp_path, capsys) -> None:
     """The only study is the default; then files vanish from MLflow, and from the trial's folder.
 

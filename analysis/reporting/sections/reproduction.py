@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import pandas as pd
 
+from analysis.arguments import ReportArgs
+from analysis.commands import CUT, STORAGE, Recorded, recorded, typed
 from analysis.reporting.page import Cell, Section, Table
 from analysis.reporting.sections.common import (
     ReportContext,
@@ -13,6 +17,8 @@ from analysis.reporting.sections.common import (
     rate,
     records,
 )
+from analysis.selection import SelectionRule
+from analysis.study import Study
 
 _FIXED = (
     *("size", "corpus", "corpus_hash", "tokenizer_hash", "benchmarks_hash", "protocol", "context"),
@@ -24,18 +30,14 @@ _FIXED = (
 
 def reproduction(context: ReportContext) -> ReportPart:
     """Commands, settings of the sweep, versions, hardware, hashes."""
-    commands = _commands(context)
-    text = (
-        "The commands that made this study, in the order of their starts:"
-        if commands
-        else "The commands that made this study were not recorded."
-    )
+    study = context.study
+    found = recorded(study.client, study.experiment_id)
     section = Section(
         "reproduction",
         "How to get this again",
-        (text,),
+        tuple(_on_commands(found, _teachers_from_elsewhere(study))),
         (_settings(context.sweep),),
-        commands=tuple(commands),
+        commands=tuple(_to_type(found, study.name, context.select)),
     )
     return ReportPart(section)
 
@@ -91,18 +93,50 @@ def _or_none(value: float) -> float | None:
     return None if pd.isna(value) else float(value)
 
 
-def _commands(context: ReportContext) -> list[str]:
-    """The commands recorded with the sweeps' runs, each once."""
-    runs = context.study.client.search_runs(
-        [context.study.experiment_id],
-        "tags.`babysweep.kind` = 'sweep'",
-        order_by=["attributes.start_time ASC"],
-        max_results=1000,
+def _on_commands(found: Sequence[Recorded], teachers: Sequence[str]) -> Iterator[str]:
+    """Sentences on what the commands are, and on what they need besides."""
+    if not found:
+        yield "The commands that made this study were not recorded."
+        return
+    yield (
+        "The commands that made this study, in the order of time. Typed one after another in the "
+        "project's folder they make it again, in a storage of its own. What a command took from "
+        "the study, as a learning rate or the run to promote, stands in it."
     )
-    lines = (
-        line for run in runs for line in run.data.tags.get("babysweep.command", "").splitlines()
-    )
-    return list(dict.fromkeys(lines))
+    if any(each.is_as_typed for each in found):
+        yield (
+            "Some were recorded by an earlier version, as they were typed: with the storage and "
+            "the files of then, and without those that promoted or scored a model."
+        )
+    if any(each.line == CUT for each in found):
+        yield "More commands ran than were kept: the earliest are missing."
+    if teachers:
+        yield (
+            f"{', '.join(teachers)} taught here, of another study: its report has the commands to "
+            "type before these."
+        )
+
+
+def _to_type(found: Sequence[Recorded], study: str, select: SelectionRule) -> Iterator[str]:
+    """The lines for a shell: a storage of its own, the commands, this report."""
+    if not found:
+        return
+    yield f'export {STORAGE}="$PWD/again"; unset MLFLOW_TRACKING_URI'
+    yield from (each.line for each in found if each.line != CUT)
+    yield typed(ReportArgs(study=study, select=select))
+
+
+def _teachers_from_elsewhere(study: Study) -> list[str]:
+    """The registered teachers of the study's students that another study trained, and which."""
+    hashes = {part for text in study.trials["teacher"].dropna() for part in text.split("+") if part}
+    names = set()
+    for model_hash in sorted(hashes):
+        condition = f"tags.`babysweep.model_hash` = '{model_hash}'"
+        versions = study.client.search_model_versions(condition)
+        origins = {version.tags.get("babysweep.study"): version for version in versions}
+        if origins and study.name not in origins:
+            names |= {f"{it.name} version {it.version} ({of})" for of, it in origins.items()}
+    return sorted(names)
 
 
 def _settings(sweep: pd.DataFrame) -> Table:
