@@ -11,6 +11,7 @@ from analysis.benchmarks import glue
 from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.kind import BenchmarkKind, BenchmarkSource
 from analysis.benchmarks.kinds import ALL_KINDS, kind_of_folder
+from analysis.wording import count
 
 GLUE = "glue"
 _NOT_SCORED = {
@@ -142,16 +143,18 @@ def _unread(place: Path, kind: BenchmarkKind) -> str:
 
 def _looks_like_data(path: Path, kind: BenchmarkKind) -> bool:
     name = path.name.lower()
-    if name.startswith((".", "readme", "license")) or path.suffix == ".jsonl":
+    if name.startswith((".", "readme", "license")) or name.endswith(".md"):
         return False
-    return path.is_dir() or (kind.find(path) is None and not name.endswith((".json", ".md")))
+    if path.is_dir():
+        return True
+    return kind.find(path) is None and not any(fnmatchcase(path.name, each) for each in kind.files)
 
 
 def _holds_none(folder: Path, kind: BenchmarkKind) -> str:
     content = sorted(each.name for each in folder.iterdir())
     holds = f"holds {_listed(content)}" if content else "holds nothing"
     return (
-        f"{folder} is called like a {kind.name} benchmark and {holds}: expected {kind.expects}; "
+        f"{folder} is called like the benchmark {kind.name} and {holds}: expected {kind.expects}; "
         "or move it elsewhere"
     )
 
@@ -192,7 +195,7 @@ def entry_rows(
         elif entry.place is None:
             yield entry.name, kind, f"left out: {entry.note}"
         elif (kind, entry.dataset) in scored:
-            yield entry.name, kind, f"to score: {scored[kind, entry.dataset]:,} items{note}"
+            yield entry.name, kind, f"to score: {count(scored[kind, entry.dataset], 'item')}{note}"
         elif kind in kinds:
             yield entry.name, kind, f"left out: {kinds[kind]} is scored; --tasks {entry.name}"
         else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -72,6 +74,16 @@ def test_protocol_2025_keeps_the_tokenizers_own_bos_and_scores_no_eos(
     tokens, stop = encode(tokenizer, "2025", "the cat")
     assert tokens == ["<|endoftext|>", "the", "cat", "<|endoftext|>"]
     assert stop == 3
+
+
+@pytest.mark.parametrize("protocol", ["2024", "2025"])
+def test_a_tokenizer_that_has_no_token_for_a_text(protocol: str) -> None:
+    """It has no unknown token either: that is said, and which tokenizer is wanted."""
+    library = Tokenizer(WordLevel({"<s>": 0, "the": 1}, unk_token="?"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=library, bos_token="<s>")
+    for texts in ([("", "zebra")], [("the", " zebra")]):
+        with pytest.raises(ValueError, match=r"no token for .* put the model's own tokenizer"):
+            Encoder(tokenizer, protocol).spans(texts, ["name"])
 
 
 def test_unknown_protocol_is_an_error(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -122,6 +122,33 @@ def test_damaged_weights_are_explained(tmp_path: Path) -> None:
         models.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 9}, r"does not fit .* missing keys .* and 69 more"),
+        ({"vocab_size": 8}, r"does not fit .* mismatched keys .*\[16, 8\]\), .*\[8, 8\]"),
+        (
+            {"attn_implementation": "none"},
+            r"transformers cannot open .* \(llama\): .*_implementation",
+        ),
+        ({"vocab_size": "many"}, "config.json of .* is not valid: .*'vocab_size' expected int"),
+    ],
+)
+def test_a_config_of_another_model_is_explained(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    """Beside weights of one: in a line that names the folder and what is wrong, whatever the
+    library raises, prints or lists."""
+    LlamaForCausalLM(LlamaConfig(**TINY)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(ValueError, match=message) as error:
+        models.load(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
+
+
 IMPORTS_FLA = """
 import sys, torch, transformers, models
 from pathlib import Path
