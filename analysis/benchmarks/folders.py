@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -93,9 +94,13 @@ def why_nothing(path: Path) -> str:
 
 
 def where_benchmarks_are(path: Path) -> list[Path]:
-    """The folders in a folder that hold benchmarks, such as the challenge's `full_eval`."""
-    inside = sorted(each for each in path.iterdir() if each.is_dir()) if path.is_dir() else []
-    return [folder for folder in inside if _holds_benchmarks(folder)]
+    """The folders in a folder that hold benchmarks, such as the challenge's `full_eval`; else those
+    in its folders, where it is the one above."""
+    for pattern in ("*/", "*/*/"):
+        inside = sorted(each for each in path.glob(pattern) if os.access(each, os.R_OK | os.X_OK))
+        if found := [folder for folder in inside if _holds_benchmarks(folder)]:
+            return found
+    return []
 
 
 def hint(path: Path, of_glue: bool = False) -> str:

@@ -87,6 +87,9 @@ def test_the_folder_above_is_refused_with_the_ones_to_give(full_eval: Path) -> N
     with pytest.raises(ValueError, match="itself: give the folder that holds them") as error:
         load_suite(full_eval.parent, "2025", ["all"])
     assert str(error.value).endswith(f"--benchmarks {fast_eval} or {full_eval}")
+    with pytest.raises(ValueError, match="itself: give the folder that holds them") as error:
+        load_suite(full_eval.parents[1], "2025", ["all"])  # as a zip file unpacks it
+    assert str(error.value).endswith(f"--benchmarks {fast_eval} or {full_eval}")
     with pytest.raises(ValueError, match=rf"no GLUE files in .*--benchmarks {full_eval}$"):
         find_glue(str(full_eval.parent))
 
