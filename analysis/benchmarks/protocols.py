@@ -43,7 +43,8 @@ def token_ids(
         ValueError: a text has something that the tokenizer has no token for.
     """
     try:
-        ids: list[list[int]] = tokenizer(*texts, **options)["input_ids"]
+        # Not verbose: whether a text fits the model's context is checked, and said, elsewhere.
+        ids: list[list[int]] = tokenizer(*texts, verbose=False, **options)["input_ids"]
     except Exception as error:
         if type(error) is not Exception:  # the tokenizers' library has no kind of its own
             raise
