@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from models import registry
 from models.registrations import restore_registrations
@@ -24,6 +26,19 @@ _LONGEST_REASON = 200
 """Letters of an error of the library's that are shown; some list all that they know."""
 
 
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps the library's warnings from the lines of a command: what matters of them is an error
+    here, and the rest is of generation, or of speed."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+@_quietly()
 def load_config(path: str | Path) -> PreTrainedConfig:
     """The config of the causal language model in the directory `path`, or on the hub under this id.
 
@@ -55,6 +70,7 @@ def load_config(path: str | Path) -> PreTrainedConfig:
     return config
 
 
+@_quietly()
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer in the directory `path`, or on the hub under this id; runs no code of its.
 
@@ -78,6 +94,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+@_quietly()
 def load(path: str | Path) -> PreTrainedModel:
     """The model saved in the directory `path`, or on the hub under this id.
 

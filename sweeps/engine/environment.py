@@ -18,7 +18,7 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # analysis.signals has ours
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its banner ignores verbose=0
 
-ANSWER_SECONDS = 15.0
+ANSWER_SECONDS = 10.0
 """For the address of a cluster's head, a connection to it, and its answer to a question."""
 _ADDRESS = re.compile(rf"({CLIENT})?[^\s/]+:(?P<port>[0-9]+)")
 
