@@ -10,6 +10,7 @@ import ast
 import difflib
 import functools
 import inspect
+import itertools
 import math
 import re
 import sys
@@ -22,9 +23,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from analysis.errors import hide_secret_flags, say_error
+from analysis.errors import SECRET_FLAGS, hide_secret_flags, say_error
 from analysis.flag_values import Flags, ValueFormat, format_of
-from analysis.schema.ranges import flag_of
+from analysis.schema.ranges import check, flag_of
 from analysis.wording import quoted
 
 PANELS = {
@@ -39,6 +40,8 @@ PANELS = {
 PROGRAM = "babysweep"
 _ROOT = Path(__file__).resolve().parent.parent
 _NO_LETTER = re.compile("[\\x00-\\x1f\\x7f\\ud800-\\udfff]")
+_LETTERS = re.compile(r"-(?!h$)[^\W\d][^\s=]*")
+"""Flags of one dash, but for -h: there are none."""
 
 
 class _WrongValue(Exception):
@@ -82,9 +85,12 @@ def parse(
             config=(tyro.conf.OmitArgPrefixes,),
             default=_from_file(words, kind, whole, panels),
         )
+        given = {k: v for name in panels for k, v in vars(getattr(parsed, name)).items()}
+        args = kind(**given)
+        check(args, flags=True)  # before the command's own imports, which take seconds
     except (_WrongValue, ValueError, OSError) as error:
         sys.exit(say_error(error))
-    return kind(**{k: v for name in panels for k, v in vars(getattr(parsed, name)).items()})
+    return args
 
 
 def called(script: str) -> list[str]:
@@ -116,29 +122,39 @@ def _check_names(words: Sequence[str], kind: type) -> None:
             raise ValueError(f"{flag} is empty: give a value, or leave the flag out")
         if _NO_LETTER.search(word):
             raise ValueError(f"{flag} has a character that cannot be printed: {word!r}")
-    known = ["--config", "--help", *(flag_of(each.name) for each in fields(kind))]  # type: ignore[arg-type]
-    known += [f"--no-{flag[2:]}" for flag in known]
-    for word in words:
+    forms = _forms(kind)
+    known = ["--config", "--help", *forms]
+    known += [f"--no-{flag[2:]}" for flag, form in forms.items() if form is None]
+    for before, word in itertools.pairwise(["", *words]):
         flag = word.partition("=")[0].replace("_", "-")
-        if flag.startswith("--") and flag not in known:
-            near = difflib.get_close_matches(flag, known, n=1)
+        is_password = before.replace("_", "-")[2:] in SECRET_FLAGS
+        is_flag = flag.startswith("--") or (_LETTERS.fullmatch(flag) and not is_password)
+        if is_flag and flag not in known:
+            near = difflib.get_close_matches(f"--{flag.lstrip('-').lower()}", known, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             raise ValueError(f"there is no flag {flag}: {hint}--help lists all")
     _check_places(words, kind)
+
+
+def _forms(kind: type) -> dict[str, ValueFormat | None]:
+    """How the values of each flag are written; None for what is true or false."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {flag_of(each.name): format_of(hints[each.name]) for each in fields(kind)}  # type: ignore[arg-type]
 
 
 def _check_places(words: Sequence[str], kind: type) -> None:
     """Check that every value stands behind a flag that takes it, or is one that needs no flag.
 
     Raises:
-        ValueError: one does not.
+        ValueError: one does not, or a flag lacks its value.
     """
-    hints = get_type_hints(kind, include_extras=True)
-    forms = {flag_of(each.name): format_of(hints[each.name]) for each in fields(kind)}  # type: ignore[arg-type]
+    hints, forms = get_type_hints(kind, include_extras=True), _forms(kind)
     free = sum(tyro.conf.Positional in get_args(hint) for hint in hints.values())
     flag, room = "", 0.0
-    for word in words:
+    for word in [*words, "-h"]:
         if word.startswith("--") or word == "-h":
+            if room == 1:
+                raise ValueError(f"{flag} needs a value")
             flag, is_joined, value = word.partition("=")
             flag = flag.replace("_", "-")
             form = forms.get(flag)

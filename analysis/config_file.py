@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -85,7 +86,8 @@ def command_name(kind: type) -> str:
 
 
 def _mapping(path: Path) -> dict[object, object]:
-    if not path.is_file():
+    path = Path(os.path.expanduser(path))
+    if not os.path.isfile(path):
         raise ValueError(f"--config: there is no file {path}")
     try:
         text = path.read_text(encoding="utf-8-sig")

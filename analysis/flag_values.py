@@ -10,7 +10,17 @@ import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import tyro
 
@@ -20,6 +30,10 @@ Flags = TypeVar("Flags")
 
 PLACE = "place"
 """In the metadata of a field whose value may be a path: the names that it may be instead."""
+SPLITS = "splits"
+"""Marks texts of which several may stand in one word, between commas."""
+Names: TypeAlias = tuple[Annotated[str, SPLITS], ...]
+"""Names without a comma in them."""
 _NUMBERS = {int: ("INT", "whole number", "0 1 2"), float: ("FLOAT", "number", "1e-3 3e-3")}
 """By type: how help calls it, how an error does, and several of them as an example."""
 
@@ -56,11 +70,18 @@ class ValueFormat:
     optional: bool = False
     is_text: bool = False
 
+    def _parts(self, word: str) -> list[str]:
+        if not self.splits:
+            return [word]
+        if not self.is_text:
+            return _parts(word)
+        return [part for each in word.split(",") if (part := each.strip())]
+
     def of_words(self, words: Sequence[str]) -> Any:
         """The value of a flag with these words behind it; errors as of `read`."""
         if not self.several:
             return self.read(words[0])
-        parts = [part for word in words for part in (_parts(word) if self.splits else [word])]
+        parts = [part for word in words for part in self._parts(word)]
         if words and not (parts and all(map(str.strip, words))):
             raise ValueError("has an empty value: give one, or leave the flag out")
         if self.count is not None and len(parts) != self.count:
@@ -73,7 +94,8 @@ def format_of(kind: Any) -> ValueFormat | None:
     flags have only what is true or false."""
     origin, inside = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return format_of(inside[0])
+        form = format_of(inside[0])
+        return replace(form, splits=True) if form and SPLITS in inside else form
     if origin in (Union, types.UnionType):
         return _of_union(inside)
     if origin is tuple:
@@ -207,7 +229,7 @@ def _choice(choices: Sequence[str]) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text in choices:
             return text
-        near = difflib.get_close_matches(text, choices, n=1)
+        near = difflib.get_close_matches(text.lower(), choices, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"{text!r} is none of {', '.join(choices)}{hint}")
 

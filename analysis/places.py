@@ -56,11 +56,12 @@ def resolved(path: Path | str, flag: str) -> Path:
     """The absolute path that a flag's value stands for.
 
     Raises:
-        ValueError: it stands for none: its links lead in a circle, or there is no such user's home.
+        ValueError: it stands for none: its links lead in a circle, there is no such user's home, or
+            it has a character that no path has.
     """
     try:
         return Path(path).expanduser().resolve()
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{flag} {_shown(path)} is no place: {error}") from None
 
 

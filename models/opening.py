@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,30 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from models import registry
 from models.registrations import restore_registrations
 
 _BLANKS = " \u2581"
 """What vocabularies write for a space: an empty one may hold it."""
+_LONGEST_REASON = 200
+"""Letters of an error of the library's that are shown; some list all that they know."""
 
 
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps the library's warnings from the lines of a command: what matters of them is an error
+    here, and the rest is of generation, or of speed."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+@_quietly()
 def load_config(path: str | Path) -> PreTrainedConfig:
     """The config of the causal language model in the directory `path`, or on the hub under this id.
 
@@ -38,7 +56,7 @@ def load_config(path: str | Path) -> PreTrainedConfig:
             "checkpoint brings is never run"
         ) from error
     except Exception as error:
-        raise ValueError(f"the config.json of {path} is not valid: {_first_line(error)}") from error
+        raise ValueError(f"the config.json of {path} is not valid: {_in_a_line(error)}") from error
     kind = config.model_type
     if config.is_encoder_decoder:
         raise ValueError(
@@ -52,6 +70,7 @@ def load_config(path: str | Path) -> PreTrainedConfig:
     return config
 
 
+@_quietly()
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer in the directory `path`, or on the hub under this id; runs no code of its.
 
@@ -68,13 +87,14 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     except Exception as error:
         if folder.is_dir() and not any(folder.glob("*token*")):
             raise ValueError(missing) from error
-        raise ValueError(f"the tokenizer of {path} is not valid: {_first_line(error)}") from error
+        raise ValueError(f"the tokenizer of {path} is not valid: {_in_a_line(error)}") from error
     special = set(tokenizer.all_special_tokens)
     if not any(token.strip(_BLANKS) for token in set(tokenizer.get_vocab()) - special):
         raise ValueError(missing)
     return tokenizer
 
 
+@_quietly()
 def load(path: str | Path) -> PreTrainedModel:
     """The model saved in the directory `path`, or on the hub under this id.
 
@@ -98,28 +118,36 @@ def load(path: str | Path) -> PreTrainedModel:
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told below
         )
-    except (OSError, ValueError):
+    except OSError:
         raise
     except Exception as error:
         raise ValueError(
-            f"transformers cannot open {path} ({config.model_type}): {_first_line(error)}"
+            f"transformers cannot open {path} ({config.model_type}): {_in_a_line(error)}"
         ) from error
     model, report = loaded
     ours = {registry.get(name).model_type for name in registry.names()}
     # Old checkpoints of other models hold buffers that transformers has given up since.
     allowed = () if model.config.model_type in ours else ("unexpected_keys",)
-    wrong = {
-        kind: sorted(map(str, names))
+    wrong = [
+        f"{kind.replace('_', ' ')} {_some(sorted(map(str, names)))}"
         for kind, names in report.items()
         if names and kind not in allowed
-    }
+    ]
     if wrong:
         raise ValueError(
-            f"the checkpoint {path} does not fit this version of {type(model).__name__}: {wrong}"
+            f"the checkpoint {path} does not fit its config.json, or this version of "
+            f"{type(model).__name__}: {'; '.join(wrong)}"
         )
     return model
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _in_a_line(error: Exception) -> str:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= _LONGEST_REASON else f"{said[:_LONGEST_REASON]}..."

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -22,6 +22,14 @@ def environment() -> dict[str, str]:
     """The environment of a command under test: no other cluster, store or storage."""
     names = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "BABYSWEEP_STORAGE")
     return {k: v for k, v in os.environ.items() if k not in names} | {"PYTHONUNBUFFERED": "1"}
+
+
+def exit_status(command: Callable[[], int]) -> int:
+    """The status that a command ends with, also if it does not come so far as to be run."""
+    try:
+        return command()
+    except SystemExit as ended:
+        return int(ended.code or 0)
 
 
 def wait_for(process: subprocess.Popen[str], pattern: str) -> str:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.benchmarks.causality import check_causal
 from analysis.benchmarks.glue import Example, FinetuneSettings
+from analysis.benchmarks.protocols import token_ids
 from analysis.benchmarks.scoring import unknown_token
 
 _LINEAR_HEAD_STD = 0.02
@@ -135,10 +136,10 @@ def encode(
         name: of their file, for the error.
 
     Raises:
-        ValueError: an example has no token.
+        ValueError: an example has no token, or something that there is none for.
     """
     texts = [[example.texts[i] for example in examples] for i in range(len(examples[0].texts))]
-    whole = tokenizer(*texts)["input_ids"]
+    whole = token_ids(tokenizer, *texts)
     truncated = sum(len(ids) > max_length for ids in whole)
     if truncated:
         whole = _cut(tokenizer, texts, max_length)
@@ -158,10 +159,7 @@ def _cut(
     side = tokenizer.truncation_side
     tokenizer.truncation_side = "right"
     try:
-        ids: list[list[int]] = tokenizer(*texts, truncation="longest_first", max_length=max_length)[
-            "input_ids"
-        ]
-        return ids
+        return token_ids(tokenizer, *texts, truncation="longest_first", max_length=max_length)
     finally:
         tokenizer.truncation_side = side
 

@@ -165,6 +165,7 @@ BEAR = BenchmarkKind(
     "bear",
     ("bear*",),
     read=lambda place, source: read_bear(place, all_templates=source.all_templates),
+    files=("*.jsonl", _RELATIONS, _DOMAINS),
     expects=f"{_RELATIONS}, and a *.jsonl file of each relation with sub_label and answer_idx",
     find=find,
     from_hub=lambda source: read_bear(_download(), all_templates=source.all_templates),

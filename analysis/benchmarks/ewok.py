@@ -23,6 +23,8 @@ from analysis.benchmarks.files import (
     UTF_8,
     SourceRow,
     hub_rows,
+    is_json_lines,
+    json_lines_files,
     read_folder,
     read_lines,
     text_field,
@@ -46,11 +48,9 @@ def find(path: Path) -> Path | None:
     Raises:
         ValueError: several zip files.
     """
-    if path.suffix == ".zip":
-        return path
     if not path.is_dir():
-        return None
-    if any(path.glob("*.jsonl")):
+        return path if path.suffix == ".zip" and path.is_file() else None
+    if json_lines_files(path):
         return path
     zips = sorted(path.glob("*.zip"))
     if len(zips) > 1:
@@ -73,7 +73,7 @@ def read_zip(file: Path, password: str | None) -> Iterator[SourceRow]:
     """The rows of the *.jsonl files in a zip file, read in memory; errors as for `read_ewok`."""
     try:
         with zipfile.ZipFile(file) as archive:
-            names = sorted(name for name in archive.namelist() if name.endswith(".jsonl"))
+            names = sorted(name for name in archive.namelist() if is_json_lines(Path(name).name))
             if not names:
                 raise ValueError(f"{file} holds no *.jsonl file")
             for name in names:
@@ -92,6 +92,11 @@ def _read_member(archive: zipfile.ZipFile, name: str, file: Path, password: str 
     try:
         with archive.open(name, pwd=password.encode() if password else None) as member:
             return io.TextIOWrapper(member, encoding=UTF_8).read()
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{file}, {name} is packed in a way that is not read here ({error}): unpack it to a "
+            "folder of that name"
+        ) from None
     except (RuntimeError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError) as error:
         # The check of a password is one byte long: a wrong one may also show up as a bad stream.
         if not encrypted:

@@ -43,9 +43,19 @@ class SourceRow:
             raise ValueError(f"{self.place}: {error}") from error
 
 
+def is_json_lines(name: str) -> bool:
+    """Whether a file is called *.jsonl; hidden ones (`._a.jsonl`) are what a system left behind."""
+    return name.endswith(".jsonl") and not name.startswith(".")
+
+
+def json_lines_files(folder: Path) -> list[Path]:
+    """The *.jsonl files of a folder, in the order of their names."""
+    return sorted(file for file in folder.iterdir() if is_json_lines(file.name) and file.is_file())
+
+
 def find_json_lines(path: Path) -> Path | None:
     """The folder itself if it holds *.jsonl files, else None."""
-    return path if path.is_dir() and any(path.glob("*.jsonl")) else None
+    return path if path.is_dir() and json_lines_files(path) else None
 
 
 def read_folder(folder: Path) -> Iterator[SourceRow]:
@@ -54,7 +64,7 @@ def read_folder(folder: Path) -> Iterator[SourceRow]:
     Raises:
         ValueError: no such file, or what `read_lines` refuses.
     """
-    files = sorted(folder.glob("*.jsonl"))
+    files = json_lines_files(folder)
     if not files:
         raise ValueError(f"{folder} holds no *.jsonl file: a benchmark has one or more")
     for file in files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -93,9 +94,13 @@ def why_nothing(path: Path) -> str:
 
 
 def where_benchmarks_are(path: Path) -> list[Path]:
-    """The folders in a folder that hold benchmarks, such as the challenge's `full_eval`."""
-    inside = sorted(each for each in path.iterdir() if each.is_dir()) if path.is_dir() else []
-    return [folder for folder in inside if _holds_benchmarks(folder)]
+    """The folders in a folder that hold benchmarks, such as the challenge's `full_eval`; else those
+    in its folders, where it is the one above."""
+    for pattern in ("*/", "*/*/"):
+        inside = sorted(each for each in path.glob(pattern) if os.access(each, os.R_OK | os.X_OK))
+        if found := [folder for folder in inside if _holds_benchmarks(folder)]:
+            return found
+    return []
 
 
 def hint(path: Path, of_glue: bool = False) -> str:
@@ -144,16 +149,18 @@ def _unread(place: Path, kind: BenchmarkKind) -> str:
 
 def _looks_like_data(path: Path, kind: BenchmarkKind) -> bool:
     name = path.name.lower()
-    if name.startswith((".", "readme", "license")) or path.suffix == ".jsonl":
+    if name.startswith((".", "readme", "license")) or name.endswith(".md"):
         return False
-    return path.is_dir() or (kind.find(path) is None and not name.endswith((".json", ".md")))
+    if path.is_dir():
+        return True
+    return kind.find(path) is None and not any(fnmatchcase(path.name, each) for each in kind.files)
 
 
 def _holds_none(folder: Path, kind: BenchmarkKind) -> str:
     content = sorted(each.name for each in folder.iterdir())
     holds = f"holds {_listed(content)}" if content else "holds nothing"
     return (
-        f"{folder} is called like a {kind.name} benchmark and {holds}: expected {kind.expects}; "
+        f"{folder} is called like the benchmark {kind.name} and {holds}: expected {kind.expects}; "
         "or move it elsewhere"
     )
 

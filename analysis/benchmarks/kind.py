@@ -54,6 +54,7 @@ class BenchmarkKind:
         folders: patterns (`fnmatch`, lower case) of what its folders are called. A name that fits
             several kinds belongs to that of the longest pattern.
         read: gives the items at the place that `find` found; ValueError for a bad file.
+        files: patterns of what is read in its folders.
         expects: what its folders hold, for errors: which files, and of which fields.
         find: gives the place of the benchmark in a folder so called, None if it holds none.
         from_hub: gives the items of the Hugging Face hub's data set; None if it is not read there.
@@ -73,6 +74,7 @@ class BenchmarkKind:
     name: str
     folders: tuple[str, ...]
     read: Reader
+    files: tuple[str, ...] = ("*.jsonl",)
     expects: str = "*.jsonl files"
     find: Callable[[Path], Path | None] = find_json_lines
     from_hub: Callable[[BenchmarkSource], tuple[Item, ...]] | None = None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -26,6 +27,32 @@ def check_protocol(protocol: str) -> None:
     """Raise ValueError unless `protocol` is one of `PROTOCOLS`."""
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}: choose from {', '.join(PROTOCOLS)}")
+
+
+def token_ids(
+    tokenizer: PreTrainedTokenizerBase, *texts: Sequence[str], **options: Any
+) -> list[list[int]]:
+    """Token ids of texts, or of pairs of them.
+
+    Args:
+        tokenizer: of a model.
+        texts: as it takes them, one or two lists.
+        options: of its call.
+
+    Raises:
+        ValueError: a text has something that the tokenizer has no token for.
+    """
+    try:
+        # Not verbose: whether a text fits the model's context is checked, and said, elsewhere.
+        ids: list[list[int]] = tokenizer(*texts, verbose=False, **options)["input_ids"]
+    except Exception as error:
+        if type(error) is not Exception:  # the tokenizers' library has no kind of its own
+            raise
+        raise ValueError(
+            f"the tokenizer has no token for something in the texts ({error}): put the model's own "
+            "tokenizer into its folder"
+        ) from error
+    return ids
 
 
 @dataclass(frozen=True)
@@ -89,8 +116,7 @@ class Encoder:
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         special = self.protocol == "2025"
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=special)["input_ids"]
-        return ids
+        return token_ids(self.tokenizer, texts, add_special_tokens=special)
 
     def _end(self, ids: Sequence[int]) -> int:
         """An EOS that the tokenizer appends is not part of the text and is not scored."""

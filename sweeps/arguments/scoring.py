@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from analysis.flag_values import default_is, place
+from analysis.flag_values import Names, default_is, place
 from analysis.schema.fields import Precision, Protocol
 from analysis.schema.ranges import MOST, SMALLEST_SHARE, within
 
@@ -20,9 +20,7 @@ class BenchmarkArgs:
     benchmarks: str = place("hub", default="hub")
     """Folder with blimp*, supplement*, ewok*, bear*, wug_adj*, entity_tracking*, comps*, glue*
     folders, or hub: BLiMP, EWoK (with your token) and BEAR from the Hugging Face hub."""
-    tasks: Annotated[
-        tuple[str, ...], default_is("all that is there but GLUE; of the hub blimp")
-    ] = ()
+    tasks: Annotated[Names, default_is("all that is there but GLUE; of the hub blimp")] = ()
     """Kinds of benchmarks (blimp, supplement, ewok, bear, wug, entity_tracking, comps), names of
     folders, all (of these), glue, or names of GLUE tasks. Of several folders of a kind the one that
     does not end in _fast is taken."""

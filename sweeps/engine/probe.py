@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from typing import Any
 
 CLIENT = "ray://"
+CONNECT_SECONDS = 5.0
 REFUSED = "AuthenticationError"
 """How an answer begins where the cluster does not take the token."""
 
 
 def ask(address: str) -> None:
-    """Return when the cluster has answered. Nothing here has a time limit: Ray has none for all."""
+    """Return when the cluster has answered; the process that asks gets no more than so much time,
+    since neither Ray nor a look-up of the host's name has a limit for all that it does."""
+    if address != "auto":
+        host, _, port = address.removeprefix(CLIENT).rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     if address.startswith(CLIENT):
         from ray._private.grpc_utils import init_grpc_channel
         from ray.core.generated import ray_client_pb2

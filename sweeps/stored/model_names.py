@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -31,8 +32,8 @@ def resolve_model(name: str, uri: str, storage: Path) -> str:
     """
     if name.startswith("models:/"):
         return str(copy_version(find_version(name, uri), uri, storage))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(name))
+    if os.path.isdir(folder):  # False also of a name that is too long, and of no user's home
         if not (folder / "config.json").is_file():
             raise ValueError(f"{folder} is no model: it has no config.json")
         check_checkpoint(folder)

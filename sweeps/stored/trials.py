@@ -53,7 +53,7 @@ def resolve_storage(storage: Path | None, *, create: bool = True) -> Path:
         )
     if create:
         return writable_folder(path, flag)
-    if not path.is_dir():
+    if not os.path.isdir(path):  # a name that is too long is none
         raise ValueError(f"there is no storage folder {path}: give the --storage of the sweep")
     return path
 

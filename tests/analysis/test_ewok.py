@@ -115,6 +115,31 @@ def test_a_wrong_or_missing_password_is_named(tmp_path: Path) -> None:
             read_ewok(file, wrong)
 
 
+def test_what_systems_put_into_a_zip_is_passed_over(tmp_path: Path) -> None:
+    """Hidden files beside the items."""
+    folder = write(tmp_path / "ewok", ROW)
+    with zipfile.ZipFile(tmp_path / "ewok.zip", "w") as archive:
+        archive.write(folder / "spatial-relations.jsonl", "ewok/spatial-relations.jsonl")
+        archive.writestr("__MACOSX/ewok/._spatial-relations.jsonl", b"\0\5\x16\7")
+    assert read_ewok(tmp_path / "ewok.zip") == read_ewok(folder)
+
+
+def test_a_zip_of_another_method_is_told_from_a_wrong_password(tmp_path: Path) -> None:
+    """Such as AES, which Python does not read."""
+    file = tmp_path / "ewok.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.jsonl", "{}")
+    content = file.read_bytes()
+    for header, method in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        start = content.index(header)
+        flags = content[start + method - 2 : start + method]
+        assert flags == b"\0\0"
+        content = content[: start + method - 2] + b"\1\0\x63\0" + content[start + method + 2 :]
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"ewok\.zip, a\.jsonl is packed in a way that is"):
+        read_ewok(file, "open sesame")
+
+
 def test_what_is_no_zip_is_named(tmp_path: Path) -> None:
     """A broken download is an error with the file's name."""
     (tmp_path / "ewok.zip").write_bytes(b"not a zip")

@@ -87,6 +87,9 @@ def test_the_folder_above_is_refused_with_the_ones_to_give(full_eval: Path) -> N
     with pytest.raises(ValueError, match="itself: give the folder that holds them") as error:
         load_suite(full_eval.parent, "2025", ["all"])
     assert str(error.value).endswith(f"--benchmarks {fast_eval} or {full_eval}")
+    with pytest.raises(ValueError, match="itself: give the folder that holds them") as error:
+        load_suite(full_eval.parents[1], "2025", ["all"])  # as a zip file unpacks it
+    assert str(error.value).endswith(f"--benchmarks {fast_eval} or {full_eval}")
     with pytest.raises(ValueError, match=rf"no GLUE files in .*--benchmarks {full_eval}$"):
         find_glue(str(full_eval.parent))
 
@@ -99,10 +102,37 @@ def test_other_formats_are_refused_with_what_is_expected(kind, file: str, tmp_pa
     folder.mkdir()
     (folder / file).touch()
     for path in (tmp_path, folder):
-        with pytest.raises(ValueError, match=rf"called like a {kind.name} benchmark") as error:
+        with pytest.raises(ValueError, match=rf"called like the benchmark {kind.name}") as error:
             load_suite(path, "2025")
         assert f"holds {file}: expected {kind.expects}" in str(error.value)
     assert kind.expects != "*.jsonl files"
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: kind.name)
+def test_what_lies_beside_is_told_or_hidden(kind, tmp_path: Path) -> None:
+    """Data of another form is named; what systems leave behind, and a folder so called, is passed
+    over and breaks nothing."""
+    folder = write_folder(kind, tmp_path)
+    read = load_suite(tmp_path, "2025").hash
+    (folder / "more.json").write_text("[]")
+    (folder / "old.jsonl~").write_text("{}")
+    (folder / "._a.jsonl").write_bytes(b"\0\5\x16\7")
+    (folder / "b.jsonl").mkdir()
+    (folder / "README.md").touch()
+    suite = load_suite(tmp_path, "2025")
+    ((_, _, told),) = entry_rows(survey(tmp_path), suite.benchmarks, ())
+    assert told.endswith("(not read in it: b.jsonl, more.json, old.jsonl~)")
+    assert suite.hash == read
+
+
+def test_one_item_is_one(tmp_path: Path) -> None:
+    """In the table, as everywhere."""
+    (tmp_path / "blimp_own").mkdir()
+    row = {"sentence_good": "a cat sleeps", "sentence_bad": "a cat sleep"}
+    (tmp_path / "blimp_own" / "a.jsonl").write_text(json.dumps(row))
+    suite = load_suite(tmp_path, "2025")
+    ((_, _, told),) = entry_rows(survey(tmp_path), suite.benchmarks, ())
+    assert told == "to score: 1 item"
 
 
 def test_a_zip_gives_way_to_its_folder(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_nothing_found_says_what_was_looked_for(tmp_path: Path) -> None:
     ):
         load_suite(tmp_path, "2024")
     (tmp_path / "blimp_empty").mkdir()
-    with pytest.raises(ValueError, match=r"blimp_empty is called like a blimp benchmark and holds"):
+    with pytest.raises(ValueError, match=r"blimp_empty is called like the benchmark blimp and"):
         load_suite(tmp_path, "2024")
     with pytest.raises(ValueError, match="unknown protocol '2030'"):
         load_suite(tmp_path, "2030")

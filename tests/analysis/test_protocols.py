@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, tokenization_utils_base
 
 from analysis.benchmarks import Encoder, Span
 
@@ -44,8 +47,20 @@ def test_protocol_2024_puts_one_space_before_the_text() -> None:
             return {"input_ids": [[1, 2] for _ in texts]}
 
     (span,) = Encoder(Recorder(), "2024").spans([("", "the cat")], [""])
-    assert seen == [([" the cat"], {"add_special_tokens": False})]
+    assert seen == [([" the cat"], {"verbose": False, "add_special_tokens": False})]
     assert span.ids == (7, 1, 2)
+
+
+def test_a_long_text_is_no_matter_of_the_tokenizer(
+    make_tokenizer: MakeTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It encodes all of it, and its library prints no warning among a command's lines."""
+    told: list[Any] = []
+    monkeypatch.setattr(tokenization_utils_base.logger, "warning", lambda *said: told.append(said))
+    tokenizer = make_tokenizer(bos_token="<|endoftext|>", model_max_length=2)
+    (span,) = Encoder(tokenizer, "2025").spans([("", "the cat the cat")], ["name"])
+    assert len(span.ids) == 4
+    assert not told
 
 
 def test_protocol_2024_without_special_tokens_is_an_error(make_tokenizer: MakeTokenizer) -> None:
@@ -72,6 +87,16 @@ def test_protocol_2025_keeps_the_tokenizers_own_bos_and_scores_no_eos(
     tokens, stop = encode(tokenizer, "2025", "the cat")
     assert tokens == ["<|endoftext|>", "the", "cat", "<|endoftext|>"]
     assert stop == 3
+
+
+@pytest.mark.parametrize("protocol", ["2024", "2025"])
+def test_a_tokenizer_that_has_no_token_for_a_text(protocol: str) -> None:
+    """It has no unknown token either: that is said, and which tokenizer is wanted."""
+    library = Tokenizer(WordLevel({"<s>": 0, "the": 1}, unk_token="?"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=library, bos_token="<s>")
+    for texts in ([("", "zebra")], [("the", " zebra")]):
+        with pytest.raises(ValueError, match=r"no token for .* put the model's own tokenizer"):
+            Encoder(tokenizer, protocol).spans(texts, ["name"])
 
 
 def test_unknown_protocol_is_an_error(tokenizer: PreTrainedTokenizerFast) -> None:

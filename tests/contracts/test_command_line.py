@@ -110,10 +110,12 @@ def test_the_grid_comes_before_the_rest(helps: dict[str, str]) -> None:
     )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--lsr", "1"], ["--epochs", "x"]])
+@pytest.mark.parametrize("words", [["--help"], ["--lsr", "1"], ["--epochs", "x"], ["0"]])
 @pytest.mark.parametrize("command", ["lr-sweep", "evaluate"])
 def test_an_answer_needs_no_heavy_import(command: str, words: list[str]) -> None:
-    """To help, and to wrong flags and values."""
+    """To help, and to wrong flags and values, also to those out of a flag's range."""
+    if words == ["0"]:
+        words = {"lr-sweep": [*SWEEP, "--epochs=0"], "evaluate": ["--model=x", "--cpus=0"]}[command]
     done = subprocess.run(
         [sys.executable, "-c", HELP_IMPORTS, command, *words],
         cwd=ROOT,
@@ -159,6 +161,12 @@ def test_commas_elsewhere() -> None:
     assert sweep("--lr-range", "1e-4,1e-1").lr_range == (1e-4, 1e-1)
     assert sweep("--optimizers", "adamw,muon").optimizers == ("adamw", "muon")
     assert parse(LrSweepArgs, ["--arch", "lstm,mamba"], None).arch == ("lstm", "mamba")
+    assert sweep("--tasks", "blimp, my own,", "ewok").tasks == ("blimp", "my own", "ewok")
+    assert sweep("--final-tasks=rte,wsc").final_tasks == ("rte", "wsc")
+    args = parse(EvaluateArgs, ["--model", "a,b", "--tasks", "blimp,bear"], None)
+    assert (args.model, args.tasks) == ("a,b", ("blimp", "bear"))
+    args = parse(DistillArgs, ["--teacher", "runs/a,b", "c"], None)
+    assert args.teacher == ("runs/a,b", "c")
 
 
 @pytest.mark.parametrize(
@@ -176,6 +184,16 @@ def test_commas_elsewhere() -> None:
         (["--micro-batch", "some"], "--micro-batch: must be INT|{auto}, not 'some'"),
         (["--epochs=2", "--weight-decy", "1"], "did you mean --weight-decay?"),
         (["--no-extnd"], "did you mean --no-extend?"),
+        (["--no-lrs"], "there is no flag --no-lrs: did you mean --lrs?"),
+        (["--LRS", "1"], "there is no flag --LRS: did you mean --lrs?"),
+        (["-seeds", "1"], "there is no flag -seeds: did you mean --seeds?"),
+        (["-h5"], "there is no flag -h5: "),
+        (
+            ["--precision", "BF16"],
+            "--precision: 'BF16' is none of auto, fp32, bf16; did you",
+        ),
+        (["--epochs", "--dry-run"], "--epochs needs a value"),
+        (["--storage"], "--storage needs a value"),
     ],
 )
 def test_wrong_words(words: list[str], answer: str, capsys: pytest.CaptureFixture[str]) -> None:

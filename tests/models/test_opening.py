@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import logging.handlers
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,8 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     LlamaForCausalLM,
+    Mamba2Config,
+    Mamba2ForCausalLM,
     MambaConfig,
     MistralConfig,
     PreTrainedConfig,
@@ -120,6 +124,53 @@ def test_damaged_weights_are_explained(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(ValueError, match=rf"transformers cannot open {tmp_path} \(llama\): "):
         models.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 9}, r"does not fit .* missing keys .* and 69 more"),
+        ({"vocab_size": 8}, r"does not fit .* mismatched keys .*\[16, 8\]\), .*\[8, 8\]"),
+        (
+            {"attn_implementation": "none"},
+            r"transformers cannot open .* \(llama\): .*_implementation",
+        ),
+        ({"vocab_size": "many"}, "config.json of .* is not valid: .*'vocab_size' expected int"),
+    ],
+)
+def test_a_config_of_another_model_is_explained(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    """Beside weights of one: in a line that names the folder and what is wrong, whatever the
+    library raises, prints or lists."""
+    LlamaForCausalLM(LlamaConfig(**TINY)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(ValueError, match=message) as error:
+        models.load(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+def test_the_library_warns_of_nothing(tmp_path: Path) -> None:
+    """Neither of ids that only generation has a use for, nor of kernels, nor of weights that an
+    error is told of; afterwards it speaks as before."""
+    sizes = {**TINY, "num_heads": 2, "head_dim": 8, "n_groups": 1, "state_size": 4}
+    Mamba2ForCausalLM(Mamba2Config(**sizes, bos_token_id=99)).save_pretrained(tmp_path)
+    library, told = logging.getLogger("transformers"), logging.handlers.MemoryHandler(1000)
+    level = library.level
+    library.addHandler(told)
+    try:
+        models.load(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 8}))
+        with pytest.raises(ValueError, match="mismatched keys"):
+            models.load(tmp_path)
+    finally:
+        library.removeHandler(told)
+    assert [record.getMessage() for record in told.buffer] == []
+    assert library.level == level
 
 
 IMPORTS_FLA = """

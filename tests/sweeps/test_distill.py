@@ -20,7 +20,7 @@ from sweeps.arguments import DistillArgs
 from sweeps.distill import run_distillation
 from sweeps.plans.distill import Teacher, _like, plan_distillation
 from tests.earlier_version import forget_digests
-from tests.processes import wait_for
+from tests.processes import exit_status, wait_for
 from tests.sweeps.conftest import ROOT, environment
 from tests.trainables.test_spec import SPEC
 from trainables.checkpoint import TrialFolder
@@ -153,7 +153,7 @@ def test_bad_arguments_are_explained(whole_sweep, teacher, flags, message, capsy
     if "--context" in flags:  # a model with a limit
         folder = with_limit(folder, tmp_path / "limited")
     all_words = [*words(whole_sweep.storage, folder), "--dry-run", *flags]
-    assert run_distillation(parse(DistillArgs, all_words, None)) == 2
+    assert exit_status(lambda: run_distillation(parse(DistillArgs, all_words, None))) == 2
     assert re.search(message, " ".join(capsys.readouterr().err.split()))
 
 

@@ -29,7 +29,7 @@ from sweeps.plans.spaces import SweepSearch
 from tests.analysis.benchmark_files import write_blimp
 from tests.empty_store import empty_store
 from tests.notation import faults, texts_of_output
-from tests.processes import wait_for
+from tests.processes import exit_status, wait_for
 from tests.sweeps.conftest import FIGURES, SweepCommand
 from tests.trainables.test_spec import SPEC
 from tests.trainables.test_trial import assert_same
@@ -229,7 +229,7 @@ def test_numbers_of_words(text, words):
 )
 def test_bad_arguments_are_explained(command, flags, message, capsys):
     """The error names the value and what to do, without a traceback; status 2."""
-    assert run_epoch_study(command.args("--dry-run", *flags)) == 2
+    assert exit_status(lambda: run_epoch_study(command.args("--dry-run", *flags))) == 2
     assert message in " ".join(capsys.readouterr().err.split())
 
 

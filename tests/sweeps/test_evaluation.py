@@ -31,6 +31,7 @@ from sweeps.plans.evaluate import plan_evaluation
 from sweeps.running import evaluation
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.empty_store import empty_store
+from tests.processes import exit_status
 from tests.tiny_text import write_tiny_text
 from trainables.corpus import prepare_corpus
 
@@ -305,7 +306,8 @@ def test_submission_has_the_challenges_layout(checkpoint, data, tmp_path) -> Non
 )
 def test_bad_arguments_are_explained(checkpoint, data, tmp_path, capsys, flags, message) -> None:
     """The error names the value and what to do, without a traceback; status 2."""
-    assert run_evaluation(arguments(checkpoint, data, tmp_path, *flags)) == 2
+    given = (checkpoint, data, tmp_path, *flags)
+    assert exit_status(lambda: run_evaluation(arguments(*given))) == 2
     error = " ".join(capsys.readouterr().err.split())
     assert error.startswith("error: ")
     assert re.search(message, error), error

@@ -17,7 +17,7 @@ from sweeps.arguments import LrSweepArgs
 from sweeps.lr_sweep import run_lr_sweep
 from sweeps.plans.lr_sweep import plan_sweep
 from tests.analysis.benchmark_files import write_blimp, write_supplement
-from tests.processes import wait_for
+from tests.processes import exit_status, wait_for
 from tests.sweeps.conftest import ROOT
 
 
@@ -238,11 +238,7 @@ def test_dry_run_prints_the_cost_and_runs_nothing(sweep):
 def test_bad_arguments_are_explained(sweep, flags, message, capsys):
     """The error names the value and what to do, without a traceback; status 2."""
     words = [*sweep.line()[2:], "--dry-run", *flags]
-    try:
-        status = run_lr_sweep(parse(LrSweepArgs, words, None))
-    except SystemExit as end:  # of what cannot even be read
-        status = end.code
-    assert status == 2
+    assert exit_status(lambda: run_lr_sweep(parse(LrSweepArgs, words, None))) == 2
     assert message in " ".join(capsys.readouterr().err.split())
 
 

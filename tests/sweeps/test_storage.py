@@ -12,11 +12,15 @@ import pytest
 from mlflow.utils.file_utils import local_file_uri_to_path
 from sqlalchemy.engine import make_url
 
+from analysis.config_file import read_config
 from analysis.places import reading, writable_folder
 from analysis.store import tracking_uri
+from sweeps.arguments import LrSweepArgs
 from sweeps.plans.common import TrainingSetup
 from sweeps.scoring.tasks import benchmark_place
+from sweeps.stored.model_names import resolve_model
 from sweeps.stored.trials import ROOT, check_study_name, resolve_storage, study_name
+from trainables.corpus.sources import open_source
 
 
 def test_the_flag_the_variable_and_the_default(
@@ -140,9 +144,26 @@ def test_links_in_a_circle_and_homes_of_nobody(tmp_path: Path) -> None:
     """Are no places."""
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
-    for place in (tmp_path / "a" / "x", Path("~no-such-user/x")):
+    for place in (tmp_path / "a" / "x", Path("~no-such-user/x"), Path("a\0b")):
         with pytest.raises(ValueError, match="^--storage"):
             resolve_storage(place)
+
+
+@pytest.mark.parametrize("place", ["x" * 300, "y/" * 3000, "~no-such-user/x", "a\0b"])
+def test_what_no_place_can_be_called(place: str) -> None:
+    """Wherever a place is to be read, an error says so, and not the system's number of it."""
+    for read in (
+        lambda: resolve_storage(Path(place), create=False),
+        lambda: resolve_model(f"./{place}" if place[0] != "~" else place, "", Path()),
+        lambda: read_config(Path(place), LrSweepArgs),
+    ):
+        with pytest.raises(ValueError, match="no storage folder|is no place|no model at|no file"):
+            read()
+    with (
+        pytest.raises(ValueError, match="unknown corpus|cannot be read"),
+        reading("--corpus", place),
+    ):
+        open_source(place)
 
 
 def test_places_of_other_flags(file: Path) -> None:

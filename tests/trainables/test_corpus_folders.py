@@ -151,6 +151,24 @@ def test_most_of_a_folder_is_no_text(tmp_path: Path) -> None:
     assert all(name in str(error.value) for name in ("z/b.pdf", "c.zip", "d.png"))
 
 
+def test_a_folder_of_nothing_to_train_on(tmp_path: Path) -> None:
+    """Empty files and dev files are named as well, with the reason."""
+    write(tmp_path / "a.txt", b"")
+    write(tmp_path / "b.dev", "b")
+    with pytest.raises(
+        ValueError, match=r"no training text: .*\(.*a\.txt: no text in it.*\)"
+    ) as error:
+        open_source(str(tmp_path))
+    assert "b.dev: validates no file here" in str(error.value)
+
+
+def test_one_byte_is_one(tmp_path: Path) -> None:
+    """The table counts what was left out."""
+    write(tmp_path / "a.txt", "text")
+    write(tmp_path / "b.xyz", b"x")
+    assert "left out: 1 file or folder, 1 byte" in table(tmp_path)
+
+
 def test_what_sweeps_wrote_is_no_text(tmp_path: Path) -> None:
     """A storage within the corpus's folder is not read, or the next sweep had another corpus."""
     write(tmp_path / "a.txt", "a")

@@ -109,6 +109,12 @@ NOT_TEXT = {
     "packed.txt": (gzip.compress(b"Hello\n"), r"packed by gzip: name it \.gz"),
     "nul.txt": (b"Hello\n\0\0\0\n", "NUL bytes"),
     "nul.txt.gz": (gzip.compress(b"Hello\0"), "NUL bytes"),
+    "rows.txt": (b'{"text": "a"}\n', r"JSON, whatever its name: name it \.jsonl"),
+    "rows.gz": (gzip.compress(b'\xef\xbb\xbf\n{"id": 1,\n'), "JSON, whatever its name"),
+    "array": (b'[ {"text": "' + b"a" * 100_000, "JSON, whatever its name"),
+    "talk.train": (b"@UTF8\r\n*CHI:\tyes .\n", "a CHAT transcript, whatever its name"),
+    "page.md": (b"<!DOCTYPE html><p>Hello</p>", "markup, whatever its name"),
+    "a.txt.lz4": (b"Hello", "packed: unpack it"),
     "pairs.jsonl": (
         b'{"sentence_good": "a", "sentence_bad": "b"}\n',
         "only sentence_good, sentence_b",
@@ -132,6 +138,13 @@ def test_no_text(tmp_path: Path, name: str) -> None:
     source = open_source(str(tmp_path))
     assert [each.file.name for each in source.left_out] == [name]
     assert next(source.train()) == LINES[0]
+
+
+@pytest.mark.parametrize("line", ["{braces} and", "[1] Hello", '{"quoted"} she', "@home we", "<s>"])
+def test_text_that_looks_like_something_else(tmp_path: Path, line: str) -> None:
+    """What begins with a sign of JSON, CHAT or markup, and goes on as text, is text."""
+    (tmp_path / "a.txt").write_text(f"{line}\n" + TEXT, "utf-8")
+    assert next(open_source(str(tmp_path)).train()) == line
 
 
 def test_other_columns(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def contents(
     if left_out:
         size = sum(each.size for each in left_out)
         number = _count(len(left_out), "file or folder", "files and folders")
-        lines.append(f"left out: {number}" + (f", {size:,} bytes" if size else ""))
+        lines.append(f"left out: {number}" + (f", {_count(size, 'byte')}" if size else ""))
         lines += _columns(_by_reason(left_out, folder))
     return "\n".join([*lines, *warnings])
 

@@ -38,6 +38,7 @@ _NO_TEXT = {
     **dict.fromkeys((".html", ".htm", ".xml", ".tei"), "markup: extract its text to .txt"),
     **dict.fromkeys((".csv", ".tsv", ".xls", ".xlsx"), "a table: save its texts as .txt or .jsonl"),
     **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "an archive: unpack it"),
+    **dict.fromkeys((".lz4", ".lzma", ".lz", ".lzo", ".br", ".z"), "packed: unpack it"),
     **dict.fromkeys((".jpg", ".jpeg", ".png", ".gif", ".svg", ".tif", ".tiff"), "an image"),
     **dict.fromkeys((".wav", ".mp3", ".flac", ".ogg", ".mp4", ".mov", ".webm"), "a recording"),
 }

@@ -284,7 +284,9 @@ def _refuse_twice(train: Iterable[Path]) -> None:
 def _refuse_too_little(
     folder: Path, domains: Sequence[Domain], left_out: Sequence[SkippedPath]
 ) -> None:
-    largest = sorted((each for each in left_out if each.size), key=lambda each: -each.size)
+    largest = sorted(left_out, key=lambda each: -each.size)
+    if domains:
+        largest = [each for each in largest if each.size]
     names = "; ".join(f"{shown(each.file, folder)}: {each.reason}" for each in largest[:3])
     if len(largest) > 3:
         names += f"; and {len(largest) - 3:,} more"

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import sys
 import zlib
 from array import array
@@ -28,6 +29,12 @@ _FIRST_BYTES = {
     b"\xfd7zXZ": "packed by xz: name it .xz",
     b"PAR1": "Parquet: name it .parquet",
 }
+_FIRST_LINES = {
+    rb'\[?\s*\{\s*"[^"\n]*"\s*:': "JSON, whatever its name: name it .jsonl",
+    rb"@(UTF8|Begin)\b": "a CHAT transcript, whatever its name: name it .cha",
+    rb"(?i)<(!doctype|html|\?xml)\b": "markup, whatever its name: extract its text to .txt",
+}
+"""By pattern of how a file that is called text begins, what it is instead."""
 _SNIFFED = 65536
 
 NO_TEXT = "no text in it"
@@ -45,15 +52,27 @@ def problem(file: Path) -> str:
         return name.no_text
     with _reading(file), _unpacked(file) as stream:
         head = stream.read(_SNIFFED)
-    if name.format != "parquet":
-        found = next((what for begin, what in _FIRST_BYTES.items() if head.startswith(begin)), "")
-        utf16 = head.startswith((b"\xff\xfe", b"\xfe\xff"))  # not binary: it is said how to read it
-        if found or (b"\0" in head and not utf16):
-            return found or "binary data: it holds NUL bytes"
+    if name.format != "parquet" and (found := _found_instead(head, _format(file) == "text")):
+        return found
     try:
         return "" if next(read_lines(file), None) is not None else NO_TEXT
     except _OtherRowsError as error:
         return str(error)
+
+
+def _found_instead(head: bytes, is_plain: bool) -> str:
+    """What a file called text, plain or in rows, is by its first bytes instead; "" if nothing."""
+    for begin, what in _FIRST_BYTES.items():
+        if head.startswith(begin):
+            return what
+    utf16 = head.startswith((b"\xff\xfe", b"\xfe\xff"))  # not binary: it is said how to read it
+    if b"\0" in head and not utf16:
+        return "binary data: it holds NUL bytes"
+    first_words = head.removeprefix(b"\xef\xbb\xbf").lstrip() if is_plain else b""
+    for pattern, what in _FIRST_LINES.items():
+        if re.match(pattern, first_words):
+            return what
+    return ""
 
 
 class _OtherRowsError(ValueError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def open_source(source: str, seed: int = 0) -> TextSource:
         return _no_files("mini", lambda: mini_text("train", seed), lambda: mini_text("dev", seed))
     if source in HUB_IDS:
         return hub_source(HUB_IDS[source], name=source)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.exists():
         return path_source(path)
     if re.fullmatch(r"[A-Za-z0-9_][\w.-]*/[\w.-]+", source) and not _named_as_file(source):
