@@ -8,14 +8,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from analysis.store import tracking_uri
+from analysis.store import how_to_browse
 from analysis.wording import quoted
-from sweeps.findings.common import browse
 from tests.processes import ROOT, wait_for
 from tests.shell import ODD_NAMES
 
@@ -96,8 +93,7 @@ def test_the_printed_command_serves_the_storage(
     """What a sweep prints is typed as it stands; so is a folder's name from beside it."""
     storage = tmp_path / "storages" / name
     storage.mkdir(parents=True)
-    plan: Any = SimpleNamespace(storage=storage, tracking_uri=tracking_uri(storage))
-    printed = browse(plan, SimpleNamespace(page="")).partition("    then ")[0]  # type: ignore[arg-type]
+    printed, _ = how_to_browse(storage)
     venv = places["VENV"]
     others = quoted(f"VENV={venv}", "-f", str(ROOT / "Makefile"), "-o", f"{venv}/installed")
     for line in (printed, f"make ui {quoted(f'STORAGE={name}')}"):

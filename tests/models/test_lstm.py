@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import models
+from models import lstm
 from models.lstm import LSTMLayer
 
 
@@ -59,3 +60,17 @@ def test_an_lstm_in_another_type_is_the_lstm() -> None:
     ):
         assert got.dtype == torch.float32
         assert (got - wanted).norm() < 0.03 * wanted.norm()
+
+
+def test_without_bf16_in_onednn_autocast_computes_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on CPUs without AVX-512, where PyTorch fails; from a state as well."""
+    monkeypatch.setattr(lstm, "_onednn_knows_bf16", lambda: False)
+    torch.manual_seed(0)
+    layer, x = LSTMLayer(8, 16, 0.0), torch.randn(2, 5, 8)
+    expected, _ = layer(x, None, None, False)
+    with torch.autocast("cpu", torch.bfloat16):
+        first, state = layer(x[:, :3], None, None, True)
+        rest, _ = layer(x[:, 3:], state, None, False)
+    torch.testing.assert_close(torch.cat([first, rest], 1), expected)
