@@ -113,7 +113,9 @@ def test_inputs_need_not_be_contiguous(path: str) -> None:
     torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("path", ["cpp"], indirect=True)
 def test_any_number_of_threads_gives_the_same_bits(path: str) -> None:
+    """PyTorch's own batched products have other bits with other threads on CPUs without AVX-512."""
     threads = torch.get_num_threads()
     results = []
     for count in (1, 3):
