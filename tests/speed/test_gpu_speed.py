@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,13 @@ NOTHING = Part(kind="cold", size="mini", device="cpu", cache="unused")  # import
 def tiny_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gpu_parts.SHAPES, "mini", (64, 8, 2))
     monkeypatch.setattr(gpu_parts, "SLSTM", (2, 4, 2, 8))
+
+
+@pytest.fixture(autouse=True)
+def any_cpu() -> Iterator[None]:
+    """PyTorch's own LSTM for `nn.LSTM`, the peer: oneDNN's has no bf16 on CPUs without AVX-512."""
+    with torch.backends.mkldnn.flags(enabled=False):
+        yield
 
 
 @pytest.fixture

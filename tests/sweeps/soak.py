@@ -204,7 +204,7 @@ class Soak:
             print(f"sweep {name}, kill {done}: {dict(self.counts)}", flush=True)
         kind.mend()
         sweep.run(*kind.flags, **kind.env)
-        self._compare(sweep, name, whole)
+        self.compare(sweep, name, whole)
         shutil.rmtree(sweep.storage)
         return done
 
@@ -275,7 +275,8 @@ class Soak:
             damage(self.chance.choice(files), self.chance)
             self.counts[f"checkpoint: {damage.__name__}"] += 1
 
-    def _compare(self, sweep: SweepCommand, name: str, whole: dict[str, Any]) -> None:
+    def compare(self, sweep: SweepCommand, name: str, whole: dict[str, Any]) -> None:
+        """Note in what a sweep is another than the uninterrupted one."""
         found = everything(sweep)
         for trial in whole.keys() | found.keys():
             if problem := difference(whole.get(trial), found.get(trial)):
