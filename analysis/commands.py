@@ -22,6 +22,7 @@ from analysis.config_file import NOT_KEPT, command_name
 from analysis.errors import SECRET_FLAGS, without_secret
 from analysis.flag_values import PLACE
 from analysis.schema.ranges import flag_of
+from analysis.store import EARLIEST_FIRST, all_runs
 from analysis.wording import as_flag, quoted
 
 if TYPE_CHECKING:
@@ -100,22 +101,12 @@ def record(
 def recorded(client: MlflowClient, experiment_id: str) -> list[Recorded]:
     """The commands of a study in the order of time; of equal ones in a row the first."""
     found: dict[Recorded, None] = {}
-    token = None
-    while True:
-        page = client.search_runs(
-            [experiment_id],
-            f"tags.`{COMMAND_TAG}` LIKE '%'",
-            order_by=["attributes.start_time ASC"],
-            page_token=token,
-        )
-        for run in page:
-            began = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
-            for text in run.data.tags[COMMAND_TAG].splitlines():
-                line, time = _parsed(text)
-                found[Recorded(time or began, line, time is None and line != CUT)] = None
-        token = page.token
-        if not token:
-            break
+    condition = f"tags.`{COMMAND_TAG}` LIKE '%'"
+    for run in all_runs(client, experiment_id, condition, EARLIEST_FIRST):
+        began = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
+        for text in run.data.tags[COMMAND_TAG].splitlines():
+            line, time = _parsed(text)
+            found[Recorded(time or began, line, time is None and line != CUT)] = None
     ordered = sorted(found, key=lambda each: each.time)
     return [
         each

@@ -14,6 +14,7 @@ from mlflow.entities import Run
 
 from analysis.errors import without_secret
 from analysis.schema.fields import DEFAULTS, names_of
+from analysis.store import all_runs
 
 _SPEC = ("arch", "size", "lr", "seed", "epochs")
 _COUNTS = (
@@ -37,7 +38,6 @@ _BY_EPOCH = {
 }
 _FINAL = ("final/", "eval/")
 _SECONDS = ("seconds", "tokens_per_second")
-_PAGE = 500
 
 
 def trials(store: MlflowClient | str, study: str) -> pd.DataFrame:
@@ -112,18 +112,7 @@ def _trial_runs(client: MlflowClient, study: str) -> Iterator[Run]:
             f"--study: no study {study!r} in {without_secret(client.tracking_uri)}: it has "
             f"{existing or 'none'}"
         )
-    token = None
-    while True:
-        page = client.search_runs(
-            [experiment.experiment_id],
-            "tags.`babysweep.kind` = 'trial'",
-            max_results=_PAGE,
-            page_token=token,
-        )
-        yield from page
-        token = page.token
-        if not token:
-            return
+    return all_runs(client, experiment.experiment_id, "tags.`babysweep.kind` = 'trial'")
 
 
 def _is_named(run: Run) -> bool:

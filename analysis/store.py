@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from filelock import FileLock
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
@@ -31,6 +32,9 @@ os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
 LOCAL_UI = "http://127.0.0.1:5000"
 """Where `make ui` serves MLflow."""
+EARLIEST_FIRST = "attributes.start_time ASC"
+"""An order of runs."""
+_PAGE = 500  # runs
 ANSWER_SECONDS = 10
 """For an answer where one is to know soon that there is none."""
 PATIENCE_SECONDS = 3600.0
@@ -93,6 +97,32 @@ def open_store(uri: str) -> MlflowClient:
             "--storage of the sweeps, or set MLFLOW_TRACKING_URI to their server"
         )
     return _ask(uri)
+
+
+def all_runs(
+    client: MlflowClient, experiment_id: str, condition: str, *order_by: str
+) -> Iterator[Run]:
+    """The runs of an experiment that meet a condition, of which a store gives a page at a time.
+
+    Args:
+        client: of the store.
+        experiment_id: MLflow's id of a study.
+        condition: in MLflow's language.
+        order_by: in MLflow's language; by default the newest run first.
+    """
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment_id],
+            condition,
+            max_results=_PAGE,
+            order_by=[*order_by] or None,
+            page_token=token,
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def make_store(uri: str) -> None:

@@ -22,7 +22,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 
 from analysis.benchmarks import macro_of
 from analysis.benchmarks.suite import Scores
-from analysis.store import call_with_retries
+from analysis.store import EARLIEST_FIRST, all_runs, call_with_retries
 from trainables.mlflow_pages import page, study_tags, trial_note, with_text
 from trainables.outbox import Message, Outbox
 from trainables.progress import EpochReport, TrialOutcome
@@ -369,7 +369,7 @@ class TrialRun:
 
 def _find_run(client: MlflowClient, experiment_id: str, tags: dict[str, str]) -> Run | None:
     condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-    runs = client.search_runs([experiment_id], condition, order_by=["attributes.start_time ASC"])
+    runs = client.search_runs([experiment_id], condition, order_by=[EARLIEST_FIRST])
     return runs[0] if runs else None
 
 
@@ -395,19 +395,8 @@ def _told(
 
 def _runs(client: MlflowClient, experiment_id: str, kind: str) -> list[Run]:
     """All runs of a kind, the earliest first."""
-    runs: list[Run] = []
-    token: str | None = None
-    while True:
-        page = client.search_runs(
-            [experiment_id],
-            f"tags.`babysweep.kind` = '{kind}'",
-            order_by=["attributes.start_time ASC"],
-            page_token=token,
-        )
-        runs += page
-        token = page.token
-        if not token:
-            return runs
+    condition = f"tags.`babysweep.kind` = '{kind}'"
+    return [*all_runs(client, experiment_id, condition, EARLIEST_FIRST)]
 
 
 def _with_macro(prefix: str, figures: dict[str, float]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from analysis import runs
+from analysis import runs, store
 from analysis.errors import without_secret
 from tests.empty_store import empty_store
 from tests.made_study import MadeStudy
@@ -102,7 +102,7 @@ def test_one_row_per_trial_and_epoch(client: MlflowClient) -> None:
 def test_all_pages_are_read(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that answers one run at a time gives the same frame; the URI works as well."""
     whole = runs.trials(client, "lrs")
-    monkeypatch.setattr(runs, "_PAGE", 1)
+    monkeypatch.setattr(store, "_PAGE", 1)
     pd.testing.assert_frame_equal(runs.trials(client.tracking_uri, "lrs"), whole)
 
 
