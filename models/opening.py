@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,9 +102,9 @@ def load(path: str | Path) -> PreTrainedModel:
     Only safetensors are read, and no code of the checkpoint's is run.
 
     Raises ValueError if parameters of the model are not in the file, or of another shape:
-    from_pretrained alone would go on with random ones; for our own architectures also if there are
-    more than the model has. Also if the weights are a pickle or cannot be read, and see
-    `load_config`.
+    from_pretrained alone would go on with random ones. Also if there are more layers than the model
+    has; for our own architectures if there is anything more. Also if the weights are a pickle or
+    cannot be read, and see `load_config`.
     """
     config = load_config(path)
     if list(Path(path).glob("pytorch_model*.bin")) and not list(Path(path).glob("*.safetensors")):
@@ -128,12 +129,15 @@ def load(path: str | Path) -> PreTrainedModel:
         ) from error
     model, report = loaded
     ours = {registry.get(name).model_type for name in registry.names()}
-    # Old checkpoints of other models hold buffers that transformers has given up since.
-    allowed = () if model.config.model_type in ours else ("unexpected_keys",)
+    if model.config.model_type not in ours:
+        # Old checkpoints hold buffers that transformers has given up since: they are left out.
+        known = {_any_layer(name) for name, _ in model.named_parameters()}
+        more = report["unexpected_keys"]
+        report["unexpected_keys"] = {name for name in more if _any_layer(name) in known}
     wrong = [
         f"{kind.replace('_', ' ')} {_some(sorted(map(str, names)))}"
         for kind, names in report.items()
-        if names and kind not in allowed
+        if names
     ]
     if wrong:
         raise ValueError(
@@ -141,6 +145,11 @@ def load(path: str | Path) -> PreTrainedModel:
             f"{type(model).__name__}: {'; '.join(wrong)}"
         )
     return model
+
+
+def _any_layer(name: str) -> str:
+    """The name of a parameter without the number of its layer."""
+    return re.sub(r"\d+", "#", name)
 
 
 def _some(names: Sequence[str]) -> str:

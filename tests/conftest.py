@@ -1,10 +1,12 @@
 """What holds for all tests: MLflow reports nothing, though some import it before the project;
-Triton's kernels run in its interpreter, unless `make test-gpu` says otherwise; and test processes
-that run side by side share the cores."""
+Triton's kernels run in its interpreter, unless `make test-gpu` says otherwise; Ctrl-C is Ctrl-C,
+also in a background job, which a shell has ignore it; and test processes that run side by side
+share the cores."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,8 @@ from tests.made_once import made_once
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     BartConfig,
     BertConfig,
     GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     Mamba2Config,
@@ -151,6 +153,25 @@ def test_a_config_of_another_model_is_explained(
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 600
+
+
+def test_a_checkpoint_with_more_layers_than_its_config_is_refused(tmp_path: Path) -> None:
+    """Of any architecture: a part of it would be scored in its name."""
+    LlamaForCausalLM(LlamaConfig(**TINY | {"num_hidden_layers": 3})).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    with pytest.raises(ValueError, match=r"does not fit .*unexpected keys model\.layers\.2\."):
+        models.load(tmp_path)
+
+
+def test_what_older_versions_kept_beside_the_parameters_does_no_harm(tmp_path: Path) -> None:
+    """The masks of GPT-2's attention, which were once saved."""
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_embd=8, n_layer=2, n_head=2))
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    masks = {f"transformer.h.{layer}.attn.bias": torch.ones(1, 1, 4, 4) for layer in range(2)}
+    save_file(tensors | masks, tmp_path / "model.safetensors", {"format": "pt"})
+    assert isinstance(models.load(tmp_path), GPT2LMHeadModel)
 
 
 def test_the_library_warns_of_nothing(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How to get these figures again, and every trial by itself."""
+"""How to reproduce these figures, and every trial by itself."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from analysis.reporting.sections.common import (
 )
 from analysis.selection import SelectionRule
 from analysis.study import Study
+from analysis.wording import count as count_of
 
 _FIXED = (
     *("size", "corpus", "corpus_hash", "tokenizer_hash", "benchmarks_hash", "protocol", "context"),
@@ -34,7 +35,7 @@ def reproduction(context: ReportContext) -> ReportPart:
     found = recorded(study.client, study.experiment_id)
     section = Section(
         "reproduction",
-        "How to get this again",
+        "How to reproduce this",
         tuple(_on_commands(found, _teachers_from_elsewhere(study))),
         (_settings(context.sweep),),
         commands=tuple(_to_type(found, study.name, context.select)),
@@ -71,7 +72,7 @@ def every_trial(context: ReportContext) -> ReportPart:
     warnings: list[str] = []
     if unrecorded := context.study.unrecorded:
         warnings.append(
-            f"{unrecorded} run{'s' if unrecorded > 1 else ''} of this study recorded nothing of "
+            f"{count_of(unrecorded, 'run')} of this study recorded nothing of "
             "what was to be trained, and no trial is counted for it. Run the same command again "
             "to continue."
         )
