@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
@@ -15,6 +16,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.lines import Line2D
 
 HEAT = "cividis"
@@ -222,7 +224,7 @@ def inline_svg(figure: Figure, *, name: str, alt: str) -> str:
 
 def _lay_out(figure: Figure) -> None:
     """Place everything once: each further time would move it by a hair, from file to file."""
-    if figure.get_layout_engine() is not None:
+    if not isinstance(figure.get_layout_engine(), (NoneType, PlaceHolderLayoutEngine)):
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
 

@@ -22,6 +22,9 @@ from analysis.study import Study, compared
 from tests.made_study import SKILL, MadeStudy, base_spec, suite
 from tests.notation import faults, texts_of_page
 
+# Whole reports, with files, are those of the module's own study.
+pytestmark = pytest.mark.usefixtures("no_picture_files")
+
 ROOT = Path(__file__).resolve().parents[2]
 TEACHER = {"teacher": "abcd", "teacher_name": "hgrn2 version 1", "alpha": 0.5}
 LRS = (3e-3, 1e-2, 3e-2)
