@@ -16,11 +16,11 @@ from analysis.arguments import CompareArgs
 from analysis.errors import say_error
 from analysis.flag_values import checked
 from analysis.inference import difference, holm
-from analysis.reporting.writing import FAILURES, storage_of
+from analysis.reporting.writing import storage_of
 from analysis.samples import Scores, benchmarks_of, chance, sample
 from analysis.schema.axes import AXES
 from analysis.signals import ending_on_signals
-from analysis.store import open_store, tracking_uri
+from analysis.store import explained, open_store, tracking_uri
 from analysis.study import RECORDED, scores_of_run
 from analysis.terminal import open_console, say
 from analysis.wording import count
@@ -49,8 +49,10 @@ def run_comparison(args: CompareArgs) -> int:
     """Print how two runs differ; returns the exit status."""
     try:
         with ending_on_signals():
-            compare_runs(checked(args), open_console())
-    except FAILURES as error:
+            args = checked(args)
+            with explained(tracking_uri(storage_of(args.storage))):
+                compare_runs(args, open_console())
+    except (ValueError, OSError) as error:
         return say_error(error)
     return 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -16,9 +17,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from filelock import FileLock
+from google.protobuf.json_format import ParseError
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -47,6 +51,8 @@ _is_impatient = ContextVar("is_impatient", default=False)
 _FILE = "sqlite:///"
 _REFUSED = (401, 403)
 _SQLITE = "sqlite3."
+_NO_SERVER = "what answers there is no MLflow server: correct MLFLOW_TRACKING_URI"
+_TROUBLES = (MlflowException, RequestException, SQLAlchemyError, ImportError, ParseError)
 
 
 def tracking_uri(storage: Path) -> str:
@@ -145,18 +151,71 @@ def make_store(uri: str) -> None:
             raise
 
 
-def _ask(uri: str) -> MlflowClient:
-    if uri.startswith(_FILE):
-        check_database(_file_of(uri))
+@contextlib.contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Say of what MLflow raises which store it is, why, and what to do.
+
+    Raises:
+        ValueError: in place of MLflow's error.
+    """
     try:
-        client = MlflowClient(uri)
-        with short_timeouts():
-            client.search_experiments(max_results=1)
-    except (MlflowException, RequestException, SQLAlchemyError, ImportError) as error:
+        yield
+    except _TROUBLES as error:
         raise ValueError(
             f"the MLflow store {without_secret(uri)} cannot be used: {reason(error)}"
         ) from error
+
+
+def _ask(uri: str) -> MlflowClient:
+    is_file = uri.startswith(_FILE)
+    if is_file:
+        check_database(_file_of(uri))
+    with explained(uri):
+        client = MlflowClient(uri)
+        with short_timeouts():
+            if is_file:
+                client.search_experiments(max_results=1)
+            else:
+                _in_time(lambda: _check_server(client, uri))
     return client
+
+
+def _check_server(client: MlflowClient, uri: str) -> None:
+    """Check that what answers is MLflow: also an empty answer may be its, to who may see nothing.
+
+    Raises:
+        MlflowException: it is not.
+    """
+    if client.search_experiments(max_results=1) or not uri.startswith("http"):
+        return
+    credentials = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
+    answer = http_request(credentials, "/version", "GET")  # type: ignore[no-untyped-call]
+    if not re.fullmatch(r"\d+\.\d+\S*", answer.text.strip()):
+        raise MlflowException(_NO_SERVER)
+
+
+def _in_time(call: Callable[[], None]) -> None:
+    """Call in a thread, for `ANSWER_SECONDS` twice: their count begins anew with each byte.
+
+    Raises:
+        MlflowException: it has not come back by then.
+        Exception: what the call raises.
+    """
+    raised: list[Exception] = []
+
+    def run() -> None:
+        try:
+            call()
+        except Exception as error:  # is raised below
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(2 * ANSWER_SECONDS)
+    if thread.is_alive():
+        raise MlflowException(f"it has not answered in {2 * ANSWER_SECONDS} s")
+    if raised:
+        raise raised[0]
 
 
 @contextlib.contextmanager
@@ -237,8 +296,8 @@ def reason(error: Exception) -> str:
             f"it refuses access (HTTP {status}): set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
-    if status == 404 or "Response body" in text:
-        return "what answers there is no MLflow server: correct MLFLOW_TRACKING_URI"
+    if status == 404 or "Response body" in text or isinstance(error, ParseError):
+        return _NO_SERVER
     if _SQLITE in text:
         what = text.partition("[SQL")[0].strip()
         if "is full" in what:

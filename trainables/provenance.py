@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -42,11 +43,16 @@ def software(device: torch.device | None = None) -> str:
 
     For a GPU those of CUDA and of its driver, too.
     """
-    installed = {distribution.metadata["Name"].lower() for distribution in metadata.distributions()}
-    versions = [f"{name} {metadata.version(name)}" for name in _PACKAGES if name in installed]
+    versions = [*_installed()]
     if device is not None and device.type == "cuda":
         versions += [f"CUDA {torch.version.cuda}", f"NVIDIA driver {driver_version()}"]
     return ", ".join([f"python {platform.python_version()}", *versions])
+
+
+@cache
+def _installed() -> tuple[str, ...]:
+    names = {distribution.metadata["Name"].lower() for distribution in metadata.distributions()}
+    return tuple(f"{name} {metadata.version(name)}" for name in _PACKAGES if name in names)
 
 
 def driver_version() -> str:

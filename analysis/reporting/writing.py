@@ -8,7 +8,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mlflow.exceptions import MlflowException
 from rich.markup import escape
 
 from analysis.arguments import ReportArgs
@@ -31,14 +30,11 @@ from analysis.reporting.sections.rates import rates
 from analysis.reporting.sections.reproduction import every_trial, reproduction
 from analysis.reporting.tables import write_tables
 from analysis.signals import ending_on_signals
-from analysis.store import how_to_browse, open_store, tracking_uri, ui_of
+from analysis.store import explained, how_to_browse, open_store, tracking_uri, ui_of
 from analysis.study import Study
 from analysis.terminal import open_console, say, show_whole
 from analysis.whole_files import write_text
 from analysis.wording import count, quoted
-
-FAILURES = (ValueError, OSError, MlflowException)
-"""What a command tells a person in a line: there is something to mend."""
 
 _PARTS: tuple[Callable[[ReportContext], ReportPart | None], ...] = (
     *(architectures, rates, further_axes, epoch_study, distillation, phenomena),
@@ -51,8 +47,10 @@ def run_report(args: ReportArgs) -> int:
     console = open_console()
     try:
         with ending_on_signals(), console.status("Reading the study") as status:
-            page, path = write_report(checked(args), lambda text: status.update(text))
-    except FAILURES as error:
+            args = checked(args)
+            with explained(tracking_uri(storage_of(args.storage))):
+                page, path = write_report(args, lambda text: status.update(text))
+    except (ValueError, OSError) as error:
         return say_error(error)
     for answer in page.answers:
         say(console, f"- {escape(answer)}")

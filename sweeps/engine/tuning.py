@@ -20,7 +20,6 @@ from typing import Any
 import ray
 import torch
 from ray import tune
-from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -38,6 +37,8 @@ from trainables.trainer import RuntimeConfig, World
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEDULERS = ("none", "asha")
+_LEAST_FREE = 200
+"""Megabytes for the files of a local Ray."""
 MAX_FAILURES = 3
 """Times that one trial is started again after its process died."""
 
@@ -73,9 +74,10 @@ def ray_cluster(address: str | None, *, dashboard: bool) -> Iterator[dict[str, f
             "dashboard_host": "127.0.0.1",
         }
     logging.getLogger("ray").setLevel(logging.ERROR)
-    # A failed trial's whole traceback; callbacks say it in a line and keep the rest.
-    for name in ("ray.tune.execution.tune_controller", "ray.tune.tune"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Whole tracebacks: of a failed trial callbacks say a line and keep the rest, and from the state
+    # that Tune could not store nothing is resumed.
+    for name in ("execution.tune_controller", "execution.experiment_state", "tune"):
+        logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
     _connect(cluster_address(address), runtime_env={"env_vars": env} if env else None, **options)
     try:
         with watching_ray():
@@ -92,17 +94,27 @@ def _connect(place: str, **options: Any) -> None:
     """`ray.init`, with its errors as ours."""
     try:
         ray.init(**options)
-    except (OSError, RuntimeError, ValueError, RayError) as error:
-        temporary = os.environ.get("RAY_TMPDIR", "")
-        hint = f"; RAY_TMPDIR={temporary} may be too long a path" if len(temporary) > 40 else ""
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # Ray has no class of its own for some
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"no Ray cluster can be started or reached ({place}): {reason}{hint}"
+            f"no Ray cluster can be started or reached ({place}): {reason}{_hint()}"
         ) from error
     except SystemExit as end:  # of Ray's handler of SIGTERM
         raise KeyboardInterrupt from end
     finally:
         install_handlers()
+
+
+def _hint() -> str:
+    """What may be the matter with the folder of Ray's own files."""
+    temporary = os.environ.get("RAY_TMPDIR", "")
+    if len(temporary) > 40:
+        return f"; RAY_TMPDIR={temporary} may be too long a path"
+    folder = Path(temporary or tempfile.gettempdir())
+    free = shutil.disk_usage(folder).free // 2**20 if folder.is_dir() else _LEAST_FREE
+    if free >= _LEAST_FREE:
+        return ""
+    return f"; {folder} has only {free} MB left: free some space, or set RAY_TMPDIR"
 
 
 def _disconnect() -> None:

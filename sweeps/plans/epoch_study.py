@@ -28,6 +28,7 @@ from trainables.trainer import steps_per_epoch
 from trainables.trial import LOG_EVERY, milestone_step
 
 DESIGNS = ("trajectory", "independent", "branch")
+_MOST_HORIZONS = 1000
 _WORDS = re.compile(r"(\d+(?:\.\d+)?)([KMB]?)", re.IGNORECASE)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
@@ -125,12 +126,14 @@ def plan_epochs(setup: TrainingSetup, designs: Designs) -> SweepPlan:
     bases: dict[str, TrialSpec] = {}
     plans: dict[str, Plan] = {}
     shared: dict[str, int] = {}
+    settings: set[TrialSpec] = set()
     for design in designs.names:
         trunk: BranchPlan | None = None
         for horizon in designs.lengths(design):
             spec = designs.spec(design, horizon)
-            if spec.setting in [base.setting for base in bases.values()]:
+            if spec.setting in settings:
                 continue  # of another design as well
+            settings.add(spec.setting)
             part = f"{design} {count(horizon, 'epoch')}"
             bases[part] = spec
             known = earlier_trials(folder, spec)
@@ -211,6 +214,11 @@ def _horizons(args: EpochStudyArgs, epochs: int) -> tuple[int, ...]:
     if args.horizons and args.epochs is not None:
         raise ValueError(
             f"--epochs {args.epochs} stands for --horizons 1 to {args.epochs}: give one of them"
+        )
+    if not args.horizons and epochs > _MOST_HORIZONS:
+        raise ValueError(
+            f"--epochs {epochs} stands for --horizons 1 to {epochs}, a trial each: give at most "
+            f"{_MOST_HORIZONS}, or those to look at, as --horizons 1 10 {epochs}"
         )
     return tuple(sorted(set(args.horizons or range(1, epochs + 1))))
 

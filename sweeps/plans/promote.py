@@ -11,14 +11,13 @@ from mlflow.entities.model_registry import ModelVersion
 
 import models
 from analysis.flag_values import checked
-from analysis.store import open_store, tracking_uri
+from analysis.store import explained, open_store, tracking_uri
 from sweeps.arguments import PromoteArgs
 from sweeps.stored.chosen import StudyRun, choose
 from sweeps.stored.trials import resolve_storage
 from sweeps.stored.versions import (
     WEIGHTS,
     aliases_of,
-    failures_named,
     holds,
     logged_files,
     newest_holding,
@@ -70,7 +69,7 @@ def plan_promotion(args: PromoteArgs) -> PromotionPlan:
     _check_words(args, name)
     storage = resolve_storage(args.storage, create=False)
     client = open_store(tracking_uri(storage))
-    with failures_named(client):
+    with explained(client.tracking_uri):
         choice = choose(client, storage, args.arch, args.study, args.run_id)
         checkpoint = check_files(choice, client)
         tags = lineage(choice, checkpoint, client)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from analysis.commands import record
 from analysis.config_file import save_config
+from analysis.store import explained
 from sweeps.findings.promote import Promotion
 from sweeps.plans.promote import PromotionPlan
-from sweeps.stored.versions import PREFIX, failures_named
+from sweeps.stored.versions import PREFIX
 
 
 def promote(plan: PromotionPlan) -> Promotion:
@@ -20,7 +21,7 @@ def promote(plan: PromotionPlan) -> Promotion:
     after, client = plan.held, plan.client
     if after is not None and after is plan.before:
         return Promotion(plan.before, after)
-    with failures_named(client):
+    with explained(client.tracking_uri):
         if plan.is_new_model:
             client.create_registered_model(plan.name)
         if after is None:

@@ -92,8 +92,8 @@ def run_command(
     except MlflowException as error:
         say_error(ValueError(f"the results could not be recorded in MLflow: {reason(error)}"))
         return _say_how_to_continue(console, EXIT_FAILED)
-    except RayDied as death:
-        say_error(death)
+    except (RayDied, OSError) as error:
+        say_error(error)
         return _say_how_to_continue(console, EXIT_FAILED)
     except KeyboardInterrupt:
         return _say_how_to_continue(console)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-
-from analysis.errors import without_secret
-from analysis.store import reason
 
 PREFIX = "babysweep."
 """Of the tags that say where a version comes from."""
@@ -61,14 +56,3 @@ def logged_files(client: MlflowClient, run_id: str | None) -> dict[str, int | No
             raise
         return {}
     return {PurePosixPath(file.path).name: file.file_size for file in files}
-
-
-@contextlib.contextmanager
-def failures_named(client: MlflowClient) -> Iterator[None]:
-    """Turn MLflow's refusals into ValueErrors that name its store."""
-    try:
-        yield
-    except MlflowException as error:
-        raise ValueError(
-            f"MLflow ({without_secret(client.tracking_uri)}): {reason(error)}"
-        ) from error

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy
@@ -32,11 +33,16 @@ from tests.processes import ROOT
 
 class _Answers(http.server.BaseHTTPRequestHandler):
     status = 200
+    body = b"<html>hello</html>"
+    pause = 0.0  # seconds between two bytes
 
     def do_GET(self) -> None:
         self.send_response(self.status)
         self.end_headers()
-        self.wfile.write(b"<html>hello</html>")
+        with contextlib.suppress(OSError):  # who asked has gone
+            for byte in self.body:
+                self.wfile.write(bytes([byte]))
+                threading.Event().wait(self.pause)
 
     do_POST = do_GET
 
@@ -78,6 +84,37 @@ def test_what_answers_otherwise_is_said(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"experiments": 5}', b"3", b"null"])
+def test_what_is_answered_is_looked_at(
+    server: str, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    """Also where it could be an answer of MLflow's that has no experiments to name."""
+    monkeypatch.setattr(_Answers, "body", body)
+    for opened in (open_store, make_store):
+        with pytest.raises(ValueError, match="no MLflow server") as caught:
+            opened(server)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_who_may_see_no_experiment_has_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server without one for this user says its version."""
+    monkeypatch.setattr(store.MlflowClient, "search_experiments", lambda *_, **__: [])
+    answer = SimpleNamespace(text="3.17.0")
+    monkeypatch.setattr(store, "http_request", lambda *_: answer)
+    assert open_store("http://127.0.0.1:9")
+
+
+def test_an_answer_that_never_ends_is_not_waited_for(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte at a time keeps any limit between bytes."""
+    monkeypatch.setattr(store, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(_Answers, "body", b" " * 1000)
+    monkeypatch.setattr(_Answers, "pause", 0.2)
+    with pytest.raises(ValueError, match="has not answered in 2 s"):
+        open_store(server)
+
+
 def test_who_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that takes connections and says nothing; one where nobody listens; no such host."""
     monkeypatch.setattr(store, "ANSWER_SECONDS", 1)
@@ -108,6 +145,33 @@ def test_a_file_that_is_no_database(tmp_path: Path, content: bytes) -> None:
         with pytest.raises(ValueError, match=r"mlflow\.db.*backup") as caught:
             opened(tracking_uri(tmp_path))
         assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("table", ["runs", "params", "tags", "metrics", "experiments"])
+def test_damage_inside_a_database_is_found(tmp_path: Path, table: str) -> None:
+    """Before MLflow meets it, or finds no rows where there were some."""
+    file = tmp_path / "mlflow.db"
+    uri = empty_store(tmp_path)
+    with contextlib.closing(sqlite3.connect(file)) as opened:
+        ((size,),) = opened.execute("PRAGMA page_size")
+        query = "SELECT rootpage FROM sqlite_master WHERE name = ?"
+        ((page,),) = opened.execute(query, (table,))
+    content = bytearray(file.read_bytes())
+    content[(page - 1) * size : page * size] = b"\xa5" * size
+    file.write_bytes(content)
+    for opens in (open_store, make_store):
+        with pytest.raises(ValueError, match=r"mlflow\.db cannot be read .*backup") as caught:
+            opens(uri)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_database_that_lost_a_table_is_named(tmp_path: Path) -> None:
+    """MLflow would say which statement failed."""
+    uri = empty_store(tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as opened:
+        opened.execute("DROP TABLE latest_metrics")
+    with pytest.raises(ValueError, match=r"mlflow\.db .*lacks the table latest_metrics.*backup"):
+        open_store(uri)
 
 
 def test_what_a_kill_left_half_written_is_taken_back(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -198,6 +199,22 @@ def test_a_cluster_that_cannot_be_had(stub_ray: SimpleNamespace, error: Exceptio
         tuning.ray_cluster("local", dashboard=False),
     ):
         pass
+
+
+def test_a_full_disk_is_named(stub_ray: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray only says that it waited, in an error of no class of its own."""
+
+    def fail(**options: Any) -> None:
+        raise Exception("The current node timed out during startup.\nMore of it.")
+
+    stub_ray.init = fail
+    os.environ["RAY_TMPDIR"] = "/tmp"
+    cluster = functools.partial(tuning.ray_cluster, "local", dashboard=False)
+    said = r"\(local\): The current node timed out during startup\."
+    for free, more in ((10 * 2**20, "; /tmp has only 10 MB left: free some space"), (2**40, "$")):
+        monkeypatch.setattr(tuning.shutil, "disk_usage", lambda _, n=free: SimpleNamespace(free=n))
+        with pytest.raises(ValueError, match=said + more), cluster():
+            pass
 
 
 @pytest.mark.slow

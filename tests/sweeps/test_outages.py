@@ -214,3 +214,17 @@ def test_a_server_that_never_was_is_said_before_anything_starts(
     assert process.returncode == 2, output
     assert "cannot be used" in output
     assert len(output.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_what_cannot_be_written_at_the_end_is_said(sweep: SweepCommand) -> None:
+    """A folder is in the way of the picture: in a line, with how to go on."""
+    picture = sweep.storage / "study" / "lr_curve.png"
+    picture.mkdir(parents=True)
+    output = sweep.run(status=1)
+    assert "Traceback" not in output
+    assert f"Is a directory: '{picture}'" in " ".join(output.split())
+    assert "To continue, run it again" in output
+    picture.rmdir()
+    sweep.run()
+    assert picture.is_file()

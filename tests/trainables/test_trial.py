@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import models
 from tests.architectures import slow_but
 from tests.earlier_version import forget_digests
+from tests.trainables.conftest import runtime_in
 from trainables.checkpoint import TrialFolder, check_checkpoint
 from trainables.files import DamagedFileError
 from trainables.trainer import Trainer, TrialData, World
@@ -31,6 +33,18 @@ def train(spec, runtime, **changes):
     reports = []
     outcome = run_trial(spec, runtime, reports.append, **changes)
     return outcome, reports, final_parameters(spec, runtime)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, tiny_corpus, tiny_benchmark):
+    """What `train` returns of a spec, which is trained once."""
+
+    @functools.cache
+    def trained(spec):
+        folder = tmp_path_factory.mktemp("uninterrupted")
+        return train(spec, runtime_in(folder, tiny_corpus, tiny_benchmark, spec))
+
+    return trained
 
 
 def final_parameters(spec, runtime):
@@ -77,11 +91,11 @@ def count_steps(monkeypatch):
 
 
 @pytest.mark.parametrize("arch", slow_but("transformer", "lstm", "hgrn2"))
-def test_same_spec_gives_bitwise_equal_parameters(arch, tiny_spec, make_runtime):
+def test_same_spec_gives_bitwise_equal_parameters(arch, tiny_spec, make_runtime, uninterrupted):
     """Two runs of one spec end with the same bits, for every architecture."""
     spec = tiny_spec.replace(arch=arch, epochs=1)
-    _, first_reports, first = train(spec, make_runtime(spec, "one"))
-    _, second_reports, second = train(spec, make_runtime(spec, "two"))
+    _, first_reports, first = uninterrupted(spec)
+    _, second_reports, second = train(spec, make_runtime(spec))
     assert_same(first, second)
     assert first_reports == second_reports
 
@@ -95,15 +109,16 @@ def test_same_spec_gives_bitwise_equal_parameters(arch, tiny_spec, make_runtime)
             )
             for arch in models.architectures()
         ),
-        {"optimizer": "muon", "dropout": 0.1},
+        # Its products are in bf16: a minute where the processor has none.
+        pytest.param({"optimizer": "muon", "dropout": 0.1}, marks=pytest.mark.slow),
     ],
 )
 def test_resumed_in_the_middle_of_an_epoch_is_bitwise_uninterrupted(
-    changes, tiny_spec, make_runtime, monkeypatch
+    changes, tiny_spec, make_runtime, uninterrupted, monkeypatch
 ):
     """A trial killed in its second epoch ends with the bits of one that was not."""
     spec = tiny_spec.replace(**changes)
-    _, _, whole = train(spec, make_runtime(spec, "whole"))
+    _, _, whole = uninterrupted(spec)
     runtime = make_runtime(spec, "killed", checkpoint_minutes=0.0)
     steps = Trainer(spec, TrialData.open(spec, runtime), World(), None).steps_per_epoch
     train_until_killed(spec, runtime, steps + 15, monkeypatch)
@@ -135,19 +150,21 @@ def flip(file):
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        ("model.safetensors", cut),
+        pytest.param("model.safetensors", cut, marks=pytest.mark.slow),
         ("model.safetensors", flip),
         ("model.safetensors", Path.unlink),
-        ("optimizer.safetensors", flip),
+        pytest.param("optimizer.safetensors", flip, marks=pytest.mark.slow),
         ("trainer.json", cut),
         ("digests.json", cut),
     ],
 )
-def test_a_damaged_checkpoint_is_set_aside(name, damage, tiny_spec, make_runtime, monkeypatch):
+def test_a_damaged_checkpoint_is_set_aside(
+    name, damage, tiny_spec, make_runtime, uninterrupted, monkeypatch
+):
     """And its trial ends with the bits of one that was never touched: nothing goes on from what is
     not as it was written."""
     spec = tiny_spec.replace(epochs=1)
-    _, _, whole = train(spec, make_runtime(spec, "whole"))
+    _, _, whole = uninterrupted(spec)
     runtime = make_runtime(spec, "damaged", checkpoint_minutes=0.0)
     train_until_killed(spec, runtime, 25, monkeypatch)
     folder = TrialFolder.of(runtime.study, spec)
@@ -314,10 +331,12 @@ def test_mlflow_holds_one_run_without_doubled_points(tiny_spec, make_runtime, mo
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_killed_while_validating_loses_no_epoch(tiny_spec, make_runtime, monkeypatch, epochs):
+def test_killed_while_validating_loses_no_epoch(
+    tiny_spec, make_runtime, uninterrupted, monkeypatch, epochs
+):
     """A kill between an epoch's last step and its report leaves that epoch to be reported."""
     spec = tiny_spec.replace(epochs=epochs)
-    whole, _, _ = train(spec, make_runtime(spec, "whole"))
+    whole, _, _ = uninterrupted(spec)
     runtime = make_runtime(spec, "killed", checkpoint_minutes=0.0)
 
     def dying(self):
@@ -376,7 +395,7 @@ def test_diverged_trial_is_a_result(tiny_spec, make_runtime):
     assert (run.info.status, run.data.tags["babysweep.outcome"]) == ("FINISHED", "diverged")
 
 
-@pytest.mark.parametrize("arch", models.architectures())
+@pytest.mark.parametrize("arch", slow_but("transformer", "lstm"))
 def test_checkpoint_opens_with_transformers(arch, tiny_spec, make_runtime):
     """The best checkpoint is a model and a tokenizer that the Auto classes open."""
     spec = tiny_spec.replace(arch=arch, epochs=1)
