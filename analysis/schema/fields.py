@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from analysis.schema.ranges import LARGEST_SEED, MOST, Range, within
+from analysis.schema.ranges import LARGEST_SEED, MOST, MOST_EPOCHS, Range, within
 
 _NOT_IDENTITY = {"identity": False}
 
@@ -74,7 +74,7 @@ class TrialFields:
     context: int = within(2, MOST)
     batch_size: int = within(1, MOST)
     lr: float = within(1e-15, 1e9)
-    epochs: int = within(1, MOST)
+    epochs: int = within(1, MOST_EPOCHS)
     seed: int = within(0, LARGEST_SEED)
     benchmarks_hash: str = ""
     protocol: str = "2024"

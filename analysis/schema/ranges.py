@@ -10,6 +10,8 @@ from typing import Any
 
 MOST = 2**31 - 1
 """Of counts: tensors, files and MLflow's tables hold no more."""
+MOST_EPOCHS = 10**6
+"""Their steps are counts in turn."""
 LARGEST_SEED = 2**63 - 1
 """What a data frame, SQLite and PyTorch's generators hold alike."""
 

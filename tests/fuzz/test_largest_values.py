@@ -33,11 +33,11 @@ def test_they_are_taken_or_refused_in_time(name: str, ground: Ground, asker: Ask
         if (allowed := field.metadata.get("range")) is None:
             continue
         flag = f"--{field.name.replace('_', '-')}"
-        names = (flag, field.name, field.name.replace("_", " "))
         for text in ends(allowed):
             count += 1
             answer = asker.ask(command.main, [*words, flag, text])
-            if not answer.begins and (fault := answer.fault(*names)):
+            # Whatever the error names: a study of so many tokens, say, that is not there.
+            if not answer.begins and (fault := answer.fault("")):
                 faults.append(f"{flag} {text}: {fault}")
     with asker.shown():
         print(f"{name}: {count} largest and smallest values, {len(faults)} faults")

@@ -70,7 +70,7 @@ def test_setting_joins_the_trials_of_one_curve():
     [
         ({"lr": 0.0}, "lr must be from 1e-15 to"),
         ({"lr": float("nan")}, "lr must be"),
-        ({"epochs": 0}, "epochs must be from 1 to 2147483647, not 0"),
+        ({"epochs": 0}, "epochs must be from 1 to 1000000, not 0"),
         ({"context": 1}, "context must be from 2 to"),
         ({"seed": -1}, "seed must be from 0 to 9223372036854775807, not -1"),
         ({"warmup": 1.5}, "warmup must be from 0 to 1, not 1.5"),
