@@ -33,15 +33,11 @@ _WIDTHS = {
 }
 COLUMNS = tuple(_WIDTHS)[1:]
 """Beside the name of a run, in this order."""
-_LINES = {
-    "val/bits_per_byte": "val bits/byte",
-    "zero_shot/macro": "macro",
-    "train/loss": "train loss",
-    "epoch/tokens_per_second": "tokens/s",
-}
-"""Metrics that have a chart, with its title: a page of 1280 pixels has room for so much."""
-_ACROSS = 2
-"""Charts in a row; three, MLflow's own number, would leave their titles no room beside the runs."""
+_LINES = ("val/bits_per_byte", "zero_shot/macro", "train/loss", "epoch/tokens_per_second")
+"""Metrics that have a chart."""
+_ACROSS = 1
+"""Charts in a row: beside the runs a page of 1280 pixels has room for the title of one. It is the
+metric's name, whatever a view calls it."""
 _CHARTS = "babysweep-charts"
 _LONGEST = 8000  # characters that a tag of a run holds
 
@@ -81,7 +77,7 @@ def _envelope(view: str, rows: dict[str, Any], created: int) -> str:
         "columnOrder": list(_WIDTHS),
         "columnWidths": _WIDTHS,
         "runsHiddenMode": "SHOW_ALL",
-        "compareRunCharts": [_line(metric, title) for metric, title in _LINES.items()],
+        "compareRunCharts": [_line(metric) for metric in _LINES],
         "compareRunSections": [
             {
                 **{"uuid": _CHARTS, "name": "BabySweep", "display": True, "isReordered": True},
@@ -97,7 +93,7 @@ def _envelope(view: str, rows: dict[str, Any], created: int) -> str:
     return json.dumps(envelope)
 
 
-def _line(metric: str, title: str) -> dict[str, Any]:
+def _line(metric: str) -> dict[str, Any]:
     """A chart of a metric by its own steps."""
     return {
         "uuid": f"{_CHARTS}-{metric}",
@@ -105,7 +101,7 @@ def _line(metric: str, title: str) -> dict[str, Any]:
         "metricSectionId": _CHARTS,
         "metricKey": metric,
         "selectedMetricKeys": [metric],
-        "displayName": title,
+        "displayName": metric,
         "runsCountToCompare": 20,
         "xAxisKey": "step",
         "xAxisScaleType": "linear",
