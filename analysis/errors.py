@@ -135,11 +135,16 @@ def _secret_flags(words: Sequence[str]) -> Iterator[tuple[str, int, int]]:
     while start < len(words):
         flag, is_joined, _ = words[start].partition("=")
         end = start + 1
-        if flag.startswith("-") and _name_of(flag) in SECRET_FLAGS:
+        if flag.startswith("-") and is_secret(flag):
             end = end if is_joined else min(start + 2, len(words))
             if is_joined or end == start + 2:
                 yield flag, start, end
         start = end
+
+
+def is_secret(flag: str) -> bool:
+    """Whether the value of a flag, or of its field, is not to be shown; however it is written."""
+    return _name_of(flag) in SECRET_FLAGS
 
 
 def _name_of(flag: str) -> str:
