@@ -10,7 +10,6 @@ import ast
 import difflib
 import functools
 import inspect
-import itertools
 import math
 import re
 import sys
@@ -23,8 +22,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from analysis.errors import SECRET_FLAGS, hide_secret_flags, say_error
-from analysis.flag_values import Flags, ValueFormat, format_of
+from analysis.errors import hide_secret_flags, is_secret, say_error
+from analysis.flag_values import NO_LETTER, Flags, ValueFormat, format_of
 from analysis.schema.ranges import check, flag_of
 from analysis.wording import quoted
 
@@ -39,7 +38,6 @@ PANELS = {
 """The panels of every command's help in their order, by title, and what they are for."""
 PROGRAM = "babysweep"
 _ROOT = Path(__file__).resolve().parent.parent
-_NO_LETTER = re.compile("[\\x00-\\x1f\\x7f\\ud800-\\udfff]")
 _LETTERS = re.compile(r"-(?!h$)[^\W\d][^\s=]*")
 """Flags of one dash, but for -h: there are none."""
 
@@ -75,7 +73,7 @@ def parse(
         "Flags", [("config", config, None), *panels.items()], frozen=True, kw_only=True
     )
     try:
-        _check_names(words, kind)
+        _check_words(words, kind)
         hide_secret_flags(words)
         parsed = tyro.cli(
             whole,
@@ -109,31 +107,63 @@ def to_type(script: str, *words: str) -> str:
     return quoted(*called(script), *words)
 
 
-def _check_names(words: Sequence[str], kind: type) -> None:
+def _check_words(words: Sequence[str], kind: type) -> None:
     """Name what no flag is called, also where required ones are missing, and what no value is.
 
     Raises:
         ValueError: there is such a word.
     """
+    forms = _forms(kind)
+    known = ["--config", "--help", *forms]
+    known += [f"--no-{flag[2:]}" for flag, form in forms.items() if form is None]
+    words = _without_secret_values(words, known)
+    for word in words:
+        name = word.partition("=")[0].replace("_", "-")
+        is_flag = name.startswith("--") or _LETTERS.fullmatch(name)
+        if is_flag and name not in known:
+            near = difflib.get_close_matches(f"--{name.lstrip('-').lower()}", known, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"there is no flag {name}: {hint}--help lists all")
     flag = "a word"
     for word in words:
         flag = word.partition("=")[0] if word.startswith("-") else flag
         if word in ("", f"{flag}="):
             raise ValueError(f"{flag} is empty: give a value, or leave the flag out")
-        if _NO_LETTER.search(word):
+        if NO_LETTER.search(word):
             raise ValueError(f"{flag} has a character that cannot be printed: {word!r}")
-    forms = _forms(kind)
-    known = ["--config", "--help", *forms]
-    known += [f"--no-{flag[2:]}" for flag, form in forms.items() if form is None]
-    for before, word in itertools.pairwise(["", *words]):
-        flag = word.partition("=")[0].replace("_", "-")
-        is_password = before.replace("_", "-")[2:] in SECRET_FLAGS
-        is_flag = flag.startswith("--") or (_LETTERS.fullmatch(flag) and not is_password)
-        if is_flag and flag not in known:
-            near = difflib.get_close_matches(f"--{flag.lstrip('-').lower()}", known, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(f"there is no flag {flag}: {hint}--help lists all")
     _check_places(words, kind)
+
+
+def _without_secret_values(words: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The words as errors may show them. A secret is all that stands behind its flag, up to the
+    next one that is known.
+
+    Raises:
+        ValueError: a secret flag's value cannot be, or is more than one; it is not shown.
+    """
+    shown: list[str] = []
+    rest = [*words]
+    while rest:
+        flag, is_joined, value = rest.pop(0).partition("=")
+        if not (flag.startswith("-") and is_secret(flag)):
+            shown.append(f"{flag}{is_joined}{value}")
+            continue
+        values = [value] if is_joined else []
+        while rest and rest[0] != "-h" and rest[0].partition("=")[0].replace("_", "-") not in known:
+            values.append(rest.pop(0))
+        if values[1:]:
+            raise ValueError(
+                f"{flag}: what stands behind its value (not shown: it may be part of it) is no "
+                f"flag: put a value with spaces in quotes; --help lists all flags"
+            )
+        if not is_joined and values and values[0].startswith("--"):
+            raise ValueError(
+                f"{flag}: join a value that begins with dashes to it, as in {flag}=VALUE"
+            )
+        if values and NO_LETTER.search(values[0]):
+            raise ValueError(f"{flag} has a character that cannot be printed (it is not shown)")
+        shown.append(f"{flag}={values[0] and '***'}" if values else flag)
+    return shown
 
 
 def _forms(kind: type) -> dict[str, ValueFormat | None]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -17,8 +16,9 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from analysis.errors import SECRET_FLAGS, without_secret
-from analysis.flag_values import PLACE, value_of
+from analysis.errors import is_secret, without_secret
+from analysis.flag_values import MOST_SHOWN, NO_LETTER, PLACE, value_of
+from analysis.schema.typed import parse_json
 from analysis.whole_files import write_text
 
 NOT_KEPT = frozenset({"dry_run", "status"})
@@ -40,13 +40,14 @@ def read_config(path: Path, kind: type) -> dict[str, Any]:
     names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     values = {}
     for key, value in given.items():
-        name = str(key).replace("-", "_")
+        key = NO_LETTER.sub("?", str(key))[:MOST_SHOWN]
+        name = key.replace("-", "_")
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f": did you mean {near[0]}?" if near else ""
             raise ValueError(f"{path}: {key} is no flag of {command_name(kind)}{hint}")
         try:
-            values[name] = value_of(hints[name], value)
+            values[name] = value_of(name, hints[name], value)
         except ValueError as error:
             raise ValueError(f"{path}: {key}: {error}") from None
     return values
@@ -62,7 +63,7 @@ def save_config(folder: Path, args: Any) -> Path:
     values = {
         name: _plain(getattr(args, name), each.metadata.get(PLACE))
         for name, each in kept.items()
-        if name.replace("_", "-") not in SECRET_FLAGS
+        if not is_secret(name)
     }
     text = yaml.dump(
         values,
@@ -91,17 +92,59 @@ def _mapping(path: Path) -> dict[object, object]:
         raise ValueError(f"--config: there is no file {path}")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        found = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
-    except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"--config: {path} cannot be read: {reason}") from None
+        found = parse_json(text) if path.suffix == ".json" else _parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(
+            f"--config: {path} cannot be read: {error}: write lines like `epochs: 3`, or in JSON "
+            f'{{"epochs": 3}}'
+        ) from None
     if not isinstance(found, dict):
         raise ValueError(f"--config: {path} must hold lines like `epochs: 3`")
     return found
 
 
+def _parse_yaml(text: str) -> object:
+    """The value that a text stands for.
+
+    Raises:
+        ValueError: it is no YAML, or nested too deeply. The problem and its line are told, and
+            nothing of the text, which may hold a password.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        problem, line = "nested too deeply", None
+    except yaml.reader.ReaderError as error:
+        problem, line = error.reason, text.count("\n", 0, error.position)
+    except yaml.MarkedYAMLError as error:
+        # Quoted are names from the text and, of one letter or in <>, what YAML's grammar has.
+        problem = re.sub(r"""'[^'<\s]{2,}'|"[^"<\s]{2,}\"""", "that it has", error.problem)
+        line = error.problem_mark.line
+    raise ValueError(problem if line is None else f"{problem} (line {line + 1})")
+
+
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML in which 1e-3 is a number, as it is in JSON, and a date a text."""
+    """YAML in which 1e-3 is a number, as it is in JSON, and a date a text; `<<`, by which a few
+    lines become a mapping of millions, is a name like others."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge nothing into a mapping."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
+        """The value of a part of the text.
+
+        Raises:
+            yaml.MarkedYAMLError: it is not what its tag says, at which YAML's own functions
+                raise anything.
+            RecursionError: it is nested too deeply.
+        """
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.MarkedYAMLError, RecursionError):
+            raise
+        except Exception:
+            problem = "a value that is not what its tag, or its look, says"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
@@ -109,7 +152,7 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
 
 
 _RESOLVERS = {
-    first: [pair for pair in pairs if not pair[0].endswith((":timestamp", ":float"))]
+    first: [pair for pair in pairs if not pair[0].endswith((":timestamp", ":float", ":merge"))]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+|[-+]?(\d+\.\d*|\.\d+)|[-+]?\.(inf|nan)")

@@ -27,8 +27,32 @@ _IN_ADDRESS = re.compile(
     )""",
     re.VERBOSE,
 )
-_IN_QUERY = re.compile(
-    r"""((?:password|passwd|token|secret|key)=)[^&\s]+?(?=['"]?(?:[&\s,;)\]}]|$))""", re.IGNORECASE
+_IN_PROXY = re.compile(
+    # As in bob:hunter2@host:3128. Behind the colon of a scheme stands a slash.
+    r"""(?<![^\s'"(=,])[^\s:/@'"(=,]+:(?!/)\S+@(?=(?:[\w.-]+|\[[\da-f:]+\]):\d)""",
+    re.IGNORECASE,
+)
+_QUERY = re.compile(r"(?<=://)[^\s?]*\?\S+")
+_OF_QUERY = re.compile(
+    # Whatever its name: each service has another one.
+    rf"""(=)[^&\s]{{{_SHORTEST_SECRET},}}?(?=['"]?[,;:.)\]}}]*(?:[&\s]|$)|['"],)"""
+)
+_NAMES = (
+    r"(?:password|passwd|pwd|passphrase|token|secret|signature|credentials?"
+    r"|(?:api|access|account|private|secret)[-_]?key|(?<![^\W_])(?:pass|auth|sig))"
+)
+"""Of secrets, as names end."""
+_ASSIGNED = re.compile(
+    rf"""((?:{_NAMES}|key)(?:=|%3D))[^&\s]+?(?=['"]?(?:[&\s,;)\]}}]|%3B|$))""", re.IGNORECASE
+)
+_IN_JSON = re.compile(
+    rf"""({_NAMES}\\?["']\s*:\s*)(?:(\\?["'])(?:(?!\2)(?:\\.|.))+|[^\s,\]}}"'\\]+)""", re.IGNORECASE
+)
+_AFTER_COLON = re.compile(
+    # As in a header. What an error says of a flag, or in words, follows a colon as well.
+    rf"""(?<![\w-])((?!--)[\w-]*{_NAMES}\s?:\s*)
+    (?=\S*\d|\S+\s*(?:[\n,;)\]}}'"]|$))\S{{{_SHORTEST_SECRET},}}""",
+    re.IGNORECASE | re.VERBOSE,
 )
 _IN_HEADER = re.compile(r"(\bBearer\s+|\bAuthorization\W+Basic\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
 _OF_THE_HUB = re.compile(r"\bhf_\w{8,}")
@@ -65,8 +89,11 @@ def without_secret(text: str) -> str:
     with contextlib.suppress(ValueError):  # no address
         secrets.add(urlsplit(os.environ.get("MLFLOW_TRACKING_URI", "")).password or "")
     text = _IN_ADDRESS.sub(lambda found: "***@" if found["port"] else "", text)
-    for pattern, shown in ((_IN_QUERY, r"\1***"), (_IN_HEADER, r"\1***"), (_OF_THE_HUB, "***")):
-        text = pattern.sub(shown, text)
+    text = _QUERY.sub(lambda found: _OF_QUERY.sub(r"\1***", found[0]), _IN_PROXY.sub("", text))
+    text = _IN_JSON.sub(r"\1\2***", text)
+    for pattern in (_ASSIGNED, _AFTER_COLON, _IN_HEADER):
+        text = pattern.sub(r"\1***", text)
+    text = _OF_THE_HUB.sub("***", text)
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, "***")
@@ -108,11 +135,16 @@ def _secret_flags(words: Sequence[str]) -> Iterator[tuple[str, int, int]]:
     while start < len(words):
         flag, is_joined, _ = words[start].partition("=")
         end = start + 1
-        if flag.startswith("-") and _name_of(flag) in SECRET_FLAGS:
+        if flag.startswith("-") and is_secret(flag):
             end = end if is_joined else min(start + 2, len(words))
             if is_joined or end == start + 2:
                 yield flag, start, end
         start = end
+
+
+def is_secret(flag: str) -> bool:
+    """Whether the value of a flag, or of its field, is not to be shown; however it is written."""
+    return _name_of(flag) in SECRET_FLAGS
 
 
 def _name_of(flag: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 import json
 import re
 import types
@@ -24,6 +25,7 @@ from typing import (
 
 import tyro
 
+from analysis.errors import is_secret
 from analysis.schema.ranges import check, flag_of
 
 Flags = TypeVar("Flags")
@@ -34,6 +36,9 @@ SPLITS = "splits"
 """Marks texts of which several may stand in one word, between commas."""
 Names: TypeAlias = tuple[Annotated[str, SPLITS], ...]
 """Names without a comma in them."""
+NO_LETTER = re.compile("[\\x00-\\x1f\\x7f\\ud800-\\udfff]")
+MOST_SHOWN = 60
+"""Letters of a wrong value, or name, of a file."""
 _NUMBERS = {int: ("INT", "whole number", "0 1 2"), float: ("FLOAT", "number", "1e-3 3e-3")}
 """By type: how help calls it, how an error does, and several of them as an example."""
 
@@ -124,8 +129,9 @@ def checked(args: Flags) -> Flags:
     hints = get_type_hints(type(args))
     values = {}
     for each in fields(args):  # type: ignore[arg-type]
+        value = _without_types(getattr(args, each.name))
         try:
-            values[each.name] = value_of(hints[each.name], _without_types(getattr(args, each.name)))
+            values[each.name] = value_of(each.name, hints[each.name], value)
         except ValueError as error:
             raise ValueError(f"{flag_of(each.name)}: {error}") from None
     args = replace(args, **values)  # type: ignore[type-var]
@@ -143,12 +149,26 @@ def _without_types(value: Any) -> Any:
     return [_without_types(each) for each in value] if is_several else value
 
 
-def value_of(kind: Any, value: Any) -> Any:
+def value_of(name: str, kind: Any, value: Any) -> Any:
     """A value of a file, or of Python, as one of a flag's type.
 
+    Args:
+        name: of the flag's field.
+        kind: the flag's type.
+        value: as JSON has it.
+
     Raises:
-        ValueError: it is none.
+        ValueError: it is none; of a secret flag the value is not shown.
     """
+    try:
+        return _value_of(kind, value)
+    except ValueError:
+        if not is_secret(name):
+            raise
+    raise ValueError("must be a text in quotes, of letters that can be printed, and not empty")
+
+
+def _value_of(kind: Any, value: Any) -> Any:
     form = format_of(kind)
     if form is None:
         if isinstance(value, bool):
@@ -171,13 +191,18 @@ def _word(form: ValueFormat, value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    return json.dumps(value, default=str, ensure_ascii=False)
+    """A value as JSON; of a long or deep one the beginning, which alone is written."""
+    encoder = json.JSONEncoder(skipkeys=True, ensure_ascii=False, check_circular=False, default=str)
+    text = "".join(itertools.islice(encoder.iterencode(value), MOST_SHOWN + 1))
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
 
 
 def _text(kind: Any) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         if not text:  # the path of no letters would be the current folder
             raise ValueError("is empty: give a value, or leave the flag out")
+        if NO_LETTER.search(text):
+            raise ValueError(f"has a character that cannot be printed: {text!r}")
         return kind(text)
 
     return read

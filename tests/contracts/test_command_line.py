@@ -299,6 +299,18 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         assert args.seeds == (0, 1)
 
 
+def growing(first: str, several: str) -> str:
+    """YAML of ten names, each of which stands for several of the one before."""
+    lines = [f"x0: &x0 {first}"]
+    for n in range(1, 10):
+        lines.append(f"x{n}: &x{n} {several % ', '.join([f'*x{n - 1}'] * 9)}")
+    return "\n".join(lines)
+
+
+LAUGHS = f"lrs: [{{{', '.join(growing('[a]', '[%s]').splitlines())}}}]"
+MERGES = growing("{a: b}", "{<<: [%s]}")
+
+
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
@@ -320,6 +332,19 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         ("- a", "must hold lines like `epochs: 3`"),
         ("a: [", "cannot be read: "),
         ("a: !!python/object/apply:os.getcwd []", "cannot be read: "),
+        ("epochs: " + "[" * 20_000, "cannot be read: nested too deeply: write lines like"),
+        ("seeds: [0]\nepochs: !!int ''", "its look, says (line 2)"),
+        ("dry_run: !!bool maybe", "its look, says (line 1)"),
+        ("epochs: !!timestamp x", "its look, says (line 1)"),
+        ("epochs: " + "1" * 5_000, "its look, says (line 1)"),
+        ("epochs: 1\nstudy: *name", "found undefined alias that it has (line 2)"),
+        ("epochs: 1\nstudy: x\x01", "special characters are not allowed (line 2)"),
+        ("epochs: &a [*a]", "epochs: must be INT, no list, not [[["),
+        ("lrs: {? !!timestamp 2001-01-01 : 1}", "lrs: must be a list in brackets, not {}"),
+        ('"a\\nb\\n\\e": 1', "a?b?? is no flag of lr-sweep"),
+        ('corpus: "a\\0b"', "corpus: has a character that cannot be printed: 'a\\x00b'"),
+        (LAUGHS, "lrs: must be FLOAT ..., not "),
+        (MERGES, "x0 is no flag of lr-sweep"),
     ],
 )
 def test_wrong_files(
@@ -331,6 +356,91 @@ def test_wrong_files(
     assert str(path) in said
     assert answer in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("[" * 100_000, "cannot be read: nested too deeply: write"),
+        ('{"epochs": ' + "[" * 100_000, "cannot be read: nested too deeply: write"),
+        ('{"epochs": ' + "[" * 900 + "]" * 900 + "}", "epochs: must be INT, no list, not [[["),
+        ('{"epochs": 3,\n}', "line 2 column 1"),
+        ('{"epochs": ' + "1" * 5_000 + "}", "Exceeds the limit"),
+    ],
+)
+def test_wrong_files_of_json(
+    text: str, answer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The answer names the file, in one line."""
+    path = written(tmp_path, text, "flags.json")
+    said = refused(capsys, LrSweepArgs, *SWEEP, "--config", str(path))
+    assert str(path) in said
+    assert answer in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(
+            ("flags.yaml", f"epochs: 1\newok_password: {value}\n")
+            for value in (
+                *("1234512345", "[S3CRET]", "{S3CRET: 1}", '"S3CRET', "[S3CRET", "S3CRET\x01"),
+                *("*S3CRET", "!S3CRET x", "!S3CRET! x", "!!int S3CRET", "!!float S3CRET"),
+                *("!!bool S3CRET", "!!timestamp S3CRET", "S3CRET: S3CRET", '"S3CRET\\q"'),
+                *('"S3CRET\\x01"', "'S3CRET' S3CRET", "%S3CRET", "&S3CRET &S3CRET x", '""'),
+            )
+        ),
+        ("flags.yaml", "ewok-password: 1234512345"),
+        ("flags.json", '{"ewok_password": 1234512345}'),
+        ("flags.json", '{"ewok_password": ["S3CRET"]}'),
+        ("flags.json", '{"ewok_password": "S3CRET'),
+        ("flags.json", '{"ewok_password": S3CRET}'),
+    ],
+)
+def test_wrong_files_with_a_password(
+    name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The answer names the file, and has nothing of the password."""
+    path = written(tmp_path, text, name)
+    said = refused(capsys, LrSweepArgs, *SWEEP, "--config", str(path))
+    assert str(path) in said
+    assert said.count("\n") == 1
+    assert not re.search("s3cret|12345", said, re.IGNORECASE)
+
+
+@pytest.mark.parametrize("flag", ["--ewok-password", "--ewok_password", "-ewok-password"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        *(["S3CRET\x01"], ["--S3CRET"], ["S3CRET", "S3CRET"], ["S3CRET", "--S3CRET=S3CRET"]),
+        *(["S3CRET", ""], ["S3CRET", "-S3CRET"], ["", "S3CRET"]),
+    ],
+)
+def test_wrong_passwords_are_not_shown(
+    flag: str, values: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the flag's value nor what stands between it and the next flag; the flag is named."""
+    first, *others = values
+    for words in ([flag, *values], [f"{flag}={first}", *(others or ["S3CRET"])]):
+        said = refused(capsys, LrSweepArgs, *SWEEP, *words, "--epochs", "1")
+        assert flag in said
+        assert said.count("\n") == 1
+        assert "S3CRET" not in said
+
+
+def test_a_typo_hides_no_password(capsys: pytest.CaptureFixture[str]) -> None:
+    """The flag that is none is told before anything is said of its value."""
+    said = refused(capsys, LrSweepArgs, *SWEEP, "--ewok-pasword", "S3CRET\x01")
+    assert said == (
+        "error: there is no flag --ewok-pasword: did you mean --ewok-password? --help lists all\n"
+    )
+
+
+def test_passwords_that_look_like_something_else() -> None:
+    """One that begins with dashes is joined to its flag, and other flags are read behind it."""
+    args = sweep("--ewok_password=--S3CRET", "--epochs", "2")
+    assert (args.ewok_password, args.epochs) == ("--S3CRET", 2)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fuzz.asking import Asker
 from tests.fuzz.ground import COMMANDS, Ground
-from tests.fuzz.values import wrong_values
+from tests.fuzz.values import FILES_OF_FLAGS, wrong_values
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +26,46 @@ def test_a_wrong_value_is_refused(name: str, ground: Ground, asker: Asker) -> No
     with asker.shown():
         print(f"{name}: {count} wrong values, {len(faults)} faults")
     assert not faults, "\n".join([f"{len(faults)} of {count}", *faults])
+
+
+@pytest.mark.parametrize("name", ["lr_sweep", "evaluate", "report"])
+def test_a_wrong_value_in_a_file_is_refused(
+    name: str, ground: Ground, asker: Asker, tmp_path: Path
+) -> None:
+    """As on the command line; the file or the flag is named."""
+    command, file = COMMANDS[name], tmp_path / "flags.json"
+    words = command.words(ground)
+    faults, count = [], 0
+    for wrong in wrong_values(command.flags, ground):
+        if text := wrong.as_file(command.flags, words):
+            count += 1
+            file.write_text(text)
+            answer = asker.ask(command.main, [*words, "--config", str(file)])
+            if fault := answer.fault(str(file), *wrong.names):
+                faults.append(f"{text[:80]!r}: {fault}")
+    with asker.shown():
+        print(f"{name}: {count} wrong values in a file, {len(faults)} faults")
+    assert not faults, "\n".join([f"{len(faults)} of {count}", *faults])
+
+
+@pytest.mark.parametrize("name", ["lr_sweep", "paper", "distill"])
+@pytest.mark.parametrize("ending", FILES_OF_FLAGS)
+def test_a_wrong_file_of_flags_is_named(
+    ending: str, name: str, ground: Ground, asker: Asker, tmp_path: Path
+) -> None:
+    """Whatever it holds: too much, too deep, of no kind, or no text at all."""
+    file, command = tmp_path / f"flags{ending}", COMMANDS[name]
+    contents = [*(text.encode() for text in FILES_OF_FLAGS[ending]), b"\xff\xfe\x00", b"\x00" * 99]
+    faults = []
+    for content in contents:
+        file.write_bytes(content)
+        if fault := asker.ask(command.main, [*command.words(ground), "--config", str(file)]).fault(
+            str(file)
+        ):
+            faults.append(f"{content[:60]!r}: {fault}")
+    with asker.shown():
+        print(f"{name}: {len(contents)} wrong files of flags, {len(faults)} faults")
+    assert not faults, "\n".join(faults)
 
 
 def test_there_are_hundreds_of_them(ground: Ground) -> None:

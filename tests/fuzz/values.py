@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+from analysis.flag_values import format_of
 from analysis.schema.ranges import Range
 from tests.fuzz.ground import Ground
 
@@ -36,6 +38,16 @@ class Wrong:
 
     words: tuple[str, ...]
     names: tuple[str, ...]
+
+    def as_file(self, flags: type, words: Sequence[str]) -> str:
+        """The same in JSON, as a file of flags has it; "" if the flag is among words, which win."""
+        flag, is_joined, value = self.words[0].partition("=")
+        values = [value] if is_joined else [*self.words[1:]]
+        name = flag[2:].replace("-", "_")
+        form = format_of(typing.get_type_hints(flags, include_extras=True).get(name, str))
+        if flag in words or not (values or (form and form.several)):
+            return ""
+        return json.dumps({name: values if form and form.several else values[0]})
 
 
 def wrong_values(flags: type, ground: Ground) -> Iterator[Wrong]:
@@ -143,6 +155,26 @@ def _models(ground: Ground) -> list[str]:
     unknown = ["models:/x", "models:/none@teacher", "models:/lstm/99", "models:/lstm@none"]
     return [*_folders(ground), *unknown, "../x", "x" * 300]
 
+
+FILES_OF_FLAGS = {
+    ".yaml": (
+        *("", "- epochs", "epochs", "epochs: [", "epochs: " + "[" * 20_000, "epochs: {? [1] : 1}"),
+        *("epochs: !!int ''", "dry_run: !!bool maybe", "epochs: !!timestamp x", "epochs: *x"),
+        *("epochs: !!float ''", "epochs: !!binary é", "epochs: &a [*a]", "epochs: " + "1" * 5000),
+        *("epochs: !!set {a}", "epochs: !!python/name:x x", "storage: \x01", 'storage: "\\0"'),
+        *("epochs: x\n---\nepochs: 2", "<<: {epochs: 3}", '"a\\nb\\nc\\nd": 1', "1: 1", "null: 1"),
+        "x0: &x0 {a: b}\n"
+        + "".join(f"x{n + 1}: &x{n + 1} {{<<: [{f'*x{n},' * 9}]}}\n" for n in range(9)),
+        "epochs: [&x0 [a]" + "".join(f", &x{n + 1} [{f'*x{n},' * 9}]" for n in range(9)) + "]",
+    ),
+    ".json": (
+        *("", "[]", "5", "null", "{", "[" * 100_000, '{"epochs": ' + "[" * 100_000),
+        *('{"epochs": ' + "[" * 900 + "]" * 900 + "}", '{"epochs": ' + "1" * 5000 + "}"),
+        *('{"epochs": NaN}', '{"epochs": {}}', '{"epochs": [[]]}', '{"storage": "a\\u0000b"}'),
+        *('{"epochs": "\x01"}', '{"a\\nb\\nc\\nd": 1}', '{"epochs": 1} {}', '{"\\ud800": 1}'),
+    ),
+}
+"""By a file's ending, what no file of flags may hold."""
 
 OF_FILES = ("storage", "output", "benchmarks", "corpus", "model", "teacher")
 """Flags whose values are files, or what is named like them: to name the value is enough."""

@@ -173,3 +173,11 @@ def test_what_the_readme_does_in_python(tiny_text: Path, tmp_path: Path) -> None
     lr, bits, checkpoint = found.split()
     assert (float(lr), float(bits)) == (best, outcomes[best])
     assert (Path(checkpoint) / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("value", [1234512345, ["S3CRET"], "S3CRET\x01", {"S3CRET": 1}])
+def test_no_error_shows_a_password(value: Any) -> None:
+    """The flag is named, the value is not."""
+    with pytest.raises(ValueError, match="--ewok-password: must be a text in quotes") as refusal:
+        checked(LrSweepArgs(arch=("lstm",), ewok_password=value))
+    assert not re.search("S3CRET|12345", str(refusal.value))
