@@ -19,7 +19,13 @@ from analysis.plots.style import INK
 every_figure = pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
 
 
-@every_figure
+@pytest.mark.parametrize(
+    "figure",
+    [
+        pytest.param(figure, id=name, marks=[] if name in ("lr", "gain") else [pytest.mark.slow])
+        for name, figure in FIGURES.items()
+    ],
+)
 def test_the_same_data_gives_the_same_files(figure: Callable[[], Figure], tmp_path: Path) -> None:
     """Nothing of the day or of chance is in a picture, and writing it changes nothing in it."""
     first = save(figure(), tmp_path / "one", "picture")

@@ -77,6 +77,7 @@ def test_a_sweep_over_two_axes_has_curves_and_a_heat_map(tmp_path: Path) -> None
     assert best.loc["hgrn2", "learning rate"] == 1e-2
 
 
+@pytest.mark.slow
 def test_two_axes_at_one_learning_rate_have_a_heat_map(tmp_path: Path) -> None:
     """A heat map is of any two axes that were varied, also without the rate."""
     made = MadeStudy(tmp_path, suite=None)

@@ -13,7 +13,7 @@ from compilation import ROOT, SHARED_MEMORY, Usage, compile_for
 
 import models
 from sweeps.arguments.presets import PRESETS
-from tests.architectures import FACTS
+from tests.architectures import FACTS, slow_but
 from tests.gpu.kernel_cases import CASES
 from trainables.kernel_cache import launches_of
 from trainables.spec import TrialSpec
@@ -61,7 +61,7 @@ def test_the_assembler_is_one_that_hopper_can_trust() -> None:
     assert (int(major), int(minor)) >= (12, 9), said
 
 
-@for_each_architecture
+@pytest.mark.parametrize("arch", slow_but("xlstm"))
 def test_few_kernels_are_compiled(arch: str) -> None:
     """At most 48 for a trial, its validation in float32 included: under a minute on few cores."""
     assert len(launches_of(spec_of(arch, "base"), 16_000, None)) <= 48
