@@ -11,10 +11,12 @@ from typing import Any
 
 from analysis.benchmarks.glue import FinetuneSettings
 from analysis.schema.fields import CHOICES
+from analysis.schema.ranges import LARGEST_SEED, MOST, check, within
 from analysis.schema.typed import typed
 from trainables.files import read_or_set_aside
 
 SELECTIONS = ("split", "reported")
+_ENDS = ("finished", "diverged")
 _MODEL_FILES = ("config.json", "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt")
 
 
@@ -76,9 +78,12 @@ class EpochScore:
         score: the task's metric on the selection examples, percent.
     """
 
-    epoch: int
-    loss: float
+    epoch: int = within(1, MOST)
+    loss: float = within(0, MOST)
     score: float
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -106,21 +111,28 @@ class FinetuneOutcome:
     task: str
     metric: str
     protocol: str
-    seed: int
+    seed: int = within(0, LARGEST_SEED)
     selection: str
     score: float | None
-    error: float | None
+    error: float | None = within(0, MOST)
     baseline: float
-    epoch: int | None
+    epoch: int | None = within(1, MOST)
     history: tuple[EpochScore, ...]
-    predictions: tuple[int, ...]
-    num_train: int
-    num_selection: int
-    num_reported: int
-    max_length: int
-    truncated: int
+    predictions: tuple[int, ...] = within(0, MOST)
+    num_train: int = within(0, MOST)
+    num_selection: int = within(0, MOST)
+    num_reported: int = within(0, MOST)
+    max_length: int = within(1, MOST)
+    truncated: int = within(0, MOST)
     reason: str = ""
     precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.kind not in _ENDS:
+            raise ValueError(f"a fine-tuning ends as one of {', '.join(_ENDS)}, not {self.kind!r}")
+        if self.kind == "finished" and None in (self.score, self.error, self.epoch):
+            raise ValueError("a finished fine-tuning has a score, its error and an epoch")
+        check(self)
 
 
 def model_hash(folder: Path) -> str:
