@@ -54,7 +54,7 @@ def _check_results(results: dict[str, dict[str, Any]], where: str) -> None:
         typed(shown, _Figures, f"{where}.{task}")
 
 
-Results = Annotated[dict[str, dict[str, Any]], _check_results]
+GlueResults = Annotated[dict[str, dict[str, Any]], _check_results]
 """The result of each task, as it is stored; checked where it is read (`typed`)."""
 
 

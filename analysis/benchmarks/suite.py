@@ -15,10 +15,10 @@ from typing import Annotated, Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from analysis.benchmarks import glue
 from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.facts import Facts, item_facts
 from analysis.benchmarks.figures import by_task, percent
+from analysis.benchmarks.glue import GlueResults
 from analysis.benchmarks.items import Answer
 from analysis.benchmarks.kinds import MACRO
 from analysis.benchmarks.protocols import Encoder, check_protocol
@@ -43,7 +43,7 @@ class _Final:
     """The form of `FinalScores`."""
 
     zero_shot: Scores | None = None
-    glue: glue.Results | None = None
+    glue: GlueResults | None = None
 
 
 def _check_final(scores: dict[str, Any], where: str) -> None:
