@@ -134,9 +134,10 @@ def final_scores(client: MlflowClient, run_id: str) -> dict[str, Any]:
         ValueError: they are damaged.
     """
     found: FinalScores = {}
+    kinds: tuple[str, ...] = ("zero_shot", "glue")
     for file in ("final.json", "eval/scores.json"):  # during the sweep, and afterwards
         content = _artifact(client, run_id, file) or {}
-        scores = {kind: content[kind] for kind in ("zero_shot", "glue") if kind in content}
+        scores = {kind: content[kind] for kind in kinds if kind in content}
         found |= _checked(scores, FinalScores, file, run_id)
     return found
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from analysis.benchmarks.glue import FinetuneSettings
 from analysis.schema.fields import CHOICES
-from analysis.schema.ranges import LARGEST_SEED, MOST, check, within
+from analysis.schema.ranges import MOST, check, within
 from analysis.schema.typed import typed
 from trainables.files import read_or_set_aside
 
@@ -80,7 +80,7 @@ class EpochScore:
 
     epoch: int = within(1, MOST)
     loss: float = within(0, MOST)
-    score: float
+    score: float = within(-MOST, MOST)
 
     def __post_init__(self) -> None:
         check(self)
@@ -111,14 +111,14 @@ class FinetuneOutcome:
     task: str
     metric: str
     protocol: str
-    seed: int = within(0, LARGEST_SEED)
+    seed: int
     selection: str
     score: float | None
-    error: float | None = within(0, MOST)
+    error: float | None
     baseline: float
-    epoch: int | None = within(1, MOST)
+    epoch: int | None
     history: tuple[EpochScore, ...]
-    predictions: tuple[int, ...] = within(0, MOST)
+    predictions: tuple[int, ...]
     num_train: int = within(0, MOST)
     num_selection: int = within(0, MOST)
     num_reported: int = within(0, MOST)
@@ -130,8 +130,9 @@ class FinetuneOutcome:
     def __post_init__(self) -> None:
         if self.kind not in _ENDS:
             raise ValueError(f"a fine-tuning ends as one of {', '.join(_ENDS)}, not {self.kind!r}")
-        if self.kind == "finished" and None in (self.score, self.error, self.epoch):
-            raise ValueError("a finished fine-tuning has a score, its error and an epoch")
+        has_score = None not in (self.score, self.error) and (self.epoch or 0) >= 1
+        if self.kind == "finished" and not has_score:
+            raise ValueError("a finished fine-tuning has a score, its error and an epoch from 1")
         check(self)
 
 

@@ -32,7 +32,8 @@ class EpochReport:
     epoch: int = within(1, MOST)
     step: int = within(0, MOST)
     tokens: int = within(0, LARGEST_SEED)
-    train_loss: float  # below 0 by a rounding of a divergence from the teacher
+    # Below 0 by a rounding of the divergence from a teacher.
+    train_loss: float = within(-MOST, MOST)
     val_loss: float = within(0, MOST)
     bits_per_byte: float = within(0, MOST)
     seconds: float = within(0, MOST)
