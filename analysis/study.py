@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from analysis import runs
 from analysis.benchmarks import SuiteScores
-from analysis.benchmarks.suite import Scores
+from analysis.benchmarks.suite import FinalScores, Scores
 from analysis.errors import without_secret
 from analysis.points import point_keys
 from analysis.schema.axes import AXES
@@ -123,21 +123,32 @@ def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> Scores | Non
             f"the scores of run {run_id} ({file}) were recorded by an older version and cannot be "
             "compared item by item: run the sweep in a new --study"
         )
-    if scores is not None:
-        try:
-            typed(scores, SuiteScores)
-        except ValueError as error:
-            raise ValueError(f"{file} of run {run_id} is damaged: {error}") from error
-    return scores
+    return None if scores is None else _checked(scores, SuiteScores, file, run_id)
 
 
 def final_scores(client: MlflowClient, run_id: str) -> dict[str, Any]:
     """Scores taken once on a trial's best checkpoint: `zero_shot` (`SuiteScores.to_dict()`) and
-    `glue` (by task, with `score` and the constant answer's `baseline`), as far as there is any."""
-    during = _artifact(client, run_id, "final.json") or {}
-    afterwards = _artifact(client, run_id, "eval/scores.json") or {}
-    found = {**during, **afterwards}
-    return {kind: found[kind] for kind in ("zero_shot", "glue") if kind in found}
+    `glue` (by task, with `score` and the constant answer's `baseline`), as far as there is any.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    found: FinalScores = {}
+    kinds: tuple[str, ...] = ("zero_shot", "glue")
+    for file in ("final.json", "eval/scores.json"):  # during the sweep, and afterwards
+        content = _artifact(client, run_id, file) or {}
+        scores = {kind: content[kind] for kind in kinds if kind in content}
+        found |= _checked(scores, FinalScores, file, run_id)
+    return found
+
+
+def _checked(scores: dict[str, Any], kind: Any, file: str, run_id: str) -> dict[str, Any]:
+    """The scores of a file, which must be what `kind` says; a ValueError names file and run."""
+    try:
+        typed(scores, kind)
+    except ValueError as error:
+        raise ValueError(f"{file} of run {run_id} is damaged: {error}") from error
+    return scores
 
 
 def _artifact(client: MlflowClient, run_id: str, file: str) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,13 +17,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file, logging
 
 from models import registry
 from models.registrations import restore_registrations
 
 _BLANKS = " \u2581"
 """What vocabularies write for a space: an empty one may hold it."""
+_SHARD = re.compile(r"[^/\\\0]+\.safetensors")
+"""Name of a file of weights beside the index."""
 _LONGEST_REASON = 200
 """Letters of an error of the library's that are shown; some list all that they know."""
 
@@ -112,6 +115,7 @@ def load(path: str | Path) -> PreTrainedModel:
             f"the weights in {path} are a pickle, which can run code: save the model again with "
             "transformers, which writes model.safetensors"
         )
+    _check_files(path, getattr(config, "transformers_weights", None))
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -147,6 +151,43 @@ def load(path: str | Path) -> PreTrainedModel:
     return model
 
 
+def _check_files(path: str | Path, told: str | None) -> None:
+    """Check that the files of the weights are safetensors of the checkpoint: transformers opens
+    whatever an index names, that of a config (`told`) before the usual one.
+
+    Raises ValueError if another is named, or the index is not valid.
+    """
+    if told is not None and not _SHARD.fullmatch(str(told)):
+        raise ValueError(
+            f"the config.json of {path} names the weights {_in_a_line(str(told))}, and only "
+            "*.safetensors beside it are opened: take out its transformers_weights"
+        )
+    file = cached_file(
+        path,
+        SAFE_WEIGHTS_INDEX_NAME,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if file is None:
+        return
+    try:
+        index = json.loads(Path(file).read_bytes())
+        names = set(index["weight_map"].values())
+        wrong = sorted(name for name in names if not _SHARD.fullmatch(name))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"the {SAFE_WEIGHTS_INDEX_NAME} of {path} is not valid ({_in_a_line(error)}): save the "
+            "model again with transformers, which writes it"
+        ) from error
+    if wrong:
+        raise ValueError(
+            f"the {SAFE_WEIGHTS_INDEX_NAME} of {path} names {_in_a_line(_some(wrong))}, and only "
+            "*.safetensors beside it are opened, for others can run code: save the model again "
+            "with transformers"
+        )
+
+
 def _any_layer(name: str) -> str:
     """The name of a parameter without the number of its layer."""
     return re.sub(r"\d+", "#", name)
@@ -157,6 +198,6 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def _in_a_line(error: Exception) -> str:
+def _in_a_line(error: Exception | str) -> str:
     said = " ".join(str(error).split()) or type(error).__name__
     return said if len(said) <= _LONGEST_REASON else f"{said[:_LONGEST_REASON]}..."

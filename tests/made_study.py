@@ -60,6 +60,12 @@ def _items(name: str, tasks: dict[str, int]) -> tuple[Item, ...]:
     )
 
 
+def made_scores() -> dict[str, Any]:
+    """Scores of four items, in the form that is stored."""
+    right = Answer(1.0, 0, False, (-1.0, -2.0))
+    return suite({"blimp": {"agreement": 4}}).summarize({"blimp": [right] * 4}).to_dict()
+
+
 @dataclass
 class MadeStudy:
     """Records trials in the MLflow store of a storage folder, and a study's name in it.

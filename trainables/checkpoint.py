@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from analysis.benchmarks.suite import Scores
+from analysis.benchmarks.suite import FinalScores, Scores
+from analysis.schema.ranges import MOST, check, within
 from trainables.corpus.tokenizer import save_tokenizer
 from trainables.digests import damage, has_digests, write_digests
 from trainables.files import (
@@ -59,6 +61,7 @@ _OUTCOME = "outcome.json"
 _FINAL = "final.json"
 _BEGAN = "began.json"
 _MILESTONES = "milestones.json"
+_MENDED = "mended.txt"
 _SPEC_REMEDY = (
     "run the command again that trained this trial, which writes it again, or move the folder away"
 )
@@ -68,7 +71,10 @@ _SPEC_REMEDY = (
 class _BranchPoint:
     """The content of began.json: with how many steps of another trial this one begins."""
 
-    step: int
+    step: int = within(0, MOST)
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 class TrialFolder:
@@ -164,9 +170,7 @@ class TrialFolder:
         path = self.path / _OUTCOME
         aside = set_aside(path)
         text = f"{path} is damaged ({damaged.problem}): it is now called {aside.name}, and"
-        newest = None
-        with contextlib.suppress(DamagedFileError):
-            newest = self.newest()
+        newest = self.newest()
         history = newest[1].history if newest is not None and not self._fault(newest[0]) else []
         if not history or history[-1].epoch != self.spec.epochs:
             tell(f"{text} its trial goes on from its newest checkpoint when its sweep runs again")
@@ -202,11 +206,11 @@ class TrialFolder:
         return self._checkpoints / outcome.checkpoint
 
     @property
-    def final_scores(self) -> dict[str, Any]:
+    def final_scores(self) -> FinalScores:
         """Scores taken once on the best checkpoint, by kind ("zero_shot", "glue")."""
         return read_or_set_aside(
             self.path / _FINAL,
-            dict[str, dict[str, Any]],
+            FinalScores,
             {},
             then="the best checkpoint is scored again when the sweep runs again",
         )
@@ -260,7 +264,10 @@ class TrialFolder:
         last = None if up_to is None else self.checkpoint_at(up_to)
         for path in sorted(self._checkpoints.glob("step-*"), reverse=True):
             if (path / _OPTIMIZER).exists() and (last is None or path <= last):
-                progress = read_json(path / _TRAINER, TrialProgress)
+                try:
+                    progress = read_json(path / _TRAINER, TrialProgress)
+                except (DamagedFileError, *NOT_THERE):  # to be set aside when the trial goes on
+                    continue
                 if progress.best is None or self.checkpoint_at(progress.best.step).is_dir():
                     return path, progress
         return None
@@ -329,13 +336,16 @@ class TrialFolder:
     @property
     def mended(self) -> str:
         """A line on each checkpoint that was set aside."""
-        file = self.path / "mended.txt"
-        return file.read_text("utf-8", "replace").strip() if file.exists() else ""
+        file = self.path / _MENDED
+        return file.read_text("utf-8", "replace").strip() if file.is_file() else ""
 
     def note(self, sentence: str) -> None:
         """Keep a line on what was mended: no one sees what a worker says."""
-        with (self.path / "mended.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{sentence}\n")
+        file = self.path / _MENDED
+        if os.path.lexists(file) and not file.is_file():  # it must not stop what it tells of
+            set_aside(file)
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(f"{sentence}\n")
 
     def _fault(self, path: Path) -> str:
         """Reason why nothing can go on from a checkpoint as it is, or "" if it can."""

@@ -66,10 +66,11 @@ def damage(folder: Path, *, holds: str, may_lack: str, marked: str) -> str:
     for name, digest in {holds: None, **known}.items():
         file = folder / name
         try:
-            file.stat()
+            with reading(file):
+                file.stat()
             if digest is not None and _digest(file) != digest:
                 return f"{name} has changed"
-        except NOT_THERE:
+        except (ValueError, *NOT_THERE):  # the former of a name that no file can have
             if name != may_lack:
                 return f"{name} is missing"
     return ""

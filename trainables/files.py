@@ -44,8 +44,15 @@ class DamagedFileError(ValueError):
         self.problem = problem
 
 
-NOT_THERE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-"""OSErrors that say what is on the disk. Any other says that it cannot be known now."""
+class NoFileError(OSError):
+    """Under the name of a file is something else, which cannot be read as one."""
+
+
+_NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG)
+"""A folder, a link in a circle, a socket; or no file can have the name."""
+NOT_THERE = (FileNotFoundError, NotADirectoryError, NoFileError)
+"""OSErrors, of `reading`, that say what is on the disk. Any other says that it cannot be known
+now."""
 
 
 @contextlib.contextmanager
@@ -53,6 +60,7 @@ def reading(path: Path) -> Iterator[None]:
     """Let an error of the `with` block that is none of the file's content name the file.
 
     Raises:
+        NoFileError: it is no file.
         OSError: it cannot be read, for want of memory, too.
     """
     try:
@@ -60,6 +68,8 @@ def reading(path: Path) -> Iterator[None]:
     except MemoryError as error:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), str(path)) from error
     except OSError as error:
+        if error.errno in _NO_FILE:
+            raise NoFileError(error.errno, error.strerror, str(path)) from error
         if error.filename is not None or error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
@@ -102,7 +112,7 @@ def read_json(path: Path, kind: type[Content], *, remedy: str = _REMEDY) -> Cont
         with reading(path):
             content: Content = typed(parse_json(path.read_text(encoding="utf-8")), kind)
         return content
-    except (ValueError, IsADirectoryError) as error:  # of JSON, of UTF-8, of the shape
+    except (ValueError, NoFileError) as error:  # of JSON, of UTF-8, of the shape
         problem = str(error).splitlines()[0]
         raise DamagedFileError(path, problem, remedy) from error
 

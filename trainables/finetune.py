@@ -40,6 +40,8 @@ from trainables.classifier import (
 from trainables.device import set_up_device
 from trainables.digests import damage, write_digests
 from trainables.files import (
+    NOT_THERE,
+    DamagedFileError,
     read_json,
     remove_partial,
     set_aside,
@@ -269,11 +271,12 @@ class _Finetuning:
     def _resume(self) -> None:
         remove_partial(self.folder)
         for path in sorted(self.folder.glob("epoch-*"), reverse=True):
-            if problem := damage(path, holds=_MODEL, may_lack=_OPTIMIZER, marked=_PROGRESS):
+            history, problem = _history_of(path)
+            if problem:
                 aside = set_aside(path)
                 tell(f"{path} is damaged ({problem}): it is now called {aside.name}")
             elif (path / _OPTIMIZER).exists():
-                self.history = list(read_json(path / _PROGRESS, _Progress).history)
+                self.history = history
                 load_model(self.model, path / _MODEL)
                 tensors = _by_name(load_file(path / _OPTIMIZER), self.model)
                 load_optimizer(self.model, self.optimizer, tensors)
@@ -305,6 +308,16 @@ def out_of_patience(scores: Sequence[float], patience: int | None, min_delta: fl
         waited = 0 if score > best + min_delta else waited + 1
         best = max(best, score)
     return patience is not None and waited >= patience
+
+
+def _history_of(folder: Path) -> tuple[list[EpochScore], str]:
+    """The epochs up to that of a folder, and the problem with its files, "" if there is none."""
+    if problem := damage(folder, holds=_MODEL, may_lack=_OPTIMIZER, marked=_PROGRESS):
+        return [], problem
+    try:
+        return list(read_json(folder / _PROGRESS, _Progress).history), ""
+    except (DamagedFileError, *NOT_THERE) as error:
+        return [], str(error)
 
 
 def _seed_of(seed: int, step: int) -> int:

@@ -11,10 +11,12 @@ from typing import Any
 
 from analysis.benchmarks.glue import FinetuneSettings
 from analysis.schema.fields import CHOICES
+from analysis.schema.ranges import MOST, check, within
 from analysis.schema.typed import typed
 from trainables.files import read_or_set_aside
 
 SELECTIONS = ("split", "reported")
+_ENDS = ("finished", "diverged")
 _MODEL_FILES = ("config.json", "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt")
 
 
@@ -76,9 +78,12 @@ class EpochScore:
         score: the task's metric on the selection examples, percent.
     """
 
-    epoch: int
-    loss: float
-    score: float
+    epoch: int = within(1, MOST)
+    loss: float = within(0, MOST)
+    score: float = within(-MOST, MOST)
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -114,13 +119,21 @@ class FinetuneOutcome:
     epoch: int | None
     history: tuple[EpochScore, ...]
     predictions: tuple[int, ...]
-    num_train: int
-    num_selection: int
-    num_reported: int
-    max_length: int
-    truncated: int
+    num_train: int = within(0, MOST)
+    num_selection: int = within(0, MOST)
+    num_reported: int = within(0, MOST)
+    max_length: int = within(1, MOST)
+    truncated: int = within(0, MOST)
     reason: str = ""
     precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.kind not in _ENDS:
+            raise ValueError(f"a fine-tuning ends as one of {', '.join(_ENDS)}, not {self.kind!r}")
+        has_score = None not in (self.score, self.error) and (self.epoch or 0) >= 1
+        if self.kind == "finished" and not has_score:
+            raise ValueError("a finished fine-tuning has a score, its error and an epoch from 1")
+        check(self)
 
 
 def model_hash(folder: Path) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from analysis.benchmarks.suite import Scores
+from analysis.schema.ranges import LARGEST_SEED, MOST, check, within
 
 _ENDS = ("finished", "diverged", "stopped")
 
@@ -28,19 +29,19 @@ class EpochReport:
         scores: zero-shot scores (`SuiteScores.to_dict()`), or None without benchmarks.
     """
 
-    epoch: int
-    step: int
-    tokens: int
-    train_loss: float
-    val_loss: float
-    bits_per_byte: float
-    seconds: float
-    train_seconds: float
+    epoch: int = within(1, MOST)
+    step: int = within(0, MOST)
+    tokens: int = within(0, LARGEST_SEED)
+    # Below 0 by a rounding of the divergence from a teacher.
+    train_loss: float = within(-MOST, MOST)
+    val_loss: float = within(0, MOST)
+    bits_per_byte: float = within(0, MOST)
+    seconds: float = within(0, MOST)
+    train_seconds: float = within(0, MOST)
     scores: Scores | None = None
 
     def __post_init__(self) -> None:
-        if self.scores is not None and not {"macro", "benchmarks"} <= set(self.scores):
-            raise ValueError("scores without their figures")
+        check(self)
 
     @property
     def macro(self) -> float | None:
@@ -61,12 +62,15 @@ class TrialProgress:
         has_digests: whether it was read from a checkpoint whose files have digests.
     """
 
-    step: int = 0
+    step: int = within(0, MOST, default=0)
     epoch_nats: float = 0.0
-    epoch_tokens: int = 0
-    epoch_train_seconds: float = 0.0
+    epoch_tokens: int = within(0, LARGEST_SEED, default=0)
+    epoch_train_seconds: float = within(0, MOST, default=0.0)
     history: list[EpochReport] = field(default_factory=list)
     has_digests: bool = field(default=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check(self)
 
     @property
     def best(self) -> EpochReport | None:

@@ -32,8 +32,8 @@ class TrialSpec(TrialFields):
     """
 
     def __post_init__(self) -> None:
-        for name in _FLOATS:  # 1 and 1.0 are the same trial
-            object.__setattr__(self, name, float(getattr(self, name)))
+        for name in _FLOATS:  # 1 and 1.0 are the same trial, and so are -0.0 and 0.0
+            object.__setattr__(self, name, float(getattr(self, name)) + 0.0)
         check(self)
         if self.warmup + self.decay > 1 and self.schedule == "wsd":
             raise ValueError(f"warmup + decay must not exceed 1, not {self.warmup} + {self.decay}")

@@ -6,13 +6,34 @@ Figures, errors and intervals can then be made anew from stored scores, on any p
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.items import Item
+from analysis.schema.typed import typed
 
 
-def item_facts(benchmark: Benchmark) -> dict[str, dict[str, Any]]:
+@dataclass(frozen=True)
+class _TaskFacts:
+    """The form of a task's facts, see `item_facts`."""
+
+    items: int
+    options: int | list[int]
+    selection: list[int]
+    clusters: list[int] | None = None
+    human: list[float | None] | None = None
+
+
+def _check_facts(facts: dict[str, Any], where: str) -> None:
+    typed(facts, dict[str, _TaskFacts], where)
+
+
+Facts = Annotated[dict[str, dict[str, Any]], _check_facts]
+"""What `item_facts` gives, as it is stored; checked where it is read (`typed`)."""
+
+
+def item_facts(benchmark: Benchmark) -> Facts:
     """Facts of items without their texts, by task and in their order; JSON-ready.
 
     `items`: how many; `options`: how many an item has (a number where all have the same);
@@ -40,7 +61,7 @@ def item_facts(benchmark: Benchmark) -> dict[str, dict[str, Any]]:
     return facts
 
 
-def from_facts(name: str, facts: dict[str, dict[str, Any]]) -> tuple[Benchmark, list[bool]]:
+def from_facts(name: str, facts: Facts) -> tuple[Benchmark, list[bool]]:
     """A benchmark without texts, and which of its items are of the selection split.
 
     The items are in the order of `SuiteScores.outcomes`, task after task.

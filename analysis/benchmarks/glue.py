@@ -18,19 +18,44 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from analysis.benchmarks.files import read_file
 from analysis.benchmarks.protocols import check_protocol
+from analysis.schema.typed import typed
 
 METRICS = ("accuracy", "f1", "matthews")
 SCHEDULES = ("linear", "cosine")
 HEADS = ("linear", "mlp")
 
 _RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """What is shown of a task's stored result; without a score, `error` may be a reason."""
+
+    score: float | None = None
+    baseline: float | None = None
+    error: float | str | None = None
+
+    def __post_init__(self) -> None:
+        is_known = self.baseline is not None and isinstance(self.error, int | float)
+        if self.score is not None and not is_known:
+            raise ValueError("a score without its baseline, or its error")
+
+
+def _check_results(results: dict[str, dict[str, Any]], where: str) -> None:
+    for task, result in results.items():
+        shown = {f.name: result[f.name] for f in dataclasses.fields(_Figures) if f.name in result}
+        typed(shown, _Figures, f"{where}.{task}")
+
+
+GlueResults = Annotated[dict[str, dict[str, Any]], _check_results]
+"""The result of each task, as it is stored; checked where it is read (`typed`)."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +155,9 @@ class FinetuneSettings:
     head_dropout: float
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) == 0:  # -0.0 is the same fine-tuning
+                object.__setattr__(self, field.name, abs(getattr(self, field.name)))
         for name in ("lr", "batch_size", "epochs", "max_length"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")

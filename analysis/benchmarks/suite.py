@@ -10,21 +10,48 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from analysis.benchmarks.benchmark import Benchmark
-from analysis.benchmarks.facts import item_facts
+from analysis.benchmarks.facts import Facts, item_facts
 from analysis.benchmarks.figures import by_task, percent
+from analysis.benchmarks.glue import GlueResults
 from analysis.benchmarks.items import Answer
 from analysis.benchmarks.kinds import MACRO
 from analysis.benchmarks.protocols import Encoder, check_protocol
 from analysis.benchmarks.scoring import Progress, Span, token_log_probs
+from analysis.schema.typed import typed
 
-Scores = dict[str, Any]
-"""The JSON form of `SuiteScores`, as it is stored."""
+_LATER = ("chance_errors", "selection", "held_out", "items")
+"""Fields that the scores of earlier versions lack."""
+
+
+def _check_scores(scores: dict[str, Any], where: str) -> None:
+    """Raise a ValueError unless `SuiteScores` can have this JSON form."""
+    typed({**dict.fromkeys(_LATER, {}), **scores}, SuiteScores, where)
+
+
+Scores = Annotated[dict[str, Any], _check_scores]
+"""The JSON form of `SuiteScores`, as it is stored; checked where it is read (`typed`)."""
+
+
+@dataclass(frozen=True)
+class _Final:
+    """The form of `FinalScores`."""
+
+    zero_shot: Scores | None = None
+    glue: GlueResults | None = None
+
+
+def _check_final(scores: dict[str, Any], where: str) -> None:
+    typed(scores, _Final, where)
+
+
+FinalScores = Annotated[dict[str, Any], _check_final]
+"""Scores of one model by kind ("zero_shot", "glue"), as they are stored; checked likewise."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +101,7 @@ class SuiteScores:
     chance_errors: dict[str, float]
     selection: dict[str, float]
     held_out: dict[str, float]
-    items: dict[str, dict[str, dict[str, Any]]]
+    items: dict[str, Facts]
 
     def to_dict(self) -> Scores:
         """All fields as JSON types."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 _NAMES: dict[type, str] = {
     str: "a text",
@@ -19,6 +20,7 @@ _NAMES: dict[type, str] = {
     list: "a list",
     type(None): "null",
 }
+_MOST_BITS = 63  # and the sign
 
 
 def parse_json(text: str) -> object:
@@ -40,7 +42,9 @@ def typed(value: Any, kind: Any, where: str = "") -> Any:
     Args:
         value: the value.
         kind: a dataclass, whose fields are read in the same way; `tuple[X, ...]`, `list[X]`,
-            `dict[str, X]`, `dict[int, X]`, a union, `Any`, or a type of JSON.
+            `dict[str, X]`, `dict[int, X]`, a union, `Any`, a type of JSON, or `Annotated[X, check]`
+            with a function that is called with the value and its place. Numbers must be finite, and
+            whole ones of 64 bits at most.
         where: the value's place, for the error.
 
     Raises:
@@ -50,12 +54,18 @@ def typed(value: Any, kind: Any, where: str = "") -> Any:
     inner = typing.get_args(kind)
     if kind is Any:
         return value
+    if origin is Annotated:
+        found = typed(value, inner[0], where)
+        inner[1](found, where)
+        return found
     if origin in (typing.Union, types.UnionType):
         return _one_of(value, inner, where)
     if dataclasses.is_dataclass(kind):
         return _record(value, kind, where)
     if origin in (tuple, list):
         _check(value, list, where)
+        if inner[0] is float and _are_finite(value):
+            return origin(value)
         items = (typed(item, inner[0], f"{where}[{i}]") for i, item in enumerate(value))
         return origin(items)
     if origin is dict:
@@ -64,6 +74,11 @@ def typed(value: Any, kind: Any, where: str = "") -> Any:
         return {key(name): typed(item, of, _within(where, name)) for name, item in value.items()}
     _check(value, origin, where)
     return value
+
+
+def _are_finite(values: list[Any]) -> bool:
+    """Whether these are finite floats, told at once: scores hold a hundred thousand of them."""
+    return set(map(type, values)) == {float} and all(map(math.isfinite, values))
 
 
 def _one_of(value: object, kinds: tuple[Any, ...], where: str) -> Any:
@@ -95,13 +110,13 @@ def _record(value: Any, kind: Any, where: str) -> Any:
     values = {name: typed(item, kinds[name], _within(where, name)) for name, item in value.items()}
     try:
         return kind(**values)
-    except OverflowError as error:
-        raise ValueError(str(error)) from error
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{where}: {error}" if where else str(error)) from error
 
 
 @cache
 def _field_types(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+    return typing.get_type_hints(kind, include_extras=True)
 
 
 def _is_needed(field: dataclasses.Field[Any]) -> bool:
@@ -112,7 +127,15 @@ def _check(value: object, kind: type, where: str) -> None:
     allowed = (int, float) if kind is float else kind
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
         found = _NAMES.get(type(value), type(value).__name__)
-        raise ValueError(f"{f'{where} is ' if where else ''}{found}, not {_NAMES[kind]}")
+        raise ValueError(f"{_is(where)}{found}, not {_NAMES[kind]}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{_is(where)}{value}, not a finite number")
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise ValueError(f"{_is(where)}a whole number of more than 64 bits")
+
+
+def _is(where: str) -> str:
+    return f"{where} is " if where else ""
 
 
 def _within(where: str, name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,6 @@ from sweeps.engine.contact import MlflowContact
 from sweeps.engine.failures import HOPELESS
 from sweeps.engine.tuning import DriverCallback
 from trainables.checkpoint import TrialFolder
-from trainables.files import DamagedFileError
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 
@@ -180,9 +178,7 @@ class ProgressDisplay(DriverCallback):
             self._event(row, self._beginning(trial, folder))
 
     def _beginning(self, trial: Trial, folder: TrialFolder) -> str:
-        text, reached = "started again" if trial.num_failures else "started", None
-        with contextlib.suppress(DamagedFileError):  # of which the trial itself will tell
-            reached = folder.newest()
+        text, reached = "started again" if trial.num_failures else "started", folder.newest()
         if reached is not None:
             _, progress = reached
             text += f" from step {progress.step:,}"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from analysis.epochs import best_horizon
 from analysis.reporting.sections.epoch_study import epoch_study_data
-from analysis.study import OldScoresError, Study, compared, is_plain, setting
-from tests.made_study import MadeStudy, base_spec
+from analysis.study import OldScoresError, Study, compared, final_scores, is_plain, setting
+from tests.made_study import MadeStudy, base_spec, made_scores
 
 LRS, SEEDS = (3e-3, 1e-2, 3e-2), (0, 1)
 TEACHER = {"teacher": "abcd", "teacher_name": "hgrn2 version 1", "alpha": 0.5}
@@ -137,3 +138,23 @@ def test_scores_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     file.write_text('{"items"')
     with pytest.raises(ValueError, match=f"scores/epoch-002.json of run {run_id} cannot be read"):
         study.scores(run_id, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ({"zero_shot": {**made_scores(), "macro": "x"}}, "zero_shot.macro is a text"),
+        ({"glue": {"rte": {"score": 50.0, "error": 1.0}}}, "glue.rte: a score without its base"),
+    ],
+)
+@pytest.mark.parametrize("file", ["final.json", "eval/scores.json"])
+def test_damaged_final_scores_are_named(
+    tmp_path: Path, file: str, content: dict[str, Any], place: str
+) -> None:
+    """With their run, the file and the place in it."""
+    made = MadeStudy(tmp_path)
+    client = made.tracker([]).client
+    run_id = made.add([base_spec()])[0]
+    client.log_dict(run_id, content, file)
+    with pytest.raises(ValueError, match=f"{file} of run {run_id} is damaged: {place}"):
+        final_scores(client, run_id)

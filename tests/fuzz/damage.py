@@ -13,6 +13,8 @@ HARMLESS = ("alpha", "beta1", "beta2", "benchmarks_hash", "reason", "P1", "P2")
 
 Damage = Callable[[Path], None]
 
+_OTHER_TYPE = [{"x": [None]}]
+_MOST_INNER = 6
 _NOISE = random.Random(0).randbytes(5000)
 
 
@@ -27,7 +29,8 @@ def of_bytes() -> dict[str, Damage]:
 
 
 def of_json(file: Path) -> dict[str, Damage]:
-    """Of a JSON file: other shapes, and each of the first fields gone or of another type."""
+    """Of a JSON file: other shapes, each of the first fields gone or of another type, and some of
+    those within them of another type."""
     content = json.loads(file.read_text())
     shapes: dict[str, Any] = {"list": [], "null": None, "number": 5, "text": "x", "object": {}}
     if isinstance(content, dict):
@@ -35,13 +38,37 @@ def of_json(file: Path) -> dict[str, Damage]:
             rest = {key: value for key, value in content.items() if key != name}
             if file.name != "digests.json":  # which need not know all files
                 shapes[f"without {name}"] = rest
-            shapes[f"{name} of another type"] = {**content, name: [{"x": [None]}]}
+            shapes[f"{name} of another type"] = {**content, name: _OTHER_TYPE}
+        inner = [path for path in _paths(content) if len(path) > 1]
+        for path in random.Random(0).sample(inner, min(len(inner), _MOST_INNER)):
+            shapes[f"{'.'.join(path)} of another type"] = _changed(content, path)
     nested = {"nested": lambda file: _write(file, b"[" * 100_000)}
     written = {
         name: (lambda file, shape=shape: _write(file, json.dumps(shape).encode()))
         for name, shape in shapes.items()
     }
     return {**of_bytes(), **nested, **written}
+
+
+def _paths(content: Any) -> Iterator[tuple[str, ...]]:
+    """Ways to the fields of an object and of those within it; of lists to the first item's."""
+    if isinstance(content, list):
+        content = dict(enumerate(content[:1]))
+    if isinstance(content, dict):
+        for name, inner in content.items():
+            if name not in HARMLESS:
+                yield (str(name),)
+                yield from ((str(name), *rest) for rest in _paths(inner))
+
+
+def _changed(content: Any, path: tuple[str, ...]) -> Any:
+    """The content with another type at the end of the way."""
+    if not path:
+        return _OTHER_TYPE
+    first, *rest = path
+    if isinstance(content, list):
+        return [_changed(content[0], tuple(rest)), *content[1:]]
+    return {**content, first: _changed(content[first], tuple(rest))}
 
 
 def of_json_lines() -> dict[str, Damage]:

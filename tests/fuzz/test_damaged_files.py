@@ -15,6 +15,7 @@ from tests.finetune_outcome import OF_RTE
 from tests.fuzz.asking import Answer, Asker
 from tests.fuzz.damage import damages
 from tests.fuzz.ground import COMMANDS, Ground
+from tests.made_study import made_scores
 from trainables.checkpoint import TrialFolder
 from trainables.corpus import mini_benchmark
 from trainables.corpus.builtin import mini_suite
@@ -144,10 +145,14 @@ def test_a_damaged_benchmark_is_named(name: str, ground: Ground, asker: Asker) -
     _ask_of_each(ground, asker, find, ("evaluate",), _refused, "--tasks", task)
 
 
+FIGURES = {"score": 60.0, "error": 1.0, "baseline": 50.0}
 KEPT: dict[str, tuple[Any, Callable[[TrialFolder], object]]] = {
-    "final.json": ({"zero_shot": {"macro": 5}}, lambda trial: trial.final_scores),
+    "final.json": (
+        {"zero_shot": made_scores(), "glue": {"rte": FIGURES}},
+        lambda trial: trial.final_scores,
+    ),
     "began.json": ({"step": 5}, lambda trial: trial.began),
-    "milestones.json": ({"1000": {"macro": 5}}, lambda trial: trial.milestones),
+    "milestones.json": ({"1000": made_scores()}, lambda trial: trial.milestones),
     "paper.json": (
         {"sweep": {"inputs": "x", "finished": "y"}},
         lambda trial: finished_stages(trial.path),

@@ -81,6 +81,54 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "name", ["weights.bin", "../weights.safetensors", "/weights.safetensors", "a\\b.safetensors"]
+)
+def test_an_index_of_other_files_is_refused(tmp_path: Path, name: str) -> None:
+    """A pickle, which transformers would open, or what lies outside of the folder."""
+    LlamaForCausalLM(LlamaConfig(**TINY)).save_pretrained(tmp_path / "model")
+    folder, weights = tmp_path / "model", load_file(tmp_path / "model" / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "weights.bin")
+    save_file(weights, tmp_path / "weights.safetensors", {"format": "pt"})
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, name)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(
+        ValueError, match=r"index\.json of .* names .*: save the model again"
+    ) as error:
+        models.load(folder)
+    assert str(folder) in str(error.value)
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": {"x": 5}}', "[" * 100_000])
+def test_a_damaged_index_is_explained(tmp_path: Path, content: str) -> None:
+    """In a line that names it and the folder."""
+    LlamaForCausalLM(LlamaConfig(**TINY)).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-1.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"index\.json of {tmp_path} is not valid \(.*\): save"):
+        models.load(tmp_path)
+
+
+def test_an_index_of_safetensors_is_opened(tmp_path: Path) -> None:
+    """As transformers writes it for large models."""
+    model = LlamaForCausalLM(LlamaConfig(**TINY))
+    model.save_pretrained(tmp_path, max_shard_size=2000)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    assert torch.equal(models.load(tmp_path).lm_head.weight, model.lm_head.weight)
+
+
+@pytest.mark.parametrize("name", ["own.safetensors.index.json", "../model.safetensors"])
+def test_a_config_names_no_other_files(tmp_path: Path, name: str) -> None:
+    """Its field for the weights' file leads to no index that is not looked at."""
+    LlamaForCausalLM(LlamaConfig(**TINY)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"transformers_weights": name}))
+    with pytest.raises(ValueError, match=f"names the weights {name}, and only"):
+        models.load(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("config", "message"),
     [
         (T5Config(), r"is an encoder-decoder \(model_type t5\): give a causal language model"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from sweeps.stored.trials import study_trials
+from tests.made_study import made_scores
 from tests.trainables.test_spec import SPEC
 from trainables import checkpoint
 from trainables.checkpoint import TrialFolder
@@ -28,7 +31,7 @@ def test_an_outcome_is_seen_when_it_comes_and_read_once(
     """By whoever looked before it was there, and by whoever wrote it; so is the spec."""
     folder = TrialFolder.of(tmp_path, SPEC)
     assert folder.outcome is None
-    epoch = EpochReport(1, 5, 100, 2.0, 1.9, 1.5, 3.0, 2.0, {"macro": 50.0, "benchmarks": {}})
+    epoch = EpochReport(1, 5, 100, 2.0, 1.9, 1.5, 3.0, 2.0, made_scores())
     outcome = TrialOutcome("finished", (epoch,), "step-00000005")
     TrialFolder(folder.path).finish(outcome)
     assert folder.outcome == outcome
@@ -132,6 +135,109 @@ def test_a_damaged_outcome_is_set_aside_or_rebuilt(
     assert [file.read_text() for file in kept] == [content] * 2
 
 
+@pytest.mark.parametrize(
+    ("damage", "place"),
+    [
+        ({"scores": {**made_scores(), "macro": "x"}}, "history[0].scores.macro is a text"),
+        ({"scores": {**made_scores(), "benchmarks": []}}, "history[0].scores.benchmarks is a list"),
+        ({"scores": {"macro": 50.0, "benchmarks": {}}}, "missing fields in history[0].scores"),
+        ({"bits_per_byte": math.nan}, "history[0].bits_per_byte is nan"),
+        ({"train_loss": math.inf}, "history[0].train_loss is inf"),
+        ({"train_loss": 10**400}, "history[0].train_loss is a whole number of more than 64 bits"),
+        ({"tokens": 10**400}, "history[0].tokens is a whole number of more than 64 bits"),
+        ({"val_loss": -5.0}, "history[0]: val_loss must be from 0"),
+        ({"epoch": 0}, "history[0]: epoch must be from 1"),
+        ({"step": -1}, "history[0]: step must be from 0"),
+    ],
+)
+def test_a_wrong_figure_is_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: dict[str, Any], place: str
+) -> None:
+    """In an outcome, which is set aside, and in a checkpoint, from which nothing goes on."""
+    folder = TrialFolder.of(tmp_path, SPEC)
+    epoch = EpochReport(1, 5, 100, 2.0, 1.9, 1.5, 3.0, 2.0, made_scores())
+    wrong = {**dataclasses.asdict(epoch), **damage}
+    outcome = dataclasses.asdict(TrialOutcome("finished", (epoch,), "step-00000005"))
+    write_json(folder.path / "outcome.json", {**outcome, "history": [wrong]})
+    path = made_checkpoint(folder, TrialProgress(5, history=[epoch]))
+    trainer = json.loads((path / "trainer.json").read_text())
+    write_json(path / "trainer.json", {**trainer, "history": [wrong]})
+    (path / "digests.json").unlink()
+    write_digests(path, marked="trainer.json")
+    assert folder.newest() is None
+    assert folder.outcome is None
+    assert place in caplog.text
+    (sentence,) = folder.set_aside_damaged()
+    assert place in sentence
+
+
+def made_checkpoint(folder: TrialFolder, progress: TrialProgress) -> Path:
+    """A checkpoint with files of a tensor each."""
+    path = folder.checkpoint_at(progress.step)
+    path.mkdir()
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        save_file({"x": torch.zeros(1)}, path / name)
+    write_json(path / "trainer.json", progress.to_dict())
+    write_digests(path, marked="trainer.json")
+    return path
+
+
+def test_an_outcome_is_damaged_where_its_checkpoint_lacks_a_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The trial goes on from the checkpoint before, and no error is raised."""
+    folder = TrialFolder.of(tmp_path, SPEC)
+    earlier = made_checkpoint(folder, TrialProgress(5))
+    newest = made_checkpoint(folder, TrialProgress(10))
+    (newest / "trainer.json").unlink()
+    (folder.path / "outcome.json").write_text("")
+    assert folder.outcome is None
+    assert "its trial goes on from its newest checkpoint" in caplog.messages[-1]
+    assert folder.newest() == (earlier, TrialProgress(5))
+    (sentence,) = folder.set_aside_damaged()
+    assert str(newest) in sentence
+
+
+FILES = ["model.safetensors", "optimizer.safetensors", "trainer.json", "digests.json"]
+
+
+@pytest.mark.parametrize("has_digests", [True, False])
+@pytest.mark.parametrize("name", FILES)
+def test_a_link_in_a_circle_is_damage(tmp_path: Path, name: str, has_digests: bool) -> None:
+    """It says what is on the disk: the checkpoint is set aside, and no error is raised."""
+    folder = TrialFolder.of(tmp_path, SPEC)
+    path = made_checkpoint(folder, TrialProgress(5))
+    if not has_digests:  # of an earlier version
+        (path / "digests.json").unlink()
+        write_json(path / "trainer.json", TrialProgress(5).to_dict())
+    (path / name).unlink(missing_ok=True)
+    (path / name).symlink_to(name)
+    (sentence,) = folder.set_aside_damaged()
+    assert str(path) in sentence
+    assert folder.newest() is None
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_digests_of_files_that_cannot_be_are_damage(tmp_path: Path, name: str) -> None:
+    """Names that no file can have; no error is raised."""
+    folder = TrialFolder.of(tmp_path, SPEC)
+    path = made_checkpoint(folder, TrialProgress(5))
+    digests = json.loads((path / "digests.json").read_text())
+    write_json(path / "digests.json", {**digests, name: ""})
+    (sentence,) = folder.set_aside_damaged()
+    assert str(path) in sentence
+
+
+def test_a_note_is_kept_whatever_is_in_its_place(tmp_path: Path) -> None:
+    """A folder there is set aside: it must not stop the trial."""
+    folder = TrialFolder.of(tmp_path, SPEC)
+    (folder.path / "mended.txt").mkdir()
+    assert folder.mended == ""
+    made_checkpoint(folder, TrialProgress(5)).joinpath("trainer.json").unlink()
+    (sentence,) = folder.set_aside_damaged()
+    assert folder.mended == sentence
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "trainer.json", "digests.json"])
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.ESTALE, errno.EACCES, None])
 def test_what_cannot_be_read_now_is_not_damaged(
@@ -163,7 +269,14 @@ def checkpoint_step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-@pytest.mark.parametrize("content", ["", "[]", "5", '{"step": [], "1000": 5}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", "5", '{"step": [], "1000": 5}', '{"step": -1}'),
+        *('{"1000": {"macro": 5}}', '{"zero_shot": {"macro": 5, "benchmarks": {}}}'),
+        *('{"glue": {"rte": {"score": "x"}}}', '{"glue": {"rte": {"score": 5}}}'),
+    ],
+)
 @pytest.mark.parametrize("name", ["began", "final", "milestones"])
 def test_what_a_trial_can_do_without_is_set_aside(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: str

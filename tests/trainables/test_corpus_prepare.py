@@ -251,6 +251,21 @@ def test_a_corpus_that_lost_its_digests_is_built_again(source: str, tmp_path: Pa
     assert len(list(tmp_path.glob("damaged-*"))) == 1
 
 
+@pytest.mark.parametrize("damage", [{"dev_bytes": 0}, {"train_tokens": -1}, {"dev_words": 10**99}])
+def test_a_corpus_of_wrong_figures_is_built_again(
+    source: str, tmp_path: Path, damage: dict[str, int]
+) -> None:
+    """Of an earlier version, too, which has no digests: bits are divided by its bytes."""
+    corpus = prepare_corpus(source, vocab_size=300, cache=tmp_path)
+    forget_digests(corpus.directory)
+    file = corpus.directory / "corpus.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | damage))
+    with pytest.raises(ValueError, match=rf"corpus\.json is damaged \({min(damage)} .*\): "):
+        Corpus.open(corpus.directory)
+    assert prepare_corpus(source, vocab_size=300, cache=tmp_path) == corpus
+    assert len(list(tmp_path.glob("damaged-*"))) == 1
+
+
 def test_progress(source: str, tmp_path: Path) -> None:
     """The caller hears of every stage of a build, and only of the reading after it."""
     lines: list[str] = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
+import math
 import random
 import shutil
 from collections.abc import Callable
@@ -290,6 +292,31 @@ def test_an_epoch_that_lost_its_digests_is_damaged(
     assert run(spec) == run(spec, "elsewhere")
 
 
+@pytest.mark.parametrize("damage", [{"score": "x"}, {"loss": math.nan}, {"epoch": 0}])
+def test_an_epoch_of_wrong_figures_is_damaged(
+    damage: dict[str, Any],
+    spec: FinetuneSpec,
+    run: Callable[..., Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever its digests say; so is an outcome that has them. What they were of is done again."""
+    killed_after(2, run, spec)
+    epoch = tmp_path / "storage" / spec.hash / "epoch-002"
+    content = json.loads((epoch / "progress.json").read_text())
+    content["history"][0] |= damage
+    (epoch / "progress.json").write_text(json.dumps(content))
+    (epoch / "digests.json").unlink()
+    write_digests(epoch, marked="progress.json")
+    whole = run(spec)
+    assert whole == run(spec, "elsewhere")
+    assert f"{epoch} is damaged" in caplog.text
+    outcome = tmp_path / "storage" / spec.hash / "outcome.json"
+    outcome.write_text(json.dumps(dataclasses.asdict(whole) | damage))
+    assert read_outcome(tmp_path / "storage", spec) is None
+    assert f"{outcome} is damaged" in caplog.text
+
+
 def test_what_begins_anew_is_saved_anew(
     spec: FinetuneSpec, run: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -413,6 +440,14 @@ def test_identity_of_a_fine_tuning(spec: FinetuneSpec) -> None:
     assert len({spec.hash, *(other.hash for other in others)}) == 5
     with pytest.raises(ValueError, match="selection must be one of split, reported"):
         dataclasses.replace(spec, selection="best")
+
+
+@pytest.mark.parametrize(
+    "name", ["min_delta", "warmup", "final_lr", "weight_decay", "grad_clip", "head_dropout"]
+)
+def test_zero_has_no_sign(spec: FinetuneSpec, name: str) -> None:
+    """-0.0 is the fine-tuning of 0.0."""
+    assert with_settings(spec, **{name: -0.0}).hash == with_settings(spec, **{name: 0.0}).hash
 
 
 def test_model_hash_is_of_weights_and_tokenizer(model_folder: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from analysis.schema.axes import short
+from analysis.schema.fields import names_of
 from trainables.spec import TrialSpec
 
 SPEC = TrialSpec(
@@ -110,3 +111,12 @@ def test_learning_rates_read_as_people_write_them(lr, text):
 def test_whole_numbers_are_the_same_trial() -> None:
     """From Python 1 is given where the command line has 1.0."""
     assert SPEC.replace(weight_decay=1, lr=1).hash == SPEC.replace(weight_decay=1.0, lr=1.0).hash
+
+
+@pytest.mark.parametrize("name", [f for f in names_of("float") if f not in ("lr", "temperature")])
+def test_zero_has_no_sign(name: str) -> None:
+    """-0.0 is the trial of 0.0: of the same hash, JSON and name."""
+    minus, zero = (SPEC.replace(**{name: value}) for value in (-0.0, 0.0))
+    assert minus.hash == zero.hash
+    assert json.dumps(minus.to_dict()) == json.dumps(zero.to_dict())
+    assert minus.name_among([name]) == zero.name_among([name])

@@ -16,6 +16,7 @@ import numpy as np
 from filelock import FileLock
 from transformers import PreTrainedTokenizerFast
 
+from analysis.schema.ranges import LARGEST_SEED, LARGEST_VOCAB, check, within
 from analysis.schema.typed import typed
 from analysis.whole_files import write_text
 from trainables.corpus.blocks import TokenFile, token_dtype
@@ -65,15 +66,18 @@ class Corpus:
     name: str
     hash: str
     directory: Path
-    vocab_size: int
-    train_tokens: int
-    dev_tokens: int
-    train_words: int
-    dev_words: int
-    train_bytes: int
-    dev_bytes: int
+    vocab_size: int = within(1, LARGEST_VOCAB)
+    train_tokens: int = within(1, LARGEST_SEED)
+    dev_tokens: int = within(1, LARGEST_SEED)
+    train_words: int = within(0, LARGEST_SEED)
+    dev_words: int = within(0, LARGEST_SEED)
+    train_bytes: int = within(1, LARGEST_SEED)
+    dev_bytes: int = within(1, LARGEST_SEED)
     contents: str = field(default="", compare=False)
     """What was read of which files, in a few lines; only where it was prepared just now."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
     @staticmethod
     def open(directory: str | Path) -> Corpus:
