@@ -38,8 +38,8 @@ PANELS = {
 """The panels of every command's help in their order, by title, and what they are for."""
 PROGRAM = "babysweep"
 _ROOT = Path(__file__).resolve().parent.parent
-_LETTERS = re.compile(r"-(?!h$)[^\W\d][^\s=]*")
-"""Flags of one dash, but for -h: there are none."""
+_LETTERS = re.compile(r"-(?!(?:h|inf|infinity|nan)$)[^\W\d][^\s=]*", re.IGNORECASE)
+"""Flags of one dash, but for -h: there are none. Some numbers look like them."""
 
 
 class _WrongValue(Exception):

@@ -188,6 +188,7 @@ def test_commas_elsewhere() -> None:
         (["--LRS", "1"], "there is no flag --LRS: did you mean --lrs?"),
         (["-seeds", "1"], "there is no flag -seeds: did you mean --seeds?"),
         (["-h5"], "there is no flag -h5: "),
+        (["--lrs", "1", "-inf"], "--lrs must be from 1e-15 to 1e+09, not -inf"),
         (
             ["--precision", "BF16"],
             "--precision: 'BF16' is none of auto, fp32, bf16; did you",
