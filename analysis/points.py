@@ -29,7 +29,7 @@ from analysis.schema.axes import AXES, LR, Axis, in_words
 from analysis.wording import count
 
 Point = TypeVar("Point")
-_COLUMNS = ("arch", *AXES, "seed", "outcome", "bits_per_byte", "macro")
+_FIGURES = ("arch", "seed", "outcome", "bits_per_byte", "macro")
 
 
 def varied(trials: pd.DataFrame) -> tuple[Axis, ...]:
@@ -82,7 +82,7 @@ def point_table(trials: pd.DataFrame) -> pd.DataFrame:
         ValueError: several trials share architecture, point and seed: they differ in something
             else, and their mean would be of unlike things.
     """
-    done = completed(trials.filter(_COLUMNS))  # to choose rows of many columns takes long
+    done = completed(trials.filter([*_FIGURES, *AXES]))  # to choose rows of many columns takes long
     point = ["arch", *(axis.field for axis in varied(done))]
     rows: dict[Any, dict[str, Any]] = {}
     figures: dict[str, dict[Any, dict[int, float]]] = {}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -25,13 +25,19 @@ from analysis.benchmarks.protocols import Encoder, check_protocol
 from analysis.benchmarks.scoring import Progress, Span, token_log_probs
 from analysis.schema.typed import typed
 
-_LATER = ("chance_errors", "selection", "held_out", "items")
-"""Fields that the scores of earlier versions lack."""
+_ALWAYS = ("macro", "benchmarks")
+"""Fields that the scores of every version have."""
 
 
 def _check_scores(scores: dict[str, Any], where: str) -> None:
-    """Raise a ValueError unless `SuiteScores` can have this JSON form."""
-    typed({**dict.fromkeys(_LATER, {}), **scores}, SuiteScores, where)
+    """Raise a ValueError unless some version's `SuiteScores` can have this JSON form."""
+    kinds = get_type_hints(SuiteScores, include_extras=True)
+    if missing := [name for name in _ALWAYS if name not in scores]:
+        raise ValueError(f"{where}.{missing[0]} is missing")
+    for name, value in scores.items():
+        if name not in kinds:
+            raise ValueError(f"{where}.{name} is no field of scores")
+        typed(value, kinds[name], f"{where}.{name}")
 
 
 Scores = Annotated[dict[str, Any], _check_scores]

@@ -182,8 +182,9 @@ def test_glue_is_the_mean_of_all_tasks_or_nothing(
     made.add([base_spec(), base_spec("mamba")])
     (run_id,) = made.add([base_spec(**TEACHER)])
     tasks = PROTOCOL_TASKS["2024"]
-    glue: dict[str, dict[str, Any]] = {task: {"score": 66.0} for task in tasks}
-    glue["cola"] = {"score": 0.0} if whole else {"score": None}
+    known = {"baseline": 50.0, "error": 1.0}
+    glue: dict[str, dict[str, Any]] = {task: {"score": 66.0, **known} for task in tasks}
+    glue["cola"] = {"score": 0.0 if whole else None, **known}
     client = made.tracker([]).client
     client.log_dict(run_id, {"glue": glue}, "eval/scores.json")
     rows = table(beside_literature(context_of(made)), "published_distillation", tmp_path)

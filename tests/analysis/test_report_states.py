@@ -148,10 +148,10 @@ def test_a_server_that_goes_away_is_said_to_be_so(
 
     monkeypatch.setattr(MlflowClient, "get_metric_history", gone)
     assert report.main(["--storage", str(tmp_path)]) == 2
-    assert "error: API request to https://host/api failed" in capsys.readouterr().err
+    assert "cannot be used: API request to https://host/api failed" in capsys.readouterr().err
     monkeypatch.setattr(MlflowClient, "search_runs", gone)
     assert compare.main(["a", "b", "--storage", str(tmp_path)]) == 2
-    assert "error: API request to https://host/api failed" in capsys.readouterr().err
+    assert "cannot be used: API request to https://host/api failed" in capsys.readouterr().err
 
 
 def test_the_password_of_a_server_is_written_nowhere(

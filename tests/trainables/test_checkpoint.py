@@ -140,7 +140,8 @@ def test_a_damaged_outcome_is_set_aside_or_rebuilt(
     [
         ({"scores": {**made_scores(), "macro": "x"}}, "history[0].scores.macro is a text"),
         ({"scores": {**made_scores(), "benchmarks": []}}, "history[0].scores.benchmarks is a list"),
-        ({"scores": {"macro": 50.0, "benchmarks": {}}}, "missing fields in history[0].scores"),
+        ({"scores": {"benchmarks": {}}}, "history[0].scores.macro is missing"),
+        ({"scores": {**made_scores(), "other": 1}}, "history[0].scores.other is no field"),
         ({"bits_per_byte": math.nan}, "history[0].bits_per_byte is nan"),
         ({"train_loss": math.inf}, "history[0].train_loss is inf"),
         ({"train_loss": 10**400}, "history[0].train_loss is a whole number of more than 64 bits"),
@@ -273,7 +274,7 @@ def checkpoint_step(checkpoint: Path) -> int:
     "content",
     [
         *("", "[]", "5", '{"step": [], "1000": 5}', '{"step": -1}'),
-        *('{"1000": {"macro": 5}}', '{"zero_shot": {"macro": 5, "benchmarks": {}}}'),
+        *('{"1000": {"macro": 5}}', '{"zero_shot": {"macro": "x", "benchmarks": {}}}'),
         *('{"glue": {"rte": {"score": "x"}}}', '{"glue": {"rte": {"score": 5}}}'),
     ],
 )
