@@ -31,16 +31,15 @@ def check_database(file: Path) -> None:
         place = f"{file.resolve().as_uri()}?mode={mode}"
         with contextlib.closing(sqlite3.connect(place, timeout=PATIENCE, uri=True)) as database:
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+            if tables and not tables & _TABLES:
+                raise ValueError(
+                    f"{file} is no database of MLflow: move it away, or take another storage"
+                )
             problem = _damage(database, tables)
     except sqlite3.Error as error:
         if "locked" in str(error):  # somebody writes: MLflow waits for longer
             return
         problem = str(error)
-    else:
-        if tables and not tables & _TABLES:
-            raise ValueError(
-                f"{file} is no database of MLflow: move it away, or take another storage"
-            )
     if problem:
         raise ValueError(
             f"{file} cannot be read as MLflow's database ({problem}): restore it from a backup, or "

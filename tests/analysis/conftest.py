@@ -92,9 +92,3 @@ def evaluation_data(tmp_path: Path) -> Path:
     write_blimp(tmp_path / "data" / "blimp_fast")
     write_supplement(tmp_path / "data" / "supplement_filtered")
     return tmp_path / "data"
-
-
-@pytest.fixture
-def no_picture_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A report has its pictures in the page alone: to write them as files takes a third of it."""
-    monkeypatch.setattr("analysis.plots.save", lambda figure, folder, stem: None)

@@ -22,9 +22,6 @@ from analysis.study import Study, compared
 from tests.made_study import SKILL, MadeStudy, base_spec, suite
 from tests.notation import faults, texts_of_page
 
-# Whole reports, with files, are those of the module's own study.
-pytestmark = pytest.mark.usefixtures("no_picture_files")
-
 ROOT = Path(__file__).resolve().parents[2]
 TEACHER = {"teacher": "abcd", "teacher_name": "hgrn2 version 1", "alpha": 0.5}
 LRS = (3e-3, 1e-2, 3e-2)
@@ -48,6 +45,13 @@ class Text(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self._hidden:
             self.words.append(data)
+
+
+@pytest.fixture(autouse=True)
+def no_picture_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test's own reports have their pictures in the page alone: to write them as files takes a
+    third of the time. Those of the module, which are made before, are whole."""
+    monkeypatch.setattr("analysis.plots.save", lambda figure, folder, stem: None)
 
 
 def written(made: MadeStudy, *words: str) -> Text:
@@ -286,6 +290,7 @@ def test_a_rate_beyond_that_has_begun_is_named(tmp_path: Path) -> None:
     """While a grid is extended the last rate that ended is not called the last one tried."""
     made = MadeStudy(tmp_path)
     made.sweep(["lstm"], (3e-3, 1e-2, 3e-2), (0,))
+    assert "lstm: the best learning rate, 3e-2, is the highest tried" in written(made).text
     made.add([base_spec("lstm", lr=1e-1)], outcome=None)
     text = written(made).text
     assert "3e-2, is the highest that has ended; 1e-1, begun and not ended yet, may be" in text

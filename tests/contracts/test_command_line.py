@@ -261,6 +261,17 @@ def written(folder: Path, text: str, name: str = "flags.yaml") -> Path:
     return path
 
 
+def refused_file(
+    capsys: pytest.CaptureFixture[str], folder: Path, text: str, name: str = "flags.yaml"
+) -> str:
+    """What a sweep says of a file of flags that it refuses: one line, which names it."""
+    path = written(folder, text, name)
+    said = refused(capsys, LrSweepArgs, *SWEEP, "--config", str(path))
+    assert str(path) in said
+    assert said.count("\n") == 1
+    return said
+
+
 YAML = """
 arch: [lstm, mamba]
 lrs: [1e-3, 0.003, 1.0e-2]
@@ -352,11 +363,7 @@ def test_wrong_files(
     text: str, answer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The answer names file and field, in one line."""
-    path = written(tmp_path, text)
-    said = refused(capsys, LrSweepArgs, *SWEEP, "--config", str(path))
-    assert str(path) in said
-    assert answer in said
-    assert said.count("\n") == 1
+    assert answer in refused_file(capsys, tmp_path, text)
 
 
 @pytest.mark.parametrize(
@@ -373,11 +380,7 @@ def test_wrong_files_of_json(
     text: str, answer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The answer names the file, in one line."""
-    path = written(tmp_path, text, "flags.json")
-    said = refused(capsys, LrSweepArgs, *SWEEP, "--config", str(path))
-    assert str(path) in said
-    assert answer in said
-    assert said.count("\n") == 1
+    assert answer in refused_file(capsys, tmp_path, text, "flags.json")
 
 
 @pytest.mark.parametrize(
@@ -403,10 +406,7 @@ def test_wrong_files_with_a_password(
     name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The answer names the file, and has nothing of the password."""
-    path = written(tmp_path, text, name)
-    said = refused(capsys, LrSweepArgs, *SWEEP, "--config", str(path))
-    assert str(path) in said
-    assert said.count("\n") == 1
+    said = refused_file(capsys, tmp_path, text, name)
     assert not re.search("s3cret|12345", said, re.IGNORECASE)
 
 

@@ -6,7 +6,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
@@ -67,9 +67,11 @@ class Asker:
     ) -> None:
         self._capsys, self._caplog = capsys, caplog
 
-    def shown(self) -> AbstractContextManager[None]:
-        """Prints to the terminal."""
-        return self._capsys.disabled()
+    def conclude(self, asked: str, faults: list[str]) -> None:
+        """Tell the terminal what was asked, and fail if any answer was at fault."""
+        with self._capsys.disabled():
+            print(f"{asked}, {len(faults)} faults")
+        assert not faults, "\n".join([asked, *faults])
 
     def ask(self, main: Callable[[list[str]], int | None], words: list[str]) -> Answer:
         """Run a command to its end, or to where training begins."""

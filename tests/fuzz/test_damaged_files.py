@@ -110,9 +110,7 @@ def _ask_of_each(
             if fault := judge(asker.ask(COMMANDS[command].main, words), file):
                 faults.append(f"{command}, {file.name} {how}: {fault}")
         ground.restore()
-    with asker.shown():
-        print(f"{file.name}: {count} damaged files, {len(faults)} faults")
-    assert not faults, "\n".join([f"{len(faults)} of {count}", *faults])
+    asker.conclude(f"{file.name}: {count} damaged files", faults)
 
 
 def _mended(answer: Answer, file: Path) -> str:
@@ -184,9 +182,7 @@ def test_a_command_does_without_what_it_kept(name: str, ground: Ground, asker: A
         answer = asker.ask(lambda words: found.append(read(trial)), [])  # noqa: B023
         if answer.raised or found == [whole] or str(file) not in answer.text:
             faults.append(f"{how}: {answer}")
-    with asker.shown():
-        print(f"{name}: {count} damaged files, {len(faults)} faults")
-    assert not faults, "\n".join(faults)
+    asker.conclude(f"{name}: {count} damaged files", faults)
 
 
 @pytest.mark.parametrize(
@@ -207,9 +203,7 @@ def test_nothing_goes_on_from_a_damaged_checkpoint(name: str, ground: Ground, as
         said = trial.set_aside_damaged()
         if len(said) != 1 or str(checkpoint) not in said[0] or checkpoint.exists():
             faults.append(f"{how}: {said}")
-    with asker.shown():
-        print(f"{name}: {count} damaged files, {len(faults)} faults")
-    assert not faults, "\n".join(faults)
+    asker.conclude(f"{name}: {count} damaged files", faults)
 
 
 def _remove(file: Path) -> None:
@@ -233,6 +227,4 @@ def test_damaged_built_in_benchmarks_are_made_again(
             answer = asker.ask(lambda words: mini_benchmark(tmp_path) and None, [])
             if answer.raised or str(file) not in answer.text or file.read_bytes() != whole:
                 faults.append(f"{file.name} {how}: {answer}")
-    with asker.shown():
-        print(f"built-in benchmarks: {count} damaged files, {len(faults)} faults")
-    assert not faults, "\n".join(faults)
+    asker.conclude(f"built-in benchmarks: {count} damaged files", faults)

@@ -23,9 +23,7 @@ def test_a_wrong_value_is_refused(name: str, ground: Ground, asker: Asker) -> No
         count += 1
         if fault := asker.ask(command.main, [*words, *wrong.words]).fault(*wrong.names):
             faults.append(f"{' '.join(wrong.words)[:80]!r}: {fault}")
-    with asker.shown():
-        print(f"{name}: {count} wrong values, {len(faults)} faults")
-    assert not faults, "\n".join([f"{len(faults)} of {count}", *faults])
+    asker.conclude(f"{name}: {count} wrong values", faults)
 
 
 @pytest.mark.parametrize("name", ["lr_sweep", "evaluate", "report"])
@@ -43,9 +41,7 @@ def test_a_wrong_value_in_a_file_is_refused(
             answer = asker.ask(command.main, [*words, "--config", str(file)])
             if fault := answer.fault(str(file), *wrong.names):
                 faults.append(f"{text[:80]!r}: {fault}")
-    with asker.shown():
-        print(f"{name}: {count} wrong values in a file, {len(faults)} faults")
-    assert not faults, "\n".join([f"{len(faults)} of {count}", *faults])
+    asker.conclude(f"{name}: {count} wrong values in a file", faults)
 
 
 @pytest.mark.parametrize("name", ["lr_sweep", "paper", "distill"])
@@ -63,9 +59,7 @@ def test_a_wrong_file_of_flags_is_named(
             str(file)
         ):
             faults.append(f"{content[:60]!r}: {fault}")
-    with asker.shown():
-        print(f"{name}: {len(contents)} wrong files of flags, {len(faults)} faults")
-    assert not faults, "\n".join(faults)
+    asker.conclude(f"{name}: {len(contents)} wrong files of flags", faults)
 
 
 def test_there_are_hundreds_of_them(ground: Ground) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from analysis.flag_values import format_of
-from analysis.schema.ranges import Range
+from analysis.schema.ranges import Range, flag_of
 from tests.fuzz.ground import Ground
 
 NUMBERS = (
@@ -56,7 +56,7 @@ def wrong_values(flags: type, ground: Ground) -> Iterator[Wrong]:
     for field in dataclasses.fields(flags):
         if not field.init:
             continue
-        name = f"--{field.name.replace('_', '-')}"
+        name = flag_of(field.name)
         for words in _of_field(field, hints[field.name], ground):
             if field.name in ("first", "second"):
                 continue
