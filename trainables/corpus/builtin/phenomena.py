@@ -28,6 +28,7 @@ from trainables.corpus.builtin.lexicon import Noun
 
 PAIRS_PER_PARADIGM = 100
 IRREGULAR_NOUNS = [noun for noun in lex.NOUNS if noun.irregular]
+NEEDS_LIVING_OBJECT = [verb for verb in lex.STRICTLY_TRANSITIVE if verb in lex.LIVING_OBJECT]
 
 Pair = tuple[str, str]
 """Good, bad: sentences without capital and full stop."""
@@ -277,7 +278,7 @@ def transitivity(g: Grammar, flip: bool) -> Pair:
 
 def passive(g: Grammar, flip: bool) -> Pair:
     subject, agent = g.living(False), g.noun_phrase("person", False)
-    needs = g.dice.pick([v for v in lex.STRICTLY_TRANSITIVE if v in lex.LIVING_OBJECT])
+    needs = g.dice.pick(NEEDS_LIVING_OBJECT)
     refuses = g.dice.pick(lex.STRICTLY_INTRANSITIVE)
     if flip:
         place = f"by the {g.noun('landmark').singular}"
@@ -362,8 +363,11 @@ def pairs(paradigm: Paradigm, seed: int) -> list[Pair]:
         g.tense = g.dice.pick(("past", "present"))
         pair = paradigm.write(g, len(found) % 2 == 1)
         end = "?" if pair[0].startswith(QUESTION_WORDS) else "."
-        good, bad = (sentence(text, end) for text in pair)
-        if reserved(good) and reserved(bad) and good != bad:
+        good = sentence(pair[0], end)
+        if not reserved(good):
+            continue
+        bad = sentence(pair[1], end)
+        if reserved(bad) and good != bad:
             found[good, bad] = None
     return list(found)
 
