@@ -32,6 +32,14 @@ def smallest_floats_afterwards() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
+@pytest.fixture
+def empty_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """See `draw_nothing`. A report that a fixture of the module made before is whole."""
+    from tests.made_study import draw_nothing
+
+    draw_nothing(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of what all test processes share (see `made_once`)."""

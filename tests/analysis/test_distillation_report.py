@@ -28,8 +28,8 @@ SEEDS = (0, 1, 2)
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> MadeStudy:
-    """An empty study."""
+def made(tmp_path: Path, empty_pictures: None) -> MadeStudy:
+    """An empty study, of whose report no picture is drawn."""
     return MadeStudy(tmp_path / "storage")
 
 
@@ -71,9 +71,10 @@ def test_a_student_is_compared_at_its_best_point(made: MadeStudy, tmp_path: Path
     assert list(rows["weight decay"]) == [0.4, 1.6]
 
 
-def test_students_of_one_name_are_told_apart(made: MadeStudy, tmp_path: Path) -> None:
+def test_students_of_one_name_are_told_apart(tmp_path: Path) -> None:
     """Students that differ in epochs alone have each their row, gain, p-value and place in the
     picture, under labels that say what differs."""
+    made = MadeStudy(tmp_path / "storage")
     for epochs, bonus in ((2, 0.05), (3, 0.0)):
         made.add([base_spec(seed=seed, epochs=epochs) for seed in SEEDS])
         taught = [base_spec(seed=seed, epochs=epochs, **TEACHER) for seed in SEEDS]

@@ -19,12 +19,14 @@ from analysis.errors import without_secret
 from analysis.reporting.page import Page
 from analysis.reporting.writing import write_report
 from analysis.study import Study, compared
-from tests.made_study import SKILL, MadeStudy, base_spec, suite
+from tests.made_study import SKILL, MadeStudy, base_spec, draw_nothing, suite
 from tests.notation import faults, texts_of_page
 
 ROOT = Path(__file__).resolve().parents[2]
 TEACHER = {"teacher": "abcd", "teacher_name": "hgrn2 version 1", "alpha": 0.5}
 LRS = (3e-3, 1e-2, 3e-2)
+
+pytestmark = pytest.mark.usefixtures("empty_pictures")
 
 
 class Text(HTMLParser):
@@ -45,13 +47,6 @@ class Text(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self._hidden:
             self.words.append(data)
-
-
-@pytest.fixture(autouse=True)
-def no_picture_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test's own reports have their pictures in the page alone: to write them as files takes a
-    third of the time. Those of the module, which are made before, are whole."""
-    monkeypatch.setattr("analysis.plots.save", lambda figure, folder, stem: None)
 
 
 def written(made: MadeStudy, *words: str) -> Text:
@@ -256,7 +251,10 @@ def guessing(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     for arch, better in (("lstm", 0.0), ("hgrn2", 0.03)):
         specs = [base_spec(arch, lr=lr, seed=seed) for lr in (*LRS, 1e-1) for seed in (0, 1)]
         made.add(specs, bonus=better - 0.19 - SKILL[arch])
-    return written(made).text, made.storage / "study" / "report" / "tables"
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        text = written(made).text
+    return text, made.storage / "study" / "report" / "tables"
 
 
 def test_scores_within_chance_name_no_winner(guessing: tuple[str, Path]) -> None:
