@@ -34,13 +34,22 @@ _FIGURES = ("arch", "seed", "outcome", "bits_per_byte", "macro")
 
 def varied(trials: pd.DataFrame) -> tuple[Axis, ...]:
     """The axes along which trials of one architecture differ; the learning rate always."""
-    by_arch = trials.groupby("arch")
+    archs = list(trials["arch"])
     others = [
         axis
         for name, axis in AXES.items()
-        if axis != LR and name in trials and (by_arch[name].nunique() > 1).any()
+        if axis != LR and name in trials and _differ_within(archs, trials[name])
     ]
     return (LR, *others)
+
+
+def _differ_within(groups: list[str], column: pd.Series) -> bool:
+    """Whether a group has two values, missing ones apart; asked so often that pandas is slow."""
+    first: dict[str, Any] = {}
+    known = zip(groups, column.tolist(), column.notna(), strict=True)
+    return any(
+        first.setdefault(group, value) != value for group, value, is_there in known if is_there
+    )
 
 
 def uneven(trials: pd.DataFrame) -> list[str]:

@@ -5,6 +5,7 @@ share the cores."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from tests.made_once import made_once
 
+gc.disable()  # while everything is imported: to look through all of that takes seconds
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -65,6 +67,16 @@ def mini_benchmarks(shared: Path) -> Path:
     from trainables.corpus import mini_benchmark
 
     return made_once(shared / "benchmarks", mini_benchmark)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: later collections of garbage do not look through it again."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # or libraries warn at the exit of what was not released
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

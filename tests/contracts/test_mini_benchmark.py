@@ -28,7 +28,7 @@ def test_mini_models_can_read_all_of_it(tokenizer, suite):
     suite.check_fits(tokenizer, context=64)
 
 
-@pytest.mark.parametrize("arch", slow_but("transformer", "mamba"))
+@pytest.mark.parametrize("arch", slow_but("transformer"))
 def test_untrained_model_is_at_chance(arch, tokenizer, suite):
     """An untrained model of every architecture is right in 45% to 55% of the pairs of BLiMP and
     EWoK, and in no more of BEAR's questions, of eight answers each, than luck explains."""

@@ -23,7 +23,12 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(params=[("0", "1"), ("1", "0")], ids=["torch-then-cpp", "cpp-then-torch"])
+@pytest.fixture(
+    params=[
+        pytest.param(("0", "1"), id="torch-then-cpp", marks=pytest.mark.slow),
+        pytest.param(("1", "0"), id="cpp-then-torch"),
+    ]
+)
 def switch(request: pytest.FixtureRequest) -> tuple[str, str]:
     """BABYSWEEP_CPP before and after the change."""
     return request.param

@@ -47,6 +47,7 @@ def ask_fla(how: str, folder: Path, **tensors: Tensor) -> dict[str, Tensor]:
 
 
 @needs_fla
+@pytest.mark.slow  # a process that imports fla; the layers below hold it to the same recurrence
 def test_the_kernel_is_flas_recurrence(tmp_path: Path) -> None:
     """Output and last state to 1e-5, from a state and over a chunk's end."""
     names = ("q", "k", "v", "g", "beta")

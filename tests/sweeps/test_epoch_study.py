@@ -60,6 +60,7 @@ class EpochCommand(SweepCommand):
 @pytest.fixture
 def command(tiny_text, tmp_path):
     """The command with a storage of its own."""
+    empty_store(tmp_path / "storage")
     return EpochCommand(tiny_text, tmp_path / "storage")
 
 

@@ -104,9 +104,7 @@ def test_same_spec_gives_bitwise_equal_parameters(arch, tiny_spec, make_runtime,
     "changes",
     [
         *(
-            pytest.param(
-                {"arch": arch}, marks=[] if arch in ("lstm", "hgrn2") else [pytest.mark.slow]
-            )
+            pytest.param({"arch": arch}, marks=[] if arch == "lstm" else [pytest.mark.slow])
             for arch in models.architectures()
         ),
         # Its products are in bf16: a minute where the processor has none.
@@ -152,7 +150,7 @@ def flip(file):
     [
         pytest.param("model.safetensors", cut, marks=pytest.mark.slow),
         ("model.safetensors", flip),
-        ("model.safetensors", Path.unlink),
+        pytest.param("model.safetensors", Path.unlink, marks=pytest.mark.slow),
         pytest.param("optimizer.safetensors", flip, marks=pytest.mark.slow),
         ("trainer.json", cut),
         ("digests.json", cut),
