@@ -94,7 +94,7 @@ speed-eval: $(INSTALLED_TOOLS)
 $(subst %,\%,$(INSTALLED)): pyproject.toml constraints.txt
 	$(call quoted,$(PYTHON)) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v >= (3, 11) else "BabySweep needs Python 3.11 or newer, not %d.%d: make PYTHON=python3.11" % v)'
 	$(call quoted,$(PYTHON)) -m venv $(call quoted,$(VENV))
-	$(call quoted,$(BIN)/python) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(call quoted,$(BIN)/python) -m pip install --constraint constraints.txt --editable ".[dev]"
 	touch $(call quoted,$@)
 
 # The public tools, on top of the project's packages: pip installs only what these lack, and none of
@@ -104,14 +104,14 @@ $(subst %,\%,$(INSTALLED_TOOLS)): tests/agreement/requirements.txt $(INSTALLED)
 	$(call quoted,$(BIN)/python) -m venv $(call quoted,$(TOOLS))
 	echo '*' > $(call quoted,$(TOOLS)/.gitignore)
 	$(call quoted,$(BIN)/python) -c '$(PURELIB)' > "$$($(call quoted,$(TOOLS)/bin/python) -c '$(PURELIB)')/project.pth"
-	$(call quoted,$(TOOLS)/bin/python) -m pip install --quiet --requirement tests/agreement/requirements.txt
+	$(call quoted,$(TOOLS)/bin/python) -m pip install --requirement tests/agreement/requirements.txt
 	touch $(call quoted,$@)
 
 # transformers as the BabyLM pipelines pin it.
 $(subst %,\%,$(INSTALLED_OLDER)): tests/agreement/requirements-older.txt
 	$(call quoted,$(PYTHON)) -m venv $(call quoted,$(OLDER))
 	echo '*' > $(call quoted,$(OLDER)/.gitignore)
-	$(call quoted,$(OLDER)/bin/python) -m pip install --quiet --requirement tests/agreement/requirements-older.txt
+	$(call quoted,$(OLDER)/bin/python) -m pip install --requirement tests/agreement/requirements-older.txt
 	touch $(call quoted,$@)
 
 clean-venv:

@@ -25,6 +25,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from analysis.errors import hide_secret_flags, is_secret, say_error
 from analysis.flag_values import NO_LETTER, Flags, ValueFormat, format_of
 from analysis.schema.ranges import check, flag_of
+from analysis.signals import say_loading
 from analysis.wording import quoted
 
 PANELS = {
@@ -50,6 +51,8 @@ def parse(
     kind: type[Flags], argv: Sequence[str] | None, doc: str | None, prog: str | None = None
 ) -> Flags:
     """Parse the words of a command line; ends the process after help and wrong words.
+
+    The imports of a command come after it, which it says.
 
     Args:
         kind: the dataclass of the flags.
@@ -85,9 +88,10 @@ def parse(
         )
         given = {k: v for name in panels for k, v in vars(getattr(parsed, name)).items()}
         args = kind(**given)
-        check(args, flags=True)  # before the command's own imports, which take seconds
+        check(args, flags=True)  # before the command's own imports
     except (_WrongValue, ValueError, OSError) as error:
         sys.exit(say_error(error))
+    say_loading()
     return args
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis.paired import Pair, learnt_from, mean_interval, pairs_of_points, spread_of_pairs
 from analysis.parabola import Parabola
-from analysis.points import along, at, completed, point_table, varied
+from analysis.points import along, at, completed, is_best, point_table, varied
 from analysis.schema.axes import LR, Axis, Edge, short
 from analysis.shared_spread import SharedSpread
 from analysis.wording import count
@@ -30,7 +30,7 @@ class RateComparison:
 
     Attributes:
         arch: the architecture.
-        best: the best value; None when every one diverged.
+        best: the best value; None when every one diverged, or none was trained to the end.
         runner_up: the second best; None when there is none.
         seeds: seeds on which both were trained to the end.
         difference: mean over these seeds of runner-up minus best, bits/byte; positive favours
@@ -60,9 +60,9 @@ def compare_best(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> RateCompar
     """
     ranked = _ranked(trials, arch, axis)
     best, label = ranked.iloc[0][axis.field], axis.label
-    if ranked.iloc[0]["diverged"]:
+    if not is_best(ranked.iloc[0]):
         advice = "try lower ones" if axis == LR else "try lower learning rates"
-        sentence = f"{arch}: every {label} diverged on at least one seed; {advice}."
+        sentence = _none_is_best(ranked.iloc[0], arch, label, advice)
         return RateComparison(arch, None, None, 0, None, None, sentence)
     if len(ranked) == 1:
         sentence = f"{arch}: {axis.show(best)} is the only {label} tried: others may be better."
@@ -80,6 +80,14 @@ def compare_best(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> RateCompar
     pair = _pair(trials, arch, best, runner_up, axis=axis)
     shared = spread_of_pairs(pair, pairs_of_points(trials))
     return _compare(arch, axis, best, runner_up, pair.differences, shared)
+
+
+def _none_is_best(first: pd.Series, arch: str, label: str, advice: str = "") -> str:
+    """Of the row that ranks first."""
+    if first["diverged"]:
+        then = f"; {advice}" if advice else ""
+        return f"{arch}: every {label} diverged on at least one seed{then}."
+    return f"{arch}: no {label} has been trained to the end yet: all that ended were stopped early."
 
 
 def _compare(
@@ -159,7 +167,7 @@ def open_edge(trials: pd.DataFrame, arch: str, axis: Axis = LR) -> str:
         ValueError: see `compare_best`.
     """
     first = _ranked(trials, arch, axis).iloc[0]
-    if first["diverged"]:
+    if not is_best(first):
         return ""
     best, mine = first[axis.field], trials[trials["arch"] == arch]
     curve = along(mine, axis)
@@ -324,8 +332,8 @@ def sensitivity(trials: pd.DataFrame, arch: str) -> Sensitivity:
         ValueError: no trial of this architecture has an outcome, or see `point_table`.
     """
     ranked = _ranked(trials, arch)
-    if ranked.iloc[0]["diverged"]:
-        sentence = f"{arch}: every learning rate diverged on at least one seed."
+    if not is_best(ranked.iloc[0]):
+        sentence = _none_is_best(ranked.iloc[0], arch, "learning rate")
         return Sensitivity(arch, None, None, None, sentence)
     best = float(ranked.iloc[0]["lr"])
     third, thrice = (_loss(trials, arch, ranked, best, factor) for factor in (1 / 3, 3))

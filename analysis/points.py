@@ -8,16 +8,18 @@ axes), one row per architecture, point and seed.
 Rules. The point with the least mean validation bits/byte over seeds is the best one. A diverged
 trial counts as infinitely bad, so a point with a diverged seed ranks after all points without,
 whatever its other seeds did. A point with a seed that the scheduler stopped early ranks between
-them: its figure is that of a shorter training. Trials without an outcome yet are left out. Points
-are ranked on the seeds that were tried at the most of them: further seeds of the one that was
-chosen must not change the choice.
+them, and one of which no seed finished behind those of which one did: its figure is that of a
+shorter training. A point with a diverged seed or without a finished one is never the best, also
+where nothing ranks before it (`is_best`). Trials without an outcome yet are left out. Points are
+ranked on the seeds that were tried at the most of them: further seeds of the one that was chosen
+must not change the choice.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from itertools import chain
 from statistics import fmean
 from typing import Any, TypeVar
@@ -99,7 +101,7 @@ def point_table(trials: pd.DataFrame) -> pd.DataFrame:
         rows[key] = _row(group, point)
         seeds = dict(zip(group["seed"], group["bits_per_byte"], strict=True))
         figures.setdefault(rows[key]["arch"], {})[key] = seeds
-    stopped = {key for key, row in rows.items() if row["stopped"]}
+    stopped = {key: row["stopped"] / row["seeds"] for key, row in rows.items()}
     best_first = [rows[key] for points in figures.values() for key in ranked(points, stopped)]
     columns = [*point, "seeds", "diverged", "stopped"]
     columns += ["bits_per_byte", "bits_per_byte_sd", "macro", "macro_sd"]
@@ -108,23 +110,24 @@ def point_table(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def ranked(
-    figures: Mapping[Point, Mapping[int, float]], stopped: Collection[Point] = ()
+    figures: Mapping[Point, Mapping[int, float]], stopped: Mapping[Point, float] | None = None
 ) -> list[Point]:
     """Points, best first, by the rules at the head of this module; of equals as they came.
 
     Args:
         figures: of each point by seed, bits/byte, infinite for a diverged trial.
-        stopped: the points with a seed that was stopped early.
+        stopped: of each point, which share of its seeds was stopped early; none by default.
     """
     tried = Counter(chain.from_iterable(figures.values()))
     common = {seed for seed, number in tried.items() if number == max(tried.values())}
 
-    def key(point: Point) -> tuple[bool, bool, float]:
+    def key(point: Point) -> tuple[bool, bool, bool, float]:
         seeds = figures[point]
         compared = [figure for seed, figure in seeds.items() if seed in common]
         diverged = not all(map(math.isfinite, seeds.values()))
+        share = (stopped or {}).get(point, 0.0)
         # After the others where it was tried on other seeds only.
-        return diverged, point in stopped, fmean(compared) if compared else math.inf
+        return diverged, share == 1, share > 0, fmean(compared) if compared else math.inf
 
     return sorted(figures, key=key)
 
@@ -142,12 +145,17 @@ def point_keys(trials: pd.DataFrame) -> pd.Series:
     return pd.Series(texts, index=trials.index, dtype=object)
 
 
+def is_best(row: Mapping[str, Any]) -> bool:
+    """Whether a row of `point_table` is the best point of its architecture: the first one, if none
+    of its seeds diverged and one finished."""
+    return bool(row["rank"] == 1 and not row["diverged"] and row["stopped"] < row["seeds"])
+
+
 def best_points(trials: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """The best point of each architecture that has one without a diverged seed, by axis."""
+    """The best point of each architecture that has one (`is_best`), by axis."""
     names = [axis.field for axis in varied(completed(trials))]
-    table = point_table(trials)
-    best = table[(table["rank"] == 1) & (table["diverged"] == 0)]
-    return {row["arch"]: {name: row[name] for name in names} for row in best.to_dict("records")}
+    best = filter(is_best, point_table(trials).to_dict("records"))
+    return {row["arch"]: {name: row[name] for name in names} for row in best}
 
 
 def at(trials: pd.DataFrame, point: Mapping[str, Any]) -> pd.DataFrame:

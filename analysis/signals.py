@@ -19,7 +19,9 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_INTERRUPTED = 130
 _STOPPED = "\nStopped.\n"
 _STOPPING = "\nStopping; a second signal ends at once.\n"
+_LOADING = "Loading libraries ...\n"
 _received: list[int] = []
+_started: list[str] = []
 
 
 def start(module: str) -> NoReturn:
@@ -29,6 +31,7 @@ def start(module: str) -> NoReturn:
     ends the process at once then. Where something has begun, there is `ending_on_signals`.
     """
     _install(_leave)
+    _started.append(module)
     main: Callable[[], int] = importlib.import_module(module).main
     try:
         status = main()
@@ -36,6 +39,12 @@ def start(module: str) -> NoReturn:
         sys.stderr.write(_STOPPED)
         status = EXIT_INTERRUPTED
     sys.exit(status)
+
+
+def say_loading() -> None:
+    """Say in a process of `start` that what a command imports next takes seconds."""
+    if _started:
+        _say(_LOADING)
 
 
 @contextlib.contextmanager

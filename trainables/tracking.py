@@ -97,18 +97,8 @@ class Tracker:
         """
         client = MlflowClient(uri)
         commit = _git_commit()
-        experiment = client.get_experiment_by_name(study)
-        if experiment is None:
-            location = artifacts.as_uri() if uri.startswith("sqlite:") else None
-            experiment_id = client.create_experiment(study, artifact_location=location)
-        elif experiment.lifecycle_stage == "deleted":
-            raise ValueError(
-                f"the MLflow experiment {study!r} was deleted; restore it "
-                f"(mlflow experiments restore -x {experiment.experiment_id}) or choose "
-                "another --study"
-            )
-        else:
-            experiment_id = experiment.experiment_id
+        location = artifacts.as_uri() if uri.startswith("sqlite:") else None
+        experiment_id = _open_experiment(client, study, location)
         parents, bases = {}, tuple(bases)
         for base in bases:
             sweep = base.sweep_hash(axes)
@@ -365,6 +355,19 @@ class TrialRun:
         self._last[axis] = step
         now = int(time.time() * 1000)
         self._points += [[name, float(value), now, step] for name, value in values.items()]
+
+
+def _open_experiment(client: MlflowClient, study: str, location: str | None) -> str:
+    """Id of a study's experiment, made if there is none; `location` is for its artifacts."""
+    experiment = client.get_experiment_by_name(study)
+    if experiment is None:
+        return client.create_experiment(study, artifact_location=location)
+    if experiment.lifecycle_stage == "deleted":
+        raise ValueError(
+            f"the MLflow experiment {study!r} was deleted; restore it (mlflow experiments restore "
+            f"-x {experiment.experiment_id}) or choose another --study"
+        )
+    return experiment.experiment_id
 
 
 def _find_run(client: MlflowClient, experiment_id: str, tags: dict[str, str]) -> Run | None:

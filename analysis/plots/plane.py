@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from analysis.plots.style import HEAT, INK, RC, readable_on
-from analysis.points import point_table
+from analysis.points import is_best, point_table
 from analysis.schema.axes import Axis
 
 _STEPS = 24  # of the colour bar
@@ -84,7 +84,7 @@ def _draw_cell(
     face = colors.to_rgba(np.array([loss]))[0]
     ink = readable_on(face)
     axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=face, linewidth=0))
-    if row["rank"] == 1:
+    if is_best(row):
         axes.add_patch(Rectangle((x - 0.45, y - 0.42), 0.9, 0.84, edgecolor=ink, **_BEST))
     text = f"{loss:.4f}" + ("\nstopped" if row["stopped"] else "")
     axes.text(x, y, text, ha="center", va="center", color=ink, fontsize=9)

@@ -18,7 +18,7 @@ from analysis import runs
 from analysis.benchmarks.suite import Scores
 from analysis.command_line import to_type
 from analysis.plots.style import write
-from analysis.points import at, point_table, varied
+from analysis.points import at, is_best, point_table, varied
 from analysis.samples import chance
 from analysis.store import how_to_browse
 from analysis.terminal import say, show_whole
@@ -166,7 +166,7 @@ def describe(
     table = point_table(mine)
     axes = varied(mine)
     recorded = tracker.client.get_run(run_id).data.metrics
-    for row in table[(table["rank"] == 1) & (table["diverged"] == 0)].to_dict("records"):
+    for row in filter(is_best, table.to_dict("records")):
         best = at(mine, {axis.field: row[axis.field] for axis in axes})
         row["epoch"] = float(best["best_epoch"].mean())
         numbers = [axis.field for axis in axes if axis.scale]

@@ -14,7 +14,7 @@ from analysis import runs
 from analysis.learning_rates import compare_best, open_edge
 from analysis.plots import axis_curve, axis_figure, plane_figure
 from analysis.plots.style import write
-from analysis.points import along, has_plane, point_table, varied
+from analysis.points import along, has_plane, is_best, point_table, varied
 from analysis.reporting.sections.architectures import which_architecture
 from analysis.schema.axes import LR
 from analysis.store import ui_of
@@ -130,7 +130,7 @@ def _cells(trials: pd.DataFrame) -> pd.DataFrame:
     rows = []
     order = ["arch", *(axis.field for axis in axes)]
     for row in point_table(trials).sort_values(order).to_dict("records"):
-        notes = ["best"] if row["rank"] == 1 and not row["diverged"] else []
+        notes = ["best"] if is_best(row) else []
         notes += [f"{row[kind]} {kind}" for kind in ("diverged", "stopped") if row[kind]]
         rows.append(
             {

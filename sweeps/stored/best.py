@@ -1,13 +1,14 @@
 """Which trial is the best one: the one rule that all commands share.
 
-The rule (`best_trial`; `analysis.points.ranked` puts points in order). A *setting* is all that a
-sweep does not vary (`analysis.schema.axes`). Of the points of a setting the best is that of the
-least mean validation bits/byte over the seeds that the most points have, among those without a
-diverged seed and with a finished one; points with a stopped seed come after all others. Of several
-settings the best points are compared in the same way: over the seeds that the most of these points
-have. Of the best point's seeds the one is taken that has the lowest number among those that
-finished and on which its setting's points were compared; if none of these finished, the lowest
-number among all that did. It is not the luckiest: more seeds are not more draws.
+The rule (`best_trial`; `analysis.points` puts points in order, for tables and reports as well). A
+*setting* is all that a sweep does not vary (`analysis.schema.axes`). Of the points of a setting the
+best is that of the least mean validation bits/byte over the seeds that the most points have, among
+those without a diverged seed and with a finished one; points with a stopped seed come after all
+others. Of several settings the best points are compared in the same way: over the seeds that the
+most of these points have. Of the best point's seeds the one is taken that has the lowest number
+among those that finished and on which its setting's points were compared; if none of these
+finished, the lowest number among all that did. It is not the luckiest: more seeds are not more
+draws.
 
 Who uses it on what:
 
@@ -30,7 +31,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from analysis.points import at, completed, on_common_seeds, point_keys, point_table, ranked, varied
+from analysis.points import at, best_points, completed, on_common_seeds, point_keys, ranked
 from analysis.schema.axes import AXES
 from trainables.spec import TrialSpec
 
@@ -53,7 +54,7 @@ def best_trial(trials: pd.DataFrame, specs: Mapping[str, TrialSpec]) -> pd.Serie
         number: dict(zip(point["seed"], point["bits_per_byte"], strict=True))
         for number, point in enumerate(points)
     }
-    stopped = {n for n, point in enumerate(points) if (point["outcome"] == "stopped").any()}
+    stopped = {n: (point["outcome"] == "stopped").mean() for n, point in enumerate(points)}
     best = points[ranked(figures, stopped)[0]]
     finished = best[best["outcome"] == "finished"]
     return finished.sort_values(["further", "seed"]).iloc[0].drop("further")
@@ -95,10 +96,8 @@ def _by_setting(trials: pd.DataFrame, specs: Mapping[str, TrialSpec]) -> list[pd
 def _best_point(trials: pd.DataFrame) -> pd.DataFrame | None:
     """The trials of a setting's best point; `further` are those of seeds that were not compared."""
     done = completed(trials)
-    names = [axis.field for axis in varied(done)]
-    table = point_table(trials)
-    for row in table[table["diverged"] == 0].to_dict("records"):
-        point = at(done, {name: row[name] for name in names})
-        if (point["outcome"] == "finished").any():
-            return point.assign(further=~point["seed"].isin(on_common_seeds(done)["seed"]))
-    return None
+    best = next(iter(best_points(trials).values()), None)  # of the one architecture
+    if best is None:
+        return None
+    point = at(done, best)
+    return point.assign(further=~point["seed"].isin(on_common_seeds(done)["seed"]))

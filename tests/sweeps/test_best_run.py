@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from analysis.learning_rates import compare_best
+from analysis.points import best_points
 from sweeps.findings.common import winner
 from sweeps.findings.paper import final_table
 from sweeps.stored.best import best_scored, best_trial
@@ -53,6 +55,16 @@ ROWS = {  # (setting's context, lr, seed): outcome and bits per byte
         },
         (4, 1e-3, 0),
     ),
+    "a rate that no seed finished is behind one that a seed did": (
+        {
+            (4, 1e-3, 0): ("stopped", 1.9),
+            (4, 1e-3, 1): ("stopped", 1.9),
+            (4, 1e-2, 0): ("finished", 1.0),
+            (4, 1e-2, 1): ("stopped", 3.0),
+        },
+        (4, 1e-2, 0),
+    ),
+    "all were stopped": ({(4, 1e-3, 0): ("stopped", 1.9), (4, 1e-2, 0): ("stopped", 1.8)}, None),
     "settings are compared by their best rates": (
         {
             (4, 1e-3, 0): ("finished", 1.2),
@@ -137,6 +149,9 @@ def test_the_best_trial_follows_the_sweeps_rules(rows, best) -> None:
     found = best_trial(frame, specs)
     expected = None if best is None else "/".join(map(str, best))
     assert (None if found is None else found["spec_hash"]) == expected
+    if len({batch for batch, _, _ in rows}) == 1:  # tables and the report have one setting
+        said = compare_best(frame, "hgrn2").best
+        assert said == best_points(frame).get("hgrn2", {}).get("lr") == (best[1] if best else None)
 
 
 def test_sweep_promotion_and_paper_choose_alike(tmp_path: Path) -> None:

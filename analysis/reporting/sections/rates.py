@@ -16,7 +16,7 @@ from analysis.learning_rates import (
     optimum,
     sensitivity,
 )
-from analysis.points import along, at, best_points, point_table, varied
+from analysis.points import along, at, best_points, is_best, point_table, varied
 from analysis.reporting.page import Cell, Section, Table
 from analysis.reporting.sections.common import (
     ReportContext,
@@ -69,8 +69,10 @@ def rates(context: ReportContext) -> ReportPart:
 
 def _answer(trials: pd.DataFrame) -> str:
     best = best_points(trials)
-    if not best:
+    if not best and point_table(trials)["diverged"].all():
         return "Every learning rate diverged; try lower ones."
+    if not best:
+        return "No learning rate has been trained to the end yet."
     found = [f"{arch} {in_words(point)}" for arch, point in best.items()]
     return f"Best learning rate by validation loss: {', '.join(found)}."
 
@@ -147,7 +149,7 @@ def _all_points(context: ReportContext, trials: pd.DataFrame) -> Table:
     for row in records(point_table(trials).sort_values(["arch", *names])):
         mine = at(trials, {name: row[name] for name in ("arch", *names)})
         link = context.link(list(mine["run_id"]))
-        mark = "best" if row["rank"] == 1 and not row["diverged"] else ""
+        mark = "best" if is_best(row) else ""
         if row["diverged"]:
             figure = Cell(
                 f"{row['diverged']} of {row['seeds']} diverged", math.inf, link, "diverged"
