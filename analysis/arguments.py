@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from analysis.flag_values import default_is, place
+from analysis.schema.choices import ItemPart, SelectionRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class ReportArgs(PageArgs):
 
     study: Annotated[str | None, default_is("the only one of the store")] = None
     """Name of the study, MLflow's experiment."""
-    select: Literal["val_loss", "selection-split", "macro"] = "val_loss"
+    select: SelectionRule = "val_loss"
     """What learning rate and epoch are chosen by: validation loss, the macro score on a fixed fifth
     of the items that the report then leaves out, or the reported macro itself (optimistic)."""
 
@@ -61,6 +62,6 @@ class CompareArgs(StoreArgs):
     """The run to compare it with."""
     study: Annotated[str | None, default_is("all studies of the store are searched")] = None
     """Name of the study that both are in."""
-    part: Literal["held_out", "selection", "all"] = "all"
+    part: ItemPart = "all"
     """Items to compare on: those that no choice looks at, the fifth that `--select selection-split`
     of a report chooses by, or both."""

@@ -19,6 +19,7 @@ from analysis.inference import difference, holm
 from analysis.reporting.writing import storage_of
 from analysis.samples import Scores, benchmarks_of, chance, sample
 from analysis.schema.axes import AXES
+from analysis.schema.choices import ItemPart
 from analysis.signals import ending_on_signals
 from analysis.store import explained, open_store, tracking_uri
 from analysis.study import RECORDED, scores_of_run
@@ -156,7 +157,7 @@ def _losses(first: Compared, second: Compared) -> Table:
     return table
 
 
-def _scores(first: Compared, second: Compared, part: str) -> Table:
+def _scores(first: Compared, second: Compared, part: ItemPart) -> Table:
     both = [it.scores for it in (first, second) if it.scores is not None]
     names = benchmarks_of(both[0])
     samples = {name: [sample([scores], name, part) for scores in both] for name in names}
@@ -184,7 +185,7 @@ def _scores(first: Compared, second: Compared, part: str) -> Table:
     return table
 
 
-def _figures(scores: Scores, part: str) -> dict[str, float]:
+def _figures(scores: Scores, part: ItemPart) -> dict[str, float]:
     """The figure of each benchmark on a part of the items."""
     figures: dict[str, float] = scores["benchmarks" if part == "all" else part]
     return figures

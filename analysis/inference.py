@@ -119,7 +119,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ScoreComparison:
     """Two of several samples compared; `adjusted_p` is after Holm's correction over all pairs."""
 
     first: str
@@ -137,7 +137,7 @@ def estimate(sample: Sample, shared: SharedSpread | None = None) -> Estimate:
         shared: the spread over seeds of samples like this one, itself among them, in percent.
     """
     figures = sample.figures
-    seeds = SeedParts.of(figures, sample.deviations, sample.layout)
+    seeds = SeedParts.of(figures, sample.deviations, sample.design)
     if seeds is not None and shared is not None and shared.groups > 1:
         seeds = seeds.moderated(shared)
     # 1/4 is the greatest variance of values from 0 to 1.
@@ -215,14 +215,14 @@ def _check_comparable(first: Sample, second: Sample, paired: bool) -> None:
 def _spread_of_difference(
     first: Sample, second: Sample, paired: bool, shared: SharedSpread | None
 ) -> Spread:
-    layout = first.layout
+    design = first.design
     if paired:
         deviations = first.deviations - second.deviations
-        seeds = SeedParts.of(first.figures - second.figures, deviations, layout)
+        seeds = SeedParts.of(first.figures - second.figures, deviations, design)
         if seeds is not None and shared is not None:
             seeds = seeds.moderated(shared)
     else:
-        sides = [SeedParts.of(one.figures, one.deviations, layout) for one in (first, second)]
+        sides = [SeedParts.of(one.figures, one.deviations, design) for one in (first, second)]
         seeds = SeedParts.of_both(sides[0], sides[1], (first.seeds, second.seeds), shared)
     means = first.deviations.mean(axis=0) - second.deviations.mean(axis=0)
     # 1 is the greatest variance of differences from -1 to 1.
@@ -237,7 +237,7 @@ def mcnemar(first: Sample, second: Sample) -> float:
     greater sum of values, averaged over seeds. Every cluster counts as much as any other.
     """
     per_item = first.values.mean(axis=0) - second.values.mean(axis=0)
-    sums = np.bincount(first.layout.cluster, per_item[first.weights > 0])
+    sums = np.bincount(first.design.cluster, per_item[first.weights > 0])
     apart = sums[np.abs(sums) > 1e-9]  # means over seeds that are equal but for rounding are ties
     if not len(apart):
         return 1.0
@@ -257,7 +257,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def compare_all(samples: dict[str, Sample], shared: SharedSpread | None = None) -> list[Pair]:
+def compare_all(
+    samples: dict[str, Sample], shared: SharedSpread | None = None
+) -> list[ScoreComparison]:
     """All pairs of samples of the same items, with Holm's correction and a sentence for each.
 
     Args:
@@ -274,7 +276,9 @@ def compare_all(samples: dict[str, Sample], shared: SharedSpread | None = None) 
     ]
     adjusted = holm([one.p_value for one in differences])
     return [
-        Pair(first, second, one, p_value, in_words(first, second, one, p_value, len(names)))
+        ScoreComparison(
+            first, second, one, p_value, in_words(first, second, one, p_value, len(names))
+        )
         for (first, second), one, p_value in zip(names, differences, adjusted, strict=True)
     ]
 

@@ -13,10 +13,8 @@ from analysis.benchmarks import MACRO, Benchmark, from_facts
 from analysis.benchmarks.figures import CORRELATION
 from analysis.benchmarks.kinds import kind_named
 from analysis.benchmarks.suite import Scores
+from analysis.schema.choices import ItemPart
 from analysis.variances import Sample
-
-PARTS = ("held_out", "selection", "all")
-"""Items: those that no choice looks at, those that choices may look at, or both."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Layout:
 
     Attributes:
         indices: of each benchmark its items of the part, among all of its items.
-        weights, strata, clusters: see `statistics.Sample`.
+        weights, strata, clusters: see `variances.Sample`.
         chance: what models that guess score.
     """
 
@@ -74,13 +72,13 @@ _layouts: dict[tuple[str, str, str], Layout] = {}
 """By hash of the suite, benchmark and part: all models of a study share them."""
 
 
-def sample(seeds: Sequence[Scores], benchmark: str, part: str = "held_out") -> Sample:
+def sample(seeds: Sequence[Scores], benchmark: str, part: ItemPart = "held_out") -> Sample:
     """The values of a benchmark's items, or of all the macro's, by models trained alike.
 
     Args:
         seeds: the scores of each model.
         benchmark: its name, or "macro".
-        part: one of `PARTS`.
+        part: which of the items.
 
     Raises:
         ValueError: the models were scored on different items, or a benchmark has no item in the
@@ -96,12 +94,12 @@ def sample(seeds: Sequence[Scores], benchmark: str, part: str = "held_out") -> S
     return Sample(np.concatenate(values, axis=1), layout.weights, layout.strata, layout.clusters)
 
 
-def chance(scores: Scores, benchmark: str, part: str = "held_out") -> Chance:
+def chance(scores: Scores, benchmark: str, part: ItemPart = "held_out") -> Chance:
     """Score of models that guess on a benchmark, or on the macro; arguments as for `sample`."""
     return layout_of(scores, benchmark, part).chance
 
 
-def layout_of(scores: Scores, benchmark: str, part: str) -> Layout:
+def layout_of(scores: Scores, benchmark: str, part: ItemPart) -> Layout:
     """The layout of a benchmark's items in a part; errors as for `sample`."""
     key = scores["suite_hash"], benchmark, part
     if key not in _layouts:
@@ -109,7 +107,7 @@ def layout_of(scores: Scores, benchmark: str, part: str) -> Layout:
     return _layouts[key]
 
 
-def _layout(scores: Scores, benchmark: str, part: str) -> Layout:
+def _layout(scores: Scores, benchmark: str, part: ItemPart) -> Layout:
     names = members(scores, benchmark)
     parts = {name: _part(scores, name, part) for name in names}
     weights: list[float] = []
@@ -139,10 +137,8 @@ def members(scores: Scores, benchmark: str) -> list[str]:
     return [name for name in MACRO if name in scores["benchmarks"]]
 
 
-def _part(scores: Scores, name: str, part: str) -> tuple[Benchmark, list[int]]:
+def _part(scores: Scores, name: str, part: ItemPart) -> tuple[Benchmark, list[int]]:
     """The benchmark of a part's items, and their positions among all."""
-    if part not in PARTS:
-        raise ValueError(f"the part of items is one of {', '.join(PARTS)}, not {part!r}")
     benchmark, in_selection = from_facts(name, scores["items"][name])
     if part == "all":
         return benchmark, list(range(len(benchmark)))

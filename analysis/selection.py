@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
 from analysis.points import at, best_points, on_common_seeds, point_keys, varied
+from analysis.schema.choices import SelectionRule
 from analysis.shared_spread import SharedSpread
 
-SelectionRule = Literal["val_loss", "selection-split", "macro"]
-RULES: tuple[SelectionRule, ...] = ("val_loss", "selection-split", "macro")
+RULES: tuple[SelectionRule, ...] = get_args(SelectionRule)
 _COLUMNS = {"selection-split": "selection_macro", "macro": "macro"}
 
 

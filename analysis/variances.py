@@ -30,7 +30,7 @@ _NORMAL = np.linspace(-8, 8, 161)  # where a normal density is summed, by the tr
 _DENSITY = np.exp(-(_NORMAL**2) / 2) / np.exp(-(_NORMAL**2) / 2).sum()
 
 
-class Layout(NamedTuple):
+class SamplingDesign(NamedTuple):
     """Clusters and strata of the items that count.
 
     Attributes:
@@ -54,7 +54,7 @@ class Sample:
             percent. Items of weight 0 are as if they were not there.
         strata: (items,) int; items are drawn anew within these (subtasks).
         clusters: (items,) int, unique over strata; items of one cluster are drawn together.
-        layout: how the items that count lie in these.
+        design: how the items that count lie in these.
 
     Raises:
         ValueError: the shapes do not fit, a value is not from 0 to 1, a weight is negative, or a
@@ -65,7 +65,7 @@ class Sample:
     weights: np.ndarray
     strata: np.ndarray
     clusters: np.ndarray
-    layout: Layout = field(init=False, repr=False)
+    design: SamplingDesign = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         seeds, items = self.values.shape if self.values.ndim == 2 else (0, 0)
@@ -83,7 +83,7 @@ class Sample:
         if not np.array_equal(strata[first][cluster], strata):
             raise ValueError("a cluster lies in two strata: give each stratum numbers of its own")
         _, stratum, counts = np.unique(strata[first], return_inverse=True, return_counts=True)
-        object.__setattr__(self, "layout", Layout(cluster, stratum, counts))
+        object.__setattr__(self, "design", SamplingDesign(cluster, stratum, counts))
 
     @property
     def seeds(self) -> int:
@@ -103,23 +103,23 @@ class Sample:
         Sums over a stratum are 0. The variance of the figure, a mean of ratios where clusters
         differ in size, is that of a sum of these (Liang & Zeger 1986, Biometrika 73:13).
         """
-        layout, weights = self.layout, self._counting(self.weights)
-        stratum = layout.stratum[layout.cluster]
+        design, weights = self.design, self._counting(self.weights)
+        stratum = design.stratum[design.cluster]
         totals = np.bincount(stratum, weights)
         rows = []
         for row in self.values:
             values = self._counting(row)
             means = np.bincount(stratum, weights * values) / totals
-            rows.append(np.bincount(layout.cluster, weights * (values - means[stratum])))
+            rows.append(np.bincount(design.cluster, weights * (values - means[stratum])))
         return 100 * np.array(rows)
 
     @cached_property
     def unseen(self) -> float:
         """Squared percentage points that strata of a single cluster weigh: they show no variance,
         so that it is the largest possible one times this."""
-        stratum = self.layout.stratum[self.layout.cluster]
+        stratum = self.design.stratum[self.design.cluster]
         shares = np.bincount(stratum, self._counting(self.weights))
-        return 1e4 * float((shares[self.layout.counts == 1] ** 2).sum())
+        return 1e4 * float((shares[self.design.counts == 1] ** 2).sum())
 
     def _counting(self, of_items: np.ndarray) -> np.ndarray:
         return of_items[self.weights > 0]
@@ -146,14 +146,16 @@ class SeedParts:
     borrowed: float = 0.0
 
     @classmethod
-    def of(cls, figures: np.ndarray, deviations: np.ndarray, layout: Layout) -> SeedParts | None:
+    def of(
+        cls, figures: np.ndarray, deviations: np.ndarray, design: SamplingDesign
+    ) -> SeedParts | None:
         """Estimate from (seeds,) figures and (seeds, clusters) deviations; None for one seed."""
         count = len(figures)
         if count == 1:
             return None
         one = float(figures.var(ddof=1))
         squares = ((deviations - deviations.mean(axis=0)) ** 2).sum(axis=0)
-        answers = over_strata(squares / (count * (count - 1)), layout).sum()
+        answers = over_strata(squares / (count * (count - 1)), design).sum()
         return cls(one / count, count - 1, float(answers), one)
 
     def moderated(self, shared: SharedSpread) -> SeedParts:
@@ -229,14 +231,14 @@ class SeedParts:
         return cls(variance, degrees, answers, one, sides=2, borrowed=borrowed)
 
 
-def over_strata(squares: np.ndarray, layout: Layout) -> np.ndarray:
+def over_strata(squares: np.ndarray, design: SamplingDesign) -> np.ndarray:
     """(strata,) variances of sums of independent (clusters,) deviations with these squares.
 
     Each stratum of C clusters counts C / (C - 1) times the sum of its squares (Cochran 1977,
     Sampling Techniques, ch. 5).
     """
-    factors = layout.counts / np.maximum(layout.counts - 1, 1)
-    return np.asarray(np.bincount(layout.stratum, squares) * factors)
+    factors = design.counts / np.maximum(design.counts - 1, 1)
+    return np.asarray(np.bincount(design.stratum, squares) * factors)
 
 
 @dataclass(frozen=True)
@@ -262,9 +264,9 @@ class Spread:
         `largest` is the greatest variance that an item's value can have: that of the items of a
         stratum whose single cluster shows none.
         """
-        layout = sample.layout
-        variances = over_strata(deviations**2, layout)
-        doubt = float((variances**2 / np.maximum(layout.counts - 1, 1)).sum())
+        design = sample.design
+        variances = over_strata(deviations**2, design)
+        doubt = float((variances**2 / np.maximum(design.counts - 1, 1)).sum())
         items = float(variances.sum()) + largest * sample.unseen
         return cls(items, items**2 / doubt if doubt > 0 else _MANY, seeds)
 

@@ -50,7 +50,7 @@ from trainables.files import (
     writing,
 )
 from trainables.optim import load_optimizer, optimizer_tensors
-from trainables.progress import EpochReport, TrialOutcome, TrialProgress
+from trainables.progress import EpochReport, TrialOutcome, TrialProgress, best_epoch
 from trainables.spec import TrialSpec
 
 _OPTIMIZER = "optimizer.safetensors"
@@ -184,7 +184,7 @@ class TrialFolder:
         self, kind: str, history: Sequence[EpochReport], reason: str = ""
     ) -> TrialOutcome:
         """The outcome of a trial that measured this, with the best epoch's checkpoint."""
-        best = TrialProgress(history=list(history)).best
+        best = best_epoch(history)
         checkpoint = None if best is None else self.checkpoint_at(best.step).name
         return TrialOutcome(kind, tuple(history), checkpoint, reason)
 

@@ -7,15 +7,15 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from analysis.benchmarks.glue import FinetuneSettings
+from analysis.schema.choices import EpochSelection
 from analysis.schema.fields import CHOICES
 from analysis.schema.ranges import MOST, check, within
 from analysis.schema.typed import typed
 from trainables.files import read_or_set_aside
 
-SELECTIONS = ("split", "reported")
 _ENDS = ("finished", "diverged")
 _MODEL_FILES = ("config.json", "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt")
 
@@ -45,7 +45,8 @@ class FinetuneSpec:
     precision: str = "fp32"
 
     def __post_init__(self) -> None:
-        for name, choices in (("selection", SELECTIONS), ("precision", CHOICES["precision"])):
+        selections, precisions = get_args(EpochSelection), CHOICES["precision"]
+        for name, choices in (("selection", selections), ("precision", precisions)):
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}"

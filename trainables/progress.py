@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,8 +75,8 @@ class TrialProgress:
 
     @property
     def best(self) -> EpochReport | None:
-        """The epoch with the lowest validation loss, the earliest of equals."""
-        return min(self.history, key=lambda report: report.val_loss, default=None)
+        """See `best_epoch`."""
+        return best_epoch(self.history)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -99,8 +100,18 @@ class TrialOutcome:
             raise ValueError(f"a {self.kind} trial has one epoch or more")
 
     @property
+    def best(self) -> EpochReport | None:
+        """See `best_epoch`."""
+        return best_epoch(self.history)
+
+    @property
     def score(self) -> float:
         """Lowest validation bits per byte of all epochs; infinite for a diverged trial."""
         if self.kind == "diverged":
             return math.inf
         return min(report.bits_per_byte for report in self.history)
+
+
+def best_epoch(history: Iterable[EpochReport]) -> EpochReport | None:
+    """The epoch with the lowest validation loss, the earliest of equals."""
+    return min(history, key=lambda report: report.val_loss, default=None)

@@ -311,7 +311,7 @@ class TrialRun:
         call_with_retries(lambda: self._finish(outcome, checkpoint))
 
     def _finish(self, outcome: TrialOutcome, checkpoint: Path | None) -> None:
-        best = min(outcome.history, key=lambda report: report.val_loss, default=None)
+        best = outcome.best
         if best is not None:
             values = {
                 "lr": self._spec.lr,

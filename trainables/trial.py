@@ -24,7 +24,7 @@ from trainables.device import set_up_device
 from trainables.files import tell
 from trainables.memory import memory_of
 from trainables.optim import learning_rate, steps_at_peak
-from trainables.progress import EpochReport, TrialOutcome, TrialProgress
+from trainables.progress import EpochReport, TrialOutcome, TrialProgress, best_epoch
 from trainables.provenance import provenance
 from trainables.spec import TrialSpec
 from trainables.step import Diverged
@@ -301,7 +301,7 @@ def finish_trial(
     folder: TrialFolder, run: TrialRun, kind: str, history: list[EpochReport], reason: str = ""
 ) -> None:
     """Record a trial's end in MLflow and then in its folder, which makes it final."""
-    best = TrialProgress(history=history).best
+    best = best_epoch(history)
     outcome = folder.outcome_of(kind, history, reason)
     run.finish(outcome, None if best is None else folder.checkpoint_at(best.step))
     folder.finish(outcome)

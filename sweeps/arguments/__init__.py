@@ -14,6 +14,7 @@ from sweeps.arguments.scoring import EvaluateArgs
 from sweeps.arguments.training import Architecture, ArchitectureOrGroup, TrainingArgs
 
 __all__ = [
+    "Design",
     "DistillArgs",
     "EpochStudyArgs",
     "EvaluateArgs",

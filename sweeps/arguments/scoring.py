@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from analysis.flag_values import Names, default_is, place
+from analysis.schema.choices import EpochSelection
 from analysis.schema.fields import Precision, Protocol
 from analysis.schema.ranges import MOST, SMALLEST_SHARE, within
 
@@ -44,7 +45,7 @@ class FinetuningArgs:
 
     PANEL = "training"
 
-    selection: Literal["split", "reported"] = "split"
+    selection: EpochSelection = "split"
     """What GLUE's epoch is chosen on: a split of the training data, or, as leaderboards do, the
     very set that is reported."""
     glue_lr: Annotated[float | None, default_is("the protocol's")] = within(

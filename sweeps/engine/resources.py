@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from analysis.wording import count
 
-RUNNERS = ("auto", "inline", "train")
-
 
 @dataclass(frozen=True)
 class Resources:
@@ -37,8 +35,6 @@ class Resources:
         Raises:
             ValueError: what was asked for does not go together.
         """
-        if runner not in RUNNERS:
-            raise ValueError(f"--runner must be one of {', '.join(RUNNERS)}, not {runner!r}")
         if cpus < 1 or gpus < 0 or workers < 1:
             raise ValueError(
                 "a trial needs at least 1 CPU, 0 GPUs and 1 worker: not --cpus-per-trial "

@@ -124,7 +124,7 @@ def guessed(scores: Scores) -> str:
 
 
 def glue_line(results: dict[str, Any]) -> str:
-    """The scores of `tasks.glue_results` in one line, with the tasks that have none."""
+    """The scores of `glue.glue_results` in one line, with the tasks that have none."""
     parts = []
     for task, result in results.items():
         score = result.get("score")

@@ -28,7 +28,6 @@ from sweeps.plans.common import SweepPlan
 from sweeps.plans.distill import CONTROL
 from sweeps.plans.grids import GridPlan
 from sweeps.plans.spaces import SweepSearch
-from trainables.progress import TrialProgress
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 
@@ -102,7 +101,7 @@ def _winner_lines(plan: SweepPlan, trials: pd.DataFrame, part: str) -> list[str]
     folder = winner(plan, trials, part)
     if folder is None or folder.outcome is None:
         return []
-    best = TrialProgress(history=list(folder.outcome.history)).best
+    best = folder.outcome.best
     lines = []
     if best is not None and best.scores is not None:
         lines.append(f"{part}: {zero_shot_line(best.scores)}")

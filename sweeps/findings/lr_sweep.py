@@ -33,7 +33,6 @@ from sweeps.findings.common import (
 from sweeps.plans.common import SweepPlan
 from sweeps.plans.spaces import SweepSearch
 from sweeps.stored.trials import study_trials
-from trainables.progress import TrialProgress
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 
@@ -162,7 +161,7 @@ def _findings(plan: SweepPlan, trials: pd.DataFrame, arch: str) -> list[str]:
     if folder is None or folder.outcome is None:  # all were stopped early
         return lines
     outcome = folder.outcome
-    best = TrialProgress(history=list(outcome.history)).best
+    best = outcome.best
     assert best is not None
     if best.scores is not None:
         epochs = folder.spec.epochs

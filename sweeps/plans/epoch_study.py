@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from analysis.points import varied
 from analysis.schema.axes import AXES
 from analysis.wording import count
-from sweeps.arguments import EpochStudyArgs
+from sweeps.arguments import Design, EpochStudyArgs
 from sweeps.arguments.axes import given_value
 from sweeps.plans.branches import BranchPlan
 from sweeps.plans.common import Status, SweepPlan, TrainingSetup, chosen_archs, prepare
@@ -27,7 +27,7 @@ from trainables.spec import TrialSpec
 from trainables.trainer import steps_per_epoch
 from trainables.trial import LOG_EVERY, milestone_step
 
-DESIGNS = ("trajectory", "independent", "branch")
+DESIGNS: tuple[Design, ...] = get_args(Design)
 _MOST_HORIZONS = 1000
 _WORDS = re.compile(r"(\d+(?:\.\d+)?)([KMB]?)", re.IGNORECASE)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}

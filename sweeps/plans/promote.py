@@ -9,7 +9,6 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-import models
 from analysis.flag_values import checked
 from analysis.store import explained, open_store, tracking_uri
 from sweeps.arguments import PromoteArgs
@@ -26,7 +25,6 @@ from sweeps.stored.versions import (
 from trainables.checkpoint import check_checkpoint
 from trainables.corpus.tokenizer import tokenizer_hash
 from trainables.finetune_spec import model_hash
-from trainables.progress import TrialProgress
 
 _NAME, _ALIAS = r"\w[\w. -]{,199}", r"\w[\w-]{,199}"
 _FILES = (WEIGHTS, "config.json", "tokenizer.json", "spec.json")
@@ -87,9 +85,6 @@ def plan_promotion(args: PromoteArgs) -> PromotionPlan:
 
 
 def _check_words(args: PromoteArgs, name: str) -> None:
-    if args.arch not in models.architectures():
-        known = ", ".join(models.architectures())
-        raise ValueError(f"--arch: unknown architecture {args.arch!r}: choose from {known}")
     for flag, value, pattern in (("name", name, _NAME), ("alias", args.alias, _ALIAS)):
         reserved = flag == "alias" and re.fullmatch(r"latest|v\d+", value, re.IGNORECASE)
         if reserved or not re.fullmatch(pattern, value):
@@ -131,7 +126,7 @@ def lineage(choice: StudyRun, checkpoint: Path, client: MlflowClient) -> dict[st
     """
     spec, outcome, run = choice.folder.spec, choice.folder.outcome, client.get_run(choice.run_id)
     assert outcome is not None
-    best = TrialProgress(history=list(outcome.history)).best
+    best = outcome.best
     assert best is not None
     scores = (best.scores or {}).get("benchmarks", {})
     final = {key: x for key, x in run.data.metrics.items() if key.startswith("final/")}

@@ -77,7 +77,7 @@ def test_the_parts_are_those_of_drawn_bootstraps() -> None:
     expected = from_seeds / fewer_seeds + from_items / fewer_items
     expected -= from_answers / (fewer_seeds * fewer_items)
     assert estimate(one).standard_error ** 2 == pytest.approx(expected, rel=0.03)
-    parts = SeedParts.of(one.figures, one.deviations, one.layout)
+    parts = SeedParts.of(one.figures, one.deviations, one.design)
     assert parts is not None
     assert parts.answers == pytest.approx(from_answers / (fewer_seeds * fewer_items), rel=0.03)
 

@@ -63,14 +63,10 @@ def test_batch_refuses_foreign_indices(tmp_path: Path) -> None:
             blocks.batch(np.array([index]))
 
 
-def test_too_short_for_a_block_or_batch(tmp_path: Path) -> None:
-    """The error gives the number of tokens or blocks there are, and what to change."""
+def test_too_short_for_a_block(tmp_path: Path) -> None:
+    """The error gives the number of tokens there are, and what to change."""
     with pytest.raises(ValueError, match=r"train split has 8 tokens, fewer than one block of 8"):
         Blocks(token_file(tmp_path, 8), 8)
-    blocks = Blocks(token_file(tmp_path, 33), 8)
-    assert blocks.num_batches(3) == 1
-    with pytest.raises(ValueError, match="batch size is 5, but the train split has 4 blocks"):
-        blocks.num_batches(5)
 
 
 def test_damaged_file(tmp_path: Path) -> None:

@@ -83,16 +83,6 @@ class Blocks:
     def __len__(self) -> int:
         return self.num_blocks
 
-    def num_batches(self, batch_size: int) -> int:
-        """Full batches in one pass; ValueError if the split does not fill one."""
-        if not 1 <= batch_size <= len(self):
-            raise ValueError(
-                f"batch size is {batch_size}, but the {self.token_file.split} split has "
-                f"{len(self)} blocks of {self.context} tokens: use a smaller batch or context, "
-                f"or more text"
-            )
-        return len(self) // batch_size
-
     def batch(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets of the blocks `indices`, two LongTensors of (n, context)."""
         indices = np.asarray(indices, dtype=np.int64)

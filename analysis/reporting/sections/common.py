@@ -16,7 +16,8 @@ from analysis import plots
 from analysis.benchmarks.suite import Scores
 from analysis.reporting.page import Cell, Picture, Section
 from analysis.schema.axes import Axis, short
-from analysis.selection import Selection, SelectionRule, choose, spread_over_seeds
+from analysis.schema.choices import SelectionRule
+from analysis.selection import Selection, choose, spread_over_seeds
 from analysis.shared_spread import SharedSpread
 from analysis.study import OldScoresError, Study, compared
 from analysis.wording import with_error

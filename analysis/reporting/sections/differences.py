@@ -9,7 +9,7 @@ from itertools import combinations
 
 from scipy import stats
 
-from analysis.inference import LEVEL, Pair, compare_all, holm
+from analysis.inference import LEVEL, ScoreComparison, compare_all, holm
 from analysis.reporting.page import Cell, Table
 from analysis.reporting.sections.common import ReportContext, count, interval, probability
 from analysis.reporting.sections.contenders import Contender
@@ -19,7 +19,7 @@ from analysis.shared_spread import Share, SharedSpread
 from analysis.variances import CONFIDENCE
 
 
-def score_pairs(context: ReportContext, contenders: list[Contender]) -> list[Pair]:
+def score_pairs(context: ReportContext, contenders: list[Contender]) -> list[ScoreComparison]:
     """All pairs on the macro of the held-out items, the largest differences first.
 
     None where there are fewer than two, or they were scored on different items.
@@ -38,7 +38,7 @@ def is_shown(adjusted_p: float) -> bool:
     return adjusted_p < LEVEL
 
 
-def pair_table(pairs: list[Pair], links: dict[str, str]) -> Table:
+def pair_table(pairs: list[ScoreComparison], links: dict[str, str]) -> Table:
     """The pairs of scores; `links` by architecture."""
     columns = (
         "pair",

@@ -17,7 +17,7 @@ from analysis.reporting.sections.common import (
     rate,
     records,
 )
-from analysis.selection import SelectionRule
+from analysis.schema.choices import SelectionRule
 from analysis.study import Study
 from analysis.wording import count as count_of
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.inference import Pair
+from analysis.inference import ScoreComparison
 from analysis.reporting.sections.common import ReportContext, listed
 from analysis.reporting.sections.contenders import Contender, no_macro_above_chance
 from analysis.reporting.sections.differences import LossDifference, is_shown
@@ -10,7 +10,9 @@ from analysis.selection import choose
 from analysis.wording import between, count
 
 
-def answer(context: ReportContext, contenders: list[Contender], pairs: list[Pair]) -> str:
+def answer(
+    context: ReportContext, contenders: list[Contender], pairs: list[ScoreComparison]
+) -> str:
     """Who is best, by score where one is above chance, and by loss; `contenders` best first."""
     first = contenders[0]
     name = first.choice.arch
@@ -46,7 +48,7 @@ def answer(context: ReportContext, contenders: list[Contender], pairs: list[Pair
     return f"{lead}; {verdict}{limit}. {loss}"
 
 
-def _other(pair: Pair, name: str) -> str:
+def _other(pair: ScoreComparison, name: str) -> str:
     return pair.second if pair.first == name else pair.first
 
 

@@ -1,0 +1,13 @@
+"""Closed choices that are no fields of a trial: of a flag, and of what it is passed to."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+SelectionRule = Literal["val_loss", "selection-split", "macro"]
+"""What learning rate and epoch are chosen by in a report."""
+ItemPart = Literal["held_out", "selection", "all"]
+"""Items: those that no choice looks at, those that choices may look at, or both."""
+EpochSelection = Literal["split", "reported"]
+"""What the epoch of a fine-tuning is chosen on: a split of the training examples, or the examples
+whose score is reported."""
