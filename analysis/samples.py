@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import get_args
 
 import numpy as np
 
@@ -139,6 +140,8 @@ def members(scores: Scores, benchmark: str) -> list[str]:
 
 def _part(scores: Scores, name: str, part: ItemPart) -> tuple[Benchmark, list[int]]:
     """The benchmark of a part's items, and their positions among all."""
+    if part not in get_args(ItemPart):
+        raise ValueError(f"part must be one of {', '.join(get_args(ItemPart))}, not {part!r}")
     benchmark, in_selection = from_facts(name, scores["items"][name])
     if part == "all":
         return benchmark, list(range(len(benchmark)))

@@ -78,22 +78,33 @@ def test_a_command_has_a_plan_and_findings(module: str) -> None:
     assert parts <= reachable(import_graph(), module)
 
 
-def test_the_tree_of_the_readme_names_every_module() -> None:
-    """Each under its top-level package."""
+def words_of_the_tree() -> dict[str, set[str]]:
+    """By dotted folder, what the README's tree says of it."""
     text = (ROOT / "README.md").read_text()
     tree = next(part for part in text.split("```") if part.startswith("\nsweeps/"))
-    parts = re.split(r"^(\w+)/", tree, flags=re.MULTILINE)[1:]
-    words = {
-        name: set(re.findall(r"\w+", part))
-        for name, part in zip(parts[::2], parts[1::2], strict=True)
-    }
+    path: list[str] = []
+    words: dict[str, set[str]] = {}
+    for line in tree.splitlines():
+        if folder := re.match(r"((?:  )*)(\w+)/", line):
+            path = [*path[: len(folder[1]) // 2], folder[2]]
+        words.setdefault(".".join(path), set()).update(re.findall(r"\w+", line))
+    for folder in ("models.kernels.gpu", "sweeps.plans", "sweeps.findings"):
+        words[folder] |= words[folder.rpartition(".")[0]]  # names of the folder above, it says
+    return words
+
+
+def test_the_tree_of_the_readme_names_every_module() -> None:
+    """Each in its folder, and no folder that is not there."""
+    words = words_of_the_tree()
     modules = {name for name, file in modules_by_name().items() if file.name != "__init__.py"}
     missing = {
         name
         for name in modules
-        if not name.endswith("__main__") and name.split(".")[-1] not in words[name.split(".")[0]]
+        if not name.endswith("__main__")
+        and name.rpartition(".")[2] not in words.get(name.rpartition(".")[0], set())
     }
     assert not missing
+    assert not [name for name in words if not (ROOT / name.replace(".", "/")).is_dir()]
 
 
 def test_the_picture_of_the_architecture_is_drawn_from_the_code() -> None:

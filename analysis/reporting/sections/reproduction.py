@@ -17,15 +17,15 @@ from analysis.reporting.sections.common import (
     rate,
     records,
 )
+from analysis.schema.axes import AXES, LR
 from analysis.schema.choices import SelectionRule
 from analysis.study import Study
 from analysis.wording import count as count_of
 
-_FIXED = (
+_SETTINGS = (
     *("size", "corpus", "corpus_hash", "tokenizer_hash", "benchmarks_hash", "protocol", "context"),
-    *("batch_size", "epochs", "schedule", "warmup", "weight_decay", "dropout", "optimizer"),
-    *("grad_clip", "precision"),
-    *("hardware", "software", "commit"),
+    *(name for name in AXES if name != LR.field),
+    *("epochs", "grad_clip", "precision", "hardware", "software", "commit"),
 )
 
 
@@ -143,7 +143,7 @@ def _teachers_from_elsewhere(study: Study) -> list[str]:
 def _settings(sweep: pd.DataFrame) -> Table:
     """Settings that all compared trials share, and by architecture those that they do not."""
     rows = []
-    for name in _FIXED:
+    for name in _SETTINGS:
         if name not in sweep:
             continue
         known = sweep[sweep[name].notna()]
