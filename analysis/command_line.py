@@ -173,7 +173,7 @@ def _without_secret_values(words: Sequence[str], known: Sequence[str]) -> list[s
 def _forms(kind: type) -> dict[str, ValueFormat | None]:
     """How the values of each flag are written; None for what is true or false."""
     hints = get_type_hints(kind, include_extras=True)
-    return {flag_of(each.name): format_of(hints[each.name]) for each in fields(kind)}  # type: ignore[arg-type]
+    return {flag_of(each.name): format_of(hints[each.name]) for each in fields(kind)}
 
 
 def _check_places(words: Sequence[str], kind: type) -> None:
@@ -234,7 +234,7 @@ def _panel(kind: type, name: str) -> Any:
     """A dataclass of the fields that stand in a panel, each with its help."""
     hints = get_type_hints(kind, include_extras=True)
     members = []
-    for each in fields(kind):  # type: ignore[arg-type]
+    for each in fields(kind):
         if name != _declaring(kind, each.name)[-1].PANEL:
             continue
         hint = hints[each.name]

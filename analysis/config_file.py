@@ -37,7 +37,7 @@ def read_config(path: Path, kind: type) -> dict[str, Any]:
     """
     given = _mapping(path)
     hints = get_type_hints(kind)
-    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    names = {each.name for each in fields(kind)}
     values = {}
     for key, value in given.items():
         key = NO_LETTER.sub("?", str(key))[:MOST_SHOWN]

@@ -138,7 +138,7 @@ def _read_domains(folder: Path) -> dict[str, tuple[str, ...]]:
             try:
                 found = typed(read_object(place / _DOMAINS), dict[str, dict[str, object]])
                 domains = {name: values.get("domains", ()) for name, values in found.items()}
-                return typed(domains, dict[str, tuple[str, ...]])  # type: ignore[no-any-return]
+                return typed(domains, dict[str, tuple[str, ...]])
             except ValueError as error:
                 raise ValueError(f"{place / _DOMAINS}: {error}") from error
     return {}

@@ -217,7 +217,7 @@ class KeyValueStore:
     """
 
     def __init__(self, address: tuple[str, int, str], *, is_server: bool = False) -> None:
-        from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+        from torch.distributed import PrefixStore, TCPStore
 
         host, port, secret = address
         listening = None

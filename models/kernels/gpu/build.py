@@ -34,7 +34,7 @@ def compiling_for(capability: int) -> Iterator[None]:
     from triton.runtime import driver
 
     previous = driver._active  # reading `driver.active` would ask for a GPU
-    driver.set_active(_Target(capability))  # type: ignore[arg-type]
+    driver.set_active(_Target(capability))
     try:
         yield
     finally:
