@@ -89,6 +89,8 @@ def parse(
         given = {k: v for name in panels for k, v in vars(getattr(parsed, name)).items()}
         args = kind(**given)
         check(args, flags=True)  # before the command's own imports
+    except BrokenPipeError:  # of `--help | head`: not a wrong flag
+        raise
     except (_WrongValue, ValueError, OSError) as error:
         sys.exit(say_error(error))
     say_loading()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -17,6 +18,8 @@ from typing import NoReturn
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_INTERRUPTED = 130
+EXIT_UNREAD = 128 + signal.SIGPIPE
+"""As of a program that SIGPIPE ended: who read its output, such as `head`, had enough."""
 _STOPPED = "\nStopped.\n"
 _STOPPING = "\nStopping; a second signal ends at once.\n"
 _LOADING = "Loading libraries ...\n"
@@ -34,10 +37,17 @@ def start(module: str) -> NoReturn:
     _started.append(module)
     main: Callable[[], int] = importlib.import_module(module).main
     try:
-        status = main()
+        try:
+            status = main()
+        finally:
+            sys.stdout.flush()  # not at the exit, where nothing can be done about a broken pipe
     except KeyboardInterrupt:
         sys.stderr.write(_STOPPED)
         status = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        status = EXIT_UNREAD
     sys.exit(status)
 
 
@@ -94,6 +104,15 @@ def _end(number: int, frame: FrameType | None) -> None:
         os._exit(EXIT_INTERRUPTED)
     _say(_STOPPING)  # at once: what runs may need seconds to its end
     raise KeyboardInterrupt
+
+
+def _nobody_reads() -> bool:
+    """Whether it is stdout whose reader is gone; what is left to write goes nowhere then."""
+    reader = select.poll()
+    reader.register(sys.stdout.fileno(), 0)  # its errors alone
+    if is_gone := bool(reader.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return is_gone
 
 
 def _kill_children() -> None:

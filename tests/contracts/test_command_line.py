@@ -18,6 +18,7 @@ from analysis.arguments import CompareArgs, ReportArgs
 from analysis.command_line import PANELS, parse, to_type
 from analysis.config_file import command_name, read_config, save_config
 from analysis.errors import hide_secret_flags
+from analysis.signals import EXIT_UNREAD
 from sweeps import cli
 from sweeps.arguments import (
     DistillArgs,
@@ -127,6 +128,25 @@ def test_an_answer_needs_no_heavy_import(command: str, words: list[str]) -> None
     loaded = {name.partition(".")[0] for name in done.stderr.split()}
     assert "sweeps" in loaded
     assert not loaded & set(HEAVY)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["sweeps/lr_sweep.py", "--help"], ["sweeps/cli.py"]])
+def test_who_has_read_enough_of_the_help_is_told_nothing(words: list[str], unbuffered: str) -> None:
+    """As `| head -1` closes the pipe in the middle of it."""
+    with subprocess.Popen(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env=environment() | {"PYTHONUNBUFFERED": unbuffered},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == EXIT_UNREAD
 
 
 def test_a_typo_is_answered_at_once() -> None:
