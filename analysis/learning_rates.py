@@ -30,7 +30,7 @@ class RateComparison:
 
     Attributes:
         arch: the architecture.
-        best: the best value; None when every one diverged, or none was trained to the end.
+        best: the best value; None where none is (`points.is_best`).
         runner_up: the second best; None when there is none.
         seeds: seeds on which both were trained to the end.
         difference: mean over these seeds of runner-up minus best, bits/byte; positive favours
@@ -87,7 +87,9 @@ def _none_is_best(first: pd.Series, arch: str, label: str, advice: str = "") -> 
     if first["diverged"]:
         then = f"; {advice}" if advice else ""
         return f"{arch}: every {label} diverged on at least one seed{then}."
-    return f"{arch}: no {label} has been trained to the end yet: all that ended were stopped early."
+    return (
+        f"{arch}: no {label} is the best yet: each diverged on a seed or was stopped early on all."
+    )
 
 
 def _compare(
@@ -309,7 +311,7 @@ class Sensitivity:
 
     Attributes:
         arch: the architecture.
-        best: its best rate; None when all diverged.
+        best: its best rate; None where none is (`points.is_best`).
         third, thrice: the losses; None with `best`.
         sentence: the same in words.
     """

@@ -18,8 +18,8 @@ from typing import NoReturn
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_INTERRUPTED = 130
-EXIT_UNREAD = 128 + signal.SIGPIPE
-"""As of a program that SIGPIPE ended: who read its output, such as `head`, had enough."""
+EXIT_UNREAD = 1
+"""Who reads the output, such as `head`, had enough: rich ends a command with this status."""
 _STOPPED = "\nStopped.\n"
 _STOPPING = "\nStopping; a second signal ends at once.\n"
 _LOADING = "Loading libraries ...\n"
@@ -37,18 +37,36 @@ def start(module: str) -> NoReturn:
     _started.append(module)
     main: Callable[[], int] = importlib.import_module(module).main
     try:
-        try:
-            status = main()
-        finally:
-            sys.stdout.flush()  # not at the exit, where nothing can be done about a broken pipe
+        status = _to_the_end(main)
     except KeyboardInterrupt:
-        sys.stderr.write(_STOPPED)
+        _say(_STOPPED)
         status = EXIT_INTERRUPTED
     except BrokenPipeError:
         if not _nobody_reads():
             raise
         status = EXIT_UNREAD
     sys.exit(status)
+
+
+def _to_the_end(main: Callable[[], int]) -> int:
+    """Run it, and write what is left for stdout, while a broken pipe can still be answered."""
+    try:
+        status = main()
+    except SystemExit:  # after help, or wrong words
+        _flush()
+        raise
+    _flush()
+    return status
+
+
+def _flush() -> None:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:  # Python says at the exit what it is
+        pass
 
 
 def say_loading() -> None:
@@ -108,6 +126,8 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 def _nobody_reads() -> bool:
     """Whether it is stdout whose reader is gone; what is left to write goes nowhere then."""
+    if sys.stdout is None:
+        return False
     reader = select.poll()
     reader.register(sys.stdout.fileno(), 0)  # its errors alone
     if is_gone := bool(reader.poll(0)):
@@ -134,5 +154,6 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 def _say(text: str) -> None:
     """Write in the middle of whatever goes on; a terminal that was closed takes no word."""
-    with contextlib.suppress(OSError):
-        os.write(sys.stderr.fileno(), text.encode())
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # the latter of a stream that was closed
+            os.write(sys.stderr.fileno(), text.encode())

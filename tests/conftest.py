@@ -76,6 +76,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_sessionfinish() -> None:
+    gc.enable()  # also where other processes collected the tests
     gc.unfreeze()  # or libraries warn at the exit of what was not released
 
 

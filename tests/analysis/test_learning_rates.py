@@ -10,7 +10,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.learning_rates import compare_best, edge_of_grid, optimum, sensitivity
+from analysis.learning_rates import (
+    compare_best,
+    edge_of_grid,
+    open_edge,
+    optimum,
+    sensitivity,
+)
 from analysis.parabola import Parabola
 from analysis.points import best_points, point_table
 
@@ -59,6 +65,21 @@ def test_a_rate_with_a_stopped_seed_ranks_between() -> None:
         (1e-4, 0, "diverged", 0.1), (1e-3, 0, "stopped", 0.2), (1e-2, 0, "finished", 3.0)
     )
     assert point_table(trials)["lr"].tolist() == [1e-2, 1e-3, 1e-4]
+
+
+def test_what_no_seed_finished_is_not_the_best() -> None:
+    """Nor is it said that all were stopped, where others diverged."""
+    stopped = [(1e-3, seed, "stopped", 1.9) for seed in (0, 1)]
+    diverged = [(1e-2, 0, "finished", 1.0), (1e-2, 1, "diverged", 1.0)]
+    for rows in (stopped, [*stopped, *diverged]):
+        trials = frame(*rows)
+        assert point_table(trials)["lr"].iloc[0] == 1e-3
+        assert best_points(trials) == {}
+        found = compare_best(trials, "mamba")
+        assert found.best is None
+        assert found.sentence == sensitivity(trials, "mamba").sentence
+        assert "each diverged on a seed or was stopped early on all" in found.sentence
+        assert open_edge(trials, "mamba") == ""
 
 
 def test_trials_without_an_outcome_are_left_out() -> None:

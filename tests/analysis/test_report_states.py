@@ -17,8 +17,6 @@ from trainables.progress import TrialOutcome as End
 
 LRS = (3e-3, 1e-2, 3e-2)
 
-pytestmark = pytest.mark.usefixtures("empty_pictures")
-
 
 def written(made: MadeStudy) -> tuple[str, Path]:
     """Run the command; the page that it wrote, and the folder of it."""

@@ -19,6 +19,7 @@ from analysis.command_line import PANELS, parse, to_type
 from analysis.config_file import command_name, read_config, save_config
 from analysis.errors import hide_secret_flags
 from analysis.signals import EXIT_UNREAD
+from analysis.wording import quoted
 from sweeps import cli
 from sweeps.arguments import (
     DistillArgs,
@@ -147,6 +148,48 @@ def test_who_has_read_enough_of_the_help_is_told_nothing(words: list[str], unbuf
         assert process.stderr is not None
         assert process.stderr.read() == ""
     assert process.returncode == EXIT_UNREAD
+
+
+STARTED = """
+import sys, types
+from analysis import signals
+
+def main():
+    signals.say_loading()
+    print("read this")
+    {end}
+
+sys.modules["made"] = types.ModuleType("made")
+sys.modules["made"].main = main
+signals.start("made")
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "status"), [("return 3", 3), ("sys.exit(4)", 4), ("raise KeyboardInterrupt", 130)]
+)
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_command_without_an_output_has_its_status(end: str, status: int, closed: str) -> None:
+    """As a service starts it."""
+    command = quoted(sys.executable, "-c", STARTED.format(end=end))
+    done = subprocess.run(["sh", "-c", f"{command} {closed}"], cwd=ROOT, env=environment())
+    assert done.returncode == status
+
+
+def test_a_fault_is_told_though_nobody_reads_the_output() -> None:
+    """A broken pipe does not hide it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTED.format(end="raise ValueError('the fault')")],
+        cwd=ROOT,
+        env=environment() | {"PYTHONUNBUFFERED": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert "ValueError: the fault" in process.stderr.read()
 
 
 def test_a_typo_is_answered_at_once() -> None:

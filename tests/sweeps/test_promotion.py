@@ -72,7 +72,7 @@ class Studies:
             context=64,
             batch_size=4,
             lr=lr,
-            epochs=1,
+            epochs=2,
             seed=seed,
         ).replace(**changes)
 

@@ -72,7 +72,9 @@ def _answer(trials: pd.DataFrame) -> str:
     if not best and point_table(trials)["diverged"].all():
         return "Every learning rate diverged; try lower ones."
     if not best:
-        return "No learning rate has been trained to the end yet."
+        return (
+            "No learning rate is the best yet: each diverged on a seed or was stopped early on all."
+        )
     found = [f"{arch} {in_words(point)}" for arch, point in best.items()]
     return f"Best learning rate by validation loss: {', '.join(found)}."
 
