@@ -17,6 +17,9 @@ import pytest
 from tests.made_once import made_once
 
 gc.disable()  # while everything is imported: to look through all of that takes seconds
+# Hundreds of processes import the project: they compile it once, whatever the environment says.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
