@@ -158,10 +158,8 @@ def test_points_are_paired_by_rank_and_seed() -> None:
     assert found == [pytest.approx([1.0, 1.2]), pytest.approx([1.0, 1.3])]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param("2 x 2 seeds, alike", marks=pytest.mark.slow), "2 x 2 seeds, twofold"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["2 x 2 seeds, alike", "2 x 2 seeds, twofold"])
 def test_intervals_hold_the_truth_with_two_seeds(name: str) -> None:
     """400 studies of two architectures: the average is within three standard errors (1 %) of the
     bounds of `make check-statistics`, which draws more."""

@@ -120,8 +120,15 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [
+        pytest.param(390, False, id="390-light"),
+        pytest.param(390, True, id="390-dark", marks=pytest.mark.slow),
+        pytest.param(1280, False, id="1280-light", marks=pytest.mark.slow),
+        pytest.param(1280, True, id="1280-dark"),
+    ],
+)
 def test_the_page_opens_whole_and_alone(
     width: int, dark: bool, report: Path, open_page: Callable[..., Any], tmp_path: Path
 ) -> None:

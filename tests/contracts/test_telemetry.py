@@ -50,7 +50,13 @@ def test_all_that_import_mlflow_are_known():
         assert imports == (package in USERS), package
 
 
-@pytest.mark.parametrize("module", USERS.values())
+@pytest.mark.parametrize(
+    "module",
+    [
+        pytest.param(module, marks=pytest.mark.slow if package == "trainables" else [])
+        for package, module in USERS.items()
+    ],
+)
 def test_telemetry_is_off_before_mlflow_is_imported(module):
     """When any module of a package imports MLflow first, its package has set the variable."""
     done = run(CODE, module)

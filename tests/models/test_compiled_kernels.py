@@ -61,7 +61,7 @@ def test_the_assembler_is_one_that_hopper_can_trust() -> None:
     assert (int(major), int(minor)) >= (12, 9), said
 
 
-@pytest.mark.parametrize("arch", slow_but("xlstm"))
+@pytest.mark.parametrize("arch", slow_but("mamba"))
 def test_few_kernels_are_compiled(arch: str) -> None:
     """At most 48 for a trial, its validation in float32 included: under a minute on few cores."""
     assert len(launches_of(spec_of(arch, "base"), 16_000, None)) <= 48

@@ -65,7 +65,7 @@ GROUPED: dict[str, Any] = {"num_v_heads": 6, "allow_neg_eigval": True, "intermed
 @pytest.mark.parametrize(
     ("how", "time", "changes"),
     [
-        ("naive", 70, {}),
+        pytest.param("naive", 70, {}, marks=pytest.mark.slow),  # a process that imports fla
         pytest.param("naive", 20, GROUPED, marks=pytest.mark.slow),
         pytest.param("interpreter", 5, {}, marks=[pytest.mark.interpreter, pytest.mark.slow]),
         pytest.param("interpreter", 70, {}, marks=[pytest.mark.interpreter, pytest.mark.slow]),

@@ -75,6 +75,7 @@ def test_unknown_names_are_answered_with_the_valid_ones() -> None:
         models.build_config("lstm", "huge", vocab_size=10, context=8)
 
 
+@pytest.mark.slow  # a process of its own, which builds every size
 def test_the_import_is_silent_and_the_table_prints() -> None:
     """`python -m models.sizes` prints every preset, and nothing goes to stderr."""
     result = subprocess.run(

@@ -14,7 +14,7 @@ import pytest
 from analysis.command_line import parse
 from analysis.signals import ENDING
 from sweeps.arguments import LrSweepArgs
-from sweeps.lr_sweep import run_lr_sweep
+from sweeps.lr_sweep import main, run_lr_sweep
 from sweeps.plans.lr_sweep import plan_sweep
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.processes import exit_status, wait_for
@@ -198,12 +198,13 @@ def test_second_command_on_the_same_sweep_is_refused(sweep):
     process.communicate(timeout=60)
 
 
-def test_dry_run_prints_the_cost_and_runs_nothing(sweep):
+def test_dry_run_prints_the_cost_and_runs_nothing(sweep, capsys):
     """What was read and left out, parameters, FLOPs, steps, devices and a measured time; no run, no
     Ray, no checkpoint."""
     text = shutil.copytree(sweep.text, sweep.storage.parent / "text")
     (text / "scan.PDF").write_bytes(b"%PDF-1.7")
-    output = sweep.run("--dry-run", "--corpus", str(text))
+    assert main(sweep.line("--dry-run", "--corpus", str(text))[2:]) == 0
+    output = capsys.readouterr().out
     assert "3,780 words in 2 files, 180 of them for validation\n  3,600  talk.train\n" in output
     assert "  scan.PDF  pages, not text: convert it to .txt\n" in output
     for word in ("params", "FLOPs/token", "s/step", "steps", "trials at once", "Nothing was run"):

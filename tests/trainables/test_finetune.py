@@ -240,7 +240,10 @@ def test_a_separable_task_is_learned(
     assert (folder / "outcome.json").stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("last_epoch", [1, 2, 3])
+@pytest.mark.parametrize(
+    "last_epoch",
+    [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)],
+)
 def test_an_interrupted_run_ends_the_same(
     last_epoch: int, spec: FinetuneSpec, run: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -276,7 +279,7 @@ def test_an_epoch_of_an_earlier_version_is_continued(
     assert run(spec) == run(spec, "elsewhere")
 
 
-@pytest.mark.parametrize("left", [None, "{}"])
+@pytest.mark.parametrize("left", [pytest.param(None, marks=pytest.mark.slow), "{}"])
 def test_an_epoch_that_lost_its_digests_is_damaged(
     left: str | None, spec: FinetuneSpec, run: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -292,7 +295,14 @@ def test_an_epoch_that_lost_its_digests_is_damaged(
     assert run(spec) == run(spec, "elsewhere")
 
 
-@pytest.mark.parametrize("damage", [{"score": "x"}, {"loss": math.nan}, {"epoch": 0}])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"score": "x"},
+        pytest.param({"loss": math.nan}, marks=pytest.mark.slow),
+        pytest.param({"epoch": 0}, marks=pytest.mark.slow),
+    ],
+)
 def test_an_epoch_of_wrong_figures_is_damaged(
     damage: dict[str, Any],
     spec: FinetuneSpec,

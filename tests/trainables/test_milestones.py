@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from test_trial import assert_same, final_parameters, kill_at, train, train_until_killed
 
 from trainables.checkpoint import TrialFolder
@@ -56,6 +57,7 @@ def test_milestones_are_recorded_again_in_an_empty_store(tiny_spec, make_runtime
     assert milestone_points(runtime) == before != []
 
 
+@pytest.mark.slow
 def test_a_branch_keeps_the_best_epoch_of_its_trunk(tiny_spec, make_runtime, monkeypatch):
     """Where no epoch of its own is better, the best checkpoint is the one that a trial trained from
     the start would have."""
