@@ -135,10 +135,15 @@ def test_an_answer_needs_no_heavy_import(command: str, words: list[str]) -> None
 @pytest.mark.parametrize("words", [["sweeps/lr_sweep.py", "--help"], ["sweeps/cli.py"]])
 def test_who_has_read_enough_of_the_help_is_told_nothing(words: list[str], unbuffered: str) -> None:
     """As `| head -1` closes the pipe in the middle of it."""
+    assert without_reader(*words, PYTHONUNBUFFERED=unbuffered) == (EXIT_UNREAD, "")
+
+
+def without_reader(*words: str, **variables: str) -> tuple[int, str]:
+    """The status of a Python whose stdout nobody reads, and what it says on stderr."""
     with subprocess.Popen(
         [sys.executable, *words],
         cwd=ROOT,
-        env=environment() | {"PYTHONUNBUFFERED": unbuffered},
+        env=environment() | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -146,8 +151,8 @@ def test_who_has_read_enough_of_the_help_is_told_nothing(words: list[str], unbuf
         assert process.stdout is not None
         process.stdout.close()
         assert process.stderr is not None
-        assert process.stderr.read() == ""
-    assert process.returncode == EXIT_UNREAD
+        said = process.stderr.read()
+    return process.returncode, said
 
 
 STARTED = """
@@ -178,18 +183,10 @@ def test_a_command_without_an_output_has_its_status(end: str, status: int, close
 
 def test_a_fault_is_told_though_nobody_reads_the_output() -> None:
     """A broken pipe does not hide it."""
-    with subprocess.Popen(
-        [sys.executable, "-c", STARTED.format(end="raise ValueError('the fault')")],
-        cwd=ROOT,
-        env=environment() | {"PYTHONUNBUFFERED": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.close()
-        assert process.stderr is not None
-        assert "ValueError: the fault" in process.stderr.read()
+    code = STARTED.format(end="raise ValueError('the fault')")
+    status, said = without_reader("-c", code, PYTHONUNBUFFERED="")
+    assert status != 0
+    assert "ValueError: the fault" in said
 
 
 def test_a_typo_is_answered_at_once() -> None:
