@@ -1,4 +1,5 @@
-"""The signals that end a command: Ctrl-C, a job that is stopped, a terminal that is closed.
+"""The signals that end a command: Ctrl-C, a job that is stopped or whose time is nearly over, a
+terminal that is closed.
 
 To import this costs nothing: a command is ready for them before it imports anything that does.
 """
@@ -16,7 +17,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""The last is what batch systems announce the end of a job's time with."""
 EXIT_INTERRUPTED = 130
 EXIT_UNREAD = 1
 """Who reads the output, such as `head`, had enough: rich ends a command with this status."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.made_once import made_once
+from trainables.machine_limits import usable_cpus
 
 gc.disable()  # while everything is imported: to look through all of that takes seconds
 # Hundreds of processes import the project: they compile it once, whatever the environment says.
@@ -25,7 +26,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cpus()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
 
 

@@ -29,6 +29,7 @@ from models.kernels import paths
 from models.kernels.gpu.build import build, compiling_for
 from models.kernels.gpu.launch import ASSEMBLER, Launch, recording
 from trainables.dropout import add_dropout
+from trainables.machine_limits import usable_cpus
 from trainables.objectives import DistillationObjective, NextTokenObjective
 from trainables.spec import TrialSpec
 from trainables.trainer import MicroBatch
@@ -173,7 +174,7 @@ def _compile(
     launches: list[Launch], target: int, context: ForkServerContext, progress: Say
 ) -> None:
     """Compile in processes of a server that imported the kernels once, and knows no CUDA."""
-    processes = max(1, min(len(os.sched_getaffinity(0)), len(launches), MOST_PROCESSES))
+    processes = max(1, min(usable_cpus(), len(launches), MOST_PROCESSES))
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         tasks = {pool.submit(_build_one, launch, target): launch for launch in launches}
         for done, task in enumerate(as_completed(tasks), 1):

@@ -69,6 +69,7 @@ class RuntimeConfig:
         gpus: share of a GPU that one worker may use.
         threads: CPU threads of one worker.
         checkpoint_minutes: longest time between two checkpoints.
+        stop: a file that is there once trials are to write a checkpoint and end, or None.
     """
 
     study: Path
@@ -84,6 +85,7 @@ class RuntimeConfig:
     gpus: float = 1.0
     threads: int = 1
     checkpoint_minutes: float = 10.0
+    stop: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,10 @@ _LONGEST_TAG = 4000
 Report = Callable[[dict[str, Any]], None]
 
 
+class StopAsked(Exception):
+    """The sweep is ending: the trial has written a checkpoint, from which it will go on."""
+
+
 def run_trial(
     spec: TrialSpec, runtime: RuntimeConfig, report: Report, world: World | None = None
 ) -> TrialOutcome:
@@ -56,6 +60,9 @@ def run_trial(
         runtime: the folders to read and write, and the share of the machine to use.
         report: called on every worker after each epoch, with flat finite numbers.
         world: the workers that share the trial; this process alone by default.
+
+    Raises:
+        StopAsked: by the first worker, once `runtime.stop` is there.
     """
     world = world or World()
     set_up_device(runtime.threads, world.device)
@@ -136,6 +143,8 @@ class _TrialTraining:
             while self.progress.step < self.trainer.total_steps:
                 self._train_epoch()
                 self._end_epoch()
+                if self._is_to_stop:
+                    raise StopAsked
         except Diverged as error:
             kind, reason = "diverged", str(error)
         if self.record:
@@ -183,12 +192,22 @@ class _TrialTraining:
             if progress.step % LOG_EVERY == 0 or progress.step in (1, end):
                 clock = self._read_losses(pending, norm, clock)
                 pending.clear()
-                is_due = clock - self.saved_at > 60 * self.runtime.checkpoint_minutes
                 if self.is_first and progress.step < end:  # at the end comes a report
                     if progress.step in self.runtime.trunk_steps:
                         self._leave_trunk()  # first: a resumed trial does not pass here again
-                    if is_due:
-                        self._save()
+                    self._save_if_due(clock)
+
+    def _save_if_due(self, now: float) -> None:
+        is_to_stop = self._is_to_stop
+        if is_to_stop or now - self.saved_at > 60 * self.runtime.checkpoint_minutes:
+            self._save()
+        if is_to_stop:
+            raise StopAsked
+
+    @property
+    def _is_to_stop(self) -> bool:
+        """Whether the first worker, which writes the checkpoints, sees that the sweep is ending."""
+        return self.is_first and self.runtime.stop is not None and self.runtime.stop.exists()
 
     def _read_losses(self, pending: list[torch.Tensor], norm: torch.Tensor, clock: float) -> float:
         """Record the losses of the last steps; returns the time.

@@ -156,6 +156,11 @@ class ProgressDisplay(DriverCallback):
         if self._live:
             self._live.stop()
 
+    def running(self) -> list[TrialFolder]:
+        """The folders of the trials whose processes are at work."""
+        specs = [row.spec for row in self.rows.values() if row.state == "running"]
+        return [TrialFolder.of(self._study, spec) for spec in specs]
+
     def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Refresh now and then."""
         pause = REFRESH_SECONDS if self._live else QUIET_SECONDS

@@ -32,6 +32,7 @@ from sweeps.engine.resources import Resources
 from sweeps.engine.trial_process import run_here
 from sweeps.engine.watch import RayDied, watching_ray
 from trainables.device import pick_device
+from trainables.machine_limits import usable_cpus
 from trainables.spec import TrialSpec
 from trainables.trainer import RuntimeConfig, World
 
@@ -66,7 +67,7 @@ def ray_cluster(address: str | None, *, dashboard: bool) -> Iterator[dict[str, f
         env = {}
         options |= {
             "address": "local",
-            "num_cpus": len(os.sched_getaffinity(0)),
+            "num_cpus": usable_cpus(),
             "num_gpus": local_gpus(),  # those of CUDA_VISIBLE_DEVICES, as PyTorch counts them
             "object_store_memory": 100 * 2**20,
             "include_dashboard": dashboard,

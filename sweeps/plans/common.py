@@ -101,6 +101,16 @@ class SweepPlan:
         """The MLflow store."""
         return tracking_uri(self.storage)
 
+    @property
+    def stop_file(self) -> Path:
+        """The file that asks this sweep's trials to stop."""
+        return self.folder / "locks" / f"{min(self.sweep_hashes)}.stop"
+
+    @property
+    def sweep_hashes(self) -> list[str]:
+        """What names each part's sweep."""
+        return [base.sweep_hash(self.axes) for base in self.bases.values()]
+
     def runtime_config(self, tracker: Tracker) -> RuntimeConfig:
         """The paths and machine settings with which the sweep's trials run."""
         return RuntimeConfig(
@@ -116,6 +126,7 @@ class SweepPlan:
             gpus=self.resources.gpus,
             threads=self.resources.cpus,
             checkpoint_minutes=self.checkpoint_minutes,
+            stop=self.stop_file,
         )
 
 

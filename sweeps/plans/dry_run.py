@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -24,6 +23,7 @@ from sweeps.engine.tuning import local_gpus
 from sweeps.plans.common import SweepPlan
 from trainables.corpus import Blocks
 from trainables.device import pick_device, set_up_device
+from trainables.machine_limits import usable_cpus
 from trainables.memory import OutOfMemory, memory_of
 from trainables.peaks import dense_bf16_peak
 from trainables.spec import TrialSpec
@@ -59,7 +59,7 @@ class Cost:
 
 def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None:
     """Print the cost of each part of the plan and of all together."""
-    available = {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(local_gpus())}
+    available = {"CPU": float(usable_cpus()), "GPU": float(local_gpus())}
     try:
         at_once: int | None = plan.resources.trials_at_once(available, args.max_concurrent)
     except ValueError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from sweeps.scoring.workers import Scoring
 from sweeps.stored.chosen import run_id_of
 from sweeps.stored.model_names import resolve_model
 from sweeps.stored.trials import resolve_storage
+from trainables.machine_limits import usable_cpus
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _open_model(model: str) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
 def _scoring(args: EvaluateArgs, model: str) -> Scoring:
     wants_gpu = args.device == "cuda" or (args.device == "auto" and local_gpus() > 0)
     gpus = (1.0 if args.gpus is None else args.gpus) if wants_gpu else 0.0
-    cpus = args.cpus or max(1, len(os.sched_getaffinity(0)) // args.eval_workers)
+    cpus = args.cpus or max(1, usable_cpus() // args.eval_workers)
     return Scoring(model, cpus, gpus, args.precision, args.token_budget)
 
 

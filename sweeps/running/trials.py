@@ -35,6 +35,7 @@ from sweeps.engine.environment import check_address
 from sweeps.engine.failures import keep_error
 from sweeps.engine.kernel_builds import start_building
 from sweeps.engine.progress import ProgressDisplay
+from sweeps.engine.stopping import stopping_at_checkpoints, wait_for_checkpoints
 from sweeps.engine.tuning import DriverCallback, build_scheduler, ray_cluster, run_tune
 from sweeps.engine.watch import RayDied
 from sweeps.findings.common import describe_study, failed_trials, show_ways_on
@@ -180,12 +181,14 @@ def _train(
     """Run the plan's trials to their ends, with progress and records."""
     display = ProgressDisplay(tracker, contact, plan.folder, search, at_once, console)
     bookkeeper = Bookkeeper(plan.folder, tracker, contact, console)
-    try:
-        runtime = plan.runtime_config(tracker)
-        run_tune(search, runtime, plan.resources, scheduler, [bookkeeper, display], at_once)
+    with contextlib.closing(display), stopping_at_checkpoints(plan.stop_file):
+        try:
+            runtime = plan.runtime_config(tracker)
+            run_tune(search, runtime, plan.resources, scheduler, [bookkeeper, display], at_once)
+        except KeyboardInterrupt:
+            wait_for_checkpoints(display.running(), plan.stop_file, console)
+            raise
         bookkeeper.settle(patience=60, tell=contact.retry if _is_done(plan) else contact.try_once)
-    finally:
-        display.close()
 
 
 def _is_done(plan: SweepPlan) -> bool:
@@ -314,8 +317,8 @@ def _sole_owner(plan: SweepPlan) -> Iterator[None]:
         ValueError: another one does.
     """
     with contextlib.ExitStack() as stack:
-        for arch, base in plan.bases.items():
-            path = plan.folder / "locks" / f"{base.sweep_hash(plan.axes)}.lock"
+        for arch, sweep in zip(plan.bases, plan.sweep_hashes, strict=True):
+            path = plan.folder / "locks" / f"{sweep}.lock"
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 stack.enter_context(FileLock(path, timeout=0))

@@ -19,6 +19,7 @@ from sweeps.plans.lr_sweep import plan_sweep
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.processes import exit_status, wait_for
 from tests.sweeps.conftest import ROOT
+from trainables.checkpoint import TrialFolder
 
 
 def assert_clean(sweep, trials):
@@ -112,7 +113,8 @@ def test_killed_trial_is_started_again_by_itself(sweep, whole_sweep):
 @pytest.mark.parametrize("number", ENDING)
 def test_interrupt_stops_cleanly_and_says_how_to_continue(sweep, number):
     """Ctrl-C, a stopped job and a closed terminal end the sweep with status 130, leave no run
-    running, and name the command; also in the background, where a shell lets SIGINT be ignored."""
+    running, and name the command; also in the background, where a shell lets SIGINT be ignored.
+    What was trained is not trained again: the last recorded step is a checkpoint's."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         process = sweep.start("--epochs", "200")  # it inherits what is ignored
@@ -126,8 +128,15 @@ def test_interrupt_stops_cleanly_and_says_how_to_continue(sweep, number):
     assert "Traceback" not in output
     assert "To continue, run it again" in output
     assert "--epochs 200" in output
+    assert re.search(r"\d trials? wrote a checkpoint, to go on from there", output)
+    assert "did not come to a checkpoint" not in output
     assert {run.info.status for run in [*sweep.runs(), *sweep.runs("sweep")]} == {"KILLED"}
     assert all("babysweep.outcome" not in run.data.tags for run in sweep.runs())
+    for run in sweep.runs():
+        folder = sweep.storage / "study" / "trials" / run.data.tags["babysweep.spec_hash"]
+        _, progress = TrialFolder(folder).newest()
+        assert progress.step == max(point.step for point in sweep.history(run, "train/loss"))
+    assert not list(sweep.storage.glob("study/locks/*.stop"))
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
 

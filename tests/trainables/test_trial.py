@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -21,7 +22,7 @@ from tests.trainables.conftest import runtime_in
 from trainables.checkpoint import TrialFolder, check_checkpoint
 from trainables.files import DamagedFileError
 from trainables.trainer import Trainer, TrialData, World
-from trainables.trial import run_trial
+from trainables.trial import StopAsked, run_trial
 
 
 class Killed(BaseException):
@@ -131,6 +132,38 @@ def test_resumed_in_the_middle_of_an_epoch_is_bitwise_uninterrupted(
     assert_same(whole, resumed)
     assert outcome.kind == "finished"
     assert [report["epoch"] for report in reports] == [1, 2, 2]
+
+
+@pytest.mark.parametrize("asked", [3, -2], ids=["within an epoch", "in its last steps"])
+def test_a_trial_that_is_asked_to_stop_trains_no_step_twice(
+    asked, tiny_spec, make_runtime, uninterrupted, monkeypatch
+):
+    """It writes a checkpoint at the next tenth step, or with the epoch, and goes on from there:
+    to the bits and the losses of one that was not asked."""
+    _, reports, whole = uninterrupted(tiny_spec)
+    runtime = make_runtime(tiny_spec)
+    runtime = dataclasses.replace(runtime, stop=runtime.study.parent / "stop")
+    steps = Trainer(tiny_spec, TrialData.open(tiny_spec, runtime), World(), None).steps_per_epoch
+    original = Trainer.step
+
+    def asking(self):
+        if self.progress.step == asked % steps:
+            runtime.stop.touch()
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", asking)
+        first = count_steps(patch)
+        with pytest.raises(StopAsked):
+            run_trial(tiny_spec, runtime, lambda metrics: None)
+    assert len(first) == (10 if asked > 0 else steps)
+    runtime.stop.unlink()
+    second = count_steps(monkeypatch)
+    outcome, reports_of_rest, resumed = train(tiny_spec, runtime)
+    assert first + second == list(range(2 * steps))
+    assert_same(whole, resumed)
+    assert outcome.kind == "finished"
+    assert reports_of_rest == reports
 
 
 def cut(file):

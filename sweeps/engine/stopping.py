@@ -1,0 +1,60 @@
+"""The end of a command in the middle of its trials: each writes a checkpoint of where it is."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from filelock import Timeout
+from rich.console import Console
+
+from analysis.signals import was_signalled
+from analysis.terminal import say
+from analysis.wording import count
+from trainables.checkpoint import TrialFolder
+
+SAVE_SECONDS = 60.0
+"""For the next ten steps and the writing of a checkpoint; who scores meanwhile may not be ready."""
+
+
+@contextlib.contextmanager
+def stopping_at_checkpoints(stop: Path) -> Iterator[None]:
+    """Keep a file away that asks trials to stop, except while a command is ending.
+
+    Args:
+        stop: the file, for which trials look (`RuntimeConfig.stop`).
+    """
+    stop.unlink(missing_ok=True)  # of a command that was killed
+    try:
+        yield
+    finally:
+        stop.unlink(missing_ok=True)
+
+
+def wait_for_checkpoints(running: Iterable[TrialFolder], stop: Path, console: Console) -> None:
+    """Have running trials write a checkpoint and end; a trial holds its lock until it has.
+
+    Nothing is done where it is not a signal that ends the command.
+
+    Args:
+        running: the folders of trials whose processes are alive.
+        stop: the file that asks them.
+        console: where it is told how many did, and how many were not ready in time.
+    """
+    if not was_signalled():
+        return
+    stop.touch()
+    end, ready, late = time.monotonic() + SAVE_SECONDS, 0, 0
+    for folder in running:
+        try:
+            with folder.lock(timeout=max(0.0, end - time.monotonic())):
+                ready += folder.newest() is not None  # some have not begun to train
+        except Timeout:
+            late += 1
+    if ready:
+        say(console, f"{count(ready, 'trial')} wrote a checkpoint, to go on from there.")
+    if late:
+        came = f"{count(late, 'trial')} did not come to a checkpoint in {SAVE_SECONDS:.0f} s"
+        say(console, f"{came}, and will go on from the one before.")

@@ -1,0 +1,76 @@
+"""How many CPUs a process may use: its affinity, and the limits of its control groups."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from trainables.machine_limits import usable_cpus
+
+
+@pytest.fixture(autouse=True)
+def sixteen_cpus(monkeypatch):
+    """The process may run on 16 of the machine's CPUs."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)))
+
+
+def machine(folder, membership, files):
+    """A machine with these control groups; returns the arguments of `usable_cpus`."""
+    for name, text in files.items():
+        path = folder / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    (folder / "membership").write_text(membership + "\n")
+    return folder / "cgroup", folder / "membership"
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "cpus"),
+    [
+        pytest.param("0::/", {}, 16, id="no limit anywhere"),
+        pytest.param("0::/", {"cpu.max": "max 100000"}, 16, id="a limit that is none"),
+        pytest.param("0::/", {"cpu.max": "400000 100000"}, 4, id="a container"),
+        pytest.param("0::/", {"cpu.max": "150000 100000"}, 1, id="a part of a CPU is not one"),
+        pytest.param("0::/", {"cpu.max": "20000 100000"}, 1, id="at least one"),
+        pytest.param("0::/", {"cpu.max": "6400000 100000"}, 16, id="more than there are"),
+        pytest.param(
+            "0::/jobs/7/step",
+            {"jobs/cpu.max": "800000 100000", "jobs/7/cpu.max": "300000 100000"},
+            3,
+            id="a job's step, limited with its job",
+        ),
+        pytest.param(
+            "0::/kubepods/pod1/c", {"cpu.max": "200000 100000"}, 2, id="named from outside"
+        ),
+        pytest.param(
+            "5:memory:/a\n4:cpu,cpuacct:/docker/b\n0::/",
+            {
+                "cpu,cpuacct/docker/b/cpu.cfs_quota_us": "250000",
+                "cpu,cpuacct/docker/b/cpu.cfs_period_us": "50000",
+                "memory/a/cpu.max": "100000 100000",
+            },
+            5,
+            id="version 1",
+        ),
+        pytest.param(
+            "4:cpu,cpuacct:/docker/b",
+            {"cpu,cpuacct/cpu.cfs_quota_us": "-1", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
+            16,
+            id="version 1 without a limit",
+        ),
+    ],
+)
+def test_the_smallest_limit_counts(tmp_path, membership, files, cpus):
+    """Of the process's own group and those around it."""
+    assert usable_cpus(*machine(tmp_path, membership, files)) == cpus
+
+
+def test_a_system_without_control_groups(tmp_path):
+    """Then the affinity is all there is."""
+    assert usable_cpus(tmp_path / "none", tmp_path / "neither") == 16
+
+
+def test_this_machine_has_at_least_one():
+    """Whatever limits this process."""
+    assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))
