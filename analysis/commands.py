@@ -1,4 +1,5 @@
-"""The commands that made a study: how each is recorded with it, and read back in the order of time.
+"""The commands that made a study: how each is recorded with it, read back in the order of time, and
+named to whoever stopped it.
 
 A recorded line can be typed anywhere: flags of a file stand in it one by one, what the command took
 from the study as well, and `$BABYSWEEP_STORAGE` where its storage was. Secrets, and places that it
@@ -10,23 +11,28 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.command_line import called
+from analysis.command_line import PROGRAM, called
 from analysis.config_file import NOT_KEPT, command_name
-from analysis.errors import SECRET_FLAGS, without_secret
+from analysis.errors import SECRET_FLAGS, without_secret, without_secrets
 from analysis.flag_values import PLACE
+from analysis.schema.axes import short
 from analysis.schema.ranges import flag_of
+from analysis.signals import EXIT_INTERRUPTED
 from analysis.store import EARLIEST_FIRST, all_runs
+from analysis.terminal import say, show_whole
 from analysis.wording import as_flag, quoted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from rich.console import Console
 
 COMMAND_TAG = "babysweep.command"
 """Of a sweep's run the commands that ran it, of a trial's those that promoted or scored it; one in
@@ -38,6 +44,8 @@ CUT = "# earlier commands, more than a tag holds"
 STORAGE = "BABYSWEEP_STORAGE"
 SETTINGS = ("BABYSWEEP_KERNELS", "BABYSWEEP_CPP", "BABYSWEEP_CUDA_GRAPH")
 """Variables that change how a trial computes; they stand before the command."""
+_RATES = {"lr", "lrs"}
+"""Parts of the names of flags for learning rates."""
 _LEFT_OUT = NOT_KEPT | {"storage", "address", "output"}
 _ROOT = Path(__file__).resolve().parent.parent
 _TIME = "%Y-%m-%d %H:%M:%S.%f"
@@ -137,19 +145,28 @@ def typed(args: Any, storage: Path | None = None) -> str:
             continue
         values = value if isinstance(value, tuple) else (value,)
         names = each.metadata.get(PLACE)
-        flags.append(as_flag(flag[2:], *(_word(one, names, storage) for one in values)))
+        number = short if _RATES & {*each.name.split("_")} else "{:g}".format
+        flags.append(as_flag(flag[2:], *(_word(one, names, storage, number) for one in values)))
     return without_secret(" ".join([*variables, quoted(*words), *flags]))
 
 
-def _word(value: Any, names: tuple[str, ...] | None, storage: Path | None) -> str:
+def _word(
+    value: Any,
+    names: tuple[str, ...] | None,
+    storage: Path | None,
+    number: Callable[[float], str],
+) -> str:
     """A value in the shell's quotes.
 
     Args:
         value: of a flag.
         names: texts that are no paths, of a flag whose value may be a path.
         storage: of the command.
+        number: the short form of a number, taken where it loses nothing.
     """
-    text = f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+    text = str(value)
+    if isinstance(value, float) and float(number(value)) == value:
+        text = number(value)
     if names is None or text in names or not (place := Path(text).expanduser()).exists():
         return quoted(text)
     if storage is not None and (real := place.resolve()).is_relative_to(storage):
@@ -157,6 +174,14 @@ def _word(value: Any, names: tuple[str, ...] | None, storage: Path | None) -> st
     place = Path(os.path.abspath(place))  # a link stays one: its name may be the corpus's
     inside = str(place.relative_to(_ROOT)) if place.is_relative_to(_ROOT) else ""
     return quoted(inside if inside and inside not in names else str(place))
+
+
+def say_how_to_continue(console: Console, status: int = EXIT_INTERRUPTED) -> int:
+    """Say that this process's command was stopped, and what to type; returns the status."""
+    python = [] if Path(sys.argv[0]).stem == PROGRAM else [sys.executable]
+    say(console, "\nStopped. To continue, run it again:")
+    show_whole(console, "  ", quoted(*python, *without_secrets(sys.argv)))
+    return status
 
 
 def _parsed(text: str) -> tuple[str, datetime | None]:

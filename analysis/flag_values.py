@@ -36,11 +36,25 @@ SPLITS = "splits"
 """Marks texts of which several may stand in one word, between commas."""
 Names: TypeAlias = tuple[Annotated[str, SPLITS], ...]
 """Names without a comma in them."""
+
 NO_LETTER = re.compile("[\\x00-\\x1f\\x7f\\ud800-\\udfff]")
 MOST_SHOWN = 60
 """Letters of a wrong value, or name, of a file."""
+_DECIMAL_COMMA = re.compile(r"\d+,\d+(e[+-]?\d+)?", re.IGNORECASE)
+"""Two numbers between which is a comma, or one with a decimal comma."""
 _NUMBERS = {int: ("INT", "whole number", "0 1 2"), float: ("FLOAT", "number", "1e-3 3e-3")}
 """By type: how help calls it, how an error does, and several of them as an example."""
+
+
+@dataclass(frozen=True)
+class Beginnings:
+    """Marks texts that begin with a known name: they are one, or belong to what has it.
+
+    Attributes:
+        names: that are known.
+    """
+
+    names: tuple[str, ...]
 
 
 def place(*names: str, **options: Any) -> Any:
@@ -76,7 +90,7 @@ class ValueFormat:
     is_text: bool = False
 
     def _parts(self, word: str) -> list[str]:
-        if not self.splits:
+        if not self.splits or (self.metavar == "FLOAT ..." and _DECIMAL_COMMA.fullmatch(word)):
             return [word]
         if not self.is_text:
             return _parts(word)
@@ -99,8 +113,7 @@ def format_of(kind: Any) -> ValueFormat | None:
     flags have only what is true or false."""
     origin, inside = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        form = format_of(inside[0])
-        return replace(form, splits=True) if form and SPLITS in inside else form
+        return _marked(format_of(inside[0]), inside[1:])
     if origin in (Union, types.UnionType):
         return _of_union(inside)
     if origin is tuple:
@@ -112,6 +125,16 @@ def format_of(kind: Any) -> ValueFormat | None:
     if kind in (str, Path):
         return ValueFormat({str: "TEXT", Path: "PATH"}[kind], _text(kind), is_text=True)
     return None
+
+
+def _marked(form: ValueFormat | None, marks: Sequence[Any]) -> ValueFormat | None:
+    """The format of an annotated type's values with what the annotation says of them."""
+    if form is None:
+        return None
+    for mark in marks:
+        if isinstance(mark, Beginnings):
+            form = replace(form, read=_beginning(mark.names, form.read))
+    return replace(form, splits=True) if SPLITS in marks else form
 
 
 def checked(args: Flags) -> Flags:
@@ -240,25 +263,45 @@ def _number(kind: Any) -> Callable[[str], Any]:
         try:
             return kind(text)
         except ValueError:
-            hint = ""
-            if re.fullmatch(r"\d{1,3}(,\d{3})+", text):
-                hint = f"; write {text.replace(',', '')} without commas"
-            elif re.search(r"\d\D*[,;:|]\D*\d", text):
-                hint = f"; of several, each is a word of its own, as in {several}"
-            raise ValueError(f"{text!r} is no {noun}{hint}") from None
+            raise ValueError(f"{text!r} is no {noun}{_hint(text, kind, several)}") from None
 
     return read
+
+
+def _hint(text: str, kind: Any, several: str) -> str:
+    """What may have been meant by a text that is no number."""
+    if kind is float and _DECIMAL_COMMA.fullmatch(text):
+        return f"; write {text.replace(',', '.')} with a point, or two numbers as two words"
+    if re.fullmatch(r"\d{1,3}(,\d{3})+", text):
+        return f"; write {text.replace(',', '')} without commas"
+    if re.search(r"\d\D*([,;:|]|\.\.)\D*\d", text) or re.fullmatch(r"\d+-\d+", text):
+        return f"; of several, each is a word of its own, as in {several}"
+    return ""
 
 
 def _choice(choices: Sequence[str]) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text in choices:
             return text
-        near = difflib.get_close_matches(text.lower(), choices, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{text!r} is none of {', '.join(choices)}{hint}")
+        raise _none_of(text, choices)
 
     return read
+
+
+def _beginning(names: Sequence[str], read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read_known(text: str) -> Any:
+        value = read(text)
+        if text.startswith(tuple(names)):
+            return value
+        raise _none_of(text, names)
+
+    return read_known
+
+
+def _none_of(text: str, choices: Sequence[str]) -> ValueError:
+    near = difflib.get_close_matches(text.lower(), choices, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return ValueError(f"{text!r} is none of {', '.join(choices)}{hint}")
 
 
 def _parts(word: str) -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.markup import escape
@@ -41,6 +44,50 @@ def show_title(console: Console, title: str) -> None:
         console.rule(f"[bold]{escape(title)}", align="left")
     else:
         console.print(Text(f"\n{title}"), soft_wrap=True)
+
+
+@contextlib.contextmanager
+def showing(console: Console, text: str, pause: float = 0.0) -> Iterator[Callable[[str], None]]:
+    """Show what goes on meanwhile, with rich's markup: on a terminal until it is over.
+
+    Args:
+        console: where to show it.
+        text: what goes on at first.
+        pause: for a pipe, see `RareLines`.
+
+    Yields:
+        What to call with the next text.
+    """
+    if console.is_terminal:
+        with console.status(text) as status:
+            yield lambda following: status.update(following)
+    else:
+        lines = RareLines(console, pause)
+        lines.say(text)
+        yield lines.say
+
+
+class RareLines:
+    """Progress where nothing can be shown and taken away again: a line now and then.
+
+    Args:
+        console: where to print.
+        pause: least seconds before the first line, and between two of them. What comes sooner is
+            left out, as is what was said last.
+    """
+
+    def __init__(self, console: Console, pause: float) -> None:
+        self._console, self._pause = console, pause
+        self._last = ""
+        self._spoke = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Print a text with rich's markup, if it is time for one."""
+        now = time.monotonic()
+        if text == self._last or now - self._spoke < self._pause:
+            return
+        self._last, self._spoke = text, now
+        say(self._console, f"{time.strftime('%H:%M:%S')}  {text}")
 
 
 def _between_words(text: str, width: int) -> str:

@@ -33,9 +33,10 @@ def run_evaluation(args: EvaluateArgs) -> int:
     secure_local_cluster(args.address)
     from ray.exceptions import RayError
 
+    from analysis.commands import say_how_to_continue
     from analysis.errors import EXIT_FAILED, say_error
     from analysis.signals import EXIT_INTERRUPTED, ending_on_signals
-    from analysis.terminal import open_console, say
+    from analysis.terminal import open_console, showing
     from sweeps.engine.watch import RayDied
     from sweeps.findings.evaluate import lacking, show_results
     from sweeps.plans.evaluate import plan_evaluation
@@ -44,7 +45,7 @@ def run_evaluation(args: EvaluateArgs) -> int:
     console = open_console()
     try:
         with ending_on_signals():
-            with console.status("Preparing"):
+            with showing(console, "Preparing"):
                 plan = plan_evaluation(args)
             results = evaluate(plan, console)
     except (ValueError, OSError) as error:
@@ -56,8 +57,7 @@ def run_evaluation(args: EvaluateArgs) -> int:
     else:
         show_results(plan, results, console)
         return EXIT_FAILED if lacking(results.get("glue", {}), plan.args.tasks) else 0
-    say(console, "\nStopped. Run it again; finished epochs of GLUE tasks are kept.")
-    return status
+    return say_how_to_continue(console, status)
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:

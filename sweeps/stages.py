@@ -11,12 +11,12 @@ from rich.console import Console
 
 from analysis import runs
 from analysis.arguments import ReportArgs
-from analysis.commands import part_of
+from analysis.commands import part_of, say_how_to_continue
 from analysis.config_file import save_config
 from analysis.errors import say_error
 from analysis.reporting.writing import run_report
-from analysis.signals import EXIT_INTERRUPTED, ending_on_signals
-from analysis.terminal import open_console, say, show_title
+from analysis.signals import ending_on_signals
+from analysis.terminal import open_console, say, show_title, showing
 from analysis.wording import count
 from sweeps.arguments import PaperArgs
 from sweeps.distill import run_distillation
@@ -35,7 +35,7 @@ def run_study(args: PaperArgs) -> int:
     try:
         with ending_on_signals():
             try:
-                with console.status("Preparing"):
+                with showing(console, "Preparing"):
                     plan = plan_study(args)
             except (ValueError, OSError) as error:
                 return say_error(error)
@@ -49,8 +49,8 @@ def run_study(args: PaperArgs) -> int:
             with part_of(args):
                 return run_stages(stages, plan.folder, console)
     except KeyboardInterrupt:
-        say(console, "\nStopped. Run it again; stages that are done are not run again.")
-        return EXIT_INTERRUPTED
+        say(console, "\nStages that are done are not run again.")
+        return say_how_to_continue(console)
 
 
 def stages_of(plan: StudyPlan, console: Console) -> list[Stage]:

@@ -95,7 +95,7 @@ def _named(task: str, found: Sequence[FolderEntry], source: BenchmarkSource) -> 
         )
     if task not in KINDS:
         raise ValueError(
-            f"--tasks: unknown task {task!r}: choose a kind of benchmark ({', '.join(KINDS)}), "
+            f"unknown task {task!r}: choose a kind of benchmark ({', '.join(KINDS)}), "
             f"all, or what {source.path} has ({there}); fine-tuned once, glue and its tasks "
             f"({_GLUE})"
         )

@@ -32,7 +32,7 @@ from analysis.reporting.tables import write_tables
 from analysis.signals import ending_on_signals
 from analysis.store import explained, how_to_browse, open_store, tracking_uri, ui_of
 from analysis.study import Study
-from analysis.terminal import open_console, say, show_whole
+from analysis.terminal import open_console, say, show_whole, showing
 from analysis.whole_files import write_text
 from analysis.wording import count, quoted
 
@@ -46,10 +46,10 @@ def run_report(args: ReportArgs) -> int:
     """Write the report and print its answers; returns the exit status."""
     console = open_console()
     try:
-        with ending_on_signals(), console.status("Reading the study") as status:
+        with ending_on_signals(), showing(console, "Reading the study") as show_stage:
             args = checked(args)
             with explained(tracking_uri(storage_of(args.storage))):
-                page, path = write_report(args, lambda text: status.update(text))
+                page, path = write_report(args, show_stage)
     except (ValueError, OSError) as error:
         return say_error(error)
     for answer in page.answers:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from analysis.flag_values import default_is, place
+from analysis.flag_values import Names, default_is, place
 from analysis.schema.fields import trial_field
 from analysis.schema.ranges import MOST, within
 from sweeps.arguments.axes import AxesArgs, GridArgs
@@ -77,7 +77,7 @@ class EpochStudyArgs(PlateauArgs, TrainingArgs):
         "epochs", default=()
     )
     """Numbers of epochs to compare."""
-    milestones: Annotated[tuple[str, ...], default_is("none")] = ()
+    milestones: Annotated[Names, default_is("none")] = ()
     """Score also after so many words: 1000000, or 1M. A branch leaves those before it began to the
     longest trial."""
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
-from analysis.flag_values import Names, default_is, place
-from analysis.schema.choices import EpochSelection
+from analysis.flag_values import SPLITS, Beginnings, default_is, place
+from analysis.schema.choices import BENCHMARKS, GLUE_TASKS, EpochSelection
 from analysis.schema.fields import Precision, Protocol
 from analysis.schema.ranges import MOST, SMALLEST_SHARE, within
+
+_TASKS = Beginnings((*BENCHMARKS, "all", "glue", *GLUE_TASKS))
+TaskNames: TypeAlias = tuple[Annotated[str, SPLITS, _TASKS], ...]
+"""Kinds of benchmarks, names of their folders, and tasks of GLUE."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +25,7 @@ class BenchmarkArgs:
     benchmarks: str = place("hub", default="hub")
     """Folder with blimp*, supplement*, ewok*, bear*, wug_adj*, entity_tracking*, comps*, glue*
     folders, or hub: BLiMP, EWoK (with your token) and BEAR from the Hugging Face hub."""
-    tasks: Annotated[Names, default_is("all that is there but GLUE; of the hub blimp")] = ()
+    tasks: Annotated[TaskNames, default_is("all that is there but GLUE; of the hub blimp")] = ()
     """Kinds of benchmarks (blimp, supplement, ewok, bear, wug, entity_tracking, comps), names of
     folders, all (of these), glue, or names of GLUE tasks. Of several folders of a kind the one that
     does not end in _fast is taken."""

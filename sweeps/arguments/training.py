@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from analysis.flag_values import Names, default_is, place
+from analysis.flag_values import default_is, place
 from analysis.schema.fields import Optimizer, Protocol, Schedule, trial_field
 from analysis.schema.ranges import LARGEST_VOCAB, MOST, SMALLEST_SHARE, within
 from sweeps.arguments.presets import PresetName, Size, preset_default
+from sweeps.arguments.scoring import TaskNames
 
 Architecture = Literal["transformer", "lstm", "xlstm", "mamba", "hgrn2", "gated_deltanet"]
 """Those of `models.architectures()`, which takes seconds to import: --help is to answer at once."""
@@ -55,10 +56,10 @@ class DataArgs:
         str | None, default_is("the built-in ones for the corpus mini, none for others")
     ] = place("hub", default=None)
     """Folder with blimp*, supplement*, ewok* ... folders, or hub (the Hugging Face hub)."""
-    tasks: Annotated[Names, default_is("those of the first three that are there")] = ()
+    tasks: Annotated[TaskNames, default_is("those of the first three that are there")] = ()
     """What to score after every epoch: blimp, supplement, ewok, bear, wug, entity_tracking, comps,
     names of the folders, or all."""
-    final_tasks: Annotated[Names, default_is("none")] = ()
+    final_tasks: Annotated[TaskNames, default_is("none")] = ()
     """What to score once, on the best checkpoint of each architecture: the same names, glue, or
     names of GLUE tasks, which are fine-tuned."""
     ewok_password: Annotated[str | None, default_is("BABYSWEEP_EWOK_PASSWORD")] = field(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.markup import escape
 
-from analysis.terminal import say
+from analysis.terminal import say, showing
 from sweeps.engine.progress import QUIET_SECONDS
 from trainables.spec import TrialSpec
 from trainables.trainer import MicroBatch
@@ -45,8 +44,8 @@ class KernelBuild:
         """
         waiting = {task: node for node, task in self.tasks.items()}
         said = dict.fromkeys(self.tasks, "starting")
-        with console.status("") as status:
-            show = status.update if console.is_terminal else _RareLines(console).say
+        # In a pipe the first line comes after a while: what was built before takes no time.
+        with showing(console, "", pause=QUIET_SECONDS) as show:
             while waiting:
                 text = "; ".join(f"node {node}: {said[node]}" for node in waiting.values())
                 show(escape(f"Building kernels on {text}"))
@@ -62,26 +61,6 @@ class KernelBuild:
                         line = f"kernels are built by the trials ({_last_line(error)})"
                     del waiting[task]
                     say(console, escape(f"Node {node}: {line}"))
-
-
-class _RareLines:
-    """Prints progress where no status is shown: a line now and then, if there is something new.
-
-    The first comes after a while: what was built before takes no time.
-    """
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._last = ""
-        self._spoke = time.monotonic()
-
-    def say(self, text: str) -> None:
-        now = time.monotonic()
-        if text == self._last or now - self._spoke < QUIET_SECONDS:
-            return
-        self._last, self._spoke = text, now
-        clock = time.strftime("%H:%M:%S")
-        say(self._console, f"{clock}  {text}")
 
 
 def start_building(

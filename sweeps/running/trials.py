@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -16,19 +15,17 @@ from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 from rich.markup import escape
 
-from analysis.command_line import PROGRAM
-from analysis.commands import record
+from analysis.commands import record, say_how_to_continue
 from analysis.config_file import save_config
 from analysis.errors import (
     EXIT_FAILED,
     say_error,
-    without_secrets,
 )
 from analysis.flag_values import checked
-from analysis.signals import EXIT_INTERRUPTED, ending_on_signals
+from analysis.signals import ending_on_signals
 from analysis.store import reason
-from analysis.terminal import open_console, say, show_whole
-from analysis.wording import count, quoted
+from analysis.terminal import open_console, say, showing
+from analysis.wording import count
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.contact import MlflowContact
 from sweeps.engine.environment import check_address
@@ -77,12 +74,12 @@ def run_command(
                 args = checked(args)
                 if not args.dry_run:
                     check_address(args.address)
-                with console.status("Preparing") as status:
-                    plan = planner(args, lambda text: status.update(text))
+                with showing(console, "Preparing") as show_stage:
+                    plan = planner(args, show_stage)
                     if plan.corpus.contents:
                         say(console, escape(f"{plan.corpus.name}: {plan.corpus.contents}"))
                     if args.dry_run:
-                        status.update("Measuring")
+                        show_stage("Measuring")
                         print_dry_run(plan, args, console)
                         return 0
                 owned.enter_context(_sole_owner(plan))
@@ -92,12 +89,12 @@ def run_command(
             return _run(plan, args, show, scheduler, console)
     except MlflowException as error:
         say_error(ValueError(f"the results could not be recorded in MLflow: {reason(error)}"))
-        return _say_how_to_continue(console, EXIT_FAILED)
+        return say_how_to_continue(console, EXIT_FAILED)
     except (RayDied, OSError) as error:
         say_error(error)
-        return _say_how_to_continue(console, EXIT_FAILED)
+        return say_how_to_continue(console, EXIT_FAILED)
     except KeyboardInterrupt:
-        return _say_how_to_continue(console)
+        return say_how_to_continue(console)
 
 
 def _run(
@@ -111,10 +108,10 @@ def _run(
     say(console, _head(plan, search))
     # Only with Ray's dashboard is what a killed controller of Train held given back.
     dashboard = plan.resources.runner == "train"
-    starting = console.status("Starting Ray")
-    starting.start()
+    starting = contextlib.ExitStack()
+    starting.enter_context(showing(console, "Starting Ray"))
     with contextlib.ExitStack() as cluster:
-        cluster.callback(starting.stop)
+        cluster.callback(starting.close)
         try:
             available = cluster.enter_context(ray_cluster(args.address, dashboard=dashboard))
             at_once = plan.resources.trials_at_once(available, args.max_concurrent)
@@ -132,7 +129,7 @@ def _run(
             return say_error(error)
         contact.result_of(lambda: _record_command(tracker, args, plan))
         contact.result_of(tracker.close_trials)  # of a process that was killed
-        starting.stop()
+        starting.close()
         if search.remaining():
             each = f"{count(at_once, 'trial')} at once, each on {plan.resources.in_words}"
             say(console, escape(each))
@@ -153,7 +150,7 @@ def _run(
                     "What MLflow still shows as running is closed when this command runs again.",
                 )
     if status == "KILLED":
-        return _say_how_to_continue(console)
+        return say_how_to_continue(console)
     show(plan, tracker, search, console)
     describe_study(plan, tracker)
     show_ways_on(plan, tracker, search, console)
@@ -220,14 +217,6 @@ def _open_tracker(plan: SweepPlan) -> Tracker:
 def _record_command(tracker: Tracker, args: TrainingArgs, plan: SweepPlan) -> None:
     """Add this command to those that the sweeps' runs name."""
     record(tracker.client, tracker.parents.values(), args, plan.storage, plan.taken)
-
-
-def _say_how_to_continue(console: Console, status: int = EXIT_INTERRUPTED) -> int:
-    python = [] if Path(sys.argv[0]).stem == PROGRAM else [sys.executable]
-    command = quoted(*python, *without_secrets(sys.argv))
-    say(console, "\nStopped. To continue, run it again:")
-    show_whole(console, "  ", command)
-    return status
 
 
 class Bookkeeper(DriverCallback):

@@ -18,6 +18,8 @@ from transformers import PreTrainedModel
 
 import models
 from analysis.benchmarks import Span, token_log_probs
+from analysis.terminal import RareLines
+from sweeps.engine.progress import LINE_SECONDS
 from sweeps.engine.resources import count_shares
 from trainables.device import pick_device, set_up_device
 
@@ -70,7 +72,16 @@ class Scoring:
 
 @contextlib.contextmanager
 def show_progress(console: Console, what: str) -> Iterator[Progress]:
-    """A bar with the time that is left."""
+    """A bar with the time that is left; in a pipe a line a minute.
+
+    Args:
+        console: where to show it.
+        what: what is scored, "texts".
+    """
+    if not console.is_terminal:
+        lines = RareLines(console, LINE_SECONDS)
+        yield lambda done, total: lines.say(f"{what}: {done:,} of {total:,}")
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Bar(*columns, TimeRemainingColumn(compact=True), console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)

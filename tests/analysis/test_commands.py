@@ -80,9 +80,17 @@ def test_paths_of_all_kinds(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert (found.corpus, found.benchmarks) == (str(tmp_path / name), str(new / name))
     assert str(old) not in " ".join(words_of(line, BABYSWEEP_STORAGE=""))
     monkeypatch.chdir(tmp_path)
-    plain = typed(LrSweepArgs(arch=("lstm",), study=name, tasks=(name,)))
+    plain = typed(LrSweepArgs(arch=("lstm",), study=name, tasks=(f"blimp{name}",)))
     assert (found := again(plain, LrSweepArgs, new)).study == name
-    assert found.tasks == (name,)
+    assert found.tasks == (f"blimp{name}",)
+
+
+def test_learning_rates_are_written_as_everywhere() -> None:
+    """In powers of ten, all of their digits; other numbers are not."""
+    args = LrSweepArgs(arch=("lstm",), lrs=(0.01, 0.0003, 0.00123456789), dropouts=(0.1,))
+    assert "--lrs 1e-2 3e-4 0.00123456789 --dropouts 0.1" in typed(args)
+    assert "--lr-range 1e-4 1e-1" in typed(LrSweepArgs(arch=("lstm",), lr_range=(1e-4, 0.1)))
+    assert "--glue-lr 3e-5" in typed(EvaluateArgs(model="x", glue_lr=3e-5))
 
 
 def test_places_in_the_project_are_named_from_there(monkeypatch: pytest.MonkeyPatch) -> None:

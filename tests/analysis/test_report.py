@@ -316,7 +316,7 @@ def test_a_half_finished_study_says_what_is_missing(tmp_path: Path) -> None:
     made.sweep(["mamba"], (3e-3, 1e-2), (0,))
     made.add([base_spec("mamba", lr=3e-2), base_spec("hgrn2")], outcome=None)
     page = written(made)
-    assert "2 of 4 trials have not ended" in page.text
+    assert "2 trials have not ended, of 4" in page.text
     assert "Only mamba has finished trials in the setting that is compared." in page.text
 
 
@@ -327,7 +327,7 @@ def test_nothing_finished_is_a_report_that_says_so(tmp_path: Path, outcome: str 
     made.add([base_spec("mamba", lr=lr) for lr in LRS], outcome=outcome)
     page = written(made)
     assert "No trial has finished yet, so there is nothing to compare." in page.text
-    expected = "Every learning rate diverged" if outcome else "3 of 3 trials have not ended"
+    expected = "Every learning rate diverged" if outcome else "3 trials have not ended, of 3"
     assert expected in page.text
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-from analysis.terminal import open_console, say, show_title, show_whole
+from analysis.terminal import RareLines, open_console, say, show_title, show_whole, showing
 from tests.contracts.import_graph import modules_by_name
 
 SENTENCE = (
@@ -68,6 +68,34 @@ def test_a_title_is_a_rule_in_a_terminal_only() -> None:
         show_title(console, "1/6 sweep")
         assert text_of(console).rstrip("\n").endswith(end)
         assert "1/6 sweep" in text_of(console)
+
+
+def test_what_goes_on_is_told_in_a_pipe() -> None:
+    """Each stage in a line of its own, when it begins; a terminal has one line, which goes."""
+    console = printed(80, terminal=False)
+    with showing(console, "Preparing") as show:
+        assert re.fullmatch(r"\d\d:\d\d:\d\d  Preparing\n", text_of(console))
+        show("Training the tokenizer")
+        show("Training the tokenizer")
+    assert [line[10:] for line in text_of(console).splitlines()] == [
+        "Preparing",
+        "Training the tokenizer",
+    ]
+    console = printed(80)
+    with showing(console, "Preparing") as show:
+        show("Training")
+    assert not re.search(r"\d\d:\d\d:\d\d", text_of(console))
+
+
+def test_progress_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a pause, and then only what is new."""
+    console, now = printed(80, terminal=False), [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    lines = RareLines(console, 60)
+    for seconds in (1, 59, 60, 61, 119, 120, 200):
+        now[0] = float(seconds)
+        lines.say(f"{min(seconds, 120)} texts")
+    assert [line[10:] for line in text_of(console).splitlines()] == ["60 texts", "120 texts"]
 
 
 def test_a_table_has_room_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:

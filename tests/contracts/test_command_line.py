@@ -221,10 +221,12 @@ def test_commas_elsewhere() -> None:
     assert sweep("--lr-range", "1e-4,1e-1").lr_range == (1e-4, 1e-1)
     assert sweep("--optimizers", "adamw,muon").optimizers == ("adamw", "muon")
     assert parse(LrSweepArgs, ["--arch", "lstm,mamba"], None).arch == ("lstm", "mamba")
-    assert sweep("--tasks", "blimp, my own,", "ewok").tasks == ("blimp", "my own", "ewok")
+    assert sweep("--tasks", "blimp, ewok my own,", "bear").tasks == ("blimp", "ewok my own", "bear")
     assert sweep("--final-tasks=rte,wsc").final_tasks == ("rte", "wsc")
     args = parse(EvaluateArgs, ["--model", "a,b", "--tasks", "blimp,bear"], None)
     assert (args.model, args.tasks) == ("a,b", ("blimp", "bear"))
+    epochs = parse(EpochStudyArgs, ["--milestones", "1M,3M"], None)
+    assert epochs.milestones == ("1M", "3M")
     args = parse(DistillArgs, ["--teacher", "runs/a,b", "c"], None)
     assert args.teacher == ("runs/a,b", "c")
 
@@ -238,6 +240,12 @@ def test_commas_elsewhere() -> None:
         (["--batch-sizes", "1,024"], "--batch-sizes: '1,024' is no whole number; write 1024"),
         (["--lrs", "1e-3;3e-3"], "each is a word of its own, as in 1e-3 3e-3"),
         (["--lrs", "1e-3,x"], "--lrs: 'x' is no number"),
+        (["--lrs", "0,001"], "'0,001' is no number; write 0.001 with a point, or two numbers as"),
+        (["--lrs", "1,5e-3"], "'1,5e-3' is no number; write 1.5e-3 with a point"),
+        (["--seeds", "0-2"], "'0-2' is no whole number; of several, each is a word of its own"),
+        (["--seeds", "0..2"], "'0..2' is no whole number; of several, each is a word of its own"),
+        (["--tasks", "blmp"], "sst2, wsc; did you mean blimp?"),
+        (["--final-tasks", "glu"], "--final-tasks: 'glu' is none of blimp, "),
         (["--lr-range", "1", "2", "3"], "--lr-range: takes 2 values, not 3: 1 2 3"),
         (["--size", "bigg"], "--size: 'bigg' is none of mini, small, base, paper, large"),
         (["--arch", "lsmt"], "study, all; did you mean lstm?"),

@@ -7,7 +7,10 @@ from typing import get_args
 
 import models
 from analysis import literature
+from analysis.benchmarks import glue
+from analysis.benchmarks.kinds import ALL_KINDS, KINDS
 from analysis.plots.style import ARCH_STYLES
+from analysis.schema.choices import BENCHMARKS, GLUE_TASKS
 from models.sizes import PRESETS
 from sweeps.arguments.training import CORPORA, Architecture
 from sweeps.plans.common import chosen_archs
@@ -23,6 +26,14 @@ def test_the_help_of_the_commands_names_all() -> None:
 
 def test_the_flags_know_the_short_names_of_corpora() -> None:
     assert ("mini", *HUB_IDS) == CORPORA
+
+
+def test_the_flags_know_all_tasks() -> None:
+    """And those that stand for several."""
+    assert tuple(KINDS) == BENCHMARKS
+    assert tuple(glue.TASKS) == GLUE_TASKS
+    for kind in ALL_KINDS:
+        assert all(pattern.startswith(BENCHMARKS) for pattern in kind.folders)
 
 
 def test_every_size_has_all() -> None:

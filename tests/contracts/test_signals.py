@@ -154,7 +154,7 @@ def test_the_whole_study(
     """Also before and between its stages, and with the way to go on."""
     monkeypatch.setattr(paper, "prepare", lambda *args: signal.raise_signal(ending))
     assert stages.run_study(PaperArgs()) == EXIT_INTERRUPTED
-    assert "Stopped. Run it again" in capsys.readouterr().out
+    assert "Stopped. To continue, run it again:" in capsys.readouterr().out
 
 
 def test_interrupted_commands_have_a_status(monkeypatch: pytest.MonkeyPatch) -> None:

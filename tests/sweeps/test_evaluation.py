@@ -93,7 +93,7 @@ def test_the_death_of_ray(
     assert run_evaluation(EvaluateArgs(model="x", benchmarks="hub")) == EXIT_FAILED
     said = capsys.readouterr()
     assert "Ray's process raylet was killed" in said.err
-    assert "Stopped. Run it again" in said.out
+    assert "Stopped. To continue, run it again:" in said.out
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ def test_submission_has_the_challenges_layout(checkpoint, data, tmp_path) -> Non
     ("flags", "message"),
     [
         (["--benchmarks", "no/such"], r"--benchmarks no/such cannot be read \(no such file or"),
-        (["--tasks", "bleu"], "unknown task 'bleu': choose a kind of benchmark"),
+        (["--tasks", "blimp_old"], "unknown task 'blimp_old': choose a kind of benchmark"),
         (["--tasks", "rte"], "no GLUE files in "),
         (["--tasks", "bear"], "no bear benchmark in .*it has blimp_fast, ewok_fast"),
         (["--tasks", "blimp", "--model", "no/such/model"], "no model at no/such/model"),

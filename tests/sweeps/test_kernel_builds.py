@@ -12,6 +12,7 @@ import pytest
 import ray
 from rich.console import Console
 
+from analysis import terminal
 from sweeps.engine import kernel_builds
 from sweeps.engine.kernel_builds import KernelBuild, _build, start_building
 from trainables import kernel_cache
@@ -91,14 +92,14 @@ class FakeRay:
 def said(
     monkeypatch: pytest.MonkeyPatch,
     messages: list[tuple[float, str | Exception]],
-    terminal: bool = False,
+    is_terminal: bool = False,
 ) -> list[str]:
     """The lines that a console is told, without their clock."""
     fake = FakeRay(messages)
     monkeypatch.setattr(kernel_builds, "ray", fake)
     clock = SimpleNamespace(monotonic=lambda: fake.now, strftime=lambda _: "12:00:00")
-    monkeypatch.setattr(kernel_builds, "time", clock)
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=40)
+    monkeypatch.setattr(terminal, "time", clock)
+    console = Console(file=io.StringIO(), force_terminal=is_terminal, width=40)
     KernelBuild({NODE: fake.task()}).wait(console)
     return console.file.getvalue().replace("12:00:00  ", "").splitlines()
 
@@ -140,7 +141,7 @@ def test_a_node_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_terminal_shows_a_status(monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of lines, of which only what was done stays."""
-    lines = said(monkeypatch, [(20.0, compiled(1)), (20.0, "built")], terminal=True)
+    lines = said(monkeypatch, [(20.0, compiled(1)), (20.0, "built")], is_terminal=True)
     plain = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip() for line in lines]
     assert f"Node {NODE}: built" in plain
     assert f"Building kernels on node {NODE}: {compiled(1)}" not in plain

@@ -78,8 +78,8 @@ def every_trial(context: ReportContext) -> ReportPart:
         )
     if len(unfinished):
         warnings.append(
-            f"{len(unfinished)} of {len(trials)} trials have not ended: the figures are of the "
-            "others. Run the same command again to continue them."
+            f"{count_of(len(unfinished), 'trial has', 'trials have')} not ended, of "
+            f"{len(trials):,}: the figures are of the others. Run the same command again to go on."
         )
     diverged = trials[trials["outcome"] == "diverged"]
     if len(diverged):
