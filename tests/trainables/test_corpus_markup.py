@@ -35,6 +35,7 @@ NO_TEXT: dict[str, tuple[list[str], str, str]] = {
     "bnc": (['<bncDoc xml:id="A00"><teiHeader>', *PROSE], MARKUP, "line 1: <bncDoc"),
     "tei": (["", "<TEI>", *PROSE, "</TEI>"], MARKUP, "line 2: <TEI>"),
     "wikiextractor": (["Articles", *ARTICLE, *ARTICLE], MARKUP, "line 2: <doc id="),
+    "gigaword": (["News", "<DOC>", *PROSE, "</DOC>", "<DOC>"] * 2, MARKUP, "line 63: </DOC>"),
     "sentences": ([f"<s>{line}</s>" for line in PROSE], MARKUP, "line 1: <s>In"),
     "html": ([*PROSE[:9], *(f"<p class='a'>{line}</p>" for line in PROSE)], MARKUP, "line 10: <p"),
     "tsv": (["id\ttext", *(f"{n}\t{line}" for n, line in enumerate(PROSE))], TABLE, "line 1: id"),

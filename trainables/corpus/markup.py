@@ -103,7 +103,7 @@ _KINDS = (
         ),
         0.1,
     ),
-    _Kind(_MARKUP, re.compile(r"<doc\s[^<>=]*=[^<>]*>\s*$|</doc>\s*$"), 0.01),
+    _Kind(_MARKUP, re.compile(r"(?i)<doc\s[^<>=]*=[^<>]*>\s*$|</doc>\s*$"), 0.01),
     _Kind(
         _JSON,
         re.compile(r"\[?\s*\{\s*(\"[^\"]*\"|'\w*')\s*:.*\}[\],]*\s*$|\[\s*\".*\"\s*\],?\s*$"),
