@@ -8,8 +8,13 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
+from tests.trainables.test_corpus_readers import PACKERS
+from trainables.corpus import packing as packing_module
+from trainables.corpus.packing import weight
 from trainables.corpus.prepare import read_through
 from trainables.corpus.sources import open_source
 
@@ -149,6 +154,51 @@ def test_most_of_a_folder_is_no_text(tmp_path: Path) -> None:
         open_source(str(tmp_path))
     assert len(str(error.value).splitlines()) == 1
     assert all(name in str(error.value) for name in ("z/b.pdf", "c.zip", "d.png"))
+
+
+PROSE = "".join(f"in year {n} ship {n * n} came home\n" for n in range(40_000))
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.bz2", "a.txt.xz", "a.txt.zst"])
+def test_packed_text_weighs_what_it_holds(tmp_path: Path, name: str) -> None:
+    """A large text that is packed is not outweighed by a small file that cannot be read."""
+    packed = PACKERS[name.rpartition(".")[2]](b"a ship came home\n" * 50_000)
+    write(tmp_path / name, packed)
+    write(tmp_path / "b.pdf", b"x" * 4 * len(packed))
+    left_out = open_source(str(tmp_path)).left_out
+    assert [(each.file.name, each.size) for each in left_out] == [("b.pdf", 4 * len(packed))]
+
+
+def test_packed_tables_weigh_what_they_hold(tmp_path: Path) -> None:
+    """A small text does not outweigh a large table that is packed, however well it was."""
+    write(tmp_path / "a.txt", PROSE.encode())
+    assert open_source(str(tmp_path))
+    write(tmp_path / "b.csv.gz", gzip.compress(b"1,a ship\n" * 1_000_000))
+    with pytest.raises(ValueError, match=r"bytes \(unpacked\).*b\.csv\.gz: a table"):
+        open_source(str(tmp_path))
+    write(tmp_path / "b.csv.gz", gzip.compress(b"1,a ship\n")[:-9])  # nobody reads it
+    assert open_source(str(tmp_path)).left_out[0].size == (tmp_path / "b.csv.gz").stat().st_size
+
+
+@pytest.mark.parametrize("packing", PACKERS)
+def test_a_large_file_is_weighed_by_its_beginning(
+    tmp_path: Path, packing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more than a part is unpacked to weigh a file, and the rest estimated, well enough."""
+    file = write(tmp_path / f"a.txt.{packing}", PACKERS[packing](PROSE.encode()))
+    assert weight(file) == len(PROSE)
+    monkeypatch.setattr(packing_module, "MEASURED", len(PROSE) // 4)
+    size = file.stat().st_size
+    file.write_bytes(file.read_bytes()[: 9 * size // 10])  # the end is not looked at
+    assert weight(file) == pytest.approx(0.9 * len(PROSE), rel=1 if packing == "bz2" else 0.2)
+
+
+def test_rows_of_parquet_weigh_what_they_hold(tmp_path: Path) -> None:
+    """Parquet packs its columns itself."""
+    file = tmp_path / "a.parquet"
+    texts = [str(n) * 99 for n in range(999)]
+    parquet.write_table(pyarrow.table({"text": texts}), file, compression="zstd")
+    assert weight(file) > sum(map(len, texts)) > 9 * file.stat().st_size
 
 
 def test_a_folder_of_nothing_to_train_on(tmp_path: Path) -> None:

@@ -66,13 +66,14 @@ def _by_reason(left_out: Sequence[SkippedPath], folder: Path) -> list[tuple[str,
     for each in left_out:
         groups[each.reason].append(each)
     rows = []
-    for reason, files in sorted(groups.items(), key=lambda item: -sum(e.size for e in item[1])):
+    ordered = sorted(groups.values(), key=lambda files: -sum(each.size for each in files))
+    for files in ordered:
         names = shown(files[0].file, folder)
         if len(files) > 1:
             names += f" and {len(files) - 1:,} more"
-        rows.append((names, reason))
+        rows.append((names, files[0].why()))
     if len(rows) > MOST_REASONS:
-        others = sum(len(groups[reason]) for _, reason in rows[MOST_REASONS - 1 :])
+        others = sum(map(len, ordered[MOST_REASONS - 1 :]))
         rows = [*rows[: MOST_REASONS - 1], (f"{others:,} others", "for other reasons")]
     return rows
 

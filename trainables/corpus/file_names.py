@@ -33,15 +33,37 @@ HUB_SPLITS: dict[str, Role] = {
 """How files of rows are called that data sets are published as: `train-00000-of-00002.parquet`."""
 
 _NO_TEXT = {
-    **dict.fromkeys((".pdf", ".ps", ".djvu"), "pages, not text: convert it to .txt"),
-    **dict.fromkeys((".doc", ".docx", ".odt", ".rtf", ".epub"), "a document: save it as .txt"),
-    **dict.fromkeys((".html", ".htm", ".xml", ".tei"), "markup: extract its text to .txt"),
-    **dict.fromkeys((".csv", ".tsv", ".xls", ".xlsx"), "a table: save its texts as .txt or .jsonl"),
-    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "an archive: unpack it"),
-    **dict.fromkeys((".lz4", ".lzma", ".lz", ".lzo", ".br", ".z"), "packed: unpack it"),
-    **dict.fromkeys((".jpg", ".jpeg", ".png", ".gif", ".svg", ".tif", ".tiff"), "an image"),
-    **dict.fromkeys((".wav", ".mp3", ".flac", ".ogg", ".mp4", ".mov", ".webm"), "a recording"),
+    suffix: what
+    for suffixes, what in (
+        (".pdf .ps .eps .djvu", "pages, not text: convert it to .txt"),
+        (".doc .docx .odt .rtf .epub .mobi .azw3 .fb2", "a document: save it as .txt"),
+        (".ppt .pptx .odp", "slides, not text: save them as .txt"),
+        (".html .htm .xhtml .xml .tei .sgm .sgml .tmx .xlf", "markup: extract its text to .txt"),
+        (".textgrid .eaf .trs .exb", "annotations of a recording: save what is said as .txt"),
+        (".csv .tsv .xls .xlsx .ods", "a table: save its texts as .txt or .jsonl"),
+        (".conll .conllu .conllx .vrt .vert", "words in columns: save its sentences as .txt"),
+        (
+            ".srt .vtt .sbv .ass .ssa .lrc .ttml",
+            "subtitles with times: save what is said, a line each, as .txt",
+        ),
+        (".mbox .eml .msg", "mails with headers: save their texts as .txt"),
+        (
+            ".yaml .yml .toml .ini .ipynb",
+            "data or settings: save the texts in it as .txt",
+        ),
+        (
+            ".sql .sqlite .db .h5 .hdf5 .arrow .feather .avro .orc .tfrecord",
+            "a database: save its texts as .txt, .jsonl or .parquet",
+        ),
+        (".npy .npz .pkl .safetensors .gguf", "numbers, not text"),
+        (".zip .tar .tgz .tbz2 .txz .7z .rar", "an archive: unpack it"),
+        (".lz4 .lzma .lz .lzo .br .z", "packed: unpack it"),
+        (".jpg .jpeg .png .gif .svg .tif .tiff .webp .bmp", "an image"),
+        (".wav .mp3 .flac .ogg .m4a .mp4 .mov .avi .mkv .webm", "a recording"),
+    )
+    for suffix in suffixes.split()
 }
+"""By suffix what a file is known to be instead of text."""
 
 
 @dataclass(frozen=True)

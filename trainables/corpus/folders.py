@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 from trainables.corpus.file_names import HUB_SPLITS, READABLE, FileName, Role, shown
+from trainables.corpus.markup import Finding
+from trainables.corpus.packing import weight
 from trainables.corpus.readers import NO_TEXT, line_boundary, problem, read_lines
 
 HELD_OUT = 0.05
@@ -59,12 +61,18 @@ class SkippedPath:
     """A file or folder that is not read.
 
     Attributes:
-        size: in bytes; 0 where nobody would expect it to be read.
+        size: in bytes, unpacked; 0 where nobody would expect it to be read.
+        line: the one that shows the reason, "" if none does.
     """
 
     file: Path
     reason: str
     size: int = 0
+    line: str = ""
+
+    def why(self) -> str:
+        """The reason, with the line that shows it."""
+        return str(Finding(self.reason, self.line))
 
 
 def find_domains(path: Path) -> tuple[list[Domain], list[SkippedPath]]:
@@ -121,10 +129,10 @@ def _domain(train_file: Path, dev_files: tuple[Path, ...] | None) -> Domain:
 
 def _check(file: Path) -> None:
     """Refuse a file that has to be read and cannot be."""
-    if reason := problem(file):
-        if reason == NO_TEXT:
+    if found := problem(file):
+        if found == NO_TEXT:
             raise ValueError(f"{file} has no text: remove it or fill it")
-        raise ValueError(f"{file} cannot be read as text: {reason}")
+        raise ValueError(f"{file} cannot be read as text: {found}")
 
 
 def _sorted_files(folder: Path) -> tuple[list[Path], list[Path], list[SkippedPath]]:
@@ -136,8 +144,8 @@ def _sorted_files(folder: Path) -> tuple[list[Path], list[Path], list[SkippedPat
             left_out.append(SkippedPath(file, reason))
         elif name.role == "dev":
             dev.append(file)
-        elif reason := _not_text(file, name):
-            left_out.append(SkippedPath(file, reason, file.stat().st_size))
+        elif found := _not_text(file, name):
+            left_out.append(SkippedPath(file, found.what, weight(file), found.line))
         else:
             train.append(file)
     train.sort(key=lambda file: (FileName.of(file.name).stem, file))
@@ -183,10 +191,10 @@ def _not_meant(file: Path, name: FileName) -> str:
     return "a test file" if name.role == "test" else ""
 
 
-def _not_text(file: Path, name: FileName) -> str:
+def _not_text(file: Path, name: FileName) -> Finding | None:
     if name.format is None and not name.no_text:
         suffix = file.suffix if file.suffix else "no suffix"
-        return f"{suffix} is not known for text: name it .txt if it is"
+        return Finding(f"{suffix} is not known for text: name it .txt if it is")
     return problem(file)
 
 
@@ -287,7 +295,7 @@ def _refuse_too_little(
     largest = sorted(left_out, key=lambda each: -each.size)
     if domains:
         largest = [each for each in largest if each.size]
-    names = "; ".join(f"{shown(each.file, folder)}: {each.reason}" for each in largest[:3])
+    names = "; ".join(f"{shown(each.file, folder)}: {each.why()}" for each in largest[:3])
     if len(largest) > 3:
         names += f"; and {len(largest) - 3:,} more"
     if not domains:
@@ -296,10 +304,9 @@ def _refuse_too_little(
             f"{READABLE}" + (f" ({names})" if names else "")
         )
     read = {file for domain in domains for s in ("train", "dev") for file in domain.files(s)}
-    read_size = sum(file.stat().st_size for file in read)
     lost = sum(each.size for each in largest)
-    if lost > read_size:
+    if lost and lost > (size := sum(map(weight, read))):
         raise ValueError(
-            f"only {read_size:,} of the {read_size + lost:,} bytes in {folder} can be read as text "
-            f"({names}): convert these files, or move them to another folder"
+            f"only {size:,} of the {size + lost:,} bytes (unpacked) in {folder} can be read as "
+            f"text ({names}): convert these files, or move them to another folder"
         )

@@ -2,77 +2,68 @@
 
 from __future__ import annotations
 
-import bz2
-import contextlib
-import gzip
-import io
 import json
-import lzma
-import re
-import sys
-import zlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from trainables.corpus.chat import utterances
 from trainables.corpus.file_names import FileName, Format
+from trainables.corpus.markup import Finding, found_in_bytes, found_in_lines
+from trainables.corpus.packing import reading, skip_ahead, unpacked, unpacked_size
 
-_FIRST_BYTES = {
-    b"%PDF": "a PDF, whatever its name: convert it to .txt",
-    b"PK\x03\x04": "a zip archive, whatever its name: unpack it",
-    b"{\\rtf": "rich text, whatever its name: save it as .txt",
-    b"\x1f\x8b": "packed by gzip: name it .gz",
-    b"\x28\xb5\x2f\xfd": "packed by zstd: name it .zst",
-    b"BZh": "packed by bzip2: name it .bz2",
-    b"\xfd7zXZ": "packed by xz: name it .xz",
-    b"PAR1": "Parquet: name it .parquet",
-}
-_FIRST_LINES = {
-    rb'\[?\s*\{\s*"[^"\n]*"\s*:': "JSON, whatever its name: name it .jsonl",
-    rb"@(UTF8|Begin)\b": "a CHAT transcript, whatever its name: name it .cha",
-    rb"(?i)<(!doctype|html|\?xml)\b": "markup, whatever its name: extract its text to .txt",
-}
-"""By pattern of how a file that is called text begins, what it is instead."""
 _SNIFFED = 65536
+"""Bytes at the beginning of a file that are looked through for what no text holds."""
+_PIECE = 16384
+"""Bytes in each of four places of a file of plain text whose lines are looked at."""
 
-NO_TEXT = "no text in it"
+NO_TEXT = Finding("no text in it")
 """What `problem` says of a file without a word."""
 
 
-def problem(file: Path) -> str:
-    """Reason why a file is no text that is read here, in a few words; "" if it is one.
+def problem(file: Path) -> Finding | None:
+    """Why a file is no text that is read here; None if it is one.
 
     Raises:
         ValueError: it is text, but damaged or not UTF-8.
     """
     name = FileName.of(file.name)
     if name.no_text:
-        return name.no_text
-    with _reading(file), _unpacked(file) as stream:
+        return Finding(name.no_text)
+    is_plain = _format(file) == "text"
+    with reading(file), unpacked(file) as stream:
         head = stream.read(_SNIFFED)
-    if name.format != "parquet" and (found := _found_instead(head, _format(file) == "text")):
+        others = _pieces_after(file, stream) if is_plain else []
+    if name.format != "parquet" and (found := found_in_bytes(head)):
+        return found
+    if is_plain and (found := found_in_lines(_lines(head[:_PIECE], head), others)):
         return found
     try:
-        return "" if next(read_lines(file), None) is not None else NO_TEXT
+        return None if next(read_lines(file), None) is not None else NO_TEXT
     except _OtherRowsError as error:
-        return str(error)
+        return Finding(str(error))
 
 
-def _found_instead(head: bytes, is_plain: bool) -> str:
-    """What a file called text, plain or in rows, is by its first bytes instead; "" if nothing."""
-    for begin, what in _FIRST_BYTES.items():
-        if head.startswith(begin):
-            return what
-    utf16 = head.startswith((b"\xff\xfe", b"\xfe\xff"))  # not binary: it is said how to read it
-    if b"\0" in head and not utf16:
-        return "binary data: it holds NUL bytes"
-    first_words = head.removeprefix(b"\xef\xbb\xbf").lstrip() if is_plain else b""
-    for pattern, what in _FIRST_LINES.items():
-        if re.match(pattern, first_words):
-            return what
-    return ""
+def _lines(piece: bytes, all_of_it: bytes) -> list[str]:
+    """The lines at the beginning of a text, but for one that does not end in the piece."""
+    lines = piece.decode("utf-8-sig", "replace").split("\n")
+    return lines[:-1] if len(lines) > 1 and len(piece) < len(all_of_it) else lines
+
+
+def _pieces_after(file: Path, stream: Any) -> list[str]:
+    """Whole lines in three places after the first `_SNIFFED` bytes, apart as a file's size allows.
+
+    A packed file is read no farther than some megabytes for them.
+    """
+    quarter = file.stat().st_size // 4
+    apart = max(0, (min(quarter, 1 << 20) if FileName.of(file.name).packing else quarter) - _PIECE)
+    lines = []
+    for _ in range(3):
+        skip_ahead(file, stream, apart)
+        piece = stream.read(_PIECE)
+        lines += piece.decode("utf-8", "replace").split("\n")[1:-1]
+    return lines
 
 
 class _OtherRowsError(ValueError):
@@ -104,9 +95,9 @@ def read_lines(file: Path, start: int = 0, stop: int | None = None) -> Iterator[
 def line_boundary(file: Path, share: float) -> int:
     """The byte offset of the first line that begins at or after `share` of a file's text."""
     if _format(file) == "text":
-        with _reading(file):
-            target = int(_text_size(file) * share)
-            with _unpacked(file, skip := max(target - 1, 0)) as stream:
+        with reading(file):
+            target = int(unpacked_size(file) * share)
+            with unpacked(file, skip := max(target - 1, 0)) as stream:
                 return skip + len(stream.readline())
     sizes = array("q", (size for _, size, _ in _row_lines(file)))
     target, offset = int(sum(sizes) * share), 0
@@ -120,7 +111,7 @@ def line_boundary(file: Path, share: float) -> int:
 def line_number(file: Path, wanted: str) -> int:
     """The number, from 1, of the first line or row that is read as `wanted`; 0 if there is none."""
     if _format(file) == "text":
-        with _reading(file), _unpacked(file) as stream:
+        with reading(file), unpacked(file) as stream:
             for number, raw in enumerate(stream, 1):
                 if _stripped(raw.decode("utf-8", "replace")) == wanted:
                     return number
@@ -129,7 +120,7 @@ def line_number(file: Path, wanted: str) -> int:
 
 
 def _plain_lines(file: Path, start: int, stop: int | None) -> Iterator[str]:
-    with _reading(file), _unpacked(file, start) as stream:
+    with reading(file), unpacked(file, start) as stream:
         offset = start
         for raw in stream:
             if stop is not None and offset >= stop:
@@ -158,7 +149,7 @@ def _stripped(line: str) -> str:
 
 
 def _line_at(file: Path, offset: int) -> int:
-    with _unpacked(file) as stream:
+    with unpacked(file) as stream:
         return 1 + stream.read(offset).count(b"\n")
 
 
@@ -180,7 +171,7 @@ def _row_lines(file: Path) -> Iterator[tuple[int, int, str]]:
 def _rows(file: Path) -> Iterator[tuple[int, str]]:
     """The number, from 1, and the text of each row of a file that is not plain text."""
     readers = {"json": _json_rows, "parquet": _parquet_rows, "chat": _chat_rows}
-    with _reading(file):
+    with reading(file):
         yield from readers[_format(file)](file)
 
 
@@ -237,7 +228,7 @@ def _chat_rows(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def _decoded(file: Path) -> Iterator[tuple[int, str]]:
-    with _unpacked(file) as stream:
+    with unpacked(file) as stream:
         for number, raw in enumerate(stream, 1):
             try:
                 line = raw.decode("utf-8")
@@ -251,55 +242,3 @@ def _decoded(file: Path) -> Iterator[tuple[int, str]]:
 
 def _bad_row(file: Path, number: int, what: str) -> ValueError:
     return ValueError(f"{file}, row {number}, {what}: mend it or remove it")
-
-
-@contextlib.contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    """Names a file that cannot be opened or unpacked."""
-    try:
-        yield
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{file} cannot be read ({reason}): mend it, or get it again") from error
-
-
-def _text_size(file: Path) -> int:
-    """The bytes of a file of plain text, unpacked."""
-    if not FileName.of(file.name).packing:
-        return file.stat().st_size
-    with _unpacked(file) as stream:
-        return sum(map(len, _pieces(stream)))
-
-
-def _unpacked(file: Path, skip: int = 0) -> BinaryIO:
-    """A file's bytes from the `skip`-th on, without its packing."""
-    packing = FileName.of(file.name).packing
-    stream = _OPENERS[packing](file)
-    if not packing:
-        stream.seek(skip)
-    else:
-        for _ in _pieces(stream, skip):
-            pass
-    return cast(BinaryIO, stream)
-
-
-def _pieces(stream: Any, size: int = sys.maxsize) -> Iterator[bytes]:
-    """The next `size` bytes of a stream."""
-    while size > 0 and (piece := stream.read(min(size, 1 << 20))):
-        size -= len(piece)
-        yield piece
-
-
-def _open_zstd(file: Path) -> io.BufferedReader:
-    import pyarrow
-
-    return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(file)), "zstd"))
-
-
-_OPENERS: dict[str, Callable[[Path], Any]] = {
-    "": lambda file: file.open("rb"),
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-    ".zst": _open_zstd,
-}
