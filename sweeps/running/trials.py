@@ -81,6 +81,7 @@ def run_command(
                     plan = planner(args, lambda text: status.update(text))
                     if plan.corpus.contents:
                         say(console, escape(f"{plan.corpus.name}: {plan.corpus.contents}"))
+                    plan.found.show(console)
                     if args.dry_run:
                         status.update("Measuring")
                         print_dry_run(plan, args, console)
