@@ -78,6 +78,11 @@ def part_of(args: Any) -> Iterator[None]:
         _whole.reset(token)
 
 
+def is_part() -> bool:
+    """Whether another command runs this one as a part of itself."""
+    return _whole.get() is not None
+
+
 def record(
     client: MlflowClient,
     run_ids: Iterable[str],

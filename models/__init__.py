@@ -47,6 +47,7 @@ AutoModelForCausalLM.register(GatedDeltaNetConfig, GatedDeltaNetForCausalLM, exi
 AutoModelForCausalLM.register(LlamaConfig, LlamaForCausalLM, exist_ok=True)
 AutoModelForCausalLM.register(MambaConfig, MambaForCausalLM, exist_ok=True)
 keep_registrations()
+restore_registrations()  # of what was imported before
 
 __all__ = [
     "ParamCount",

@@ -1,7 +1,7 @@
 """Which class transformers' Auto classes open each type of model with.
 
-flash-linear-attention (fla), once anything imports it, puts models of its own in the place of
-several of transformers' and of ours; they run on a GPU only.
+Other libraries put models of their own in the place of several of transformers' and of ours, when
+they are imported: flash-linear-attention (fla) does, and its models run on a GPU only.
 """
 
 from __future__ import annotations
@@ -17,17 +17,26 @@ _MAPPINGS: tuple[Any, ...] = (
     AutoModel._model_mapping,
     AutoModelForCausalLM._model_mapping,
 )
-_INTRUDER = "fla"
+_AT_HOME = ("transformers", __name__.partition(".")[0])
 _kept: list[dict[Any, Any]] = []
 
 
 def keep_registrations() -> None:
-    """Remember what is registered now, for `restore_registrations`."""
-    _kept[:] = [dict(mapping._extra_content) for mapping in _MAPPINGS]
+    """Remember what this package has registered, for `restore_registrations`.
+
+    What another library registered before is not kept: it may have been imported first.
+    """
+    _kept[:] = [
+        {key: value for key, value in mapping._extra_content.items() if not _is_intruder(value)}
+        for mapping in _MAPPINGS
+    ]
 
 
 def restore_registrations() -> None:
-    """Undo what fla has registered since `keep_registrations` in the place of another class."""
+    """Undo what other libraries have registered in the place of transformers' classes and ours.
+
+    Their own types of models stay.
+    """
     for mapping, kept in zip(_MAPPINGS, _kept, strict=True):
         registered = mapping._extra_content
         for key, value in list(registered.items()):
@@ -41,4 +50,4 @@ def restore_registrations() -> None:
 
 
 def _is_intruder(value: Any) -> bool:
-    return getattr(value, "__module__", "").partition(".")[0] == _INTRUDER
+    return isinstance(value, type) and value.__module__.partition(".")[0] not in _AT_HOME

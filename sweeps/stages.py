@@ -43,10 +43,11 @@ def run_study(args: PaperArgs) -> int:
             if args.status:
                 show_status(stages, plan.folder, console)
                 return 0
-            if args.dry_run:
-                return _dry_run(plan, console)
-            save_config(plan.folder, plan.args)
+            plan.found.show(console)
             with part_of(args):
+                if args.dry_run:
+                    return _dry_run(plan, console)
+                save_config(plan.folder, plan.args)
                 return run_stages(stages, plan.folder, console)
     except KeyboardInterrupt:
         say(console, "\nStages that are done are not run again.")

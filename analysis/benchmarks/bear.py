@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.benchmarks.figures import MEAN_OF_ITEMS
-from analysis.benchmarks.files import SourceRow, read_file, read_object, text_field
+from analysis.benchmarks.files import SourceRow, in_any_case, read_file, read_object, text_field
 from analysis.benchmarks.items import Item
 from analysis.benchmarks.kind import BenchmarkKind
 from analysis.schema.typed import typed
@@ -114,7 +114,7 @@ def _relation(name: str, values: object, domains: Mapping[str, tuple[str, ...]])
 
 
 def _rows(folder: Path, relation: Relation) -> Iterator[SourceRow]:
-    file = folder / f"{relation.name}.jsonl"
+    file = in_any_case(folder / f"{relation.name}.jsonl")
     if not file.is_file():
         raise ValueError(f"{file} is missing, but {_RELATIONS} describes {relation.name}")
     return read_file(file)

@@ -24,6 +24,7 @@ from analysis.benchmarks.files import (
     SourceRow,
     hub_rows,
     is_json_lines,
+    is_zip,
     json_lines_files,
     read_folder,
     read_lines,
@@ -49,10 +50,10 @@ def find(path: Path) -> Path | None:
         ValueError: several zip files.
     """
     if not path.is_dir():
-        return path if path.suffix == ".zip" and path.is_file() else None
+        return path if is_zip(path) and path.is_file() else None
     if json_lines_files(path):
         return path
-    zips = sorted(path.glob("*.zip"))
+    zips = sorted(file for file in path.iterdir() if is_zip(file) and file.name[0] != ".")
     if len(zips) > 1:
         listed = ", ".join(file.name for file in zips)
         raise ValueError(f"{path} holds several zip files ({listed}): give one of them a folder")
@@ -65,7 +66,7 @@ def read_ewok(place: Path, password: str | None = None) -> tuple[Item, ...]:
     Raises:
         ValueError: a wrong or missing password, a file that is no zip, or a bad row.
     """
-    rows = read_zip(place, password) if place.suffix == ".zip" else read_folder(place)
+    rows = read_zip(place, password) if is_zip(place) else read_folder(place)
     return tuple(row.parse(_question) for row in rows)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -44,8 +44,28 @@ class SourceRow:
 
 
 def is_json_lines(name: str) -> bool:
-    """Whether a file is called *.jsonl; hidden ones (`._a.jsonl`) are what a system left behind."""
-    return name.endswith(".jsonl") and not name.startswith(".")
+    """Whether a file is called *.jsonl, in small letters or capitals; hidden ones (`._a.jsonl`) are
+    what a system left behind."""
+    return name.lower().endswith(".jsonl") and not name.startswith(".")
+
+
+def is_called(file: Path, names: Collection[str]) -> bool:
+    """Whether a file has one of these names, its suffix in small letters or capitals."""
+    return file.stem + file.suffix.lower() in names
+
+
+def in_any_case(file: Path) -> Path:
+    """The file so called, or one that is but for capitals in its suffix; this one if none is."""
+    if file.exists() or not file.parent.is_dir():
+        return file
+    return min(
+        (each for each in file.parent.iterdir() if is_called(each, {file.name})), default=file
+    )
+
+
+def is_zip(file: Path) -> bool:
+    """Whether a file is called *.zip, in small letters or capitals."""
+    return file.suffix.lower() == ".zip"
 
 
 def json_lines_files(folder: Path) -> list[Path]:

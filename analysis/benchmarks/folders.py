@@ -10,11 +10,14 @@ from pathlib import Path
 
 from analysis.benchmarks import glue
 from analysis.benchmarks.benchmark import Benchmark
+from analysis.benchmarks.files import is_zip
 from analysis.benchmarks.kind import BenchmarkKind, BenchmarkSource
 from analysis.benchmarks.kinds import ALL_KINDS, kind_of_folder
 from analysis.wording import as_flag, count, quoted
 
 GLUE = "glue"
+_MOST_FOLDERS = 1000
+"""That are looked into for a hint; links may lead in a circle."""
 _NOT_SCORED = {
     "wug_past*": "WUG's past tense is not scored here",
     "reading*": "reading times are not scored here",
@@ -46,7 +49,7 @@ class FolderEntry:
     @property
     def dataset(self) -> str:
         """The name that its scores are filed under: its own, of a zip file without the suffix."""
-        return self.place.stem if self.place and self.place.suffix == ".zip" else self.name
+        return self.place.stem if self.place and is_zip(self.place) else self.name
 
     def read(self, source: BenchmarkSource) -> Benchmark:
         """Read the benchmark."""
@@ -94,12 +97,14 @@ def why_nothing(path: Path) -> str:
 
 
 def where_benchmarks_are(path: Path) -> list[Path]:
-    """The folders in a folder that hold benchmarks, such as the challenge's `full_eval`; else those
-    in its folders, where it is the one above."""
-    for pattern in ("*/", "*/*/"):
-        inside = sorted(each for each in path.glob(pattern) if os.access(each, os.R_OK | os.X_OK))
+    """The nearest folders below a folder that hold benchmarks, such as the challenge's `full_eval`;
+    all of one depth. The folder may be anyone's home: where there are very many, none is found."""
+    level, left = [path], _MOST_FOLDERS
+    while level and left > 0:
+        inside = sorted(each for folder in level for each in _folders(folder))[:left]
         if found := [folder for folder in inside if _holds_benchmarks(folder)]:
             return found
+        level, left = inside, left - len(inside)
     return []
 
 
@@ -112,6 +117,12 @@ def hint(path: Path, of_glue: bool = False) -> str:
     if not folders:
         return ""
     return "give the folder that holds them: --benchmarks " + " or ".join(map(str, folders))
+
+
+def _folders(path: Path) -> list[Path]:
+    """The folders in one that can be looked into, but for hidden ones."""
+    found = [each for each in path.iterdir() if each.name[0] != "." and each.is_dir()]
+    return [each for each in found if os.access(each, os.R_OK | os.X_OK)]
 
 
 def _entry(path: Path) -> FolderEntry:
@@ -153,7 +164,7 @@ def _looks_like_data(path: Path, kind: BenchmarkKind) -> bool:
         return False
     if path.is_dir():
         return True
-    return kind.find(path) is None and not any(fnmatchcase(path.name, each) for each in kind.files)
+    return kind.find(path) is None and not any(fnmatchcase(name, each) for each in kind.files)
 
 
 def _holds_none(folder: Path, kind: BenchmarkKind) -> str:
@@ -180,7 +191,10 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def entry_rows(
-    entries: Sequence[FolderEntry], benchmarks: Sequence[Benchmark], glue_tasks: Sequence[str]
+    entries: Sequence[FolderEntry],
+    benchmarks: Sequence[Benchmark],
+    glue_tasks: Sequence[str],
+    glue_flag: str = "--tasks",
 ) -> Iterator[tuple[str, str, str]]:
     """Rows of a table on each entry: name, benchmark, what is done with it or why nothing.
 
@@ -188,6 +202,7 @@ def entry_rows(
         entries: of `survey`.
         benchmarks: those that are scored.
         glue_tasks: those that are fine-tuned.
+        glue_flag: the flag that asks for those.
     """
     scored = {(each.name, each.dataset): len(each) for each in benchmarks}
     kinds = {each.name: each.dataset for each in benchmarks}
@@ -197,7 +212,8 @@ def entry_rows(
         if entry.is_glue and glue_tasks:
             yield entry.name, kind, f"fine-tuned on: {', '.join(glue_tasks)}"
         elif entry.is_glue:
-            yield entry.name, kind, "left out: fine-tuned only with --tasks glue, or rte, wsc, ..."
+            only_with = f"fine-tuned only with {glue_flag} glue, or rte, wsc, ..."
+            yield entry.name, kind, f"left out: {only_with}"
         elif entry.place is None:
             yield entry.name, kind, f"left out: {entry.note}"
         elif (kind, entry.dataset) in scored:

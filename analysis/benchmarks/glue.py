@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.benchmarks.files import read_file
+from analysis.benchmarks.files import in_any_case, is_called, read_file
 from analysis.benchmarks.protocols import check_protocol
 from analysis.schema.typed import typed
 
@@ -78,8 +78,13 @@ class GlueTask:
 
     def files(self, folder: Path) -> tuple[Path, Path]:
         """Paths in a folder of its training and of its reported examples."""
-        train = folder / f"{self.train or self.name}.train.jsonl"
-        return train, folder / f"{self.name}.valid.jsonl"
+        train, valid = (in_any_case(folder / name) for name in self.file_names)
+        return train, valid
+
+    @property
+    def file_names(self) -> tuple[str, str]:
+        """Names of these files."""
+        return f"{self.train or self.name}.train.jsonl", f"{self.name}.valid.jsonl"
 
 
 _YES_NO = ("False", "True")
@@ -281,10 +286,12 @@ def find(path: Path) -> Path | None:
     Raises:
         ValueError: several such folders.
     """
-    names = {file.name for task in TASKS.values() for file in task.files(path)}
     folders = [folder for folder in sorted(path.glob("glue*")) if folder.is_dir()]
+    names = {name for task in TASKS.values() for name in task.file_names}
     found = [
-        folder for folder in (path, *folders) if any((folder / name).is_file() for name in names)
+        folder
+        for folder in (path, *folders)
+        if any(is_called(file, names) and file.is_file() for file in folder.iterdir())
     ]
     if len(found) > 1:
         listed = ", ".join(str(folder) for folder in found)

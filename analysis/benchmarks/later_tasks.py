@@ -40,8 +40,11 @@ def _tracking(values: dict[str, object], source: str) -> Item:
         or not all(isinstance(option, str) and option for option in options)
     ):
         raise ValueError("field 'options' is not a list of two or more texts")
+    operations = number_field(values, "numops")
+    if operations < 0 or operations != int(operations):
+        raise ValueError(f"'numops' is a number of operations, not {operations}")
     return Item(
-        task=f"{source}_{int(number_field(values, 'numops'))}_ops",
+        task=f"{source}_{int(operations)}_ops",
         options=tuple(options),
         context=text_field(values, "input_prefix"),
     )

@@ -23,6 +23,7 @@ from sweeps.engine.resources import Resources
 from sweeps.engine.tuning import local_gpus
 from sweeps.plans.spaces import Plan, Values
 from sweeps.scoring.finetuning import check_tasks
+from sweeps.scoring.found import Found, look_into
 from sweeps.scoring.tasks import benchmark_place, find_glue, split_tasks
 from sweeps.stored.trials import check_study_name, resolve_storage, study_name
 from trainables.corpus import Blocks, Corpus, mini_benchmark, prepare_corpus
@@ -63,6 +64,7 @@ class SweepPlan:
         kind: what the parts are called in MLflow.
         axes: that vary within a part (`analysis.schema.axes.AXES`).
         taken: by flag, the values that no flag gave and the study did.
+        found: what the folder of benchmarks holds, if one was named.
     """
 
     study: str
@@ -85,6 +87,7 @@ class SweepPlan:
     kind: str = "lr sweep"
     axes: tuple[str, ...] = ("lr",)
     taken: Mapping[str, Any] = field(default_factory=dict)
+    found: Found = Found()
 
     @property
     def epochs(self) -> int:
@@ -135,8 +138,7 @@ class TrainingSetup:
     """The inputs of a training command, checked and resolved, before its trials are known.
 
     Attributes:
-        suite_hash: of the benchmarks scored every epoch, "" for none.
-        num_items: items of these.
+        suite: the benchmarks scored every epoch, None for none.
     """
 
     args: TrainingArgs
@@ -144,9 +146,18 @@ class TrainingSetup:
     storage: Path
     corpus: Corpus
     benchmarks: BenchmarkSource | None
-    suite_hash: str
-    num_items: int
+    suite: Suite | None
     resources: Resources
+
+    @property
+    def suite_hash(self) -> str:
+        """Hash of the benchmarks scored every epoch, "" for none."""
+        return self.suite.hash if self.suite else ""
+
+    def found(self, final: FinalTasks, final_suite: Suite | None) -> Found:
+        """What the folder of benchmarks holds, if one was named."""
+        suites = (self.suite, final_suite)
+        return look_into(self.args.benchmarks, suites, final.glue, "--final-tasks")
 
     def spec(self, arch: str) -> TrialSpec:
         """The spec of an architecture, but for its learning rate and seed.
@@ -230,8 +241,9 @@ class TrainingSetup:
             corpus=self.corpus,
             num_blocks=self.num_blocks(base),
             benchmarks=self.benchmarks,
-            num_items=self.num_items,
+            num_items=self.suite.num_items if self.suite else 0,
             final=final,
+            found=self.found(final, suite),
             bases=bases,
             plans=plans,
             resources=self.resources,
@@ -277,12 +289,10 @@ def prepare(args: TrainingArgs, status: Status, corpus: Corpus | None = None) ->
         )
     benchmarks = _benchmarks(args, source, storage)
     if benchmarks is None:
-        return TrainingSetup(args, preset, storage, corpus, None, "", 0, resources)
+        return TrainingSetup(args, preset, storage, corpus, None, None, resources)
     suite = load_suite(benchmarks, args.protocol)
     suite.check_fits(corpus.tokenizer(), _or(args.context, preset.context))
-    return TrainingSetup(
-        args, preset, storage, corpus, benchmarks, suite.hash, suite.num_items, resources
-    )
+    return TrainingSetup(args, preset, storage, corpus, benchmarks, suite, resources)
 
 
 def chosen_archs(names: tuple[str, ...]) -> tuple[str, ...]:

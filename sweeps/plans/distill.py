@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import models
+from analysis.benchmarks import Span, sequence_log_probs
+from analysis.errors import named
 from analysis.schema.axes import AXES
 from analysis.schema.ranges import check
 from analysis.store import tracking_uri
@@ -24,6 +26,8 @@ from trainables.finetune_spec import model_hash
 from trainables.spec import TrialSpec
 
 CONTROL = "control"
+_TEXT = 32
+"""Tokens of the corpus that a teacher is tried on."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,8 @@ def _corpus_of(teacher: Teacher, storage: Path) -> Corpus:
 
 
 def _check_fits(teacher: Teacher, setup: TrainingSetup, base: TrialSpec) -> None:
-    """Check that a teacher speaks of the same tokens, and reads as many of them."""
+    """Check that a teacher speaks of the same tokens, reads as many, and sees none that it is to
+    predict."""
     if tokenizer_hash(teacher.folder) != tokenizer_hash(setup.corpus.directory):
         raise ValueError(
             f"the teacher {teacher.name} has another tokenizer than the corpus "
@@ -187,6 +192,9 @@ def _check_fits(teacher: Teacher, setup: TrainingSetup, base: TrialSpec) -> None
             f"the teacher {teacher.name} reads {count(longest, 'token')}, fewer than the "
             f"--context of {base.context}"
         )
+    text = Span(tuple(setup.corpus.train.tokens[: min(_TEXT, base.context)].tolist()))
+    with named(f"the teacher {teacher.name}"):
+        sequence_log_probs(models.load(teacher.folder), [text])  # refuses what sees later tokens
 
 
 def _start_from(teacher: Teacher, base: TrialSpec) -> TrialSpec:

@@ -11,14 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.exceptions import MlflowException
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 import models
 from analysis.benchmarks import HUB, BenchmarkSource, Span, Suite, keep_last, load_suite, password
-from analysis.benchmarks.folders import FolderEntry, entry_rows, survey
 from analysis.benchmarks.scoring import check_spans, context_of, vocab_size_of
 from analysis.errors import named, without_secret
 from analysis.flag_values import checked
@@ -29,6 +25,7 @@ from sweeps.arguments import EvaluateArgs
 from sweeps.engine.environment import check_address
 from sweeps.engine.tuning import local_gpus
 from sweeps.scoring.finetuning import check_tasks
+from sweeps.scoring.found import Found, look_into
 from sweeps.scoring.tasks import benchmark_place, find_glue, split_tasks
 from sweeps.scoring.workers import Scoring
 from sweeps.stored.chosen import run_id_of
@@ -46,7 +43,7 @@ class EvaluationPlan:
         suite: the zero-shot benchmarks, None for GLUE alone.
         spans: what is scored of it, within the model's context.
         truncated: texts longer than that, of which only the last tokens are scored.
-        found: what the folder of benchmarks holds; empty of the hub.
+        found: what the folder of benchmarks holds; nothing of the hub.
         glue: names of GLUE tasks, whose files are in `glue_folder`.
     """
 
@@ -59,7 +56,7 @@ class EvaluationPlan:
     spans: list[Span]
     truncated: int
     scoring: Scoring
-    found: tuple[FolderEntry, ...]
+    found: Found
     glue: tuple[str, ...]
     glue_folder: Path | None
 
@@ -113,25 +110,10 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
         spans,
         truncated,
         _scoring(args, model),
-        () if path == HUB else tuple(survey(Path(path))),
+        look_into(args.benchmarks, [suite], glue, "--tasks"),
         glue,
         glue_folder,
     )
-
-
-def show_found(plan: EvaluationPlan, console: Console) -> None:
-    """Print what the folder of benchmarks holds, and what becomes of each part; nothing of the
-    hub."""
-    if not plan.found:
-        return
-    title = escape(f"In {plan.args.benchmarks}")
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for name in ("folder or file", "benchmark", ""):
-        table.add_column(name, overflow="fold")
-    for cells in entry_rows(plan.found, plan.suite.benchmarks if plan.suite else (), plan.glue):
-        style = "dim" if cells[2].startswith("left out") else None
-        table.add_row(*map(escape, cells), style=style)
-    console.print(table)
 
 
 def _suite(args: EvaluateArgs, path: str, tasks: tuple[str, ...]) -> Suite:

@@ -25,6 +25,7 @@ from sweeps.arguments import (
 )
 from sweeps.arguments.axes import set_single, values_of
 from sweeps.plans.common import TrainingSetup, chosen_archs, final_tasks, prepare
+from sweeps.scoring.found import Found
 from sweeps.stored.finalists import Finalists
 from sweeps.stored.model_names import find_version
 from sweeps.stored.trials import study_trials
@@ -100,11 +101,13 @@ class StudyPlan:
         args: with single values of axes moved to the flags that set them.
         setup: what the stages that train have in common.
         commands: the arguments of each.
+        found: what the folder of benchmarks holds, if one was named.
     """
 
     args: PaperArgs
     setup: TrainingSetup
     commands: StageArguments
+    found: Found = Found()
 
     @property
     def folder(self) -> Path:
@@ -198,9 +201,10 @@ def plan_study(args: PaperArgs) -> StudyPlan:
             "the teacher's learning rate comes from its sweep"
         )
     setup = prepare(args, lambda text: None)
-    final_tasks(args, setup.benchmarks)  # hours before their turn
+    final, suite = final_tasks(args, setup.benchmarks)  # hours before their turn
     study = setup.study(setup.spec(args.teacher_arch))
-    return StudyPlan(args, setup, StageArguments.of(args, setup.storage, study))
+    commands = StageArguments.of(args, setup.storage, study)
+    return StudyPlan(args, setup, commands, setup.found(final, suite))
 
 
 def _version(teacher: str, uri: str) -> list[str | None] | None:

@@ -15,7 +15,7 @@ from analysis.config_file import save_config
 from sweeps.engine.tuning import ray_cluster
 from sweeps.findings.evaluate import log_figures, means_with_glue
 from sweeps.findings.glue import glue_results, show_tasks, write_glue_submission
-from sweeps.plans.evaluate import EvaluationPlan, show_found
+from sweeps.plans.evaluate import EvaluationPlan
 from sweeps.scoring.finetuning import finetune_tasks
 from sweeps.scoring.tasks import TaskResult
 from sweeps.scoring.workers import score_here, score_on_ray, show_progress
@@ -27,7 +27,7 @@ def evaluate(plan: EvaluationPlan, console: Console) -> dict[str, Any]:
     started = time.monotonic()
     plan.output.mkdir(parents=True, exist_ok=True)
     save_config(plan.output, plan.args)
-    show_found(plan, console)
+    plan.found.show(console)
     results: dict[str, Any] = {
         "model": plan.args.model,
         "protocol": plan.args.protocol,

@@ -78,6 +78,7 @@ def run_command(
                     plan = planner(args, show_stage)
                     if plan.corpus.contents:
                         say(console, escape(f"{plan.corpus.name}: {plan.corpus.contents}"))
+                    plan.found.show(console)
                     if args.dry_run:
                         show_stage("Measuring")
                         print_dry_run(plan, args, console)

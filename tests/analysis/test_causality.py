@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import models
 from analysis.benchmarks import Span, sequence_log_probs
+from analysis.benchmarks.causality import check_causal
 
 VOCAB_SIZE = 96
 SPANS = [Span(tuple(range(3, 3 + length))) for length in (2, 5, 20)]
@@ -29,6 +31,7 @@ def tiny(name: str, **changes: Any) -> PreTrainedModel:
     return model
 
 
+SHORT = (torch.bfloat16, torch.float16)
 XLNET = {"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 32}
 XLM = {"emb_dim": 16, "n_layers": 2, "n_heads": 2}
 TWO_WAYS = {
@@ -51,6 +54,16 @@ def test_models_that_see_later_tokens_are_refused(name: str) -> None:
         sequence_log_probs(model, SPANS)
 
 
+@pytest.mark.parametrize("dtype", SHORT)
+@pytest.mark.parametrize("name", TWO_WAYS)
+def test_in_16_bits_too(name: str, dtype: torch.dtype) -> None:
+    """Where rounding is larger than what an untrained model's later tokens have to say."""
+    model = tiny(name, **TWO_WAYS[name]).to(dtype)
+    with pytest.raises(ValueError, match="sees later tokens"):
+        sequence_log_probs(model, SPANS[1:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *SHORT])
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
@@ -62,15 +75,16 @@ def test_models_that_see_later_tokens_are_refused(name: str) -> None:
         ("OPT", {"ffn_dim": 32, "word_embed_proj_dim": 16}),
     ],
 )
-def test_causal_models_are_scored(name: str, changes: dict[str, Any]) -> None:
+def test_causal_models_are_scored(name: str, changes: dict[str, Any], dtype: torch.dtype) -> None:
     """The same classes as decoders, and models of experts, whose sums are rounded differently."""
-    model = tiny(name, **changes)
+    model = tiny(name, **changes).to(dtype)
     assert len(sequence_log_probs(model, SPANS)) == len(SPANS)
 
 
 @pytest.mark.parametrize("arch", models.architectures())
+@pytest.mark.parametrize("dtype", [torch.float32, *SHORT])
 @pytest.mark.parametrize("scale", [1.0, 8.0])
-def test_ours_are_scored(arch: str, scale: float) -> None:
+def test_ours_are_causal(arch: str, scale: float, dtype: torch.dtype) -> None:
     """Weights of a trained model's size, too: recurrences in chunks are causal up to rounding."""
     torch.manual_seed(0)
     config = models.build_config(arch, "mini", vocab_size=VOCAB_SIZE, context=64)
@@ -79,7 +93,7 @@ def test_ours_are_scored(arch: str, scale: float) -> None:
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(scale)
-    assert len(sequence_log_probs(model, [Span(tuple(range(3, 60)))])) == 1
+    check_causal(model.to(dtype).eval().requires_grad_(False), range(3, 60), VOCAB_SIZE)
 
 
 class LooksAhead(nn.Module):
@@ -100,3 +114,39 @@ def test_a_glimpse_of_the_next_token_is_enough() -> None:
     model.set_input_embeddings(LooksAhead(model.get_input_embeddings()))
     with pytest.raises(ValueError, match="sees later tokens"):
         sequence_log_probs(model, SPANS[1:])
+
+
+def pointers(model: PreTrainedModel) -> list[tuple[int, torch.dtype]]:
+    return [(each.data_ptr(), each.dtype) for each in (*model.parameters(), *model.buffers())]
+
+
+@pytest.mark.parametrize("is_decoder", [True, False])
+def test_a_model_of_16_bits_stays_one(is_decoder: bool) -> None:
+    """Whether it is refused or not: its numbers are those of before, where they were, and what
+    is in float32 stays so."""
+    model = tiny("Bert", is_decoder=is_decoder).bfloat16().eval().requires_grad_(False)
+    model.get_input_embeddings().float()
+    before = pointers(model)
+    with (
+        contextlib.nullcontext() if is_decoder else pytest.raises(ValueError, match="later tokens")
+    ):
+        check_causal(model, SPANS[-1].ids, VOCAB_SIZE)
+    assert pointers(model) == before
+
+
+def test_a_full_device_hands_the_check_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of 16 bits may fill its GPU: it is checked none the less, and stays where it was."""
+    model = tiny("Bert").bfloat16().eval().requires_grad_(False)
+    before, forward, calls = pointers(model), model.forward, []
+
+    def full_at_first(**inputs: Any) -> Any:
+        calls.append(model.dtype)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError
+        return forward(**inputs)
+
+    monkeypatch.setattr(model, "forward", full_at_first)
+    with pytest.raises(ValueError, match="sees later tokens"):
+        check_causal(model, SPANS[-1].ids, VOCAB_SIZE)
+    assert set(calls) == {torch.float32}
+    assert pointers(model) == before

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.benchmarks import load_suite
+from analysis.benchmarks import folders, glue, load_suite
 from analysis.benchmarks.folders import entry_rows, survey
 from analysis.benchmarks.kinds import ALL_KINDS
 from sweeps.scoring.tasks import find_glue
@@ -92,6 +92,59 @@ def test_the_folder_above_is_refused_with_the_ones_to_give(full_eval: Path) -> N
     assert str(error.value).endswith(f"--benchmarks {fast_eval} or {full_eval}")
     with pytest.raises(ValueError, match=rf"no GLUE files in .*--benchmarks {full_eval}$"):
         find_glue(str(full_eval.parent))
+
+
+@pytest.mark.parametrize("above", range(4))
+def test_the_nearest_ones_are_found(full_eval: Path, above: int) -> None:
+    """However far below; others that are further, hidden or in a circle are not named."""
+    further = full_eval.parent / "a" / "b" / "c"
+    for folder in (further, full_eval.parent / ".cache"):
+        folder.mkdir(parents=True)
+        write_folder(ALL_KINDS[0], folder)
+    (full_eval.parent / "round").symlink_to(full_eval.parent)
+    top = full_eval.parents[1]
+    if above:
+        top = top / "top"
+        top.joinpath(*["more"] * above).mkdir(parents=True)
+        data = top.joinpath(*["more"] * above, "evaluation_data")
+        full_eval.parent.rename(data)
+        full_eval = data / "full_eval"
+    with pytest.raises(ValueError, match="itself: give the folder that holds them") as error:
+        load_suite(top, "2025", ["all"])
+    assert str(error.value).endswith(f"--benchmarks {full_eval}")
+
+
+def test_a_hint_is_not_looked_for_without_end(
+    full_eval: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder may be a whole disk."""
+    monkeypatch.setattr(folders, "_MOST_FOLDERS", 1)
+    with pytest.raises(ValueError, match="looked at it and at what is in it for names"):
+        load_suite(full_eval.parents[1], "2025")
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: kind.name)
+def test_suffixes_may_be_in_capitals(kind, tmp_path: Path) -> None:
+    """As some systems write them, and as corpora may have them."""
+    folder = write_folder(kind, tmp_path)
+    items = load_suite(tmp_path, "2025").benchmarks[0].items
+    for file in folder.glob("*.jsonl"):
+        file.rename(file.with_suffix(".JSONL"))
+    suite = load_suite(tmp_path, "2025")
+    assert suite.benchmarks[0].items == items
+    ((_, _, told),) = entry_rows(survey(tmp_path), suite.benchmarks, ())
+    assert told == f"to score: {len(items)} items"
+
+
+def test_suffixes_of_glue_and_of_zips_may_be_in_capitals(tmp_path: Path) -> None:
+    """Of the one both files, and the folder is found by them."""
+    for part in ("train", "valid"):
+        (tmp_path / f"rte.{part}.Jsonl").write_text(json.dumps(RTE) + "\n")
+    assert find_glue(str(tmp_path)) == tmp_path
+    assert isinstance(glue.read_task(tmp_path, "rte"), glue.TaskData)
+    assert [entry.is_glue for entry in survey(tmp_path)] == [True]
+    (tmp_path / "ewok.ZIP").touch()
+    assert {entry.dataset for entry in survey(tmp_path)} == {"ewok", tmp_path.name}
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: kind.name)

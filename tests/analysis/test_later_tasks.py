@@ -147,6 +147,16 @@ def test_bad_options_are_named(tmp_path: Path) -> None:
         items_of(ENTITY_TRACKING, write(tmp_path / "entity_tracking", "regular.jsonl", row))
 
 
+@pytest.mark.parametrize("number", [1.5, -1])
+def test_parts_of_an_operation_are_refused(number: float, tmp_path: Path) -> None:
+    """Items are grouped by their number of operations: none is rounded into a group."""
+    row = {"input_prefix": "Box 1 contains", "options": [" a", " b"], "numops": number}
+    with pytest.raises(
+        ValueError, match=f"line 1: 'numops' is a number of operations, not {number}"
+    ):
+        items_of(ENTITY_TRACKING, write(tmp_path / "entity_tracking", "regular.jsonl", row))
+
+
 @pytest.mark.skipif(not REAL_WUG.is_dir(), reason="no public wug files")
 def test_the_public_wug_file_loads() -> None:
     """200 adjectives."""

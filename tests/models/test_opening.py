@@ -27,8 +27,10 @@ from transformers import (
     T5Config,
     ViTConfig,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import models
+from models.registrations import keep_registrations, restore_registrations
 
 TINY = {
     **{"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8},
@@ -262,6 +264,25 @@ for path in sorted(Path(folder).iterdir()):
     print(type(model).__module__, model(torch.arange(8)[None]).logits.shape[-1])
 assert before < set(CONFIG_MAPPING)  # fla's own types stay
 """
+TAKEN_OVER_BY_FLA = """
+import sys
+from transformers import AutoModel, AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+for name in sys.argv[1].split():
+    __import__(name)
+import models
+if sys.argv[1].startswith("models"):
+    models.build_model(models.build_config("lstm", "mini", vocab_size=32, context=16))
+of_fla = {kind for kind, each in CONFIG_MAPPING._extra_content.items() if "fla." in str(each)}
+assert "gla" in of_fla and not of_fla & set(CONFIG_MAPPING._mapping), of_fla
+theirs, ours = "bitnet mamba mamba2 llama", "babysweep_lstm babysweep_xlstm hgrn2 gated_deltanet"
+for kind in f"{theirs} {ours}".split():
+    config = CONFIG_MAPPING[kind]
+    print(kind, config.__module__.split(".")[0], end=" ")
+    for mapping in (AutoModel._model_mapping, AutoModelForCausalLM._model_mapping):
+        print(mapping[config].__module__.split(".")[0] if config in mapping else "none", end=" ")
+    print()
+"""
 
 
 @pytest.mark.slow
@@ -279,3 +300,40 @@ def test_models_that_fla_takes_over_open_as_before(tmp_path: Path) -> None:
         *("models.mamba", "32", "transformers.models.mamba2.modeling_mamba2", "32"),
         *("models.gated_deltanet", "32", "models.hgrn2", "32"),
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["fla.models models", "models fla.models"])
+def test_whoever_is_imported_first(order: str) -> None:
+    """Types that transformers or this project has open with their classes, in all three mappings,
+    from the import on or the first model that is built."""
+    done = subprocess.run(
+        [sys.executable, "-c", TAKEN_OVER_BY_FLA, order],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    ours = "models"
+    theirs = "transformers"
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["bitnet", theirs, theirs, theirs],
+        ["mamba", theirs, theirs, ours],
+        ["mamba2", theirs, theirs, theirs],
+        ["llama", theirs, theirs, ours],
+        ["babysweep_lstm", ours, "none", ours],
+        ["babysweep_xlstm", ours, "none", ours],
+        ["hgrn2", ours, "none", ours],
+        ["gated_deltanet", ours, "none", ours],
+    ]
+
+
+def test_any_library_gives_the_place_back() -> None:
+    """Not fla alone: what was registered before `keep_registrations` and after it."""
+    other = type("OtherConfig", (GPT2Config,), {"__module__": "elsewhere.models"})
+    for keep in (keep_registrations, lambda: None):
+        CONFIG_MAPPING.register("gpt2", other, exist_ok=True)
+        keep()
+        restore_registrations()
+        assert CONFIG_MAPPING["gpt2"] is GPT2Config

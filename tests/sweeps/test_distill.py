@@ -9,15 +9,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, BertConfig
 
 import models
 from analysis.command_line import parse
 from analysis.schema.axes import AXES
 from sweeps.arguments import DistillArgs
 from sweeps.distill import run_distillation
+from sweeps.plans import distill as distill_plan
 from sweeps.plans.distill import Teacher, _like, plan_distillation
 from tests.earlier_version import forget_digests
 from tests.processes import exit_status, wait_for
@@ -163,6 +166,39 @@ def with_limit(folder, target):
     config = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 64}))
     return target
+
+
+def seeing_all(folder, target, dtype):
+    """A bidirectional model with the tokenizer of another one, as which its folder says it was
+    trained."""
+    shutil.copytree(folder, target)
+    forget_digests(target)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "max_position_embeddings": 64}
+    sizes |= {"num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=models.load_config(folder).vocab_size, **sizes)
+    AutoModelForCausalLM.from_config(config).to(dtype).save_pretrained(target)
+    return target
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("place", ["alone", "second", "in the registry"])
+def test_a_teacher_that_sees_later_tokens_is_refused(
+    whole_sweep, teacher, place, dtype, capsys, tmp_path, monkeypatch
+):
+    """It would tell the student the token that it is to predict. However it is named, and before
+    anything is trained."""
+    folder = seeing_all(teacher.best_checkpoint, tmp_path / "bert", dtype)
+    names = [folder] if place == "alone" else [teacher.best_checkpoint, folder]
+    if place == "in the registry":
+        version = SimpleNamespace(name="bert", version=1)
+        monkeypatch.setattr(distill_plan, "find_version", lambda name, uri: version)
+        monkeypatch.setattr(distill_plan, "copy_version", lambda *given: folder)
+        names = ["models:/bert@teacher"]
+    flags = words(whole_sweep.storage, names[0], "--teacher", *map(str, names))
+    assert run_distillation(parse(DistillArgs, flags, None)) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    called = "models:/bert/1" if place == "in the registry" else folder
+    assert f"the teacher {called}: the model (BertLMHeadModel) sees later tokens" in error
 
 
 def start(storage, teacher, *extra: str) -> subprocess.Popen[str]:

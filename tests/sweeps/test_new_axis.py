@@ -50,7 +50,7 @@ def test_an_entry_makes_an_axis(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 
     corpus: Any = SimpleNamespace(name="text", hash="c0ffee", vocab_size=280)
     resources = Resources(1, 0, 1, "inline")
-    setup = TrainingSetup(args, PRESETS["mini"], Path(), corpus, None, "", 0, resources)
+    setup = TrainingSetup(args, PRESETS["mini"], Path(), corpus, None, None, resources)
     assert getattr(setup.spec("lstm"), name) == getattr(SPEC, name)
 
     plan = GridPlan(SPEC, values, (0,), extend=False)

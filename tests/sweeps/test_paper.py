@@ -22,6 +22,7 @@ from sweeps.arguments import PaperArgs, PromoteArgs
 from sweeps.arguments.axes import set_single, values_of
 from sweeps.findings.paper import show_status
 from sweeps.plans.paper import Stage, StageArguments
+from sweeps.scoring.found import Found
 from sweeps.stages import run_stages, run_study
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.empty_store import empty_store
@@ -85,7 +86,7 @@ def test_stages_are_recorded_as_the_whole_study(
         record(client, [run.info.run_id], PromoteArgs(), tmp_path, {"study": "study"})
         return 0
 
-    plan = SimpleNamespace(folder=tmp_path, args=args)
+    plan = SimpleNamespace(folder=tmp_path, args=args, found=Found())
     monkeypatch.setattr(stages, "plan_study", lambda _: plan)
     monkeypatch.setattr(stages, "stages_of", lambda *_: [Stage("promote", stage, lambda: 1)])
     assert run_study(args) == 0

@@ -472,6 +472,7 @@ def test_model_hash_is_of_weights_and_tokenizer(model_folder: Path, tmp_path: Pa
         model_hash(tmp_path)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -488,12 +489,12 @@ def test_model_hash_is_of_weights_and_tokenizer(model_folder: Path, tmp_path: Pa
     ],
 )
 def test_models_that_cannot_be_classified_are_refused(
-    model_folder: Path, tmp_path: Path, config: PreTrainedConfig, message: str
+    model_folder: Path, tmp_path: Path, config: PreTrainedConfig, message: str, dtype: torch.dtype
 ) -> None:
     """Padding would reach the last token of one; the other does not know the tokenizer's tokens."""
     folder = tmp_path / "other"
     shutil.copytree(model_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).to(dtype).save_pretrained(folder)
     spec = FinetuneSpec(model_hash(folder), "sst2", toy_data().hash, "2025", SETTINGS)
     with pytest.raises(ValueError, match=message):
         finetune(spec, folder, toy_data(), tmp_path / "storage")
