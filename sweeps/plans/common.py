@@ -280,6 +280,9 @@ def prepare(args: TrainingArgs, status: Status, corpus: Corpus | None = None) ->
         args.workers_per_trial,
         args.runner,
     )
+    # Before the corpus, which may take long: of what cannot be scored all of it would be in vain.
+    benchmarks = _benchmarks(args, source, storage)
+    suite = None if benchmarks is None else load_suite(benchmarks, args.protocol)
     with reading("--corpus", source):
         corpus = corpus or prepare_corpus(
             source,
@@ -287,11 +290,8 @@ def prepare(args: TrainingArgs, status: Status, corpus: Corpus | None = None) ->
             cache=storage / "corpora",
             progress=status,
         )
-    benchmarks = _benchmarks(args, source, storage)
-    if benchmarks is None:
-        return TrainingSetup(args, preset, storage, corpus, None, None, resources)
-    suite = load_suite(benchmarks, args.protocol)
-    suite.check_fits(corpus.tokenizer(), _or(args.context, preset.context))
+    if suite is not None:
+        suite.check_fits(corpus.tokenizer(), _or(args.context, preset.context))
     return TrainingSetup(args, preset, storage, corpus, benchmarks, suite, resources)
 
 
