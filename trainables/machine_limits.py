@@ -1,13 +1,17 @@
-"""CPUs that this process may use: the machine's, less what affinity or a container takes away."""
+"""What the machine, or a container, lets this process have: CPUs, and memory until it is killed."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 _GROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
+_EVENTS = Path("/proc/vmstat")
+_KILLS = ("memory.events", "memory.oom_control")
+"""Files of a memory group that count kills, in versions 2 and 1."""
 
 
 def usable_cpus(groups: Path = _GROUPS, membership: Path = _MEMBERSHIP) -> int:
@@ -21,12 +25,32 @@ def usable_cpus(groups: Path = _GROUPS, membership: Path = _MEMBERSHIP) -> int:
         groups: where control groups are mounted (Linux's cgroups(7), versions 1 and 2).
         membership: the file of the process's groups.
     """
-    quotas = [quota for folder in _folders(groups, membership) if (quota := _quota(folder))]
+    folders = _folders("cpu", groups, membership)
+    quotas = [quota for folder in folders if (quota := _quota(folder))]
     return max(1, int(min(len(os.sched_getaffinity(0)), *quotas, float("inf"))))
 
 
-def _folders(groups: Path, membership: Path) -> Iterator[Path]:
-    """The process's groups that may limit its CPUs, from the innermost to the outermost.
+def memory_kills(
+    groups: Path = _GROUPS, membership: Path = _MEMBERSHIP, events: Path = _EVENTS
+) -> int:
+    """Number of processes that Linux has killed so far because memory was short.
+
+    Those of this process's own control group, to which what it starts belongs; of the whole system
+    where groups do not count them.
+
+    Args:
+        groups, membership: as for `usable_cpus`.
+        events: the file of the system's counts.
+    """
+    for folder in _folders("memory", groups, membership):
+        for name in _KILLS:
+            if (kills := _kills(folder / name)) is not None:
+                return kills
+    return _kills(events) or 0
+
+
+def _folders(controller: str, groups: Path, membership: Path) -> Iterator[Path]:
+    """The process's groups of a controller, from the innermost to the outermost.
 
     In a container the file may name them as they are seen outside, where `groups` begins further
     in; what is not there is passed over.
@@ -34,7 +58,7 @@ def _folders(groups: Path, membership: Path) -> Iterator[Path]:
     lines = membership.read_text().splitlines() if membership.is_file() else []
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         top = groups / controllers  # "" in version 2
         inner = top / path.lstrip("/")
@@ -52,3 +76,8 @@ def _quota(folder: Path) -> float | None:
         return int(quota) / int(period) if int(quota) > 0 else None
     except (OSError, ValueError, ZeroDivisionError):  # no such group, "max", or nothing we know
         return None
+
+
+def _kills(file: Path) -> int | None:
+    found = re.search(r"^oom_kill (\d+)$", file.read_text(), re.M) if file.is_file() else None
+    return int(found[1]) if found else None

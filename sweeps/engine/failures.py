@@ -11,6 +11,13 @@ from analysis.whole_files import write_text
 HOPELESS = "hopeless"
 """In a report of a trial: why it fails, and would fail again."""
 
+_KILLED_FOR_MEMORY = (
+    "a process was killed because memory was short: run fewer trials at once (--max-concurrent), "
+    "or smaller ones (--micro-batch)"
+)
+_BY_RAY = "running low on memory"
+"""In Ray's words on a process that it killed, before the system would have killed another one."""
+
 _WORST = 1e6
 """Bits per byte: finite, so that Tune takes it."""
 
@@ -38,6 +45,17 @@ def hopeless_report(reason: str) -> dict[str, Any]:
     """
     worst = {"bits_per_byte": _WORST, "best_bits_per_byte": _WORST}
     return {"epoch": 0, **worst, "macro": -1.0, "diverged": 0, "ended": 0, HOPELESS: reason}
+
+
+def in_a_line(error: str, was_killed: bool) -> str:
+    """The line that says most of the error that ended a trial.
+
+    Args:
+        error: all of it.
+        was_killed: whether the system killed a process for want of memory meanwhile: to Ray its
+            end is like any other.
+    """
+    return _KILLED_FOR_MEMORY if was_killed or _BY_RAY in error else error.splitlines()[-1][:300]
 
 
 def keep_error(error_file: str | None, folder: Path) -> tuple[str, Path]:

@@ -29,7 +29,7 @@ from analysis.wording import count
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.contact import MlflowContact
 from sweeps.engine.environment import check_address
-from sweeps.engine.failures import keep_error
+from sweeps.engine.failures import in_a_line, keep_error
 from sweeps.engine.kernel_builds import start_building
 from sweeps.engine.progress import ProgressDisplay
 from sweeps.engine.stopping import stopping_at_checkpoints, wait_for_checkpoints
@@ -42,6 +42,7 @@ from sweeps.plans.dry_run import print_dry_run
 from sweeps.plans.spaces import SweepSearch
 from sweeps.stored.trials import study_trials
 from trainables.checkpoint import TrialFolder
+from trainables.machine_limits import memory_kills
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 from trainables.trial import finish_trial
@@ -228,6 +229,7 @@ class Bookkeeper(DriverCallback):
     ) -> None:
         self._study, self._tracker, self._console = study, tracker, console
         self._contact = contact
+        self._memory_kills = memory_kills()
         self._ended: list[TrialSpec] = []
         self._failed: list[tuple[TrialSpec, str]] = []
 
@@ -293,9 +295,10 @@ class Bookkeeper(DriverCallback):
     def _report_failure(self, trial: Trial, what: str) -> str:
         spec = TrialSpec.from_dict(trial.config["spec"])
         error, path = keep_error(trial.error_file, TrialFolder.of(self._study, spec).path)
-        last = error.splitlines()[-1]
+        before, self._memory_kills = self._memory_kills, memory_kills()
+        line = in_a_line(error, was_killed=self._memory_kills > before)
         name = escape(self._tracker.name_of(spec))
-        say(self._console, f"{name} {what}: {escape(last[:300])} (all of it: {escape(str(path))})")
+        say(self._console, f"{name} {what}: {escape(line)} (all of it: {escape(str(path))})")
         return error
 
 

@@ -13,7 +13,7 @@ import torch
 from analysis.schema.ranges import check
 from sweeps.arguments import EvaluateArgs, LrSweepArgs
 from sweeps.engine import trial_process
-from sweeps.engine.failures import TrialFailure
+from sweeps.engine.failures import TrialFailure, in_a_line
 from sweeps.engine.resources import Resources, count_shares
 from trainables.memory import OutOfMemory
 from trainables.trainer import World
@@ -169,3 +169,16 @@ def test_other_errors_are_none_of_the_device():
 def test_resources_in_words(asked: tuple[int, float, int], words: str) -> None:
     """Singular and plural, workers where there are several."""
     assert Resources.choose(*asked, "auto").in_words == words
+
+
+@pytest.mark.parametrize(
+    ("error", "was_killed", "line"),
+    [
+        ("trace\nActorDiedError: The actor died unexpectedly", False, "ActorDiedError: The actor"),
+        ("trace\nActorDiedError: The actor died unexpectedly", True, "memory was short: run fewer"),
+        ("Task was killed due to the node running low on memory.\nMore", False, "memory was short"),
+    ],
+)
+def test_an_end_for_want_of_memory_is_called_so(error, was_killed, line):
+    """Whether the system or Ray killed the process; with what to do."""
+    assert line in in_a_line(error, was_killed)

@@ -1,4 +1,4 @@
-"""How many CPUs a process may use: its affinity, and the limits of its control groups."""
+"""What a process may have: CPUs by its affinity and its control groups, and memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from trainables.machine_limits import usable_cpus
+from trainables.machine_limits import memory_kills, usable_cpus
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +74,33 @@ def test_a_system_without_control_groups(tmp_path):
 def test_this_machine_has_at_least_one():
     """Whatever limits this process."""
     assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "kills"),
+    [
+        pytest.param("0::/", {}, 7, id="of the system, where no group counts"),
+        pytest.param("0::/", {"memory.events": "oom 3\noom_kill 2"}, 2, id="a container"),
+        pytest.param(
+            "0::/job/step",
+            {"job/step/memory.events": "oom_kill 1", "job/memory.events": "oom_kill 5"},
+            1,
+            id="the process's own group",
+        ),
+        pytest.param(
+            "4:cpu:/b\n5:memory:/a",
+            {"memory/a/memory.oom_control": "under_oom 0\noom_kill 4"},
+            4,
+            id="version 1",
+        ),
+    ],
+)
+def test_processes_killed_for_want_of_memory_are_counted(tmp_path, membership, files, kills):
+    """By the control group that a command and its trials are in."""
+    (tmp_path / "vmstat").write_text("pgfault 9\noom_kill 7\n")
+    assert memory_kills(*machine(tmp_path, membership, files), tmp_path / "vmstat") == kills
+
+
+def test_a_system_that_counts_none(tmp_path):
+    """Then none is known of."""
+    assert memory_kills(tmp_path, tmp_path / "none", tmp_path / "neither") == 0
