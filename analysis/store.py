@@ -70,6 +70,18 @@ def tracking_uri(storage: Path) -> str:
     return f"{_FILE}{_file_of(uri)}" if uri.startswith(_FILE) else uri
 
 
+def name_of(uri: str) -> str:
+    """A store as a report calls it, which others may read: no secret, and of a file in the current
+    or in the home folder not where that is."""
+    if not uri.startswith(_FILE):
+        return without_secret(uri)
+    file = _file_of(uri)
+    for folder, shown in ((Path.cwd(), Path()), (Path.home(), Path("~"))):
+        if file.is_relative_to(folder):
+            return str(shown / file.relative_to(folder))
+    return str(file)
+
+
 def ui_of(uri: str) -> str:
     """Address of MLflow's web pages of a store."""
     return without_secret(uri) if uri.startswith(("http://", "https://")) else LOCAL_UI

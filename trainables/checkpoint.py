@@ -8,6 +8,7 @@
     <trial>/unsent-<run>.jsonl           what MLflow has not taken yet, while it does not answer
     <trial>/outcome.json                 once the trial is over
     <trial>/final.json                   what was scored on its best checkpoint after the sweep
+    <trial>/.at-rest                     while the trial waits for its sweep, with all on the disk
     <trial>/mended.txt                   a line on each checkpoint that was found damaged
 
 A checkpoint folder opens with `AutoModelForCausalLM.from_pretrained` after `import models`. A kill
@@ -21,13 +22,13 @@ import dataclasses
 import functools
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -62,6 +63,7 @@ _FINAL = "final.json"
 _BEGAN = "began.json"
 _MILESTONES = "milestones.json"
 _MENDED = "mended.txt"
+_AT_REST = ".at-rest"
 _SPEC_REMEDY = (
     "run the command again that trained this trial, which writes it again, or move the folder away"
 )
@@ -112,6 +114,27 @@ class TrialFolder:
     def lock(self, timeout: float = -1) -> FileLock:
         """The lock of whoever works on the trial; it ends with the process that holds it."""
         return FileLock(self.path / ".lock", timeout=timeout)
+
+    @contextlib.contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Tell others that all that was trained is on the disk, while the block lasts."""
+        mark = self.path / _AT_REST
+        mark.touch()
+        try:
+            yield
+        finally:
+            mark.unlink(missing_ok=True)
+
+    @property
+    def may_be_ended(self) -> bool:
+        """Whether nothing is lost if its process ends now: it has none, or that is at rest."""
+        if (self.path / _AT_REST).exists():
+            return True
+        try:
+            with self.lock(timeout=0):
+                return True
+        except Timeout:
+            return False
 
     @property
     def has_begun(self) -> bool:
@@ -360,8 +383,9 @@ class TrialFolder:
         return ""
 
     def clean(self) -> None:
-        """Remove what a killed process left half written. Call it only under the trial's lock."""
+        """Remove what a killed process left. Call it only under the trial's lock."""
         remove_partial(self._checkpoints)
+        (self.path / _AT_REST).unlink(missing_ok=True)
 
     def _prune(self, keep: Path, best: EpochReport | None) -> None:
         best_path = None if best is None else self.checkpoint_at(best.step)

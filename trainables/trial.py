@@ -67,6 +67,12 @@ def run_trial(
     world = world or World()
     set_up_device(runtime.threads, world.device)
     folder = TrialFolder.of(runtime.study, spec)
+
+    def report_at_rest(metrics: dict[str, Any]) -> None:
+        # A sweep that is ending takes no reports any more: the trial waits in this one.
+        with folder.at_rest() if world.rank == 0 else contextlib.nullcontext():
+            report(metrics)
+
     # A killed sweep's worker may live on for seconds: wait for it.
     lock = folder.lock() if world.rank == 0 else contextlib.nullcontext()
     with lock:
@@ -74,16 +80,16 @@ def run_trial(
             folder.set_aside_damaged()
         world.barrier()  # the first worker holds the lock: now all of them see the same state
         if folder.outcome is None:
-            _TrialTraining(spec, runtime, report, world, folder).to_the_end()
+            _TrialTraining(spec, runtime, report_at_rest, world, folder).to_the_end()
             world.barrier()
         else:
             if world.rank == 0:
                 record_again(folder, runtime)
             for epoch in folder.outcome.history:
-                report(epoch_metrics(epoch, folder.outcome.history))
+                report_at_rest(epoch_metrics(epoch, folder.outcome.history))
         outcome = folder.outcome
         assert outcome is not None
-        report(final_metrics(outcome))
+        report_at_rest(final_metrics(outcome))
         return outcome
 
 

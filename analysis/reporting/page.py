@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 import jinja2
 from markupsafe import Markup
 
+from analysis.wording import count
+
 _PARTS = Path(__file__).parent / "template"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 # A cell with one of these has nothing to say: it sorts last, and CSV leaves it empty.
@@ -229,7 +231,7 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(sorting=_sorting, unbroken=_unbroken)
+    environment.filters.update(counted=count, sorting=_sorting, unbroken=_unbroken)
     script = (_PARTS / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         page=page,

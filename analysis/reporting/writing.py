@@ -30,7 +30,7 @@ from analysis.reporting.sections.rates import rates
 from analysis.reporting.sections.reproduction import every_trial, reproduction
 from analysis.reporting.tables import write_tables
 from analysis.signals import ending_on_signals
-from analysis.store import explained, how_to_browse, open_store, tracking_uri, ui_of
+from analysis.store import explained, how_to_browse, name_of, open_store, tracking_uri, ui_of
 from analysis.study import Study
 from analysis.terminal import open_console, say, show_whole, showing
 from analysis.whole_files import write_text
@@ -146,5 +146,5 @@ def _subtitle(study: Study) -> str:
     archs = ", ".join(sorted(trials["arch"].dropna().unique()))
     return (
         f"{ended} of {count(len(trials), 'trial')} ended; {archs}. Written "
-        f"{datetime.now(UTC).strftime('%Y-%m-%d %H:%M')} UTC from {without_secret(study.uri)}."
+        f"{datetime.now(UTC).strftime('%Y-%m-%d %H:%M')} UTC from {name_of(study.uri)}."
     )

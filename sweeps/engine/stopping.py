@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from filelock import Timeout
 from rich.console import Console
 
 from analysis.signals import was_signalled
@@ -17,6 +16,7 @@ from trainables.checkpoint import TrialFolder
 
 SAVE_SECONDS = 60.0
 """For the next ten steps and the writing of a checkpoint; who scores meanwhile may not be ready."""
+LOOK_SECONDS = 0.05
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def stopping_at_checkpoints(stop: Path) -> Iterator[None]:
 
 
 def wait_for_checkpoints(running: Iterable[TrialFolder], stop: Path, console: Console) -> None:
-    """Have running trials write a checkpoint and end; a trial holds its lock until it has.
+    """Have running trials write a checkpoint and end.
 
     Nothing is done where it is not a signal that ends the command.
 
@@ -46,15 +46,14 @@ def wait_for_checkpoints(running: Iterable[TrialFolder], stop: Path, console: Co
     if not was_signalled():
         return
     stop.touch()
-    end, ready, late = time.monotonic() + SAVE_SECONDS, 0, 0
-    for folder in running:
-        try:
-            with folder.lock(timeout=max(0.0, end - time.monotonic())):
-                ready += folder.newest() is not None  # some have not begun to train
-        except Timeout:
-            late += 1
-    if ready:
+    running, end = list(running), time.monotonic() + SAVE_SECONDS
+    late = running
+    while late and time.monotonic() < end:
+        late = [folder for folder in late if not folder.may_be_ended]
+        time.sleep(LOOK_SECONDS)
+    # Some have not begun to train.
+    if ready := sum(folder.newest() is not None for folder in running if folder not in late):
         say(console, f"{count(ready, 'trial')} wrote a checkpoint, to go on from there.")
     if late:
-        came = f"{count(late, 'trial')} did not come to a checkpoint in {SAVE_SECONDS:.0f} s"
+        came = f"{count(len(late), 'trial')} did not come to a checkpoint in {SAVE_SECONDS:.0f} s"
         say(console, f"{came}, and will go on from the one before.")

@@ -160,6 +160,14 @@ class NoRetry(DriverCallback):
             trial.max_failures = 0
 
 
+class OwnSignals(DriverCallback):
+    """Takes SIGUSR1 back from Tune, which always has it end in the middle, as if all were done."""
+
+    def setup(self, *args: object, **info: object) -> None:
+        """Install our handlers, when Tune has installed its own."""
+        install_handlers()
+
+
 def build_scheduler(name: str, epochs: int) -> TrialScheduler:
     """The trial scheduler: "none", or "asha" (Li et al. 2020, arXiv 1810.05934).
 
@@ -214,7 +222,7 @@ def run_tune(
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # our own are
-                callbacks=[NoRetry(), *callbacks],
+                callbacks=[OwnSignals(), NoRetry(), *callbacks],
             ),
         ).fit()
 

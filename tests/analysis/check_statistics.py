@@ -32,6 +32,7 @@ from rich.table import Table
 
 from analysis.inference import Sample, difference, estimate, holm, mcnemar
 from analysis.shared_spread import SharedSpread
+from analysis.terminal import open_console, showing
 from tests.analysis.moments import intervals_by_moments
 
 COVERAGE = (93.0, 97.0)
@@ -291,7 +292,7 @@ def family_error(draws: int, random_seed: int) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw, count and print; returns the exit status."""
     args = tyro.cli(Args, args=argv, description=__doc__)
-    console = Console()
+    console = open_console()
     error = 100 * (0.05 * 0.95 / args.draws) ** 0.5
     table = Table(title=f"Percent of {args.draws:,} draws (standard error {error:.2f})")
     table.add_column("")
@@ -299,7 +300,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         table.add_column(head, justify="right", no_wrap=True)
     passes = []
     for number, design in enumerate(DESIGNS):
-        with console.status(design.name):
+        with showing(console, design.name):
             result = check(design, args.draws, len(DESIGNS) * args.seed + number)
         rates = (result.score, result.difference, result.false)
         verdict = "held" if result.passes else "MISSED"
@@ -334,7 +335,7 @@ def _shared_table(args: Args, console: Console) -> list[bool]:
         table.add_column(head, justify="right", no_wrap=True)
     passes = []
     for number, design in enumerate(SHARED):
-        with console.status(design.name):
+        with showing(console, design.name):
             found = check_shared(design, draws, len(SHARED) * args.seed + number)
         rates = (
             *(float(found.scores.mean()), found.differences),

@@ -23,6 +23,7 @@ from analysis.store import (
     how_to_browse,
     is_transient,
     make_store,
+    name_of,
     open_store,
     short_timeouts,
     tracking_uri,
@@ -296,3 +297,14 @@ def test_how_pages_are_looked_at(
     if uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert how_to_browse(storage, "#/models") == tuple(line.format(storage) for line in shown)
+
+
+def test_a_store_that_others_read_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose home it is, and any password, they do not learn."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home" / "bob"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert name_of(f"sqlite:///{tmp_path}/work/runs/mlflow.db") == "runs/mlflow.db"
+    assert name_of(f"sqlite:///{tmp_path}/home/bob/x/mlflow.db") == "~/x/mlflow.db"
+    assert name_of("sqlite:////shared/mlflow.db") == "/shared/mlflow.db"
+    assert name_of("http://bob:hunter2@host:5000") == "http://host:5000"

@@ -25,9 +25,8 @@ _CONFIG = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
-AuthInfo=socket={folder}/munge.sock
+AuthInfo=socket={folder}/munge.sock,cred_expire=5
 SlurmctldPort={controller}
-SlurmctldParameters=enable_configless
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -38,7 +37,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 ReturnToService=2
 MpiDefault=none
-SchedulerParameters=batch_sched_delay=1,sched_interval=2,requeue_delay=1
+SchedulerParameters=batch_sched_delay=1,sched_interval=2
 JobAcctGatherType=jobacct_gather/none
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs={cpus} State=UNKNOWN
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs={cpus} State=UNKNOWN
@@ -49,12 +48,16 @@ while [[ $1 == --* ]]; do
     [[ $1 == --ntasks=* ]] && tasks=${1#*=}
     shift
 done
+echo $$ > "$SCONTROL_CALLS.srun"
 trap 'kill -TERM $(jobs -p)' TERM
 for ((node = 0; node < tasks; node++)); do SLURM_NODEID=$node "$@" & done
 while [ -n "$(jobs -pr)" ]; do wait; done
 """
 _SCONTROL = """#!/usr/bin/env bash
 echo "$@" >> "$SCONTROL_CALLS"
+"""
+_SCANCEL = """#!/usr/bin/env bash
+kill -TERM "$(cat "$SCONTROL_CALLS.srun")"
 """
 
 
@@ -64,7 +67,7 @@ class StandIn:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.calls = folder / "scontrol"
-        for name, text in (("srun", _SRUN), ("scontrol", _SCONTROL)):
+        for name, text in (("srun", _SRUN), ("scontrol", _SCONTROL), ("scancel", _SCANCEL)):
             (folder / "bin").mkdir(exist_ok=True)
             (folder / "bin" / name).write_text(text)
             (folder / "bin" / name).chmod(0o755)

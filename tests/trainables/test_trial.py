@@ -166,6 +166,24 @@ def test_a_trial_that_is_asked_to_stop_trains_no_step_twice(
     assert reports_of_rest == reports
 
 
+def test_a_trial_may_be_ended_while_it_reports(tiny_spec, make_runtime):
+    """Then all that it trained is on the disk: a sweep that ends need not wait for it."""
+    runtime, steps = make_runtime(tiny_spec.replace(epochs=1)), []
+    folder = TrialFolder.of(runtime.study, tiny_spec.replace(epochs=1))
+    with folder.lock():
+        assert not folder.may_be_ended
+
+    def report(metrics):
+        assert folder.may_be_ended
+        steps.append(folder.newest()[1].step)
+
+    outcome = run_trial(tiny_spec.replace(epochs=1), runtime, report)
+    assert steps == [outcome.history[-1].step] * 2
+    assert folder.may_be_ended
+    with folder.lock():
+        assert not folder.may_be_ended
+
+
 def cut(file):
     """Cut a file short, as a full disk or a lost network does."""
     os.truncate(file, file.stat().st_size // 2)

@@ -70,9 +70,16 @@ def epoch_study(context: ReportContext) -> ReportPart | None:
     ][:1]
     answering = [best for _, best in answers] or found
     warnings = [
-        f"{arch}, {best.design}: {_LAST[best.design]}" for best in answering if best.is_longest
+        f"{_subject(arch, best.design)}: {_LAST[best.design]}"
+        for best in answering
+        if best.is_longest
     ]
     return ReportPart(section, tuple(sentence for sentence, _ in answers), tuple(warnings))
+
+
+def _subject(arch: str, design: str) -> str:
+    """What a sentence is about; to read one long trial at each epoch is no design of a study."""
+    return arch if design == "trajectory" else f"{arch}, {design}"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def answer(
         return f"{loss} There are no benchmark scores to compare."
     macro = first.held_out["macro"]
     lead = (
-        f"{name} scores best: macro {macro.mean:.1f} "
+        f"{name} scores best: macro {macro.mean:.1f} on held-out items "
         f"(95 % interval {macro.low:.1f} to {macro.high:.1f})"
     )
     of_first = {_other(pair, name): pair for pair in pairs if name in (pair.first, pair.second)}
@@ -61,8 +61,8 @@ def _none_above_chance(contenders: list[Contender]) -> str:
     what = "No macro is" if above else "No score is"
     range_of = f"{means[0]:.1f}" if len(means) == 1 else f"{means[0]:.1f} to {means[-1]:.1f}"
     text = (
-        f"{what} above chance (macro {range_of}; {guessing.in_words}), so the macro names no best "
-        "architecture."
+        f"{what} above chance (macro {range_of} on held-out items; {guessing.in_words}), so the "
+        "macro names no best architecture."
     )
     return f"{text} Above chance in single tasks: {listed(above)}." if above else text
 
