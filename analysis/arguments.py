@@ -57,7 +57,7 @@ class CompareArgs(StoreArgs):
     PANEL = "main"
 
     first: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_A")]
-    """A run: its MLflow id, the beginning of it, or its name."""
+    """A run: its MLflow id or its trial's hash, the beginning of either, or its name."""
     second: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_B")]
     """The run to compare it with."""
     study: Annotated[str | None, default_is("all studies of the store are searched")] = None

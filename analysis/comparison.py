@@ -101,7 +101,9 @@ def _trials(client: MlflowClient, study: str | None) -> pd.DataFrame:
 
 
 def _find(client: MlflowClient, trials: pd.DataFrame, asked: str) -> Compared:
-    is_it = trials["run_id"].str.startswith(asked) | (trials["name"] == asked)
+    is_it = trials["name"] == asked
+    for column in ("run_id", "spec_hash"):
+        is_it |= trials[column].str.startswith(asked)
     found = trials[is_it]
     if len(found) > 1:
         raise ValueError(

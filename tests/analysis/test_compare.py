@@ -51,6 +51,17 @@ def test_settings_and_scores_stand_beside_each_other(
     assert f"{expected.low:+.2f} to {expected.high:+.2f}" in output
 
 
+def test_a_trial_is_known_by_its_folder_too(
+    made: MadeStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its hash is what checkpoints' paths show."""
+    trials = Study.open(made.uri, "study", "").trials.set_index(["arch", "seed"])
+    hashes = [trials.loc[(arch, 1), "spec_hash"] for arch in ("mamba", "hgrn2")]
+    ids = [trials.loc[(arch, 1), "run_id"] for arch in ("mamba", "hgrn2")]
+    by_hash = compared(made, capsys, hashes[0], hashes[1][:12])
+    assert by_hash == compared(made, capsys, *ids)
+
+
 def test_the_held_out_items_can_be_asked_for(
     made: MadeStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
