@@ -32,7 +32,7 @@ from analysis.errors import without_secret
 from analysis.terminal import say
 from sweeps.engine.failures import TrialFailure, keep_error
 from sweeps.engine.trial_process import failures_explained, memory_given_back
-from sweeps.engine.tuning import MAX_FAILURES, DriverCallback
+from sweeps.engine.tuning import MAX_FAILURES, DriverCallback, OwnSignals
 from sweeps.scoring.tasks import TaskResult, find_glue
 from trainables.device import default_precision, pick_device
 from trainables.finetune import finetune, remove_leftovers
@@ -193,7 +193,7 @@ def _run(specs: Sequence[FinetuneSpec], job: FinetuningJob, console: Console) ->
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-                callbacks=[watcher],
+                callbacks=[OwnSignals(), watcher],
             ),
         ).fit()
     return watcher.errors
