@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import pickle
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -13,8 +15,10 @@ import torch
 from analysis.schema.ranges import check
 from sweeps.arguments import EvaluateArgs, LrSweepArgs
 from sweeps.engine import trial_process
+from sweeps.engine.environment import WORKER_ENVIRONMENT
 from sweeps.engine.failures import TrialFailure, in_a_line
 from sweeps.engine.resources import Resources, count_shares
+from tests.processes import ROOT, environment
 from trainables.memory import OutOfMemory
 from trainables.trainer import World
 
@@ -119,6 +123,35 @@ def test_a_trial_leaves_nothing_behind(monkeypatch, end):
         assert end is None or caught.value is not None
     finally:
         gc.enable()
+
+
+KEPT = """
+import psutil
+from sweeps.engine.trial_process import memory_given_back
+
+held = psutil.Process().memory_info
+with memory_given_back():
+    texts = [b"x" * 65536 for _ in range(3200)]  # 200 MiB
+    last = texts.pop()  # above them: what is below it the system does not get back by itself
+    texts.clear()
+    before = held().rss
+print((before - held().rss) // 2**20)
+"""
+"""How many MiB a process gives back that was told to keep what it frees."""
+
+
+@pytest.mark.slow
+def test_a_trial_gives_back_what_its_process_was_told_to_keep():
+    """Processes that take trial after trial do not grow."""
+    done = subprocess.run(
+        [sys.executable, "-c", KEPT],
+        cwd=ROOT,
+        env=environment() | WORKER_ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) > 150
 
 
 ADVICE = "a micro-batch of 64 does not fit; --micro-batch 16 would"
