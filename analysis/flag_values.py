@@ -149,7 +149,7 @@ def checked(args: Flags) -> Flags:
     Raises:
         ValueError: a value that its flag cannot have; both are named.
     """
-    hints = get_type_hints(type(args))
+    hints = get_type_hints(type(args), include_extras=True)
     values = {}
     for each in fields(args):  # type: ignore[arg-type]
         value = _without_types(getattr(args, each.name))
@@ -291,7 +291,7 @@ def _choice(choices: Sequence[str]) -> Callable[[str], str]:
 def _beginning(names: Sequence[str], read: Callable[[str], Any]) -> Callable[[str], Any]:
     def read_known(text: str) -> Any:
         value = read(text)
-        if text.startswith(tuple(names)):
+        if text.lower().startswith(tuple(names)):
             return value
         raise _none_of(text, names)
 

@@ -79,5 +79,8 @@ def _quota(folder: Path) -> float | None:
 
 
 def _kills(file: Path) -> int | None:
-    found = re.search(r"^oom_kill (\d+)$", file.read_text(), re.M) if file.is_file() else None
+    try:
+        found = re.search(r"^oom_kill (\d+)$", file.read_text(), re.M)
+    except OSError:  # not there, or not for this process
+        return None
     return int(found[1]) if found else None

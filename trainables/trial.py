@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -213,7 +214,11 @@ class _TrialTraining:
     @property
     def _is_to_stop(self) -> bool:
         """Whether the first worker, which writes the checkpoints, sees that the sweep is ending."""
-        return self.is_first and self.runtime.stop is not None and self.runtime.stop.exists()
+        stop = self.runtime.stop
+        if not self.is_first or stop is None:
+            return False
+        # Listed anew: that a file was not there a network file system remembers for a minute.
+        return stop.name in os.listdir(stop.parent)
 
     def _read_losses(self, pending: list[torch.Tensor], norm: torch.Tensor, clock: float) -> float:
         """Record the losses of the last steps; returns the time.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ _KILLED_FOR_MEMORY = (
     "a process was killed because memory was short: run fewer trials at once (--max-concurrent), "
     "or smaller ones (--micro-batch)"
 )
+_DEATH = re.compile(r"\b(ActorDied|ActorUnavailable|WorkerCrashed)Error\b")
 _BY_RAY = "running low on memory"
 """In Ray's words on a process that it killed, before the system would have killed another one."""
 
@@ -53,9 +55,16 @@ def in_a_line(error: str, was_killed: bool) -> str:
     Args:
         error: all of it.
         was_killed: whether the system killed a process for want of memory meanwhile: to Ray its
-            end is like any other.
+            death is like any other.
     """
-    return _KILLED_FOR_MEMORY if was_killed or _BY_RAY in error else error.splitlines()[-1][:300]
+    if _BY_RAY in error or (was_killed and is_death(error)):
+        return _KILLED_FOR_MEMORY
+    return error.splitlines()[-1][:300]
+
+
+def is_death(error: str) -> bool:
+    """Whether it is that a process was suddenly gone, which cannot say why."""
+    return _DEATH.search(error) is not None
 
 
 def keep_error(error_file: str | None, folder: Path) -> tuple[str, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,8 +15,9 @@ from analysis.terminal import say
 from analysis.wording import count
 from trainables.checkpoint import TrialFolder
 
-SAVE_SECONDS = 60.0
-"""For the next ten steps and the writing of a checkpoint; who scores meanwhile may not be ready."""
+SAVE_SECONDS = "BABYSWEEP_SAVE_SECONDS"
+"""Variable: how long to wait for the next ten steps and the writing of a checkpoint, 60 by default.
+Who scores meanwhile may not be ready."""
 LOOK_SECONDS = 0.05
 
 
@@ -46,14 +48,15 @@ def wait_for_checkpoints(running: Iterable[TrialFolder], stop: Path, console: Co
     if not was_signalled():
         return
     stop.touch()
-    running, end = list(running), time.monotonic() + SAVE_SECONDS
+    running, patience = list(running), float(os.environ.get(SAVE_SECONDS) or 60)
+    end = time.monotonic() + patience
     late = running
     while late and time.monotonic() < end:
         late = [folder for folder in late if not folder.may_be_ended]
         time.sleep(LOOK_SECONDS)
     # Some have not begun to train.
     if ready := sum(folder.newest() is not None for folder in running if folder not in late):
-        say(console, f"{count(ready, 'trial')} wrote a checkpoint, to go on from there.")
+        say(console, f"{count(ready, 'trial')} will go on from a checkpoint.")
     if late:
-        came = f"{count(len(late), 'trial')} did not come to a checkpoint in {SAVE_SECONDS:.0f} s"
+        came = f"{count(len(late), 'trial')} did not come to a checkpoint in {patience:g} s"
         say(console, f"{came}, and will go on from the one before.")

@@ -29,7 +29,7 @@ from analysis.wording import count
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.contact import MlflowContact
 from sweeps.engine.environment import check_address
-from sweeps.engine.failures import in_a_line, keep_error
+from sweeps.engine.failures import in_a_line, is_death, keep_error
 from sweeps.engine.kernel_builds import start_building
 from sweeps.engine.progress import ProgressDisplay
 from sweeps.engine.stopping import stopping_at_checkpoints, wait_for_checkpoints
@@ -295,8 +295,9 @@ class Bookkeeper(DriverCallback):
     def _report_failure(self, trial: Trial, what: str) -> str:
         spec = TrialSpec.from_dict(trial.config["spec"])
         error, path = keep_error(trial.error_file, TrialFolder.of(self._study, spec).path)
-        before, self._memory_kills = self._memory_kills, memory_kills()
-        line = in_a_line(error, was_killed=self._memory_kills > before)
+        was_killed = memory_kills() > self._memory_kills
+        self._memory_kills += was_killed and is_death(error)  # a kill explains one death
+        line = in_a_line(error, was_killed)
         name = escape(self._tracker.name_of(spec))
         say(self._console, f"{name} {what}: {escape(line)} (all of it: {escape(str(path))})")
         return error

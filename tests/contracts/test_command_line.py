@@ -18,6 +18,7 @@ from analysis.arguments import CompareArgs, ReportArgs
 from analysis.command_line import PANELS, parse, to_type
 from analysis.config_file import command_name, read_config, save_config
 from analysis.errors import hide_secret_flags
+from analysis.flag_values import checked
 from analysis.signals import EXIT_UNREAD
 from analysis.wording import quoted
 from sweeps import cli
@@ -285,6 +286,14 @@ def test_scripts_and_subcommands_are_the_same(
         with pytest.raises(SystemExit):
             call()
     assert seen == [KINDS[command]] * 2
+
+
+def test_tasks_from_python_are_checked_as_typed_ones() -> None:
+    """Also names of folders, in capitals too."""
+    args = checked(EvaluateArgs(model="x", tasks=["BLiMP_filtered", "rte"]))
+    assert args.tasks == ("BLiMP_filtered", "rte")
+    with pytest.raises(ValueError, match="'blmp' is none of .*; did you mean blimp?"):
+        checked(EvaluateArgs(model="x", tasks=["blmp"]))
 
 
 def test_unknown_subcommands(capsys: pytest.CaptureFixture[str]) -> None:

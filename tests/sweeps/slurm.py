@@ -34,6 +34,7 @@ SlurmdPidFile={folder}/slurmd-%n.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
+FirstJobId={job}
 SelectTypeParameters=CR_CPU
 ReturnToService=2
 MpiDefault=none
@@ -71,6 +72,7 @@ class StandIn:
             (folder / "bin").mkdir(exist_ok=True)
             (folder / "bin" / name).write_text(text)
             (folder / "bin" / name).chmod(0o755)
+        self.job = str(_any_number())
         self._process: subprocess.Popen[str] | None = None
 
     def submit(self, nodes: int, *words: str) -> None:
@@ -78,7 +80,7 @@ class StandIn:
         env = environment() | {
             "PATH": f"{self.folder / 'bin'}:{_path()}",
             "SCONTROL_CALLS": str(self.calls),
-            "SLURM_JOB_ID": str(secrets.randbelow(10**9) + 10**9),
+            "SLURM_JOB_ID": self.job,
             "SLURM_JOB_NUM_NODES": str(nodes),
             "SLURM_CPUS_PER_TASK": str(CPUS),
         }
@@ -125,7 +127,7 @@ class Daemons:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._job = ""
+        self.job = ""
         controller, first, second = free_ports(3)
         (folder / "state").mkdir()
         (folder / "munge.key").write_bytes(secrets.token_bytes(1024))
@@ -139,6 +141,7 @@ class Daemons:
                 first=first,
                 second=second,
                 cpus=CPUS,
+                job=_any_number(),
             )
         )
         self._env = environment() | {"SLURM_CONF": str(config), "PATH": _path()}
@@ -157,11 +160,11 @@ class Daemons:
         """Queue a job."""
         flags = [f"--nodes={nodes}", f"--cpus-per-task={CPUS}", f"--output={self.folder / 'log'}"]
         flags += ["--time=10", "--parsable"]
-        self._job = self._ask("sbatch", *flags, str(SCRIPT), *words).strip()
+        self.job = self._ask("sbatch", *flags, str(SCRIPT), *words).strip()
 
     def announce_the_end(self) -> None:
         """Send the job's script what SLURM sends before the time is over."""
-        self._ask("scancel", "--batch", "--signal=USR1", self._job)
+        self._ask("scancel", "--batch", "--signal=USR1", self.job)
 
     @property
     def log(self) -> str:
@@ -172,17 +175,18 @@ class Daemons:
     @property
     def is_running(self) -> bool:
         """Whether the job, or one that goes on with it, has not ended."""
-        return bool(self._ask("squeue", "-h", "-j", self._job, "-t", "R,PD,CG", "-o", "%T").strip())
+        return bool(self._ask("squeue", "-h", "-j", self.job, "-t", "R,PD,CG", "-o", "%T").strip())
 
     @property
     def was_queued_again(self) -> bool:
         """Whether the job waits, or runs, a second time."""
-        return "Restarts=1" in self._ask("scontrol", "show", "job", self._job)
+        return "Restarts=1" in self._ask("scontrol", "show", "job", self.job)
 
     def end(self) -> None:
         """End the job, and SLURM."""
-        if self._job:
-            self._ask("scancel", "--full", self._job)
+        if self.job:
+            self._ask("scancel", "--state=PENDING", self.job)
+            self._ask("scancel", "--batch", "--signal=TERM", self.job)
             wait_until(lambda: not self.is_running)
         for daemon in reversed(self._daemons):
             daemon.terminate()
@@ -228,6 +232,11 @@ def slurm(kind: type[StandIn] | type[Daemons], folder: Path) -> Iterator[StandIn
         yield there
     finally:
         there.end()
+
+
+def _any_number() -> int:
+    """Of a job: its files have others than those of jobs beside it."""
+    return secrets.randbelow(10**6) + 10**6
 
 
 def _path() -> str:

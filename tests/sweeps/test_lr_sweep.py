@@ -128,7 +128,7 @@ def test_interrupt_stops_cleanly_and_says_how_to_continue(sweep, number):
     assert "Traceback" not in output
     assert "To continue, run it again" in output
     assert "--epochs 200" in output
-    assert re.search(r"\d trials? wrote a checkpoint, to go on from there", output)
+    assert re.search(r"\d trials? will go on from a checkpoint", output)
     assert "did not come to a checkpoint" not in output
     assert {run.info.status for run in [*sweep.runs(), *sweep.runs("sweep")]} == {"KILLED"}
     assert all("babysweep.outcome" not in run.data.tags for run in sweep.runs())

@@ -209,6 +209,7 @@ def test_resources_in_words(asked: tuple[int, float, int], words: str) -> None:
     [
         ("trace\nActorDiedError: The actor died unexpectedly", False, "ActorDiedError: The actor"),
         ("trace\nActorDiedError: The actor died unexpectedly", True, "memory was short: run fewer"),
+        ("trace\nValueError: no such thing", True, "ValueError: no such thing"),
         ("Task was killed due to the node running low on memory.\nMore", False, "memory was short"),
     ],
 )

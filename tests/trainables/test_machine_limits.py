@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
+from tests.processes import ROOT
 from trainables.machine_limits import memory_kills, usable_cpus
 
 
@@ -71,9 +74,14 @@ def test_a_system_without_control_groups(tmp_path):
     assert usable_cpus(tmp_path / "none", tmp_path / "neither") == 16
 
 
-def test_this_machine_has_at_least_one():
-    """Whatever limits this process."""
-    assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))
+def test_a_process_bound_to_some_cpus():
+    """By the system itself: no more are taken than it may run on."""
+    code = (
+        "import os; from trainables.machine_limits import usable_cpus; "
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(usable_cpus())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "1\n"
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,8 @@ _SPEAKER = re.compile(r"(\*?[^\t:]{1,40}:|\(?\w{1,4}[.)]|[•*·–-])\t+")
 """What stands before a line's text and a tab: a name, or the sign or number in a list."""
 _NO_SIGN = re.compile(r"<\|[^|<>]*\|>|&#?\w+;")
 """Special tokens and escaped characters: their signs part no cells."""
+_SENTENCE_MARK = re.compile(r"</?(s|unk|pad|bos|eos)>", re.IGNORECASE)
+"""What corpora of language models mark sentences and rare words with; no markup."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ def found_in_lines(head: Sequence[str], others: Sequence[str]) -> Finding | None
         others: lines from other places in it.
     """
     numbered = [*enumerate(head, 1), *((0, line) for line in others)]
+    numbered = [(number, _SENTENCE_MARK.sub("", line)) for number, line in numbered]
     lines = [(number, line.lstrip()) for number, line in numbered if line.strip()]
     if not lines:
         return None
@@ -200,8 +203,11 @@ def _row_between_signs(head: Sequence[str]) -> tuple[int, str] | None:
         spaced = sum(any(cell.startswith((" ", "\t")) for cell in row[1:]) for row in alike)
         if len(alike) < 0.9 * len(rows) or spaced > 0.2 * len(alike):
             continue
-        # Commas without spaces are usual in Chinese verse, say, but there no column has a name.
-        if sign != "," or _is_named(rows[0]) or any(map(_is_numeric, zip(*alike, strict=True))):
+        # Commas and semicolons without spaces are usual in Chinese verse, say, but there no column
+        # holds numbers or has a name; two words on a line may be anything.
+        is_headed = len(rows[0]) > 2 and _is_named(rows[0])
+        has_numbers = any(map(_is_numeric, zip(*alike[1:], strict=True)))
+        if sign == "|" or is_headed or has_numbers:
             return numbered[0]
     return None
 
