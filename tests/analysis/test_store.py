@@ -29,7 +29,7 @@ from analysis.store import (
     tracking_uri,
 )
 from tests.empty_store import empty_store
-from tests.processes import ROOT
+from tests.processes import ROOT, environment
 
 
 class _Answers(http.server.BaseHTTPRequestHandler):
@@ -297,6 +297,36 @@ def test_how_pages_are_looked_at(
     if uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert how_to_browse(storage, "#/models") == tuple(line.format(storage) for line in shown)
+
+
+DOWNLOAD = """
+import sys
+from pathlib import Path
+
+from analysis import store
+from mlflow import MlflowClient, artifacts
+
+folder, uri = Path(sys.argv[1]), sys.argv[2]
+for number in range(5):
+    (folder / "files").mkdir(exist_ok=True)
+    (folder / "files" / f"{number}.txt").write_text("x")
+client = MlflowClient(uri)
+run = client.create_run(client.create_experiment("e", str(folder / "artifacts"))).info.run_id
+client.log_artifacts(run, str(folder / "files"), "model")
+target = artifacts.download_artifacts(
+    run_id=run, artifact_path="model", dst_path=str(folder / "there"), tracking_uri=uri
+)
+print(len(list(Path(target).iterdir())), "files")
+"""
+
+
+def test_mlflow_shows_no_bars_of_its_own(tmp_path: Path) -> None:
+    """One for each model that is fetched would stand between a command's lines, in pipes too."""
+    words = [sys.executable, "-c", DOWNLOAD, str(tmp_path), empty_store(tmp_path)]
+    env = {**environment(), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "5 files\n"
+    assert "Downloading artifacts" not in done.stderr
 
 
 def test_a_store_that_others_read_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
