@@ -79,6 +79,7 @@ class ValueFormat:
         splits: whether several may stand in one word, as in 1e-3,3e-3.
         optional: whether None is a value.
         is_text: whether any text is a value.
+        has_point: whether a value may have a decimal point, for which some write a comma.
     """
 
     metavar: str
@@ -88,9 +89,11 @@ class ValueFormat:
     splits: bool = False
     optional: bool = False
     is_text: bool = False
+    has_point: bool = False
 
     def _parts(self, word: str) -> list[str]:
-        if not self.splits or (self.metavar == "FLOAT ..." and _DECIMAL_COMMA.fullmatch(word)):
+        may_be_one = self.has_point and self.count is None and _DECIMAL_COMMA.fullmatch(word)
+        if not self.splits or may_be_one:
             return [word]
         if not self.is_text:
             return _parts(word)
@@ -121,7 +124,8 @@ def format_of(kind: Any) -> ValueFormat | None:
     if origin is Literal:
         return ValueFormat(f"{{{','.join(inside)}}}", _choice(inside), splits=True)
     if kind in _NUMBERS:
-        return ValueFormat(_NUMBERS[kind][0], _number(kind), splits=True)
+        metavar = _NUMBERS[kind][0]
+        return ValueFormat(metavar, _number(kind), splits=True, has_point=kind is float)
     if kind in (str, Path):
         return ValueFormat({str: "TEXT", Path: "PATH"}[kind], _text(kind), is_text=True)
     return None

@@ -83,7 +83,7 @@ def test_dev_and_test_folders(tmp_path: Path) -> None:
         write(tmp_path / split / "news.txt", split)
     source = open_source(str(tmp_path))
     assert (first_words(source.train()), first_words(source.dev())) == (["train"], ["dev"])
-    assert [each.reason for each in source.left_out] == ["a test file"]
+    assert [each.reason.what for each in source.left_out] == ["a test file"]
 
 
 def test_published_splits(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_what_sweeps_wrote_is_no_text(tmp_path: Path) -> None:
     write(tmp_path / "runs" / "mlflow" / "notes.md", "b")
     source = open_source(str(tmp_path))
     assert first_words(source.train()) == ["a"]
-    assert [(each.file.name, each.reason) for each in source.left_out] == [
+    assert [(each.file.name, each.reason.what) for each in source.left_out] == [
         ("runs", "what sweeps wrote")
     ]
 

@@ -83,7 +83,7 @@ def test_empty_file(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", *numbered("a"))
     empty = write(tmp_path / "b.txt", "", "  ")
     source = open_source(str(tmp_path))
-    assert [(each.file, each.reason) for each in source.left_out] == [(empty, "no text in it")]
+    assert [(each.file, each.reason.what) for each in source.left_out] == [(empty, "no text in it")]
     with pytest.raises(ValueError, match=r"b\.txt has no text"):
         open_source(str(empty))
     write(tmp_path / "a.dev", "")

@@ -64,14 +64,14 @@ def _by_suffix(words: Mapping[Path, int]) -> list[tuple[str, str]]:
 def _by_reason(left_out: Sequence[SkippedPath], folder: Path) -> list[tuple[str, str]]:
     groups = defaultdict(list)
     for each in left_out:
-        groups[each.reason].append(each)
+        groups[each.reason.what].append(each)
     rows = []
     ordered = sorted(groups.values(), key=lambda files: -sum(each.size for each in files))
     for files in ordered:
         names = shown(files[0].file, folder)
         if len(files) > 1:
             names += f" and {len(files) - 1:,} more"
-        rows.append((names, files[0].why()))
+        rows.append((names, str(files[0].reason)))
     if len(rows) > MOST_REASONS:
         others = sum(map(len, ordered[MOST_REASONS - 1 :]))
         rows = [*rows[: MOST_REASONS - 1], (f"{others:,} others", "for other reasons")]

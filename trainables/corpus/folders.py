@@ -61,18 +61,13 @@ class SkippedPath:
     """A file or folder that is not read.
 
     Attributes:
+        reason: why not.
         size: in bytes, unpacked; 0 where nobody would expect it to be read.
-        line: the one that shows the reason, "" if none does.
     """
 
     file: Path
-    reason: str
+    reason: Finding
     size: int = 0
-    line: str = ""
-
-    def why(self) -> str:
-        """The reason, with the line that shows it."""
-        return str(Finding(self.reason, self.line))
 
 
 def find_domains(path: Path) -> tuple[list[Domain], list[SkippedPath]]:
@@ -103,9 +98,11 @@ def find_domains(path: Path) -> tuple[list[Domain], list[SkippedPath]]:
     finder = _DevFiles(dev_of)
     domains = [_domain(file, finder.of(file)) for file in train]
     used = {file.resolve() for domain in domains for file in domain.dev_files or ()}
-    left_out += [SkippedPath(file, "a test file") for file in tests]
+    left_out += [SkippedPath(file, Finding("a test file")) for file in tests]
     left_out += [
-        SkippedPath(file, "validates no file here") for file in dev if file.resolve() not in used
+        SkippedPath(file, Finding("validates no file here"))
+        for file in dev
+        if file.resolve() not in used
     ]
     _refuse_too_little(path, domains, left_out)
     return _with_files_held_out(domains), left_out
@@ -141,11 +138,11 @@ def _sorted_files(folder: Path) -> tuple[list[Path], list[Path], list[SkippedPat
     for file in _walk(folder):
         name = FileName.of(file.name)
         if reason := _not_meant(file, name):
-            left_out.append(SkippedPath(file, reason))
+            left_out.append(SkippedPath(file, Finding(reason)))
         elif name.role == "dev":
             dev.append(file)
         elif found := _not_text(file, name):
-            left_out.append(SkippedPath(file, found.what, weight(file), found.line))
+            left_out.append(SkippedPath(file, found, weight(file)))
         else:
             train.append(file)
     train.sort(key=lambda file: (FileName.of(file.name).stem, file))
@@ -295,7 +292,7 @@ def _refuse_too_little(
     largest = sorted(left_out, key=lambda each: -each.size)
     if domains:
         largest = [each for each in largest if each.size]
-    names = "; ".join(f"{shown(each.file, folder)}: {each.why()}" for each in largest[:3])
+    names = "; ".join(f"{shown(each.file, folder)}: {each.reason}" for each in largest[:3])
     if len(largest) > 3:
         names += f"; and {len(largest) - 3:,} more"
     if not domains:
