@@ -299,7 +299,7 @@ def test_a_trajectory_that_is_best_at_its_end_is_warned_of(tmp_path: Path) -> No
     """As a branch or a rate at its edge is; not where branches answer how many epochs are best."""
     made = MadeStudy(tmp_path, suite=None)
     made.sweep(["hgrn2"], (1e-2,), range(5))
-    warning = "hgrn2, trajectory: its last epoch is its best; the optimum may lie beyond."
+    warning = "hgrn2: its last epoch is its best; the optimum may lie beyond."
     text = written(made).text
     assert "trajectory: best after 3 epochs" in text
     assert warning in text
