@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -22,35 +22,31 @@ LOOK_SECONDS = 0.05
 
 
 @contextlib.contextmanager
-def stopping_at_checkpoints(stop: Path) -> Iterator[None]:
-    """Keep a file away that asks trials to stop, except while a command is ending.
+def stopping_at_checkpoints(
+    stop: Path, running: Callable[[], list[TrialFolder]], console: Console
+) -> Iterator[None]:
+    """Have trials write a checkpoint and end where a signal ends the block.
 
     Args:
-        stop: the file, for which trials look (`RuntimeConfig.stop`).
+        stop: the file that asks them (`RuntimeConfig.stop`); else it is kept away.
+        running: the folders of trials whose processes are alive.
+        console: where it is told how many did, and how many were not ready in time.
     """
     stop.unlink(missing_ok=True)  # of a command that was killed
     try:
         yield
+    except KeyboardInterrupt:
+        if was_signalled():
+            stop.touch()
+            _wait_for_checkpoints(running(), console)
+        raise
     finally:
         stop.unlink(missing_ok=True)
 
 
-def wait_for_checkpoints(running: Iterable[TrialFolder], stop: Path, console: Console) -> None:
-    """Have running trials write a checkpoint and end.
-
-    Nothing is done where it is not a signal that ends the command.
-
-    Args:
-        running: the folders of trials whose processes are alive.
-        stop: the file that asks them.
-        console: where it is told how many did, and how many were not ready in time.
-    """
-    if not was_signalled():
-        return
-    stop.touch()
-    running, patience = list(running), float(os.environ.get(SAVE_SECONDS) or 60)
+def _wait_for_checkpoints(running: Sequence[TrialFolder], console: Console) -> None:
+    patience, late = float(os.environ.get(SAVE_SECONDS) or 60), running
     end = time.monotonic() + patience
-    late = running
     while late and time.monotonic() < end:
         late = [folder for folder in late if not folder.may_be_ended]
         time.sleep(LOOK_SECONDS)

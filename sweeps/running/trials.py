@@ -32,7 +32,7 @@ from sweeps.engine.environment import check_address
 from sweeps.engine.failures import in_a_line, is_death, keep_error
 from sweeps.engine.kernel_builds import start_building
 from sweeps.engine.progress import ProgressDisplay
-from sweeps.engine.stopping import stopping_at_checkpoints, wait_for_checkpoints
+from sweeps.engine.stopping import stopping_at_checkpoints
 from sweeps.engine.tuning import DriverCallback, build_scheduler, ray_cluster, run_tune
 from sweeps.engine.watch import RayDied
 from sweeps.findings.common import describe_study, failed_trials, show_ways_on
@@ -180,13 +180,10 @@ def _train(
     """Run the plan's trials to their ends, with progress and records."""
     display = ProgressDisplay(tracker, contact, plan.folder, search, at_once, console)
     bookkeeper = Bookkeeper(plan.folder, tracker, contact, console)
-    with contextlib.closing(display), stopping_at_checkpoints(plan.stop_file):
-        try:
-            runtime = plan.runtime_config(tracker)
-            run_tune(search, runtime, plan.resources, scheduler, [bookkeeper, display], at_once)
-        except KeyboardInterrupt:
-            wait_for_checkpoints(display.running(), plan.stop_file, console)
-            raise
+    stopping = stopping_at_checkpoints(plan.stop_file, display.running, console)
+    with contextlib.closing(display), stopping:
+        runtime = plan.runtime_config(tracker)
+        run_tune(search, runtime, plan.resources, scheduler, [bookkeeper, display], at_once)
         bookkeeper.settle(patience=60, tell=contact.retry if _is_done(plan) else contact.try_once)
 
 
