@@ -26,6 +26,7 @@ from mlflow.utils.rest_utils import http_request
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
+from analysis.addresses import address_of
 from analysis.database import check_database
 from analysis.errors import without_secret
 from analysis.places import check_lasts
@@ -62,6 +63,11 @@ def tracking_uri(storage: Path) -> str:
         ValueError: the variable names a file that a submitted job would lose.
     """
     given = os.environ.get("MLFLOW_TRACKING_URI")
+    if not given and (address := address_of(storage)) is not None:
+        raise ValueError(
+            f"--storage {address} keeps files, and no database: set MLFLOW_TRACKING_URI to the "
+            "address of an MLflow server that all machines reach"
+        )
     for scheme in (_FILE, "file:"):
         if given and given.startswith(scheme):
             check_lasts(Path(given.removeprefix(scheme)).resolve(), "MLFLOW_TRACKING_URI")

@@ -12,7 +12,6 @@ from rich.console import Console
 from analysis import runs
 from analysis.arguments import ReportArgs
 from analysis.commands import part_of, say_how_to_continue
-from analysis.config_file import save_config
 from analysis.errors import say_error
 from analysis.reporting.writing import run_report
 from analysis.signals import ending_on_signals
@@ -26,6 +25,7 @@ from sweeps.findings.paper import final_table, finished_stages, record_stage, sh
 from sweeps.lr_sweep import run_lr_sweep
 from sweeps.plans.paper import Stage, StudyPlan, plan_study
 from sweeps.promote import run_promotion
+from sweeps.stored.trials import keep_config
 from trainables.files import read_json
 
 
@@ -47,7 +47,7 @@ def run_study(args: PaperArgs) -> int:
             with part_of(args):
                 if args.dry_run:
                     return _dry_run(plan, console)
-                save_config(plan.folder, plan.args)
+                keep_config(plan.folder, plan.args)
                 return run_stages(stages, plan.folder, console)
     except KeyboardInterrupt:
         say(console, "\nStages that are done are not run again.")

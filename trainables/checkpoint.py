@@ -11,6 +11,9 @@
     <trial>/.at-rest                     while the trial waits for its sweep, with all on the disk
     <trial>/mended.txt                   a line on each checkpoint that was found damaged
 
+Of a study that is kept in a bucket (`trainables.kept`) the folder is this machine's copy: brought
+by whoever works on the trial, and put back with each checkpoint and each of the files above.
+
 A checkpoint folder opens with `AutoModelForCausalLM.from_pretrained` after `import models`. A kill
 at any moment leaves complete checkpoints and at most one folder with a temporary name.
 """
@@ -50,6 +53,7 @@ from trainables.files import (
     write_json_again,
     writing,
 )
+from trainables.kept import Object, everything, kept, without_weights
 from trainables.optim import load_optimizer, optimizer_tensors
 from trainables.progress import EpochReport, TrialOutcome, TrialProgress, best_epoch
 from trainables.spec import TrialSpec
@@ -64,6 +68,8 @@ _BEGAN = "began.json"
 _MILESTONES = "milestones.json"
 _MENDED = "mended.txt"
 _AT_REST = ".at-rest"
+_AT_WORK = ".at-work"
+"""In a bucket, where no lock is seen: while a process works on the trial and is not at rest."""
 _SPEC_REMEDY = (
     "run the command again that trained this trial, which writes it again, or move the folder away"
 )
@@ -85,6 +91,7 @@ class TrialFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._outcome: TrialOutcome | None = None
+        self._kept = kept(path, marker=f"checkpoints/*/{_TRAINER}")
 
     @classmethod
     def of(cls, study: Path, spec: TrialSpec) -> TrialFolder:
@@ -116,18 +123,74 @@ class TrialFolder:
         return FileLock(self.path / ".lock", timeout=timeout)
 
     @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Hold the trial's lock, waiting for it, and bring what others kept of the trial."""
+        with self.lock():
+            if self._kept is None:
+                yield
+                return
+            self._kept.mark(_AT_WORK)
+            try:
+                self._kept.bring(without_weights)
+                if self.outcome is None:
+                    self.bring()
+                yield
+                self._kept.release()
+            finally:
+                self._kept.remove_mark(_AT_WORK)
+
+    @contextlib.contextmanager
     def at_rest(self) -> Iterator[None]:
-        """Tell others that all that was trained is on the disk, while the block lasts."""
+        """Tell others that all that was trained is kept, while the block lasts."""
         mark = self.path / _AT_REST
         mark.touch()
+        if self._kept is not None:
+            self._kept.remove_mark(_AT_WORK)
         try:
             yield
+            if self._kept is not None:
+                self._kept.mark(_AT_WORK)
         finally:
             mark.unlink(missing_ok=True)
+
+    def bring(self) -> None:
+        """Bring all files from the bucket that the study is kept in, if it is.
+
+        Raises:
+            OSError: the bucket does not answer.
+        """
+        if self._kept is not None:
+            self._kept.bring(everything)
+            self._outcome = None
+
+    def look(self, listed: dict[str, Object] | None = None) -> None:
+        """Bring the small files, unless a process of this machine is at work on the trial: what it
+        has here is newer.
+
+        Args:
+            listed: the bucket's objects in the folder, if they are known.
+
+        Raises:
+            OSError: the bucket does not answer.
+        """
+        if self._kept is not None:
+            with contextlib.suppress(Timeout), self.lock(timeout=0):
+                self._kept.bring(without_weights, listed)
+                self._outcome = None
+
+    def _put(self) -> None:
+        if self._kept is not None:
+            self._kept.put()
+
+    def _write(self, name: str, values: object) -> None:
+        write_json(self.path / name, values)
+        self._put()
 
     @property
     def may_be_ended(self) -> bool:
         """Whether nothing is lost if its process ends now: it has none, or that is at rest."""
+        if self._kept is not None:
+            return not self._kept.has_now(_AT_WORK)
         if (self.path / _AT_REST).exists():
             return True
         try:
@@ -213,7 +276,7 @@ class TrialFolder:
 
     def finish(self, outcome: TrialOutcome) -> None:
         """Record that the trial is over."""
-        write_json(self.path / _OUTCOME, dataclasses.asdict(outcome))
+        self._write(_OUTCOME, dataclasses.asdict(outcome))
         self._outcome = None
 
     @property
@@ -226,7 +289,9 @@ class TrialFolder:
         outcome = self.outcome
         if outcome is None or outcome.checkpoint is None:
             raise ValueError(f"the trial {self.path} has no finished epoch")
-        return self._checkpoints / outcome.checkpoint
+        path = self._checkpoints / outcome.checkpoint
+        bring_model(path)
+        return path
 
     @property
     def final_scores(self) -> FinalScores:
@@ -240,7 +305,7 @@ class TrialFolder:
 
     def keep_final_scores(self, kind: str, scores: dict[str, Any]) -> None:
         """Keep scores of the best checkpoint beside those of other kinds."""
-        write_json(self.path / _FINAL, {**self.final_scores, kind: scores})
+        self._write(_FINAL, {**self.final_scores, kind: scores})
 
     @property
     def began(self) -> int:
@@ -255,7 +320,7 @@ class TrialFolder:
     def begin_at(self, step: int) -> None:
         """Note with how many steps of another trial this one begins, when it does so first."""
         if not (self.path / _BEGAN).exists():
-            write_json(self.path / _BEGAN, {"step": step})
+            self._write(_BEGAN, {"step": step})
 
     @property
     def milestones(self) -> dict[int, Scores]:
@@ -270,11 +335,16 @@ class TrialFolder:
 
     def keep_milestone(self, words: int, scores: Scores) -> None:
         """Keep the scores after so many words beside the earlier ones."""
-        write_json(self.path / _MILESTONES, {**self.milestones, words: scores})
+        self._write(_MILESTONES, {**self.milestones, words: scores})
 
     def checkpoint_at(self, step: int) -> Path:
         """Folder of the checkpoint taken after `step` optimizer steps."""
         return self._checkpoints / f"step-{step:08d}"
+
+    def has_checkpoint(self, step: int) -> bool:
+        """Whether there is a checkpoint of so many steps, here or in the bucket."""
+        self.look()
+        return self._holds(self.checkpoint_at(step) / _TRAINER)
 
     def newest(self, up_to: int | None = None) -> tuple[Path, TrialProgress] | None:
         """The newest checkpoint that can be continued from, with its progress.
@@ -286,7 +356,7 @@ class TrialFolder:
         """
         last = None if up_to is None else self.checkpoint_at(up_to)
         for path in sorted(self._checkpoints.glob("step-*"), reverse=True):
-            if (path / _OPTIMIZER).exists() and (last is None or path <= last):
+            if self._holds(path / _OPTIMIZER) and (last is None or path <= last):
                 try:
                     progress = read_json(path / _TRAINER, TrialProgress)
                 except (DamagedFileError, *NOT_THERE):  # to be set aside when the trial goes on
@@ -317,6 +387,7 @@ class TrialFolder:
             write_digests(partial, marked=_TRAINER)
         if prune:
             self._prune(keep=target, best=progress.best)
+        self._put()
         return target
 
     def adopt(self, path: Path) -> None:
@@ -326,6 +397,7 @@ class TrialFolder:
             without = shutil.ignore_patterns(_OPTIMIZER)
             with whole_folder(target) as partial:
                 shutil.copytree(path, partial, ignore=without, dirs_exist_ok=True)
+            self._put()
 
     def load_into(
         self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None
@@ -369,6 +441,11 @@ class TrialFolder:
             set_aside(file)
         with file.open("a", encoding="utf-8") as lines:
             lines.write(f"{sentence}\n")
+        self._put()
+
+    def _holds(self, file: Path) -> bool:
+        """Whether a file is here, or in the bucket."""
+        return file.exists() or (self._kept is not None and self._kept.has(file))
 
     def _fault(self, path: Path) -> str:
         """Reason why nothing can go on from a checkpoint as it is, or "" if it can."""
@@ -394,6 +471,36 @@ class TrialFolder:
                 shutil.rmtree(path)
             elif path != keep:  # only the newest is continued from
                 (path / _OPTIMIZER).unlink(missing_ok=True)
+
+
+def look_at_all(trials: Path) -> None:
+    """Bring the small files of all trials of a study that a bucket keeps, if one does; not of those
+    that a process of this machine is at work on, whose files here are newer.
+
+    Raises:
+        OSError: the bucket does not answer.
+    """
+    if (folder := kept(trials)) is None:
+        return
+    for name, listed in folder.listed_below().items():
+        trial = trials / name
+        trial.mkdir(parents=True, exist_ok=True)
+        TrialFolder(trial).look(listed)
+
+
+def bring_model(folder: Path) -> None:
+    """Bring a model's folder, a checkpoint or a registered version's copy, from the bucket that
+    it is kept in, if it is.
+
+    Raises:
+        OSError: the bucket does not answer.
+    """
+    if folder.parent.name == "checkpoints":
+        trial, inside = folder.parents[1], f"checkpoints/{folder.name}/"
+        if (of_trial := kept(trial, marker=f"checkpoints/*/{_TRAINER}")) is not None:
+            of_trial.bring(lambda name: name.startswith(inside))
+    elif (of_model := kept(folder)) is not None:
+        of_model.bring()
 
 
 def check_checkpoint(folder: Path) -> None:

@@ -50,12 +50,14 @@ from trainables.files import (
     write_json,
 )
 from trainables.finetune_spec import (
+    OUTCOME,
     EpochScore,
     FinetuneOutcome,
     FinetuneSpec,
     model_hash,
     read_outcome,
 )
+from trainables.kept import kept
 from trainables.optim import (
     adamw,
     load_optimizer,
@@ -138,6 +140,7 @@ class _Finetuning:
         self, spec: FinetuneSpec, model: Path, data: TaskData, folder: Path, device: torch.device
     ) -> None:
         self.spec, self.data, self.folder, self.device = spec, data, folder, device
+        self._kept = kept(folder, marker=f"epoch-*/{_PROGRESS}")
         settings = spec.settings
         tokenizer = models.load_tokenizer(model)
         language_model = models.load(model)
@@ -189,8 +192,10 @@ class _Finetuning:
         except Diverged as error:
             reason = str(error)
         outcome = self._outcome(predictions, reason)
-        write_json(self.folder / "outcome.json", dataclasses.asdict(outcome))
+        write_json(self.folder / OUTCOME, dataclasses.asdict(outcome))
+        self._put()  # before the epochs are gone
         _remove_epochs(self.folder)
+        self._put()
         return outcome
 
     @property
@@ -249,6 +254,10 @@ class _Finetuning:
             precision=self.spec.precision,
         )
 
+    def _put(self) -> None:
+        if self._kept is not None:
+            self._kept.put()
+
     def _epoch_folder(self, epoch: int) -> Path:
         return self.folder / f"epoch-{epoch:03d}"
 
@@ -267,9 +276,12 @@ class _Finetuning:
                 shutil.rmtree(self._epoch_folder(number), ignore_errors=True)
             else:  # only the newest is continued from
                 (self._epoch_folder(number) / _OPTIMIZER).unlink(missing_ok=True)
+        self._put()
 
     def _resume(self) -> None:
         remove_partial(self.folder)
+        if self._kept is not None:
+            self._kept.bring()
         for path in sorted(self.folder.glob("epoch-*"), reverse=True):
             history, problem = _history_of(path)
             if problem:

@@ -15,7 +15,9 @@ from analysis.schema.fields import CHOICES
 from analysis.schema.ranges import MOST, check, within
 from analysis.schema.typed import typed
 from trainables.files import read_or_set_aside
+from trainables.kept import kept
 
+OUTCOME = "outcome.json"
 _ENDS = ("finished", "diverged")
 _MODEL_FILES = ("config.json", "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt")
 
@@ -158,8 +160,11 @@ def model_hash(folder: Path) -> str:
 
 def read_outcome(storage: Path, spec: FinetuneSpec) -> FinetuneOutcome | None:
     """The end of the fine-tuning of this spec, or None while it has not ended."""
+    folder = storage / spec.hash
+    if (of_bucket := kept(folder)) is not None:
+        of_bucket.bring(lambda name: name == OUTCOME)
     return read_or_set_aside(
-        storage / spec.hash / "outcome.json",
+        folder / OUTCOME,
         FinetuneOutcome,
         None,
         then=f"{spec.task} is fine-tuned again",

@@ -20,9 +20,11 @@ from analysis.benchmarks import BenchmarkSource, Suite, load_suite
 from analysis.benchmarks.suite import Scores
 from trainables import memory as gpu_memory
 from trainables.batches import Batches, to_device
-from trainables.corpus import Blocks, Corpus
+from trainables.checkpoint import bring_model
+from trainables.corpus import Blocks, Corpus, bring_corpus
 from trainables.dropout import add_dropout
 from trainables.finetune_spec import model_hash
+from trainables.kept import kept
 from trainables.objectives import DistillationObjective, NextTokenObjective
 from trainables.optim import (
     build_optimizer,
@@ -87,6 +89,18 @@ class RuntimeConfig:
     checkpoint_minutes: float = 10.0
     stop: Path | None = None
 
+    def bring(self) -> None:
+        """Bring what the trial reads to this machine, where it is kept in a bucket.
+
+        Raises:
+            OSError: the bucket does not answer.
+        """
+        bring_corpus(self.corpus)
+        if self.benchmarks is not None and (suite := kept(Path(self.benchmarks.path))) is not None:
+            suite.bring()
+        for folder in (*self.teachers, *filter(None, [self.init])):
+            bring_model(folder)
+
 
 @dataclass(frozen=True)
 class World:
@@ -145,6 +159,7 @@ class TrialData:
     @classmethod
     def open(cls, spec: TrialSpec, runtime: RuntimeConfig) -> TrialData:
         """Open what the runtime config names, and check that it is what the spec was made for."""
+        runtime.bring()
         corpus = Corpus.open(runtime.corpus)
         suite = None
         if runtime.benchmarks is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from trainables.corpus import Blocks, Corpus
 from trainables.corpus.tokenizer import tokenizer_hash
 from trainables.device import set_up_device
 from trainables.files import tell
+from trainables.kept import is_there
 from trainables.memory import memory_of
 from trainables.optim import learning_rate, steps_at_peak
 from trainables.progress import EpochReport, TrialOutcome, TrialProgress, best_epoch
@@ -75,14 +75,18 @@ def run_trial(
             report(metrics)
 
     # A killed sweep's worker may live on for seconds: wait for it.
-    lock = folder.lock() if world.rank == 0 else contextlib.nullcontext()
-    with lock:
+    at_work = folder.at_work() if world.rank == 0 else contextlib.nullcontext()
+    with at_work:
         if world.rank == 0 and folder.outcome is None:
             folder.set_aside_damaged()
         world.barrier()  # the first worker holds the lock: now all of them see the same state
+        if world.rank != 0:
+            folder.bring()
         if folder.outcome is None:
             _TrialTraining(spec, runtime, report_at_rest, world, folder).to_the_end()
             world.barrier()
+            if world.rank != 0:
+                folder.look()
         else:
             if world.rank == 0:
                 record_again(folder, runtime)
@@ -170,9 +174,12 @@ class _TrialTraining:
         trunk = TrialFolder.trunk(self.runtime.study, self.spec)
         if self.is_first:
             with trunk.lock():
+                trunk.bring()
                 for sentence in trunk.set_aside_damaged():
                     self.folder.note(sentence)
         self.world.barrier()  # now all workers see the same checkpoints
+        if not self.is_first:
+            trunk.bring()
         newest = trunk.newest(self._shared_steps)
         if self.is_first:
             best = None if newest is None else newest[1].best
@@ -217,8 +224,7 @@ class _TrialTraining:
         stop = self.runtime.stop
         if not self.is_first or stop is None:
             return False
-        # Listed anew: that a file was not there a network file system remembers for a minute.
-        return stop.name in os.listdir(stop.parent)
+        return is_there(stop)
 
     def _read_losses(self, pending: list[torch.Tensor], norm: torch.Tensor, clock: float) -> float:
         """Record the losses of the last steps; returns the time.

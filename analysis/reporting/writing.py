@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from analysis.addresses import address_in, check_address, copy_of
 from analysis.arguments import ReportArgs
 from analysis.config_file import save_config
 from analysis.errors import say_error, without_secret
@@ -113,6 +114,9 @@ def folder_name(study: str) -> str:
 def storage_of(storage: Path | None) -> Path:
     """The folder of the sweeps: the one given, or $BABYSWEEP_STORAGE, or the checkout's `runs`."""
     default = os.environ.get("BABYSWEEP_STORAGE") or Path(__file__).resolve().parents[2] / "runs"
+    if (address := address_in(storage or default)) is not None:
+        check_address(address, "--storage")
+        return copy_of(address)
     return resolved(storage or default, "--storage")
 
 

@@ -178,6 +178,7 @@ class ProgressDisplay(DriverCallback):
         row = self._row(trial)
         row.state = "running"
         folder = TrialFolder.of(self._study, row.spec)
+        folder.look()
         row.was_over = folder.outcome is not None  # it ends at once, and is nothing new
         if not row.was_over and not self._live:
             self._event(row, self._beginning(trial, folder))

@@ -14,6 +14,7 @@ from analysis.signals import was_signalled
 from analysis.terminal import say
 from analysis.wording import count
 from trainables.checkpoint import TrialFolder
+from trainables.kept import remove_mark, set_mark
 
 SAVE_SECONDS = "BABYSWEEP_SAVE_SECONDS"
 """Variable: how long to wait for the next ten steps and the writing of a checkpoint, 60 by default.
@@ -32,16 +33,16 @@ def stopping_at_checkpoints(
         running: the folders of trials whose processes are alive.
         console: where it is told how many did, and how many were not ready in time.
     """
-    stop.unlink(missing_ok=True)  # of a command that was killed
+    remove_mark(stop)  # of a command that was killed
     try:
         yield
     except KeyboardInterrupt:
         if was_signalled():
-            stop.touch()
+            set_mark(stop)
             _wait_for_checkpoints(running(), console)
         raise
     finally:
-        stop.unlink(missing_ok=True)
+        remove_mark(stop)
 
 
 def _wait_for_checkpoints(running: Sequence[TrialFolder], console: Console) -> None:
@@ -50,6 +51,8 @@ def _wait_for_checkpoints(running: Sequence[TrialFolder], console: Console) -> N
     while late and time.monotonic() < end:
         late = [folder for folder in late if not folder.may_be_ended]
         time.sleep(LOOK_SECONDS)
+    for folder in running:
+        folder.look()
     # Some have not begun to train.
     if ready := sum(folder.newest() is not None for folder in running if folder not in late):
         say(console, f"{count(ready, 'trial')} will go on from a checkpoint.")

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import runs
+from analysis.addresses import shown
 from analysis.benchmarks.suite import Scores
 from analysis.command_line import to_type
 from analysis.plots.style import write
@@ -46,7 +47,7 @@ def show_ways_on(plan: SweepPlan, tracker: Tracker, search: SweepSearch, console
         say(console, f"[red]{escape(tracker.name_of(spec))} failed[/]; its error is in")
         show_whole(console, "  ", str(error))
     console.print()
-    words = ("--study", plan.study, "--storage", str(plan.storage))
+    words = ("--study", plan.study, "--storage", shown(plan.storage))
     show_whole(console, "Report", to_type("analysis/report.py", *words))
     show_whole(console, "Browse", *how_to_browse(plan.storage, tracker.page))
 

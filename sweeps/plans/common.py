@@ -28,6 +28,7 @@ from sweeps.scoring.tasks import benchmark_place, find_glue, split_tasks
 from sweeps.stored.trials import check_study_name, resolve_storage, study_name
 from trainables.corpus import Blocks, Corpus, mini_benchmark, prepare_corpus
 from trainables.device import default_precision
+from trainables.kept import kept
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 from trainables.trainer import MicroBatch, RuntimeConfig, steps_per_epoch
@@ -320,7 +321,10 @@ def _benchmarks(args: TrainingArgs, corpus: str, storage: Path) -> BenchmarkSour
             if args.tasks or args.final_tasks:
                 raise ValueError("--tasks and --final-tasks need --benchmarks: a folder, or hub")
             return None
-        path = str(mini_benchmark(storage / "benchmarks"))
+        folder = mini_benchmark(storage / "benchmarks")
+        if (of_bucket := kept(folder)) is not None:
+            of_bucket.put()
+        path = str(folder)
     path = benchmark_place(path)
     return BenchmarkSource(path, args.tasks, ewok_password=password(args.ewok_password))
 

@@ -19,10 +19,11 @@ from sweeps.plans.common import Status, SweepPlan, TrainingSetup, chosen_archs, 
 from sweeps.plans.grids import GridPlan
 from sweeps.stored.model_names import copy_version, find_version, resolve_model
 from sweeps.stored.trials import earlier_trials, resolve_storage, scored
-from trainables.corpus import Corpus
+from trainables.corpus import Corpus, bring_corpus
 from trainables.corpus.tokenizer import tokenizer_hash
 from trainables.files import read_json
 from trainables.finetune_spec import model_hash
+from trainables.kept import kept
 from trainables.spec import TrialSpec
 
 CONTROL = "control"
@@ -165,6 +166,10 @@ def _corpus_of(teacher: Teacher, storage: Path) -> Corpus:
     """The prepared corpus that the teacher learned."""
     if teacher.spec is not None:
         wanted = teacher.spec.corpus_hash
+        if (corpora := kept(storage / "corpora")) is not None:
+            for name in corpora.listed_below():
+                if name.endswith(wanted[:16]):
+                    bring_corpus(storage / "corpora" / name)
         for folder in storage.glob(f"corpora/*-{wanted[:16]}"):  # others may be damaged
             corpus = Corpus.open(folder)
             if corpus.hash == wanted:

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import models
+from analysis.addresses import shown
 from analysis.schema.axes import AXES
 from analysis.terminal import say
 from analysis.wording import count
@@ -132,7 +133,7 @@ def _head(plan: SweepPlan, at_once: int | None) -> list[str]:
     if resources.gpus:
         device = torch.cuda.get_device_name() if local_gpus() else "none here"
     return [
-        f"study      {plan.study}, in {plan.storage}",
+        f"study      {plan.study}, in {shown(plan.storage)}",
         f"corpus     {plan.corpus.name}: {count(plan.corpus.train_words, 'word')}, "
         f"{count(plan.corpus.train_tokens, 'token')}, vocabulary {plan.corpus.vocab_size:,}",
         f"benchmarks {count(plan.num_items, 'item')}" if plan.benchmarks else "benchmarks none",

@@ -170,7 +170,7 @@ def _leaves_trunk(
     def ready(seed: int) -> bool:
         if step == 0 or seed in trunk.ended:
             return True
-        return TrialFolder.trunk(folder, spec.replace(seed=seed)).checkpoint_at(step).exists()
+        return TrialFolder.trunk(folder, spec.replace(seed=seed)).has_checkpoint(step)
 
     return ready
 

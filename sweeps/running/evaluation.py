@@ -20,6 +20,7 @@ from sweeps.scoring.finetuning import finetune_tasks
 from sweeps.scoring.tasks import TaskResult
 from sweeps.scoring.workers import score_here, score_on_ray, show_progress
 from trainables.files import write_json
+from trainables.kept import kept
 
 
 def evaluate(plan: EvaluationPlan, console: Console) -> dict[str, Any]:
@@ -49,6 +50,8 @@ def evaluate(plan: EvaluationPlan, console: Console) -> dict[str, Any]:
             write_glue_submission(tasks, plan.output)
     results["seconds"] = round(time.monotonic() - started, 1)
     write_json(plan.output / "scores.json", results)
+    if (of_bucket := kept(plan.output)) is not None:
+        of_bucket.put()
     log_figures(plan, results, console)
     return results
 

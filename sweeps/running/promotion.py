@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from analysis.commands import record
-from analysis.config_file import save_config
 from analysis.store import explained
 from sweeps.findings.promote import Promotion
 from sweeps.plans.promote import PromotionPlan
+from sweeps.stored.trials import keep_config
 from sweeps.stored.versions import PREFIX
 
 
@@ -34,5 +34,5 @@ def promote(plan: PromotionPlan) -> Promotion:
         client.set_registered_model_alias(plan.name, plan.args.alias, str(after.version))
         taken = {"study": plan.choice.study, "run_id": plan.choice.folder.spec.hash}
         record(client, [plan.choice.run_id], plan.args, plan.storage, taken)
-    save_config(plan.storage / plan.choice.study, plan.args)
+    keep_config(plan.storage / plan.choice.study, plan.args)
     return Promotion(plan.before, after, is_new=plan.held is None)

@@ -15,8 +15,8 @@ from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 from rich.markup import escape
 
+from analysis.addresses import address_of
 from analysis.commands import record, say_how_to_continue
-from analysis.config_file import save_config
 from analysis.errors import (
     EXIT_FAILED,
     say_error,
@@ -31,6 +31,7 @@ from sweeps.engine.contact import MlflowContact
 from sweeps.engine.environment import check_address
 from sweeps.engine.failures import in_a_line, is_death, keep_error
 from sweeps.engine.kernel_builds import start_building
+from sweeps.engine.lease import sole_command
 from sweeps.engine.progress import ProgressDisplay
 from sweeps.engine.stopping import stopping_at_checkpoints
 from sweeps.engine.tuning import DriverCallback, build_scheduler, ray_cluster, run_tune
@@ -40,7 +41,7 @@ from sweeps.findings.final_scores import score_winners
 from sweeps.plans.common import Status, SweepPlan
 from sweeps.plans.dry_run import print_dry_run
 from sweeps.plans.spaces import SweepSearch
-from sweeps.stored.trials import study_trials
+from sweeps.stored.trials import keep_config, study_trials
 from trainables.checkpoint import TrialFolder
 from trainables.machine_limits import memory_kills
 from trainables.spec import TrialSpec
@@ -85,7 +86,8 @@ def run_command(
                         print_dry_run(plan, args, console)
                         return 0
                 owned.enter_context(_sole_owner(plan))
-                save_config(plan.folder, args)
+                owned.enter_context(sole_command(plan.folder, console))
+                keep_config(plan.folder, args)
             except (ValueError, OSError) as error:
                 return say_error(error)
             return _run(plan, args, show, scheduler, console)
@@ -193,6 +195,8 @@ def _is_done(plan: SweepPlan) -> bool:
 
 def _set_aside_damaged(plan: SweepPlan, console: Console) -> None:
     """Let no trial go on from a damaged checkpoint, and say which there are."""
+    if address_of(plan.folder) is not None:  # its files are not here: who brings them looks
+        return
     trunks = [TrialFolder(path) for path in plan.folder.glob("trunks/*")]
     for trial in [*study_trials(plan.folder), *trunks]:
         if trial.outcome is not None:
@@ -250,6 +254,7 @@ class Bookkeeper(DriverCallback):
         waiting = []
         for spec in self._ended:
             folder = TrialFolder.of(self._study, spec)
+            folder.look()
             if folder.outcome is not None:
                 continue
             try:
@@ -267,6 +272,7 @@ class Bookkeeper(DriverCallback):
         ]
 
     def _record_stop(self, folder: TrialFolder, spec: TrialSpec) -> None:
+        folder.bring()
         newest = folder.newest()
         if folder.outcome is None and newest is not None:
             history = newest[1].history

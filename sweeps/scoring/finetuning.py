@@ -34,6 +34,7 @@ from sweeps.engine.failures import TrialFailure, keep_error
 from sweeps.engine.trial_process import failures_explained, memory_given_back
 from sweeps.engine.tuning import MAX_FAILURES, DriverCallback, OwnSignals
 from sweeps.scoring.tasks import TaskResult, find_glue
+from trainables.checkpoint import bring_model
 from trainables.device import default_precision, pick_device
 from trainables.finetune import finetune, remove_leftovers
 from trainables.finetune_spec import (
@@ -41,6 +42,7 @@ from trainables.finetune_spec import (
     model_hash,
     read_outcome,
 )
+from trainables.kept import kept
 
 _SELECTION = {"split": "selection split", "reported": "reported examples"}
 
@@ -142,11 +144,22 @@ class FinetuningJob:
     cpus: int
     gpus: float
 
+    def bring(self) -> None:
+        """Bring model and tasks to this machine, where they are kept in a bucket.
+
+        Raises:
+            OSError: the bucket does not answer.
+        """
+        bring_model(self.model)
+        if (tasks := kept(self.folder)) is not None:
+            tasks.bring()
+
 
 def task_trial(config: dict[str, Any], job: FinetuningJob) -> None:
     """Fine-tune on one task, as a Tune function."""
     spec = FinetuneSpec.from_dict(config["spec"])
     try:
+        job.bring()
         data = glue.read_task(job.folder, spec.task)
         if isinstance(data, glue.MissingFiles):
             raise ValueError(f"{', '.join(map(str, data.files))} vanished: start again")

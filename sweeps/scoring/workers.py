@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from analysis.benchmarks import Span, token_log_probs
 from analysis.terminal import RareLines
 from sweeps.engine.progress import LINE_SECONDS
 from sweeps.engine.resources import count_shares
+from trainables.checkpoint import bring_model
 from trainables.device import pick_device, set_up_device
 
 CHUNKS_PER_WORKER = 8
@@ -54,6 +56,7 @@ class Scoring:
         """
         device = pick_device(self.gpus)
         set_up_device(self.cpus, device)
+        bring_model(Path(self.model))
         model: Any = models.load(self.model)
         return model.float().to(device)
 

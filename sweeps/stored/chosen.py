@@ -22,7 +22,7 @@ from analysis.store import open_store, tracking_uri
 from analysis.wording import quoted
 from sweeps.stored.best import best_trial
 from sweeps.stored.trials import resolve_storage
-from trainables.checkpoint import TrialFolder
+from trainables.checkpoint import TrialFolder, look_at_all
 
 _HASH = re.compile("[0-9a-f]{16}")
 """Of a trial; ids of MLflow's runs are longer."""
@@ -186,7 +186,10 @@ def _best(trials: pd.DataFrame, study: str, arch: str, folder: Path) -> pd.Serie
 
 
 def _folder(study: Path, spec_hash: str) -> TrialFolder:
-    folder = TrialFolder(study / "trials" / spec_hash)
+    path = study / "trials" / spec_hash
+    if not path.is_dir():
+        look_at_all(path.parent)
+    folder = TrialFolder(path)
     if not folder.path.is_dir():
         raise ValueError(
             f"MLflow has a trial {spec_hash} that is not in {study}: give the --storage of its "

@@ -13,8 +13,9 @@ from mlflow.exceptions import MlflowException
 from analysis.errors import named, without_secret
 from analysis.store import open_store
 from analysis.wording import count
-from trainables.checkpoint import check_checkpoint
+from trainables.checkpoint import bring_model, check_checkpoint
 from trainables.files import DamagedFileError, damaged_name, tell, whole_folder
+from trainables.kept import kept
 
 
 def resolve_model(name: str, uri: str, storage: Path) -> str:
@@ -78,6 +79,7 @@ def copy_version(version: ModelVersion, uri: str, storage: Path) -> Path:
     target = folder / f"{version.name}-{version.version}-{version.creation_timestamp}"
     folder.mkdir(parents=True, exist_ok=True)
     aside = None
+    bring_model(target)
     if target.exists():
         problem = _problem(target)
         if not problem:
@@ -96,6 +98,8 @@ def copy_version(version: ModelVersion, uri: str, storage: Path) -> Path:
         raise ValueError(
             f"the files of {name} cannot be read from {version.source}: {error}"
         ) from error
+    if (copy := kept(target)) is not None:
+        copy.put()
     return _model_in(target)
 
 

@@ -6,12 +6,16 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from analysis.addresses import address_in, address_of, check_address, copy_of
+from analysis.config_file import save_config
 from analysis.places import check_lasts, resolved, writable_folder
-from trainables.checkpoint import TrialFolder
+from trainables.checkpoint import TrialFolder, look_at_all
 from trainables.files import DamagedFileError, tell
+from trainables.kept import check_reach, kept
 from trainables.spec import TrialSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +29,8 @@ def resolve_storage(storage: Path | None, *, create: bool = True) -> Path:
     """The storage folder as an absolute path: the flag, `BABYSWEEP_STORAGE`, or `runs/`.
 
     Args:
-        storage: as it was given.
+        storage: as it was given: a folder, or the address of a bucket, "s3://bucket/folder", whose
+            copy on this machine is the folder then.
         create: whether to make the folder; else it must be there.
 
     Raises:
@@ -39,12 +44,11 @@ def resolve_storage(storage: Path | None, *, create: bool = True) -> Path:
             raise ValueError(f"{flag} is empty: give a folder")
     if given is None:
         given = ROOT / "runs"
-    if "://" in str(given) or ":/" in str(given):
-        raise ValueError(
-            f"{flag} must be a folder that all nodes share, not {given}: mount the bucket, or "
-            "use a network file system"
-        )
+    if (address := address_in(given)) is not None:
+        return _open_copy(address, flag)
     path = resolved(given, flag)
+    if address_of(path) is not None:  # as an earlier command of the same process resolved it
+        return path
     check_lasts(path, flag)
     if strange := _STRANGE.search(str(path)):
         raise ValueError(
@@ -56,6 +60,24 @@ def resolve_storage(storage: Path | None, *, create: bool = True) -> Path:
     if not os.path.isdir(path):  # a name that is too long is none
         raise ValueError(f"there is no storage folder {path}: give the --storage of the sweep")
     return path
+
+
+def _open_copy(address: str, flag: str) -> Path:
+    """This machine's copy of the studies in a bucket, see `analysis.addresses`.
+
+    Raises:
+        ValueError: the address is none, or the bucket cannot be read and written.
+    """
+    check_address(address, flag)
+    check_reach(address, flag)
+    return copy_of(address)
+
+
+def keep_config(folder: Path, args: Any) -> None:
+    """Write a command's flags into its study's folder, see `save_config`; into its bucket, too."""
+    file = save_config(folder, args)
+    if (commands := kept(file.parent)) is not None:
+        commands.put()
 
 
 def study_name(text: str) -> str:
@@ -125,6 +147,7 @@ def study_trials(folder: Path) -> list[TrialFolder]:
     One whose spec cannot be known is left out, and the person at the command is told: it may be
     none of those that the command works on.
     """
+    look_at_all(folder / "trials")
     trials = []
     for path in sorted(path for path in folder.glob("trials/*") if path.is_dir()):
         trial = TrialFolder(path)

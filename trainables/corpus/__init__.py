@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from trainables.corpus.blocks import IGNORED, Blocks, TokenFile, block_order
 from trainables.corpus.builtin.mini_suite import mini_benchmark
-from trainables.corpus.prepare import Corpus, prepare_corpus
+from trainables.corpus.prepare import Corpus, bring_corpus, prepare_corpus
 from trainables.corpus.tokenizer import BOS_TOKEN, PAD_TOKEN
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Corpus",
     "TokenFile",
     "block_order",
+    "bring_corpus",
     "mini_benchmark",
     "prepare_corpus",
 ]

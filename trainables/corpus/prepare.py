@@ -41,6 +41,7 @@ from trainables.files import (
     tell,
     whole_folder,
 )
+from trainables.kept import kept
 
 FORMAT = 1
 """Part of every corpus hash: raise it when the same text would give other files."""
@@ -168,6 +169,7 @@ def prepare_corpus(
     digest = corpus_hash(found.text_hash, vocab_size)
     cache = Path(cache)
     directory = cache / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', text.name)}-{digest[:16]}"
+    bring_corpus(directory)
     corpus, problem = _open_whole(directory, digest)
     if corpus is not None:
         return dataclasses.replace(corpus, contents=found.contents)
@@ -180,7 +182,20 @@ def prepare_corpus(
                 tell(f"{problem}: it is built again, and its folder is kept as {aside.name}")
             _build(text, found, digest, vocab_size, directory, aside, report)
             corpus = Corpus.open(directory)
+    if (of_bucket := kept(directory, marker=_META)) is not None:
+        of_bucket.put()
     return dataclasses.replace(corpus, contents=found.contents)
+
+
+def bring_corpus(directory: Path) -> None:
+    """Bring a corpus from the bucket that it is kept in, if it is, once for each machine.
+
+    Raises:
+        OSError: the bucket does not answer.
+    """
+    of_bucket = kept(directory, marker=_META)
+    if of_bucket is not None and not (directory / _META).exists():
+        of_bucket.bring()
 
 
 def _open_whole(directory: Path, digest: str) -> tuple[Corpus | None, str]:

@@ -1,0 +1,329 @@
+"""Files of a bucket: brought and put as they are, whatever is killed or another machine's."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+from pathlib import Path
+
+import pytest
+
+from analysis.addresses import SCRATCH, address_in, address_of, check_address, copy_of, shown
+from tests.trainables.conftest import runtime_in
+from tests.trainables.test_trial import (
+    assert_same,
+    final_parameters,
+    train,
+    train_until_killed,
+)
+from trainables import kept as kept_module
+from trainables.checkpoint import TrialFolder, look_at_all
+from trainables.kept import (
+    KeptFolder,
+    check_reach,
+    is_there,
+    patiently,
+    remove_mark,
+    set_mark,
+    without_weights,
+)
+
+MARKER = "checkpoints/*/trainer.json"
+
+
+@pytest.fixture
+def bucket(tmp_path):
+    """A bucket's address."""
+    return f"file://{tmp_path / 'bucket'}"
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch, bucket):
+    """Makes this process one of another machine; returns that machine's copy."""
+
+    def become(name):
+        monkeypatch.setenv(SCRATCH, str(tmp_path / name))
+        return copy_of(bucket)
+
+    return become
+
+
+@pytest.mark.parametrize(
+    ("value", "address"),
+    [
+        (Path("s3://bucket/a/b"), "s3://bucket/a/b"),
+        ("S3://bucket/a/", "s3://bucket/a"),
+        (Path("file:///data/x"), "file:///data/x"),
+        ("gs://bucket", "gs://bucket"),
+        (Path("/data/s3:x"), None),
+        (Path("runs"), None),
+    ],
+)
+def test_an_address_is_told_from_a_path(value, address):
+    assert address_in(value) == address
+
+
+@pytest.mark.parametrize(
+    "name", ["s3://b/x?region=eu-west-1&scheme=http", "file:///a b=c/ü", "s3://b"]
+)
+def test_a_path_in_a_copy_tells_its_address(machine, name):
+    machine("one")
+    assert address_of(copy_of(name) / "study" / "trials") == name
+    assert shown(copy_of(name)) == name
+    assert address_of(Path("/data/runs")) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("s3://key:secret@bucket/x", "AWS_ACCESS_KEY_ID"),
+        ("s3://bucket/x?secret_key=abc", "credentials"),
+        ("ftp://host/x", "s3://, gs://, file://"),
+        ("s3://", "s3://bucket/folder"),
+        ("s3://bucket/../x", "s3://bucket/folder"),
+        (f"s3://bucket/{'x' * 300}", "at most"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused(address, told):
+    with pytest.raises(ValueError, match="--storage") as caught:
+        check_address(address, "--storage")
+    assert told in str(caught.value)
+    assert "secret@" not in str(caught.value)
+
+
+def test_a_copy_that_others_can_write_to_is_refused(machine, tmp_path, bucket):
+    machine("one")
+    (tmp_path / "one").chmod(0o777)
+    with pytest.raises(ValueError, match=SCRATCH):
+        copy_of(bucket)
+
+
+def write(folder, **files):
+    for name, text in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def texts(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_text()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def test_another_machine_gets_what_was_put_and_loses_what_was_removed(machine):
+    one = machine("one") / "study"
+    write(one, a="1", b__c="2", b__d="3")
+    KeptFolder(one).put()
+    two = machine("two") / "study"
+    KeptFolder(two).bring()
+    assert texts(two) == texts(one)
+
+    write(two, a="changed", e="4")
+    (two / "b" / "c").unlink()
+    (two / "b" / "d").unlink()
+    (two / "b").rmdir()
+    KeptFolder(two).put()
+    one = machine("one") / "study"
+    KeptFolder(one).bring()
+    assert texts(one) == {"a": "changed", "e": "4"}
+    assert not (one / "b").exists()
+
+
+def test_locks_and_half_written_files_stay_where_they_are(machine, tmp_path):
+    one = machine("one") / "study"
+    write(one, a="1")
+    for name in (".lock", ".at-rest", ".partial-b-1"):
+        (one / name).write_text("x")
+    (one / ".partial-step").mkdir()
+    (one / ".partial-step" / "model").write_text("x")
+    KeptFolder(one).put()
+    assert texts(tmp_path / "bucket") == {"study/a": "1"}
+
+
+def test_what_was_changed_here_and_not_put_is_not_overwritten(machine):
+    one = machine("one") / "study"
+    write(one, a="1")
+    KeptFolder(one).put()
+    write(one, a="22", b="new")
+    KeptFolder(one).bring()
+    assert texts(one) == {"a": "22", "b": "new"}
+
+
+def test_a_machine_removes_only_objects_that_it_had(machine, tmp_path):
+    one = machine("one") / "study"
+    write(one, a="1")
+    KeptFolder(one).put()
+    two = machine("two") / "study"
+    write(two, b="2")
+    KeptFolder(two).put()  # never saw a
+    assert texts(tmp_path / "bucket") == {"study/a": "1", "study/b": "2"}
+
+
+def test_of_weights_only_the_name_is_brought_to_who_looks(machine, tmp_path):
+    one = machine("one") / "trial"
+    write(
+        one,
+        **{
+            "checkpoints__step-1__model.safetensors": "w",
+            "checkpoints__step-1__trainer.json": "{}",
+        },
+    )
+    KeptFolder(one, MARKER).put()
+    two = machine("two") / "trial"
+    looked = KeptFolder(two, MARKER)
+    looked.bring(without_weights)
+    assert list(texts(two)) == ["checkpoints/step-1/trainer.json"]
+    assert looked.has(two / "checkpoints/step-1/model.safetensors")
+    looked.put()  # and so nothing is taken away
+    assert "trial/checkpoints/step-1/model.safetensors" in texts(tmp_path / "bucket")
+
+
+def test_a_part_without_its_marker_is_not_there(machine, tmp_path):
+    """A kill while a checkpoint was put: the next one does not see it, and puts it anew."""
+    half = {"checkpoints__step-2__model.safetensors": "w"}
+    write(tmp_path / "bucket" / "trial", **half, spec="s")
+    one = machine("one") / "trial"
+    KeptFolder(one, MARKER).bring()
+    assert texts(one) == {"spec": "s"}
+    write(one, **half, **{"checkpoints__step-2__trainer.json": "{}"})
+    KeptFolder(one, MARKER).put()
+    two = machine("two") / "trial"
+    KeptFolder(two, MARKER).bring()
+    assert texts(two) == texts(one)
+
+
+def test_the_marker_is_put_last_and_removed_first(machine, monkeypatch):
+    order = []
+    for name in ("_put_one", "_remove_one"):
+        original = getattr(KeptFolder, name)
+
+        def noted(self, path, original=original, name=name):
+            order.append((name, path))
+            original(self, path)
+
+        monkeypatch.setattr(KeptFolder, name, noted)
+    one = machine("one") / "trial"
+    write(
+        one, **{"checkpoints__s__trainer.json": "{}", "checkpoints__s__a": "", "outcome.json": "{}"}
+    )
+    folder = KeptFolder(one, MARKER)
+    folder.put()
+    parts = ["checkpoints/s/a", "checkpoints/s/trainer.json"]
+    assert [name for _, name in order] == [*parts, "outcome.json"]
+    for path in ("a", "trainer.json"):
+        (one / "checkpoints" / "s" / path).unlink()
+    order.clear()
+    folder.put()
+    assert order == [("_remove_one", name) for name in reversed(parts)]
+
+
+def test_an_object_of_another_size_than_its_file_is_an_error(machine, tmp_path, monkeypatch):
+    def short(source, target):
+        target.write(source.read()[:-1])
+
+    one = machine("one") / "study"
+    write(one, a="1234")
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_module, "_copy", short)
+        with pytest.raises(OSError, match="has 3 bytes, not 4"):
+            KeptFolder(one).put()
+    KeptFolder(one).put()  # it is put again, since nobody remembers it as put
+    assert texts(tmp_path / "bucket") == {"study/a": "1234"}
+
+
+def test_released_weights_are_brought_again(machine, tmp_path):
+    one = machine("one") / "trial"
+    write(one, **{"model.safetensors": "w", "spec.json": "{}"})
+    folder = KeptFolder(one)
+    folder.put()
+    folder.release()
+    assert list(texts(one)) == ["spec.json"]
+    folder.put()
+    assert "trial/model.safetensors" in texts(tmp_path / "bucket")
+    folder.bring()
+    assert texts(one)["model.safetensors"] == "w"
+
+
+def test_marks_are_seen_by_other_machines(machine, monkeypatch):
+    monkeypatch.setattr(kept_module, "LOOK_SECONDS", 0.0)
+    mark = machine("one") / "study" / "locks" / "x.stop"
+    assert not is_there(mark)
+    set_mark(mark)
+    other = machine("two") / "study" / "locks" / "x.stop"
+    assert is_there(other)
+    remove_mark(other)
+    remove_mark(other)
+    assert not is_there(mark)
+
+
+def test_marks_in_a_folder_are_files(tmp_path):
+    mark = tmp_path / "x.stop"
+    assert not is_there(mark)
+    set_mark(mark)
+    assert is_there(mark)
+    assert mark.exists()
+    remove_mark(mark)
+    assert not mark.exists()
+
+
+def test_a_bucket_that_does_not_answer_is_waited_for(monkeypatch):
+    monkeypatch.setattr(kept_module.time, "sleep", lambda seconds: None)
+    answers = iter([OSError("curl: connection refused")] * 5)
+
+    def call():
+        for error in answers:
+            raise error
+        return "there"
+
+    assert patiently("s3://bucket", call) == "there"
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("AWS Error ACCESS_DENIED during PutObject"), OSError(errno.ENOSPC, "full")]
+)
+def test_a_bucket_that_refuses_is_not_waited_for(error):
+    def call():
+        raise error
+
+    with pytest.raises(OSError, match="ACCESS_DENIED|full"):
+        patiently("s3://bucket", call)
+
+
+def test_a_bucket_out_of_reach_is_told_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"--storage file://.* cannot be written to"):
+        check_reach(f"file://{tmp_path / 'file' / 'x'}", "--storage")
+
+
+def test_a_trial_goes_on_on_another_machine_to_the_bit(
+    machine, tmp_path, tiny_corpus, tiny_benchmark, tiny_spec, monkeypatch
+):
+    """Killed on one machine after its first epoch, ended on another, and looked at from a third."""
+    plain = runtime_in(tmp_path / "plain", tiny_corpus, tiny_benchmark, tiny_spec)
+    outcome, _, parameters = train(tiny_spec, plain)
+    steps = outcome.history[0].step
+
+    runtime = runtime_in(machine("one"), tiny_corpus, tiny_benchmark, tiny_spec)
+    train_until_killed(tiny_spec, runtime, steps + 1, monkeypatch)
+
+    here = runtime_in(machine("two"), tiny_corpus, tiny_benchmark, tiny_spec)
+    folder = TrialFolder.of(here.study, tiny_spec)
+    folder.look()
+    assert folder.newest()[1].step == steps
+    resumed, _, _ = train(tiny_spec, here)
+    assert [each.scores for each in resumed.history] == [each.scores for each in outcome.history]
+    assert [each.val_loss for each in resumed.history] == [
+        each.val_loss for each in outcome.history
+    ]
+    assert not list(folder.path.rglob("*.safetensors")), "what the bucket has fills no disk"
+
+    study = machine("three") / here.study.name
+    look_at_all(study / "trials")
+    (path,) = (study / "trials").iterdir()
+    looked = TrialFolder(path)
+    assert looked.outcome == resumed
+    looked.bring()
+    assert_same(final_parameters(tiny_spec, dataclasses.replace(here, study=study)), parameters)

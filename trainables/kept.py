@@ -1,0 +1,473 @@
+"""A folder whose files are kept as objects in a bucket: brought here to be worked on, and put back.
+
+A folder of a bucket's copy (`analysis.addresses`) is brought before work on it and kept after each
+change; no lock of one machine is seen by another, and none is needed: what is in a trial's folder
+is determined by its spec, and every writer only removes objects that it knew. An index beside the
+copy's folders tells which objects the files of this machine are.
+
+Objects come into being whole. Of several that belong together, those of a checkpoint, one is the
+marker: put last, removed first, and without it the others are not there for anyone.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from filelock import FileLock
+
+from analysis.addresses import address_of, copy_around
+from analysis.whole_files import temporary_path
+from trainables.files import read_or_set_aside, tell, write_json
+
+LOOK_SECONDS = 5.0
+"""Between two looks for a mark in a bucket: each takes about as long as a step."""
+PATIENCE_MINUTES = 30.0
+"""For a bucket that does not answer; work that is on this machine waits for it."""
+LONGEST_PAUSE = 5.0
+AT_ONCE = 8
+"""Objects that are brought or put together."""
+_HOPELESS = ("ACCESS_DENIED", "AccessDenied", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "Forbidden")
+_BLOCK = 8 * 2**20
+_INDEX = ".kept"
+
+Value = TypeVar("Value")
+Wanted = Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class Object:
+    """What is known of an object, and of the file that it was brought to, or put from.
+
+    Attributes:
+        size: in bytes.
+        changed: when it was put, in nanoseconds.
+        file: when the file was changed, in nanoseconds; 0 where it is not on this machine.
+    """
+
+    size: int
+    changed: int
+    file: int = 0
+
+    def is_as(self, other: Object) -> bool:
+        """Whether nobody put it again."""
+        return (self.size, self.changed) == (other.size, other.changed)
+
+
+def everything(name: str) -> bool:
+    """All that is in a folder is wanted."""
+    return True
+
+
+def without_weights(name: str) -> bool:
+    """What a command looks at, and all of it small."""
+    return not name.endswith(".safetensors")
+
+
+class KeptFolder:
+    """A folder of a bucket's copy.
+
+    Args:
+        folder: on this machine.
+        marker: path in it of what marks a part as whole; its folder may have a `*`.
+    """
+
+    def __init__(self, folder: Path, marker: str = "") -> None:
+        copy, address = copy_around(folder), address_of(folder)
+        assert copy is not None
+        assert address is not None
+        self.folder, self.address = folder, address
+        inside = folder.relative_to(copy)
+        self._place = PurePosixPath(*inside.parts)
+        self._marker = PurePosixPath(marker) if marker else None
+        self._index = copy / _INDEX / f"{'='.join(inside.parts) or '='}.json"
+
+    def bring(self, wanted: Wanted = everything, listed: dict[str, Object] | None = None) -> None:
+        """Make the wanted files of this machine those of the bucket.
+
+        A file that was changed here and never put stays, unless the object was changed, too.
+
+        Args:
+            wanted: of each name, whether to bring it.
+            listed: the bucket's objects, if they are known.
+
+        Raises:
+            OSError: the bucket does not answer, or does not let us.
+        """
+        with self._alone():
+            self._bring(wanted, self._whole(self._listed() if listed is None else listed))
+
+    def put(self) -> None:
+        """Make the bucket's objects the files of this machine, where these were changed.
+
+        Raises:
+            OSError: the bucket does not answer, or does not let us.
+        """
+        with self._alone():
+            known, files = self._known(), self._files()
+            new = [name for name, file in files.items() if not _is_same(known.get(name), file)]
+            gone = [name for name, each in known.items() if each.file and name not in files]
+            if not (new or gone):
+                return
+            for wave in self._waves(new):
+                _together(self._put_one, wave)
+            for wave in reversed([*self._waves(gone)]):
+                _together(self._remove_one, wave)
+            listed = self._listed()
+            self._check_put(new, files, listed)
+            self._remember(
+                {
+                    name: Object(each.size, each.changed, self._file_of(name, files, known, new))
+                    for name, each in listed.items()
+                }
+            )
+
+    def release(self) -> None:
+        """Remove weights from this machine that the bucket has."""
+        with self._alone():
+            known = self._known()
+            for name, file in self._files().items():
+                if not without_weights(name) and _is_same(known.get(name), file):
+                    known[name] = Object(known[name].size, known[name].changed)
+                    (self.folder / name).unlink()
+            self._remember(known)
+
+    def has(self, path: Path) -> bool:
+        """Whether the bucket has had this file of the folder when it was last looked at."""
+        return path.relative_to(self.folder).as_posix() in self._known()
+
+    def has_now(self, name: str, patience: float = PATIENCE_MINUTES) -> bool:
+        """Whether an object is there.
+
+        Raises:
+            OSError: the bucket does not answer for so many minutes.
+        """
+        from pyarrow import fs
+
+        system, place = self._system()
+        found = patiently(self.address, lambda: system.get_file_info(f"{place}/{name}"), patience)
+        return bool(found.type == fs.FileType.File)
+
+    def mark(self, name: str, text: str = "") -> None:
+        """Put a small object that is no file of the folder."""
+        system, place = self._system()
+
+        def write() -> None:
+            system.create_dir(place, recursive=True)
+            with system.open_output_stream(f"{place}/{name}") as stream:
+                stream.write((text or "-").encode())
+
+        patiently(self.address, write)
+
+    def read_mark(self, name: str) -> str | None:
+        """The text of such an object; None if there is none."""
+        system, place = self._system()
+
+        def read() -> str | None:
+            try:
+                with system.open_input_stream(f"{place}/{name}") as stream:
+                    return str(stream.read().decode())
+            except FileNotFoundError:
+                return None
+
+        return patiently(self.address, read)
+
+    def remove_mark(self, name: str) -> None:
+        """Remove such an object, if it is there."""
+        self._remove_one(name)
+
+    def listed_below(self) -> dict[str, dict[str, Object]]:
+        """The objects of each folder in this one, by the folders' names."""
+        found: dict[str, dict[str, Object]] = {}
+        for name, each in self._listed().items():
+            folder, _, inside = name.partition("/")
+            if inside:
+                found.setdefault(folder, {})[inside] = each
+        return found
+
+    def _bring(self, wanted: Wanted, listed: dict[str, Object]) -> None:
+        known, files, listed = self._known(), self._files(), dict(listed)
+        new = {}
+        for name, each in listed.items():
+            before = known.get(name)
+            is_here = before is not None and before.file and name in files
+            if before is not None and is_here and before.is_as(each):
+                listed[name] = before  # or changed here, which is to be put
+            elif wanted(name):
+                new[name] = each
+        for name, before in known.items():
+            if name not in listed and before.file and files.get(name) == before.file:
+                (self.folder / name).unlink()
+                _remove_empty((self.folder / name).parent, self.folder)
+        for wave in self._waves(new):
+            _together(self._bring_one, wave)
+        here = {name: (self.folder / name).stat().st_mtime_ns for name in new}
+        self._remember(
+            {
+                name: Object(each.size, each.changed, here.get(name, each.file))
+                for name, each in listed.items()
+            }
+        )
+
+    def _bring_one(self, name: str) -> None:
+        system, place = self._system()
+        target = self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = temporary_path(target)
+
+        def read() -> None:
+            with system.open_input_stream(f"{place}/{name}") as stream, partial.open("wb") as file:
+                _copy(stream, file)
+
+        try:
+            patiently(self.address, read)
+            partial.rename(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _put_one(self, name: str) -> None:
+        system, place = self._system()
+        target = f"{place}/{name}"
+        # A file system, of file://, shows what is half written.
+        is_atomic = system.type_name != "local"
+        partial = target if is_atomic else str(temporary_path(Path(target)))
+
+        def write() -> None:
+            system.create_dir(target.rpartition("/")[0], recursive=True)
+            with (
+                (self.folder / name).open("rb") as file,
+                system.open_output_stream(partial) as stream,
+            ):
+                _copy(file, stream)
+            if not is_atomic:
+                system.move(partial, target)
+
+        patiently(self.address, write)
+
+    def _remove_one(self, name: str) -> None:
+        system, place = self._system()
+
+        def remove() -> None:
+            try:
+                system.delete_file(f"{place}/{name}")
+            except FileNotFoundError:
+                return  # another machine was faster
+
+        patiently(self.address, remove)
+
+    def _listed(self) -> dict[str, Object]:
+        from pyarrow import fs
+
+        system, place = self._system()
+        selector = fs.FileSelector(place, allow_not_found=True, recursive=True)
+        found = patiently(self.address, lambda: system.get_file_info(selector))
+        return {
+            info.path.removeprefix(place).lstrip("/"): Object(info.size, info.mtime_ns or 0)
+            for info in found
+            if info.type == fs.FileType.File and not _is_hidden(info.base_name)
+        }
+
+    def _whole(self, names: dict[str, Object]) -> dict[str, Object]:
+        """Without the parts whose marker is not there: they are being put, or never will be."""
+        if self._marker is None:
+            return names
+        parts, marker = self._marker.parent, self._marker.name
+        whole = {}
+        for name, each in names.items():
+            folder = PurePosixPath(name).parent
+            is_part = folder == parts or (parts.name and folder.match(str(parts)))
+            if not is_part or str(folder / marker) in names:
+                whole[name] = each
+        return whole
+
+    def _waves(self, names: Iterable[str]) -> Iterator[list[str]]:
+        """The names in the order in which they are put: what a marker, or a file of the folder
+        itself, tells of is there before it."""
+        waves: tuple[list[str], list[str], list[str]] = ([], [], [])
+        for name in sorted(names):
+            path = PurePosixPath(name)
+            is_marker = self._marker is not None and path.name == self._marker.name
+            waves[1 if is_marker else 2 if len(path.parts) == 1 else 0].append(name)
+        yield from filter(None, waves)
+
+    def _check_put(self, new: list[str], files: dict[str, int], listed: dict[str, Object]) -> None:
+        for name in new:
+            path = self.folder / name
+            size = path.stat().st_size if path.exists() else -1
+            found = listed.get(name)
+            is_changed = size < 0 or path.stat().st_mtime_ns != files[name]
+            if not is_changed and (found is None or found.size != size):
+                there = "is not there" if found is None else f"has {found.size} bytes, not {size}"
+                raise OSError(f"{self.address}: {self._place / name} {there} after it was put")
+
+    def _file_of(
+        self, name: str, files: dict[str, int], known: dict[str, Object], new: list[str]
+    ) -> int:
+        if name in new:
+            return files[name]
+        return known[name].file if name in known else 0
+
+    def _files(self) -> dict[str, int]:
+        """When each file of the folder was changed, by its path in it."""
+        found = {}
+        for parent, _, names in os.walk(self.folder):
+            for name in names:
+                path = Path(parent) / name
+                if not _is_hidden(name):
+                    inside = path.relative_to(self.folder).as_posix()
+                    if not any(map(_is_hidden, PurePosixPath(inside).parts)):
+                        found[inside] = path.stat().st_mtime_ns
+        return found
+
+    def _known(self) -> dict[str, Object]:
+        """The objects when they were last looked at."""
+        return read_or_set_aside(
+            self._index, dict[str, Object], {}, then="files are compared with the bucket anew"
+        )
+
+    def _remember(self, objects: dict[str, Object]) -> None:
+        write_json(
+            self._index,
+            {
+                name: {"size": each.size, "changed": each.changed, "file": each.file}
+                for name, each in objects.items()
+            },
+        )
+
+    def _alone(self) -> FileLock:
+        """A lock against the other processes of this machine."""
+        self._index.parent.mkdir(exist_ok=True)
+        return FileLock(self._index.with_suffix(".lock"))
+
+    def _system(self) -> tuple[Any, str]:
+        system, root = file_system(self.address)
+        return system, f"{root}/{self._place}" if self._place.parts else root
+
+
+def kept(folder: Path, marker: str = "") -> KeptFolder | None:
+    """The folder as one of a bucket's copy; None if it is in none."""
+    return None if address_of(folder) is None else KeptFolder(folder, marker)
+
+
+@functools.cache
+def file_system(address: str) -> tuple[Any, str]:
+    """pyarrow's file system of an address, and the path in it.
+
+    Raises:
+        OSError, ValueError: pyarrow cannot open such an address.
+    """
+    from pyarrow import fs  # late: few need it, and it takes 0.3 s
+
+    system, place = fs.FileSystem.from_uri(address)
+    return system, place.rstrip("/")
+
+
+def check_reach(address: str, flag: str) -> None:
+    """Check at once that a bucket can be read and written.
+
+    Raises:
+        ValueError: it cannot; the message names the flag and the reason.
+    """
+    try:
+        system, place = file_system(address)
+        if system.type_name == "local":
+            system.create_dir(place, recursive=True)
+        probe = f"{place}/.probe-{os.getpid()}-{time.time_ns()}"
+        with system.open_output_stream(probe) as stream:
+            stream.write(b"-")
+        system.delete_file(probe)
+    except (OSError, ValueError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{flag} {address} cannot be written to ({reason}): is its name right, and are its "
+            "credentials, and for S3 AWS_ENDPOINT_URL and AWS_REGION, in the environment?"
+        ) from None
+
+
+_looks: dict[Path, float] = {}
+"""By mark, when it was last looked for."""
+
+
+def is_there(mark: Path) -> bool:
+    """Whether a mark was set; in a bucket, which is asked now and then, one of long ago."""
+    folder = kept(mark.parent)
+    if folder is None:
+        # Listed anew: that a file was not there a network file system remembers for a minute.
+        return mark.name in os.listdir(mark.parent)
+    if time.monotonic() - _looks.get(mark, -LOOK_SECONDS) < LOOK_SECONDS:
+        return False
+    _looks[mark] = time.monotonic()
+    try:
+        return folder.has_now(mark.name, patience=0)
+    except OSError:  # it does not answer: nobody can have set it now
+        return False
+
+
+def set_mark(mark: Path) -> None:
+    """Leave a mark, an empty file, for processes of all machines."""
+    if (folder := kept(mark.parent)) is not None:
+        folder.mark(mark.name)
+    else:
+        mark.touch()
+
+
+def remove_mark(mark: Path) -> None:
+    """Remove a mark, if it is there."""
+    if (folder := kept(mark.parent)) is not None:
+        folder.remove_mark(mark.name)
+    else:
+        mark.unlink(missing_ok=True)
+
+
+def patiently(address: str, call: Callable[[], Value], patience: float = PATIENCE_MINUTES) -> Value:
+    """Call until the bucket answers.
+
+    Raises:
+        OSError: it refuses us, or has not answered for so many minutes.
+    """
+    pause, end = 0.1, time.monotonic() + 60 * patience
+    while True:
+        try:
+            return call()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            is_hopeless = any(sign in str(error) for sign in _HOPELESS)
+            if is_hopeless or error.errno is not None or time.monotonic() > end:
+                raise
+        if pause >= LONGEST_PAUSE:
+            tell(f"{address} does not answer: it is tried for {patience:g} minutes")
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _together(work: Callable[[str], None], names: list[str]) -> None:
+    """Do something with several objects at once; the first error is raised."""
+    with ThreadPoolExecutor(min(AT_ONCE, len(names))) as pool:
+        list(pool.map(work, names))
+
+
+def _copy(source: Any, target: Any) -> None:
+    while block := source.read(_BLOCK):
+        target.write(block)
+
+
+def _is_same(known: Object | None, file: int) -> bool:
+    return known is not None and known.file == file
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file is of one machine only: locks, marks, what is half written."""
+    return name.startswith(".")
+
+
+def _remove_empty(folder: Path, top: Path) -> None:
+    while folder != top and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
