@@ -105,9 +105,12 @@ def copy_around(path: Path) -> Path | None:
     return None
 
 
-def shown(storage: Path) -> str:
-    """A storage as a person gives it."""
-    return address_of(storage) or str(storage)
+def shown(path: Path) -> str:
+    """A path as others know it: in a copy the address of what is kept there."""
+    copy, address = copy_around(path), address_of(path)
+    if copy is None or address is None:
+        return str(path)
+    return "/".join((address, *path.relative_to(copy).parts))
 
 
 def _name_of(address: str) -> str:

@@ -2,8 +2,8 @@
 
 A folder of a bucket's copy (`analysis.addresses`) is brought before work on it and kept after each
 change; no lock of one machine is seen by another, and none is needed: what is in a trial's folder
-is determined by its spec, and every writer only removes objects that it knew. An index beside the
-copy's folders tells which objects the files of this machine are.
+is determined by its spec, and whoever works on it removes only objects of files that it removed
+itself. An index beside the copy's folders tells which objects the files of this machine are.
 
 Objects come into being whole. Of several that belong together, those of a checkpoint, one is the
 marker: put last, removed first, and without it the others are not there for anyone.
@@ -86,6 +86,9 @@ class KeptFolder:
         inside = folder.relative_to(copy)
         self._place = PurePosixPath(*inside.parts)
         self._marker = PurePosixPath(marker) if marker else None
+        self._here: set[str] = set()
+        """Files that were here when this process last brought or put them: one that is not there
+        any more was removed by it, and not, years later, by who tidies the disk."""
         self._index = copy / _INDEX / f"{'='.join(inside.parts) or '='}.json"
 
     def bring(self, wanted: Wanted = everything, listed: dict[str, Object] | None = None) -> None:
@@ -112,7 +115,8 @@ class KeptFolder:
         with self._alone():
             known, files = self._known(), self._files()
             new = [name for name, file in files.items() if not _is_same(known.get(name), file)]
-            gone = [name for name, each in known.items() if each.file and name not in files]
+            gone = [name for name in self._here if name in known and name not in files]
+            self._here = {*files}
             if not (new or gone):
                 return
             for wave in self._waves(new):
@@ -131,12 +135,15 @@ class KeptFolder:
     def release(self) -> None:
         """Remove weights from this machine that the bucket has."""
         with self._alone():
-            known = self._known()
-            for name, file in self._files().items():
-                if not without_weights(name) and _is_same(known.get(name), file):
-                    known[name] = Object(known[name].size, known[name].changed)
-                    (self.folder / name).unlink()
+            known, files = self._known(), self._files()
+            here = [name for name in files if not without_weights(name)]
+            here = [name for name in here if _is_same(known.get(name), files[name])]
+            self._here.difference_update(here)
+            for name in here:
+                known[name] = Object(known[name].size, known[name].changed)
             self._remember(known)
+            for name in here:
+                (self.folder / name).unlink()
 
     def has(self, path: Path) -> bool:
         """Whether the bucket has had this file of the folder when it was last looked at."""
@@ -159,7 +166,7 @@ class KeptFolder:
         system, place = self._system()
 
         def write() -> None:
-            system.create_dir(place, recursive=True)
+            _make_folder(system, place)
             with system.open_output_stream(f"{place}/{name}") as stream:
                 stream.write((text or "-").encode())
 
@@ -207,6 +214,7 @@ class KeptFolder:
                 _remove_empty((self.folder / name).parent, self.folder)
         for wave in self._waves(new):
             _together(self._bring_one, wave)
+        self._here = {*self._files()}
         here = {name: (self.folder / name).stat().st_mtime_ns for name in new}
         self._remember(
             {
@@ -234,12 +242,12 @@ class KeptFolder:
     def _put_one(self, name: str) -> None:
         system, place = self._system()
         target = f"{place}/{name}"
-        # A file system, of file://, shows what is half written.
-        is_atomic = system.type_name != "local"
+        # A file system shows what is half written.
+        is_atomic = not _is_local(system)
         partial = target if is_atomic else str(temporary_path(Path(target)))
 
         def write() -> None:
-            system.create_dir(target.rpartition("/")[0], recursive=True)
+            _make_folder(system, target.rpartition("/")[0])
             with (
                 (self.folder / name).open("rb") as file,
                 system.open_output_stream(partial) as stream,
@@ -376,8 +384,7 @@ def check_reach(address: str, flag: str) -> None:
     """
     try:
         system, place = file_system(address)
-        if system.type_name == "local":
-            system.create_dir(place, recursive=True)
+        _make_folder(system, place)
         probe = f"{place}/.probe-{os.getpid()}-{time.time_ns()}"
         with system.open_output_stream(probe) as stream:
             stream.write(b"-")
@@ -445,6 +452,16 @@ def patiently(address: str, call: Callable[[], Value], patience: float = PATIENC
             tell(f"{address} does not answer: it is tried for {patience:g} minutes")
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _is_local(system: Any) -> bool:
+    """Whether it is a file system, of file://, which has folders and no objects."""
+    return bool(system.type_name == "local")
+
+
+def _make_folder(system: Any, place: str) -> None:
+    if _is_local(system):
+        system.create_dir(place, recursive=True)
 
 
 def _together(work: Callable[[str], None], names: list[str]) -> None:

@@ -61,7 +61,7 @@ def _checkpoint(plan: SweepPlan, trials: pd.DataFrame, part: str) -> list[str]:
     folder = winner(plan, trials, part)
     if folder is None or folder.outcome is None or folder.outcome.checkpoint is None:
         return []
-    return [str(folder.best_checkpoint)]
+    return [shown(folder.path / "checkpoints" / folder.outcome.checkpoint)]
 
 
 def rich_table(cells: pd.DataFrame) -> Table:

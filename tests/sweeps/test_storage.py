@@ -39,7 +39,7 @@ def test_the_flag_the_variable_and_the_default(
 @pytest.mark.parametrize(
     ("storage", "message"),
     [
-        ("s3://bucket/runs", "folder that all nodes share, not s3:/bucket"),
+        ("ftp://host/runs", "begins with one of s3://, gs://, file://"),
         ("/tmp/a%20b", "--storage must not have '%' in its path"),
         ("/tmp/a?b", "--storage must not have '[?]' in its path"),
         ("/tmp/a\nb", r"--storage must not have '\\n' in its path"),

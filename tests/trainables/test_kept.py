@@ -11,6 +11,7 @@ import pytest
 from analysis.addresses import SCRATCH, address_in, address_of, check_address, copy_of, shown
 from tests.trainables.conftest import runtime_in
 from tests.trainables.test_trial import (
+    Killed,
     assert_same,
     final_parameters,
     train,
@@ -27,6 +28,7 @@ from trainables.kept import (
     set_mark,
     without_weights,
 )
+from trainables.trial import run_trial
 
 MARKER = "checkpoints/*/trainer.json"
 
@@ -118,14 +120,15 @@ def test_another_machine_gets_what_was_put_and_loses_what_was_removed(machine):
     write(one, a="1", b__c="2", b__d="3")
     KeptFolder(one).put()
     two = machine("two") / "study"
-    KeptFolder(two).bring()
+    folder = KeptFolder(two)
+    folder.bring()
     assert texts(two) == texts(one)
 
     write(two, a="changed", e="4")
     (two / "b" / "c").unlink()
     (two / "b" / "d").unlink()
     (two / "b").rmdir()
-    KeptFolder(two).put()
+    folder.put()
     one = machine("one") / "study"
     KeptFolder(one).bring()
     assert texts(one) == {"a": "changed", "e": "4"}
@@ -150,6 +153,32 @@ def test_what_was_changed_here_and_not_put_is_not_overwritten(machine):
     write(one, a="22", b="new")
     KeptFolder(one).bring()
     assert texts(one) == {"a": "22", "b": "new"}
+
+
+def test_files_that_others_tidied_away_stay_in_the_bucket(machine, tmp_path):
+    one = machine("one") / "study"
+    write(one, a="1", b="2")
+    KeptFolder(one).put()
+    (one / "a").unlink()
+    write(one, b="3")
+    folder = KeptFolder(one)
+    folder.put()
+    assert texts(tmp_path / "bucket") == {"study/a": "1", "study/b": "3"}
+    folder.bring()
+    assert texts(one) == {"a": "1", "b": "3"}
+
+
+def test_a_kill_while_weights_are_released_loses_none(machine, tmp_path, monkeypatch):
+    one = machine("one") / "trial"
+    write(one, **{"model.safetensors": "w"})
+    folder = KeptFolder(one)
+    folder.put()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda self: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            folder.release()
+    KeptFolder(one).put()
+    assert texts(tmp_path / "bucket") == {"trial/model.safetensors": "w"}
 
 
 def test_a_machine_removes_only_objects_that_it_had(machine, tmp_path):
@@ -313,11 +342,9 @@ def test_a_trial_goes_on_on_another_machine_to_the_bit(
     folder = TrialFolder.of(here.study, tiny_spec)
     folder.look()
     assert folder.newest()[1].step == steps
-    resumed, _, _ = train(tiny_spec, here)
-    assert [each.scores for each in resumed.history] == [each.scores for each in outcome.history]
-    assert [each.val_loss for each in resumed.history] == [
-        each.val_loss for each in outcome.history
-    ]
+    resumed = run_trial(tiny_spec, here, lambda metrics: None)
+    for found, expected in zip(resumed.history, outcome.history, strict=True):
+        assert (found.val_loss, found.scores) == (expected.val_loss, expected.scores)
     assert not list(folder.path.rglob("*.safetensors")), "what the bucket has fills no disk"
 
     study = machine("three") / here.study.name
