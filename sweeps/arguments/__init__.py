@@ -128,7 +128,7 @@ class RegistryArgs:
     alias: str = "teacher"
     """Alias that is moved to the promoted version."""
     storage: Annotated[Path | None, default_is("BABYSWEEP_STORAGE or runs/")] = place(default=None)
-    """Folder of checkpoints and the MLflow store."""
+    """Folder, or s3:// address, of checkpoints; the folder has the MLflow store."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,7 +93,7 @@ class ScoresOutputArgs:
     PANEL = "output"
 
     storage: Annotated[Path | None, default_is("BABYSWEEP_STORAGE or runs/")] = place(default=None)
-    """Folder of results, GLUE trials and the MLflow store."""
+    """Folder, or s3:// address, of results and GLUE trials; the folder has the MLflow store."""
     output: Annotated[Path | None, default_is("one in the storage, named after the model")] = place(
         default=None
     )

@@ -142,7 +142,7 @@ class OutputArgs:
     study: Annotated[str | None, default_is("corpus and size, like mini-mini")] = None
     """Name of the study, MLflow's experiment."""
     storage: Annotated[Path | None, default_is("BABYSWEEP_STORAGE or runs/")] = place(default=None)
-    """Folder of corpora, checkpoints and the MLflow store."""
+    """Folder, or s3:// address, of corpora and checkpoints; the folder has the MLflow store."""
     checkpoint_minutes: float = within(0, 1e6, default=10.0)
     """Longest time between two checkpoints; there is one after every epoch anyway."""
 

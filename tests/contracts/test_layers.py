@@ -22,6 +22,7 @@ ALLOWED = {
     "sweeps": {"trainables", "analysis", "models"},
     "trainables": {
         "models",
+        "analysis.addresses",
         "analysis.benchmarks",
         "analysis.schema",
         "analysis.store",
