@@ -3,8 +3,9 @@
     make soak                                # 20 kills
     make soak ARGS="--kills 60 --seed 1"
 
-Sweeps are of three kinds in turn: on a cluster of their own, there with two Ray Train workers for
-each trial, and on a cluster of two nodes. Each time a random one of the processes is killed (or all
+Sweeps are of four kinds in turn: on a cluster of their own, there with two Ray Train workers for
+each trial, on a cluster of two nodes, and in a bucket, after each kill on another machine. Each
+time a random one of the processes is killed (or all
 of them, or a whole node), and then a random file of a random checkpoint is cut, emptied, removed,
 or has one bit flipped. A sweep that comes to its end must hold, to the bit, what an uninterrupted
 one holds: every point in MLflow, and the parameters. Then the next sweep begins.
@@ -32,6 +33,7 @@ from typing import Any
 
 import psutil
 
+from analysis.addresses import SCRATCH
 from tests.processes import kill, wait_for
 from tests.sweeps.conftest import SweepCommand
 from tests.sweeps.ray_nodes import RayNodes, family
@@ -97,8 +99,8 @@ class OwnCluster:
             return "group"
         return end_one(victim, family, driver)
 
-    def mend(self) -> None:
-        """Make ready for the next round."""
+    def mend(self, sweep: SweepCommand) -> None:
+        """Make ready for the next round of a sweep."""
 
     def end(self) -> None:
         """Leave nothing."""
@@ -131,7 +133,7 @@ class TwoNodes(OwnCluster):
             return "node"
         return end_one(victim, family(self._nodes.nodes[1]), driver)
 
-    def mend(self) -> None:
+    def mend(self, sweep: SweepCommand) -> None:
         """Start the cluster; let another node join in place of one that is lost."""
         if not self._cluster:
             self._cluster = RayNodes(Path(self._folder.name), cpus=1)
@@ -149,10 +151,29 @@ class TwoNodes(OwnCluster):
         self._cluster = None
 
 
+class InBucket(OwnCluster):
+    """Sweeps in a bucket, each command on a machine of its own that has nothing on its disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = tempfile.TemporaryDirectory(prefix="m")
+        self._machines = itertools.count()
+
+    def mend(self, sweep: SweepCommand) -> None:
+        """Go to another machine."""
+        sweep.storage.mkdir(exist_ok=True)
+        self.flags = (*FLAGS, "--storage", f"file://{sweep.storage}")
+        self.env = {
+            SCRATCH: f"{self._folder.name}/{next(self._machines)}",
+            "MLFLOW_TRACKING_URI": f"sqlite:///{sweep.storage / 'mlflow.db'}",
+        }
+
+
 KINDS = {
     "own cluster": OwnCluster(),
     "Train workers": OwnCluster("--workers-per-trial", "2", "--epochs", "15"),
     "two nodes": TwoNodes(),
+    "bucket": InBucket(),
 }
 
 
@@ -202,7 +223,7 @@ class Soak:
         while done < kills and self._round(sweep, kind):
             done += 1
             print(f"sweep {name}, kill {done}: {dict(self.counts)}", flush=True)
-        kind.mend()
+        kind.mend(sweep)
         sweep.run(*kind.flags, **kind.env)
         self.compare(sweep, name, whole)
         shutil.rmtree(sweep.storage)
@@ -225,7 +246,7 @@ class Soak:
 
     def _round(self, sweep: SweepCommand, kind: OwnCluster) -> bool:
         """Start, kill and damage; False if the sweep came to its end before."""
-        kind.mend()
+        kind.mend(sweep)
         process = sweep.start(*kind.flags, **kind.env)
         with contextlib.suppress(AssertionError):  # it had nothing to start any more
             wait_for(process, "started")
