@@ -110,7 +110,8 @@ def shown(path: Path) -> str:
     copy, address = copy_around(path), address_of(path)
     if copy is None or address is None:
         return str(path)
-    return "/".join((address, *path.relative_to(copy).parts))
+    place, question, options = address.partition("?")
+    return "/".join((place, *path.relative_to(copy).parts)) + question + options
 
 
 def _name_of(address: str) -> str:

@@ -24,6 +24,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from analysis.addresses import copy_around
 from analysis.benchmarks.suite import FinalScores, Scores
 from analysis.schema.ranges import MOST, check, within
 from trainables.corpus.tokenizer import save_tokenizer
@@ -53,7 +55,7 @@ from trainables.files import (
     write_json_again,
     writing,
 )
-from trainables.kept import Object, everything, kept, without_weights
+from trainables.kept import Listing, everything, kept, without_patience, without_weights
 from trainables.optim import load_optimizer, optimizer_tensors
 from trainables.progress import EpochReport, TrialOutcome, TrialProgress, best_epoch
 from trainables.spec import TrialSpec
@@ -91,6 +93,7 @@ class TrialFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._outcome: TrialOutcome | None = None
+        self._owner = ""
         self._kept = kept(path, marker=f"checkpoints/*/{_TRAINER}")
 
     @classmethod
@@ -129,15 +132,20 @@ class TrialFolder:
             if self._kept is None:
                 yield
                 return
-            self._kept.mark(_AT_WORK)
+            self._mark_as_mine()
             try:
+                self._kept.remove_unmarked()
                 self._kept.bring(without_weights)
                 if self.outcome is None:
                     self.bring()
+                self._put()  # what an earlier process of this machine came not to put
                 yield
                 self._kept.release()
             finally:
-                self._kept.remove_mark(_AT_WORK)
+                with without_patience():
+                    if self._kept.read_mark(_AT_WORK) == self._owner:
+                        self._kept.remove_mark(_AT_WORK)
+                self._owner = ""
 
     @contextlib.contextmanager
     def at_rest(self) -> Iterator[None]:
@@ -145,11 +153,13 @@ class TrialFolder:
         mark = self.path / _AT_REST
         mark.touch()
         if self._kept is not None:
+            self._check_is_mine()
             self._kept.remove_mark(_AT_WORK)
         try:
             yield
             if self._kept is not None:
-                self._kept.mark(_AT_WORK)
+                self._check_is_mine()
+                self._kept.mark(_AT_WORK, self._owner)
         finally:
             mark.unlink(missing_ok=True)
 
@@ -163,24 +173,40 @@ class TrialFolder:
             self._kept.bring(everything)
             self._outcome = None
 
-    def look(self, listed: dict[str, Object] | None = None) -> None:
+    def look(self, listing: Listing | None = None) -> None:
         """Bring the small files, unless a process of this machine is at work on the trial: what it
         has here is newer.
 
         Args:
-            listed: the bucket's objects in the folder, if they are known.
+            listing: the bucket's objects in the folder, if they are known.
 
         Raises:
             OSError: the bucket does not answer.
         """
         if self._kept is not None:
             with contextlib.suppress(Timeout), self.lock(timeout=0):
-                self._kept.bring(without_weights, listed)
+                self._kept.bring(without_weights, listing)
                 self._outcome = None
 
     def _put(self) -> None:
         if self._kept is not None:
+            self._check_is_mine()
             self._kept.put()
+
+    def _mark_as_mine(self) -> None:
+        assert self._kept is not None
+        self._owner = secrets.token_hex(8)
+        self._kept.mark(_AT_WORK, self._owner)
+
+    def _check_is_mine(self) -> None:
+        """Let a process whose machine was given up put nothing beside the one that goes on.
+
+        Raises:
+            OSError: another process works on the trial.
+        """
+        assert self._kept is not None
+        if self._owner and self._kept.read_mark(_AT_WORK) not in (self._owner, None):
+            raise OSError(f"another process took over the trial {self.path}")
 
     def _write(self, name: str, values: object) -> None:
         write_json(self.path / name, values)
@@ -190,7 +216,9 @@ class TrialFolder:
     def may_be_ended(self) -> bool:
         """Whether nothing is lost if its process ends now: it has none, or that is at rest."""
         if self._kept is not None:
-            return not self._kept.has_now(_AT_WORK)
+            with without_patience():
+                return not self._kept.has_now(_AT_WORK)
+            return False
         if (self.path / _AT_REST).exists():
             return True
         try:
@@ -343,7 +371,9 @@ class TrialFolder:
 
     def has_checkpoint(self, step: int) -> bool:
         """Whether there is a checkpoint of so many steps, here or in the bucket."""
-        self.look()
+        if not self._holds(self.checkpoint_at(step) / _TRAINER):
+            with without_patience():
+                self.look()
         return self._holds(self.checkpoint_at(step) / _TRAINER)
 
     def newest(self, up_to: int | None = None) -> tuple[Path, TrialProgress] | None:
@@ -419,7 +449,7 @@ class TrialFolder:
         """
         sentences = []
         for path in sorted(self._checkpoints.glob("step-*")):  # the best before those that need it
-            if fault := self._fault(path):
+            if fault := self._fault_in_both(path):
                 aside = set_aside(path)
                 sentences.append(
                     f"the checkpoint {path} {fault}: it is now called {aside.name}, "
@@ -446,6 +476,23 @@ class TrialFolder:
     def _holds(self, file: Path) -> bool:
         """Whether a file is here, or in the bucket."""
         return file.exists() or (self._kept is not None and self._kept.has(file))
+
+    def _fault_in_both(self, path: Path) -> str:
+        """`_fault`, if the bucket has no better: a disk may have spoiled this machine's files."""
+        fault = self._fault(path)
+        if fault and self._kept is not None:
+            for each in (path, self._best_of(path)):
+                self._kept.bring_anew(f"checkpoints/{each.name}")
+            fault = self._fault(path)
+        return fault
+
+    def _best_of(self, path: Path) -> Path:
+        """The checkpoint of the best epoch that a checkpoint knows; itself if none can be known."""
+        try:
+            best = read_json(path / _TRAINER, TrialProgress).best
+        except (DamagedFileError, *NOT_THERE):
+            return path
+        return path if best is None else self.checkpoint_at(best.step)
 
     def _fault(self, path: Path) -> str:
         """Reason why nothing can go on from a checkpoint as it is, or "" if it can."""
@@ -499,8 +546,12 @@ def bring_model(folder: Path) -> None:
         trial, inside = folder.parents[1], f"checkpoints/{folder.name}/"
         if (of_trial := kept(trial, marker=f"checkpoints/*/{_TRAINER}")) is not None:
             of_trial.bring(lambda name: name.startswith(inside))
-    elif (of_model := kept(folder)) is not None:
-        of_model.bring()
+        return
+    copy = copy_around(folder)
+    if copy is not None:  # of a registered version, the model lies somewhere in its folder
+        unit = copy.joinpath(*folder.relative_to(copy).parts[:2])
+        if (of_model := kept(unit)) is not None:
+            of_model.bring()
 
 
 def check_checkpoint(folder: Path) -> None:

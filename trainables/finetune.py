@@ -111,6 +111,7 @@ def finetune(
         outcome = read_outcome(storage, spec)
         if outcome is not None:
             _remove_epochs(folder)  # if the kill came before
+            _put(folder)
             for epoch in outcome.history:
                 report(epoch)
             return outcome
@@ -131,6 +132,12 @@ def remove_leftovers(storage: Path, spec: FinetuneSpec) -> None:
     if any(folder.glob("epoch-*")):
         with FileLock(folder / ".lock"):
             _remove_epochs(folder)
+            _put(folder)
+
+
+def _put(folder: Path) -> None:
+    if (of_bucket := kept(folder)) is not None:
+        of_bucket.put()
 
 
 class _Finetuning:

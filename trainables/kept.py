@@ -1,9 +1,10 @@
 """A folder whose files are kept as objects in a bucket: brought here to be worked on, and put back.
 
 A folder of a bucket's copy (`analysis.addresses`) is brought before work on it and kept after each
-change; no lock of one machine is seen by another, and none is needed: what is in a trial's folder
-is determined by its spec, and whoever works on it removes only objects of files that it removed
-itself. An index beside the copy's folders tells which objects the files of this machine are.
+change. No lock of one machine is seen by another, and few are needed: but for times, what is in a
+trial's folder is determined by its spec, and whoever works on it removes only objects of files that
+it removed itself. An index beside the copy's folders tells which objects the files of this machine
+are.
 
 Objects come into being whole. Of several that belong together, those of a checkpoint, one is the
 marker: put last, removed first, and without it the others are not there for anyone.
@@ -11,6 +12,7 @@ marker: put last, removed first, and without it the others are not there for any
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
@@ -23,8 +25,8 @@ from typing import Any, TypeVar
 from filelock import FileLock
 
 from analysis.addresses import address_of, copy_around
-from analysis.whole_files import temporary_path
-from trainables.files import read_or_set_aside, tell, write_json
+from analysis.whole_files import PARTIAL, temporary_path
+from trainables.files import DAMAGED, read_or_set_aside, tell, write_json
 
 LOOK_SECONDS = 5.0
 """Between two looks for a mark in a bucket: each takes about as long as a step."""
@@ -60,6 +62,14 @@ class Object:
         return (self.size, self.changed) == (other.size, other.changed)
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The objects of a folder at a time, in nanoseconds."""
+
+    objects: dict[str, Object]
+    time: int
+
+
 def everything(name: str) -> bool:
     """All that is in a folder is wanted."""
     return True
@@ -91,20 +101,59 @@ class KeptFolder:
         any more was removed by it, and not, years later, by who tidies the disk."""
         self._index = copy / _INDEX / f"{'='.join(inside.parts) or '='}.json"
 
-    def bring(self, wanted: Wanted = everything, listed: dict[str, Object] | None = None) -> None:
+    def bring(self, wanted: Wanted = everything, listing: Listing | None = None) -> None:
         """Make the wanted files of this machine those of the bucket.
 
         A file that was changed here and never put stays, unless the object was changed, too.
 
         Args:
             wanted: of each name, whether to bring it.
-            listed: the bucket's objects, if they are known.
+            listing: the bucket's objects, if they are known; not used if this machine has brought
+                or put any since.
 
         Raises:
             OSError: the bucket does not answer, or does not let us.
         """
         with self._alone():
-            self._bring(wanted, self._whole(self._listed() if listed is None else listed))
+            if listing is not None and not self._was_changed(listing.time):
+                objects = listing.objects
+            else:
+                objects = self._listed()
+            try:
+                self._bring(wanted, self._whole(objects))
+            except FileNotFoundError:  # removed meanwhile: what takes its place is there by now
+                self._bring(wanted, self._whole(self._listed()))
+
+    def bring_once(self) -> None:
+        """Bring all, unless the marker is here: nothing changes in such a folder.
+
+        Raises:
+            OSError: the bucket does not answer, or does not let us.
+        """
+        assert self._marker is not None
+        with self._alone():
+            if not (self.folder / self._marker).exists():
+                self._bring(everything, self._whole(self._listed()))
+
+    def bring_anew(self, part: str) -> None:
+        """Bring the files of a part in place of what is here, which is damaged.
+
+        Raises:
+            OSError: the bucket does not answer, or does not let us.
+        """
+        with self._alone():
+            known = self._known()
+            for name, each in known.items():
+                if name.startswith(f"{part}/"):
+                    known[name] = Object(each.size, each.changed)
+            self._remember(known)
+        self.bring(lambda name: name.startswith(f"{part}/"))
+
+    def remove_unmarked(self) -> None:
+        """Remove the parts that were never put to their end. Call it where nobody else puts any."""
+        listed = self._listed()
+        if left := [name for name in listed if name not in self._whole(listed)]:
+            _together(self._remove_one, left)
 
     def put(self) -> None:
         """Make the bucket's objects the files of this machine, where these were changed.
@@ -127,7 +176,7 @@ class KeptFolder:
             self._check_put(new, files, listed)
             self._remember(
                 {
-                    name: Object(each.size, each.changed, self._file_of(name, files, known, new))
+                    name: Object(each.size, each.changed, self._file_of(name, each, files, new))
                     for name, each in listed.items()
                 }
             )
@@ -149,20 +198,24 @@ class KeptFolder:
         """Whether the bucket has had this file of the folder when it was last looked at."""
         return path.relative_to(self.folder).as_posix() in self._known()
 
-    def has_now(self, name: str, patience: float = PATIENCE_MINUTES) -> bool:
+    def has_now(self, name: str) -> bool:
         """Whether an object is there.
 
         Raises:
-            OSError: the bucket does not answer for so many minutes.
+            OSError: the bucket does not answer, or does not let us.
         """
         from pyarrow import fs
 
         system, place = self._system()
-        found = patiently(self.address, lambda: system.get_file_info(f"{place}/{name}"), patience)
+        found = patiently(self.address, lambda: system.get_file_info(f"{place}/{name}"))
         return bool(found.type == fs.FileType.File)
 
     def mark(self, name: str, text: str = "") -> None:
-        """Put a small object that is no file of the folder."""
+        """Put a small object, by itself.
+
+        Raises:
+            OSError: the bucket does not answer, or does not let us.
+        """
         system, place = self._system()
 
         def write() -> None:
@@ -189,16 +242,20 @@ class KeptFolder:
         """Remove such an object, if it is there."""
         self._remove_one(name)
 
-    def listed_below(self) -> dict[str, dict[str, Object]]:
+    def listed_below(self) -> dict[str, Listing]:
         """The objects of each folder in this one, by the folders' names."""
-        found: dict[str, dict[str, Object]] = {}
+        time_ns = time.time_ns()
+        found: dict[str, Listing] = {}
         for name, each in self._listed().items():
             folder, _, inside = name.partition("/")
             if inside:
-                found.setdefault(folder, {})[inside] = each
+                found.setdefault(folder, Listing({}, time_ns)).objects[inside] = each
         return found
 
     def _bring(self, wanted: Wanted, listed: dict[str, Object]) -> None:
+        for left in self.folder.rglob(f"{PARTIAL}*"):  # of a kill in the middle of `_bring_one`
+            if left.is_file() and not left.parent.name.startswith(PARTIAL):
+                left.unlink(missing_ok=True)
         known, files, listed = self._known(), self._files(), dict(listed)
         new = {}
         for name, each in listed.items():
@@ -297,11 +354,14 @@ class KeptFolder:
     def _waves(self, names: Iterable[str]) -> Iterator[list[str]]:
         """The names in the order in which they are put: what a marker, or a file of the folder
         itself, tells of is there before it."""
+        marker = self._marker
         waves: tuple[list[str], list[str], list[str]] = ([], [], [])
         for name in sorted(names):
             path = PurePosixPath(name)
-            is_marker = self._marker is not None and path.name == self._marker.name
-            waves[1 if is_marker else 2 if len(path.parts) == 1 else 0].append(name)
+            is_marker = marker is not None and path.name == marker.name
+            # What tells of the parts: their outcome, and not what is still to be told of them.
+            is_about = marker is not None and marker.parent.name and "/" not in name
+            waves[1 if is_marker else 2 if is_about and path.suffix == ".json" else 0].append(name)
         yield from filter(None, waves)
 
     def _check_put(self, new: list[str], files: dict[str, int], listed: dict[str, Object]) -> None:
@@ -314,12 +374,11 @@ class KeptFolder:
                 there = "is not there" if found is None else f"has {found.size} bytes, not {size}"
                 raise OSError(f"{self.address}: {self._place / name} {there} after it was put")
 
-    def _file_of(
-        self, name: str, files: dict[str, int], known: dict[str, Object], new: list[str]
-    ) -> int:
+    def _file_of(self, name: str, each: Object, files: dict[str, int], new: list[str]) -> int:
         if name in new:
             return files[name]
-        return known[name].file if name in known else 0
+        before = self._known().get(name)
+        return before.file if before is not None and before.is_as(each) else 0
 
     def _files(self) -> dict[str, int]:
         """When each file of the folder was changed, by its path in it."""
@@ -332,6 +391,10 @@ class KeptFolder:
                     if not any(map(_is_hidden, PurePosixPath(inside).parts)):
                         found[inside] = path.stat().st_mtime_ns
         return found
+
+    def _was_changed(self, since: int) -> bool:
+        """Whether a process of this machine brought or put files since that time."""
+        return self._index.exists() and self._index.stat().st_mtime_ns >= since
 
     def _known(self) -> dict[str, Object]:
         """The objects when they were last looked at."""
@@ -350,7 +413,7 @@ class KeptFolder:
 
     def _alone(self) -> FileLock:
         """A lock against the other processes of this machine."""
-        self._index.parent.mkdir(exist_ok=True)
+        self._index.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(self._index.with_suffix(".lock"))
 
     def _system(self) -> tuple[Any, str]:
@@ -376,14 +439,17 @@ def file_system(address: str) -> tuple[Any, str]:
     return system, place.rstrip("/")
 
 
-def check_reach(address: str, flag: str) -> None:
-    """Check at once that a bucket can be read and written.
+def check_reach(address: str, flag: str, *, write: bool) -> None:
+    """Check at once that a bucket can be read, and perhaps written.
 
     Raises:
         ValueError: it cannot; the message names the flag and the reason.
     """
     try:
         system, place = file_system(address)
+        if not write:
+            system.get_file_info(place)
+            return
         _make_folder(system, place)
         probe = f"{place}/.probe-{os.getpid()}-{time.time_ns()}"
         with system.open_output_stream(probe) as stream:
@@ -391,10 +457,27 @@ def check_reach(address: str, flag: str) -> None:
         system.delete_file(probe)
     except (OSError, ValueError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        done = "written to" if write else "read"
         raise ValueError(
-            f"{flag} {address} cannot be written to ({reason}): is its name right, and are its "
+            f"{flag} {address} cannot be {done} ({reason}): is its name right, and are its "
             "credentials, and for S3 AWS_ENDPOINT_URL and AWS_REGION, in the environment?"
         ) from None
+
+
+_is_hurried = False
+
+
+@contextlib.contextmanager
+def without_patience() -> Iterator[None]:
+    """Ask buckets once in the block, and go on without an answer: what is not told them now is made
+    up for later, or was only to save time."""
+    global _is_hurried
+    before, _is_hurried = _is_hurried, True
+    try:
+        with contextlib.suppress(OSError):
+            yield
+    finally:
+        _is_hurried = before
 
 
 _looks: dict[Path, float] = {}
@@ -410,10 +493,9 @@ def is_there(mark: Path) -> bool:
     if time.monotonic() - _looks.get(mark, -LOOK_SECONDS) < LOOK_SECONDS:
         return False
     _looks[mark] = time.monotonic()
-    try:
-        return folder.has_now(mark.name, patience=0)
-    except OSError:  # it does not answer: nobody can have set it now
-        return False
+    with without_patience():  # if it does not answer, nobody can have set it now
+        return folder.has_now(mark.name)
+    return False
 
 
 def set_mark(mark: Path) -> None:
@@ -432,13 +514,14 @@ def remove_mark(mark: Path) -> None:
         mark.unlink(missing_ok=True)
 
 
-def patiently(address: str, call: Callable[[], Value], patience: float = PATIENCE_MINUTES) -> Value:
+def patiently(address: str, call: Callable[[], Value]) -> Value:
     """Call until the bucket answers.
 
     Raises:
-        OSError: it refuses us, or has not answered for so many minutes.
+        OSError: it refuses us, or has not answered for `PATIENCE_MINUTES`; in `without_patience`
+            at its first failure.
     """
-    pause, end = 0.1, time.monotonic() + 60 * patience
+    pause, end = 0.1, time.monotonic() + 60 * PATIENCE_MINUTES
     while True:
         try:
             return call()
@@ -446,10 +529,11 @@ def patiently(address: str, call: Callable[[], Value], patience: float = PATIENC
             raise
         except OSError as error:
             is_hopeless = any(sign in str(error) for sign in _HOPELESS)
-            if is_hopeless or error.errno is not None or time.monotonic() > end:
+            is_over = time.monotonic() > end or _is_hurried
+            if is_hopeless or error.errno is not None or is_over:
                 raise
         if pause >= LONGEST_PAUSE:
-            tell(f"{address} does not answer: it is tried for {patience:g} minutes")
+            tell(f"{address} does not answer: it is tried for {PATIENCE_MINUTES:g} minutes")
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -480,8 +564,8 @@ def _is_same(known: Object | None, file: int) -> bool:
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a file is of one machine only: locks, marks, what is half written."""
-    return name.startswith(".")
+    """Whether a file is of one machine only: locks, marks, what is half written or damaged."""
+    return name.startswith((".", DAMAGED))
 
 
 def _remove_empty(folder: Path, top: Path) -> None:

@@ -82,7 +82,8 @@ def run_trial(
         world.barrier()  # the first worker holds the lock: now all of them see the same state
         if world.rank != 0:
             folder.bring()
-        if folder.outcome is None:
+        ended = folder.outcome if world.least(folder.outcome is not None) else None
+        if ended is None:
             _TrialTraining(spec, runtime, report_at_rest, world, folder).to_the_end()
             world.barrier()
             if world.rank != 0:
@@ -90,8 +91,8 @@ def run_trial(
         else:
             if world.rank == 0:
                 record_again(folder, runtime)
-            for epoch in folder.outcome.history:
-                report_at_rest(epoch_metrics(epoch, folder.outcome.history))
+            for epoch in ended.history:
+                report_at_rest(epoch_metrics(epoch, ended.history))
         outcome = folder.outcome
         assert outcome is not None
         report_at_rest(final_metrics(outcome))
@@ -162,12 +163,21 @@ class _TrialTraining:
             self._finish(kind, reason)
 
     def _resume(self) -> None:
-        newest = self.folder.newest()
+        newest = self._agreed(self.folder)
         if newest is None and self._shared_steps:
             newest = self._leave_from_trunk()
         if newest is not None:
             path, self.trainer.progress = newest
             self.folder.load_into(path, self.trainer.model, self.trainer.optimizer)
+
+    def _agreed(
+        self, folder: TrialFolder, up_to: int | None = None
+    ) -> tuple[Path, TrialProgress] | None:
+        """The newest checkpoint that all workers see: an earlier worker of one machine may have
+        been killed before it put its last one into the bucket."""
+        mine = folder.newest(up_to)
+        step = self.world.least(0 if mine is None else mine[1].step)
+        return folder.newest(step)
 
     def _leave_from_trunk(self) -> tuple[Path, TrialProgress] | None:
         """The newest checkpoint of the steps shared with other lengths; noted where that is."""
@@ -180,7 +190,7 @@ class _TrialTraining:
         self.world.barrier()  # now all workers see the same checkpoints
         if not self.is_first:
             trunk.bring()
-        newest = trunk.newest(self._shared_steps)
+        newest = self._agreed(trunk, self._shared_steps)
         if self.is_first:
             best = None if newest is None else newest[1].best
             if best is not None:  # no later epoch may be better

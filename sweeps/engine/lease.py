@@ -20,7 +20,7 @@ from rich.console import Console
 
 from analysis.terminal import say
 from analysis.wording import quoted
-from trainables.kept import KeptFolder, kept
+from trainables.kept import KeptFolder, kept, without_patience
 
 MARK = "command"
 RENEW_SECONDS = 5.0
@@ -51,8 +51,9 @@ def sole_command(study: Path, console: Console) -> Iterator[None]:
         yield
     finally:
         over.set()
-        thread.join()
-        lease.give_back()
+        thread.join(RENEW_SECONDS)
+        with without_patience():
+            lease.give_back()
 
 
 class _Lease:
@@ -82,7 +83,7 @@ class _Lease:
             found = now
         self._mark()
         # Two that came at once: the later mark stands, and both look again.
-        time.sleep(RENEW_SECONDS / 5)
+        time.sleep(RENEW_SECONDS / 2)
         now = self._folder.read_mark(MARK) or ""
         if not self._is_mine(now):
             self._refuse(study, now)

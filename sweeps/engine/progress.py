@@ -21,6 +21,7 @@ from sweeps.engine.contact import MlflowContact
 from sweeps.engine.failures import HOPELESS
 from sweeps.engine.tuning import DriverCallback
 from trainables.checkpoint import TrialFolder
+from trainables.kept import without_patience
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 
@@ -178,7 +179,8 @@ class ProgressDisplay(DriverCallback):
         row = self._row(trial)
         row.state = "running"
         folder = TrialFolder.of(self._study, row.spec)
-        folder.look()
+        with without_patience():
+            folder.look()
         row.was_over = folder.outcome is not None  # it ends at once, and is nothing new
         if not row.was_over and not self._live:
             self._event(row, self._beginning(trial, folder))

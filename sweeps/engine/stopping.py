@@ -14,7 +14,7 @@ from analysis.signals import was_signalled
 from analysis.terminal import say
 from analysis.wording import count
 from trainables.checkpoint import TrialFolder
-from trainables.kept import remove_mark, set_mark
+from trainables.kept import remove_mark, set_mark, without_patience
 
 SAVE_SECONDS = "BABYSWEEP_SAVE_SECONDS"
 """Variable: how long to wait for the next ten steps and the writing of a checkpoint, 60 by default.
@@ -38,11 +38,13 @@ def stopping_at_checkpoints(
         yield
     except KeyboardInterrupt:
         if was_signalled():
-            set_mark(stop)
-            _wait_for_checkpoints(running(), console)
+            with without_patience():
+                set_mark(stop)
+                _wait_for_checkpoints(running(), console)
         raise
     finally:
-        remove_mark(stop)
+        with without_patience():
+            remove_mark(stop)
 
 
 def _wait_for_checkpoints(running: Sequence[TrialFolder], console: Console) -> None:

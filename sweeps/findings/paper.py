@@ -15,12 +15,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from analysis.addresses import shown
 from analysis.terminal import say, show_whole
+from analysis.whole_files import write_text
 from analysis.wording import count
 from sweeps.plans.paper import Stage
 from sweeps.stored.trials import study_trials
 from trainables.checkpoint import TrialFolder
 from trainables.files import read_or_set_aside, write_json
+from trainables.kept import kept
+
+_RECORDS = "paper.json"
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,11 @@ class StageRecord:
 
 def finished_stages(folder: Path) -> dict[str, StageRecord]:
     """The stages that a study's folder has on record, by name."""
+    if (of_bucket := kept(folder)) is not None and (text := of_bucket.read_mark(_RECORDS)):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / _RECORDS, text)
     return read_or_set_aside(
-        folder / "paper.json",
+        folder / _RECORDS,
         dict[str, StageRecord],
         {},
         then="every stage is looked at again: what is there is not trained again",
@@ -47,7 +55,9 @@ def record_stage(folder: Path, name: str, inputs: str) -> None:
     done = {**finished_stages(folder), name: StageRecord(inputs, time)}
     folder.mkdir(parents=True, exist_ok=True)
     records = {name: dataclasses.asdict(each) for name, each in done.items()}
-    write_json(folder / "paper.json", records)
+    write_json(folder / _RECORDS, records)
+    if (of_bucket := kept(folder)) is not None:
+        of_bucket.mark(_RECORDS, (folder / _RECORDS).read_text())
 
 
 def show_status(stages: Sequence[Stage], folder: Path, console: Console) -> None:
@@ -67,7 +77,7 @@ def show_status(stages: Sequence[Stage], folder: Path, console: Console) -> None
     ended = sum(trial.outcome is not None for trial in trials)
     begun = count(len(trials), "trial was", "trials were")
     say(console, f"{begun} begun, {ended} of them ended; they are in")
-    show_whole(console, "  ", str(folder))
+    show_whole(console, "  ", shown(folder))
 
 
 def final_table(scored: Sequence[tuple[str, TrialFolder, dict[str, Any]]]) -> Table:

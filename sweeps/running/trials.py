@@ -43,6 +43,7 @@ from sweeps.plans.dry_run import print_dry_run
 from sweeps.plans.spaces import SweepSearch
 from sweeps.stored.trials import keep_config, study_trials
 from trainables.checkpoint import TrialFolder
+from trainables.kept import without_patience
 from trainables.machine_limits import memory_kills
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
@@ -254,7 +255,8 @@ class Bookkeeper(DriverCallback):
         waiting = []
         for spec in self._ended:
             folder = TrialFolder.of(self._study, spec)
-            folder.look()
+            with without_patience():
+                folder.look()
             if folder.outcome is not None:
                 continue
             try:

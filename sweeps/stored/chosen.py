@@ -71,6 +71,7 @@ def choose(
         run_id = run_id_of(client, run_id, study)
     study = study or _default_study(client, run_id)
     trials = runs.trials(client, study)
+    look_at_all(storage / study / "trials")
     if run_id is not None:
         row = _named(trials, study, arch, run_id)
     else:
@@ -186,10 +187,7 @@ def _best(trials: pd.DataFrame, study: str, arch: str, folder: Path) -> pd.Serie
 
 
 def _folder(study: Path, spec_hash: str) -> TrialFolder:
-    path = study / "trials" / spec_hash
-    if not path.is_dir():
-        look_at_all(path.parent)
-    folder = TrialFolder(path)
+    folder = TrialFolder(study / "trials" / spec_hash)
     if not folder.path.is_dir():
         raise ValueError(
             f"MLflow has a trial {spec_hash} that is not in {study}: give the --storage of its "

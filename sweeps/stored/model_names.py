@@ -10,6 +10,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from analysis.addresses import address_in, address_of
 from analysis.errors import named, without_secret
 from analysis.store import open_store
 from analysis.wording import count
@@ -34,6 +35,8 @@ def resolve_model(name: str, uri: str, storage: Path) -> str:
     if name.startswith("models:/"):
         return str(copy_version(find_version(name, uri), uri, storage))
     folder = Path(os.path.expanduser(name))
+    if (address := address_in(name)) is not None:
+        folder = _in_copy(address, storage)
     if os.path.isdir(folder):  # False also of a name that is too long, and of no user's home
         if not (folder / "config.json").is_file():
             raise ValueError(f"{folder} is no model: it has no config.json")
@@ -42,6 +45,20 @@ def resolve_model(name: str, uri: str, storage: Path) -> str:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"no model at {name}")
     return name
+
+
+def _in_copy(address: str, storage: Path) -> Path:
+    """The folder in the storage's copy of a model at an address, brought here.
+
+    Raises:
+        ValueError: the address is none in the storage's bucket.
+    """
+    of_storage = address_of(storage)
+    if of_storage is None or not address.startswith(f"{of_storage}/"):
+        raise ValueError(f"no model at {address}: give the --storage of its study, an address, too")
+    folder = storage / address.removeprefix(f"{of_storage}/")
+    bring_model(folder)
+    return folder
 
 
 def find_version(name: str, uri: str) -> ModelVersion:
@@ -83,6 +100,7 @@ def copy_version(version: ModelVersion, uri: str, storage: Path) -> Path:
     if target.exists():
         problem = _problem(target)
         if not problem:
+            _put(target)
             return _model_in(target)
         aside = damaged_name(target)
         tell(f"{target} is damaged ({problem}): it is copied again, and kept as {aside.name}")
@@ -98,9 +116,13 @@ def copy_version(version: ModelVersion, uri: str, storage: Path) -> Path:
         raise ValueError(
             f"the files of {name} cannot be read from {version.source}: {error}"
         ) from error
+    _put(target)
+    return _model_in(target)
+
+
+def _put(target: Path) -> None:
     if (copy := kept(target)) is not None:
         copy.put()
-    return _model_in(target)
 
 
 def _problem(copy: Path) -> str:

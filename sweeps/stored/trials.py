@@ -45,7 +45,9 @@ def resolve_storage(storage: Path | None, *, create: bool = True) -> Path:
     if given is None:
         given = ROOT / "runs"
     if (address := address_in(given)) is not None:
-        return _open_copy(address, flag)
+        check_address(address, flag)
+        check_reach(address, flag, write=create)
+        return copy_of(address)
     path = resolved(given, flag)
     if address_of(path) is not None:  # as an earlier command of the same process resolved it
         return path
@@ -60,17 +62,6 @@ def resolve_storage(storage: Path | None, *, create: bool = True) -> Path:
     if not os.path.isdir(path):  # a name that is too long is none
         raise ValueError(f"there is no storage folder {path}: give the --storage of the sweep")
     return path
-
-
-def _open_copy(address: str, flag: str) -> Path:
-    """This machine's copy of the studies in a bucket, see `analysis.addresses`.
-
-    Raises:
-        ValueError: the address is none, or the bucket cannot be read and written.
-    """
-    check_address(address, flag)
-    check_reach(address, flag)
-    return copy_of(address)
 
 
 def keep_config(folder: Path, args: Any) -> None:

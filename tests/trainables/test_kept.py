@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from analysis.addresses import SCRATCH, address_in, address_of, check_address, copy_of, shown
+from sweeps.stored.model_names import _in_copy
 from tests.trainables.conftest import runtime_in
 from tests.trainables.test_trial import (
     Killed,
@@ -249,6 +251,121 @@ def test_the_marker_is_put_last_and_removed_first(machine, monkeypatch):
     assert order == [("_remove_one", name) for name in reversed(parts)]
 
 
+def test_a_marker_of_the_folder_itself_comes_last_too(machine, monkeypatch):
+    """A corpus that was brought in part is brought again, and not taken for whole."""
+    one = machine("one") / "corpora" / "x"
+    write(one, **{"corpus.json": "{}", "a.json": "{}", "train.bin": "1"})
+    KeptFolder(one, "corpus.json").put()
+    two = machine("two") / "corpora" / "x"
+    folder = KeptFolder(two, "corpus.json")
+    original = KeptFolder._bring_one
+
+    def dying(self, name):
+        if name == "train.bin":
+            raise Killed
+        original(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptFolder, "_bring_one", dying)
+        with pytest.raises(Killed):
+            folder.bring_once()
+    assert not (two / "corpus.json").exists()
+    folder.bring_once()
+    assert texts(two) == texts(one)
+    write(two, a="of this machine")
+    folder.bring_once()
+    assert texts(two)["a"] == "of this machine"
+
+
+def test_what_this_machine_put_since_a_listing_is_not_taken_away(machine):
+    one = machine("one") / "study" / "trials"
+    write(one, x__a="1")
+    KeptFolder(one / "x").put()
+    listing = KeptFolder(one).listed_below()["x"]
+    write(one, x__b="2")
+    KeptFolder(one / "x").put()
+    KeptFolder(one / "x").bring(listing=listing)
+    assert texts(one) == {"x/a": "1", "x/b": "2"}
+
+
+def test_what_another_machine_put_meanwhile_is_brought(machine):
+    one = machine("one") / "study"
+    write(one, a="1")
+    first = KeptFolder(one)
+    first.put()
+    two = machine("two") / "study"
+    other = KeptFolder(two)
+    other.bring()
+    write(two, a="longer")
+    other.put()
+    write(one, b="2")
+    first.put()  # lists a of the other machine, which it has not got
+    first.bring()
+    assert texts(one) == {"a": "longer", "b": "2"}
+
+
+def test_files_spoiled_on_one_machine_are_brought_again(
+    machine, tiny_corpus, tiny_benchmark, tiny_spec, monkeypatch
+):
+    runtime = runtime_in(machine("one"), tiny_corpus, tiny_benchmark, tiny_spec)
+    train_until_killed(tiny_spec, runtime, 33, monkeypatch)
+    folder = TrialFolder.of(runtime.study, tiny_spec)
+    path, _ = folder.newest()
+    model = path / "model.safetensors"
+    good = model.read_bytes()
+    times = model.stat()
+    model.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    os.utime(model, ns=(times.st_atime_ns, times.st_mtime_ns))  # a disk does not tell
+    assert folder.set_aside_damaged() == []
+    assert model.read_bytes() == good
+
+
+def test_an_outcome_that_was_not_put_is_put_by_the_next_process(
+    machine, tmp_path, tiny_corpus, tiny_benchmark, tiny_spec, monkeypatch
+):
+    runtime = runtime_in(machine("one"), tiny_corpus, tiny_benchmark, tiny_spec)
+    with monkeypatch.context() as patch:
+        original = KeptFolder.put
+
+        def dying(self):
+            if (self.folder / "outcome.json").exists():
+                raise Killed
+            original(self)
+
+        patch.setattr(KeptFolder, "put", dying)
+        with pytest.raises(Killed):
+            run_trial(tiny_spec, runtime, lambda metrics: None)
+    assert not [*(tmp_path / "bucket").rglob("outcome.json")]
+    run_trial(tiny_spec, runtime, lambda metrics: None)
+    assert [*(tmp_path / "bucket").rglob("outcome.json")]
+
+
+def test_a_process_whose_trial_another_one_took_over_puts_nothing(
+    machine, tmp_path, tiny_corpus, tiny_benchmark, tiny_spec
+):
+    runtime = runtime_in(machine("one"), tiny_corpus, tiny_benchmark, tiny_spec)
+    folder = TrialFolder.of(runtime.study, tiny_spec)
+    with folder.at_work():
+        other = runtime_in(machine("two"), tiny_corpus, tiny_benchmark, tiny_spec)
+        with TrialFolder.of(other.study, tiny_spec).at_work():
+            with pytest.raises(OSError, match="another process took over"):
+                folder.begin_at(3)
+            with pytest.raises(OSError, match="another process took over"), folder.at_rest():
+                pass
+
+
+def test_an_address_in_the_bucket_names_a_model(machine, tmp_path):
+    one = machine("one")
+    write(one / "study" / "trials" / "x", **{"checkpoints__step-1__config.json": "{}"})
+    write(one / "study" / "trials" / "x", **{"checkpoints__step-1__trainer.json": "{}"})
+    KeptFolder(one / "study" / "trials" / "x", MARKER).put()
+    two = machine("two")
+    found = _in_copy(f"file://{tmp_path}/bucket/study/trials/x/checkpoints/step-1", two)
+    assert (found / "config.json").exists()
+    with pytest.raises(ValueError, match="--storage"):
+        _in_copy("s3://other/study", two)
+
+
 def test_an_object_of_another_size_than_its_file_is_an_error(machine, tmp_path, monkeypatch):
     def short(source, target):
         target.write(source.read()[:-1])
@@ -324,7 +441,7 @@ def test_a_bucket_that_refuses_is_not_waited_for(error):
 def test_a_bucket_out_of_reach_is_told_at_once(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"--storage file://.* cannot be written to"):
-        check_reach(f"file://{tmp_path / 'file' / 'x'}", "--storage")
+        check_reach(f"file://{tmp_path / 'file' / 'x'}", "--storage", write=True)
 
 
 def test_a_trial_goes_on_on_another_machine_to_the_bit(

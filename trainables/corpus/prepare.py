@@ -171,17 +171,16 @@ def prepare_corpus(
     directory = cache / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', text.name)}-{digest[:16]}"
     bring_corpus(directory)
     corpus, problem = _open_whole(directory, digest)
-    if corpus is not None:
-        return dataclasses.replace(corpus, contents=found.contents)
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{directory}.lock"):
-        corpus, problem = _open_whole(directory, digest)  # another process was faster
-        if corpus is None:
-            aside = damaged_name(directory) if problem else None
-            if aside is not None:
-                tell(f"{problem}: it is built again, and its folder is kept as {aside.name}")
-            _build(text, found, digest, vocab_size, directory, aside, report)
-            corpus = Corpus.open(directory)
+    if corpus is None:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{directory}.lock"):
+            corpus, problem = _open_whole(directory, digest)  # another process was faster
+            if corpus is None:
+                aside = damaged_name(directory) if problem else None
+                if aside is not None:
+                    tell(f"{problem}: it is built again, and its folder is kept as {aside.name}")
+                _build(text, found, digest, vocab_size, directory, aside, report)
+                corpus = Corpus.open(directory)
     if (of_bucket := kept(directory, marker=_META)) is not None:
         of_bucket.put()
     return dataclasses.replace(corpus, contents=found.contents)
@@ -193,9 +192,8 @@ def bring_corpus(directory: Path) -> None:
     Raises:
         OSError: the bucket does not answer.
     """
-    of_bucket = kept(directory, marker=_META)
-    if of_bucket is not None and not (directory / _META).exists():
-        of_bucket.bring()
+    if (of_bucket := kept(directory, marker=_META)) is not None:
+        of_bucket.bring_once()
 
 
 def _open_whole(directory: Path, digest: str) -> tuple[Corpus | None, str]:
