@@ -25,7 +25,8 @@ from sweeps.plans.spaces import Plan, Values
 from sweeps.scoring.finetuning import check_tasks
 from sweeps.scoring.found import Found, look_into
 from sweeps.scoring.tasks import benchmark_place, find_glue, split_tasks
-from sweeps.stored.trials import check_study_name, resolve_storage, study_name
+from sweeps.stored.trials import check_study_name, resolve_storage, study_name, study_trials
+from trainables.checkpoint import TrialFolder
 from trainables.corpus import Blocks, Corpus, mini_benchmark, prepare_corpus
 from trainables.device import default_precision
 from trainables.spec import TrialSpec
@@ -113,6 +114,12 @@ class SweepPlan:
     def sweep_hashes(self) -> list[str]:
         """What names each part's sweep."""
         return [base.sweep_hash(self.axes) for base in self.bases.values()]
+
+    @property
+    def unfinished(self) -> list[TrialFolder]:
+        """The folders of the study's trials, and of trunks, without an outcome."""
+        trunks = [TrialFolder(path) for path in self.folder.glob("trunks/*")]
+        return [trial for trial in [*study_trials(self.folder), *trunks] if trial.outcome is None]
 
     def runtime_config(self, tracker: Tracker) -> RuntimeConfig:
         """The paths and machine settings with which the sweep's trials run."""

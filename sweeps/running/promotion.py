@@ -7,7 +7,6 @@ from analysis.config_file import save_config
 from analysis.store import explained
 from sweeps.findings.promote import Promotion
 from sweeps.plans.promote import PromotionPlan
-from sweeps.stored.versions import PREFIX
 
 
 def promote(plan: PromotionPlan) -> Promotion:
@@ -29,7 +28,7 @@ def promote(plan: PromotionPlan) -> Promotion:
                 plan.name,
                 source=f"runs:/{plan.choice.run_id}/model",
                 run_id=plan.choice.run_id,
-                tags={PREFIX + key: value for key, value in plan.tags.items()},
+                tags=plan.version_tags,
             )
         client.set_registered_model_alias(plan.name, plan.args.alias, str(after.version))
         taken = {"study": plan.choice.study, "run_id": plan.choice.folder.spec.hash}

@@ -40,7 +40,6 @@ from sweeps.findings.final_scores import score_winners
 from sweeps.plans.common import Status, SweepPlan
 from sweeps.plans.dry_run import print_dry_run
 from sweeps.plans.spaces import SweepSearch
-from sweeps.stored.trials import study_trials
 from trainables.checkpoint import TrialFolder
 from trainables.machine_limits import memory_kills
 from trainables.spec import TrialSpec
@@ -193,10 +192,7 @@ def _is_done(plan: SweepPlan) -> bool:
 
 def _set_aside_damaged(plan: SweepPlan, console: Console) -> None:
     """Let no trial go on from a damaged checkpoint, and say which there are."""
-    trunks = [TrialFolder(path) for path in plan.folder.glob("trunks/*")]
-    for trial in [*study_trials(plan.folder), *trunks]:
-        if trial.outcome is not None:
-            continue
+    for trial in plan.unfinished:
         with contextlib.suppress(Timeout), trial.lock(timeout=0):  # who holds it looks himself
             for sentence in trial.set_aside_damaged():
                 say(console, f"[yellow]{escape(sentence)}[/]")
