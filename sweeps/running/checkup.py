@@ -22,7 +22,7 @@ from sweeps.engine.tuning import ray_cluster
 from sweeps.engine.watch import RayDied
 from sweeps.findings.doctor import show_checkup
 from sweeps.findings.node_problems import Checkup, Examined, find_problems
-from sweeps.plans.doctor import STORAGE, CheckupPlan, plan_checkup
+from sweeps.plans.doctor import STORAGE, STORE, CheckupPlan, plan_checkup
 
 
 def run_checkup(args: DoctorArgs) -> int:
@@ -56,19 +56,22 @@ def examine(plan: CheckupPlan, show: Callable[[str], None]) -> Checkup:
         OSError: the storage takes no file.
     """
     shared = SharedFolder(plan.storage)
-    place, left = "", []
+    lost = ""
     with ray_cluster(plan.args.address, dashboard=False), shared.opened():
         nodes = living_nodes()
         show(f"Asking {count(len(nodes), 'node')}")
         for name in (HERE, *(node.id for node in nodes)):
             shared.prepare(name)
+        place = artifact_place(plan.uri, shared.path.name)
         try:
-            place = artifact_place(plan.uri, shared.path.name)
             here = Examined(None, ask_here(plan.questions(None, shared, place)))
             examined = _ask_all(plan, nodes, shared, place, show)
         finally:
-            if place and (lost := remove_artifacts(plan.uri, place)):
-                left.append(lost)
+            if place:
+                lost = remove_artifacts(plan.uri, place)
+    if (store := here.said_of(STORE)) is None or store.artifacts:
+        lost = ""  # nothing was written that could be left
+    left = [lost] if lost else []
     if shared.path.exists():
         left.append(str(shared.path))
     return Checkup(

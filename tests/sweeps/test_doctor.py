@@ -7,16 +7,21 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RaySystemError
 from rich.console import Console
 
 from models.kernels import native
 from sweeps.arguments import DoctorArgs
 from sweeps.doctor import run_doctor
+from sweeps.engine.checkup import asking
 from sweeps.engine.checkup.asking import Answers, Clock, Node, Question, ask_here, in_a_line
 from sweeps.engine.checkup.folder import HELD, TAKEN, FolderUse, SharedFolder, use_folder
 from sweeps.engine.checkup.machine import Disk, Gpu, Machine, gpus_in, look_at_machine
@@ -348,7 +353,7 @@ def test_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         assert found.compilers[0] == (native.find_compiler() or "")
     assert found.cpus >= 1
     assert 0 < found.free_memory <= found.memory
-    assert [disk.folder for disk in found.disks] == [os.environ.get("TMPDIR", "/tmp")]
+    assert [disk.folder for disk in found.disks] == [tempfile.gettempdir()]
     monkeypatch.setenv("BABYSWEEP_CPP", "0")
     software = look_at_software(("BABYSWEEP_CPP", "BABYSWEEP_KERNELS"))
     assert software.settings == {"BABYSWEEP_CPP": "0"}
@@ -453,6 +458,37 @@ ModuleNotFoundError: No module named 'sweeps.engine'
     assert in_a_line(ValueError()) == "ValueError"
 
 
+def test_a_silent_node_is_waited_for_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others have all the time they need, and an error is an answer."""
+
+    def get(asked: tuple[str, Any, object]) -> Any:
+        if asked[1] is None:
+            raise RaySystemError("no memory")
+        return asked[1]()
+
+    def process(name: str) -> Any:
+        remote = SimpleNamespace(remote=lambda function: (name, function, object()))
+        return SimpleNamespace(call=remote)
+
+    def wait(asked: list[Any], **options: Any) -> tuple[list[Any], list[Any]]:
+        time.sleep(0.1)
+        return [each for each in asked if each[0] == "quick"][:1], []
+
+    monkeypatch.setattr(asking.ray, "wait", wait)
+    monkeypatch.setattr(asking.ray, "get", get)
+    examiners, told = asking.Examiners([]), []
+    examiners._processes = {name: process(name) for name in ("quick", "slow")}
+    several = [Question("one", dict), Question("none", None), Question("two", list)]  # type: ignore
+    found = examiners.ask(
+        {"quick": several * 2, "slow": several}, lambda each: told.append(each), patience=0.3
+    )
+    assert (found["quick"].found, found["quick"].silent) == ({"one": {}, "two": []}, "")
+    assert found["quick"].errors == {"none": "System error: no memory"}
+    assert found["slow"] == Answers(silent="one")
+    assert told[0] == {"quick": "one", "slow": "one"}
+    assert told[-1] == {"quick": "two"}
+
+
 # Real ones
 
 
@@ -506,6 +542,7 @@ def test_a_server_and_its_artifacts(tmp_path: Path) -> None:
         assert remove_artifacts(uri, place) == ""
         assert not [path for path in tmp_path.rglob("*") if "checkup" in str(path)]
     assert "cannot be used" in use_store(uri, "", "n").problem
+    assert artifact_place(uri, "checkup") == ""
 
 
 @pytest.mark.slow
@@ -552,5 +589,6 @@ def test_a_cluster_of_strange_nodes(
         assert len([line for line in problems if text in line]) == 1, text
     assert len(problems) == 4
     assert len([line for line in warnings if "(umask 077, here 0" in line]) == 1
+    assert "to be written" not in said
     assert "hunter2" not in said
     assert list(storage.iterdir()) == list(other.iterdir()) == []

@@ -108,7 +108,7 @@ def use_folder(path: Path, node: str, token: str) -> FolderUse:
     umask = _umask()
     is_there, is_same = path.parent.is_dir(), False
     refused = lock = ""
-    started = time.monotonic()
+    seconds = 0.0
     try:
         is_same = is_there and _seen(path / _TOKEN) == token
         if is_same:
@@ -116,9 +116,9 @@ def use_folder(path: Path, node: str, token: str) -> FolderUse:
             write_text(path / node / _GIVEN, token)
             (path / node / _MADE).mkdir()
             write_text(path / node / _MADE / _TOKEN, token)
+            seconds = time.monotonic() - started
     except OSError as error:
         refused = _reason(error)
-    seconds = time.monotonic() - started
     if is_same:
         other = FileLock(path / _LOCK, timeout=0)
         lock = _take(other)
