@@ -148,14 +148,13 @@ class Examiners:
         self,
         questions: Mapping[str, Sequence[Question]],
         told: Callable[[Mapping[str, str]], None] = lambda _: None,
-        patience: float = SILENCE_SECONDS,
     ) -> dict[str, Answers]:
-        """Ask the nodes at the same time, each one question after the other.
+        """Ask the nodes at the same time, each one question after the other; one that is silent
+        for `SILENCE_SECONDS` is waited for no longer.
 
         Args:
             questions: by node's id.
             told: of what is still waited for: by node's id, the topic.
-            patience: seconds of silence after which a node is waited for no longer.
         """
         answers = {node: Answers() for node in questions}
         waiting = {
@@ -174,7 +173,7 @@ class Examiners:
                 except ray.exceptions.RayError as error:
                     answers[node].errors[topic] = in_a_line(error)
             for node, topic in _first_topics(waiting.values()).items():
-                if time.monotonic() - heard[node] > patience:
+                if time.monotonic() - heard[node] > SILENCE_SECONDS:
                     answers[node].silent = topic
             waiting = {
                 reference: asked

@@ -6,6 +6,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -86,7 +87,8 @@ def remove_artifacts(uri: str, place: str) -> str:
     try:
         with short_timeouts():
             location, _, folder = place.rpartition("/")
-            get_artifact_repository(location, tracking_uri=uri).delete_artifacts(folder)
+            repository: Any = get_artifact_repository(location, tracking_uri=uri)
+            repository.delete_artifacts(folder)
     except Exception as error:  # each kind of place has its own
         return f"{without_secret(place)} ({reason(error)})"
     return ""
@@ -96,7 +98,7 @@ def _try_artifacts(uri: str, place: str, name: str) -> tuple[str, str]:
     """Why artifacts cannot be had at a place, and what is left there."""
     own = f"{name}.txt"
     try:
-        repository = get_artifact_repository(place, tracking_uri=uri)
+        repository: Any = get_artifact_repository(place, tracking_uri=uri)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / own
             file.write_text(name)
