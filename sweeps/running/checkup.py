@@ -110,18 +110,17 @@ def _ask_all(
             if (use := said.found.get(STORAGE)) is not None and use.is_same and not use.refused
         ]
         returned = {node: shared.compare(node) for node in wrote}
-        clear = {
-            node: [Question(STORAGE, clear_folder, (shared.path, node))]
-            for node in wrote
-            if not answers[node].silent
-        }
-        examiners.ask(clear)
+        at_hand = {node for node, said in answers.items() if said.found and not said.silent}
+        clear = [node for node in wrote if node in at_hand]
+        examiners.ask(
+            {node: [Question(STORAGE, clear_folder, (shared.path, node))] for node in clear}
+        )
         return [
             Examined(
                 node,
                 answers[node.id],
                 returned.get(node.id, ""),
-                examiners.clock(node.id) if answers[node.id].found else None,
+                examiners.clock(node.id) if node.id in at_hand else None,
             )
             for node in nodes
         ]
