@@ -204,12 +204,21 @@ def _check_server(client: MlflowClient, uri: str) -> None:
     Raises:
         MlflowException: it is not.
     """
-    if client.search_experiments(max_results=1) or not uri.startswith("http"):
-        return
+    if not client.search_experiments(max_results=1) and uri.startswith("http"):
+        server_version(uri)
+
+
+def server_version(uri: str) -> str:
+    """The version of the MLflow server at an address.
+
+    Raises:
+        MlflowException: what answers there says none, or nothing answers.
+    """
     credentials = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
     answer = http_request(credentials, "/version", "GET")  # type: ignore[no-untyped-call]
     if not re.fullmatch(r"\d+\.\d+\S*", answer.text.strip()):
         raise MlflowException(_NO_SERVER)
+    return str(answer.text.strip())
 
 
 def _in_time(call: Callable[[], None]) -> None:

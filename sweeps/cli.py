@@ -23,6 +23,7 @@ COMMANDS = {
     "distill": "sweeps.distill",
     "paper": "sweeps.paper",
     "evaluate": "sweeps.evaluate",
+    "doctor": "sweeps.doctor",
     "report": "analysis.report",
     "compare": "analysis.compare",
 }

@@ -38,7 +38,6 @@ def run_evaluation(args: EvaluateArgs) -> int:
     from analysis.signals import EXIT_INTERRUPTED, ending_on_signals
     from analysis.terminal import open_console, showing
     from sweeps.engine.watch import RayDied
-    from sweeps.findings.evaluate import lacking, show_results
     from sweeps.plans.evaluate import plan_evaluation
     from sweeps.running.evaluation import evaluate
 
@@ -47,7 +46,7 @@ def run_evaluation(args: EvaluateArgs) -> int:
         with ending_on_signals():
             with showing(console, "Preparing"):
                 plan = plan_evaluation(args)
-            results = evaluate(plan, console)
+            is_whole = evaluate(plan, console)
     except (ValueError, OSError) as error:
         return say_error(error)
     except (RayError, RayDied) as error:
@@ -55,8 +54,7 @@ def run_evaluation(args: EvaluateArgs) -> int:
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED
     else:
-        show_results(plan, results, console)
-        return EXIT_FAILED if lacking(results.get("glue", {}), plan.args.tasks) else 0
+        return 0 if is_whole else EXIT_FAILED
     return say_how_to_continue(console, status)
 
 

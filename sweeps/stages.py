@@ -23,9 +23,9 @@ from sweeps.epoch_study import run_epoch_study
 from sweeps.evaluate import run_evaluation
 from sweeps.findings.paper import final_table, finished_stages, record_stage, show_status
 from sweeps.lr_sweep import run_lr_sweep
+from sweeps.plans.common import keep_config
 from sweeps.plans.paper import Stage, StudyPlan, plan_study
 from sweeps.promote import run_promotion
-from sweeps.stored.trials import keep_config
 from trainables.files import read_json
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -28,6 +29,20 @@ def usable_cpus(groups: Path = _GROUPS, membership: Path = _MEMBERSHIP) -> int:
     folders = _folders("cpu", groups, membership)
     quotas = [quota for folder in folders if (quota := _quota(folder))]
     return max(1, int(min(len(os.sched_getaffinity(0)), *quotas, float("inf"))))
+
+
+def memory_limit(groups: Path = _GROUPS, membership: Path = _MEMBERSHIP) -> int:
+    """Bytes of memory that processes can take together until one is killed.
+
+    The least of the machine's memory and the limits of the process's control groups; arguments as
+    for `usable_cpus`.
+    """
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for folder in _folders("memory", groups, membership):
+        for name in ("memory.max", "memory.limit_in_bytes"):  # of versions 2 and 1
+            with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+                limits.append(int((folder / name).read_text()))
+    return min(limits)
 
 
 def memory_kills(

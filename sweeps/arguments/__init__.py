@@ -16,6 +16,7 @@ from sweeps.arguments.training import Architecture, ArchitectureOrGroup, Trainin
 __all__ = [
     "Design",
     "DistillArgs",
+    "DoctorArgs",
     "EpochStudyArgs",
     "EvaluateArgs",
     "GridArgs",
@@ -181,3 +182,23 @@ class PaperArgs(WholeStudyArgs, GridArgs, TrainingArgs):
     """Weights of the divergence from the teacher."""
     temperatures: tuple[float, ...] = trial_field("temperature", default=(1.0,))
     """Temperatures of the divergence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterArgs:
+    """The cluster of a checkup."""
+
+    PANEL = "machine"
+
+    address: Annotated[str | None, default_is("RAY_ADDRESS, else one started here")] = None
+    """Ray cluster to examine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorArgs(ClusterArgs):
+    """Arguments of a checkup."""
+
+    PANEL = "main"
+
+    storage: Annotated[Path | None, default_is("BABYSWEEP_STORAGE or runs/")] = place(default=None)
+    """Folder of corpora, checkpoints and the MLflow store, as the sweep will get it."""

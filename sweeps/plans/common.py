@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import models
 from analysis import literature
 from analysis.benchmarks import BenchmarkSource, Suite, load_suite, password
+from analysis.config_file import save_config
 from analysis.errors import named
 from analysis.places import reading
 from analysis.schema.axes import AXES
@@ -25,7 +26,8 @@ from sweeps.plans.spaces import Plan, Values
 from sweeps.scoring.finetuning import check_tasks
 from sweeps.scoring.found import Found, look_into
 from sweeps.scoring.tasks import benchmark_place, find_glue, split_tasks
-from sweeps.stored.trials import check_study_name, resolve_storage, study_name
+from sweeps.stored.trials import check_study_name, resolve_storage, study_name, study_trials
+from trainables.checkpoint import TrialFolder
 from trainables.corpus import Blocks, Corpus, mini_benchmark, prepare_corpus
 from trainables.device import default_precision
 from trainables.kept import kept
@@ -114,6 +116,12 @@ class SweepPlan:
     def sweep_hashes(self) -> list[str]:
         """What names each part's sweep."""
         return [base.sweep_hash(self.axes) for base in self.bases.values()]
+
+    @property
+    def unfinished(self) -> list[TrialFolder]:
+        """The folders of the study's trials, and of trunks, without an outcome."""
+        trunks = [TrialFolder(path) for path in self.folder.glob("trunks/*")]
+        return [trial for trial in [*study_trials(self.folder), *trunks] if trial.outcome is None]
 
     def runtime_config(self, tracker: Tracker) -> RuntimeConfig:
         """The paths and machine settings with which the sweep's trials run."""
@@ -349,6 +357,13 @@ def final_tasks(
         if folder is not None:
             check_tasks(folder, glue)
     return FinalTasks(final, glue, folder), suite
+
+
+def keep_config(folder: Path, args: Any) -> None:
+    """Write a command's flags into its study's folder, see `save_config`; into its bucket, too."""
+    file = save_config(folder, args)
+    if (commands := kept(file.parent)) is not None:
+        commands.put()
 
 
 def _or(value: Number | None, default: Number) -> Number:

@@ -15,6 +15,7 @@ from sweeps.arguments import PromoteArgs
 from sweeps.stored.chosen import StudyRun, choose
 from sweeps.stored.trials import resolve_storage
 from sweeps.stored.versions import (
+    PREFIX,
     WEIGHTS,
     aliases_of,
     holds,
@@ -54,6 +55,11 @@ class PromotionPlan:
     tags: dict[str, str]
     before: ModelVersion | None
     held: ModelVersion | None
+
+    @property
+    def version_tags(self) -> dict[str, str]:
+        """The tags as MLflow has them."""
+        return {PREFIX + key: value for key, value in self.tags.items()}
 
 
 def plan_promotion(args: PromoteArgs) -> PromotionPlan:

@@ -13,7 +13,7 @@ from rich.console import Console
 from analysis.benchmarks.predictions import write_answers, write_submission
 from analysis.config_file import save_config
 from sweeps.engine.tuning import ray_cluster
-from sweeps.findings.evaluate import log_figures, means_with_glue
+from sweeps.findings.evaluate import lacking, log_figures, means_with_glue, show_results
 from sweeps.findings.glue import glue_results, show_tasks, write_glue_submission
 from sweeps.plans.evaluate import EvaluationPlan
 from sweeps.scoring.finetuning import finetune_tasks
@@ -23,8 +23,8 @@ from trainables.files import write_json
 from trainables.kept import kept
 
 
-def evaluate(plan: EvaluationPlan, console: Console) -> dict[str, Any]:
-    """Score the model, write scores and answers, log them; returns what `scores.json` holds."""
+def evaluate(plan: EvaluationPlan, console: Console) -> bool:
+    """Score the model, write scores and answers, log and show them; returns whether none lacks."""
     started = time.monotonic()
     plan.output.mkdir(parents=True, exist_ok=True)
     save_config(plan.output, plan.args)
@@ -53,7 +53,8 @@ def evaluate(plan: EvaluationPlan, console: Console) -> dict[str, Any]:
     if (of_bucket := kept(plan.output)) is not None:
         of_bucket.put()
     log_figures(plan, results, console)
-    return results
+    show_results(plan, results, console)
+    return not lacking(results.get("glue", {}), plan.args.tasks)
 
 
 def _log_probs(plan: EvaluationPlan, console: Console) -> list[np.ndarray]:

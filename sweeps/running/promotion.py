@@ -5,9 +5,8 @@ from __future__ import annotations
 from analysis.commands import record
 from analysis.store import explained
 from sweeps.findings.promote import Promotion
+from sweeps.plans.common import keep_config
 from sweeps.plans.promote import PromotionPlan
-from sweeps.stored.trials import keep_config
-from sweeps.stored.versions import PREFIX
 
 
 def promote(plan: PromotionPlan) -> Promotion:
@@ -29,7 +28,7 @@ def promote(plan: PromotionPlan) -> Promotion:
                 plan.name,
                 source=f"runs:/{plan.choice.run_id}/model",
                 run_id=plan.choice.run_id,
-                tags={PREFIX + key: value for key, value in plan.tags.items()},
+                tags=plan.version_tags,
             )
         client.set_registered_model_alias(plan.name, plan.args.alias, str(after.version))
         taken = {"study": plan.choice.study, "run_id": plan.choice.folder.spec.hash}

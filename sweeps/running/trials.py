@@ -38,10 +38,9 @@ from sweeps.engine.tuning import DriverCallback, build_scheduler, ray_cluster, r
 from sweeps.engine.watch import RayDied
 from sweeps.findings.common import describe_study, failed_trials, show_ways_on
 from sweeps.findings.final_scores import score_winners
-from sweeps.plans.common import Status, SweepPlan
+from sweeps.plans.common import Status, SweepPlan, keep_config
 from sweeps.plans.dry_run import print_dry_run
 from sweeps.plans.spaces import SweepSearch
-from sweeps.stored.trials import keep_config, study_trials
 from trainables.checkpoint import TrialFolder
 from trainables.kept import without_patience
 from trainables.machine_limits import memory_kills
@@ -198,10 +197,7 @@ def _set_aside_damaged(plan: SweepPlan, console: Console) -> None:
     """Let no trial go on from a damaged checkpoint, and say which there are."""
     if address_of(plan.folder) is not None:  # its files are not here: who brings them looks
         return
-    trunks = [TrialFolder(path) for path in plan.folder.glob("trunks/*")]
-    for trial in [*study_trials(plan.folder), *trunks]:
-        if trial.outcome is not None:
-            continue
+    for trial in plan.unfinished:
         with contextlib.suppress(Timeout), trial.lock(timeout=0):  # who holds it looks himself
             for sentence in trial.set_aside_damaged():
                 say(console, f"[yellow]{escape(sentence)}[/]")

@@ -6,16 +6,14 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from analysis.addresses import address_in, address_of, check_address, copy_of
-from analysis.config_file import save_config
 from analysis.places import check_lasts, resolved, writable_folder
 from trainables.checkpoint import TrialFolder, look_at_all
 from trainables.files import DamagedFileError, tell
-from trainables.kept import check_reach, kept
+from trainables.kept import check_reach
 from trainables.spec import TrialSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,13 +60,6 @@ def resolve_storage(storage: Path | None, *, create: bool = True) -> Path:
     if not os.path.isdir(path):  # a name that is too long is none
         raise ValueError(f"there is no storage folder {path}: give the --storage of the sweep")
     return path
-
-
-def keep_config(folder: Path, args: Any) -> None:
-    """Write a command's flags into its study's folder, see `save_config`; into its bucket, too."""
-    file = save_config(folder, args)
-    if (commands := kept(file.parent)) is not None:
-        commands.put()
 
 
 def study_name(text: str) -> str:

@@ -24,6 +24,7 @@ from analysis.wording import quoted
 from sweeps import cli
 from sweeps.arguments import (
     DistillArgs,
+    DoctorArgs,
     EpochStudyArgs,
     EvaluateArgs,
     LrSweepArgs,
@@ -36,7 +37,7 @@ KINDS = {
     command_name(kind): kind
     for kind in (
         *(LrSweepArgs, EpochStudyArgs, PromoteArgs, DistillArgs, PaperArgs, EvaluateArgs),
-        *(ReportArgs, CompareArgs),
+        *(DoctorArgs, ReportArgs, CompareArgs),
     )
 }
 HEAVY = ("torch", "ray", "mlflow", "transformers", "numpy", "pandas", "optuna", "yaml")
@@ -554,6 +555,7 @@ EXAMPLES = {
     "distill": "--teacher models:/hgrn2@teacher ä --reverse-kl --no-control",
     "paper": "--final-tasks glue --sweep-seeds 9223372036854775807",
     "evaluate": "--model gpt2 --gpus 0.5 --submission --output ä",
+    "doctor": "--storage ä --address 10.0.0.1:6379",
     "report": "--select macro --ui http://localhost:1",
     "compare": "1_000 2e5 --part all",
 }

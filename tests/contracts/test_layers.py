@@ -33,7 +33,7 @@ ALLOWED = {
 }
 FLOORS = (
     *("cli", "paper", "stages"),
-    *("lr_sweep", "epoch_study", "distill", "promote", "evaluate"),
+    *("lr_sweep", "epoch_study", "distill", "promote", "evaluate", "doctor"),
     *("running", "findings", "plans", "scoring", "stored", "engine", "arguments"),
 )
 """Of `sweeps`, from the roof down."""

@@ -8,6 +8,7 @@ import secrets
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -43,9 +44,14 @@ class RayNodes:
         head = ["--head", f"--port={port}", f"--dashboard-port={dashboard}"]
         self._start(*head, "--dashboard-host=127.0.0.1", f"--temp-dir={folder}")
 
-    def join(self) -> None:
-        """Start a further node."""
-        self._start(f"--address={self.address}")
+    def join(self, *before: str, **variables: str) -> None:
+        """Start a further node.
+
+        Args:
+            before: words of a command that runs the node's.
+            variables: of its environment.
+        """
+        self._start(f"--address={self.address}", before=before, variables=variables)
 
     def kill(self, number: int) -> None:
         """End a node with all its processes, as a machine that loses its power."""
@@ -63,11 +69,13 @@ class RayNodes:
             node.wait(timeout=60)
         kill(*members)
 
-    def _start(self, *flags: str) -> None:
-        words = [str(Path(sys.executable).with_name("ray")), "start", "--block", *flags]
+    def _start(
+        self, *flags: str, before: Sequence[str] = (), variables: Mapping[str, str] | None = None
+    ) -> None:
+        words = [*before, str(Path(sys.executable).with_name("ray")), "start", "--block", *flags]
         node = subprocess.Popen(
             [*words, *self._flags, f"--dashboard-agent-listen-port={free_port()}"],
-            env=self.env,
+            env=self.env | dict(variables or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.processes import ROOT
-from trainables.machine_limits import memory_kills, usable_cpus
+from trainables.machine_limits import memory_kills, memory_limit, usable_cpus
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +112,21 @@ def test_processes_killed_for_want_of_memory_are_counted(tmp_path, membership, f
 def test_a_system_that_counts_none(tmp_path):
     """Then none is known of."""
     assert memory_kills(tmp_path, tmp_path / "none", tmp_path / "neither") == 0
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "limit"),
+    [
+        pytest.param("0::/", {}, None, id="no limit anywhere"),
+        pytest.param("0::/", {"memory.max": "max"}, None, id="a limit that is none"),
+        pytest.param("0::/a/b", {"a/memory.max": "5000", "a/b/memory.max": "7000"}, 5000, id="2"),
+        pytest.param("5:memory:/a", {"memory/a/memory.limit_in_bytes": "6000"}, 6000, id="1"),
+        pytest.param(
+            "5:memory:/", {"memory/memory.limit_in_bytes": str(2**63 - 4096)}, None, id="1, none"
+        ),
+    ],
+)
+def test_the_smallest_limit_of_memory(tmp_path, membership, files, limit):
+    """In bytes; the machine's own memory where there is no smaller one."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert memory_limit(*machine(tmp_path, membership, files)) == (limit or whole)

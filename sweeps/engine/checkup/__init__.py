@@ -1,0 +1,1 @@
+"""What the nodes of a cluster have: functions that run on each of them, and who asks."""
