@@ -21,6 +21,7 @@ class RayNodes:
     Args:
         folder: for Ray's files; a short path, since sockets lie in it.
         cpus: of each node.
+        head_cpus: of the head, where it has others.
 
     Attributes:
         address: of the head's server, for `--address`.
@@ -29,23 +30,25 @@ class RayNodes:
         nodes: the processes of `ray start --block`, the head first.
     """
 
-    def __init__(self, folder: Path, cpus: int = 2) -> None:
+    def __init__(self, folder: Path, cpus: int = 2, head_cpus: int | None = None) -> None:
         port, dashboard = free_ports(2)
         self.address, self.jobs = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.env = environment() | token | {"PATH": path}
         self.nodes: list[subprocess.Popen[str]] = []
-        self._flags = [f"--num-cpus={cpus}", "--node-ip-address=127.0.0.1"]
-        self._flags += ["--disable-usage-stats", "--object-store-memory=100000000"]
+        self._cpus = cpus
+        self._flags = ["--node-ip-address=127.0.0.1", "--disable-usage-stats"]
+        self._flags += ["--object-store-memory=100000000"]
         # Nodes of one machine would fight for the workers' default ports.
         self._flags += ["--min-worker-port=0", "--max-worker-port=0"]
         head = ["--head", f"--port={port}", f"--dashboard-port={dashboard}"]
-        self._start(*head, "--dashboard-host=127.0.0.1", f"--temp-dir={folder}")
+        head += ["--dashboard-host=127.0.0.1", f"--temp-dir={folder}"]
+        self._start(cpus if head_cpus is None else head_cpus, *head)
 
     def join(self) -> None:
         """Start a further node."""
-        self._start(f"--address={self.address}")
+        self._start(self._cpus, f"--address={self.address}")
 
     def kill(self, number: int) -> None:
         """End a node with all its processes, as a machine that loses its power."""
@@ -63,8 +66,9 @@ class RayNodes:
             node.wait(timeout=60)
         kill(*members)
 
-    def _start(self, *flags: str) -> None:
+    def _start(self, cpus: int, *flags: str) -> None:
         words = [str(Path(sys.executable).with_name("ray")), "start", "--block", *flags]
+        words += [f"--num-cpus={cpus}"]
         node = subprocess.Popen(
             [*words, *self._flags, f"--dashboard-agent-listen-port={free_port()}"],
             env=self.env,

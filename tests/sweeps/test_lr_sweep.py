@@ -17,6 +17,7 @@ from sweeps.arguments import LrSweepArgs
 from sweeps.lr_sweep import main, run_lr_sweep
 from sweeps.plans.lr_sweep import plan_sweep
 from tests.analysis.benchmark_files import write_blimp, write_supplement
+from tests.checkout import crowded_checkout
 from tests.processes import exit_status, wait_for
 from tests.sweeps.conftest import ROOT
 from trainables.checkpoint import TrialFolder
@@ -278,13 +279,14 @@ def test_a_run_is_repeated_from_the_file_that_it_wrote(whole_sweep, monkeypatch,
 
 
 @pytest.mark.slow
-def test_submitted_job_gives_the_same_result(sweep, whole_sweep, ray_head):
-    """`ray job submit` of the command ends with the same figures as the plain command."""
-    submit = ["ray", "job", "submit", f"--address={ray_head.jobs}", "--working-dir", "."]
+def test_submitted_job_gives_the_same_result(sweep, whole_sweep, ray_and_worker, tmp_path):
+    """`ray job submit` of the command ends with the same figures as the plain command, on a cluster
+    whose head has no CPU for trials, and from a checkout in which 300 MB lie in each folder."""
+    submit = ["ray", "job", "submit", f"--address={ray_and_worker.jobs}", "--working-dir", "."]
     output = subprocess.run(
         [*submit, "--", *sweep.line(python="python")],
-        cwd=ROOT,
-        env=ray_head.env,
+        cwd=crowded_checkout(tmp_path / "checkout"),
+        env=ray_and_worker.env,
         capture_output=True,
         text=True,
         timeout=300,
