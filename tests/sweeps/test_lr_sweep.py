@@ -19,7 +19,6 @@ from sweeps.plans.lr_sweep import plan_sweep
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.checkout import crowded_checkout
 from tests.processes import exit_status, wait_for
-from tests.sweeps.conftest import ROOT
 from trainables.checkpoint import TrialFolder
 
 
