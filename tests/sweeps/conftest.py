@@ -117,12 +117,3 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
     nodes = RayNodes(tmp_path_factory.mktemp("r"))  # short: sockets lie in it
     yield nodes
     nodes.end()
-
-
-@pytest.fixture
-def ray_and_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
-    """A head without CPUs, as `sweeps/cluster/rayjob.yaml` has it, and a worker with two."""
-    nodes = RayNodes(tmp_path_factory.mktemp("r"), head_cpus=0)
-    nodes.join()
-    yield nodes
-    nodes.end()

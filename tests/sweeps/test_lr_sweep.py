@@ -278,14 +278,14 @@ def test_a_run_is_repeated_from_the_file_that_it_wrote(whole_sweep, monkeypatch,
 
 
 @pytest.mark.slow
-def test_submitted_job_gives_the_same_result(sweep, whole_sweep, ray_and_worker, tmp_path):
-    """`ray job submit` of the command ends with the same figures as the plain command, on a cluster
-    whose head has no CPU for trials, and from a checkout in which 300 MB lie in each folder."""
-    submit = ["ray", "job", "submit", f"--address={ray_and_worker.jobs}", "--working-dir", "."]
+def test_submitted_job_gives_the_same_result(sweep, whole_sweep, ray_head, tmp_path):
+    """`ray job submit` of the command ends with the same figures as the plain command, also from a
+    checkout in which 300 MB lie in each folder."""
+    submit = ["ray", "job", "submit", f"--address={ray_head.jobs}", "--working-dir", "."]
     output = subprocess.run(
         [*submit, "--", *sweep.line(python="python")],
         cwd=crowded_checkout(tmp_path / "checkout"),
-        env=ray_and_worker.env,
+        env=ray_head.env,
         capture_output=True,
         text=True,
         timeout=300,
