@@ -18,6 +18,7 @@ import yaml
 
 from analysis.errors import is_secret, without_secret
 from analysis.flag_values import MOST_SHOWN, NO_LETTER, PLACE, value_of
+from analysis.places import check_came_along
 from analysis.schema.typed import parse_json
 from analysis.whole_files import write_text
 
@@ -87,6 +88,7 @@ def command_name(kind: type) -> str:
 
 
 def _mapping(path: Path) -> dict[object, object]:
+    check_came_along(path, "--config")
     path = Path(os.path.expanduser(path))
     if not os.path.isfile(path):
         raise ValueError(f"--config: there is no file {path}")

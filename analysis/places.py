@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 _OF_THE_PLACE = {
@@ -28,6 +28,53 @@ def check_lasts(path: Path, flag: str) -> None:
             f"a submitted job's working folder is temporary, and so is all that lies in "
             f"{_shown(path)}: give {flag} with an absolute path that all nodes share"
         )
+
+
+def check_came_along(place: Path | str, flag: str, instead: str = "") -> None:
+    """Check that a submitted job has what it is to read.
+
+    It gets the project's code, and no other file of the folder that it was submitted from.
+
+    Args:
+        place: as it was given.
+        flag: what named it, for errors.
+        instead: what else may be given.
+
+    Raises:
+        ValueError: a relative path in such a job, where nothing is; the message says what to give.
+    """
+    path = Path(os.path.expanduser(place))
+    if path.is_absolute() or _JOB_FOLDER not in Path.cwd().parts or os.path.exists(path):
+        return
+    choices = ", or ".join(["an absolute path that all nodes share", *filter(None, [instead])])
+    raise ValueError(
+        f"{flag} {_shown(place)} did not come along: a submitted job has the project's code and no "
+        f"other file, so give {choices}"
+    )
+
+
+@contextlib.contextmanager
+def path_or_hub_id(flag: str, place: str, names: Collection[str] = ()) -> Iterator[None]:
+    """Say of what cannot be read that it may be a path which a submitted job does not have.
+
+    Args:
+        flag: what named it, for errors.
+        place: a path, or else a name at the hub.
+        names: those that are no paths.
+
+    Raises:
+        ValueError: in place of the error, which it quotes.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if place in names or ":/" in place:  # models:/NAME
+            raise
+        try:
+            check_came_along(place, flag, "a name at the hub")
+        except ValueError as reason:
+            raise ValueError(f"{reason} ({error})") from error
+        raise
 
 
 def writable_folder(path: Path, flag: str) -> Path:

@@ -13,13 +13,14 @@ from analysis import literature
 from analysis.benchmarks import BenchmarkSource, Suite, load_suite, password
 from analysis.config_file import save_config
 from analysis.errors import named
-from analysis.places import reading
+from analysis.places import path_or_hub_id, reading
 from analysis.schema.axes import AXES
 from analysis.schema.ranges import check
 from analysis.store import make_store, tracking_uri
 from sweeps.arguments import TrainingArgs
 from sweeps.arguments.axes import given_value
 from sweeps.arguments.presets import Preset, choose
+from sweeps.arguments.training import CORPORA
 from sweeps.engine.resources import Resources
 from sweeps.engine.tuning import local_gpus
 from sweeps.plans.spaces import Plan, Values
@@ -292,7 +293,7 @@ def prepare(args: TrainingArgs, status: Status, corpus: Corpus | None = None) ->
     # Before the corpus, which may take long: of what cannot be scored all of it would be in vain.
     benchmarks = _benchmarks(args, source, storage)
     suite = None if benchmarks is None else load_suite(benchmarks, args.protocol)
-    with reading("--corpus", source):
+    with path_or_hub_id("--corpus", source, CORPORA), reading("--corpus", source):
         corpus = corpus or prepare_corpus(
             source,
             vocab_size=_or(args.vocab_size, preset.vocab_size),

@@ -9,6 +9,7 @@ from typing import Any
 import models
 from analysis.benchmarks import Span, sequence_log_probs
 from analysis.errors import named
+from analysis.places import check_came_along
 from analysis.schema.axes import AXES
 from analysis.schema.ranges import check
 from analysis.store import tracking_uri
@@ -57,6 +58,7 @@ class Teacher:
             folder = copy_version(version, uri, storage)
             name = f"models:/{version.name}/{version.version}"
         else:
+            check_came_along(name, "--teacher", "models:/NAME@ALIAS")
             folder = Path(resolve_model(name, uri, storage))
             if not folder.is_dir():
                 raise ValueError(

@@ -18,7 +18,7 @@ from analysis.benchmarks import HUB, BenchmarkSource, Span, Suite, keep_last, lo
 from analysis.benchmarks.scoring import check_spans, context_of, vocab_size_of
 from analysis.errors import named, without_secret
 from analysis.flag_values import checked
-from analysis.places import resolved, writable_folder
+from analysis.places import path_or_hub_id, resolved, writable_folder
 from analysis.store import open_store, tracking_uri
 from analysis.wording import count
 from sweeps.arguments import EvaluateArgs
@@ -92,8 +92,9 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
     if glue_folder is not None:
         check_tasks(glue_folder, glue)
     suite = _suite(args, path, zero_shot) if zero_shot else None
-    model = resolve_model(args.model, uri, storage)
-    config, tokenizer = _open_model(model)
+    with path_or_hub_id("--model", args.model):
+        model = resolve_model(args.model, uri, storage)
+        config, tokenizer = _open_model(model)
     context = context_of(config)
     spans = suite.spans(tokenizer) if suite else []
     truncated = _check_length(args, spans, context)

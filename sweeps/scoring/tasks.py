@@ -9,7 +9,7 @@ from pathlib import Path
 
 from analysis.benchmarks import HUB, glue
 from analysis.benchmarks.folders import hint
-from analysis.places import reading, resolved
+from analysis.places import check_came_along, reading, resolved
 from trainables.finetune_spec import FinetuneOutcome
 
 
@@ -46,6 +46,7 @@ def benchmark_place(path: str) -> str:
     """
     if path == HUB:
         return path
+    check_came_along(path, "--benchmarks", HUB)
     with reading("--benchmarks", path):
         place = resolved(path, "--benchmarks")
         if place.stat() and place.is_dir():

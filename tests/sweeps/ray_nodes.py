@@ -22,6 +22,7 @@ class RayNodes:
     Args:
         folder: for Ray's files; a short path, since sockets lie in it.
         cpus: of each node.
+        head_cpus: of the head, where it has others.
 
     Attributes:
         address: of the head's server, for `--address`.
@@ -30,19 +31,21 @@ class RayNodes:
         nodes: the processes of `ray start --block`, the head first.
     """
 
-    def __init__(self, folder: Path, cpus: int = 2) -> None:
+    def __init__(self, folder: Path, cpus: int = 2, head_cpus: int | None = None) -> None:
         port, dashboard = free_ports(2)
         self.address, self.jobs = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.env = environment() | token | {"PATH": path}
         self.nodes: list[subprocess.Popen[str]] = []
-        self._flags = [f"--num-cpus={cpus}", "--node-ip-address=127.0.0.1"]
-        self._flags += ["--disable-usage-stats", "--object-store-memory=100000000"]
+        self._cpus = cpus
+        self._flags = ["--node-ip-address=127.0.0.1", "--disable-usage-stats"]
+        self._flags += ["--object-store-memory=100000000"]
         # Nodes of one machine would fight for the workers' default ports.
         self._flags += ["--min-worker-port=0", "--max-worker-port=0"]
         head = ["--head", f"--port={port}", f"--dashboard-port={dashboard}"]
-        self._start(*head, "--dashboard-host=127.0.0.1", f"--temp-dir={folder}")
+        head += ["--dashboard-host=127.0.0.1", f"--temp-dir={folder}"]
+        self._start(cpus if head_cpus is None else head_cpus, *head)
 
     def join(self, *before: str, **variables: str) -> None:
         """Start a further node.
@@ -51,7 +54,7 @@ class RayNodes:
             before: words of a command that runs the node's.
             variables: of its environment.
         """
-        self._start(f"--address={self.address}", before=before, variables=variables)
+        self._start(self._cpus, f"--address={self.address}", before=before, variables=variables)
 
     def kill(self, number: int) -> None:
         """End a node with all its processes, as a machine that loses its power."""
@@ -70,9 +73,14 @@ class RayNodes:
         kill(*members)
 
     def _start(
-        self, *flags: str, before: Sequence[str] = (), variables: Mapping[str, str] | None = None
+        self,
+        cpus: int,
+        *flags: str,
+        before: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         words = [*before, str(Path(sys.executable).with_name("ray")), "start", "--block", *flags]
+        words += [f"--num-cpus={cpus}"]
         node = subprocess.Popen(
             [*words, *self._flags, f"--dashboard-agent-listen-port={free_port()}"],
             env=self.env | dict(variables or {}),
