@@ -8,6 +8,7 @@ import secrets
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -21,15 +22,20 @@ class RayNodes:
     Args:
         folder: for Ray's files; a short path, since sockets lie in it.
         cpus: of each node.
+        variables: of every node's environment, beside the tests'.
 
     Attributes:
         address: of the head's server, for `--address`.
         jobs: address of the head's dashboard, for `ray job submit`.
         env: environment of commands that use the cluster.
+        folder: of Ray's files.
         nodes: the processes of `ray start --block`, the head first.
     """
 
-    def __init__(self, folder: Path, cpus: int = 2) -> None:
+    def __init__(
+        self, folder: Path, cpus: int = 2, variables: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder, self._variables = folder, dict(variables or {})
         port, dashboard = free_ports(2)
         self.address, self.jobs = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -67,7 +73,7 @@ class RayNodes:
         words = [str(Path(sys.executable).with_name("ray")), "start", "--block", *flags]
         node = subprocess.Popen(
             [*words, *self._flags, f"--dashboard-agent-listen-port={free_port()}"],
-            env=self.env,
+            env=self.env | self._variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

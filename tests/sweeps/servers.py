@@ -151,7 +151,7 @@ class S3Server:
             aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
         )
 
-    def keys(self) -> dict[str, int]:
+    def objects(self) -> dict[str, int]:
         """Names and sizes in bytes of all objects in the bucket."""
         pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
         return {each["Key"]: each["Size"] for page in pages for each in page.get("Contents", ())}
