@@ -266,6 +266,7 @@ class MlflowServer:
             "[mlflow]\ndefault_permission = READ\n"
             f"database_uri = sqlite:///{self.folder / 'users.db'}\nadmin_username = {name}\n"
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+            "auth_cache_ttl_seconds = 60\n"  # else each request takes a slow hash of the password
         )
         self._variables |= {
             "MLFLOW_AUTH_CONFIG_PATH": str(config),
