@@ -6,11 +6,13 @@ as parameters, `val/*` and `zero_shot/*` by epoch (step = epoch, from 1) and `be
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import augmented_raise_for_status, http_request
 
 from analysis.errors import without_secret
 from analysis.schema.fields import DEFAULTS, names_of
@@ -37,6 +39,10 @@ _BY_EPOCH = {
     **{"selection/": "selection_", "held_out/": "held_out_"},
 }
 _FINAL = ("final/", "eval/")
+_HISTORIES = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
+_RUNS_AT_ONCE, _MOST_POINTS = 100, 25_000
+"""For which a server gives a metric in one answer."""
+_NOT_FOUND = 404
 _SECONDS = ("seconds", "tokens_per_second")
 
 
@@ -59,7 +65,10 @@ def trials(store: MlflowClient | str, study: str) -> pd.DataFrame:
     Raises:
         ValueError: the store has no such study; the message lists those it has.
     """
-    found = _trial_runs(_client(store), study)
+    return _one_row_each(_trial_runs(_client(store), study))
+
+
+def _one_row_each(found: Iterable[Run]) -> pd.DataFrame:
     frame = pd.DataFrame([_trial_row(run) for run in found if _is_named(run)])
     frame = frame.reindex(columns=[*_COLUMNS, *frame.columns.difference(_COLUMNS)])
     for column in frame.columns.intersection(_NUMBERS):
@@ -88,13 +97,16 @@ def epochs(store: MlflowClient | str, study: str) -> pd.DataFrame:
     Arguments and errors as for `trials`.
     """
     client = _client(store)
+    found = [*_trial_runs(client, study)]
     keys = ["run_id", "spec_hash", "arch", "size", "lr", "seed", "outcome"]
     # A study without a finished epoch keeps these columns.
     columns = [*keys, "epoch", "bits_per_byte", *_SECONDS]
-    rows = []
-    for row in trials(client, study)[keys].to_dict("records"):
-        for epoch, values in sorted(_values_by_epoch(client, str(row["run_id"])).items()):
-            rows.append({**row, "epoch": epoch, **values})
+    values = _values_by_epoch(client, found)
+    rows = [
+        {**row, "epoch": epoch, **figures}
+        for row in _one_row_each(found)[keys].to_dict("records")
+        for epoch, figures in sorted(values.get(str(row["run_id"]), {}).items())
+    ]
     frame = pd.DataFrame(rows)
     frame = frame.reindex(columns=[*columns, *frame.columns.difference(columns)])
     return frame.astype(dict.fromkeys(_SECONDS, float))
@@ -136,12 +148,58 @@ def _trial_row(run: Run) -> dict[str, object]:
     return row
 
 
-def _values_by_epoch(client: MlflowClient, run_id: str) -> dict[int, dict[str, float]]:
-    values: dict[int, dict[str, float]] = {}
-    for metric in client.get_run(run_id).data.metrics:
+def _values_by_epoch(
+    client: MlflowClient, found: Iterable[Run]
+) -> dict[str, dict[int, dict[str, float]]]:
+    """By run and epoch, the figures."""
+    runs_with: dict[str, list[str]] = {}
+    for run in found:
+        for metric in run.data.metrics:
+            runs_with.setdefault(metric, []).append(run.info.run_id)
+    values: dict[str, dict[int, dict[str, float]]] = {}
+    for metric, run_ids in runs_with.items():
         prefix, _, name = metric.partition("/")
         if f"{prefix}/" in _BY_EPOCH:
             name = _BY_EPOCH[f"{prefix}/"] + name
-            for point in client.get_metric_history(run_id, metric):
-                values.setdefault(point.step, {})[name] = point.value
+            for run_id, epoch, value in _points(client, metric, run_ids):
+                values.setdefault(run_id, {}).setdefault(epoch, {})[name] = value
     return values
+
+
+def _points(
+    client: MlflowClient, metric: str, run_ids: list[str]
+) -> Iterator[tuple[str, int, float]]:
+    """A metric's points in several runs: run, step and value."""
+    if client.tracking_uri.startswith(("http://", "https://")):
+        for start in range(0, len(run_ids), _RUNS_AT_ONCE):
+            yield from _points_at_once(client, metric, run_ids[start : start + _RUNS_AT_ONCE])
+    else:
+        yield from _points_one_by_one(client, metric, run_ids)
+
+
+def _points_one_by_one(
+    client: MlflowClient, metric: str, run_ids: list[str]
+) -> Iterator[tuple[str, int, float]]:
+    for run_id in run_ids:
+        for point in client.get_metric_history(run_id, metric):
+            yield run_id, point.step, point.value
+
+
+def _points_at_once(
+    client: MlflowClient, metric: str, run_ids: list[str]
+) -> Iterator[tuple[str, int, float]]:
+    """As MLflow's pages ask for them: a request for each run would take minutes for a study."""
+    answer = http_request(
+        get_default_host_creds(client.tracking_uri),  # type: ignore[no-untyped-call]
+        _HISTORIES,
+        "GET",
+        params={"run_id": run_ids, "metric_key": metric, "max_results": _MOST_POINTS},
+    )
+    is_there = answer.status_code != _NOT_FOUND  # MLflow's client does not promise it
+    if is_there:
+        augmented_raise_for_status(answer)  # type: ignore[no-untyped-call]
+    points = answer.json()["metrics"] if is_there else []
+    if is_there and len(points) < _MOST_POINTS:
+        yield from ((each["run_id"], int(each["step"]), float(each["value"])) for each in points)
+    else:
+        yield from _points_one_by_one(client, metric, run_ids)

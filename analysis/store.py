@@ -30,6 +30,7 @@ from analysis.addresses import address_of
 from analysis.database import check_database
 from analysis.errors import without_secret
 from analysis.places import check_lasts
+from analysis.stored_files import files_reached
 from analysis.wording import quoted
 
 # MLflow would print the address, with the password in it, at the end of every run.
@@ -51,6 +52,7 @@ T = TypeVar("T")
 _is_impatient = ContextVar("is_impatient", default=False)
 _FILE = "sqlite:///"
 _REFUSED = (401, 403)
+_CREDENTIALS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _SQLITE = "sqlite3."
 _NO_SERVER = "what answers there is no MLflow server: correct MLFLOW_TRACKING_URI"
 _TROUBLES = (MlflowException, RequestException, SQLAlchemyError, ImportError, ParseError)
@@ -177,7 +179,8 @@ def explained(uri: str) -> Iterator[None]:
         ValueError: in place of MLflow's error.
     """
     try:
-        yield
+        with files_reached():
+            yield
     except _TROUBLES as error:
         raise ValueError(
             f"the MLflow store {without_secret(uri)} cannot be used: {reason(error)}"
@@ -285,7 +288,7 @@ def try_call(call: Callable[[], object]) -> Exception | None:
         Exception: what does not pass by itself.
     """
     try:
-        with short_timeouts():
+        with short_timeouts(), files_reached():
             call()
     except Exception as error:
         if not is_transient(error):
@@ -304,7 +307,8 @@ def call_with_retries(call: Callable[[], T], told: Callable[[Exception], None] |
     started, pause = time.monotonic(), 1.0
     while True:
         try:
-            return call()
+            with files_reached():
+                return call()
         except Exception as error:
             is_over = _is_impatient.get() or time.monotonic() - started > PATIENCE_SECONDS
             if is_over or not is_transient(error):
@@ -319,9 +323,10 @@ def reason(error: Exception) -> str:
     """Reason why a store did not do what was asked, in a line."""
     status, text = _status(error), " ".join(without_secret(str(error)).split())
     if status in _REFUSED:
+        is_known = any(map(os.environ.get, _CREDENTIALS))
         return (
-            f"it refuses access (HTTP {status}): set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            f"it refuses access (HTTP {status}): {'correct' if is_known else 'set'} "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
     if status == 404 or "Response body" in text or isinstance(error, ParseError):
         return _NO_SERVER

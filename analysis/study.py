@@ -23,6 +23,7 @@ from analysis.points import point_keys
 from analysis.schema.axes import AXES
 from analysis.schema.typed import parse_json, typed
 from analysis.store import open_store
+from analysis.stored_files import check_files, files_reached
 from analysis.wording import as_flag, count, quoted
 
 _RESULTS = {
@@ -87,6 +88,7 @@ class Study:
             )
         experiment = client.get_experiment_by_name(name)
         assert experiment is not None  # it has trials
+        check_files(uri, experiment.artifact_location)
         epochs = _with_costs(runs.epochs(client, name), trials)
         unrecorded = runs.count_unrecorded(client, name)
         return cls(name, uri, ui.rstrip("/"), experiment.experiment_id, trials, epochs, unrecorded)
@@ -157,17 +159,22 @@ def _artifact(client: MlflowClient, run_id: str, file: str) -> dict[str, Any] | 
     Raises:
         ValueError: the file cannot be had, or is no JSON.
     """
-    folder = file.rpartition("/")[0] or None
     try:
-        if file not in {artifact.path for artifact in client.list_artifacts(run_id, folder)}:
-            return None
-        with tempfile.TemporaryDirectory() as place:
-            text = Path(client.download_artifacts(run_id, file, place)).read_text(encoding="utf-8")
-            content: dict[str, Any] = typed(parse_json(text), dict[str, Any])
-            return content
+        with files_reached():
+            return _content(client, run_id, file)
     except (MlflowException, OSError, ValueError) as error:
         text = f"{file} of run {run_id} cannot be read from the MLflow store: {error}"
         raise ValueError(without_secret(text)) from error
+
+
+def _content(client: MlflowClient, run_id: str, file: str) -> dict[str, Any] | None:
+    folder = file.rpartition("/")[0] or None
+    if file not in {artifact.path for artifact in client.list_artifacts(run_id, folder)}:
+        return None
+    with tempfile.TemporaryDirectory() as place:
+        text = Path(client.download_artifacts(run_id, file, place)).read_text(encoding="utf-8")
+        content: dict[str, Any] = typed(parse_json(text), dict[str, Any])
+        return content
 
 
 def setting(

@@ -19,10 +19,12 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 
 from analysis.benchmarks import macro_of
 from analysis.benchmarks.suite import Scores
-from analysis.store import EARLIEST_FIRST, all_runs, call_with_retries
+from analysis.store import EARLIEST_FIRST, all_runs, call_with_retries, explained
+from analysis.stored_files import check_files
 from trainables.mlflow_pages import page, study_tags, trial_note, with_text
 from trainables.outbox import Message, Outbox
 from trainables.progress import EpochReport, TrialOutcome
@@ -55,6 +57,7 @@ class Tracker:
         axes: that the sweeps vary.
         told: by the hash of the sweep, the further fields in its trials' names, see
             `telling_fields`.
+        files: where the experiment has the files of its runs.
     """
 
     uri: str
@@ -63,6 +66,7 @@ class Tracker:
     commit: str = ""
     axes: tuple[str, ...] = ("lr",)
     told: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    files: str = ""
 
     @property
     def client(self) -> MlflowClient:
@@ -116,11 +120,12 @@ class Tracker:
                 client.log_batch(run.info.run_id, params=_params(fixed))
             client.update_run(run.info.run_id, status="RUNNING")
             parents[sweep] = run.info.run_id
-        created = client.get_experiment(experiment_id).creation_time
-        for name, value in study_tags(created or 0).items():
+        experiment = client.get_experiment(experiment_id)
+        check_files(uri, experiment.artifact_location)
+        for name, value in study_tags(experiment.creation_time or 0).items():
             client.set_experiment_tag(experiment_id, name, value)
         told = _told(client, experiment_id, parents, bases, axes)
-        return cls(uri, experiment_id, parents, commit, axes, told)
+        return cls(uri, experiment_id, parents, commit, axes, told, experiment.artifact_location)
 
     def name_of(self, spec: TrialSpec) -> str:
         """A readable name of a trial of these sweeps, which no other trial of the study has."""
@@ -155,10 +160,17 @@ class Tracker:
             spec: its fields become parameters of a new run.
             facts: further parameters of a new run, e.g. the number of model parameters.
             folder: of the trial; for what MLflow does not take at once, see `Outbox`.
+
+        Raises:
+            ValueError: MLflow, or the place of its files, is not open to this process.
         """
-        return call_with_retries(
-            lambda: TrialRun(self.client, self._run_of(spec, facts), spec, folder)
-        )
+
+        def open_run() -> TrialRun:
+            check_files(self.uri, self.files)  # this node's environment may be another
+            return TrialRun(self.client, self._run_of(spec, facts), spec, folder)
+
+        with explained(self.uri):
+            return call_with_retries(open_run)
 
     def fail(self, spec: TrialSpec, error: str) -> None:
         """Mark the run as failed, with the end of the error. A later process may go on with it."""
@@ -171,8 +183,9 @@ class Tracker:
         tags = {"babysweep.kind": "trial", "babysweep.spec_hash": spec.hash}
         run = _find_run(client, self.experiment_id, tags)
         if run is None:
+            name = self._free_name(spec)
             tags |= {
-                "mlflow.runName": self._free_name(spec),
+                "mlflow.runName": name,
                 "mlflow.parentRunId": self.parent_of(spec),
                 "babysweep.arch": spec.arch,
                 "babysweep.size": spec.size,
@@ -180,6 +193,8 @@ class Tracker:
                 "mlflow.source.git.commit": self.commit,
             }
             run = client.create_run(self.experiment_id, tags=tags)
+            if len(self._named(name)) > 1:  # another process took it at the same moment
+                client.update_run(run.info.run_id, name=_full_name(name, spec))
         elif run.info.status != "RUNNING":
             client.update_run(run.info.run_id, status="RUNNING")
         # Of a found run, too: a kill may have come before they were recorded.
@@ -191,9 +206,12 @@ class Tracker:
     def _free_name(self, spec: TrialSpec) -> str:
         """The name for a new run; of values that look the same when rounded, with the hash."""
         name = self.name_of(spec)
+        return _full_name(name, spec) if self._named(name) else name
+
+    def _named(self, name: str) -> list[Run]:
+        """Runs of this name, at most two."""
         condition = f"attributes.run_name = '{name}'"
-        is_taken = self.client.search_runs([self.experiment_id], condition, max_results=1)
-        return f"{name} {spec.hash[:8]}" if is_taken else name
+        return [*self.client.search_runs([self.experiment_id], condition, max_results=2)]
 
     def has_outcome(self, spec: TrialSpec) -> bool:
         """Whether the store holds the ended run of `spec`."""
@@ -361,13 +379,25 @@ def _open_experiment(client: MlflowClient, study: str, location: str | None) -> 
     """Id of a study's experiment, made if there is none; `location` is for its artifacts."""
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
-        return client.create_experiment(study, artifact_location=location)
+        try:
+            return client.create_experiment(study, artifact_location=location)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        # Another command made it at the same moment, or it is one that this user may not see.
+        experiment = client.get_experiment_by_name(study)
+        if experiment is None:
+            raise ValueError(f"the MLflow experiment {study!r} is not yours: take another --study")
     if experiment.lifecycle_stage == "deleted":
         raise ValueError(
             f"the MLflow experiment {study!r} was deleted; restore it (mlflow experiments restore "
             f"-x {experiment.experiment_id}) or choose another --study"
         )
     return experiment.experiment_id
+
+
+def _full_name(name: str, spec: TrialSpec) -> str:
+    return f"{name} {spec.hash[:8]}"
 
 
 def _find_run(client: MlflowClient, experiment_id: str, tags: dict[str, str]) -> Run | None:

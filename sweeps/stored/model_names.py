@@ -6,17 +6,21 @@ import os
 import re
 from pathlib import Path
 
+from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from analysis.addresses import address_in, address_of
 from analysis.errors import named, without_secret
-from analysis.store import open_store
+from analysis.store import open_store, reason
+from analysis.stored_files import check_files, files_reached
 from analysis.wording import count
 from trainables.checkpoint import bring_model, check_checkpoint
 from trainables.files import DamagedFileError, damaged_name, tell, whole_folder
 from trainables.kept import kept
+
+_OF_RUN = "runs:/"
 
 
 def resolve_model(name: str, uri: str, storage: Path) -> str:
@@ -105,16 +109,17 @@ def copy_version(version: ModelVersion, uri: str, storage: Path) -> Path:
         aside = damaged_name(target)
         tell(f"{target} is damaged ({problem}): it is copied again, and kept as {aside.name}")
     try:
-        assert version.source is not None
-        with whole_folder(target, aside=aside) as partial:
-            download_artifacts(version.source, dst_path=str(partial), tracking_uri=uri)
+        source = _place_of(version, uri)
+        with whole_folder(target, aside=aside) as partial, files_reached():
+            download_artifacts(source, dst_path=str(partial), tracking_uri=uri)
             if problem := _problem(partial):
                 raise ValueError(
                     f"{name} is no model that can be opened: {problem} in {version.source}"
                 )
     except (MlflowException, OSError) as error:
+        why = reason(error) if isinstance(error, MlflowException) else error
         raise ValueError(
-            f"the files of {name} cannot be read from {version.source}: {error}"
+            f"the files of {name} cannot be read from {version.source}: {why}"
         ) from error
     _put(target)
     return _model_in(target)
@@ -123,6 +128,25 @@ def copy_version(version: ModelVersion, uri: str, storage: Path) -> Path:
 def _put(target: Path) -> None:
     if (copy := kept(target)) is not None:
         copy.put()
+
+
+def _place_of(version: ModelVersion, uri: str) -> str:
+    """Address of a version's files, which can be reached from here.
+
+    Of one that begins with runs:/ MLflow would say no more than that its path may be wrong.
+
+    Raises:
+        MlflowException: they cannot be reached.
+    """
+    source = version.source or ""
+    if not source.startswith(_OF_RUN):
+        check_files(uri, source)
+        return source
+    client = MlflowClient(uri)
+    run_id, _, path = source.removeprefix(_OF_RUN).partition("/")
+    run = client.get_run(run_id)
+    check_files(uri, client.get_experiment(run.info.experiment_id).artifact_location)
+    return f"{run.info.artifact_uri}/{path}"
 
 
 def _problem(copy: Path) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -238,3 +240,34 @@ def test_the_example_of_the_documentation_runs(
         "rates.svg",
         "epochs.svg",
     }
+
+
+def test_a_server_is_asked_once_for_a_metric_of_many_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for each run, which would take minutes; of one that cannot answer so, the frame is the
+    same."""
+    made = MadeStudy(tmp_path)
+    made.sweep(["mamba", "hgrn2"], (3e-3, 1e-2), (0, 1))
+    near, client = runs.epochs(made.uri, "study"), MlflowClient(made.uri)
+    asked: list[str] = []
+    status = [200]
+
+    def answer(credentials: object, path: str, method: str, params: dict[str, Any]) -> Any:
+        asked.append(params["metric_key"])
+        points = [
+            {"run_id": run_id, "step": point.step, "value": point.value}
+            for run_id in params["run_id"]
+            for point in client.get_metric_history(run_id, params["metric_key"])
+        ]
+        return SimpleNamespace(status_code=status[0], json=lambda: {"metrics": points})
+
+    monkeypatch.setattr(runs, "http_request", answer)
+    monkeypatch.setattr(runs, "get_default_host_creds", lambda uri: None)
+    monkeypatch.setattr(runs, "augmented_raise_for_status", lambda answer: None)
+    far = MlflowClient(made.uri)
+    monkeypatch.setattr(MlflowClient, "tracking_uri", "http://mlflow:5000")
+    for status[0] in (200, 404):
+        asked.clear()
+        pd.testing.assert_frame_equal(runs.epochs(far, "study"), near)
+        assert len(set(asked)) == len(asked) > 5

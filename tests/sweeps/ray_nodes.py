@@ -23,15 +23,24 @@ class RayNodes:
         folder: for Ray's files; a short path, since sockets lie in it.
         cpus: of each node.
         head_cpus: of the head, where it has others.
+        variables: of every node's environment, beside the tests'.
 
     Attributes:
         address: of the head's server, for `--address`.
         jobs: address of the head's dashboard, for `ray job submit`.
         env: environment of commands that use the cluster.
+        folder: of Ray's files.
         nodes: the processes of `ray start --block`, the head first.
     """
 
-    def __init__(self, folder: Path, cpus: int = 2, head_cpus: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        cpus: int = 2,
+        head_cpus: int | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder, self._variables = folder, dict(variables or {})
         port, dashboard = free_ports(2)
         self.address, self.jobs = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -83,7 +92,7 @@ class RayNodes:
         words += [f"--num-cpus={cpus}"]
         node = subprocess.Popen(
             [*words, *self._flags, f"--dashboard-agent-listen-port={free_port()}"],
-            env=self.env | dict(variables or {}),
+            env=self.env | self._variables | dict(variables or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

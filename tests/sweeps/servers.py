@@ -151,7 +151,7 @@ class S3Server:
             aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
         )
 
-    def keys(self) -> dict[str, int]:
+    def objects(self) -> dict[str, int]:
         """Names and sizes in bytes of all objects in the bucket."""
         pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
         return {each["Key"]: each["Size"] for page in pages for each in page.get("Contents", ())}
@@ -266,6 +266,7 @@ class MlflowServer:
             "[mlflow]\ndefault_permission = READ\n"
             f"database_uri = sqlite:///{self.folder / 'users.db'}\nadmin_username = {name}\n"
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+            "auth_cache_ttl_seconds = 60\n"  # else each request takes a slow hash of the password
         )
         self._variables |= {
             "MLFLOW_AUTH_CONFIG_PATH": str(config),

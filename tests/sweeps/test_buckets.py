@@ -64,15 +64,15 @@ def test_a_sweep_in_a_bucket_equals_one_in_a_folder(
     reference = whole_sweep.results()
     assert sweep.results() == reference
     assert all(secret not in seen + output for secret in list(s3.env.values())[:2])
-    objects = s3.keys()
+    objects = s3.objects()
     weights = [name for name in objects if name.endswith("model.safetensors")]
     assert {name.split("/")[3] for name in weights} == {*reference}
 
-    before = s3.keys()
+    before = s3.objects()
     flags, variables = in_bucket("two")
     again = sweep.run(*flags, **variables)
     assert "0 trials to train" in again
-    assert {name: size for name, size in s3.keys().items() if "/trials/" in name} == {
+    assert {name: size for name, size in s3.objects().items() if "/trials/" in name} == {
         name: size for name, size in before.items() if "/trials/" in name
     }
 

@@ -126,3 +126,32 @@ def test_the_order_of_sweeps_does_not_matter(order: tuple[int, ...]) -> None:
     """Of three that differ pairwise in other fields."""
     sweeps = [SPEC, SPEC.replace(epochs=5), SPEC.replace(epochs=5, decay=0.4)]
     assert len(set(_named([sweeps[each] for each in order]))) == 3
+
+
+def test_processes_that_begin_together_take_different_names(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of values that look the same when rounded each process finds the name free."""
+    specs = [SPEC.replace(lr=lr) for lr in (0.00123456781, 0.00123456782)]
+    tracker = opened(uri, specs)
+    assert tracker.name_of(specs[0]) == tracker.name_of(specs[1])
+    monkeypatch.setattr(Tracker, "_free_name", Tracker.name_of)
+    for spec in specs:
+        tracker.trial(spec, {}, Path("."))
+    assert len(set(recorded_names(uri))) == 2
+
+
+def test_commands_that_begin_together_share_a_new_study(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each asks first, and finds none; only one can make it."""
+    first = opened(uri, [SPEC])
+    answers = [None]
+    ask = MlflowClient.get_experiment_by_name
+
+    def late(client: MlflowClient, name: str) -> object:
+        return answers.pop() if answers else ask(client, name)
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", late)
+    assert opened(uri, [SPEC]).experiment_id == first.experiment_id
+    assert not answers
