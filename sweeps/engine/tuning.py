@@ -20,6 +20,7 @@ from typing import Any
 import ray
 import torch
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -37,6 +38,10 @@ from trainables.spec import TrialSpec
 from trainables.trainer import RuntimeConfig, World
 
 ROOT = Path(__file__).resolve().parents[2]
+# Tune would send a machine's keys of S3 with the runtime environment, which Ray's logs show.
+class_cache.ENV_VARS_TO_PROPAGATE -= {
+    name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")
+}
 _LEAST_FREE = 200
 """Megabytes for the files of a local Ray."""
 MAX_FAILURES = 3

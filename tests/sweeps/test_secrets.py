@@ -38,6 +38,16 @@ def _holding(folder: Path) -> list[str]:
     return found
 
 
+def test_tune_sends_no_key_of_s3_to_its_workers() -> None:
+    """It would be in the runtime environment, and so in Ray's logs and pages."""
+    from ray.tune.execution import class_cache
+
+    from sweeps.engine import tuning
+
+    assert tuning.class_cache is class_cache
+    assert not [name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("command", ["sweep", "failing"])
