@@ -468,16 +468,22 @@ _is_hurried = False
 
 
 @contextlib.contextmanager
-def without_patience() -> Iterator[None]:
-    """Ask buckets once in the block, and go on without an answer: what is not told them now is made
-    up for later, or was only to save time."""
+def impatient() -> Iterator[None]:
+    """Ask buckets once in the block."""
     global _is_hurried
     before, _is_hurried = _is_hurried, True
     try:
-        with contextlib.suppress(OSError):
-            yield
+        yield
     finally:
         _is_hurried = before
+
+
+@contextlib.contextmanager
+def without_patience() -> Iterator[None]:
+    """Ask buckets once in the block, and go on without an answer: what is not told them now is made
+    up for later, or was only to save time."""
+    with contextlib.suppress(OSError), impatient():
+        yield
 
 
 _looks: dict[Path, float] = {}

@@ -8,12 +8,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from analysis.addresses import shown
 from analysis.errors import without_secret
 from analysis.terminal import say, show_whole
 from analysis.wording import count
 from sweeps.engine.checkup.folder import HELD
 from sweeps.findings.node_problems import GIGA, Checkup, Examined, Finding, in_gb, where
-from sweeps.plans.doctor import MACHINE, SOFTWARE, STORAGE, STORE
+from sweeps.plans.doctor import BUCKET, MACHINE, SOFTWARE, STORAGE, STORE
 
 _COLUMNS = ("node", "CPUs", "memory", "GPUs", "torch", "code", "storage", "MLflow", "clock")
 _LEGEND = "CPUs and GPUs: handed out by Ray / there; memory: free / there"
@@ -38,7 +39,7 @@ def show_checkup(checkup: Checkup, findings: Sequence[Finding], console: Console
         table.add_row(*map(escape, _cells(node, checkup)), style=styles[worst.get(node.name)])
     console.print(table)
     console.print()
-    show_whole(console, "Storage", f"{checkup.storage} ({in_gb(checkup.free)} free)")
+    show_whole(console, "Storage", f"{shown(checkup.storage)} ({in_gb(checkup.free)} free)")
     show_whole(console, "MLflow", without_secret(checkup.uri))
     console.print()
     names = [node.name for node in checkup.nodes]
@@ -82,6 +83,8 @@ def _cells(each: Examined, checkup: Checkup) -> list[str]:
 
 
 def _storage(each: Examined) -> str:
+    if (bucket := each.said_of(BUCKET)) is not None:
+        return "refused" if bucket.refused else "same" if bucket.is_same else "other"
     use = each.said_of(STORAGE)
     if use is None:
         return "-"

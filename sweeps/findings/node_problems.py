@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.addresses import SCRATCH, shown
 from analysis.wording import count
 from sweeps.engine.checkup.asking import SILENCE_SECONDS, Answers, Clock, Node
+from sweeps.engine.checkup.bucket import BucketUse
 from sweeps.engine.checkup.folder import HELD, TAKEN, FolderUse
 from sweeps.engine.checkup.machine import Machine
 from sweeps.engine.checkup.software import COMPUTING, Software
 from sweeps.engine.checkup.store import HERE, StoreUse
-from sweeps.plans.doctor import MACHINE, SOFTWARE, STORAGE, STORE, TORCH
+from sweeps.plans.doctor import BUCKET, MACHINE, SOFTWARE, STORAGE, STORE, TORCH
 
 GIGA = 1e9
 _LITTLE, _TOO_LITTLE = 5 * GIGA, 0.2 * GIGA
@@ -145,6 +147,8 @@ def _of_node(each: Examined, checkup: Checkup) -> Iterator[Said]:
         yield from _of_gpus(machine, each.said_of(TORCH), node)
     if use := each.said_of(STORAGE):
         yield from _of_storage(use, here.said_of(STORAGE) or use, each.returned, checkup.storage)
+    if bucket := each.said_of(BUCKET):
+        yield from _of_bucket(bucket, shown(checkup.storage))
     if answer := each.said_of(STORE):
         ours = here.said_of(STORE)
         yield from _of_store(answer, ours is not None and not ours.problem)
@@ -341,6 +345,28 @@ def _of_storage(use: FolderUse, here: FolderUse, returned: str, storage: Path) -
             False,
             f"two small files took {use.seconds:.1f} s to be written to {storage}: checkpoints "
             "will be slow; take a faster --storage",
+        )
+
+
+def _of_bucket(use: BucketUse, address: str) -> Iterator[Said]:
+    if use.refused:
+        yield (
+            True,
+            f"{address} cannot be used there ({use.refused}): give the node its credentials, and "
+            f"for S3 AWS_ENDPOINT_URL and AWS_REGION, before `ray start`, and a {SCRATCH} that can "
+            "be written to",
+        )
+    elif not use.is_same:
+        yield (
+            True,
+            f"{address} is another bucket there than here: give the node the same "
+            "AWS_ENDPOINT_URL before `ray start`",
+        )
+    if use.seconds > _SLOW_FILES:
+        yield (
+            False,
+            f"an object took {use.seconds:.1f} s to be put into {address}: checkpoints will be "
+            "slow; have the bucket nearer",
         )
 
 

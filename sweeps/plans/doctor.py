@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.addresses import address_of
 from analysis.commands import SETTINGS
 from analysis.flag_values import checked
 from analysis.store import tracking_uri
 from sweeps.arguments import DoctorArgs
 from sweeps.engine.checkup.asking import Node, Question
+from sweeps.engine.checkup.bucket import use_bucket
 from sweeps.engine.checkup.folder import SharedFolder, use_folder
 from sweeps.engine.checkup.machine import gpus_of_torch, look_at_machine
 from sweeps.engine.checkup.software import look_at_software
@@ -18,7 +20,7 @@ from sweeps.engine.environment import check_address
 from sweeps.stored.trials import resolve_storage
 
 SOFTWARE, MACHINE, TORCH = "its packages", "its hardware", "PyTorch's GPUs"
-STORAGE, STORE = "the storage", "MLflow"
+STORAGE, STORE, BUCKET = "the storage", "MLflow", "the bucket"
 """Topics of questions."""
 _SQLITE = "sqlite:///"
 
@@ -55,7 +57,10 @@ class CheckupPlan:
             asked.append(Question(MACHINE, look_at_machine, (node.folder,)))
             if node.gpus:
                 asked.append(Question(TORCH, gpus_of_torch))
-        asked.append(Question(STORAGE, use_folder, (shared.path, name, shared.token)))
+        if address_of(self.storage) is None:
+            asked.append(Question(STORAGE, use_folder, (shared.path, name, shared.token)))
+        else:
+            asked.append(Question(BUCKET, use_bucket, (shared.path, name, shared.token)))
         if not self.is_sqlite or Path(self.uri.removeprefix(_SQLITE)).exists():
             asked.append(Question(STORE, use_store, (self.uri, place, name)))
         return asked

@@ -14,6 +14,7 @@ from analysis.terminal import open_console, showing
 from analysis.wording import count
 from sweeps.arguments import DoctorArgs
 from sweeps.engine.checkup.asking import Examiners, Node, Question, ask_here, living_nodes
+from sweeps.engine.checkup.bucket import token_offered
 from sweeps.engine.checkup.folder import SharedFolder, clear_folder
 from sweeps.engine.checkup.store import HERE, artifact_place, remove_artifacts
 from sweeps.engine.environment import is_local, secure_local_cluster
@@ -57,7 +58,11 @@ def examine(plan: CheckupPlan, show: Callable[[str], None]) -> Checkup:
     """
     shared = SharedFolder(plan.storage)
     lost = ""
-    with ray_cluster(plan.args.address, dashboard=False), shared.opened():
+    with (
+        ray_cluster(plan.args.address, dashboard=False),
+        shared.opened(),
+        token_offered(shared.path, shared.token),
+    ):
         nodes = living_nodes()
         show(f"Asking {count(len(nodes), 'node')}")
         for name in (HERE, *(node.id for node in nodes)):

@@ -18,18 +18,20 @@ import pytest
 from ray.exceptions import RaySystemError
 from rich.console import Console
 
+from analysis.addresses import SCRATCH, copy_of
 from models.kernels import native
 from sweeps.arguments import DoctorArgs
 from sweeps.doctor import run_doctor
 from sweeps.engine.checkup import asking
 from sweeps.engine.checkup.asking import Answers, Clock, Node, Question, ask_here, in_a_line
+from sweeps.engine.checkup.bucket import BucketUse, token_offered, use_bucket
 from sweeps.engine.checkup.folder import HELD, TAKEN, FolderUse, SharedFolder, use_folder
 from sweeps.engine.checkup.machine import Disk, Gpu, Machine, gpus_in, look_at_machine
 from sweeps.engine.checkup.software import ROOT, Software, look_at_software
 from sweeps.engine.checkup.store import StoreUse, artifact_place, remove_artifacts, use_store
 from sweeps.findings.doctor import show_checkup
 from sweeps.findings.node_problems import Checkup, Examined, Finding, find_problems, where
-from sweeps.plans.doctor import MACHINE, SOFTWARE, STORAGE, STORE, TORCH
+from sweeps.plans.doctor import BUCKET, MACHINE, SOFTWARE, STORAGE, STORE, TORCH
 from tests.processes import environment, serve_mlflow
 from tests.sweeps.ray_nodes import RayNodes
 
@@ -601,3 +603,40 @@ def test_a_cluster_of_strange_nodes(
     assert "to be written" not in said
     assert "hunter2" not in said
     assert list(storage.iterdir()) == list(other.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("use", "is_problem", "told"),
+    [
+        (BucketUse(True, "", 0.01), None, ""),
+        (BucketUse(False, "AWS Error ACCESS_DENIED", 0.0), True, "its credentials"),
+        (BucketUse(False, "", 0.01), True, "another bucket there"),
+        (BucketUse(True, "", 3.0), False, "took 3.0 s"),
+    ],
+)
+def test_what_a_node_can_do_with_the_bucket(
+    use: BucketUse, is_problem: bool | None, told: str, tmp_path: Path
+) -> None:
+    place = tmp_path / "kept=3As3=3A=2F=2Fbucket=2Fx"
+    there = {BUCKET: use, SOFTWARE: answers()[SOFTWARE]}
+    examined = Examined(node("b"), Answers(found=there))
+    whole = dataclasses.replace(checkup({}), storage=place, nodes=(examined,))
+    found = [each for each in find_problems(whole) if "b" in each.names]
+    assert [each.is_problem for each in found] == ([] if is_problem is None else [is_problem])
+    assert all(told in each.text and "s3://bucket/x" in each.text for each in found)
+
+
+def test_a_bucket_is_the_same_where_the_token_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SCRATCH, str(tmp_path / "one"))
+    shared = copy_of(f"file://{tmp_path / 'bucket'}") / ".doctor-x"
+    monkeypatch.setenv(SCRATCH, str(tmp_path / "two"))
+    there = copy_of(f"file://{tmp_path / 'bucket'}") / ".doctor-x"
+    (tmp_path / "bucket").mkdir()
+    with token_offered(shared, "secret"):
+        assert use_bucket(there, "b", "secret").is_same
+        assert use_bucket(there, "b", "secret").refused == ""
+        assert not use_bucket(there, "b", "another").is_same
+    assert not use_bucket(there, "b", "secret").is_same
+    assert not [path for path in (tmp_path / "bucket").rglob("*") if path.is_file()]
