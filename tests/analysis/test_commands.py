@@ -25,7 +25,10 @@ from tests.empty_store import empty_store
 from tests.processes import ROOT
 from tests.shell import ODD_NAMES, words_of
 
-OTHER_VARIABLES = {"BABYSWEEP_SAVE_SECONDS", "BABYSWEEP_STORAGE", "BABYSWEEP_EWOK_PASSWORD"}
+OTHER_VARIABLES = {
+    *("BABYSWEEP_SAVE_SECONDS", "BABYSWEEP_STORAGE", "BABYSWEEP_SCRATCH"),
+    "BABYSWEEP_EWOK_PASSWORD",
+}
 SWEEP = LrSweepArgs(arch=("lstm",))
 PAPER = PaperArgs()
 

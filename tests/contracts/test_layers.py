@@ -26,6 +26,7 @@ ALLOWED = {
         "analysis.benchmarks",
         "analysis.schema",
         "analysis.store",
+        "analysis.stored_files",
         "analysis.whole_files",
     },
     "analysis": set(),
