@@ -70,8 +70,15 @@ class Resources:
         """
         return "nccl" if self.gpus >= 1 else "gloo"
 
-    def trials_at_once(self, available: dict[str, float], limit: int | None = None) -> int:
+    def trials_at_once(
+        self, available: dict[str, float], limit: int | None = None, memory: float = 0.0
+    ) -> int:
         """Number of trials that fit the cluster's resources.
+
+        Args:
+            available: the cluster's, by Ray's names for them.
+            limit: most trials.
+            memory: bytes that a worker takes at least. One trial is tried in any case.
 
         Raises:
             ValueError: not even one fits.
@@ -86,6 +93,8 @@ class Resources:
                         f"{available.get(kind, 0.0):g}: lower --{kind.lower()}s-per-trial or "
                         "--workers-per-trial, or connect to a larger cluster"
                     )
+        if memory and "memory" in available:
+            fits.append(max(1, int(available["memory"] // (memory * self.workers))))
         return min(*fits, limit) if limit else min(fits)
 
 

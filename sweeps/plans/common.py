@@ -38,6 +38,8 @@ from trainables.trainer import MicroBatch, RuntimeConfig, steps_per_epoch
 
 Status = Callable[[str], None]
 Number = TypeVar("Number", int, float)
+PROCESS_BYTES = 0.4e9
+"""Memory that a process has to itself once it has imported the libraries."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,26 @@ class SweepPlan:
     def tracking_uri(self) -> str:
         """The MLflow store."""
         return tracking_uri(self.storage)
+
+    @property
+    def least_memory(self) -> float:
+        """Bytes of the machine's memory that a worker of a trial takes at least.
+
+        On a CPU float32 parameters, their gradients and one of the optimizer's moments are in it,
+        and the teachers' parameters; what a step needs beside them is not.
+        """
+        if self.resources.gpus:
+            return PROCESS_BYTES
+        vocab = self.corpus.vocab_size
+        configs = [
+            models.build_config(base.arch, base.size, vocab_size=vocab, context=base.context)
+            for base in self.bases.values()
+        ]
+        params = max(models.num_params(config).total for config in configs)
+        teachers = sum(
+            file.stat().st_size for each in self.teachers for file in each.glob("*.safetensors")
+        )
+        return PROCESS_BYTES + 12.0 * params + teachers
 
     @property
     def stop_file(self) -> Path:

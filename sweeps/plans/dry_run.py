@@ -24,7 +24,7 @@ from sweeps.engine.tuning import local_gpus
 from sweeps.plans.common import SweepPlan
 from trainables.corpus import Blocks
 from trainables.device import pick_device, set_up_device
-from trainables.machine_limits import usable_cpus
+from trainables.machine_limits import memory_limit, usable_cpus
 from trainables.memory import OutOfMemory, memory_of
 from trainables.peaks import dense_bf16_peak
 from trainables.spec import TrialSpec
@@ -61,8 +61,11 @@ class Cost:
 def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None:
     """Print the cost of each part of the plan and of all together."""
     available = {"CPU": float(usable_cpus()), "GPU": float(local_gpus())}
+    available["memory"] = float(memory_limit())
     try:
-        at_once: int | None = plan.resources.trials_at_once(available, args.max_concurrent)
+        at_once: int | None = plan.resources.trials_at_once(
+            available, args.max_concurrent, plan.least_memory
+        )
     except ValueError as error:
         at_once = None
         say(console, f"[yellow]Not on this machine:[/] {escape(str(error))}")
@@ -142,7 +145,8 @@ def _head(plan: SweepPlan, at_once: int | None) -> list[str]:
         *(f"{'axes' if number == 0 else '':<10} {line}" for number, line in enumerate(_axes(plan))),
         f"devices    {resources.workers} x {resources.cpus} CPU, {resources.gpus:g} GPU ({device}) "
         f"a trial, {base.precision}, runner {resources.runner}; "
-        f"{count(at_once, 'trial') if at_once else 'no trials'} at once here",
+        f"{count(at_once, 'trial') if at_once else 'no trials'} at once here, each process of "
+        f"{plan.least_memory / 1e9:.1f} GB or more",
     ]
 
 

@@ -118,7 +118,9 @@ def _run(
         cluster.callback(starting.close)
         try:
             available = cluster.enter_context(ray_cluster(args.address, dashboard=dashboard))
-            at_once = plan.resources.trials_at_once(available, args.max_concurrent)
+            at_once = plan.resources.trials_at_once(
+                available, args.max_concurrent, plan.least_memory
+            )
             kernels = start_building(
                 [*plan.bases.values()],
                 plan.corpus.vocab_size,

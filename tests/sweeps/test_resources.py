@@ -85,6 +85,17 @@ def test_numbers_that_processors_take_for_zero_are_refused(flag):
     check(LrSweepArgs(arch=("lstm",), **{flag: 2.3e-308}), flags=True)
 
 
+@pytest.mark.parametrize(
+    ("memory", "workers", "at_once"),
+    [(1e9, 1, 5), (1e9, 2, 2), (3e9, 1, 1), (9e9, 1, 1), (0, 1, 8)],
+)
+def test_no_more_trials_than_the_memory_has_room_for(memory, workers, at_once):
+    """Of one alone the figure, which is the least, says nothing."""
+    resources = Resources.choose(1, 0, workers, "auto")
+    available = {"CPU": 8.0, "memory": 5.5e9}
+    assert resources.trials_at_once(available, memory=memory) == at_once
+
+
 def test_too_much_is_refused_in_words():
     """More than the cluster has, or one and a half GPUs."""
     with pytest.raises(ValueError, match="fraction of one GPU or whole GPUs, not 1.5"):
