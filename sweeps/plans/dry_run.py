@@ -35,6 +35,10 @@ _COSTLY = ("batch_size", "optimizer")
 """Axes on which the time and the memory of a step depend."""
 
 
+_BYTES_A_PARAMETER = 4 + (4 + 8) + 4
+"""The best checkpoint's, the newest one's with AdamW's two moments, and those that MLflow has."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """Cost of one part of a plan: FLOPs, steps, time.
@@ -73,6 +77,7 @@ def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None
     costs = [_cost(plan, part, at_once, measure) for part in plan.bases]
     say(console, "\n".join(_head(plan, at_once)))
     console.print(_table(costs))
+    say(console, f"{_disk(costs)}.")
     say(console, _total(plan, costs, at_once))
 
 
@@ -199,6 +204,15 @@ def _total(plan: SweepPlan, costs: list[Cost], at_once: int | None) -> str:
     return (
         f"{time} ({left_out} and points beyond the grid not counted), {flops:.3g} FLOPs. "
         "Nothing was run."
+    )
+
+
+def _disk(costs: Sequence[Cost]) -> str:
+    """How much of the disk the trials take that are still to be trained."""
+    size = sum(cost.trials * cost.params for cost in costs) * _BYTES_A_PARAMETER
+    return (
+        f"Up to {size / 1e9:.2g} GB on disk in the end: of each trial the best and the newest "
+        "checkpoint, and its model in MLflow"
     )
 
 
