@@ -262,7 +262,7 @@ def _of_machine(machine: Machine, node: Node) -> Iterator[Said]:
     if machine.open_files < _OPEN_FILES:
         yield (
             False,
-            f"a process may have {machine.open_files:,} files open, and Ray wants more: `ulimit -n "
+            f"a process may have {count(machine.open_files, 'file')} open, and Ray wants more: `ulimit -n "
             "65536` before `ray start`",
         )
     if machine.kernel_caches:

@@ -236,7 +236,7 @@ def test_dry_run_prints_the_cost_and_runs_nothing(sweep, capsys):
         (["--seeds", "-1"], "--seeds must be from 0 to 9223372036854775807, not -1"),
         (["--max-concurrent", "0"], "--max-concurrent must be from 1 to 2147483647, not 0"),
         (["--search", "optuna"], "--lr-range LO HI"),
-        (["--storage", "s3://bucket/runs"], "folder that all nodes share"),
+        (["--storage", "ftp://host/runs"], "begins with one of s3://, gs://, file://"),
         (["--micro-batch", "0"], "--micro-batch must be from 1 to 2147483647, not 0"),
         (["--benchmarks", "no/such/folder"], "no/such/folder"),
         (["--weight-decays", "-1", "1"], "--weight-decays must be from 0 to 1e+09, not -1.0"),

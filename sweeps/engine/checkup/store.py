@@ -14,6 +14,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from analysis.errors import without_secret
 from analysis.store import open_store, reason, server_version, short_timeouts
+from analysis.whole_files import write_text
 
 HERE = "here"
 """Name of the artifact of who asks, which every node reads."""
@@ -101,7 +102,7 @@ def _try_artifacts(uri: str, place: str, name: str) -> tuple[str, str]:
         repository: Any = get_artifact_repository(place, tracking_uri=uri)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / own
-            file.write_text(name)
+            write_text(file, name)
             repository.log_artifact(str(file))
             for each, text in ((own, name), (f"{HERE}.txt", HERE)):
                 copy = Path(folder) / "read"
