@@ -262,8 +262,8 @@ def _of_machine(machine: Machine, node: Node) -> Iterator[Said]:
     if machine.open_files < _OPEN_FILES:
         yield (
             False,
-            f"a process may have {count(machine.open_files, 'file')} open, and Ray wants more: `ulimit -n "
-            "65536` before `ray start`",
+            f"a process may have {count(machine.open_files, 'file')} open, and Ray wants more: "
+            "`ulimit -n 65536` before `ray start`",
         )
     if machine.kernel_caches:
         yield (
