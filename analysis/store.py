@@ -348,7 +348,7 @@ def _status(error: Exception) -> int:
     if isinstance(error, MlflowException):
         return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
     response = getattr(error, "response", None)
-    return 500 if response is None else int(response.status_code)
+    return int(getattr(response, "status_code", 500))  # S3's client has a dictionary there
 
 
 def _file_of(uri: str) -> Path:

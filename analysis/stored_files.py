@@ -30,6 +30,10 @@ _CONNECT_SECONDS, _READ_SECONDS = 10, 20
 """For S3 to take a connection, and to say something; its client waits for minutes by itself."""
 
 
+_reached: set[tuple[str, str]] = set()
+"""Stores and places that this process has reached: it need not ask for each of its trials."""
+
+
 def check_files(uri: str, location: str) -> None:
     """Check that this process can have the files of a study on a server.
 
@@ -40,7 +44,7 @@ def check_files(uri: str, location: str) -> None:
     Raises:
         MlflowException: it cannot; it may pass if that is so of the error's status.
     """
-    if not uri.startswith(("http://", "https://")):
+    if not uri.startswith(("http://", "https://")) or (uri, location) in _reached:
         return
     place = urlsplit(location)
     if place.scheme == "mlflow-artifacts":
@@ -58,6 +62,7 @@ def check_files(uri: str, location: str) -> None:
                 "or run this where that folder is",
                 INVALID_PARAMETER_VALUE,
             )
+    _reached.add((uri, location))
 
 
 def _check_served(uri: str, path: str) -> None:

@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 
 from analysis.benchmarks import macro_of
 from analysis.benchmarks.suite import Scores
-from analysis.store import EARLIEST_FIRST, all_runs, call_with_retries, explained
+from analysis.store import EARLIEST_FIRST, all_runs, call_with_retries
 from analysis.stored_files import check_files
 from trainables.mlflow_pages import page, study_tags, trial_note, with_text
 from trainables.outbox import Message, Outbox
@@ -162,15 +162,14 @@ class Tracker:
             folder: of the trial; for what MLflow does not take at once, see `Outbox`.
 
         Raises:
-            ValueError: MLflow, or the place of its files, is not open to this process.
+            MlflowException: MLflow, or the place of its files, is not open to this process.
         """
 
         def open_run() -> TrialRun:
             check_files(self.uri, self.files)  # this node's environment may be another
             return TrialRun(self.client, self._run_of(spec, facts), spec, folder)
 
-        with explained(self.uri):
-            return call_with_retries(open_run)
+        return call_with_retries(open_run)
 
     def fail(self, spec: TrialSpec, error: str) -> None:
         """Mark the run as failed, with the end of the error. A later process may go on with it."""

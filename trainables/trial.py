@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import models
-from analysis.store import call_with_retries
+from analysis.store import call_with_retries, explained
 from trainables.checkpoint import TrialFolder, checkpoint_damage
 from trainables.corpus import Blocks, Corpus
 from trainables.corpus.tokenizer import tokenizer_hash
@@ -128,7 +128,8 @@ class _TrialTraining:
         if self.is_first:
             facts = trial_facts(spec, self.trainer.data.corpus)
             facts |= {"began_step": folder.began, **provenance(world.device, runtime.threads)}
-            self.record = runtime.tracker.trial(spec, facts, folder.path)
+            with explained(runtime.tracker.uri):
+                self.record = runtime.tracker.trial(spec, facts, folder.path)
             self._record_mended(self.record.run_id)
         self.milestone_steps = {
             words: milestone_step(spec, self.trainer.data.corpus, words)
@@ -363,7 +364,8 @@ def record_again(folder: TrialFolder, runtime: RuntimeConfig) -> None:
     if runtime.tracker.has_outcome(spec):
         return
     facts = {**trial_facts(spec, Corpus.open(runtime.corpus)), "began_step": folder.began}
-    run = runtime.tracker.trial(spec, facts, folder.path)
+    with explained(runtime.tracker.uri):
+        run = runtime.tracker.trial(spec, facts, folder.path)
     for epoch in outcome.history:
         run.log_epoch(epoch)
     for words, scores in folder.milestones.items():

@@ -39,9 +39,8 @@ from trainables.trainer import RuntimeConfig, World
 
 ROOT = Path(__file__).resolve().parents[2]
 # Tune would send a machine's keys of S3 with the runtime environment, which Ray's logs show.
-class_cache.ENV_VARS_TO_PROPAGATE -= {
-    name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")
-}
+_SENT: set[str] = getattr(class_cache, "ENV_VARS_TO_PROPAGATE", set())
+_SENT.difference_update([name for name in _SENT if name.startswith("AWS_")])
 _LEAST_FREE = 200
 """Megabytes for the files of a local Ray."""
 MAX_FAILURES = 3

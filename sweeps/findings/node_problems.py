@@ -16,6 +16,7 @@ from sweeps.engine.checkup.folder import HELD, TAKEN, FolderUse
 from sweeps.engine.checkup.machine import Machine
 from sweeps.engine.checkup.software import COMPUTING, Software
 from sweeps.engine.checkup.store import HERE, StoreUse
+from sweeps.plans.common import PROCESS_BYTES
 from sweeps.plans.doctor import BUCKET, MACHINE, SOFTWARE, STORAGE, STORE, TORCH
 
 GIGA = 1e9
@@ -24,14 +25,12 @@ _LITTLE, _TOO_LITTLE = 5 * GIGA, 0.2 * GIGA
 _TEMPORARY = GIGA
 _FULL = 0.95
 """Of a disk, from which on Ray writes no objects to it."""
-_A_TRIAL = GIGA
-"""Bytes of a process with PyTorch and a small model."""
 _OPEN_FILES = 4096
 _LATE = 1.0
 """Seconds that two clocks may differ by."""
 _SLOW_FILES, _SLOW_REQUEST = 1.0, 0.5
 """Seconds for two small files, and for a request to MLflow."""
-_NO_IMPORT = ("ModuleNotFoundError", "ImportError", "AttributeError")
+_NO_IMPORT = ("ModuleNotFoundError", "ImportError", "AttributeError: Can't get attribute")
 Said = tuple[bool, str]
 """Whether it is a problem, and not a warning; and a sentence in which "there" is the node."""
 
@@ -238,11 +237,12 @@ def _of_machine(machine: Machine, node: Node) -> Iterator[Said]:
             f"Ray hands out {in_gb(node.memory)} of memory there, and processes are killed above "
             f"{in_gb(machine.memory)}: give `ray start` --memory",
         )
-    if not node.gpus and machine.free_memory < _A_TRIAL * node.cpus:
+    if not node.gpus and machine.free_memory < PROCESS_BYTES * node.cpus:
         yield (
             False,
             f"{in_gb(machine.free_memory)} of memory are free for trials on {node.cpus:g} CPUs, "
-            "and each takes 1 GB or more: run fewer at once (--max-concurrent)",
+            f"and each takes {in_gb(PROCESS_BYTES)} or more: fewer than there are CPUs can run at "
+            "once",
         )
     for disk in machine.disks:
         if disk.free < _TEMPORARY or disk.free < (1 - _FULL) * disk.total:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
 
+import psutil
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -65,7 +66,7 @@ class Cost:
 def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None:
     """Print the cost of each part of the plan and of all together."""
     available = {"CPU": float(usable_cpus()), "GPU": float(local_gpus())}
-    available["memory"] = float(memory_limit())
+    available["memory"] = float(min(memory_limit(), psutil.virtual_memory().available))
     try:
         at_once: int | None = plan.resources.trials_at_once(
             available, args.max_concurrent, plan.least_memory
@@ -211,7 +212,7 @@ def _disk(costs: Sequence[Cost]) -> str:
     """How much of the disk the trials take that are still to be trained."""
     size = sum(cost.trials * cost.params for cost in costs) * _BYTES_A_PARAMETER
     return (
-        f"Up to {size / 1e9:.2g} GB on disk in the end: of each trial the best and the newest "
+        f"About {size / 1e9:.2g} GB on disk in the end: of each trial the best and the newest "
         "checkpoint, and its model in MLflow"
     )
 

@@ -138,6 +138,8 @@ def _run(
         starting.close()
         if search.remaining():
             each = f"{count(at_once, 'trial')} at once, each on {plan.resources.in_words}"
+            if at_once < plan.resources.trials_at_once(available, args.max_concurrent):
+                each += "; there is memory for no more"
             say(console, escape(each))
         status = "KILLED"
         try:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from analysis import stored_files
-from analysis.store import call_with_retries, explained, is_transient, try_call
+from analysis.store import call_with_retries, explained, is_transient, reason, try_call
 from analysis.stored_files import check_files, files_reached
+from tests.trainables.test_spec import SPEC
+from trainables import tracking
+from trainables.tracking import Tracker
 
 SERVER = "http://mlflow:5000"
 
@@ -146,3 +151,45 @@ def test_which_option_the_server_lacks(
 def test_a_local_store_has_its_files_beside_it() -> None:
     """Nothing is asked."""
     check_files("sqlite:////x/mlflow.db", "/none/such/root/7")
+
+
+def test_an_error_of_s3_that_nobody_turned_into_mlflows_can_be_told() -> None:
+    """Its response is a dictionary, and no answer with a status."""
+    error = RuntimeError("AccessDenied")
+    error.response = {"Error": {"Code": "AccessDenied"}}
+    assert "AccessDenied" in reason(error)
+
+
+def test_a_place_is_asked_for_once_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for each trial, nor after a failure that was answered with an error."""
+    answers = [SimpleNamespace(status_code=503, text="--no-serve-artifacts"), SimpleNamespace()]
+    asked = []
+
+    def answer(*_: object, **__: object) -> SimpleNamespace:
+        asked.append(answers.pop(0))
+        return asked[-1]
+
+    monkeypatch.setattr(stored_files, "http_request", answer)
+    monkeypatch.setattr(stored_files, "augmented_raise_for_status", lambda answer: None)
+    monkeypatch.setattr(stored_files, "_reached", set())
+    answers[1].status_code = 200
+    with pytest.raises(MlflowException):
+        check_files(SERVER, "mlflow-artifacts:/8")
+    check_files(SERVER, "mlflow-artifacts:/8")
+    check_files(SERVER, "mlflow-artifacts:/8")
+    assert len(asked) == 2
+
+
+def test_a_driver_may_try_a_trials_run_again_when_the_store_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is away for a moment stays an error of MLflow's, which is waited for."""
+    tracker = Tracker("sqlite:///x.db", "1", {})
+    away = MlflowException("away", TEMPORARILY_UNAVAILABLE)
+
+    def fail(call: object) -> None:
+        raise away
+
+    monkeypatch.setattr(tracking, "call_with_retries", fail)
+    with pytest.raises(MlflowException, match="away"):
+        tracker.trial(SPEC, {}, tmp_path)

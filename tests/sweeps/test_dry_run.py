@@ -50,8 +50,8 @@ def test_the_share_of_the_peak_stands_where_it_is_known():
 
 def test_the_disk_is_that_of_all_trials_to_come():
     """Four trials of a million parameters, of 20 bytes each."""
-    assert dry_run._disk([COST]).startswith("Up to 0.08 GB on disk")
-    assert dry_run._disk([COST, replace(COST, params=10**9)]).startswith("Up to 80 GB")
+    assert dry_run._disk([COST]).startswith("About 0.08 GB on disk")
+    assert dry_run._disk([COST, replace(COST, params=10**9)]).startswith("About 80 GB")
 
 
 def test_every_batch_size_and_optimizer_is_measured(monkeypatch):

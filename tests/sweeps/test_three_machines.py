@@ -17,6 +17,9 @@ from tests.sweeps.ray_nodes import RayNodes
 from tests.sweeps.test_lr_sweep import assert_clean
 
 RATES = ("1e-3", "3e-3", "5e-4", "7e-4", "2e-3", "4e-3", "6e-3", "8e-3", "1e-2")
+SEEDS = ("0", "1", "2")
+TRIALS = len(RATES) * len(SEEDS)
+"""Enough for a machine that is ready half a minute after the others."""
 OWN_DISK = (
     *("unshare", "--mount", "sh", "-c"),
     f'mount -t tmpfs none "${SCRATCH}" && exec "$0" "$@"',
@@ -51,14 +54,14 @@ def machines(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def start(sweep: SweepCommand, machines: RayNodes, scratch: Path) -> subprocess.Popen[str]:
-    """Start nine trials on the three machines, from a process on the head's."""
+    """Start the trials on the three machines, from a process on the head's."""
     sweep.storage.mkdir()
     flags = ("--storage", f"file://{sweep.storage}", "--address", machines.address)
     variables = {
         SCRATCH: str(scratch),
         "MLFLOW_TRACKING_URI": f"sqlite:///{sweep.storage / 'mlflow.db'}",
     }
-    return sweep.start(*flags, "--lrs", *RATES, **(machines.env | variables))
+    return sweep.start(*flags, "--lrs", *RATES, "--seeds", *SEEDS, **(machines.env | variables))
 
 
 def on_disk(machines: RayNodes, number: int, scratch: Path, pattern: str) -> list[Path]:
@@ -78,7 +81,7 @@ def test_every_machine_trains_and_fetches_the_corpus_itself(
     for number in range(3):
         assert on_disk(machines, number, scratch, "study/trials/*"), number
         assert len(on_disk(machines, number, scratch, "corpora/text-*")) == 1, number
-    assert_clean(sweep, trials=len(RATES))
+    assert_clean(sweep, trials=TRIALS)
     reference = whole_sweep.results()
     found = sweep.results()
     assert {trial: found[trial] for trial in reference} == reference
@@ -102,7 +105,7 @@ def test_a_machine_is_lost_and_another_joins(
         output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, seen + output
     assert on_disk(machines, 2, scratch, "study/trials/*"), "the one that joined trains too"
-    assert_clean(sweep, trials=len(RATES))
+    assert_clean(sweep, trials=TRIALS)
     reference = whole_sweep.results()
     found = sweep.results()
     assert {trial: found[trial] for trial in reference} == reference

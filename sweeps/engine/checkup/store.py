@@ -14,6 +14,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from analysis.errors import without_secret
 from analysis.store import open_store, reason, server_version, short_timeouts
+from analysis.stored_files import files_reached, limit_waits
 from analysis.whole_files import write_text
 
 HERE = "here"
@@ -85,8 +86,9 @@ def artifact_place(uri: str, folder: str) -> str:
 
 def remove_artifacts(uri: str, place: str) -> str:
     """Remove what was logged to a place; says what is left if it cannot be, else ""."""
+    limit_waits()
     try:
-        with short_timeouts():
+        with short_timeouts(), files_reached():
             location, _, folder = place.rpartition("/")
             repository: Any = get_artifact_repository(location, tracking_uri=uri)
             repository.delete_artifacts(folder)
@@ -98,9 +100,10 @@ def remove_artifacts(uri: str, place: str) -> str:
 def _try_artifacts(uri: str, place: str, name: str) -> tuple[str, str]:
     """Why artifacts cannot be had at a place, and what is left there."""
     own = f"{name}.txt"
+    limit_waits()
     try:
         repository: Any = get_artifact_repository(place, tracking_uri=uri)
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, files_reached():
             file = Path(folder) / own
             write_text(file, name)
             repository.log_artifact(str(file))
@@ -115,7 +118,8 @@ def _try_artifacts(uri: str, place: str, name: str) -> tuple[str, str]:
     if name == HERE:
         return "", ""
     try:
-        repository.delete_artifacts(own)
+        with files_reached():
+            repository.delete_artifacts(own)
     except Exception as error:
         return "", f"{without_secret(place)}/{own} ({reason(error)})"
     return "", ""
