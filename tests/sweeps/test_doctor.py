@@ -137,9 +137,9 @@ NO_MODULE = "ModuleNotFoundError: No module named 'sweeps'"
         ({MACHINE: {"cpus": 2}}, WARNING, "Ray hands out 4 CPUs there, and 2 can be used"),
         ({MACHINE: {"memory": 6 * GIGA}}, WARNING, "Ray hands out 8.0 GB of memory there, and"),
         (
-            {MACHINE: {"free_memory": 3 * GIGA}},
+            {MACHINE: {"free_memory": GIGA}},
             WARNING,
-            "3.0 GB of memory are free",
+            "1.0 GB of memory are free",
         ),
         (
             {MACHINE: {"disks": (Disk("/tmp", GIGA // 2, GIGA),)}},
