@@ -137,10 +137,10 @@ def _run(
         contact.result_of(tracker.close_trials)  # of a process that was killed
         starting.close()
         if search.remaining():
-            each = f"{count(at_once, 'trial')} at once, each on {plan.resources.in_words}"
-            if at_once < plan.resources.trials_at_once(available, args.max_concurrent):
-                each += "; there is memory for no more"
-            say(console, escape(each))
+            say(
+                console,
+                escape(f"{count(at_once, 'trial')} at once, each on {plan.resources.in_words}"),
+            )
         status = "KILLED"
         try:
             kernels.wait(console)
