@@ -137,10 +137,8 @@ def _run(
         contact.result_of(tracker.close_trials)  # of a process that was killed
         starting.close()
         if search.remaining():
-            say(
-                console,
-                escape(f"{count(at_once, 'trial')} at once, each on {plan.resources.in_words}"),
-            )
+            slots = count(at_once, "trial")
+            say(console, escape(f"{slots} at once, each on {plan.resources.in_words}"))
         status = "KILLED"
         try:
             kernels.wait(console)
