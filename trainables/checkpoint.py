@@ -40,6 +40,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from analysis.addresses import copy_around
 from analysis.benchmarks.suite import FinalScores, Scores
 from analysis.schema.ranges import MOST, check, within
+from trainables.bucket import without_patience
 from trainables.corpus.tokenizer import save_tokenizer
 from trainables.digests import damage, has_digests, write_digests
 from trainables.files import (
@@ -55,7 +56,7 @@ from trainables.files import (
     write_json_again,
     writing,
 )
-from trainables.kept import Listing, everything, kept, without_patience, without_weights
+from trainables.kept import Listing, bring_folder, everything, kept, without_weights
 from trainables.optim import load_optimizer, optimizer_tensors
 from trainables.progress import EpochReport, TrialOutcome, TrialProgress, best_epoch
 from trainables.spec import TrialSpec
@@ -549,9 +550,7 @@ def bring_model(folder: Path) -> None:
         return
     copy = copy_around(folder)
     if copy is not None:  # of a registered version, the model lies somewhere in its folder
-        unit = copy.joinpath(*folder.relative_to(copy).parts[:2])
-        if (of_model := kept(unit)) is not None:
-            of_model.bring()
+        bring_folder(copy.joinpath(*folder.relative_to(copy).parts[:2]))
 
 
 def check_checkpoint(folder: Path) -> None:

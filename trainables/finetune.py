@@ -57,7 +57,7 @@ from trainables.finetune_spec import (
     model_hash,
     read_outcome,
 )
-from trainables.kept import kept
+from trainables.kept import kept, put_folder
 from trainables.optim import (
     adamw,
     load_optimizer,
@@ -111,7 +111,7 @@ def finetune(
         outcome = read_outcome(storage, spec)
         if outcome is not None:
             _remove_epochs(folder)  # if the kill came before
-            _put(folder)
+            put_folder(folder)
             for epoch in outcome.history:
                 report(epoch)
             return outcome
@@ -132,12 +132,7 @@ def remove_leftovers(storage: Path, spec: FinetuneSpec) -> None:
     if any(folder.glob("epoch-*")):
         with FileLock(folder / ".lock"):
             _remove_epochs(folder)
-            _put(folder)
-
-
-def _put(folder: Path) -> None:
-    if (of_bucket := kept(folder)) is not None:
-        of_bucket.put()
+            put_folder(folder)
 
 
 class _Finetuning:

@@ -12,34 +12,28 @@ marker: put last, removed first, and without it the others are not there for any
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import FileLock
 
 from analysis.addresses import address_of, copy_around
 from analysis.whole_files import PARTIAL, temporary_path
-from trainables.files import DAMAGED, read_or_set_aside, tell, write_json
+from trainables.bucket import file_system, is_local, make_folder, patiently, without_patience
+from trainables.files import DAMAGED, read_or_set_aside, write_json
 
 LOOK_SECONDS = 5.0
 """Between two looks for a mark in a bucket: each takes about as long as a step."""
-PATIENCE_MINUTES = 30.0
-"""For a bucket that does not answer; work that is on this machine waits for it."""
-LONGEST_PAUSE = 5.0
 AT_ONCE = 8
 """Objects that are brought or put together."""
-_HOPELESS = ("ACCESS_DENIED", "AccessDenied", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "Forbidden")
 _BLOCK = 8 * 2**20
 _INDEX = ".kept"
 
-Value = TypeVar("Value")
 Wanted = Callable[[str], bool]
 
 
@@ -143,16 +137,14 @@ class KeptFolder:
         """
         with self._alone():
             known = self._known()
-            for name, each in known.items():
-                if name.startswith(f"{part}/"):
-                    known[name] = Object(each.size, each.changed)
-            self._remember(known)
+            kept_as_is = {name for name in known if not name.startswith(f"{part}/")}
+            self._remember(known, {name: known[name].file for name in kept_as_is})
         self.bring(lambda name: name.startswith(f"{part}/"))
 
     def remove_unmarked(self) -> None:
         """Remove the parts that were never put to their end. Call it where nobody else puts any."""
         listed = self._listed()
-        if left := [name for name in listed if name not in self._whole(listed)]:
+        if left := [*(listed.keys() - self._whole(listed).keys())]:
             _together(self._remove_one, left)
 
     def put(self) -> None:
@@ -174,12 +166,11 @@ class KeptFolder:
                 _together(self._remove_one, wave)
             listed = self._listed()
             self._check_put(new, files, listed)
-            self._remember(
-                {
-                    name: Object(each.size, each.changed, self._file_of(name, each, files, new))
-                    for name, each in listed.items()
-                }
-            )
+            here = {name: files[name] for name in new}
+            for name, each in known.items():
+                if name in listed and name not in here and each.is_as(listed[name]):
+                    here[name] = each.file
+            self._remember(listed, here)
 
     def release(self) -> None:
         """Remove weights from this machine that the bucket has."""
@@ -188,9 +179,9 @@ class KeptFolder:
             here = [name for name in files if not without_weights(name)]
             here = [name for name in here if _is_same(known.get(name), files[name])]
             self._here.difference_update(here)
-            for name in here:
-                known[name] = Object(known[name].size, known[name].changed)
-            self._remember(known)
+            self._remember(
+                known, {name: each.file for name, each in known.items() if name not in here}
+            )
             for name in here:
                 (self.folder / name).unlink()
 
@@ -219,7 +210,7 @@ class KeptFolder:
         system, place = self._system()
 
         def write() -> None:
-            _make_folder(system, place)
+            make_folder(system, place)
             with system.open_output_stream(f"{place}/{name}") as stream:
                 stream.write((text or "-").encode())
 
@@ -272,13 +263,9 @@ class KeptFolder:
         for wave in self._waves(new):
             _together(self._bring_one, wave)
         self._here = {*self._files()}
-        here = {name: (self.folder / name).stat().st_mtime_ns for name in new}
-        self._remember(
-            {
-                name: Object(each.size, each.changed, here.get(name, each.file))
-                for name, each in listed.items()
-            }
-        )
+        here = {name: each.file for name, each in listed.items()}
+        here |= {name: (self.folder / name).stat().st_mtime_ns for name in new}
+        self._remember(listed, here)
 
     def _bring_one(self, name: str) -> None:
         system, place = self._system()
@@ -300,11 +287,11 @@ class KeptFolder:
         system, place = self._system()
         target = f"{place}/{name}"
         # A file system shows what is half written.
-        is_atomic = not _is_local(system)
+        is_atomic = not is_local(system)
         partial = target if is_atomic else str(temporary_path(Path(target)))
 
         def write() -> None:
-            _make_folder(system, target.rpartition("/")[0])
+            make_folder(system, target.rpartition("/")[0])
             with (
                 (self.folder / name).open("rb") as file,
                 system.open_output_stream(partial) as stream,
@@ -374,23 +361,15 @@ class KeptFolder:
                 there = "is not there" if found is None else f"has {found.size} bytes, not {size}"
                 raise OSError(f"{self.address}: {self._place / name} {there} after it was put")
 
-    def _file_of(self, name: str, each: Object, files: dict[str, int], new: list[str]) -> int:
-        if name in new:
-            return files[name]
-        before = self._known().get(name)
-        return before.file if before is not None and before.is_as(each) else 0
-
     def _files(self) -> dict[str, int]:
         """When each file of the folder was changed, by its path in it."""
-        found = {}
-        for parent, _, names in os.walk(self.folder):
-            for name in names:
-                path = Path(parent) / name
-                if not _is_hidden(name):
-                    inside = path.relative_to(self.folder).as_posix()
-                    if not any(map(_is_hidden, PurePosixPath(inside).parts)):
-                        found[inside] = path.stat().st_mtime_ns
-        return found
+        paths = (Path(parent) / name for parent, _, names in os.walk(self.folder) for name in names)
+        inside = {path.relative_to(self.folder): path for path in paths}
+        return {
+            name.as_posix(): path.stat().st_mtime_ns
+            for name, path in inside.items()
+            if not any(map(_is_hidden, name.parts))
+        }
 
     def _was_changed(self, since: int) -> bool:
         """Whether a process of this machine brought or put files since that time."""
@@ -402,14 +381,15 @@ class KeptFolder:
             self._index, dict[str, Object], {}, then="files are compared with the bucket anew"
         )
 
-    def _remember(self, objects: dict[str, Object]) -> None:
-        write_json(
-            self._index,
-            {
-                name: {"size": each.size, "changed": each.changed, "file": each.file}
-                for name, each in objects.items()
-            },
-        )
+    def _remember(self, objects: dict[str, Object], here: dict[str, int]) -> None:
+        """Keep what is known of objects.
+
+        Args:
+            objects: by name.
+            here: when the files of those that are on this machine were changed.
+        """
+        known = {name: replace(each, file=here.get(name, 0)) for name, each in objects.items()}
+        write_json(self._index, {name: asdict(each) for name, each in known.items()})
 
     def _alone(self) -> FileLock:
         """A lock against the other processes of this machine."""
@@ -426,64 +406,24 @@ def kept(folder: Path, marker: str = "") -> KeptFolder | None:
     return None if address_of(folder) is None else KeptFolder(folder, marker)
 
 
-@functools.cache
-def file_system(address: str) -> tuple[Any, str]:
-    """pyarrow's file system of an address, and the path in it.
+def bring_folder(folder: Path) -> None:
+    """Bring a folder from the bucket that keeps it, if one does.
 
     Raises:
-        OSError, ValueError: pyarrow cannot open such an address.
+        OSError: the bucket does not answer, or does not let us.
     """
-    from pyarrow import fs  # late: few need it, and it takes 0.3 s
-
-    system, place = fs.FileSystem.from_uri(address)
-    return system, place.rstrip("/")
+    if (of_bucket := kept(folder)) is not None:
+        of_bucket.bring()
 
 
-def check_reach(address: str, flag: str, *, write: bool) -> None:
-    """Check at once that a bucket can be read, and perhaps written.
+def put_folder(folder: Path, marker: str = "") -> None:
+    """Put a folder into the bucket that keeps it, if one does; see `KeptFolder`.
 
     Raises:
-        ValueError: it cannot; the message names the flag and the reason.
+        OSError: the bucket does not answer, or does not let us.
     """
-    try:
-        system, place = file_system(address)
-        if not write:
-            system.get_file_info(place)
-            return
-        _make_folder(system, place)
-        probe = f"{place}/.probe-{os.getpid()}-{time.time_ns()}"
-        with system.open_output_stream(probe) as stream:
-            stream.write(b"-")
-        system.delete_file(probe)
-    except (OSError, ValueError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        done = "written to" if write else "read"
-        raise ValueError(
-            f"{flag} {address} cannot be {done} ({reason}): is its name right, and are its "
-            "credentials, and for S3 AWS_ENDPOINT_URL and AWS_REGION, in the environment?"
-        ) from None
-
-
-_is_hurried = False
-
-
-@contextlib.contextmanager
-def impatient() -> Iterator[None]:
-    """Ask buckets once in the block."""
-    global _is_hurried
-    before, _is_hurried = _is_hurried, True
-    try:
-        yield
-    finally:
-        _is_hurried = before
-
-
-@contextlib.contextmanager
-def without_patience() -> Iterator[None]:
-    """Ask buckets once in the block, and go on without an answer: what is not told them now is made
-    up for later, or was only to save time."""
-    with contextlib.suppress(OSError), impatient():
-        yield
+    if (of_bucket := kept(folder, marker)) is not None:
+        of_bucket.put()
 
 
 _looks: dict[Path, float] = {}
@@ -518,40 +458,6 @@ def remove_mark(mark: Path) -> None:
         folder.remove_mark(mark.name)
     else:
         mark.unlink(missing_ok=True)
-
-
-def patiently(address: str, call: Callable[[], Value]) -> Value:
-    """Call until the bucket answers.
-
-    Raises:
-        OSError: it refuses us, or has not answered for `PATIENCE_MINUTES`; in `without_patience`
-            at its first failure.
-    """
-    pause, end = 0.1, time.monotonic() + 60 * PATIENCE_MINUTES
-    while True:
-        try:
-            return call()
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            is_hopeless = any(sign in str(error) for sign in _HOPELESS)
-            is_over = time.monotonic() > end or _is_hurried
-            if is_hopeless or error.errno is not None or is_over:
-                raise
-        if pause >= LONGEST_PAUSE:
-            tell(f"{address} does not answer: it is tried for {PATIENCE_MINUTES:g} minutes")
-        time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
-
-
-def _is_local(system: Any) -> bool:
-    """Whether it is a file system, of file://, which has folders and no objects."""
-    return bool(system.type_name == "local")
-
-
-def _make_folder(system: Any, place: str) -> None:
-    if _is_local(system):
-        system.create_dir(place, recursive=True)
 
 
 def _together(work: Callable[[str], None], names: list[str]) -> None:

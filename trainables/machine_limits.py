@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 _GROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _EVENTS = Path("/proc/vmstat")
@@ -43,6 +45,11 @@ def memory_limit(groups: Path = _GROUPS, membership: Path = _MEMBERSHIP) -> int:
             with contextlib.suppress(OSError, ValueError):  # not there, or "max"
                 limits.append(int((folder / name).read_text()))
     return min(limits)
+
+
+def free_memory() -> int:
+    """Bytes of memory that this machine, or container, has for further processes."""
+    return min(memory_limit(), psutil.virtual_memory().available)
 
 
 def memory_kills(

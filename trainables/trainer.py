@@ -24,7 +24,7 @@ from trainables.checkpoint import bring_model
 from trainables.corpus import Blocks, Corpus, bring_corpus
 from trainables.dropout import add_dropout
 from trainables.finetune_spec import model_hash
-from trainables.kept import kept
+from trainables.kept import bring_folder
 from trainables.objectives import DistillationObjective, NextTokenObjective
 from trainables.optim import (
     build_optimizer,
@@ -96,8 +96,8 @@ class RuntimeConfig:
             OSError: the bucket does not answer.
         """
         bring_corpus(self.corpus)
-        if self.benchmarks is not None and (suite := kept(Path(self.benchmarks.path))) is not None:
-            suite.bring()
+        if self.benchmarks is not None:
+            bring_folder(Path(self.benchmarks.path))
         for folder in (*self.teachers, *filter(None, [self.init])):
             bring_model(folder)
 

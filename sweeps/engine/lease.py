@@ -20,7 +20,8 @@ from rich.console import Console
 
 from analysis.terminal import say
 from analysis.wording import quoted
-from trainables.kept import KeptFolder, kept, without_patience
+from trainables.bucket import without_patience
+from trainables.kept import KeptFolder, kept
 
 MARK = "command"
 RENEW_SECONDS = 5.0

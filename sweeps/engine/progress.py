@@ -20,8 +20,8 @@ from analysis.wording import count
 from sweeps.engine.contact import MlflowContact
 from sweeps.engine.failures import HOPELESS
 from sweeps.engine.tuning import DriverCallback
+from trainables.bucket import without_patience
 from trainables.checkpoint import TrialFolder
-from trainables.kept import without_patience
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 

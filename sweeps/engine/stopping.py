@@ -13,8 +13,9 @@ from rich.console import Console
 from analysis.signals import was_signalled
 from analysis.terminal import say
 from analysis.wording import count
+from trainables.bucket import without_patience
 from trainables.checkpoint import TrialFolder
-from trainables.kept import remove_mark, set_mark, without_patience
+from trainables.kept import remove_mark, set_mark
 
 SAVE_SECONDS = "BABYSWEEP_SAVE_SECONDS"
 """Variable: how long to wait for the next ten steps and the writing of a checkpoint, 60 by default.

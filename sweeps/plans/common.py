@@ -31,7 +31,7 @@ from sweeps.stored.trials import check_study_name, resolve_storage, study_name, 
 from trainables.checkpoint import TrialFolder
 from trainables.corpus import Blocks, Corpus, mini_benchmark, prepare_corpus
 from trainables.device import default_precision
-from trainables.kept import kept
+from trainables.kept import put_folder
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 from trainables.trainer import MicroBatch, RuntimeConfig, steps_per_epoch
@@ -353,8 +353,7 @@ def _benchmarks(args: TrainingArgs, corpus: str, storage: Path) -> BenchmarkSour
                 raise ValueError("--tasks and --final-tasks need --benchmarks: a folder, or hub")
             return None
         folder = mini_benchmark(storage / "benchmarks")
-        if (of_bucket := kept(folder)) is not None:
-            of_bucket.put()
+        put_folder(folder)
         path = str(folder)
     path = benchmark_place(path)
     return BenchmarkSource(path, args.tasks, ewok_password=password(args.ewok_password))
@@ -384,9 +383,7 @@ def final_tasks(
 
 def keep_config(folder: Path, args: Any) -> None:
     """Write a command's flags into its study's folder, see `save_config`; into its bucket, too."""
-    file = save_config(folder, args)
-    if (commands := kept(file.parent)) is not None:
-        commands.put()
+    put_folder(save_config(folder, args).parent)
 
 
 def _or(value: Number | None, default: Number) -> Number:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
 
-import psutil
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -25,7 +24,7 @@ from sweeps.engine.tuning import local_gpus
 from sweeps.plans.common import SweepPlan
 from trainables.corpus import Blocks
 from trainables.device import pick_device, set_up_device
-from trainables.machine_limits import memory_limit, usable_cpus
+from trainables.machine_limits import free_memory, usable_cpus
 from trainables.memory import OutOfMemory, memory_of
 from trainables.peaks import dense_bf16_peak
 from trainables.spec import TrialSpec
@@ -34,8 +33,6 @@ from trainables.trainer import Trainer, TrialData, World, steps_per_epoch
 
 _COSTLY = ("batch_size", "optimizer")
 """Axes on which the time and the memory of a step depend."""
-
-
 _BYTES_A_PARAMETER = 4 + (4 + 8) + 4
 """The best checkpoint's, the newest one's with AdamW's two moments, and those that MLflow has."""
 
@@ -66,7 +63,7 @@ class Cost:
 def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None:
     """Print the cost of each part of the plan and of all together."""
     available = {"CPU": float(usable_cpus()), "GPU": float(local_gpus())}
-    available["memory"] = float(min(memory_limit(), psutil.virtual_memory().available))
+    available["memory"] = float(free_memory())
     try:
         at_once: int | None = plan.resources.trials_at_once(
             available, args.max_concurrent, plan.least_memory

@@ -20,7 +20,7 @@ from sweeps.scoring.finetuning import finetune_tasks
 from sweeps.scoring.tasks import TaskResult
 from sweeps.scoring.workers import score_here, score_on_ray, show_progress
 from trainables.files import write_json
-from trainables.kept import kept
+from trainables.kept import put_folder
 
 
 def evaluate(plan: EvaluationPlan, console: Console) -> bool:
@@ -50,8 +50,7 @@ def evaluate(plan: EvaluationPlan, console: Console) -> bool:
             write_glue_submission(tasks, plan.output)
     results["seconds"] = round(time.monotonic() - started, 1)
     write_json(plan.output / "scores.json", results)
-    if (of_bucket := kept(plan.output)) is not None:
-        of_bucket.put()
+    put_folder(plan.output)
     log_figures(plan, results, console)
     show_results(plan, results, console)
     return not lacking(results.get("glue", {}), plan.args.tasks)

@@ -41,8 +41,8 @@ from sweeps.findings.final_scores import score_winners
 from sweeps.plans.common import Status, SweepPlan, keep_config
 from sweeps.plans.dry_run import print_dry_run
 from sweeps.plans.spaces import SweepSearch
+from trainables.bucket import without_patience
 from trainables.checkpoint import TrialFolder
-from trainables.kept import without_patience
 from trainables.machine_limits import memory_kills
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker

@@ -42,7 +42,7 @@ from trainables.finetune_spec import (
     model_hash,
     read_outcome,
 )
-from trainables.kept import kept
+from trainables.kept import bring_folder
 
 _SELECTION = {"split": "selection split", "reported": "reported examples"}
 
@@ -151,8 +151,7 @@ class FinetuningJob:
             OSError: the bucket does not answer.
         """
         bring_model(self.model)
-        if (tasks := kept(self.folder)) is not None:
-            tasks.bring()
+        bring_folder(self.folder)
 
 
 def task_trial(config: dict[str, Any], job: FinetuningJob) -> None:

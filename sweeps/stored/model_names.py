@@ -18,7 +18,7 @@ from analysis.stored_files import check_files, files_reached
 from analysis.wording import count
 from trainables.checkpoint import bring_model, check_checkpoint
 from trainables.files import DamagedFileError, damaged_name, tell, whole_folder
-from trainables.kept import kept
+from trainables.kept import put_folder
 
 _OF_RUN = "runs:/"
 
@@ -104,7 +104,7 @@ def copy_version(version: ModelVersion, uri: str, storage: Path) -> Path:
     if target.exists():
         problem = _problem(target)
         if not problem:
-            _put(target)
+            put_folder(target)
             return _model_in(target)
         aside = damaged_name(target)
         tell(f"{target} is damaged ({problem}): it is copied again, and kept as {aside.name}")
@@ -121,13 +121,8 @@ def copy_version(version: ModelVersion, uri: str, storage: Path) -> Path:
         raise ValueError(
             f"the files of {name} cannot be read from {version.source}: {why}"
         ) from error
-    _put(target)
+    put_folder(target)
     return _model_in(target)
-
-
-def _put(target: Path) -> None:
-    if (copy := kept(target)) is not None:
-        copy.put()
 
 
 def _place_of(version: ModelVersion, uri: str) -> str:

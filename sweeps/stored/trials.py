@@ -11,9 +11,9 @@ import pandas as pd
 
 from analysis.addresses import address_in, address_of, check_address, copy_of
 from analysis.places import check_lasts, resolved, writable_folder
+from trainables.bucket import check_reach
 from trainables.checkpoint import TrialFolder, look_at_all
 from trainables.files import DamagedFileError, tell
-from trainables.kept import check_reach
 from trainables.spec import TrialSpec
 
 ROOT = Path(__file__).resolve().parents[2]

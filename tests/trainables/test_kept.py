@@ -19,13 +19,13 @@ from tests.trainables.test_trial import (
     train,
     train_until_killed,
 )
+from trainables import bucket as bucket_module
 from trainables import kept as kept_module
+from trainables.bucket import check_reach, patiently
 from trainables.checkpoint import TrialFolder, look_at_all
 from trainables.kept import (
     KeptFolder,
-    check_reach,
     is_there,
-    patiently,
     remove_mark,
     set_mark,
     without_weights,
@@ -416,7 +416,7 @@ def test_marks_in_a_folder_are_files(tmp_path):
 
 
 def test_a_bucket_that_does_not_answer_is_waited_for(monkeypatch):
-    monkeypatch.setattr(kept_module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(bucket_module.time, "sleep", lambda seconds: None)
     answers = iter([OSError("curl: connection refused")] * 5)
 
     def call():

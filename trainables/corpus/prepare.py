@@ -41,7 +41,7 @@ from trainables.files import (
     tell,
     whole_folder,
 )
-from trainables.kept import kept
+from trainables.kept import kept, put_folder
 
 FORMAT = 1
 """Part of every corpus hash: raise it when the same text would give other files."""
@@ -181,8 +181,7 @@ def prepare_corpus(
                     tell(f"{problem}: it is built again, and its folder is kept as {aside.name}")
                 _build(text, found, digest, vocab_size, directory, aside, report)
                 corpus = Corpus.open(directory)
-    if (of_bucket := kept(directory, marker=_META)) is not None:
-        of_bucket.put()
+    put_folder(directory, marker=_META)
     return dataclasses.replace(corpus, contents=found.contents)
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.kept import KeptFolder, impatient, kept, without_patience
+from trainables.bucket import impatient, without_patience
+from trainables.kept import KeptFolder, kept
 
 _TOKEN = "token"
 

@@ -11,9 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
-from trainables.machine_limits import memory_limit, usable_cpus
+from trainables.machine_limits import free_memory, memory_limit, usable_cpus
 
 _SHARED_MEMORY = Path("/dev/shm")
 _NVIDIA = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version")
@@ -74,15 +72,14 @@ def look_at_machine(ray_folder: str) -> Machine:
     Args:
         ray_folder: in which Ray keeps its own files here.
     """
-    memory = memory_limit()
     shm = shutil.disk_usage(_SHARED_MEMORY).total if _SHARED_MEMORY.is_dir() else None
     caches = filter(_is_closed, _kernel_caches())
     # Both are often on one file system, which then stands here twice.
     folders = dict.fromkeys(Path(name) for name in (tempfile.gettempdir(), ray_folder))
     return Machine(
         usable_cpus(),
-        memory,
-        min(memory, psutil.virtual_memory().available),
+        memory_limit(),
+        free_memory(),
         _gpus(),
         (_compiler("CXX", "g++", "clang++", "c++"), _compiler("CC", "gcc", "clang", "cc")),
         tuple(map(str, caches)),
