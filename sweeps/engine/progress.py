@@ -19,7 +19,7 @@ from analysis.terminal import say
 from analysis.wording import count
 from sweeps.engine.contact import MlflowContact
 from sweeps.engine.failures import HOPELESS
-from sweeps.engine.tuning import DriverCallback
+from sweeps.engine.tuning import DriverCallback, Slots
 from trainables.bucket import without_patience
 from trainables.checkpoint import TrialFolder
 from trainables.spec import TrialSpec
@@ -123,7 +123,7 @@ class ProgressDisplay(DriverCallback):
         contact: with that store.
         study: the folder of its trials.
         search: who hands out the trials.
-        at_once: trials that run together, for the estimate of the time left.
+        slots: for trials that run together, for the estimate of the time left.
     """
 
     def __init__(
@@ -132,11 +132,11 @@ class ProgressDisplay(DriverCallback):
         contact: MlflowContact,
         study: Path,
         search: Search,
-        at_once: int,
+        slots: Slots,
         console: Console,
     ) -> None:
         self._tracker, self._contact, self._study = tracker, contact, study
-        self._search, self._at_once = search, at_once
+        self._search, self._slots = search, slots
         self._console = console
         self._closed = False
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
@@ -296,7 +296,7 @@ class ProgressDisplay(DriverCallback):
         waiting = max(0, self._search.remaining() - len(known))
         if not whole:
             return None if waiting or not left else max(left)
-        shared = (sum(left) + waiting * sum(whole) / len(whole)) / self._at_once
+        shared = (sum(left) + waiting * sum(whole) / len(whole)) / self._slots.number
         return max([*left, float(shared)])
 
 

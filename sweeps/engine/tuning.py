@@ -13,7 +13,8 @@ import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
+from ray.tune.search import ConcurrencyLimiter, Searcher
+from rich.console import Console
 
 from analysis.signals import install_handlers
+from analysis.terminal import say
+from analysis.wording import count
 from sweeps.engine.crew import CrewTrial
 from sweeps.engine.environment import WORKER_ENVIRONMENT, check_address, cluster_address, is_local
 from sweeps.engine.failures import HOPELESS, TrialFailure, hopeless_report
@@ -45,6 +49,8 @@ _LEAST_FREE = 200
 """Megabytes for the files of a local Ray."""
 MAX_FAILURES = 3
 """Times that one trial is started again after its process died."""
+_LOOK_SECONDS = 10.0
+"""Between two looks at what the cluster has."""
 
 
 @contextlib.contextmanager
@@ -172,6 +178,52 @@ class OwnSignals(DriverCallback):
         install_handlers()
 
 
+class Slots(DriverCallback):
+    """Places for trials: as many as fit the cluster, whose nodes come and go.
+
+    Args:
+        fitting: how many trials fit such resources, by Ray's names for them; raises ValueError if
+            none does.
+        available: the cluster's resources at the start.
+        console: is told of a change.
+
+    Attributes:
+        number: how many trials run at once.
+    """
+
+    def __init__(
+        self,
+        fitting: Callable[[dict[str, float]], int],
+        available: dict[str, float],
+        console: Console,
+    ) -> None:
+        self._fitting, self._console = fitting, console
+        self.number = self._said = fitting(available)
+        self._looked = time.monotonic()
+        self._limiters: list[ConcurrencyLimiter] = []
+
+    def limited(self, search: Searcher) -> Searcher:
+        """The searcher, which hands out no trial while all places are taken."""
+        self._limiters.append(ConcurrencyLimiter(search, max_concurrent=self.number))
+        return self._limiters[-1]
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:
+        """Look at the cluster now and then."""
+        if time.monotonic() - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        try:
+            self.number = now = self._fitting(ray.cluster_resources())
+        except ValueError:  # a trial that waits asks Ray for a node
+            self.number, now = 1, 0
+        for limiter in self._limiters:
+            limiter.max_concurrent = self.number
+        if now != self._said:
+            self._said = now
+            text = f"{count(now, 'trial')} at once now" if now else "no node for a trial, waiting"
+            say(self._console, f"The cluster has changed: {text}")
+
+
 def build_scheduler(name: str, epochs: int) -> TrialScheduler:
     """The trial scheduler: "none", or "asha" (Li et al. 2020, arXiv 1810.05934).
 
@@ -196,7 +248,7 @@ def run_tune(
     resources: Resources,
     scheduler: TrialScheduler,
     callbacks: list[tune.Callback],
-    max_concurrent: int,
+    slots: Slots,
 ) -> None:
     """Run trials until the searcher has no more, whatever happens to single ones.
 
@@ -212,10 +264,9 @@ def run_tune(
         tune.Tuner(
             _trainable(runtime, resources, scratch),
             tune_config=tune.TuneConfig(
-                search_alg=search,
+                search_alg=slots.limited(search),
                 scheduler=scheduler,
                 num_samples=-1,
-                max_concurrent_trials=max_concurrent,
                 reuse_actors=True,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
@@ -226,7 +277,7 @@ def run_tune(
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # our own are
-                callbacks=[OwnSignals(), NoRetry(), *callbacks],
+                callbacks=[OwnSignals(), NoRetry(), slots, *callbacks],
             ),
         ).fit()
 

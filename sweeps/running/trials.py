@@ -34,7 +34,7 @@ from sweeps.engine.kernel_builds import start_building
 from sweeps.engine.lease import sole_command
 from sweeps.engine.progress import ProgressDisplay
 from sweeps.engine.stopping import stopping_at_checkpoints
-from sweeps.engine.tuning import DriverCallback, build_scheduler, ray_cluster, run_tune
+from sweeps.engine.tuning import DriverCallback, Slots, build_scheduler, ray_cluster, run_tune
 from sweeps.engine.watch import RayDied
 from sweeps.findings.common import describe_study, failed_trials, show_ways_on
 from sweeps.findings.final_scores import score_winners
@@ -118,9 +118,10 @@ def _run(
         cluster.callback(starting.close)
         try:
             available = cluster.enter_context(ray_cluster(args.address, dashboard=dashboard))
-            at_once = plan.resources.trials_at_once(
-                available, args.max_concurrent, plan.least_memory
+            fitting = functools.partial(
+                plan.resources.trials_at_once, limit=args.max_concurrent, memory=plan.least_memory
             )
+            slots = Slots(fitting, available, console)
             kernels = start_building(
                 [*plan.bases.values()],
                 plan.corpus.vocab_size,
@@ -137,13 +138,13 @@ def _run(
         contact.result_of(tracker.close_trials)  # of a process that was killed
         starting.close()
         if search.remaining():
-            slots = count(at_once, "trial")
-            say(console, escape(f"{slots} at once, each on {plan.resources.in_words}"))
+            at_once = count(slots.number, "trial")
+            say(console, escape(f"{at_once} at once, each on {plan.resources.in_words}"))
         status = "KILLED"
         try:
             kernels.wait(console)
             rule = build_scheduler(scheduler, plan.epochs)
-            _train(plan, tracker, contact, search, rule, at_once, console)
+            _train(plan, tracker, contact, search, rule, slots, console)
             if _is_done(plan):
                 is_scored = score_winners(plan, tracker, console)
                 is_whole = is_scored and not failed_trials(plan, search)
@@ -178,16 +179,16 @@ def _train(
     contact: MlflowContact,
     search: SweepSearch,
     scheduler: TrialScheduler,
-    at_once: int,
+    slots: Slots,
     console: Console,
 ) -> None:
     """Run the plan's trials to their ends, with progress and records."""
-    display = ProgressDisplay(tracker, contact, plan.folder, search, at_once, console)
+    display = ProgressDisplay(tracker, contact, plan.folder, search, slots, console)
     bookkeeper = Bookkeeper(plan.folder, tracker, contact, console)
     stopping = stopping_at_checkpoints(plan.stop_file, display.running, console)
     with contextlib.closing(display), stopping:
         runtime = plan.runtime_config(tracker)
-        run_tune(search, runtime, plan.resources, scheduler, [bookkeeper, display], at_once)
+        run_tune(search, runtime, plan.resources, scheduler, [bookkeeper, display], slots)
         bookkeeper.settle(patience=60, tell=contact.retry if _is_done(plan) else contact.try_once)
 
 

@@ -2,13 +2,15 @@
 
     make soak                                # 20 kills
     make soak ARGS="--kills 60 --seed 1"
+    make soak ARGS="--kills 1000 --minutes 30"
 
-Sweeps are of four kinds in turn: on a cluster of their own, there with two Ray Train workers for
-each trial, on a cluster of two nodes, and in a bucket, after each kill on another machine. Each
-time a random one of the processes is killed (or all
-of them, or a whole node), and then a random file of a random checkpoint is cut, emptied, removed,
-or has one bit flipped. A sweep that comes to its end must hold, to the bit, what an uninterrupted
-one holds: every point in MLflow, and the parameters. Then the next sweep begins.
+Sweeps are of five kinds in turn: on a cluster of their own, there with two Ray Train workers for
+each trial, on a cluster of two nodes, in a bucket, after each kill on another machine, and with a
+bucket on S3 and an MLflow server, which are away for a while now and then. Each time a random one
+of the processes is killed (or all of them, or a whole node, or a server), and then a random file
+of a random checkpoint is cut, emptied, removed, or has one bit flipped. A sweep that comes to its
+end must hold, to the bit, what an uninterrupted one holds: every point in MLflow, and the
+parameters. Then the next sweep begins.
 """
 
 from __future__ import annotations
@@ -37,11 +39,14 @@ from analysis.addresses import SCRATCH
 from tests.processes import kill, wait_for
 from tests.sweeps.conftest import SweepCommand
 from tests.sweeps.ray_nodes import RayNodes, family
+from tests.sweeps.servers import MlflowServer, S3Server
 from tests.tiny_text import write_tiny_text
 
 FLAGS = ("--epochs", "30", "--checkpoint-minutes", "0")
 LONGEST = 12.0
 """Seconds after the first trial's start until the kill."""
+LONGEST_ABSENCE = 15.0
+"""Seconds for which a server is away."""
 KILLS_A_SWEEP = 4
 NAMES = {
     "raylet": "raylet",
@@ -101,6 +106,12 @@ class OwnCluster:
 
     def mend(self, sweep: SweepCommand) -> None:
         """Make ready for the next round of a sweep."""
+
+    def fetch(self, sweep: SweepCommand) -> None:
+        """Have the checkpoints in the sweep's folder."""
+
+    def put_back(self, sweep: SweepCommand, file: Path) -> None:
+        """Have a damage to one of their files where the sweep will look for it."""
 
     def end(self) -> None:
         """Leave nothing."""
@@ -165,16 +176,82 @@ class InBucket(OwnCluster):
         self.flags = (*FLAGS, "--storage", f"file://{sweep.storage}")
         self.env = {
             SCRATCH: f"{self._folder.name}/{next(self._machines)}",
-            "MLFLOW_TRACKING_URI": f"sqlite:///{sweep.storage / 'mlflow.db'}",
+            "MLFLOW_TRACKING_URI": _database(sweep),
         }
 
 
-KINDS = {
-    "own cluster": OwnCluster(),
-    "Train workers": OwnCluster("--workers-per-trial", "2", "--epochs", "15"),
-    "two nodes": TwoNodes(),
-    "bucket": InBucket(),
-}
+class WithServers(InBucket):
+    """Sweeps in a bucket on S3 that tell an MLflow server their figures; each of the two is away
+    for a while now and then."""
+
+    victims = ("driver", "signal", "group", "trial", "MLflow", "S3", "MLflow", "S3")
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__()
+        self._chance = chance
+        self._servers: tuple[S3Server, MlflowServer] | None = None
+
+    @property
+    def _files(self) -> S3Server:
+        assert self._servers
+        return self._servers[0]
+
+    def kill(self, victim: str, driver: psutil.Process) -> str:
+        """Kill a server and start it again, or kill what other sweeps' kinds do."""
+        assert self._servers
+        if victim not in ("MLflow", "S3"):
+            return super().kill(victim, driver)
+        server = self._servers[victim == "MLflow"]
+        server.kill()
+        time.sleep(self._chance.uniform(1, LONGEST_ABSENCE))
+        server.start()
+        return victim
+
+    def mend(self, sweep: SweepCommand) -> None:
+        """Start the servers; go to another machine."""
+        super().mend(sweep)
+        if self._servers is None:
+            self._servers = S3Server(), MlflowServer(sweep.storage / "served", _database(sweep))
+        files, figures = self._servers
+        self.flags = (*FLAGS, "--storage", f"s3://{files.bucket}")
+        self.env |= files.env | figures.env
+
+    def fetch(self, sweep: SweepCommand) -> None:
+        """Bring all objects, and nothing else."""
+        shutil.rmtree(sweep.storage / "study", ignore_errors=True)
+        for name in self._files.objects():
+            file = sweep.storage / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._files.client().download_file(self._files.bucket, name, str(file))
+
+    def put_back(self, sweep: SweepCommand, file: Path) -> None:
+        """Change the object as the file was changed."""
+        name = str(file.relative_to(sweep.storage))
+        if file.exists():
+            self._files.client().upload_file(str(file), self._files.bucket, name)
+        else:
+            self._files.client().delete_object(Bucket=self._files.bucket, Key=name)
+
+    def end(self) -> None:
+        """End the servers; the bucket's contents are lost."""
+        for server in self._servers or ():
+            server.__exit__()
+        self._servers = None
+
+
+def _database(sweep: SweepCommand) -> str:
+    return f"sqlite:///{sweep.storage / 'mlflow.db'}"
+
+
+def all_kinds(chance: random.Random) -> dict[str, OwnCluster]:
+    """The kinds of sweeps, in their order."""
+    return {
+        "own cluster": OwnCluster(),
+        "Train workers": OwnCluster("--workers-per-trial", "2", "--epochs", "15"),
+        "two nodes": TwoNodes(),
+        "bucket": InBucket(),
+        "servers": WithServers(chance),
+    }
 
 
 def is_a(victim: str, process: psutil.Process) -> bool:
@@ -204,15 +281,17 @@ class Soak:
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
-    def run(self, kills: int) -> None:
-        """Kill so many times; every sweep is brought to its end."""
+    def run(self, kills: int, minutes: float) -> None:
+        """Kill so many times, or for so many minutes; every sweep is brought to its end."""
         write_tiny_text(self._text)
-        for number, (name, kind) in enumerate(itertools.cycle(KINDS.items()), 1):
+        last = time.monotonic() + 60 * minutes
+        kinds = all_kinds(self.chance)
+        for number, (name, kind) in enumerate(itertools.cycle(kinds.items()), 1):
             try:
                 kills -= self._sweep_of(kind, min(KILLS_A_SWEEP, kills), number, name)
             finally:
                 kind.end()
-            if not kills:
+            if not kills or time.monotonic() > last:
                 return
 
     def _sweep_of(self, kind: OwnCluster, kills: int, number: int, kind_name: str) -> int:
@@ -225,6 +304,7 @@ class Soak:
             print(f"sweep {name}, kill {done}: {dict(self.counts)}", flush=True)
         kind.mend(sweep)
         sweep.run(*kind.flags, **kind.env)
+        kind.fetch(sweep)
         self.compare(sweep, name, whole)
         shutil.rmtree(sweep.storage)
         return done
@@ -266,7 +346,7 @@ class Soak:
         assert process.stdout is not None
         process.stdout.close()
         if not is_over:
-            self._damage(sweep)
+            self._damage(sweep, kind)
         return not is_over
 
     def _see_that_all_end(self, family: list[psutil.Process]) -> None:
@@ -285,15 +365,17 @@ class Soak:
             victim = kind.kill(victim, driver)
         self.counts[f"killed {victim}"] += 1
 
-    def _damage(self, sweep: SweepCommand) -> None:
+    def _damage(self, sweep: SweepCommand, kind: OwnCluster) -> None:
+        kind.fetch(sweep)
         files = [
             file
             for file in sorted(sweep.storage.glob("study/trials/*/checkpoints/step-*/*"))
             if not (file.parents[2] / "outcome.json").exists() and file.stat().st_size
         ]
         if files:
-            damage = self.chance.choice(DAMAGES)
-            damage(self.chance.choice(files), self.chance)
+            damage, file = self.chance.choice(DAMAGES), self.chance.choice(files)
+            damage(file, self.chance)
+            kind.put_back(sweep, file)
             self.counts[f"checkpoint: {damage.__name__}"] += 1
 
     def compare(self, sweep: SweepCommand, name: str, whole: dict[str, Any]) -> None:
@@ -336,14 +418,18 @@ def difference(whole: Any, found: Any) -> str:
 def main() -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=20, help="how many (default: 20)")
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="after which no sweep begins any more"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the chances (default: 0)")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the nodes end in any case
     with tempfile.TemporaryDirectory() as folder:
         soak = Soak(Path(folder), random.Random(args.seed))
-        soak.run(args.kills)
-    print(f"{args.kills} kills, seed {args.seed}: {dict(soak.counts)}")
+        soak.run(args.kills, args.minutes)
+    kills = sum(count for what, count in soak.counts.items() if what.startswith("killed"))
+    print(f"{kills} kills, seed {args.seed}: {dict(soak.counts)}")
     for failure in soak.failures:
         print(failure)
     print("every sweep ended as an uninterrupted one" if not soak.failures else "FAILED")

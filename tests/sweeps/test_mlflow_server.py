@@ -120,7 +120,7 @@ def test_the_report_from_a_server_says_what_the_local_one_says(
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, direct):
     """A Ray cluster whose nodes have in their environment what the fixture's parameter says."""
     server, files = direct
-    variables = {**server.env, **files.env} if request.param == "all" else {}
+    variables = {**server.env, **files.env} if request.param == "all" else files.env
     nodes = RayNodes(tmp_path_factory.mktemp("r"), cpus=1, variables=variables)
     try:
         nodes.join()
@@ -157,7 +157,7 @@ def test_a_sweep_whose_workers_reach_s3_themselves(
         assert not [each for each in left if secret.encode() in each.read_bytes()]
 
 
-@pytest.mark.parametrize("cluster", ["nothing"], indirect=True)
+@pytest.mark.parametrize("cluster", ["S3's keys"], indirect=True)
 def test_a_node_without_the_password_says_so(
     direct: tuple[MlflowServer, S3Server], sweep: SweepCommand, cluster: RayNodes
 ) -> None:

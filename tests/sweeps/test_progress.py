@@ -13,6 +13,7 @@ from rich.console import Console
 
 from sweeps.engine import progress
 from sweeps.engine.progress import ProgressDisplay
+from sweeps.engine.tuning import Slots
 from sweeps.plans.grids import GridPlan
 from sweeps.plans.spaces import SweepSearch
 from trainables.checkpoint import TrialFolder
@@ -46,7 +47,8 @@ class Sweep:
         contact: Any = SimpleNamespace(try_once=lambda call: call() or True)
         self._output = io.StringIO()
         console = Console(file=self._output, width=200)
-        self.display = ProgressDisplay(tracker, contact, study, self.search, 1, console)
+        slots = Slots(lambda available: 1, {}, console)
+        self.display = ProgressDisplay(tracker, contact, study, self.search, slots, console)
         self._number = 0
 
     def start(self, failures: int = 0) -> Any:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import io
 import pickle
 import subprocess
 import sys
 import weakref
 
 import pytest
+import ray
 import torch
+from ray.tune.search import Searcher
+from rich.console import Console
 
 from analysis.schema.ranges import check
 from sweeps.arguments import EvaluateArgs, LrSweepArgs
-from sweeps.engine import trial_process
+from sweeps.engine import trial_process, tuning
 from sweeps.engine.environment import WORKER_ENVIRONMENT
 from sweeps.engine.failures import TrialFailure, in_a_line
 from sweeps.engine.resources import Resources, count_shares
+from sweeps.engine.tuning import Slots
 from tests.processes import ROOT, environment
 from trainables.memory import OutOfMemory
 from trainables.trainer import World
@@ -31,6 +37,40 @@ def test_one_worker_needs_no_ray_train(gpus, workers, runner):
     """auto: the Tune function trains where one worker is all, on a GPU as on a CPU."""
     assert Resources.choose(1, gpus, workers, "auto").runner == runner
     assert Resources.choose(1, gpus, workers, "train").runner == "train"
+
+
+def test_trials_use_the_nodes_that_join(monkeypatch):
+    """And no more than are left when nodes go; both are said, once."""
+    cluster = {"CPU": 1.0}
+    monkeypatch.setattr(ray, "cluster_resources", lambda: dict(cluster))
+    monkeypatch.setattr(tuning, "_LOOK_SECONDS", 0)
+    output = io.StringIO()
+    fitting = functools.partial(Resources.choose(1, 0, 1, "auto").trials_at_once, limit=3)
+    slots = Slots(fitting, cluster, Console(file=output, width=200))
+    search = slots.limited(_Endless())
+    running: list[str] = []
+
+    def start_all() -> int:
+        slots.on_step_begin(0, [])
+        while search.suggest(str(len(running))):
+            running.append(str(len(running)))
+        return len(running)
+
+    assert start_all() == slots.number == 1
+    for cpus, trials in ((2.0, 2), (4.0, 3), (4.0, 3), (0.0, 3)):
+        cluster["CPU"] = cpus
+        assert start_all() == trials
+    assert slots.number == 1
+    said = [line.split(": ")[1] for line in output.getvalue().splitlines()]
+    assert said == ["2 trials at once now", "3 trials at once now", "no node for a trial, waiting"]
+
+
+class _Endless(Searcher):
+    def suggest(self, trial_id: str) -> dict[str, str]:
+        return {"trial": trial_id}
+
+    def on_trial_complete(self, trial_id: str, result: object = None, error: bool = False) -> None:
+        """Nothing to note."""
 
 
 def test_nccl_only_where_each_worker_has_a_gpu():
