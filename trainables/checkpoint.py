@@ -507,6 +507,30 @@ class TrialFolder:
             return f"lacks that of its best epoch ({of_best.name}: {problem})"
         return ""
 
+    def keep_best_only(self) -> None:
+        """Remove the checkpoints of a trial that ended, but for its best epoch's parameters; of a
+        trial that goes on nothing. Call it only under the trial's lock.
+
+        Raises:
+            OSError: the bucket does not answer.
+        """
+        if self.outcome is None:
+            return
+        best = f"checkpoints/{self.outcome.checkpoint}/"
+
+        def unwanted(name: str) -> bool:
+            is_of_best = name.startswith(best) and not name.endswith(_OPTIMIZER)
+            return name.startswith("checkpoints/step-") and not is_of_best
+
+        if self._kept is not None:
+            self._kept.remove(unwanted)
+            return
+        for path in self._checkpoints.glob("step-*"):
+            if path.name != self.outcome.checkpoint:
+                shutil.rmtree(path)
+        if self.outcome.checkpoint:
+            (self._checkpoints / self.outcome.checkpoint / _OPTIMIZER).unlink(missing_ok=True)
+
     def clean(self) -> None:
         """Remove what a killed process left. Call it only under the trial's lock."""
         remove_partial(self._checkpoints)
@@ -519,6 +543,19 @@ class TrialFolder:
                 shutil.rmtree(path)
             elif path != keep:  # only the newest is continued from
                 (path / _OPTIMIZER).unlink(missing_ok=True)
+
+
+def remove_trunks(study: Path) -> None:
+    """Remove what trials of a study share with trials that are still to come.
+
+    Raises:
+        OSError: the bucket does not answer.
+    """
+    trunks = study / "trunks"
+    if (folder := kept(trunks)) is not None:
+        folder.remove(everything)
+    if trunks.exists():
+        shutil.rmtree(trunks)
 
 
 def look_at_all(trials: Path) -> None:

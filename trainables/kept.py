@@ -185,6 +185,26 @@ class KeptFolder:
             for name in here:
                 (self.folder / name).unlink()
 
+    def remove(self, unwanted: Wanted) -> None:
+        """Remove files from the bucket, and from this machine.
+
+        Args:
+            unwanted: of each name, whether to remove it.
+
+        Raises:
+            OSError: the bucket does not answer, or does not let us.
+        """
+        with self._alone():
+            for wave in reversed([*self._waves(filter(unwanted, self._listed()))]):
+                _together(self._remove_one, wave)
+            known = {name: each for name, each in self._known().items() if not unwanted(name)}
+            self._remember(known, {name: each.file for name, each in known.items()})
+            for name in filter(unwanted, self._files()):
+                self._here.discard(name)
+                path = self.folder / name
+                path.unlink()
+                _remove_empty(path.parent, self.folder)
+
     def has(self, path: Path) -> bool:
         """Whether the bucket has had this file of the folder when it was last looked at."""
         return path.relative_to(self.folder).as_posix() in self._known()

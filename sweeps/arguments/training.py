@@ -145,6 +145,9 @@ class OutputArgs:
     """Folder, or s3:// address, of corpora and checkpoints; the folder has the MLflow store."""
     checkpoint_minutes: float = within(0, 1e6, default=10.0)
     """Longest time between two checkpoints; there is one after every epoch anyway."""
+    keep: Literal["newest", "best"] = "newest"
+    """Checkpoints of trials that ended. newest: of each the best epoch's parameters and all of its
+    last, and what longer trials of an epoch study go on from; best: the former only."""
 
 
 @dataclass(frozen=True, kw_only=True)

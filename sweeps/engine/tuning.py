@@ -230,9 +230,9 @@ def build_scheduler(name: str, epochs: int) -> TrialScheduler:
     ASHA compares validation bits per byte after 1, 3, 9, ... epochs; the best third goes on.
     """
     if name == "none":
-        return FIFOScheduler()
+        return _Fifo()  # type: ignore[no-untyped-call]
     # A trial that reaches max_t counts as stopped early: one more than there are.
-    return AsyncHyperBandScheduler(
+    return _Asha(
         time_attr="epoch",
         metric="bits_per_byte",
         mode="min",
@@ -240,6 +240,25 @@ def build_scheduler(name: str, epochs: int) -> TrialScheduler:
         reduction_factor=3,
         max_t=epochs + 2,
     )
+
+
+class _InTurn:
+    """Lets a process that has become free take the next trial, not one that waits for its own.
+
+    By default the process that is being started for the latter would be given up. Where trials end
+    more often than a process takes to start, a node that joins would never come to train.
+    """
+
+    def choose_trial_to_run(self, tune_controller: object) -> None:
+        """Leave all trials to Tune's own order."""
+
+
+class _Fifo(_InTurn, FIFOScheduler):
+    """In the order of the searcher."""
+
+
+class _Asha(_InTurn, AsyncHyperBandScheduler):
+    """In the order of the searcher, with early ends."""
 
 
 def run_tune(

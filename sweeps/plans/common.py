@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import models
 from analysis import literature
@@ -85,6 +85,7 @@ class SweepPlan:
     resources: Resources
     micro_batch: MicroBatch
     checkpoint_minutes: float
+    keep: Literal["newest", "best"]
     teachers: tuple[Path, ...] = ()
     init: Path | None = None
     trunk_steps: tuple[int, ...] = ()
@@ -130,6 +131,10 @@ class SweepPlan:
         )
         return PROCESS_BYTES + 12.0 * params + teachers
 
+    def fitting(self, available: dict[str, float], limit: int | None = None) -> int:
+        """Number of its trials that fit a cluster at once, see `Resources.trials_at_once`."""
+        return self.resources.trials_at_once(available, limit, self.least_memory)
+
     @property
     def stop_file(self) -> Path:
         """The file that asks this sweep's trials to stop."""
@@ -141,10 +146,15 @@ class SweepPlan:
         return [base.sweep_hash(self.axes) for base in self.bases.values()]
 
     @property
+    def study_trials(self) -> list[TrialFolder]:
+        """The folders of all trials of the study."""
+        return study_trials(self.folder)
+
+    @property
     def unfinished(self) -> list[TrialFolder]:
         """The folders of the study's trials, and of trunks, without an outcome."""
         trunks = [TrialFolder(path) for path in self.folder.glob("trunks/*")]
-        return [trial for trial in [*study_trials(self.folder), *trunks] if trial.outcome is None]
+        return [trial for trial in [*self.study_trials, *trunks] if trial.outcome is None]
 
     def runtime_config(self, tracker: Tracker) -> RuntimeConfig:
         """The paths and machine settings with which the sweep's trials run."""
@@ -281,6 +291,7 @@ class TrainingSetup:
             resources=self.resources,
             micro_batch=args.micro_batch or ("auto" if self.resources.gpus else None),
             checkpoint_minutes=args.checkpoint_minutes,
+            keep=args.keep,
             **extra,
         )
 

@@ -33,8 +33,10 @@ from trainables.trainer import Trainer, TrialData, World, steps_per_epoch
 
 _COSTLY = ("batch_size", "optimizer")
 """Axes on which the time and the memory of a step depend."""
-_BYTES_A_PARAMETER = 4 + (4 + 8) + 4
-"""The best checkpoint's, the newest one's with AdamW's two moments, and those that MLflow has."""
+_PARAMETER = 4
+"""Bytes of one in float32."""
+_MOMENTS = 8
+"""Bytes of AdamW's two for a parameter."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,7 @@ def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None
     available = {"CPU": float(usable_cpus()), "GPU": float(local_gpus())}
     available["memory"] = float(free_memory())
     try:
-        at_once: int | None = plan.resources.trials_at_once(
-            available, args.max_concurrent, plan.least_memory
-        )
+        at_once: int | None = plan.fitting(available, args.max_concurrent)
     except ValueError as error:
         at_once = None
         say(console, f"[yellow]Not on this machine:[/] {escape(str(error))}")
@@ -75,7 +75,7 @@ def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None
     costs = [_cost(plan, part, at_once, measure) for part in plan.bases]
     say(console, "\n".join(_head(plan, at_once)))
     console.print(_table(costs))
-    say(console, f"{_disk(costs)}.")
+    say(console, f"{_disk(plan, costs)}.")
     say(console, _total(plan, costs, at_once))
 
 
@@ -205,12 +205,19 @@ def _total(plan: SweepPlan, costs: list[Cost], at_once: int | None) -> str:
     )
 
 
-def _disk(costs: Sequence[Cost]) -> str:
+def _disk(plan: SweepPlan, costs: Sequence[Cost]) -> str:
     """How much of the disk the trials take that are still to be trained."""
-    size = sum(cost.trials * cost.params for cost in costs) * _BYTES_A_PARAMETER
+    params = sum(cost.trials * cost.params for cost in costs)
+    size, kept = params * 2 * _PARAMETER, "the best checkpoint's parameters"
+    if plan.keep == "newest":
+        kept = "the best and the newest checkpoint"
+        leaving = [cost for cost in costs if plan.shared_steps.get(cost.part)]
+        shared = sum(cost.trials * cost.params for cost in leaving)
+        # Where a trial leaves a trunk, this has a best and a newest checkpoint, too.
+        size += params * (_PARAMETER + _MOMENTS) + shared * (2 * _PARAMETER + _MOMENTS)
     return (
-        f"About {size / 1e9:.2g} GB on disk in the end: of each trial the best and the newest "
-        "checkpoint, and its model in MLflow"
+        f"About {size / 1e9:.2g} GB on disk in the end (--keep {plan.keep}): of each trial {kept}, "
+        "and its model in MLflow"
     )
 
 

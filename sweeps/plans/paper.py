@@ -33,8 +33,9 @@ from trainables.checkpoint import TrialFolder
 
 ALIAS = "teacher"
 _NO_INPUT = {
-    *("storage", "address", "max_concurrent", "checkpoint_minutes", "dry_run", "ewok_password"),
+    *("storage", "address", "max_concurrent", "checkpoint_minutes", "keep", "dry_run"),
     *("cpus_per_trial", "gpus_per_trial", "workers_per_trial", "runner", "micro_batch", "study"),
+    "ewok_password",
 }
 """Arguments that change where and how fast a stage runs, not what it finds."""
 

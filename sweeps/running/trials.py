@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TypeVar
 
 from filelock import FileLock, Timeout
@@ -42,7 +41,7 @@ from sweeps.plans.common import Status, SweepPlan, keep_config
 from sweeps.plans.dry_run import print_dry_run
 from sweeps.plans.spaces import SweepSearch
 from trainables.bucket import without_patience
-from trainables.checkpoint import TrialFolder
+from trainables.checkpoint import TrialFolder, remove_trunks
 from trainables.machine_limits import memory_kills
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
@@ -118,9 +117,7 @@ def _run(
         cluster.callback(starting.close)
         try:
             available = cluster.enter_context(ray_cluster(args.address, dashboard=dashboard))
-            fitting = functools.partial(
-                plan.resources.trials_at_once, limit=args.max_concurrent, memory=plan.least_memory
-            )
+            fitting = functools.partial(plan.fitting, limit=args.max_concurrent)
             slots = Slots(fitting, available, console)
             kernels = start_building(
                 [*plan.bases.values()],
@@ -149,6 +146,7 @@ def _run(
                 is_scored = score_winners(plan, tracker, console)
                 is_whole = is_scored and not failed_trials(plan, search)
                 status = "FINISHED" if is_whole else "FAILED"
+                _tidy(plan, console)
         finally:
             tell = contact.try_once if status == "KILLED" else contact.retry
             if not tell(lambda: tracker.close(status), now=True):
@@ -184,7 +182,7 @@ def _train(
 ) -> None:
     """Run the plan's trials to their ends, with progress and records."""
     display = ProgressDisplay(tracker, contact, plan.folder, search, slots, console)
-    bookkeeper = Bookkeeper(plan.folder, tracker, contact, console)
+    bookkeeper = Bookkeeper(plan, tracker, contact, console)
     stopping = stopping_at_checkpoints(plan.stop_file, display.running, console)
     with contextlib.closing(display), stopping:
         runtime = plan.runtime_config(tracker)
@@ -194,6 +192,23 @@ def _train(
 
 def _is_done(plan: SweepPlan) -> bool:
     return all(part.finished for part in plan.plans.values())
+
+
+def _keep_best_only(trial: TrialFolder) -> None:
+    with trial.lock(timeout=0):
+        trial.keep_best_only()
+
+
+def _tidy(plan: SweepPlan, console: Console) -> None:
+    """Remove what nothing needs any more, of the whole study, if so much is to be removed."""
+    if plan.keep != "best":
+        return
+    with showing(console, "Removing checkpoints"):
+        for trial in plan.study_trials:
+            with contextlib.suppress(Timeout):  # another command's
+                _keep_best_only(trial)
+        if all(trial.outcome is not None for trial in plan.study_trials):
+            remove_trunks(plan.folder)
 
 
 def _set_aside_damaged(plan: SweepPlan, console: Console) -> None:
@@ -226,9 +241,10 @@ class Bookkeeper(DriverCallback):
     """Records the ends that a trial's own process cannot: stopped by the scheduler, or failed."""
 
     def __init__(
-        self, study: Path, tracker: Tracker, contact: MlflowContact, console: Console
+        self, plan: SweepPlan, tracker: Tracker, contact: MlflowContact, console: Console
     ) -> None:
-        self._study, self._tracker, self._console = study, tracker, console
+        self._study, self._tracker, self._console = plan.folder, tracker, console
+        self._keeps_best_only = plan.keep == "best"
         self._contact = contact
         self._memory_kills = memory_kills()
         self._ended: list[TrialSpec] = []
@@ -257,6 +273,10 @@ class Bookkeeper(DriverCallback):
             with without_patience():
                 folder.look()
             if folder.outcome is not None:
+                if self._keeps_best_only:
+                    # What is not removed now, is when the sweep is done.
+                    with contextlib.suppress(OSError, Timeout), without_patience():
+                        _keep_best_only(folder)
                 continue
             try:
                 with folder.lock(timeout=patience):

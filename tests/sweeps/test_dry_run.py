@@ -49,9 +49,16 @@ def test_the_share_of_the_peak_stands_where_it_is_known():
 
 
 def test_the_disk_is_that_of_all_trials_to_come():
-    """Four trials of a million parameters, of 20 bytes each."""
-    assert dry_run._disk([COST]).startswith("About 0.08 GB on disk")
-    assert dry_run._disk([COST, replace(COST, params=10**9)]).startswith("About 80 GB")
+    """Four trials of a million parameters, of 20 bytes each, of 8 where only the best are kept; a
+    trunk's checkpoints have 16."""
+
+    def disk(*costs, keep="newest", **shared_steps):
+        return dry_run._disk(SimpleNamespace(keep=keep, shared_steps=shared_steps), costs)
+
+    assert disk(COST).startswith("About 0.08 GB on disk")
+    assert disk(COST, replace(COST, params=10**9)).startswith("About 80 GB")
+    assert disk(COST, keep="best", **{COST.part: 5}).startswith("About 0.032 GB")
+    assert disk(COST, **{COST.part: 5}).startswith("About 0.14 GB")
 
 
 def test_every_batch_size_and_optimizer_is_measured(monkeypatch):

@@ -183,7 +183,9 @@ def test_a_wrong_password_is_said_before_anything_starts(
     started = time.monotonic()
     output = sweep.run(status=2, **variables)
     assert time.monotonic() - started < 20
-    assert len(output.splitlines()) == 1
+    assert output.count("error: ") == 1
+    assert output.splitlines()[-1].startswith("error: ")
+    assert "Starting Ray" not in output
     verb = "correct" if password else "set"
     assert f"it refuses access (HTTP 401): {verb} MLFLOW_TRACKING_USERNAME" in output
     assert not password or password not in output

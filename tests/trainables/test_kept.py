@@ -22,7 +22,7 @@ from tests.trainables.test_trial import (
 from trainables import bucket as bucket_module
 from trainables import kept as kept_module
 from trainables.bucket import check_reach, patiently
-from trainables.checkpoint import TrialFolder, look_at_all
+from trainables.checkpoint import TrialFolder, checkpoint_damage, look_at_all, remove_trunks
 from trainables.kept import (
     KeptFolder,
     is_there,
@@ -391,6 +391,51 @@ def test_released_weights_are_brought_again(machine, tmp_path):
     assert "trial/model.safetensors" in texts(tmp_path / "bucket")
     folder.bring()
     assert texts(one)["model.safetensors"] == "w"
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_of_an_ended_trial_only_the_best_parameters_are_kept(
+    place, machine, tmp_path, tiny_corpus, tiny_benchmark, tiny_spec, monkeypatch
+):
+    """If asked for: in the folder, or in the bucket, by a machine that has none of the files. A
+    trial that goes on keeps all, and all that is scored later finds the model."""
+    storage = machine("one") if place == "bucket" else tmp_path / "bucket"
+    runtime = runtime_in(storage, tiny_corpus, tiny_benchmark, tiny_spec)
+    train_until_killed(tiny_spec, runtime, 33, monkeypatch)
+    if place == "bucket":
+        runtime = runtime_in(machine("two"), tiny_corpus, tiny_benchmark, tiny_spec)
+    trial = TrialFolder.of(runtime.study, tiny_spec)
+    kept = tmp_path / "bucket" / "study" / "trials" / tiny_spec.hash / "checkpoints"
+    before = sorted(kept.rglob("*"))
+    trial.keep_best_only()
+    assert sorted(kept.rglob("*")) == before
+    outcome = run_trial(tiny_spec, runtime, lambda metrics: None)
+    assert [*kept.rglob("optimizer.safetensors")]
+
+    study = runtime.study if place == "folder" else machine("three") / runtime.study.name
+    look_at_all(study / "trials")
+    trial = TrialFolder(study / "trials" / tiny_spec.hash)
+    for _ in range(2):
+        trial.keep_best_only()
+        assert [path.name for path in kept.glob("step-*") if any(path.iterdir())] == [
+            outcome.checkpoint
+        ]
+        assert not [*kept.rglob("optimizer.safetensors")]
+    assert checkpoint_damage(trial.best_checkpoint) == ""
+    assert TrialFolder(trial.path).outcome == outcome
+
+
+def test_trunks_go_when_nothing_needs_them(machine, tmp_path):
+    study = machine("one") / "study"
+    write(study / "trunks" / "a", **{"checkpoints__step-1__model.safetensors": "w"})
+    KeptFolder(study / "trunks" / "a").put()
+    remove_trunks(machine("two") / "study")
+    assert not texts(tmp_path / "bucket")
+    folder = tmp_path / "plain"
+    remove_trunks(folder)
+    write(folder / "trunks" / "a", spec="{}")
+    remove_trunks(folder)
+    assert not texts(folder)
 
 
 def test_marks_are_seen_by_other_machines(machine, monkeypatch):
