@@ -10,6 +10,12 @@ OVER_SEEDS = "± standard deviation over seeds"
 OVER_ITEMS = "± standard error over items"
 
 
+def in_gb(size: float) -> str:
+    """Bytes in GB, or MB where these are few."""
+    unit, name = (1e9, "GB") if size >= 1e8 else (1e6, "MB")
+    return f"{size / unit:.{0 if size >= 10 * unit else 1}f} {name}"
+
+
 def count(number: int, noun: str, nouns: str | None = None) -> str:
     """A number with its noun: 1 trial, 2 trials, 1,000 trials.
 

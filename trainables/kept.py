@@ -12,6 +12,7 @@ marker: put last, removed first, and without it the others are not there for any
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -253,6 +254,14 @@ class KeptFolder:
         """Remove such an object, if it is there."""
         self._remove_one(name)
 
+    def size(self) -> int:
+        """Bytes of all objects in the folder.
+
+        Raises:
+            OSError: the bucket does not answer, or does not let us.
+        """
+        return sum(each.size for each in self._listed().values())
+
     def listed_below(self) -> dict[str, Listing]:
         """The objects of each folder in this one, by the folders' names."""
         time_ns = time.time_ns()
@@ -424,6 +433,22 @@ class KeptFolder:
 def kept(folder: Path, marker: str = "") -> KeptFolder | None:
     """The folder as one of a bucket's copy; None if it is in none."""
     return None if address_of(folder) is None else KeptFolder(folder, marker)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of a folder's files, in the bucket if that keeps it.
+
+    Raises:
+        OSError: the bucket does not answer.
+    """
+    if (of_bucket := kept(folder)) is not None:
+        return of_bucket.size()
+    size = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # a trial that runs replaces its files
+                size += Path(parent, name).lstat().st_size
+    return size
 
 
 def bring_folder(folder: Path) -> None:

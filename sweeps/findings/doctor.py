@@ -11,9 +11,9 @@ from rich.table import Table
 from analysis.addresses import shown
 from analysis.errors import without_secret
 from analysis.terminal import say, show_whole
-from analysis.wording import count
+from analysis.wording import count, in_gb
 from sweeps.engine.checkup.folder import HELD
-from sweeps.findings.node_problems import GIGA, Checkup, Examined, Finding, in_gb, where
+from sweeps.findings.node_problems import GIGA, Checkup, Examined, Finding, where
 from sweeps.plans.doctor import BUCKET, MACHINE, SOFTWARE, STORAGE, STORE
 
 _COLUMNS = ("node", "CPUs", "memory", "GPUs", "torch", "code", "storage", "MLflow", "clock")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.addresses import SCRATCH, shown
-from analysis.wording import count
+from analysis.wording import count, in_gb
 from sweeps.engine.checkup.asking import SILENCE_SECONDS, Answers, Clock, Node
 from sweeps.engine.checkup.bucket import BucketUse
 from sweeps.engine.checkup.folder import HELD, TAKEN, FolderUse
@@ -402,11 +402,6 @@ def _of_versions(server: str, client: str) -> Iterator[Said]:
             f"MLflow's server is {server}, and older than its client, {client}: it may not know "
             "what it is asked; install the same version",
         )
-
-
-def in_gb(size: float) -> str:
-    """Bytes in GB."""
-    return f"{size / GIGA:.{0 if size >= 10 * GIGA else 1}f} GB"
 
 
 def where(names: Iterable[str], nodes: Iterable[str]) -> str:

@@ -18,12 +18,12 @@ from rich.table import Table
 from analysis.addresses import shown
 from analysis.terminal import say, show_whole
 from analysis.whole_files import write_text
-from analysis.wording import count
+from analysis.wording import count, in_gb
 from sweeps.plans.paper import Stage
 from sweeps.stored.trials import study_trials
 from trainables.checkpoint import TrialFolder
 from trainables.files import read_or_set_aside, write_json
-from trainables.kept import kept
+from trainables.kept import kept, size_of
 
 _RECORDS = "paper.json"
 
@@ -76,7 +76,8 @@ def show_status(stages: Sequence[Stage], folder: Path, console: Console) -> None
     trials = study_trials(folder)
     ended = sum(trial.outcome is not None for trial in trials)
     begun = count(len(trials), "trial was", "trials were")
-    say(console, f"{begun} begun, {ended} of them ended; they are in")
+    size = in_gb(size_of(folder))
+    say(console, f"{begun} begun, {ended} of them ended; {size} (without MLflow's models) are in")
     show_whole(console, "  ", shown(folder))
 
 

@@ -17,7 +17,7 @@ import models
 from analysis.addresses import shown
 from analysis.schema.axes import AXES
 from analysis.terminal import say
-from analysis.wording import count
+from analysis.wording import count, in_gb
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.progress import format_seconds
 from sweeps.engine.tuning import local_gpus
@@ -216,7 +216,7 @@ def _disk(plan: SweepPlan, costs: Sequence[Cost]) -> str:
         # Where a trial leaves a trunk, this has a best and a newest checkpoint, too.
         size += params * (_PARAMETER + _MOMENTS) + shared * (2 * _PARAMETER + _MOMENTS)
     return (
-        f"About {size / 1e9:.2g} GB on disk in the end (--keep {plan.keep}): of each trial {kept}, "
+        f"About {in_gb(size)} on disk in the end (--keep {plan.keep}): of each trial {kept}, "
         "and its model in MLflow"
     )
 

@@ -55,10 +55,10 @@ def test_the_disk_is_that_of_all_trials_to_come():
     def disk(*costs, keep="newest", **shared_steps):
         return dry_run._disk(SimpleNamespace(keep=keep, shared_steps=shared_steps), costs)
 
-    assert disk(COST).startswith("About 0.08 GB on disk")
+    assert disk(COST).startswith("About 80 MB on disk")
     assert disk(COST, replace(COST, params=10**9)).startswith("About 80 GB")
-    assert disk(COST, keep="best", **{COST.part: 5}).startswith("About 0.032 GB")
-    assert disk(COST, **{COST.part: 5}).startswith("About 0.14 GB")
+    assert disk(COST, keep="best", **{COST.part: 5}).startswith("About 32 MB")
+    assert disk(COST, **{COST.part: 5}).startswith("About 0.1 GB")
 
 
 def test_every_batch_size_and_optimizer_is_measured(monkeypatch):

@@ -119,7 +119,10 @@ def test_status_says_what_is_done(tmp_path: Path, console: Console) -> None:
 
 def states(recorder: Recorder, folder: Path) -> list[str]:
     console = Console(file=io.StringIO(), width=120)
+    folder.mkdir(exist_ok=True)
+    (folder / "weights").write_bytes(bytes(1_250_000))
     show_status(recorder.stages(), folder, console)
+    assert "0 trials were begun, 0 of them ended; 1.3 MB" in console.file.getvalue()
     assert isinstance(console.file, io.StringIO)
     rows = [line.split("│") for line in console.file.getvalue().splitlines() if "│" in line]
     return [row[2].strip() for row in rows]
