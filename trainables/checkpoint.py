@@ -65,7 +65,7 @@ _OPTIMIZER = "optimizer.safetensors"
 _TRAINER = "trainer.json"
 _MODEL = "model.safetensors"
 _SPEC = "spec.json"
-_OUTCOME = "outcome.json"
+_OUTCOME, _COPY = "outcome.json", "outcome-copy.json"
 _FINAL = "final.json"
 _BEGAN = "began.json"
 _MILESTONES = "milestones.json"
@@ -285,6 +285,11 @@ class TrialFolder:
         path = self.path / _OUTCOME
         aside = set_aside(path)
         text = f"{path} is damaged ({damaged.problem}): it is now called {aside.name}, and"
+        with contextlib.suppress(DamagedFileError, *NOT_THERE):
+            copy = read_json(self.path / _COPY, TrialOutcome)
+            self.finish(copy)
+            tell(f"{text} written again from its copy")
+            return copy
         newest = self.newest()
         history = newest[1].history if newest is not None and not self._fault(newest[0]) else []
         if not history or history[-1].epoch != self.spec.epochs:
@@ -511,11 +516,15 @@ class TrialFolder:
         """Remove the checkpoints of a trial that ended, but for its best epoch's parameters; of a
         trial that goes on nothing. Call it only under the trial's lock.
 
+        Of its outcome, which its last checkpoint tells too, a copy takes that one's place.
+
         Raises:
             OSError: the bucket does not answer.
         """
         if self.outcome is None:
             return
+        if not (self.path / _COPY).exists():
+            self._write(_COPY, dataclasses.asdict(self.outcome))
         best = f"checkpoints/{self.outcome.checkpoint}/"
 
         def unwanted(name: str) -> bool:
@@ -531,6 +540,16 @@ class TrialFolder:
         if self.outcome.checkpoint:
             (self._checkpoints / self.outcome.checkpoint / _OPTIMIZER).unlink(missing_ok=True)
 
+    def remove(self) -> None:
+        """Remove all of it. Call it only under its lock.
+
+        Raises:
+            OSError: the bucket does not answer.
+        """
+        if self._kept is not None:
+            self._kept.remove(everything)
+        shutil.rmtree(self.path)
+
     def clean(self) -> None:
         """Remove what a killed process left. Call it only under the trial's lock."""
         remove_partial(self._checkpoints)
@@ -543,19 +562,6 @@ class TrialFolder:
                 shutil.rmtree(path)
             elif path != keep:  # only the newest is continued from
                 (path / _OPTIMIZER).unlink(missing_ok=True)
-
-
-def remove_trunks(study: Path) -> None:
-    """Remove what trials of a study share with trials that are still to come.
-
-    Raises:
-        OSError: the bucket does not answer.
-    """
-    trunks = study / "trunks"
-    if (folder := kept(trunks)) is not None:
-        folder.remove(everything)
-    if trunks.exists():
-        shutil.rmtree(trunks)
 
 
 def look_at_all(trials: Path) -> None:

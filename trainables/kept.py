@@ -198,13 +198,13 @@ class KeptFolder:
         with self._alone():
             for wave in reversed([*self._waves(filter(unwanted, self._listed()))]):
                 _together(self._remove_one, wave)
-            known = {name: each for name, each in self._known().items() if not unwanted(name)}
-            self._remember(known, {name: each.file for name, each in known.items()})
-            for name in filter(unwanted, self._files()):
+            for name in filter(unwanted, self._files()):  # first: what is not known would be put
                 self._here.discard(name)
                 path = self.folder / name
                 path.unlink()
                 _remove_empty(path.parent, self.folder)
+            known = {name: each for name, each in self._known().items() if not unwanted(name)}
+            self._remember(known, {name: each.file for name, each in known.items()})
 
     def has(self, path: Path) -> bool:
         """Whether the bucket has had this file of the folder when it was last looked at."""

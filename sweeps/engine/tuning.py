@@ -273,6 +273,8 @@ def run_tune(
 
     Ctrl-C ends it as well; the callbacks and the trials' folders tell what was reached.
     """
+    # Tune asks for no more processes at a time than could run at first, unless it is told.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(10**6)
     # Tune's own state: nothing is resumed from it.
     prefix = f"tune-{min(runtime.tracker.parents)}-"
     for leftover in runtime.study.glob(f"{prefix}*"):  # of a killed process

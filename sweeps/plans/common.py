@@ -146,15 +146,25 @@ class SweepPlan:
         return [base.sweep_hash(self.axes) for base in self.bases.values()]
 
     @property
-    def study_trials(self) -> list[TrialFolder]:
-        """The folders of all trials of the study."""
-        return study_trials(self.folder)
+    def trials(self) -> list[TrialFolder]:
+        """The folders of its trials, and of earlier ones of the same sweeps."""
+        mine = set(self.sweep_hashes)
+        trials = study_trials(self.folder)
+        return [trial for trial in trials if trial.spec.sweep_hash(self.axes) in mine]
+
+    @property
+    def trunks(self) -> list[TrialFolder]:
+        """The folders of what its trials share with longer and shorter ones."""
+        if not any(self.trunk_steps):
+            return []
+        trunks = [TrialFolder.trunk(self.folder, trial.spec) for trial in self.trials]
+        return [*{trunk.path: trunk for trunk in trunks}.values()]
 
     @property
     def unfinished(self) -> list[TrialFolder]:
         """The folders of the study's trials, and of trunks, without an outcome."""
         trunks = [TrialFolder(path) for path in self.folder.glob("trunks/*")]
-        return [trial for trial in [*self.study_trials, *trunks] if trial.outcome is None]
+        return [trial for trial in [*study_trials(self.folder), *trunks] if trial.outcome is None]
 
     def runtime_config(self, tracker: Tracker) -> RuntimeConfig:
         """The paths and machine settings with which the sweep's trials run."""

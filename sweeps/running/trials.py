@@ -41,7 +41,7 @@ from sweeps.plans.common import Status, SweepPlan, keep_config
 from sweeps.plans.dry_run import print_dry_run
 from sweeps.plans.spaces import SweepSearch
 from trainables.bucket import without_patience
-from trainables.checkpoint import TrialFolder, remove_trunks
+from trainables.checkpoint import TrialFolder
 from trainables.machine_limits import memory_kills
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
@@ -194,21 +194,21 @@ def _is_done(plan: SweepPlan) -> bool:
     return all(part.finished for part in plan.plans.values())
 
 
-def _keep_best_only(trial: TrialFolder) -> None:
-    with trial.lock(timeout=0):
-        trial.keep_best_only()
-
-
 def _tidy(plan: SweepPlan, console: Console) -> None:
-    """Remove what nothing needs any more, of the whole study, if so much is to be removed."""
+    """Remove the checkpoints of this sweep that it was not told to keep."""
     if plan.keep != "best":
         return
-    with showing(console, "Removing checkpoints"):
-        for trial in plan.study_trials:
-            with contextlib.suppress(Timeout):  # another command's
-                _keep_best_only(trial)
-        if all(trial.outcome is not None for trial in plan.study_trials):
-            remove_trunks(plan.folder)
+    try:
+        with showing(console, "Removing checkpoints"):
+            for trial in plan.trials:
+                with contextlib.suppress(Timeout), trial.lock(timeout=0):
+                    trial.keep_best_only()
+            for trunk in plan.trunks:
+                with contextlib.suppress(Timeout), trunk.lock(timeout=0):
+                    trunk.remove()
+    except OSError as error:
+        text = f"not all checkpoints could be removed: {error}; run the same command again"
+        say(console, f"[yellow]{escape(text)}[/]")
 
 
 def _set_aside_damaged(plan: SweepPlan, console: Console) -> None:
@@ -272,15 +272,11 @@ class Bookkeeper(DriverCallback):
             folder = TrialFolder.of(self._study, spec)
             with without_patience():
                 folder.look()
-            if folder.outcome is not None:
-                if self._keeps_best_only:
-                    # What is not removed now, is when the sweep is done.
-                    with contextlib.suppress(OSError, Timeout), without_patience():
-                        _keep_best_only(folder)
+            if folder.outcome is not None and not self._keeps_best_only:
                 continue
             try:
                 with folder.lock(timeout=patience):
-                    is_recorded = tell(functools.partial(self._record_stop, folder, spec))
+                    is_recorded = self._settle(folder, spec, tell)
             except Timeout:
                 is_recorded = False
             if not is_recorded:
@@ -291,6 +287,17 @@ class Bookkeeper(DriverCallback):
             for spec, error in self._failed
             if not tell(functools.partial(self._tracker.fail, spec, error))
         ]
+
+    def _settle(
+        self, folder: TrialFolder, spec: TrialSpec, tell: Callable[[Callable[[], object]], bool]
+    ) -> bool:
+        """Whether the trial has an outcome now, or is none that gets one here."""
+        if folder.outcome is None and not tell(functools.partial(self._record_stop, folder, spec)):
+            return False
+        if self._keeps_best_only:
+            with contextlib.suppress(OSError), without_patience():  # else when the sweep is done
+                folder.keep_best_only()
+        return True
 
     def _record_stop(self, folder: TrialFolder, spec: TrialSpec) -> None:
         folder.bring()

@@ -42,6 +42,7 @@ from tests.sweeps.ray_nodes import RayNodes, family
 from tests.sweeps.servers import MlflowServer, S3Server
 from tests.tiny_text import write_tiny_text
 
+_MODEL = "model.safetensors"
 FLAGS = ("--epochs", "30", "--checkpoint-minutes", "0")
 LONGEST = 12.0
 """Seconds after the first trial's start until the kill."""
@@ -87,6 +88,8 @@ class OwnCluster:
     """
 
     victims = ("driver", "signal", "group", *NAMES)
+    patience = 10.0
+    """Most seconds for which a sweep goes on that a death has not ended."""
 
     def __init__(self, *flags: str) -> None:
         self.own_flags = self.flags = (*FLAGS, *flags)
@@ -185,6 +188,7 @@ class WithServers(InBucket):
     for a while now and then."""
 
     victims = ("driver", "signal", "group", "trial", "MLflow", "S3", "MLflow", "S3")
+    patience = 60.0  # often enough the sweep ends, with all that a server has missed
 
     def __init__(self, chance: random.Random) -> None:
         super().__init__()
@@ -338,7 +342,7 @@ class Soak:
             if process.poll() is None:
                 self._kill(kind, driver)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(self.chance.uniform(3, 10))
+                    process.wait(self.chance.uniform(3, kind.patience))
         if process.poll() is None:  # it outlived the death of a trial
             process.kill()
         is_over = process.wait() == 0
@@ -391,16 +395,24 @@ class Soak:
 
 
 def everything(sweep: SweepCommand) -> dict[str, Any]:
-    """What a sweep found, by trial: all points but for times, and digests of the parameters."""
-    found: dict[str, Any] = {}
+    """What a sweep found, by trial: all points but for times, and digests of the parameters; and
+    digests of the models that MLflow was given."""
+    in_mlflow = [file for file in sweep.storage.rglob(_MODEL) if "checkpoints" not in file.parts]
+    found: dict[str, Any] = {"models in MLflow": ({}, sorted(map(_digest, in_mlflow)), "")}
     for run in sweep.runs():
         key = run.data.tags["babysweep.spec_hash"]
+        if key in found:
+            key += f", again in run {run.info.run_id}"
         names = [name for name in run.data.metrics if "second" not in name]
         points = {name: [(p.step, p.value) for p in sweep.history(run, name)] for name in names}
-        models = sweep.storage.glob(f"study/trials/{key}/checkpoints/step-*/model.safetensors")
-        digests = [hashlib.sha256(model.read_bytes()).hexdigest() for model in sorted(models)]
+        models = sweep.storage.glob(f"study/trials/{key}/checkpoints/step-*/{_MODEL}")
+        digests = [*map(_digest, sorted(models))]
         found[key] = (points, digests, run.data.tags["babysweep.outcome"])
     return found
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def difference(whole: Any, found: Any) -> str:

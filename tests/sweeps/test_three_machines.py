@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 
 from analysis.addresses import SCRATCH
-from tests.processes import wait_for
+from tests.processes import ROOT, wait_for
 from tests.sweeps.conftest import SweepCommand
 from tests.sweeps.ray_nodes import RayNodes
 from tests.sweeps.test_lr_sweep import assert_clean
 
 RATES = ("1e-3", "3e-3", "5e-4", "7e-4", "2e-3", "4e-3", "6e-3", "8e-3", "1e-2")
 LONG = ("--epochs", "25")
-"""A trial takes longer than a process to start: else Ray would take one that has become free, again
-and again, before the new one is there."""
+"""The start of a process is a small part of a trial."""
 OWN_DISK = (
     *("unshare", "--mount", "sh", "-c"),
     f'mount -t tmpfs none "${SCRATCH}" && exec "$0" "$@"',
@@ -48,28 +47,52 @@ def reference(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 
 @pytest.fixture
-def machines(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
-    """A head and two nodes, of one CPU each."""
+def head(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
+    """A cluster of one node, of one CPU; each that joins has one, too."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     nodes = RayNodes(tmp_path_factory.mktemp("r"), cpus=1, variables={SCRATCH: str(scratch)})
     try:
-        for _ in range(2):
-            nodes.join(*OWN_DISK)
         yield nodes
     finally:
         nodes.end()
 
 
-def start(sweep: SweepCommand, machines: RayNodes, scratch: Path) -> subprocess.Popen[str]:
-    """Start the trials on the three machines, from a process on the head's."""
+@pytest.fixture
+def machines(head: RayNodes, elsewhere: Path) -> RayNodes:
+    """A head and two nodes; the last has the code at another path."""
+    head.join(*OWN_DISK)
+    head.join(*OWN_DISK, PYTHONPATH=str(elsewhere))
+    return head
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A copy of the code."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for package in ("analysis", "models", "sweeps", "trainables"):
+        shutil.copytree(ROOT / package, tmp_path / "code" / package, ignore=ignored)
+    return tmp_path / "code"
+
+
+def start(
+    sweep: SweepCommand, machines: RayNodes, scratch: Path, *flags: str
+) -> subprocess.Popen[str]:
+    """Start a sweep on the machines, from one more."""
     sweep.storage.mkdir()
-    flags = ("--storage", f"file://{sweep.storage}", "--address", machines.address)
+    places = ("--storage", f"file://{sweep.storage}", "--address", machines.address)
     variables = {
         SCRATCH: str(scratch),
         "MLFLOW_TRACKING_URI": f"sqlite:///{sweep.storage / 'mlflow.db'}",
     }
-    return sweep.start(*flags, *LONG, "--lrs", *RATES, **(machines.env | variables))
+    return subprocess.Popen(
+        [*OWN_DISK, *sweep.line(*places, "--lrs", *RATES, *flags)],
+        cwd=ROOT,
+        env=machines.env | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def on_disk(machines: RayNodes, number: int, scratch: Path, pattern: str) -> list[Path]:
@@ -79,17 +102,22 @@ def on_disk(machines: RayNodes, number: int, scratch: Path, pattern: str) -> lis
 
 
 def test_every_machine_trains_and_fetches_the_corpus_itself(
-    sweep: SweepCommand, reference: dict[str, tuple], machines: RayNodes, tmp_path: Path
+    sweep: SweepCommand,
+    reference: dict[str, tuple],
+    machines: RayNodes,
+    elsewhere: Path,
+    tmp_path: Path,
 ) -> None:
     """All are used, none waits for long, and the figures are those of a single machine."""
     scratch = tmp_path / "scratch"
-    with start(sweep, machines, scratch) as process:
+    with start(sweep, machines, scratch, *LONG) as process:
         output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     for number in range(3):
         assert on_disk(machines, number, scratch, "study/trials/*"), output
         assert len(on_disk(machines, number, scratch, "corpora/text-*")) == 1, number
     check(sweep, reference)
+    assert [*elsewhere.glob("trainables/__pycache__/*.pyc")], "the third one's own code"
 
     runs = sorted(sweep.runs(), key=lambda run: run.info.start_time)
     seconds = [(run.info.end_time - run.info.start_time) / 1000 for run in runs]
@@ -110,13 +138,41 @@ def check(sweep: SweepCommand, reference: dict[str, tuple]) -> None:
 def test_a_machine_is_lost_and_another_joins(
     sweep: SweepCommand, reference: dict[str, tuple], machines: RayNodes, tmp_path: Path
 ) -> None:
-    """Its trials go on elsewhere, from what the bucket has of them; nothing is doubled."""
+    """Its trial goes on elsewhere, from what the bucket has of it; nothing is doubled."""
     scratch = tmp_path / "scratch"
-    with start(sweep, machines, scratch) as process:
-        seen = wait_for(process, r"epoch 5/25")
+    with start(sweep, machines, scratch, *LONG) as process:
+        assert process.stdout is not None
+        output = ""
+        checkpoints: set[Path] = set()
+        while len(checkpoints) < 3:
+            checkpoints.update(on_disk(machines, 1, scratch, "study/trials/*/checkpoints/step-*"))
+            line = process.stdout.readline()
+            assert line, output
+            output += line
         machines.kill(1)
         machines.join(*OWN_DISK)
-        output, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, seen + output
+        output += process.communicate(timeout=900)[0]
+    assert process.returncode == 0, output
     assert on_disk(machines, 2, scratch, "study/trials/*"), output
+    assert "started again from step" in output
     check(sweep, reference)
+
+
+def test_machines_that_join_train_short_trials_too(
+    sweep: SweepCommand, whole_sweep: SweepCommand, head: RayNodes, tmp_path: Path
+) -> None:
+    """Trials end more often than a process starts on a machine that has joined."""
+    scratch = tmp_path / "scratch"
+    with start(sweep, head, scratch, "--seeds", "0", "1", "2", "3", "4") as process:
+        output = wait_for(process, "finished")
+        for _ in range(2):
+            head.join(*OWN_DISK)
+        output += process.communicate(timeout=900)[0]
+    assert process.returncode == 0, output
+    assert "1 trial at once, each on 1 CPU" in output
+    assert "The cluster has changed: 3 trials at once now" in output
+    for number in range(3):
+        assert on_disk(head, number, scratch, "study/trials/*"), output
+    assert_clean(sweep, trials=5 * len(RATES))
+    found, expected = sweep.results(), whole_sweep.results()
+    assert {trial: found[trial] for trial in expected} == expected

@@ -22,7 +22,7 @@ from tests.trainables.test_trial import (
 from trainables import bucket as bucket_module
 from trainables import kept as kept_module
 from trainables.bucket import check_reach, patiently
-from trainables.checkpoint import TrialFolder, checkpoint_damage, look_at_all, remove_trunks
+from trainables.checkpoint import TrialFolder, checkpoint_damage, look_at_all
 from trainables.kept import (
     KeptFolder,
     is_there,
@@ -423,19 +423,24 @@ def test_of_an_ended_trial_only_the_best_parameters_are_kept(
         assert not [*kept.rglob("optimizer.safetensors")]
     assert checkpoint_damage(trial.best_checkpoint) == ""
     assert TrialFolder(trial.path).outcome == outcome
+    (trial.path / "outcome.json").write_text("{")
+    assert TrialFolder(trial.path).outcome == outcome, "its copy takes its place"
 
 
-def test_trunks_go_when_nothing_needs_them(machine, tmp_path):
-    study = machine("one") / "study"
-    write(study / "trunks" / "a", **{"checkpoints__step-1__model.safetensors": "w"})
-    KeptFolder(study / "trunks" / "a").put()
-    remove_trunks(machine("two") / "study")
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_a_trunk_is_removed_by_any_machine(place, machine, tmp_path, tiny_spec):
+    storage = machine("one") if place == "bucket" else tmp_path / "bucket"
+    trunk = TrialFolder.trunk(storage / "study", tiny_spec)
+    write(trunk.path, **{"checkpoints__step-1__model.safetensors": "w"})
+    write(trunk.path, **{"checkpoints__step-1__trainer.json": "{}"})
+    if place == "bucket":
+        KeptFolder(trunk.path).put()
+        trunk = TrialFolder.trunk(machine("two") / "study", tiny_spec)
+    assert len(texts(tmp_path / "bucket")) == 2
+    with trunk.lock():
+        trunk.remove()
     assert not texts(tmp_path / "bucket")
-    folder = tmp_path / "plain"
-    remove_trunks(folder)
-    write(folder / "trunks" / "a", spec="{}")
-    remove_trunks(folder)
-    assert not texts(folder)
+    assert not trunk.path.exists()
 
 
 def test_marks_are_seen_by_other_machines(machine, monkeypatch):
