@@ -158,8 +158,9 @@ def test_a_second_signal_ends_a_sweep_at_once(sweep):
 
 @pytest.mark.slow
 def test_asha_stops_the_worse_and_a_rerun_keeps_it_so(sweep):
-    """Trials stopped by the scheduler are over: recorded as stopped, and not run again."""
-    flags = ["--scheduler", "asha", "--lrs", "1e-9", "3e-3", "--seeds", "0", "1"]
+    """Trials stopped by the scheduler are over: recorded as stopped, and not run again. Of all of
+    them only the best parameters are kept, if asked for."""
+    flags = ["--scheduler", "asha", "--lrs", "1e-9", "3e-3", "--seeds", "0", "1", "--keep", "best"]
     sweep.run(*flags, "--max-concurrent", "1")
     outcomes = {
         (run.data.params["lr"], run.data.params["seed"]): run.data.tags["babysweep.outcome"]
@@ -172,6 +173,9 @@ def test_asha_stops_the_worse_and_a_rerun_keeps_it_so(sweep):
     sweep.run(*flags, "--max-concurrent", "1")
     assert sweep.results() == before
     assert_clean(sweep, trials=4)
+    assert not [*sweep.storage.glob("study/trials/**/optimizer.safetensors")]
+    for trial in sweep.storage.glob("study/trials/*"):
+        assert len([*trial.glob("checkpoints/step-*")]) == 1
 
 
 @pytest.mark.slow
