@@ -21,7 +21,7 @@ LONG = ("--epochs", "25")
 """The start of a process is a small part of a trial."""
 OWN_DISK = (
     *("unshare", "--mount", "sh", "-c"),
-    f'mount -t tmpfs none "${SCRATCH}" && exec "$0" "$@"',
+    f'mount -t tmpfs -o mode=700 none "${SCRATCH}" && exec "$0" "$@"',
 )
 """Runs a command with an empty disk of its own where the copies of buckets lie."""
 
