@@ -18,10 +18,11 @@ from analysis import comparison
 from analysis.arguments import CompareArgs, ReportArgs
 from analysis.reporting import writing
 from analysis.signals import ENDING, EXIT_INTERRUPTED
-from sweeps import cli, stages
+from sweeps import cli
 from sweeps.arguments import PaperArgs, PromoteArgs
 from sweeps.plans import paper, promote
 from sweeps.promote import run_promotion
+from sweeps.running import stages
 from tests.processes import ROOT, environment
 
 SCRIPTS = [*cli.COMMANDS.values(), "sweeps.cli"]
@@ -153,7 +154,8 @@ def test_the_whole_study(
 ) -> None:
     """Also before and between its stages, and with the way to go on."""
     monkeypatch.setattr(paper, "prepare", lambda *args: signal.raise_signal(ending))
-    assert stages.run_study(PaperArgs()) == EXIT_INTERRUPTED
+    run = stages.Commands(*[lambda args: 0] * 5)
+    assert stages.run_study(PaperArgs(), run) == EXIT_INTERRUPTED
     assert "Stopped. To continue, run it again:" in capsys.readouterr().out
 
 

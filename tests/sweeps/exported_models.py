@@ -1,0 +1,138 @@
+"""Tiny models of all architectures as checkpoints, and the program that opens their exports where
+this project is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, MambaConfig, PreTrainedConfig
+
+import models
+from models.gated_deltanet import GatedDeltaNetConfig
+from models.hgrn2 import HGRN2Config
+from models.lstm import LSTMConfig
+from models.xlstm import XLSTMConfig
+from trainables.corpus.tokenizer import save_tokenizer, train_tokenizer
+
+VOCAB = 262
+TEXT = ["the cat sees the dog", "a small cat likes old dogs and runs here now"]
+_COMMON = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
+_WIDTH = {**_COMMON, "hidden_size": 32}
+_DELTA = {**_WIDTH, "num_hidden_layers": 2, "num_heads": 2, "head_dim": 8, "intermediate_size": 40}
+
+CONFIGS: dict[str, dict[str, PreTrainedConfig]] = {
+    "transformer": {
+        "plain": LlamaConfig(
+            **_WIDTH, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+        ),
+        "tied": LlamaConfig(
+            **_WIDTH,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+        ),
+    },
+    "mamba": {
+        "plain": MambaConfig(
+            **_WIDTH, num_hidden_layers=2, state_size=8, tie_word_embeddings=False
+        ),
+        "tied": MambaConfig(**_WIDTH, num_hidden_layers=2, state_size=4, tie_word_embeddings=True),
+    },
+    "lstm": {
+        "plain": LSTMConfig(**_WIDTH, embedding_size=24, num_hidden_layers=2),
+        "dropout": LSTMConfig(**_WIDTH, embedding_size=24, num_hidden_layers=1, dropout=0.1),
+    },
+    "xlstm": {
+        "both": XLSTMConfig(
+            **_WIDTH, inner_size=64, ffn_size=48, num_hidden_layers=3, num_heads=4, slstm_at=(1,)
+        ),
+        "matrix": XLSTMConfig(**_WIDTH, inner_size=48, num_hidden_layers=2, num_heads=2),
+        "scalar": XLSTMConfig(
+            **_WIDTH, ffn_size=40, num_hidden_layers=2, num_heads=2, slstm_at=(0, 1)
+        ),
+    },
+    "hgrn2": {
+        "plain": HGRN2Config(**_WIDTH, num_hidden_layers=3, expand_ratio=8, intermediate_size=40),
+        "tied": HGRN2Config(
+            **_WIDTH,
+            num_hidden_layers=2,
+            expand_ratio=None,
+            num_heads=2,
+            use_lower_bound=False,
+            tie_word_embeddings=True,
+        ),
+    },
+    "gated_deltanet": {
+        "plain": GatedDeltaNetConfig(**_DELTA),
+        "grouped": GatedDeltaNetConfig(**_DELTA, num_v_heads=4, expand_v=1.5),
+        "tied": GatedDeltaNetConfig(**_DELTA, allow_neg_eigval=True, tie_word_embeddings=True),
+    },
+}
+"""By architecture and variant."""
+
+OPENED = """
+import sys
+
+class Absent:
+    # As where this project and what it needs besides are not installed.
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in {absent}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent)
+import torch
+from pathlib import Path
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+)
+
+torch.set_num_threads(1)
+remote = {{"trust_remote_code": True}} if "{remote}" else {{}}
+for place in map(Path, sys.argv[1:]):
+    wanted = load_file(place / "wanted.safetensors")
+    folder = place / "exported"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer({text!r}, padding=True, return_tensors="pt")
+    assert torch.equal(ids["input_ids"], wanted["text"])
+    model = AutoModelForCausalLM.from_pretrained(folder, **remote).eval()
+    assert not type(model).__module__.startswith("models.")
+    with torch.no_grad():
+        left = model(wanted["ids"], attention_mask=wanted["mask"], output_hidden_states=True)
+        whole = model(wanted["ids"], labels=wanted["ids"])
+    greedy = dict(max_new_tokens=6, do_sample=False, eos_token_id=None)
+    found = {{"logits": whole.logits, "masked": left.logits, "loss": whole.loss[None]}}
+    found |= {{f"hidden{{n}}": each for n, each in enumerate(left.hidden_states)}}
+    found["generated"] = model.generate(
+        wanted["ids"][:, :9], attention_mask=wanted["mask"][:, :9], **greedy
+    )
+    if "{classifier}":
+        torch.manual_seed(0)
+        heads = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, **remote)
+        heads.train()
+        shown = wanted["behind"]
+        out = heads(wanted["ids"], attention_mask=shown, labels=torch.tensor([0, 2, 1]))
+        out.loss.backward()
+        body = heads.base_model
+        assert all(each.grad is not None for each in heads.parameters())
+        assert all(bool(each.grad.isfinite().all()) for each in heads.parameters())
+        heads.eval()
+        found["score"] = heads.score.weight.detach()
+        found["classes"] = heads(wanted["ids"], attention_mask=shown).logits.detach()
+    save_file({{name: each.contiguous() for name, each in found.items()}}, place / "found")
+assert not set(sys.modules) & {absent}
+"""
+
+
+def write_checkpoint(config: PreTrainedConfig, folder: Path) -> None:
+    """A checkpoint of a model with weights larger than a new one's, where rounding shows."""
+    torch.manual_seed(0)
+    model = models.build_model(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    model.save_pretrained(folder)
+    save_tokenizer(train_tokenizer(TEXT * 4, VOCAB), folder)
