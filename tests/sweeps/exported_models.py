@@ -114,14 +114,16 @@ for place in map(Path, sys.argv[1:]):
         heads = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, **remote)
         heads.train()
         shown = wanted["behind"]
-        out = heads(wanted["ids"], attention_mask=shown, labels=torch.tensor([0, 2, 1]))
+        padded = wanted["ids"].where(shown != 0, model.config.pad_token_id)
+        out = heads(padded, attention_mask=shown, labels=torch.tensor([0, 2, 1]))
         out.loss.backward()
         body = heads.base_model
         assert all(each.grad is not None for each in heads.parameters())
         assert all(bool(each.grad.isfinite().all()) for each in heads.parameters())
         heads.eval()
+        assert torch.equal(heads(padded).logits, heads(padded, attention_mask=shown).logits)
         found["score"] = heads.score.weight.detach()
-        found["classes"] = heads(wanted["ids"], attention_mask=shown).logits.detach()
+        found["classes"] = heads(padded, attention_mask=shown).logits.detach()
     save_file({{name: each.contiguous() for name, each in found.items()}}, place / "found")
 assert not set(sys.modules) & {absent}
 """
