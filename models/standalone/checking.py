@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaForCausalLM, MambaForCausalLM, PreTrainedModel
@@ -35,7 +36,7 @@ def difference(model: PreTrainedModel, folder: Path, arch: str) -> float:
         ValueError: it is more than rounding explains.
     """
     plain = plain_class(arch).from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    table = model.get_input_embeddings().weight
+    table: Any = model.get_input_embeddings().weight
     random = torch.Generator().manual_seed(0)
     ids = torch.randint(len(table), (1, TOKENS), generator=random)
     wanted, found = (each.eval().float()(input_ids=ids).logits for each in (model, plain))

@@ -4,6 +4,7 @@ PyTorch and transformers, and not this project."""
 from __future__ import annotations
 
 import ast
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,7 @@ _NOTICE = """\
 # SPDX-License-Identifier: MIT
 #
 # A plain version of the model in PyTorch, which needs transformers and nothing else. Parameters and
-# results are those of the version that it was trained with.
-"""
+# results are those of the version that it was trained with."""
 
 
 def module_name(arch: str) -> str:
@@ -48,33 +48,60 @@ class _Module:
 
     Attributes:
         doc: its docstring.
-        imports: a line for each name that it takes from elsewhere.
+        imports: by module, the names that are taken from it; "" for the module itself.
         body: what follows the imports.
     """
 
     doc: str
-    imports: tuple[str, ...]
+    imports: dict[str, set[str]]
     body: str
 
 
 def joined(arch: str) -> str:
     """The text of the file: a plain model behind the skeleton, with the imports of both."""
     skeleton, model = (_read(FOLDER / f"{name}.py") for name in ("skeleton", arch))
-    doc = f'"""{model.doc}\n\n{skeleton.doc}\n"""'
-    imports = sorted({*skeleton.imports, *model.imports})
-    head = [doc, "", "from __future__ import annotations", "", *imports]
-    return "\n".join([_NOTICE, *head, "", skeleton.body, "", "", model.body, ""])
+    more = skeleton.doc.partition("\n\n")[2]  # its first paragraph speaks of several models
+    imports = {
+        module: skeleton.imports.get(module, set()) | model.imports.get(module, set())
+        for module in sorted({*skeleton.imports, *model.imports})
+    }
+    ours = {name: each for name, each in imports.items() if _top(name) in sys.stdlib_module_names}
+    theirs = {name: each for name, each in imports.items() if name not in ours}
+    head = [f'"""{model.doc}\n\n{more}\n"""', "from __future__ import annotations"]
+    head += [_lines(ours), _lines(theirs)]
+    return "\n\n".join([_NOTICE, *head, skeleton.body, f"\n{model.body}\n"])
 
 
 def _read(file: Path) -> _Module:
     text = file.read_text("utf-8")
     tree = ast.parse(text)
-    imports, end = [], 0
+    imports: dict[str, set[str]] = {}
+    end = 0
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom | ast.Import):
-            end = node.end_lineno or 0
-            source = f"from {node.module} " if isinstance(node, ast.ImportFrom) else ""
-            if not source.startswith((f"from {__package__}.", "from __future__ ")):
-                imports += [f"{source}import {ast.unparse(name)}" for name in node.names]
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                imports.setdefault(ast.unparse(name), set()).add("")
+        elif isinstance(node, ast.ImportFrom):
+            if node.module and _top(node.module) not in ("__future__", _top(__name__)):
+                names = imports.setdefault(node.module, set())
+                names.update(ast.unparse(name) for name in node.names)
+        else:
+            continue
+        end = node.end_lineno or 0
     body = "\n".join(text.splitlines()[end:]).strip()
-    return _Module(ast.get_docstring(tree) or "", tuple(imports), body)
+    return _Module(ast.get_docstring(tree) or "", imports, body)
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _lines(imports: dict[str, set[str]]) -> str:
+    """Statements that import, those of whole modules first."""
+    whole = [f"import {module}" for module, names in imports.items() if "" in names]
+    parts = {
+        module: sorted(names - {""}, key=lambda name: (name[0].islower(), name.lower()))
+        for module, names in imports.items()
+    }
+    taken = [f"from {module} import {', '.join(names)}" for module, names in parts.items() if names]
+    return "\n".join([*whole, *taken])

@@ -63,10 +63,12 @@ class PlainPreTrainedModel(PreTrainedModel):
     _input_embed_layer = "embeddings"
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.base_model.embeddings
+        body: Any = self.base_model
+        return body.embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.base_model.embeddings = value
+        body: Any = self.base_model
+        body.embeddings = value
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -148,7 +150,11 @@ class PlainForCausalLM(PlainPreTrainedModel, GenerationMixin):
         return False  # there are no keys and values to keep
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        *args: Any,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
     ) -> dict[str, Any]:
         """The whole text for every step."""
         whole = {"input_ids": input_ids, "attention_mask": attention_mask}

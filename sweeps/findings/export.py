@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
 
-import models
 from analysis.schema.axes import short
 from analysis.terminal import say, show_whole
 from analysis.wording import OVER_ITEMS, count, with_error
+from models.registry import ParamCount
 from models.standalone.joining import PLAIN, module_name
 from sweeps.plans.export import ExportPlan, Origin
 from trainables.spec import TrialSpec
@@ -36,7 +37,7 @@ tags:
 _OPENING = """\
 ## How to open it
 
-With `torch`, `transformers` and `safetensors`:
+With `torch`, `transformers` and `safetensors`, where this folder is:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -45,13 +46,15 @@ model = AutoModelForCausalLM.from_pretrained({folder}{trust})
 tokenizer = AutoTokenizer.from_pretrained({folder})
 ```
 
-where `{name}` is this folder. {code}
+{code}
 """
-_PLAIN = """\
-`{module}.py` beside the weights is all of the model's code, one file of PyTorch to read before you
-trust it. It computes what the training code computes, more slowly: `generate` keeps no state and
-reads the whole text again for every token. `AutoModelForSequenceClassification` opens the model
-with a new head on each text's last real token."""
+_PLAIN = (
+    "`{module}.py` beside the weights is all of the model's code, one file of PyTorch to read "
+    "before you trust it. It computes what the training code computes, more slowly: `generate` "
+    "keeps no state, and reads the whole text again for every token. "
+    "`AutoModelForSequenceClassification` opens the model with a new head on each text's last real "
+    "token."
+)
 _LIBRARY = "transformers has this architecture: no other code runs."
 
 
@@ -59,7 +62,7 @@ def show_export(plan: ExportPlan, difference: float, console: Console) -> None:
     """Print what was compared, where the folder is, and how to open it."""
     say(
         console,
-        f"The exported {plan.arch}'s logits are the model's, to {difference:.0e} in float32.",
+        f"The exported {plan.arch}'s logits are the model's{_within(difference)}, in float32.",
     )
     show_whole(console, "Written to", str(plan.target))
     trust = ", trust_remote_code=True" if plan.arch in PLAIN else ""
@@ -67,7 +70,11 @@ def show_export(plan: ExportPlan, difference: float, console: Console) -> None:
     show_whole(console, "Open with", line)
 
 
-def card(plan: ExportPlan, parameters: int, difference: float) -> str:
+def _within(difference: float) -> str:
+    return f" to {difference:.0e}" if difference else ""
+
+
+def card(plan: ExportPlan, parameters: ParamCount, difference: float) -> str:
     """The text of the model card.
 
     Args:
@@ -78,7 +85,7 @@ def card(plan: ExportPlan, parameters: int, difference: float) -> str:
     name = plan.target.name
     code = _PLAIN.format(module=module_name(plan.arch)) if plan.arch in PLAIN else _LIBRARY
     trust = ", trust_remote_code=True" if plan.arch in PLAIN else ""
-    opening = _OPENING.format(folder=f'"{name}"', name=name, trust=trust, code=code)
+    opening = _OPENING.format(folder=json.dumps(name, ensure_ascii=False), trust=trust, code=code)
     sections = [
         _FRONT.format(arch=plan.arch),
         f"# {name}",
@@ -95,19 +102,18 @@ def _list(title: str, lines: Iterator[str]) -> str:
     return "\n".join([f"## {title}", "", *(f"- {line}" for line in lines)])
 
 
-def _model(plan: ExportPlan, parameters: int, difference: float) -> Iterator[str]:
-    config = plan.config
+def _model(plan: ExportPlan, parameters: ParamCount, difference: float) -> Iterator[str]:
     yield (
-        f"{count(parameters, 'parameter')}, "
-        f"{models.num_params(config).non_embedding:,} of them besides embedding and head"
+        f"{count(parameters.total, 'parameter')}, {parameters.non_embedding:,} of them besides "
+        "embedding and head"
     )
-    yield f"vocabulary: {count(config.vocab_size, 'token')}"
+    yield f"vocabulary: {count(plan.config.vocab_size, 'token')}"
     if plan.origin.spec is not None:
         yield f"trained on texts of up to {count(plan.origin.spec.context, 'token')}"
     version = importlib.metadata.version("transformers")
     yield (
-        f"written with transformers {version}; logits are those of the training code to "
-        f"{difference:.0e} in float32"
+        f"written with transformers {version}; in float32 its logits are those of the training "
+        f"code{_within(difference)}"
     )
 
 
@@ -126,12 +132,21 @@ def _data(spec: TrialSpec, origin: Origin) -> Iterator[str]:
     if origin.corpus is not None:
         trained = count(origin.corpus.train_words, "word")
         words = f": {trained} to train on, {origin.corpus.dev_words:,} to validate"
-    yield f"corpus {spec.corpus or 'without a name'} (hash {spec.corpus_hash}){words}"
+    yield f"corpus {spec.corpus or 'without a name'} (hash {spec.corpus_hash[:16]}){words}"
 
 
 def _recipe(spec: TrialSpec) -> Iterator[str]:
     yield f"size {spec.size}, {count(spec.epochs, 'epoch')} planned, seed {spec.seed}"
-    yield f"{spec.optimizer}, peak learning rate {short(spec.lr)}, schedule {spec.schedule}"
+    warmup = (
+        count(spec.warmup_steps, "step") if spec.warmup_steps else f"{spec.warmup:.3g} of all steps"
+    )
+    decay = (
+        f" (decay over the last {spec.decay:.3g} of all steps)" if spec.schedule == "wsd" else ""
+    )
+    yield (
+        f"{spec.optimizer}, peak learning rate {short(spec.lr)}, schedule {spec.schedule}{decay}, "
+        f"warm-up {warmup}"
+    )
     yield (
         f"batches of {count(spec.batch_size, 'sequence')}, weight decay {spec.weight_decay:g}, "
         f"dropout {spec.dropout:g}, gradient clipped at {spec.grad_clip:g}, {spec.precision}"
@@ -139,12 +154,24 @@ def _recipe(spec: TrialSpec) -> Iterator[str]:
     if spec.teacher:
         kind = "reverse KL" if spec.reverse_kl else "KL"
         yield (
-            f"distilled from {spec.teacher_name or 'a model'} (hash {spec.teacher}): {kind} with "
-            f"weight {spec.alpha:g} at temperature {spec.temperature:g}"
+            f"distilled from {_teachers(spec)}: {kind} with weight {spec.alpha:g} at temperature "
+            f"{spec.temperature:g}"
         )
     if spec.init:
-        yield f"began with the weights of the model {spec.init}"
+        yield f"began with the weights of a model (hash {spec.init[:16]})"
     yield f"trial {spec.hash}"
+
+
+def _teachers(spec: TrialSpec) -> str:
+    """The teachers by their registered names; of those in folders the hashes alone."""
+    hashes, names = spec.teacher.split("+"), spec.teacher_name.split("+")
+    known = len(names) == len(hashes)
+    return " and ".join(
+        f"{names[n]} (hash {digest[:16]})"
+        if known and names[n].startswith("models:/")
+        else f"a model (hash {digest[:16]})"
+        for n, digest in enumerate(hashes)
+    )
 
 
 def _results(origin: Origin) -> Iterator[str]:
@@ -168,7 +195,7 @@ def _scores(scores: dict[str, Any]) -> str:
     ]
     if scores["macro"] is not None:
         figures.insert(0, f"macro {with_error(scores['macro'], scores['macro_error'], 1)}")
-    return f"{', '.join(figures)} (percent, {OVER_ITEMS})"
+    return f"{', '.join(figures)} (percent {OVER_ITEMS})"
 
 
 def _licence(arch: str) -> str:

@@ -12,6 +12,7 @@ from analysis.errors import say_error
 from analysis.signals import ending_on_signals
 from analysis.terminal import open_console, showing
 from analysis.whole_files import write_text
+from models.registry import ParamCount
 from models.standalone.checking import difference, plain_class
 from models.standalone.joining import PLAIN, auto_map, joined, module_name
 from sweeps.arguments import ExportArgs
@@ -55,10 +56,16 @@ def write_export(plan: ExportPlan, model: PreTrainedModel) -> float:
         _complete_config(partial / "config.json", plan.arch)
         if plan.arch in PLAIN:
             write_text(partial / f"{module_name(plan.arch)}.py", joined(plan.arch))
-        parameters = sum(each.numel() for each in model.parameters())
         largest = difference(model, partial, plan.arch)
-        write_text(partial / "README.md", card(plan, parameters, largest))
+        write_text(partial / "README.md", card(plan, _parameters(model), largest))
     return largest
+
+
+def _parameters(model: PreTrainedModel) -> ParamCount:
+    """How many a model has; of a table that is also the head, once."""
+    tables: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    embedding = sum(each.numel() for each in {table.weight for table in tables})
+    return ParamCount(embedding, sum(each.numel() for each in model.parameters()) - embedding)
 
 
 def _complete_config(file: Path, arch: str) -> None:

@@ -211,10 +211,11 @@ def test_the_card_says_what_is_known(checkpoint: Path, tmp_path: Path) -> None:
     card = (target / "README.md").read_text()
     assert '"my lstm", trust_remote_code=True' in card
     assert not {"## Data", "## Recipe", "## Results"} & set(card.splitlines())
-    number = sum(each.numel() for each in models.load(checkpoint).parameters())
-    assert f"{number:,} parameters" in card
+    number = models.num_params(models.load_config(checkpoint))
+    assert f"{number.total:,} parameters, {number.non_embedding:,} of them besides" in card
 
-    spec = base_spec("lstm").replace(teacher="feed", teacher_name="models:/lstm/1", alpha=0.5)
+    spec = base_spec("lstm").replace(teacher="feed", alpha=0.5)
+    spec = spec.replace(teacher="feed+beef", teacher_name=f"models:/lstm/1+{tmp_path}")
     report = EpochReport(2, 7, 100, 2.0, 1.9, 1.2345, 3.0, 2.0, made_scores())
     later = EpochReport(3, 9, 100, 2.0, 1.95, 1.2999, 3.0, 2.0)
     write_json(checkpoint / "spec.json", spec.to_dict())
@@ -231,13 +232,13 @@ def test_the_card_says_what_is_known(checkpoint: Path, tmp_path: Path) -> None:
     assert export.main([str(checkpoint), str(tmp_path / "known")]) == 0
     card = (tmp_path / "known" / "README.md").read_text()
     for words in (
-        f"hash {corpus.hash}): {corpus.train_words:,} words to train on",
+        f"hash {corpus.hash[:16]}): {corpus.train_words:,} words to train on",
         "3 epochs planned, seed 0",
-        "peak learning rate 1e-2, schedule linear",
+        "adamw, peak learning rate 1e-2, schedule linear, warm-up 0.05 of all steps",
         "epoch 2: 1.2345 validation bits per byte",
         "zero-shot at this epoch: macro 100.0",
         "zero-shot after the sweep: macro 100.0",
-        "distilled from models:/lstm/1 (hash feed): KL with weight 0.5",
+        "distilled from models:/lstm/1 (hash feed) and a model (hash beef): KL with weight 0.5",
     ):
         assert words in card
     assert str(tmp_path) not in card
