@@ -137,12 +137,9 @@ def _data(spec: TrialSpec, origin: Origin) -> Iterator[str]:
 
 def _recipe(spec: TrialSpec) -> Iterator[str]:
     yield f"size {spec.size}, {count(spec.epochs, 'epoch')} planned, seed {spec.seed}"
-    warmup = (
-        count(spec.warmup_steps, "step") if spec.warmup_steps else f"{spec.warmup:.3g} of all steps"
-    )
-    decay = (
-        f" (decay over the last {spec.decay:.3g} of all steps)" if spec.schedule == "wsd" else ""
-    )
+    share = f"{spec.warmup:.3g} of all steps"
+    warmup = count(spec.warmup_steps, "step") if spec.warmup_steps else share
+    decay = f" (decay over the last {spec.decay:.3g})" if spec.schedule == "wsd" else ""
     yield (
         f"{spec.optimizer}, peak learning rate {short(spec.lr)}, schedule {spec.schedule}{decay}, "
         f"warm-up {warmup}"
@@ -176,7 +173,7 @@ def _teachers(spec: TrialSpec) -> str:
 
 def _results(origin: Origin) -> Iterator[str]:
     if (report := origin.report) is not None:
-        yield f"epoch {report.epoch}: {report.bits_per_byte:.4f} validation bits per byte"
+        yield f"epoch {report.epoch}: {report.bits_per_byte:.4f} bits/byte of the validation text"
         if report.scores is not None:
             yield f"zero-shot at this epoch: {_scores(report.scores)}"
     if (zero_shot := origin.final.get("zero_shot")) is not None:

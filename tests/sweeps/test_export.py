@@ -235,7 +235,7 @@ def test_the_card_says_what_is_known(checkpoint: Path, tmp_path: Path) -> None:
         f"hash {corpus.hash[:16]}): {corpus.train_words:,} words to train on",
         "3 epochs planned, seed 0",
         "adamw, peak learning rate 1e-2, schedule linear, warm-up 0.05 of all steps",
-        "epoch 2: 1.2345 validation bits per byte",
+        "epoch 2: 1.2345 bits/byte",
         "zero-shot at this epoch: macro 100.0",
         "zero-shot after the sweep: macro 100.0",
         "distilled from models:/lstm/1 (hash feed) and a model (hash beef): KL with weight 0.5",
