@@ -556,7 +556,7 @@ EXAMPLES = {
     "distill": "--teacher models:/hgrn2@teacher ä --reverse-kl --no-control",
     "paper": "--final-tasks glue --sweep-seeds 9223372036854775807",
     "evaluate": "--model gpt2 --gpus 0.5 --submission --output ä",
-    "export": "ä exported --storage ä",
+    "export": "models:/hgrn2@teacher /exported --storage ä",
     "doctor": "--storage ä --address 10.0.0.1:6379",
     "report": "--select macro --ui http://localhost:1",
     "compare": "1_000 2e5 --part all",
