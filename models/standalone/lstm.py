@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
@@ -47,8 +48,13 @@ class LSTMLayer(nn.Module):
         self.lstm = nn.LSTM(input_size, hidden_size, batch_first=True)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """hidden (batch, time, input) -> (batch, time, hidden)."""
-        return self.lstm(self.dropout(hidden))[0]
+        """hidden (batch, time, input) -> (batch, time, hidden).
+
+        In the type of the weights, also under autocast: not all processors have LSTMs in bf16, and
+        on a GPU PyTorch would take float16, in which gradients vanish.
+        """
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.lstm(self.dropout(hidden).to(self.lstm.weight_ih_l0.dtype))[0]
 
 
 class LSTMModel(PlainModel):
