@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,9 +20,11 @@ from analysis.arguments import CompareArgs, ReportArgs
 from analysis.reporting import writing
 from analysis.signals import ENDING, EXIT_INTERRUPTED
 from sweeps import cli
-from sweeps.arguments import PaperArgs, PromoteArgs
+from sweeps.arguments import ExportArgs, PaperArgs, PromoteArgs
+from sweeps.export import run_export
 from sweeps.plans import paper, promote
 from sweeps.promote import run_promotion
+from sweeps.running import export as exports
 from sweeps.running import stages
 from tests.processes import ROOT, environment
 
@@ -131,6 +134,7 @@ def ending(request: pytest.FixtureRequest) -> Iterator[int]:
     ("module", "name", "run", "args"),
     [
         (promote, "plan_promotion", run_promotion, PromoteArgs(arch="lstm")),
+        (exports, "plan_export", run_export, ExportArgs(model="x", folder=Path("y"))),
         (writing, "write_report", writing.run_report, ReportArgs()),
         (comparison, "compare_runs", comparison.run_comparison, CompareArgs(first="a", second="b")),
     ],
