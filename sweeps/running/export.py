@@ -53,7 +53,7 @@ def write_export(plan: ExportPlan, model: PreTrainedModel) -> float:
     with whole_folder(plan.target) as partial, writing(plan.target):
         model.save_pretrained(partial)
         save_tokenizer(plan.tokenizer, partial)
-        _complete_config(partial / "config.json", plan.arch)
+        _complete_config(partial, plan.arch)
         if plan.arch in PLAIN:
             write_text(partial / f"{module_name(plan.arch)}.py", joined(plan.arch))
         largest = difference(model, partial, plan.arch)
@@ -68,10 +68,12 @@ def _parameters(model: PreTrainedModel) -> ParamCount:
     return ParamCount(embedding, sum(each.numel() for each in model.parameters()) - embedding)
 
 
-def _complete_config(file: Path, arch: str) -> None:
-    """Name the classes that open the model, where transformers has none of its own."""
-    config = read_json(file, dict[str, Any])
+def _complete_config(folder: Path, arch: str) -> None:
+    """Name the classes that open the model, where transformers has none of its own; the
+    tokenizer's, too, without which its pipelines have none."""
+    config = read_json(folder / "config.json", dict[str, Any])
     config["architectures"] = [plain_class(arch).__name__]
     if arch in PLAIN:
-        config["auto_map"] = auto_map(arch)
-    write_json(file, config)
+        tokenizer = read_json(folder / "tokenizer_config.json", dict[str, Any])
+        config |= {"auto_map": auto_map(arch), "tokenizer_class": tokenizer["tokenizer_class"]}
+    write_json(folder / "config.json", config)

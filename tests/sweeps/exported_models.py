@@ -98,7 +98,7 @@ import torch
 from pathlib import Path
 from safetensors.torch import load_file, save_file
 from transformers import (
-    AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 )
 
 torch.set_num_threads(1)
@@ -120,6 +120,9 @@ for place in map(Path, sys.argv[1:]):
     found["generated"] = model.generate(
         wanted["ids"][:, :9], attention_mask=wanted["mask"][:, :9], **greedy
     )
+    writer = pipeline("text-generation", str(folder), **remote)
+    (said,) = writer("the cat", max_new_tokens=2, do_sample=False)
+    assert said["generated_text"].strip().startswith("the cat")
     if "{classifier}":
         torch.manual_seed(0)
         heads = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, **remote)
