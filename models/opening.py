@@ -31,7 +31,7 @@ _LONGEST_REASON = 200
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Keeps the library's warnings from the lines of a command: what matters of them is an error
     here, and the rest is of generation, or of speed."""
     before = logging.get_verbosity()
@@ -42,7 +42,7 @@ def _quietly() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-@_quietly()
+@quietly()
 def load_config(path: str | Path) -> PreTrainedConfig:
     """The config of the causal language model in the directory `path`, or on the hub under this id.
 
@@ -74,7 +74,7 @@ def load_config(path: str | Path) -> PreTrainedConfig:
     return config
 
 
-@_quietly()
+@quietly()
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer in the directory `path`, or on the hub under this id; runs no code of its.
 
@@ -98,7 +98,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-@_quietly()
+@quietly()
 def load(path: str | Path) -> PreTrainedModel:
     """The model saved in the directory `path`, or on the hub under this id.
 

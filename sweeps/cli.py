@@ -23,6 +23,7 @@ COMMANDS = {
     "distill": "sweeps.distill",
     "paper": "sweeps.paper",
     "evaluate": "sweeps.evaluate",
+    "export": "sweeps.export",
     "doctor": "sweeps.doctor",
     "report": "analysis.report",
     "compare": "analysis.compare",

@@ -37,9 +37,15 @@ def run_paper(args: PaperArgs) -> int:
     from sweeps.engine.environment import secure_local_cluster  # heavy imports: not before --help
 
     secure_local_cluster(args.address)
-    from sweeps.stages import run_study
+    from sweeps.distill import run_distillation
+    from sweeps.epoch_study import run_epoch_study
+    from sweeps.evaluate import run_evaluation
+    from sweeps.lr_sweep import run_lr_sweep
+    from sweeps.promote import run_promotion
+    from sweeps.running.stages import Commands, run_study
 
-    return run_study(args)
+    run = Commands(run_lr_sweep, run_epoch_study, run_promotion, run_distillation, run_evaluation)
+    return run_study(args, run)
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import tyro
+
 from analysis.flag_values import Names, default_is, place
 from analysis.schema.fields import trial_field
 from analysis.schema.ranges import MOST, within
@@ -19,6 +21,7 @@ __all__ = [
     "DoctorArgs",
     "EpochStudyArgs",
     "EvaluateArgs",
+    "ExportArgs",
     "GridArgs",
     "LrSweepArgs",
     "PaperArgs",
@@ -202,3 +205,19 @@ class DoctorArgs(ClusterArgs):
 
     storage: Annotated[Path | None, default_is("BABYSWEEP_STORAGE or runs/")] = place(default=None)
     """Folder of corpora, checkpoints and the MLflow store, as the sweep will get it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArgs:
+    """Arguments of an export."""
+
+    PANEL = "main"
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = place()
+    """A checkpoint's folder, models:/NAME@ALIAS or models:/NAME/VERSION, or an id on the hub."""
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")] = place()
+    """Folder to write to, new or empty."""
+    storage: Annotated[
+        Path | None, default_is("that of the checkpoint, else BABYSWEEP_STORAGE or runs/")
+    ] = place(default=None)
+    """Folder, or s3:// address, of studies, with registered models and what is known of corpora."""

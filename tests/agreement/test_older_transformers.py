@@ -14,6 +14,7 @@ import pytest
 import models
 from tests.agreement.conftest import Train
 from tests.agreement.tools import ENVIRONMENT, OLDER, older_python
+from tests.sweeps.exported_models import check_exports
 
 SCRIPT = Path(__file__).with_name("older_transformers.py")
 TEXTS = ["The cat sees the dogs.", "  two  spaces, an accent: é, and a line\nbreak", "x"]
@@ -60,3 +61,10 @@ def test_checkpoints_open_in_both(arch: str, trained: Train, older: Path) -> Non
         for texts in (before["generated"], now["generated"]):
             begun = [len(each["input_ids"]) for each in now["encodings"]]
             assert all(a < len(ids) <= a + 5 for a, ids in zip(begun, texts, strict=True))
+
+
+@pytest.mark.agreement
+@pytest.mark.parametrize("arch", models.architectures())
+def test_exports_open_in_the_older_one(arch: str, tmp_path: Path, older: Path) -> None:
+    """With code of their own where it is needed, and the same results."""
+    check_exports(arch, tmp_path, older)

@@ -27,6 +27,7 @@ from sweeps.arguments import (
     DoctorArgs,
     EpochStudyArgs,
     EvaluateArgs,
+    ExportArgs,
     LrSweepArgs,
     PaperArgs,
     PromoteArgs,
@@ -37,7 +38,7 @@ KINDS = {
     command_name(kind): kind
     for kind in (
         *(LrSweepArgs, EpochStudyArgs, PromoteArgs, DistillArgs, PaperArgs, EvaluateArgs),
-        *(DoctorArgs, ReportArgs, CompareArgs),
+        *(ExportArgs, DoctorArgs, ReportArgs, CompareArgs),
     )
 }
 HEAVY = ("torch", "ray", "mlflow", "transformers", "numpy", "pandas", "optuna", "yaml")
@@ -555,6 +556,7 @@ EXAMPLES = {
     "distill": "--teacher models:/hgrn2@teacher ä --reverse-kl --no-control",
     "paper": "--final-tasks glue --sweep-seeds 9223372036854775807",
     "evaluate": "--model gpt2 --gpus 0.5 --submission --output ä",
+    "export": "models:/hgrn2@teacher /exported --storage ä",
     "doctor": "--storage ä --address 10.0.0.1:6379",
     "report": "--select macro --ui http://localhost:1",
     "compare": "1_000 2e5 --part all",
@@ -589,7 +591,7 @@ def test_a_written_file_gives_the_flags_back(
 
     wanted = {name: absolute(value) for name, value in vars(args).items()}
     wanted |= {"ewok_password": None} if "ewok_password" in wanted else {}
-    given = words[:2] if command == "compare" else []
+    given = words[:2] if command in ("compare", "export") else []
     again = parse(kind, ["--config", str(path), *given], None)
     assert vars(again) == wanted
 

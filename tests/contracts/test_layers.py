@@ -33,8 +33,8 @@ ALLOWED = {
     "models": set(),
 }
 FLOORS = (
-    *("cli", "paper", "stages"),
-    *("lr_sweep", "epoch_study", "distill", "promote", "evaluate", "doctor"),
+    *("cli", "paper"),
+    *("lr_sweep", "epoch_study", "distill", "promote", "evaluate", "export", "doctor"),
     *("running", "findings", "plans", "scoring", "stored", "engine", "arguments"),
 )
 """Of `sweeps`, from the roof down."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,10 +19,13 @@ from analysis import comparison
 from analysis.arguments import CompareArgs, ReportArgs
 from analysis.reporting import writing
 from analysis.signals import ENDING, EXIT_INTERRUPTED
-from sweeps import cli, stages
-from sweeps.arguments import PaperArgs, PromoteArgs
+from sweeps import cli
+from sweeps.arguments import ExportArgs, PaperArgs, PromoteArgs
+from sweeps.export import run_export
 from sweeps.plans import paper, promote
 from sweeps.promote import run_promotion
+from sweeps.running import export as exports
+from sweeps.running import stages
 from tests.processes import ROOT, environment
 
 SCRIPTS = [*cli.COMMANDS.values(), "sweeps.cli"]
@@ -130,6 +134,7 @@ def ending(request: pytest.FixtureRequest) -> Iterator[int]:
     ("module", "name", "run", "args"),
     [
         (promote, "plan_promotion", run_promotion, PromoteArgs(arch="lstm")),
+        (exports, "plan_export", run_export, ExportArgs(model="x", folder=Path("y"))),
         (writing, "write_report", writing.run_report, ReportArgs()),
         (comparison, "compare_runs", comparison.run_comparison, CompareArgs(first="a", second="b")),
     ],
@@ -153,7 +158,8 @@ def test_the_whole_study(
 ) -> None:
     """Also before and between its stages, and with the way to go on."""
     monkeypatch.setattr(paper, "prepare", lambda *args: signal.raise_signal(ending))
-    assert stages.run_study(PaperArgs()) == EXIT_INTERRUPTED
+    run = stages.Commands(*[lambda args: 0] * 5)
+    assert stages.run_study(PaperArgs(), run) == EXIT_INTERRUPTED
     assert "Stopped. To continue, run it again:" in capsys.readouterr().out
 
 

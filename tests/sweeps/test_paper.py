@@ -17,13 +17,13 @@ from rich.console import Console
 
 from analysis.command_line import parse
 from analysis.commands import record, recorded
-from sweeps import stages
 from sweeps.arguments import PaperArgs, PromoteArgs
 from sweeps.arguments.axes import set_single, values_of
 from sweeps.findings.paper import show_status
 from sweeps.plans.paper import Stage, StageArguments
+from sweeps.running import stages
+from sweeps.running.stages import Commands, run_stages, run_study
 from sweeps.scoring.found import Found
-from sweeps.stages import run_stages, run_study
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.empty_store import empty_store
 from tests.processes import wait_for
@@ -31,6 +31,7 @@ from tests.sweeps.conftest import ROOT, environment
 from tests.sweeps.ray_nodes import RayNodes
 from trainables.checkpoint import TrialFolder
 
+NO_COMMANDS = Commands(*[lambda args: pytest.fail("was run")] * 5)
 STAGES = ("sweep", "epochs", "promote", "distill", "final", "report")
 
 
@@ -89,7 +90,7 @@ def test_stages_are_recorded_as_the_whole_study(
     plan = SimpleNamespace(folder=tmp_path, args=args, found=Found())
     monkeypatch.setattr(stages, "plan_study", lambda _: plan)
     monkeypatch.setattr(stages, "stages_of", lambda *_: [Stage("promote", stage, lambda: 1)])
-    assert run_study(args) == 0
+    assert run_study(args, NO_COMMANDS) == 0
     (found,) = recorded(client, run.info.experiment_id)
     assert found.line == "python sweeps/paper.py --arch lstm"
 

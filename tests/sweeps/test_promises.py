@@ -48,6 +48,7 @@ FLAGS = {
         glue-lr gpus help long-texts model no-all-templates no-submission output precision protocol
         run-id selection storage submission tasks token-budget
     """,
+    "sweeps/export.py": "config help storage",
     "sweeps/doctor.py": "address config help storage",
     "analysis/report.py": "config help output select storage study ui",
     "analysis/compare.py": "config help part storage study",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,32 @@ from analysis.reporting.writing import run_report
 from analysis.signals import ending_on_signals
 from analysis.terminal import open_console, say, show_title, showing
 from analysis.wording import count
-from sweeps.arguments import PaperArgs
-from sweeps.distill import run_distillation
-from sweeps.epoch_study import run_epoch_study
-from sweeps.evaluate import run_evaluation
+from sweeps.arguments import (
+    DistillArgs,
+    EpochStudyArgs,
+    EvaluateArgs,
+    LrSweepArgs,
+    PaperArgs,
+    PromoteArgs,
+)
 from sweeps.findings.paper import final_table, finished_stages, record_stage, show_status
-from sweeps.lr_sweep import run_lr_sweep
 from sweeps.plans.common import keep_config
 from sweeps.plans.paper import Stage, StudyPlan, plan_study
-from sweeps.promote import run_promotion
 from trainables.files import read_json
 
 
-def run_study(args: PaperArgs) -> int:
+@dataclass(frozen=True)
+class Commands:
+    """The other commands, which stand above this floor: each from its arguments to its status."""
+
+    sweep: Callable[[LrSweepArgs], int]
+    epochs: Callable[[EpochStudyArgs], int]
+    promote: Callable[[PromoteArgs], int]
+    distill: Callable[[DistillArgs], int]
+    evaluate: Callable[[EvaluateArgs], int]
+
+
+def run_study(args: PaperArgs, run: Commands) -> int:
     """Run what is to be run, or say what it would take, or where the study stands."""
     console = open_console()
     try:
@@ -39,14 +53,14 @@ def run_study(args: PaperArgs) -> int:
                     plan = plan_study(args)
             except (ValueError, OSError) as error:
                 return say_error(error)
-            stages = stages_of(plan, console)
+            stages = stages_of(plan, run, console)
             if args.status:
                 show_status(stages, plan.folder, console)
                 return 0
             plan.found.show(console)
             with part_of(args):
                 if args.dry_run:
-                    return _dry_run(plan, console)
+                    return _dry_run(plan, run, console)
                 keep_config(plan.folder, plan.args)
                 return run_stages(stages, plan.folder, console)
     except KeyboardInterrupt:
@@ -54,19 +68,19 @@ def run_study(args: PaperArgs) -> int:
         return say_how_to_continue(console)
 
 
-def stages_of(plan: StudyPlan, console: Console) -> list[Stage]:
+def stages_of(plan: StudyPlan, run: Commands, console: Console) -> list[Stage]:
     """The stages of a study, in their order."""
     commands = plan.commands
     report = ReportArgs(study=plan.folder.name, storage=plan.setup.storage)
-    run: dict[str, Callable[[], int]] = {
-        "sweep": lambda: run_lr_sweep(commands.sweep),
-        "epochs": lambda: run_epoch_study(commands.epochs),
-        "promote": lambda: run_promotion(commands.promote),
-        "distill": lambda: run_distillation(commands.distill),
-        "final": lambda: score_finally(plan, console),
+    steps: dict[str, Callable[[], int]] = {
+        "sweep": lambda: run.sweep(commands.sweep),
+        "epochs": lambda: run.epochs(commands.epochs),
+        "promote": lambda: run.promote(commands.promote),
+        "distill": lambda: run.distill(commands.distill),
+        "final": lambda: score_finally(plan, run, console),
         "report": lambda: run_report(report),
     }
-    return [Stage(name, run[name], inputs) for name, inputs in plan.inputs.items()]
+    return [Stage(name, steps[name], inputs) for name, inputs in plan.inputs.items()]
 
 
 def run_stages(stages: Sequence[Stage], folder: Path, console: Console) -> int:
@@ -87,7 +101,7 @@ def run_stages(stages: Sequence[Stage], folder: Path, console: Console) -> int:
     return 0
 
 
-def score_finally(plan: StudyPlan, console: Console) -> int:
+def score_finally(plan: StudyPlan, run: Commands, console: Console) -> int:
     """Score the best trials on all tasks, log the figures to their runs, and print them."""
     if plan.setup.benchmarks is None:
         say(console, "no benchmarks: give --benchmarks to have final scores")
@@ -98,7 +112,7 @@ def score_finally(plan: StudyPlan, console: Console) -> int:
     scored = []
     for found_by, trial in finalists.rows:
         evaluation = plan.evaluation(trial, run_ids[trial.spec.hash])
-        status = run_evaluation(evaluation)
+        status = run.evaluate(evaluation)
         if status != 0:
             return status
         assert evaluation.output is not None
@@ -110,15 +124,15 @@ def score_finally(plan: StudyPlan, console: Console) -> int:
     return 0
 
 
-def _dry_run(plan: StudyPlan, console: Console) -> int:
+def _dry_run(plan: StudyPlan, run: Commands, console: Console) -> int:
     """Print what each stage would take, from measured steps; nothing is run."""
     args = plan.args
     show_title(console, "1/6 sweep")
-    status = run_lr_sweep(dataclasses.replace(plan.commands.sweep, dry_run=True))
+    status = run.sweep(dataclasses.replace(plan.commands.sweep, dry_run=True))
     if status != 0:
         return status
     show_title(console, "2/6 epochs")
-    status = run_epoch_study(plan.measured_epochs)
+    status = run.epochs(plan.measured_epochs)
     if status != 0:
         return status
     students = len(args.seeds) * len(args.alphas) * len(args.temperatures)
