@@ -59,20 +59,11 @@ def head(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
 
 
 @pytest.fixture
-def machines(head: RayNodes, elsewhere: Path) -> RayNodes:
-    """A head and two nodes; the last has the code at another path."""
-    head.join(*OWN_DISK)
-    head.join(*OWN_DISK, PYTHONPATH=str(elsewhere))
+def machines(head: RayNodes) -> RayNodes:
+    """A head and two nodes."""
+    for _ in range(2):
+        head.join(*OWN_DISK)
     return head
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Path:
-    """A copy of the code."""
-    ignored = shutil.ignore_patterns("__pycache__")
-    for package in ("analysis", "models", "sweeps", "trainables"):
-        shutil.copytree(ROOT / package, tmp_path / "code" / package, ignore=ignored)
-    return tmp_path / "code"
 
 
 def start(
@@ -102,11 +93,7 @@ def on_disk(machines: RayNodes, number: int, scratch: Path, pattern: str) -> lis
 
 
 def test_every_machine_trains_and_fetches_the_corpus_itself(
-    sweep: SweepCommand,
-    reference: dict[str, tuple],
-    machines: RayNodes,
-    elsewhere: Path,
-    tmp_path: Path,
+    sweep: SweepCommand, reference: dict[str, tuple], machines: RayNodes, tmp_path: Path
 ) -> None:
     """All are used, none waits for long, and the figures are those of a single machine."""
     scratch = tmp_path / "scratch"
@@ -117,7 +104,6 @@ def test_every_machine_trains_and_fetches_the_corpus_itself(
         assert on_disk(machines, number, scratch, "study/trials/*"), output
         assert len(on_disk(machines, number, scratch, "corpora/text-*")) == 1, number
     check(sweep, reference)
-    assert [*elsewhere.glob("trainables/__pycache__/*.pyc")], "the third one's own code"
 
     runs = sorted(sweep.runs(), key=lambda run: run.info.start_time)
     seconds = [(run.info.end_time - run.info.start_time) / 1000 for run in runs]
