@@ -36,6 +36,7 @@ from typing import Any
 import psutil
 
 from analysis.addresses import SCRATCH
+from analysis.wording import count
 from tests.processes import kill, wait_for
 from tests.sweeps.conftest import SweepCommand
 from tests.sweeps.ray_nodes import RayNodes, family
@@ -358,7 +359,8 @@ class Soak:
     def _see_that_all_end(self, family: list[psutil.Process]) -> None:
         agents = [each for each in family if is_a("agent", each)]
         _, alive = psutil.wait_procs([each for each in family if each not in agents], timeout=20)
-        self.failures += [f"left running: {each}" for each in alive]
+        for each in alive:
+            self._fail(f"left running: {each}")
         kill(*alive, *agents)  # these look for their raylet for two minutes
 
     def _kill(self, kind: OwnCluster, driver: psutil.Process) -> None:
@@ -387,11 +389,15 @@ class Soak:
         found = everything(sweep)
         for trial in whole.keys() | found.keys():
             if problem := difference(whole.get(trial), found.get(trial)):
-                self.failures.append(f"sweep {name}, trial {trial}: {problem}")
+                self._fail(f"sweep {name}, trial {trial}: {problem}")
         running = [run.info.run_id for run in sweep.runs() if run.info.status == "RUNNING"]
         if running:
-            self.failures.append(f"sweep {name} left runs running: {running}")
+            self._fail(f"sweep {name} left runs running: {running}")
         self.counts["sweeps compared"] += 1
+
+    def _fail(self, what: str) -> None:
+        print(f"FAILED: {what}", flush=True)  # also if the soak itself breaks off
+        self.failures.append(what)
 
 
 def everything(sweep: SweepCommand) -> dict[str, Any]:
@@ -442,9 +448,8 @@ def main() -> int:
         soak.run(args.kills, args.minutes)
     kills = sum(count for what, count in soak.counts.items() if what.startswith("killed"))
     print(f"{kills} kills, seed {args.seed}: {dict(soak.counts)}")
-    for failure in soak.failures:
-        print(failure)
-    print("every sweep ended as an uninterrupted one" if not soak.failures else "FAILED")
+    failures = count(len(soak.failures), "failure")
+    print(failures if soak.failures else "every sweep ended as an uninterrupted one")
     return bool(soak.failures)
 
 
