@@ -16,7 +16,7 @@ from tests.processes import ROOT, environment
 from tests.sweeps.conftest import SweepCommand
 
 TRAINING = """
-    address arch batch-size benchmarks checkpoint-minutes config context corpus cpus-per-trial
+    address arch batch-size benchmarks checkpoint-minutes keep config context corpus cpus-per-trial
     dropout dry-run epochs ewok-password final-tasks gpus-per-trial grad-clip help max-concurrent
     micro-batch no-dry-run optimizer precision preset protocol runner schedule seeds size storage
     study tasks vocab-size warmup weight-decay workers-per-trial
