@@ -182,30 +182,32 @@ class Slots(DriverCallback):
     """Places for trials: as many as fit the cluster, whose nodes come and go.
 
     Args:
+        search: who hands out the trials.
         fitting: how many trials fit such resources, by Ray's names for them; raises ValueError if
             none does.
         available: the cluster's resources at the start.
         console: is told of a change.
 
     Attributes:
-        number: how many trials run at once.
+        search: hands out no trial while all places are taken.
     """
 
     def __init__(
         self,
+        search: Searcher,
         fitting: Callable[[dict[str, float]], int],
         available: dict[str, float],
         console: Console,
     ) -> None:
         self._fitting, self._console = fitting, console
-        self.number = self._said = fitting(available)
+        self._said = fitting(available)
+        self.search = ConcurrencyLimiter(search, max_concurrent=self._said)
         self._looked = time.monotonic()
-        self._limiters: list[ConcurrencyLimiter] = []
 
-    def limited(self, search: Searcher) -> Searcher:
-        """The searcher, which hands out no trial while all places are taken."""
-        self._limiters.append(ConcurrencyLimiter(search, max_concurrent=self.number))
-        return self._limiters[-1]
+    @property
+    def number(self) -> int:
+        """How many trials run at once."""
+        return int(self.search.max_concurrent)
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Look at the cluster now and then."""
@@ -213,11 +215,10 @@ class Slots(DriverCallback):
             return
         self._looked = time.monotonic()
         try:
-            self.number = now = self._fitting(ray.cluster_resources())
-        except ValueError:  # a trial that waits asks Ray for a node
-            self.number, now = 1, 0
-        for limiter in self._limiters:
-            limiter.max_concurrent = self.number
+            now = self._fitting(ray.cluster_resources())
+        except ValueError:
+            now = 0
+        self.search.max_concurrent = max(1, now)  # a trial that waits asks Ray for a node
         if now != self._said:
             self._said = now
             text = f"{count(now, 'trial')} at once now" if now else "no node for a trial, waiting"
@@ -262,7 +263,6 @@ class _Asha(_InTurn, AsyncHyperBandScheduler):
 
 
 def run_tune(
-    search: Searcher,
     runtime: RuntimeConfig,
     resources: Resources,
     scheduler: TrialScheduler,
@@ -285,7 +285,7 @@ def run_tune(
         tune.Tuner(
             _trainable(runtime, resources, scratch),
             tune_config=tune.TuneConfig(
-                search_alg=slots.limited(search),
+                search_alg=slots.search,
                 scheduler=scheduler,
                 num_samples=-1,
                 reuse_actors=True,

@@ -118,7 +118,7 @@ def _run(
         try:
             available = cluster.enter_context(ray_cluster(args.address, dashboard=dashboard))
             fitting = functools.partial(plan.fitting, limit=args.max_concurrent)
-            slots = Slots(fitting, available, console)
+            slots = Slots(search, fitting, available, console)
             kernels = start_building(
                 [*plan.bases.values()],
                 plan.corpus.vocab_size,
@@ -186,7 +186,7 @@ def _train(
     stopping = stopping_at_checkpoints(plan.stop_file, display.running, console)
     with contextlib.closing(display), stopping:
         runtime = plan.runtime_config(tracker)
-        run_tune(search, runtime, plan.resources, scheduler, [bookkeeper, display], slots)
+        run_tune(runtime, plan.resources, scheduler, [bookkeeper, display], slots)
         bookkeeper.settle(patience=60, tell=contact.retry if _is_done(plan) else contact.try_once)
 
 

@@ -47,7 +47,7 @@ class Sweep:
         contact: Any = SimpleNamespace(try_once=lambda call: call() or True)
         self._output = io.StringIO()
         console = Console(file=self._output, width=200)
-        slots = Slots(lambda available: 1, {}, console)
+        slots = Slots(self.search, lambda available: 1, {}, console)
         self.display = ProgressDisplay(tracker, contact, study, self.search, slots, console)
         self._number = 0
 

@@ -46,13 +46,12 @@ def test_trials_use_the_nodes_that_join(monkeypatch):
     monkeypatch.setattr(tuning, "_LOOK_SECONDS", 0)
     output = io.StringIO()
     fitting = functools.partial(Resources.choose(1, 0, 1, "auto").trials_at_once, limit=3)
-    slots = Slots(fitting, cluster, Console(file=output, width=200))
-    search = slots.limited(_Endless())
+    slots = Slots(_Endless(), fitting, cluster, Console(file=output, width=200))
     running: list[str] = []
 
     def start_all() -> int:
         slots.on_step_begin(0, [])
-        while search.suggest(str(len(running))):
+        while slots.search.suggest(str(len(running))):
             running.append(str(len(running)))
         return len(running)
 
