@@ -17,6 +17,7 @@ from models.standalone.skeleton import (
     SwiGLU,
     at_least_float32,
     causal_conv,
+    inner_width,
 )
 
 CHUNK = 64  # steps that are computed at once
@@ -160,14 +161,11 @@ class GatedDeltaNetBlock(nn.Module):
 
     def __init__(self, config: GatedDeltaNetConfig) -> None:
         super().__init__()
-        width, inner = config.hidden_size, config.intermediate_size
-        if inner is None:  # about two thirds of the ratio times the width, in steps of 256
-            inner = int(width * (config.hidden_ratio or 4) * 2 / 3)
-            inner += -inner % 256
+        width = config.hidden_size
         self.attn_norm = RMSNorm(width, config.norm_eps)
         self.attn = GatedDeltaNet(config)
         self.mlp_norm = RMSNorm(width, config.norm_eps)
-        self.mlp = SwiGLU(width, inner)
+        self.mlp = SwiGLU(width, inner_width(config))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden (batch, time, width) -> the same shape."""

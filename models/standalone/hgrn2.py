@@ -18,6 +18,7 @@ from models.standalone.skeleton import (
     RMSNorm,
     SwiGLU,
     at_least_float32,
+    inner_width,
 )
 
 CHUNK = 16  # steps that are computed at once
@@ -129,14 +130,11 @@ class HGRN2Block(nn.Module):
 
     def __init__(self, config: HGRN2Config) -> None:
         super().__init__()
-        width, inner = config.hidden_size, config.intermediate_size
-        if inner is None:  # about two thirds of the ratio times the width, in steps of 256
-            inner = int(width * (config.hidden_ratio or 4) * 2 / 3)
-            inner += -inner % 256
+        width = config.hidden_size
         self.attn_norm = RMSNorm(width, config.norm_eps)
         self.attn = HGRN2Attention(config)
         self.mlp_norm = RMSNorm(width, config.norm_eps)
-        self.mlp = SwiGLU(width, inner)
+        self.mlp = SwiGLU(width, inner_width(config))
 
     def forward(self, hidden: Tensor, bound: Tensor | None) -> Tensor:
         """hidden (batch, time, width) -> the same shape; `bound` as of the attention."""

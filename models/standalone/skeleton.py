@@ -234,6 +234,15 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def inner_width(config: Any) -> int:
+    """Width within a feed-forward layer: as given, else about two thirds of the ratio times the
+    model's, in steps of 256."""
+    if config.intermediate_size is not None:
+        return config.intermediate_size
+    inner = int(config.hidden_size * (config.hidden_ratio or 4) * 2 / 3)
+    return inner + -inner % 256
+
+
 def causal_conv(conv: nn.Conv1d, x: Tensor) -> Tensor:
     """A depthwise convolution over a step and those before it, with SiLU.
 
