@@ -25,6 +25,7 @@ from analysis.reporting.sections.common import ReportContext
 from analysis.reporting.sections.reproduction import reproduction
 from analysis.study import Study
 from analysis.wording import quoted
+from sweeps.engine.tuning import Slots
 from sweeps.running import trials
 from tests.analysis.benchmark_files import write_blimp
 from tests.empty_store import empty_store
@@ -40,17 +41,15 @@ FINDINGS = {"lr_sweep": "show_results", "epoch_study": "show_epochs", "distill":
 TINY = ("--vocab-size", "280", "--context", "64", "--batch-size", "4", "--study", "my study")
 
 
-def train_here(
-    search: Searcher, runtime: Any, resources: Any, scheduler: Any, callbacks: Any, at_once: int
-) -> None:
+def train_here(runtime: Any, resources: Any, scheduler: Any, callbacks: Any, slots: Slots) -> None:
     """In place of Ray Tune: one trial after the other, in this process."""
     for number in range(100):
-        config = search.suggest(str(number))
+        config = slots.search.suggest(str(number))
         if config == Searcher.FINISHED:
             return
         results: list[dict[str, Any]] = []
         run_trial(TrialSpec.from_dict(config["spec"]), runtime, results.append)
-        search.on_trial_complete(str(number), results[-1])
+        slots.search.on_trial_complete(str(number), results[-1])
 
 
 def step(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
