@@ -11,7 +11,6 @@ from typing import get_args
 import numpy as np
 
 from analysis.benchmarks import MACRO, Benchmark, from_facts
-from analysis.benchmarks.figures import CORRELATION
 from analysis.benchmarks.kinds import kind_named
 from analysis.benchmarks.suite import Scores
 from analysis.schema.choices import ItemPart
@@ -47,8 +46,8 @@ class Chance:
 
 def benchmarks_of(scores: Scores) -> tuple[str, ...]:
     """Names for `sample`: "macro" if the scores have one, and each benchmark with item values that
-    add up to its figure (not a correlation)."""
-    names = [name for name in scores["benchmarks"] if kind_named(name).figure is not CORRELATION]
+    add up to its figure (no correlation, nor what is explained)."""
+    names = [name for name in scores["benchmarks"] if kind_named(name).figure.weights]
     return (*(["macro"] if scores["macro"] is not None else []), *names)
 
 

@@ -1,13 +1,11 @@
 """What all zero-shot benchmarks are made of: a named list of items.
 
-A reader (`minimal_pairs`, `ewok`, `bear`, `later_tasks`) turns files into items, and the suite does
-the rest: it scores every option, grades every item, and averages.
+A reader (`minimal_pairs`, `ewok`, `bear`, `later_tasks`, `reading`) turns files into items, and the
+suite does the rest: it scores every option, grades every item, and averages.
 """
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from analysis.benchmarks import splits
-from analysis.benchmarks.items import Answer, Item, grade
+from analysis.benchmarks.items import Answer, Item
 from analysis.benchmarks.kind import BenchmarkKind
 from analysis.benchmarks.kinds import kind_named
 from analysis.benchmarks.protocols import Encoder
@@ -47,7 +45,10 @@ class Benchmark:
 
     def content(self) -> list[list[object]]:
         """The inputs that determine a score, as JSON, for the suite's hash."""
-        return [[i.task, i.context, i.options, i.right, i.groups, i.human] for i in self.items]
+        return [
+            [i.task, i.context, i.options, i.right, i.groups, i.human, *i.covariates]
+            for i in self.items
+        ]
 
     def spans(self, encoder: Encoder) -> list[Span]:
         """One span for each option of each item, in order."""
@@ -62,7 +63,8 @@ class Benchmark:
     def grade(self, log_probs: Sequence[np.ndarray]) -> list[Answer]:
         """The answer to each item, from the token log-probabilities (nats) of `spans`, in order."""
         remaining = iter(log_probs)
-        return [grade(item, [next(remaining) for _ in item.options]) for item in self.items]
+        by_item = [[next(remaining) for _ in item.options] for item in self.items]
+        return self.kind.grade(self.items, by_item)
 
     def figure(self, values: Sequence[float]) -> float:
         """The benchmark's figure in percent, from the value of each item."""
@@ -80,31 +82,21 @@ class Benchmark:
     @property
     def chance(self) -> float:
         """The figure expected of a model that knows nothing, in percent."""
-        if all(item.human is not None for item in self.items):
-            return 0.0  # a correlation
-        return self.figure([1 / len(item.options) for item in self.items])
+        return self.kind.figure.chance(self.items)[0]
 
     @property
     def chance_error(self) -> float:
-        """Standard deviation of that figure over models that guess, in percentage points.
-
-        The items of a cluster count as one guess, which is the worst case.
-        """
-        if self.weights is None:
-            return 100 / math.sqrt(max(len(self) - 1, 1))  # a rank correlation's
-        by_cluster: dict[str | int, float] = defaultdict(float)
-        for index, (item, weight) in enumerate(zip(self.items, self.weights, strict=True)):
-            share = 1 / len(item.options)
-            by_cluster[item.cluster or index] += weight * math.sqrt(share * (1 - share))
-        return 100 * math.hypot(*by_cluster.values())
+        """Standard deviation of that figure over models that guess, in percentage points."""
+        return self.kind.figure.chance(self.items)[1]
 
     @property
     def weights(self) -> list[float] | None:
         """Weight of each item's value in the figure: figure = 100 * sum of weight * value.
 
-        None where the figure is a correlation.
+        None where the figure is not made so, such as a correlation.
         """
-        return self.kind.figure.weights(self.items)
+        weights = self.kind.figure.weights
+        return weights(self.items) if weights else None
 
     @property
     def strata(self) -> list[str]:

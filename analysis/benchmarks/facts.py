@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.items import Item
+from analysis.benchmarks.kinds import kind_named
 from analysis.schema.typed import typed
 
 
@@ -38,13 +39,15 @@ def item_facts(benchmark: Benchmark) -> Facts:
 
     `items`: how many; `options`: how many an item has (a number where all have the same);
     `selection`: positions of the items of the selection split; `clusters`: a number for each item,
-    equal within a cluster (left out where every item is by itself); `human`: people's shares (left
+    equal within a cluster of the task, or of all tasks where clusters span several (left out where
+    every item is by itself); `human`: people's shares (left
     out where none has).
     """
     by_task: dict[str, list[tuple[Item, bool]]] = defaultdict(list)
     for item, is_chosen in zip(benchmark.items, benchmark.in_selection, strict=True):
         by_task[item.task].append((item, is_chosen))
     facts: dict[str, dict[str, Any]] = {}
+    numbers: dict[str, int] = {}
     for task, members in by_task.items():
         options = [len(item.options) for item, _ in members]
         facts[task] = {
@@ -53,7 +56,7 @@ def item_facts(benchmark: Benchmark) -> Facts:
             "selection": [index for index, (_, is_chosen) in enumerate(members) if is_chosen],
         }
         if any(item.cluster for item, _ in members):
-            numbers: dict[str, int] = {}
+            numbers = numbers if benchmark.kind.clusters_span_tasks else {}
             names = [item.cluster or f"item {index}" for index, (item, _) in enumerate(members)]
             facts[task]["clusters"] = [numbers.setdefault(name, len(numbers)) for name in names]
         if any(item.human is not None for item, _ in members):
@@ -76,7 +79,8 @@ def from_facts(name: str, facts: Facts) -> tuple[Benchmark, list[bool]]:
         count = fact["items"]
         options = fact["options"]
         options = options if isinstance(options, list) else [options] * count
-        clusters = [f"{task} {number}" for number in fact.get("clusters", [])] or [""] * count
+        of_task = "" if kind_named(name).clusters_span_tasks else task
+        clusters = [f"{of_task} {number}" for number in fact.get("clusters", [])] or [""] * count
         human = fact.get("human", [None] * count)
         chosen = set(fact["selection"])
         items += [

@@ -14,18 +14,22 @@ from analysis.benchmarks.items import Item
 
 
 class Aggregation(NamedTuple):
-    """A way from items' values (0 to 1) to one figure.
+    """A way from items' values to one figure.
 
     Attributes:
         value: the figure, percent.
         error: its standard error, percentage points.
-        weights: what each value counts in it; None where it is no weighted mean.
+        weights: what each value counts in it; None where it is no weighted mean of values from 0 to
+            1.
+        chance: the figure expected of models that know nothing, percent, and its standard deviation
+            over them, percentage points.
         by_task: whether other items would be drawn task by task, or from all alike.
     """
 
     value: Callable[[Sequence[Item], Sequence[float]], float]
     error: Callable[[Sequence[Item], Sequence[float]], float]
-    weights: Callable[[Sequence[Item]], list[float] | None]
+    weights: Callable[[Sequence[Item]], list[float]] | None
+    chance: Callable[[Sequence[Item]], tuple[float, float]]
     by_task: bool = True
 
 
@@ -42,11 +46,11 @@ def percent(values: Sequence[float]) -> float:
     return 100.0 * fmean(values)
 
 
-def _means(*keys: Callable[[Item], str], by_task: bool = True) -> Aggregation:
+def means(*keys: Callable[[Item], str], by_task: bool = True) -> Aggregation:
     """The mean over what the first key tells apart of the mean over what the next one does, and so
-    on, of the mean over items."""
+    on, of the mean over items. By chance an option is as good as another."""
     first, *others = keys
-    inner = _means(*others) if others else None
+    inner = means(*others) if others else None
 
     def value(items: Sequence[Item], values: Sequence[float]) -> float:
         parts = _parts(items, values, first)
@@ -67,7 +71,17 @@ def _means(*keys: Callable[[Item], str], by_task: bool = True) -> Aggregation:
         inside = Counter(start[:-1] for start in {path[: n + 1] for path in counts for n in depths})
         return [1 / (math.prod(inside[path[:n]] for n in depths) * counts[path]) for path in paths]
 
-    return Aggregation(value, error, weights, by_task)
+    def chance(items: Sequence[Item]) -> tuple[float, float]:
+        """The items of a cluster count as one guess, which is the worst case."""
+        shares = [1 / len(item.options) for item in items]
+        by_cluster: dict[str | int, float] = defaultdict(float)
+        for index, (item, weight, share) in enumerate(
+            zip(items, weights(items), shares, strict=True)
+        ):
+            by_cluster[item.cluster or index] += weight * math.sqrt(share * (1 - share))
+        return value(items, shares), 100 * math.hypot(*by_cluster.values())
+
+    return Aggregation(value, error, weights, chance, by_task)
 
 
 def _correlation(items: Sequence[Item], values: Sequence[float]) -> float:
@@ -87,6 +101,10 @@ def _error_of_correlation(items: Sequence[Item], values: Sequence[float]) -> flo
         return 100.0
     r = _correlation(items, values) / 100
     return 100 * (1 - r**2) * math.sqrt((1 + r**2 / 2) / (len(values) - 3))
+
+
+def _chance_of_correlation(items: Sequence[Item]) -> tuple[float, float]:
+    return 0.0, 100 / math.sqrt(max(len(items) - 1, 1))
 
 
 _Scored: TypeAlias = "tuple[list[Item], list[float]]"
@@ -117,7 +135,8 @@ def _variance_of_mean(items: Sequence[Item], values: Sequence[float]) -> float:
     return count / (count - 1) * sum(d**2 for d in deviations.values()) / len(values) ** 2
 
 
-def _task(item: Item) -> str:
+def task_of(item: Item) -> str:
+    """The item's task, as a key for `means`."""
     return item.task
 
 
@@ -126,7 +145,9 @@ def _split(item: Item) -> str:
     return item.task.rsplit("_", 2)[0]
 
 
-MEAN_OF_TASKS = _means(_task)
-MEAN_OF_ITEMS = _means(lambda item: "", by_task=False)
-MEAN_OF_SPLITS = _means(_split, _task)
-CORRELATION = Aggregation(_correlation, _error_of_correlation, lambda items: None, by_task=False)
+MEAN_OF_TASKS = means(task_of)
+MEAN_OF_ITEMS = means(lambda item: "", by_task=False)
+MEAN_OF_SPLITS = means(_split, task_of)
+CORRELATION = Aggregation(
+    _correlation, _error_of_correlation, None, _chance_of_correlation, by_task=False
+)

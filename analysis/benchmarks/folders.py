@@ -19,8 +19,6 @@ GLUE = "glue"
 _MOST_FOLDERS = 1000
 """That are looked into for a hint; links may lead in a circle."""
 _NOT_SCORED = {
-    "wug_past*": "WUG's past tense is not scored here",
-    "reading*": "reading times are not scored here",
     "cdi*": "age of acquisition is not scored here",
     "aoa*": "age of acquisition is not scored here",
     **dict.fromkeys(("vqa*", "winoground*", "devbench*"), "pictures are not scored here"),

@@ -27,6 +27,7 @@ class Item:
         cluster: items of one cluster are the same question asked again: in other words, with its
             sides swapped, or against another wrong side. They are no independent evidence. "" for
             an item by itself.
+        covariates: numbers known of it that a figure is made with; () for none.
     """
 
     task: str
@@ -36,6 +37,7 @@ class Item:
     groups: tuple[tuple[str, str], ...] = ()
     human: float | None = None
     cluster: str = ""
+    covariates: tuple[float, ...] = ()
 
     @property
     def texts(self) -> list[tuple[str, str]]:
@@ -51,7 +53,8 @@ class Answer:
 
     Attributes:
         value: 1 right, 0 wrong, 1/k where the right option ties with k - 1 others for the best.
-            Of an item with `human`: the model's share for the first option.
+            Of an item with `human`: the model's share for the first option. Of a reading time: what
+            it contributes to the figure (`reading`).
         choice: index of the chosen option, the first of the best; -1 if a score is not finite.
         tied: whether the best score is shared.
         log_probs: the options' sums of token log-probabilities, nats.
@@ -68,13 +71,23 @@ class Answer:
         return self.choice >= 0
 
 
+def grade_each(items: Sequence[Item], log_probs: Sequence[Sequence[np.ndarray]]) -> list[Answer]:
+    """The answer to each item by itself, from its options' token log-probabilities (nats)."""
+    return list(map(grade, items, log_probs))
+
+
+def sums_of(log_probs: Sequence[np.ndarray]) -> tuple[float, ...]:
+    """Each option's sum of token log-probabilities (nats)."""
+    return tuple(float(values.sum(dtype=np.float64)) for values in log_probs)
+
+
 def grade(item: Item, log_probs: Sequence[np.ndarray]) -> Answer:
     """Compare the options' sums of token log-probabilities (nats).
 
     Options in which every token has the same probability differ in length only: a model that is
     blind to its input ties them, whatever their lengths.
     """
-    scores = tuple(float(values.sum(dtype=np.float64)) for values in log_probs)
+    scores = sums_of(log_probs)
     if not all(map(math.isfinite, scores)):
         return Answer(0.0, -1, False, scores)
     best = max(scores)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from analysis.benchmarks.figures import MEAN_OF_TASKS, Aggregation
 from analysis.benchmarks.files import find_json_lines, read_folder
-from analysis.benchmarks.items import Item
+from analysis.benchmarks.items import Answer, Item, grade_each
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class BenchmarkSource:
 
 
 Reader = Callable[[Path, BenchmarkSource], tuple[Item, ...]]
+Grader = Callable[[Sequence[Item], Sequence[Sequence[np.ndarray]]], list[Answer]]
+"""Gives the answers to items from the token log-probabilities (nats) of each one's options."""
+Predictions = dict[str, list[dict[str, Any]]]
+"""What the BabyLM challenge wants to be told, by its name of a task."""
 
 
 def json_lines(parse: Callable[[dict[str, object], str], Item]) -> Reader:
@@ -60,9 +67,14 @@ class BenchmarkKind:
         from_hub: gives the items of the Hugging Face hub's data set; None if it is not read there.
         hub_id: that data set's name.
         figure: how the items' values become the figure.
+        grade: gives the items' answers.
+        clusters_span_tasks: whether items of several tasks may be of one cluster; then every item
+            has one.
         in_macro: whether the macro figure counts it.
         submission: the BabyLM challenge's name of the task that it is submitted with, None if it is
             no part of the predictions.
+        submitted: gives the predictions of all items, in their order, which are no choices then;
+            None for the chosen options.
         submitted_as: what its only task is called in there; "" where tasks keep their names.
         shown_by: what the report's phenomena are: "task", or a grouping of the items where the
             tasks are many. None leaves it out: chance differs from task to task, or the figure is
@@ -80,8 +92,11 @@ class BenchmarkKind:
     from_hub: Callable[[BenchmarkSource], tuple[Item, ...]] | None = None
     hub_id: str = ""
     figure: Aggregation = MEAN_OF_TASKS
+    grade: Grader = grade_each
+    clusters_span_tasks: bool = False
     in_macro: bool = False
     submission: str | None = None
+    submitted: Callable[[Sequence[Item], Sequence[Answer]], Predictions] | None = None
     submitted_as: str = ""
     shown_by: str | None = "task"
     listed_as: str = ""

@@ -7,10 +7,11 @@ from fnmatch import fnmatchcase
 from analysis.benchmarks.bear import BEAR
 from analysis.benchmarks.ewok import EWOK
 from analysis.benchmarks.kind import BenchmarkKind
-from analysis.benchmarks.later_tasks import COMPS, ENTITY_TRACKING, WUG
+from analysis.benchmarks.later_tasks import COMPS, ENTITY_TRACKING, WUG, WUG_PAST
 from analysis.benchmarks.minimal_pairs import BLIMP, SUPPLEMENT
+from analysis.benchmarks.reading import READING
 
-ALL_KINDS = (BLIMP, SUPPLEMENT, EWOK, BEAR, WUG, ENTITY_TRACKING, COMPS)
+ALL_KINDS = (BLIMP, SUPPLEMENT, EWOK, BEAR, WUG, WUG_PAST, ENTITY_TRACKING, COMPS, READING)
 _BY_NAME = {kind.name: kind for kind in ALL_KINDS}
 _BY_FOLDER = {pattern: kind for kind in ALL_KINDS for pattern in kind.folders}
 KINDS = tuple(_BY_NAME)

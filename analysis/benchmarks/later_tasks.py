@@ -1,8 +1,9 @@
-"""Tasks that the BabyLM challenge added later (2025): wug adjectives, entity tracking, COMPS.
+"""Tasks that the BabyLM challenge added later (2025): wugs, entity tracking, COMPS.
 
 `wug_adj*/*.jsonl`: `sentences`, two texts separated by a tab, and `ratio`, the share of people who
 prefer the first (Hofmann et al. 2024). The figure is Spearman's correlation with the model's share,
-the softmax over both texts.
+the softmax over both texts. `wug_past*/*.jsonl` are the same of past tenses (Weissweiler et al.
+2023, arXiv 2310.15113).
 
 `entity_tracking*/<split>.jsonl`: `input_prefix`, `options` of which the first is right, and
 `numops`, the number of operations on the boxes' contents (Kim & Schuster 2023, arXiv 2305.02363).
@@ -16,19 +17,21 @@ Ettinger 2023, arXiv 2210.01963). The figure is the mean over subsets.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from analysis.benchmarks.figures import CORRELATION, MEAN_OF_SPLITS
 from analysis.benchmarks.files import number_field, text_field
 from analysis.benchmarks.items import Item
 from analysis.benchmarks.kind import BenchmarkKind, json_lines
 
 
-def _nominalisation(values: dict[str, object], source: str) -> Item:
+def _inflections(values: dict[str, object], source: str) -> Item:
     options = tuple(text_field(values, "sentences").split("\t"))
     if len(options) != 2:
         raise ValueError(f"'sentences' holds {len(options)} texts separated by tabs, not two")
     ratio = number_field(values, "ratio")
-    if not 0 <= ratio <= 1:
-        raise ValueError(f"'ratio' is a share, 0 to 1, not {ratio}")
+    if ratio < 0:  # only its rank counts: a percentage does as well
+        raise ValueError(f"'ratio' is a share of people, 0 or more, not {ratio}")
     return Item(task=source, options=options, human=ratio)
 
 
@@ -69,12 +72,15 @@ def _property(values: dict[str, object], source: str) -> Item:
 WUG = BenchmarkKind(
     "wug",
     ("wug_adj*",),
-    json_lines(_nominalisation),
+    json_lines(_inflections),
     expects="*.jsonl files with the fields sentences and ratio",
     figure=CORRELATION,
     submission="wug_adj",
     submitted_as="wug_adj",
     shown_by=None,
+)
+WUG_PAST = replace(
+    WUG, name="wug_past", folders=("wug_past*",), submission="wug_past", submitted_as="wug_past"
 )
 ENTITY_TRACKING = BenchmarkKind(
     "entity_tracking",

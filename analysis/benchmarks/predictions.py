@@ -12,6 +12,7 @@ import numpy as np
 
 from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.items import Answer, Item
+from analysis.benchmarks.kind import Predictions
 from analysis.benchmarks.suite import Suite
 from analysis.whole_files import whole_file, write_text
 from analysis.wording import count
@@ -48,6 +49,8 @@ def write_submission(
 ) -> list[Path]:
     """Write `zero_shot/causal/<task>/<dataset>/predictions.json` as the BabyLM 2025 pipeline does.
 
+    Of reading times it is `zero_shot/causal/reading/predictions.json`, with surprisals in nats.
+
     A file maps each UID to {"predictions": [{"id": "<UID>_<n>", "pred": <the chosen text>}, ...]}.
     The UIDs are those that the pipeline's scorer looks up: names of the data set's files, for
     entity tracking with the number of operations, and `BenchmarkKind.submitted_as`.
@@ -73,22 +76,31 @@ def write_submission(
     for benchmark in suite.benchmarks:
         if benchmark.kind.submission is None:
             continue
-        dataset = benchmark.dataset or benchmark.name
-        place = folder / "zero_shot" / "causal" / benchmark.kind.submission / dataset
+        place = folder / "zero_shot" / "causal" / benchmark.kind.submission
+        if benchmark.kind.submitted:
+            predictions = benchmark.kind.submitted(benchmark.items, answers[benchmark.name])
+        else:
+            place /= benchmark.dataset or benchmark.name
+            predictions = _choices(benchmark, answers[benchmark.name])
         place.mkdir(parents=True, exist_ok=True)
-        predictions: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for item, answer in zip(benchmark.items, answers[benchmark.name], strict=True):
-            uid = benchmark.kind.submitted_as or item.task
-            mine = predictions[uid]
-            context, option = item.texts[int(np.argmax(answer.log_probs))]
-            entry: dict[str, Any] = {
-                "id": f"{uid}_{len(mine)}",
-                "pred": option if isinstance(item.context, str) else context + option,
-            }
-            if item.human is not None:
-                entry["prob"] = answer.value
-            mine.append(entry)
         text = json.dumps({uid: {"predictions": mine} for uid, mine in predictions.items()})
         write_text(place / "predictions.json", text)
         written.append(place / "predictions.json")
     return written
+
+
+def _choices(benchmark: Benchmark, answers: Sequence[Answer]) -> Predictions:
+    """The chosen options."""
+    predictions: Predictions = defaultdict(list)
+    for item, answer in zip(benchmark.items, answers, strict=True):
+        uid = benchmark.kind.submitted_as or item.task
+        mine = predictions[uid]
+        context, option = item.texts[int(np.argmax(answer.log_probs))]
+        entry: dict[str, Any] = {
+            "id": f"{uid}_{len(mine)}",
+            "pred": option if isinstance(item.context, str) else context + option,
+        }
+        if item.human is not None:
+            entry["prob"] = answer.value
+        mine.append(entry)
+    return predictions

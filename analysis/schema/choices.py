@@ -11,7 +11,10 @@ ItemPart = Literal["held_out", "selection", "all"]
 EpochSelection = Literal["split", "reported"]
 """What the epoch of a fine-tuning is chosen on: a split of the training examples, or the examples
 whose score is reported."""
-BENCHMARKS = ("blimp", "supplement", "ewok", "bear", "wug", "entity_tracking", "comps")
+BENCHMARKS = (
+    *("blimp", "supplement", "ewok", "bear", "wug", "wug_past", "entity_tracking", "comps"),
+    "reading",
+)
 """Kinds of benchmarks; the names of their folders begin with them."""
 GLUE_TASKS = (
     *("boolq", "cola", "mnli", "mnli-mm", "mrpc", "multirc", "qnli", "qqp", "rte", "sst2", "wsc"),

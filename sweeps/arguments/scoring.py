@@ -23,12 +23,13 @@ class BenchmarkArgs:
     PANEL = "data"
 
     benchmarks: str = place("hub", default="hub")
-    """Folder with blimp*, supplement*, ewok*, bear*, wug_adj*, entity_tracking*, comps*, glue*
-    folders, or hub: BLiMP, EWoK (with your token) and BEAR from the Hugging Face hub."""
+    """Folder with blimp*, supplement*, ewok*, bear*, wug_adj*, wug_past*, entity_tracking*, comps*,
+    reading*, glue* folders, or hub: BLiMP, EWoK (with your token) and BEAR from the Hugging Face
+    hub."""
     tasks: Annotated[TaskNames, default_is("all that is there but GLUE; of the hub blimp")] = ()
-    """Kinds of benchmarks (blimp, supplement, ewok, bear, wug, entity_tracking, comps), names of
-    folders, all (of these), glue, or names of GLUE tasks. Of several folders of a kind the one that
-    does not end in _fast is taken."""
+    """Kinds of benchmarks (blimp, supplement, ewok, bear, wug, wug_past, entity_tracking, comps,
+    reading), names of folders, all (of these), glue, or names of GLUE tasks. Of several folders of
+    a kind the one that does not end in _fast is taken."""
     protocol: Protocol = "2024"
     """2024: leading space, conditioned on BOS; 2025: the text as the tokenizer takes it. Also
     GLUE's settings."""

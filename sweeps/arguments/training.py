@@ -57,8 +57,8 @@ class DataArgs:
     ] = place("hub", default=None)
     """Folder with blimp*, supplement*, ewok* ... folders, or hub (the Hugging Face hub)."""
     tasks: Annotated[TaskNames, default_is("those of the first three that are there")] = ()
-    """What to score after every epoch: blimp, supplement, ewok, bear, wug, entity_tracking, comps,
-    names of the folders, or all."""
+    """What to score after every epoch: blimp, supplement, ewok, bear, wug, wug_past,
+    entity_tracking, comps, reading, names of the folders, or all."""
     final_tasks: Annotated[TaskNames, default_is("none")] = ()
     """What to score once, on the best checkpoint of each architecture: the same names, glue, or
     names of GLUE tasks, which are fine-tuned."""

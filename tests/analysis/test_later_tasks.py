@@ -131,7 +131,7 @@ def test_bad_concepts_are_named(tmp_path: Path, field: str) -> None:
     [
         ({"sentences": "one text", "ratio": 0.5}, "holds 1 texts separated by tabs, not two"),
         ({"sentences": "a\tb"}, "field 'ratio' is missing or not a number"),
-        ({"sentences": "a\tb", "ratio": 2}, "'ratio' is a share, 0 to 1, not 2"),
+        ({"sentences": "a\tb", "ratio": -1}, "'ratio' is a share of people, 0 or more, not -1"),
     ],
 )
 def test_bad_wug_rows_are_named(tmp_path: Path, row: object, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,28 @@ RELATIONS = {
     name: {"templates": [template], "answer_space_labels": ["red", "green", "blue"]}
     for name, template in {"P1": "zebra [X] likes [Y].", "P2": "[Y] is zebra [X]'s colour."}.items()
 }
+
+
+def _wugs(start: float) -> list[dict[str, Any]]:
+    forms = [f"zebra {n}ity\tzebra {n}ness" for n in range(4)]
+    return [{"sentences": both, "ratio": n / 10 + start} for n, both in enumerate(forms)]
+
+
+def _reading_times(words: int) -> str:
+    """A table of so many words, each the third one of a sentence, with made-up times."""
+    chance = random.Random(0)
+    rows = [",".join((*TEXT_COLUMNS, *NUMBER_COLUMNS))]
+    for n in range(words):
+        numbers = [f"{chance.random():.3f}" for _ in NUMBER_COLUMNS]
+        rows.append(",".join((f"zebra {n}", f"a{n}", "zebra", f"{n}", *numbers)))
+    return "\n".join(rows) + "\n"
+
+
+TEXT_COLUMNS = ("item", "word", "prev_item", "prev_word")
+NUMBER_COLUMNS = (
+    *("RTfirstfix", "RTfirstpass", "RTgopast", "RTrightbound", "self_paced_reading_time"),
+    *("Subtlex_log10", "length", "context_length", "prev_length"),
+)
 FILES: dict[str, dict[str, Any]] = {
     "blimp": {f"{uid}.jsonl": [_pair(n) for n in range(4)] for uid in ("agreement", "order")},
     "supplement": {f"{uid}.jsonl": [_pair(n) for n in range(4)] for uid in ("turns", "hypernym")},
@@ -41,12 +64,9 @@ FILES: dict[str, dict[str, Any]] = {
             for name in RELATIONS
         },
     },
-    "wug": {
-        f"{name}.jsonl": [
-            {"sentences": f"zebra {n}ity\tzebra {n}ness", "ratio": n / 10 + start} for n in range(4)
-        ]
-        for name, start in (("first", 0.0), ("second", 0.4))
-    },
+    "wug": {"first.jsonl": _wugs(0.0), "second.jsonl": _wugs(0.4)},
+    "wug_past": {"first.jsonl": _wugs(0.0), "second.jsonl": _wugs(0.4)},
+    "reading": {"reading_data.csv": _reading_times(40)},
     "entity_tracking": {
         f"{split}.jsonl": [
             {"input_prefix": "zebra", "options": [" a", " b", " c"], "numops": n % 2}
@@ -59,7 +79,7 @@ FILES: dict[str, dict[str, Any]] = {
         for subset in ("base", "wugs_dist-before")
     },
 }
-"""By kind and name of a file: its rows if it is one of JSON lines, else its content."""
+"""By kind and name of a file: its rows if it is of JSON lines, else its text or JSON content."""
 
 
 def write_folder(kind: BenchmarkKind, parent: Path) -> Path:
@@ -68,5 +88,6 @@ def write_folder(kind: BenchmarkKind, parent: Path) -> Path:
     folder.mkdir()
     for name, content in FILES[kind.name].items():
         rows = content if name.endswith(".jsonl") else [content]
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        lines = [content] if isinstance(content, str) else [json.dumps(row) + "\n" for row in rows]
+        (folder / name).write_text("".join(lines))
     return folder

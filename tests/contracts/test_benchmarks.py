@@ -31,6 +31,7 @@ from analysis.benchmarks.figures import CORRELATION
 from analysis.benchmarks.kind import BenchmarkKind
 from analysis.benchmarks.kinds import ALL_KINDS, KINDS
 from analysis.benchmarks.predictions import write_submission
+from analysis.benchmarks.reading import MEASURES, READING
 from analysis.command_line import help_of
 from sweeps.arguments import EvaluateArgs, TrainingArgs
 from tests.contracts.benchmark_folders import write_folder
@@ -134,7 +135,7 @@ def test_the_figure_is_what_its_parts_say(kind: BenchmarkKind, benchmark: Benchm
     assert benchmark.figure(right) == pytest.approx(100)
     values = np.random.default_rng(0).random(len(benchmark))
     assert benchmark.error(values.tolist()) > 0
-    assert (benchmark.weights is None) == (kind.figure is CORRELATION)
+    assert (benchmark.weights is None) == (kind.figure is CORRELATION or kind is READING)
     if benchmark.weights is not None:
         assert sum(benchmark.weights) == pytest.approx(1)
         assert benchmark.figure(values.tolist()) == pytest.approx(
@@ -166,11 +167,13 @@ def test_a_submission_tells_the_choices_apart(
         out = tmp_path / f"out{option}"
         answers = {benchmark.name: answered(benchmark, option)}
         files = write_submission(Suite((benchmark,), "2025"), answers, out)
-        place = f"zero_shot/causal/{kind.submission}/{benchmark.dataset}/predictions.json"
-        assert files == ([out / place] if kind.submission else [])
+        dataset = "" if kind is READING else benchmark.dataset
+        place = out / f"zero_shot/causal/{kind.submission}" / dataset / "predictions.json"
+        assert files == ([place] if kind.submission else [])
         tasks = [json.loads(file.read_text()) for file in files]
         texts.append([x["pred"] for uids in tasks for t in uids.values() for x in t["predictions"]])
-    assert len(texts[0]) == (len(benchmark) if kind.submission else 0)
+    measures = len(MEASURES) if kind is READING else 1
+    assert len(texts[0]) == (len(benchmark) / measures if kind.submission else 0)
     assert all(first != second for first, second in zip(*texts, strict=True))
 
 
@@ -180,7 +183,9 @@ LOOKED_UP = {
     "ewok": {"space", "matter"},
     "wug": {"wug_adj"},
     "entity_tracking": {f"{s}_{n}_ops" for s in ("regular", "move_contents") for n in (0, 1)},
+    "wug_past": {"wug_past"},
     "comps": {"base", "wugs_dist_before"},
+    "reading": {"reading"},
 }
 """By kind: what the challenge's scorer looks up in a submission of `benchmark_folders.FILES`. Of
 BLiMP, its supplement and EWoK it opens the file of the key's name; the rest are its own names."""
@@ -197,7 +202,8 @@ def test_a_submission_has_the_keys_that_the_scorer_looks_up(
         assert set(uids) == LOOKED_UP[kind.name]
         for uid, content in uids.items():
             assert set(content) == {"predictions"}
-            numbered = [f"{uid}_{number}" for number in range(len(content["predictions"]))]
+            numbers = range(len(content["predictions"]))
+            numbered = [n if kind is READING else f"{uid}_{n}" for n in numbers]
             assert [entry["id"] for entry in content["predictions"]] == numbered
             has_share = {"prob" in entry for entry in content["predictions"]}
             assert has_share == {kind.figure is CORRELATION}
