@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -24,12 +25,14 @@ from analysis.benchmarks.scoring import Span
 class Benchmark:
     """A named list of items; the name says of which kind it is.
 
-    `dataset` is the name of the folder or hub's data set that the items come from.
+    `dataset` is the name of the folder or hub's data set that the items come from, `place` is where
+    the folder lies.
     """
 
     name: str
     items: tuple[Item, ...]
     dataset: str = ""
+    place: Path | None = None
 
     def __len__(self) -> int:
         return len(self.items)

@@ -13,6 +13,7 @@ from analysis.schema.typed import parse_json
 Parsed = TypeVar("Parsed")
 
 _MOST = 1e300  # JSON's numbers have no bound, and Python's reader takes NaN and Infinity
+DEPTHS = ("fast_eval", "full_eval")
 UTF_8 = "utf-8-sig"
 """With or without a byte-order mark in front, as some editors write it."""
 
@@ -66,6 +67,13 @@ def in_any_case(file: Path) -> Path:
 def is_zip(file: Path) -> bool:
     """Whether a file is called *.zip, in small letters or capitals."""
     return file.suffix.lower() == ".zip"
+
+
+def depth_folders(folder: Path) -> list[Path]:
+    """The BabyLM challenge's `fast_eval` and `full_eval` in a folder, as far as they are there."""
+    if not folder.is_dir():
+        return []
+    return sorted(each for each in folder.iterdir() if each.name in DEPTHS and each.is_dir())
 
 
 def json_lines_files(folder: Path) -> list[Path]:

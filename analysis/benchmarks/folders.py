@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from analysis.benchmarks import glue
 from analysis.benchmarks.benchmark import Benchmark
-from analysis.benchmarks.files import is_zip
+from analysis.benchmarks.files import DEPTHS, depth_folders, is_zip
 from analysis.benchmarks.kind import BenchmarkKind, BenchmarkSource
 from analysis.benchmarks.kinds import ALL_KINDS, kind_of_folder
 from analysis.wording import as_flag, count, quoted
@@ -31,7 +31,7 @@ class FolderEntry:
     """Something in a folder of benchmarks.
 
     Attributes:
-        name: of the folder or file.
+        name: of the folder or file; in the challenge's `full_eval` or `fast_eval` with that.
         kind: the benchmark's, None if it is none.
         place: where the benchmark is, None if it cannot be scored.
         note: why not; or what of it is not read.
@@ -47,21 +47,39 @@ class FolderEntry:
     @property
     def dataset(self) -> str:
         """The name that its scores are filed under: its own, of a zip file without the suffix."""
-        return self.place.stem if self.place and is_zip(self.place) else self.name
+        own = Path(self.name).name
+        return self.place.stem if self.place and is_zip(self.place) else own
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether it is the smaller one of two that a challenge has of a kind."""
+        return self.dataset.endswith("_fast") or self.name.startswith(f"{DEPTHS[0]}/")
 
     def read(self, source: BenchmarkSource) -> Benchmark:
         """Read the benchmark."""
         assert self.kind is not None
         assert self.place is not None
-        return Benchmark(self.kind.name, self.kind.read(self.place, source), self.dataset)
+        items = self.kind.read(self.place, source)
+        return Benchmark(self.kind.name, items, self.dataset, self.place)
 
 
 def survey(path: Path) -> list[FolderEntry]:
-    """The folder itself, if it is a benchmark's, or else everything in it."""
+    """The folder itself, if it is a benchmark's, or else everything in it, and in the challenge's
+    `full_eval` and `fast_eval` there."""
     itself = _entry(path.absolute())
     if itself.place is not None or not path.is_dir():
         return [itself]
-    inside = sorted(each for each in path.iterdir() if not each.name.startswith("."))
+    deeper = [each for each in depth_folders(path) if _holds_benchmarks(each)]
+    entries = [
+        replace(entry, name=f"{folder.name}/{entry.name}")
+        for folder in deeper
+        for entry in survey(folder)
+    ]
+    return [*entries, *_inside(path, without=deeper)]
+
+
+def _inside(path: Path, without: Sequence[Path]) -> list[FolderEntry]:
+    inside = sorted(each for each in path.iterdir() if each.name[0] != "." and each not in without)
     files = {file.name for task in glue.TASKS.values() for file in task.files(path)}
     entries = [_entry(each) for each in inside if each.name not in files]
     if len(entries) < len(inside):
@@ -144,6 +162,8 @@ def _entry(path: Path) -> FolderEntry:
 
 
 def _holds_benchmarks(path: Path) -> bool:
+    if any(map(_holds_benchmarks, depth_folders(path))):
+        return True
     kinds = [(kind_of_folder(child.name), child) for child in path.iterdir()]
     return glue.find(path) is not None or any(kind and kind.find(child) for kind, child in kinds)
 
@@ -202,7 +222,7 @@ def entry_rows(
         glue_tasks: those that are fine-tuned.
         glue_flag: the flag that asks for those.
     """
-    scored = {(each.name, each.dataset): len(each) for each in benchmarks}
+    scored = {each.place: len(each) for each in benchmarks}
     kinds = {each.name: each.dataset for each in benchmarks}
     for entry in entries:
         kind = entry.kind.name if entry.kind else GLUE if entry.is_glue else ""
@@ -214,8 +234,8 @@ def entry_rows(
             yield entry.name, kind, f"left out: {only_with}"
         elif entry.place is None:
             yield entry.name, kind, f"left out: {entry.note}"
-        elif (kind, entry.dataset) in scored:
-            yield entry.name, kind, f"to score: {count(scored[kind, entry.dataset], 'item')}{note}"
+        elif entry.place in scored:
+            yield entry.name, kind, f"to score: {count(scored[entry.place], 'item')}{note}"
         elif kind in kinds:
             named = as_flag("tasks", quoted(entry.name))
             yield entry.name, kind, f"left out: {kinds[kind]} is scored; {named}"

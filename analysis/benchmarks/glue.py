@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.benchmarks.files import in_any_case, is_called, read_file
+from analysis.benchmarks.files import depth_folders, in_any_case, is_called, read_file
 from analysis.benchmarks.protocols import check_protocol
 from analysis.schema.typed import typed
 
@@ -281,16 +281,18 @@ class MissingFiles:
 
 
 def find(path: Path) -> Path | None:
-    """Find the folder of the task files: `path`, or the one folder `glue*` in it.
+    """Find the folder of the task files: `path`, or the one folder `glue*` in it, also in the
+    challenge's `full_eval` there.
 
     Raises:
         ValueError: several such folders.
     """
-    folders = [folder for folder in sorted(path.glob("glue*")) if folder.is_dir()]
+    bases = (path, *depth_folders(path))
+    folders = [each for base in bases for each in sorted(base.glob("glue*")) if each.is_dir()]
     names = {name for task in TASKS.values() for name in task.file_names}
     found = [
         folder
-        for folder in (path, *folders)
+        for folder in (*bases, *folders)
         if any(is_called(file, names) and file.is_file() for file in folder.iterdir())
     ]
     if len(found) > 1:

@@ -23,8 +23,8 @@ class BenchmarkSource:
         tasks: kinds of benchmarks (`kinds.KINDS`), names of folders, or "all"; by default those of
             the macro figure that are there.
         all_templates: ask BEAR's questions in all their wordings, not in the first only.
-        fast: of several folders of a kind take the one ending in `_fast`; if not, the one that does
-            not.
+        fast: of several folders of a kind take the one ending in `_fast`, or in `fast_eval`; if
+            not, the one that does not.
         ewok_password: of EWoK's zip file; by default the environment's `BABYSWEEP_EWOK_PASSWORD`.
     """
 

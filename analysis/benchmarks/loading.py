@@ -24,7 +24,8 @@ def load_suite(
     """The suite of the benchmarks that a folder or the hub has.
 
     A folder is recognised by its name (`BenchmarkKind.folders`). Of several folders of one kind the
-    one ending in `_fast` is taken (see `BenchmarkSource.fast`); without one, `tasks` must name one.
+    one ending in `_fast`, or in `fast_eval`, is taken (see `BenchmarkSource.fast`); without one,
+    `tasks` must name one.
 
     Args:
         path: see `BenchmarkSource.path`; or a whole source.
@@ -70,7 +71,7 @@ def _in_folder(source: BenchmarkSource) -> list[FolderEntry]:
     if "all" in source.tasks or not source.tasks:
         there = dict.fromkeys(map(_kind, found))
         wanted = [kind for kind in there if kind.in_macro and not source.tasks] or list(there)
-        return [_choose(found, kind, source.fast) for kind in wanted]
+        return [_choose([e for e in found if e.kind == kind], source.fast) for kind in wanted]
     chosen = [_named(task, found, source) for task in source.tasks]
     kinds = [_kind(each).name for each in chosen]
     if twice := [name for name in KINDS if kinds.count(name) > 1]:
@@ -85,9 +86,8 @@ def _kind(entry: FolderEntry) -> BenchmarkKind:
 
 def _named(task: str, found: Sequence[FolderEntry], source: BenchmarkSource) -> FolderEntry:
     """The entry that a task names: it is a kind or the name of a folder."""
-    for each in found:
-        if each.name == task:
-            return each
+    if so_called := [each for each in found if task in (each.name, each.dataset)]:
+        return _choose(so_called, source.fast)
     there = ", ".join(each.name for each in found)
     if task == "glue" or task in glue.TASKS:
         raise ValueError(
@@ -99,17 +99,17 @@ def _named(task: str, found: Sequence[FolderEntry], source: BenchmarkSource) -> 
             f"all, or what {source.path} has ({there}); fine-tuned once, glue and its tasks "
             f"({_GLUE})"
         )
-    if not any(_kind(each).name == task for each in found):
-        raise ValueError(f"no {task} benchmark in {source.path}: it has {there}")
-    return _choose(found, kind_named(task), source.fast)
+    if of_kind := [each for each in found if _kind(each).name == task]:
+        return _choose(of_kind, source.fast)
+    raise ValueError(f"no {task} benchmark in {source.path}: it has {there}")
 
 
-def _choose(found: Sequence[FolderEntry], kind: BenchmarkKind, fast: bool) -> FolderEntry:
-    mine = [each for each in found if each.kind == kind]
-    fitting = [each for each in mine if each.name.endswith("_fast") == fast]
-    if len(mine) > 1 and len(fitting) != 1:
-        listed = ", ".join(each.name for each in mine)
+def _choose(found: Sequence[FolderEntry], fast: bool) -> FolderEntry:
+    """Of entries of a kind the fast one, or the one that is not."""
+    fitting = [each for each in found if each.is_fast == fast]
+    if len(found) > 1 and len(fitting) != 1:
+        listed = ", ".join(each.name for each in found)
         raise ValueError(
-            f"several {kind.name} benchmarks ({listed}) and no rule to choose: name one"
+            f"several {_kind(found[0]).name} benchmarks ({listed}) and no rule to choose: name one"
         )
-    return (fitting or mine)[0]
+    return (fitting or found)[0]

@@ -6,6 +6,8 @@ from typing import Literal
 
 SelectionRule = Literal["val_loss", "selection-split", "macro"]
 """What learning rate and epoch are chosen by in a report."""
+Depth = Literal["fast", "full"]
+"""Which of two benchmarks of a kind is scored: the challenge's small one, or the whole one."""
 ItemPart = Literal["held_out", "selection", "all"]
 """Items: those that no choice looks at, those that choices may look at, or both."""
 EpochSelection = Literal["split", "reported"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from analysis.flag_values import SPLITS, Beginnings, default_is, place
-from analysis.schema.choices import BENCHMARKS, GLUE_TASKS, EpochSelection
+from analysis.schema.choices import BENCHMARKS, GLUE_TASKS, Depth, EpochSelection
 from analysis.schema.fields import Precision, Protocol
 from analysis.schema.ranges import MOST, SMALLEST_SHARE, within
 
@@ -24,12 +24,13 @@ class BenchmarkArgs:
 
     benchmarks: str = place("hub", default="hub")
     """Folder with blimp*, supplement*, ewok*, bear*, wug_adj*, wug_past*, entity_tracking*, comps*,
-    reading*, glue* folders, or hub: BLiMP, EWoK (with your token) and BEAR from the Hugging Face
-    hub."""
+    reading*, glue* folders, or with the BabyLM challenge's full_eval/ and fast_eval/ of them; or
+    hub: BLiMP, EWoK (with your token) and BEAR from the Hugging Face hub."""
     tasks: Annotated[TaskNames, default_is("all that is there but GLUE; of the hub blimp")] = ()
     """Kinds of benchmarks (blimp, supplement, ewok, bear, wug, wug_past, entity_tracking, comps,
-    reading), names of folders, all (of these), glue, or names of GLUE tasks. Of several folders of
-    a kind the one that does not end in _fast is taken."""
+    reading), names of folders, all (of these), glue, or names of GLUE tasks."""
+    depth: Depth = "full"
+    """Of two folders of a kind: fast, that ending in _fast or in fast_eval/; full, the other."""
     protocol: Protocol = "2024"
     """2024: leading space, conditioned on BOS; 2025: the text as the tokenizer takes it. Also
     GLUE's settings."""

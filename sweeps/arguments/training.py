@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from analysis.flag_values import default_is, place
+from analysis.schema.choices import Depth
 from analysis.schema.fields import Optimizer, Protocol, Schedule, trial_field
 from analysis.schema.ranges import LARGEST_VOCAB, MOST, SMALLEST_SHARE, within
 from sweeps.arguments.presets import PresetName, Size, preset_default
@@ -55,13 +56,16 @@ class DataArgs:
     benchmarks: Annotated[
         str | None, default_is("the built-in ones for the corpus mini, none for others")
     ] = place("hub", default=None)
-    """Folder with blimp*, supplement*, ewok* ... folders, or hub (the Hugging Face hub)."""
+    """Folder with blimp*, supplement*, ewok* ... folders, or with the BabyLM challenge's full_eval/
+    and fast_eval/ of them, or hub (the Hugging Face hub)."""
     tasks: Annotated[TaskNames, default_is("those of the first three that are there")] = ()
     """What to score after every epoch: blimp, supplement, ewok, bear, wug, wug_past,
     entity_tracking, comps, reading, names of the folders, or all."""
     final_tasks: Annotated[TaskNames, default_is("none")] = ()
     """What to score once, on the best checkpoint of each architecture: the same names, glue, or
     names of GLUE tasks, which are fine-tuned."""
+    depth: Annotated[Depth | None, default_is("fast after epochs, full for --final-tasks")] = None
+    """Of two folders of a kind: fast, that ending in _fast or in fast_eval/; full, the other."""
     ewok_password: Annotated[str | None, default_is("BABYSWEEP_EWOK_PASSWORD")] = field(
         default=None, repr=False
     )

@@ -377,7 +377,9 @@ def _benchmarks(args: TrainingArgs, corpus: str, storage: Path) -> BenchmarkSour
         put_folder(folder)
         path = str(folder)
     path = benchmark_place(path)
-    return BenchmarkSource(path, args.tasks, ewok_password=password(args.ewok_password))
+    return BenchmarkSource(
+        path, args.tasks, fast=args.depth != "full", ewok_password=password(args.ewok_password)
+    )
 
 
 def final_tasks(
@@ -394,7 +396,7 @@ def final_tasks(
         zero_shot, glue = split_tasks(args.final_tasks, args.protocol)
         final, suite = None, None
         if zero_shot:
-            final = replace(source, tasks=zero_shot, fast=False)
+            final = replace(source, tasks=zero_shot, fast=args.depth == "fast")
             suite = load_suite(final, args.protocol)
         folder = find_glue(source.path) if glue else None
         if folder is not None:

@@ -122,7 +122,7 @@ def _suite(args: EvaluateArgs, path: str, tasks: tuple[str, ...]) -> Suite:
         path,
         tasks,
         args.all_templates,
-        fast=False,
+        fast=args.depth == "fast",
         ewok_password=password(args.ewok_password),
     )
     return load_suite(source, args.protocol)

@@ -175,6 +175,7 @@ class StudyPlan:
             model=str(trial.best_checkpoint),
             benchmarks=self.setup.benchmarks.path,
             tasks=self.args.final_tasks,
+            depth=self.args.depth or "full",
             protocol=trial.spec.protocol,  # type: ignore[arg-type]
             ewok_password=self.args.ewok_password,
             long_texts="truncate",

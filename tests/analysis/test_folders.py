@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.benchmarks import folders, glue, load_suite
+from analysis.benchmarks import BenchmarkSource, folders, glue, load_suite
 from analysis.benchmarks.folders import entry_rows, survey
 from analysis.benchmarks.kinds import ALL_KINDS
 from sweeps.scoring.tasks import find_glue
@@ -23,14 +23,7 @@ def full_eval(tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     for kind in ALL_KINDS:
         write_folder(kind, folder)
-    for name in (
-        "wug_past_tense",
-        "reading",
-        "cdi_childes",
-        "vqa_filtered",
-        "mine",
-        "glue_filtered",
-    ):
+    for name in ("cdi_childes", "vqa_filtered", "mine", "glue_filtered"):
         (folder / name).mkdir()
         (folder / name / "data.csv").write_text("x\n")
     for part in ("train", "valid"):
@@ -53,8 +46,6 @@ def test_everything_in_the_folder_is_accounted_for(full_eval: Path) -> None:
         assert (kind, fate.split(" items")[0]) == (benchmark.name, f"to score: {len(benchmark)}")
     assert told["blimp_small"][1].endswith("(not read in it: more.jsonl.gz)")
     for name, reason in {
-        "wug_past_tense": "past tense is not scored",
-        "reading": "reading times are not scored",
         "cdi_childes": "age of acquisition is not scored",
         "vqa_filtered": "pictures are not scored",
         "mine": "no benchmark is called so (blimp*, ",
@@ -78,40 +69,94 @@ def test_what_was_not_asked_for_is_told(full_eval: Path) -> None:
     assert told["glue_filtered"] == "fine-tuned on: rte"
 
 
-def test_the_folder_above_is_refused_with_the_ones_to_give(full_eval: Path) -> None:
-    """Zero-shot and GLUE, each with the folders that have it."""
+@pytest.fixture
+def evaluation_data(full_eval: Path) -> Path:
+    """The folder above, with the challenge's smaller benchmarks beside: wugs are in both."""
     fast_eval = full_eval.parent / "fast_eval"
     fast_eval.mkdir()
-    write_folder(ALL_KINDS[0], fast_eval)
+    for kind in ALL_KINDS:
+        if kind.name in ("blimp", "wug", "reading"):
+            write_folder(kind, fast_eval)
+    (fast_eval / "blimp_small").rename(fast_eval / "blimp_fast")
     (full_eval.parent / "images").mkdir()
+    return full_eval.parent
+
+
+@pytest.mark.parametrize(("fast", "depth"), [(True, "fast_eval"), (False, "full_eval")])
+def test_of_the_challenges_two_folders_one_is_scored(
+    fast: bool, depth: str, evaluation_data: Path
+) -> None:
+    """What a kind has in the one asked for, else in the other; every folder is told of, once."""
+    suite = load_suite(BenchmarkSource(str(evaluation_data), ("all",), fast=fast), "2025")
+    places = {
+        b.name: str(b.place and b.place.relative_to(evaluation_data)) for b in suite.benchmarks
+    }
+    assert set(places) == {kind.name for kind in ALL_KINDS}
+    assert places["wug"] == f"{depth}/wug_adj_small"
+    assert places["reading"] == f"{depth}/reading_small"
+    assert places["blimp"] == ("fast_eval/blimp_fast" if fast else "full_eval/blimp_small")
+    assert places["comps"] == "full_eval/comps_small"
+    assert {b.dataset for b in suite.benchmarks} >= {"wug_adj_small", "comps_small"}
+    told = list(entry_rows(survey(evaluation_data), suite.benchmarks, ("rte",)))
+    names = [name for name, _, _ in told]
+    inside = [p for p in evaluation_data.glob("*/*") if p.parent.name.endswith("_eval")]
+    assert sorted(names) == sorted([*(f"{p.parent.name}/{p.name}" for p in inside), "images"])
+    scored = {name for name, _, fate in told if fate.startswith("to score")}
+    assert scored == set(places.values())
+    fates = {name: fate for name, _, fate in told}
+    other = "full_eval/wug_adj_small" if fast else "fast_eval/wug_adj_small"
+    assert fates[other] == f"left out: wug_adj_small is scored; --tasks {other}"
+    assert fates["full_eval/glue_filtered"] == "fine-tuned on: rte"
+
+
+def test_one_of_the_two_folders_may_be_named_or_be_alone(evaluation_data: Path) -> None:
+    """By its whole name or by its own, where the depth decides; and without the other."""
+    for task, fast, place in (
+        ("fast_eval/wug_adj_small", False, "fast_eval/wug_adj_small"),
+        ("wug_adj_small", False, "full_eval/wug_adj_small"),
+        ("wug_adj_small", True, "fast_eval/wug_adj_small"),
+        ("blimp_fast", False, "fast_eval/blimp_fast"),
+    ):
+        source = BenchmarkSource(str(evaluation_data), (task,), fast=fast)
+        assert load_suite(source, "2025").benchmarks[0].place == evaluation_data / place
+    (evaluation_data / "full_eval").rename(evaluation_data / "other")
+    (wug,) = load_suite(
+        BenchmarkSource(str(evaluation_data), ("wug",), fast=False), "2025"
+    ).benchmarks
+    assert wug.place == evaluation_data / "fast_eval/wug_adj_small"
+
+
+def test_glue_is_found_in_either_folder(evaluation_data: Path) -> None:
+    """The challenge has it in `full_eval`."""
+    assert find_glue(str(evaluation_data)) == evaluation_data / "full_eval/glue_filtered"
+
+
+def test_the_folder_further_above_is_refused_with_the_one_to_give(evaluation_data: Path) -> None:
+    """As a zip file unpacks it; for zero-shot tasks and for GLUE."""
+    above = evaluation_data.parent
     with pytest.raises(ValueError, match="itself: give the folder that holds them") as error:
-        load_suite(full_eval.parent, "2025", ["all"])
-    assert str(error.value).endswith(f"--benchmarks {fast_eval} or {full_eval}")
-    with pytest.raises(ValueError, match="itself: give the folder that holds them") as error:
-        load_suite(full_eval.parents[1], "2025", ["all"])  # as a zip file unpacks it
-    assert str(error.value).endswith(f"--benchmarks {fast_eval} or {full_eval}")
-    with pytest.raises(ValueError, match=rf"no GLUE files in .*--benchmarks {full_eval}$"):
-        find_glue(str(full_eval.parent))
+        load_suite(above, "2025", ["all"])
+    assert str(error.value).endswith(f"--benchmarks {evaluation_data}")
+    with pytest.raises(ValueError, match=rf"no GLUE files in .*--benchmarks {evaluation_data}$"):
+        find_glue(str(above))
 
 
 @pytest.mark.parametrize("above", range(4))
 def test_the_nearest_ones_are_found(full_eval: Path, above: int) -> None:
     """However far below; others that are further, hidden or in a circle are not named."""
-    further = full_eval.parent / "a" / "b" / "c"
-    for folder in (further, full_eval.parent / ".cache"):
+    data = full_eval.parent
+    for folder in (data / "a" / "b" / "c", data / ".cache"):
         folder.mkdir(parents=True)
         write_folder(ALL_KINDS[0], folder)
-    (full_eval.parent / "round").symlink_to(full_eval.parent)
-    top = full_eval.parents[1]
+    (data / "round").symlink_to(data)
+    top = data.parent
     if above:
         top = top / "top"
         top.joinpath(*["more"] * above).mkdir(parents=True)
-        data = top.joinpath(*["more"] * above, "evaluation_data")
-        full_eval.parent.rename(data)
-        full_eval = data / "full_eval"
+        data = data.rename(top.joinpath(*["more"] * above, "evaluation_data"))
     with pytest.raises(ValueError, match="itself: give the folder that holds them") as error:
         load_suite(top, "2025", ["all"])
-    assert str(error.value).endswith(f"--benchmarks {full_eval}")
+    assert str(error.value).endswith(f"--benchmarks {data}")
 
 
 def test_a_hint_is_not_looked_for_without_end(
@@ -119,8 +164,11 @@ def test_a_hint_is_not_looked_for_without_end(
 ) -> None:
     """The folder may be a whole disk."""
     monkeypatch.setattr(folders, "_MOST_FOLDERS", 1)
+    top = full_eval.parents[1]
+    (top / "more").mkdir()
+    full_eval.parent.rename(top / "more" / "evaluation_data")
     with pytest.raises(ValueError, match="looked at it and at what is in it for names"):
-        load_suite(full_eval.parents[1], "2025")
+        load_suite(top, "2025")
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: kind.name)
@@ -128,8 +176,8 @@ def test_suffixes_may_be_in_capitals(kind, tmp_path: Path) -> None:
     """As some systems write them, and as corpora may have them."""
     folder = write_folder(kind, tmp_path)
     items = load_suite(tmp_path, "2025").benchmarks[0].items
-    for file in folder.glob("*.jsonl"):
-        file.rename(file.with_suffix(".JSONL"))
+    for file in [*folder.glob("*.jsonl"), *folder.glob("*.csv")]:
+        file.rename(file.with_suffix(file.suffix.upper()))
     suite = load_suite(tmp_path, "2025")
     assert suite.benchmarks[0].items == items
     ((_, _, told),) = entry_rows(survey(tmp_path), suite.benchmarks, ())
@@ -153,6 +201,7 @@ def test_other_formats_are_refused_with_what_is_expected(kind, file: str, tmp_pa
     """The folder's content is named, and files and fields that it should have."""
     folder = tmp_path / kind.folders[0].replace("*", "_own")
     folder.mkdir()
+    file = file.replace(".csv", ".tsv") if "*.csv" in kind.files else file
     (folder / file).touch()
     for path in (tmp_path, folder):
         with pytest.raises(ValueError, match=rf"called like the benchmark {kind.name}") as error:
