@@ -108,7 +108,8 @@ def why_nothing(path: Path) -> str:
     names = ", ".join(kind.folders[0].rstrip("*") for kind in ALL_KINDS)
     return (
         f"no benchmark in {path}: looked at it and at what is in it for names that begin with "
-        f"{names} and hold such a benchmark (*.jsonl files; of EWoK also a zip)"
+        f"{names} and hold such a benchmark (*.jsonl files; of EWoK also a zip, of reading "
+        "times *.csv)"
     )
 
 
