@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,19 +113,26 @@ def _read_text(file: Path) -> str:
 
 
 def read_lines(text: str, source: str, place: str) -> Iterator[SourceRow]:
-    """The rows of JSON lines.
+    """The rows of JSON lines. Lines of a list of objects, each on one line, are read as well.
 
     Raises:
         ValueError: no line, or one that is not a JSON object; place and line number are named, the
             text is not shown.
     """
     lines = text.split("\n")  # a JSON string may hold U+2028, so no splitlines
-    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    # A byte-order mark stands within a text where files were put together.
+    stripped = [(n, line.strip().removeprefix("\ufeff")) for n, line in enumerate(lines, start=1)]
+    numbered = [(number, line) for number, line in stripped if line not in ("", "[", "]")]
     if not numbered:
         raise ValueError(f"{place} is empty: expected one JSON object per line")
     for number, line in numbered:
         where = f"{place}, line {number}"
-        yield SourceRow(_object(line, where), source, where)
+        yield SourceRow(_object(_without_comma(line), where), source, where)
+
+
+def _without_comma(line: str) -> str:
+    """The line without a comma at its end, or before the bracket there, where it means nothing."""
+    return re.sub(r",\s*}$", "}", line.removesuffix(","))
 
 
 def read_object(file: Path) -> dict[str, object]:

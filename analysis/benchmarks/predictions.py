@@ -36,7 +36,7 @@ def _answer(benchmark: Benchmark, index: int, item: Item, answer: Answer) -> dic
         "task": item.task,
         "index": index,
         "choice": answer.choice,
-        "right": item.right if item.human is None else None,
+        "right": item.right if item.human is None and not benchmark.kind.submitted else None,
         "value": round(answer.value, 6),
         "tied": answer.tied,
         # JSON has no infinity and no NaN.

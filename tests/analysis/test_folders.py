@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -253,3 +255,52 @@ def test_files_of_glue_beside_benchmarks_hide_nothing(tmp_path: Path) -> None:
     (tmp_path / "rte.valid.jsonl").write_text(json.dumps(RTE) + "\n")
     assert {entry.is_glue for entry in survey(tmp_path)} == {True, False}
     assert len(load_suite(tmp_path, "2025").benchmarks) == 1
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+def as_some_editors_write(content: bytes) -> bytes:
+    """With a byte-order mark, CRLF, and blank lines at the end."""
+    return MARK + content.replace(b"\n", b"\r\n") + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: kind.name)
+def test_marks_and_line_ends_of_editors_change_nothing(kind, tmp_path: Path) -> None:
+    """In every kind of file that a benchmark is read from."""
+    folder = write_folder(kind, tmp_path)
+    expected = load_suite(tmp_path, "2025").hash
+    for file in folder.iterdir():
+        file.write_bytes(as_some_editors_write(file.read_bytes()))
+    assert load_suite(tmp_path, "2025").hash == expected
+
+
+def test_they_change_nothing_in_glue_and_zips(tmp_path: Path) -> None:
+    """GLUE's files, and a zip of EWoK's."""
+    row = as_some_editors_write(json.dumps(RTE).encode() + b"\n")
+    for part in ("train", "valid"):
+        (tmp_path / f"rte.{part}.jsonl").write_bytes(row * 2)
+    task = glue.read_task(tmp_path, "rte")
+    assert isinstance(task, glue.TaskData)
+    assert len(task.train) == 2
+    ewok = next(kind for kind in ALL_KINDS if kind.name == "ewok")
+    folder = write_folder(ewok, tmp_path)
+    expected = load_suite(tmp_path, "2025").hash
+    with zipfile.ZipFile(tmp_path / "ewok.zip", "w") as archive:
+        for file in folder.iterdir():
+            archive.writestr(file.name, as_some_editors_write(file.read_bytes()))
+    shutil.rmtree(folder)
+    assert load_suite(tmp_path, "2025").hash == expected
+
+
+@pytest.mark.parametrize(
+    "kind", [k for k in ALL_KINDS if "*.jsonl" in k.files], ids=lambda k: k.name
+)
+def test_commas_and_brackets_of_a_list_are_read(kind, tmp_path: Path) -> None:
+    """Where they mean nothing: after a row, before its bracket, around all rows."""
+    folder = write_folder(kind, tmp_path)
+    expected = load_suite(tmp_path, "2025").hash
+    for file in folder.glob("*.jsonl"):
+        rows = [f"{line[:-1]},}}," for line in file.read_text().splitlines()]
+        file.write_text("\n".join(["[", *rows, "]"]))
+    assert load_suite(tmp_path, "2025").hash == expected

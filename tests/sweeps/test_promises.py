@@ -45,8 +45,8 @@ FLAGS = {
     """,
     "sweeps/evaluate.py": """
         address all-templates benchmarks config cpus depth device eval-workers ewok-password
-        glue-epochs glue-lr gpus help long-texts model no-all-templates no-submission output precision
-        protocol run-id selection storage submission tasks token-budget
+        glue-epochs glue-lr gpus help long-texts model no-all-templates no-submission output
+        precision protocol run-id selection storage submission tasks token-budget
     """,
     "sweeps/export.py": "config help storage",
     "sweeps/doctor.py": "address config help storage",
