@@ -10,6 +10,7 @@ import re
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import (
     Annotated,
@@ -48,13 +49,21 @@ _NUMBERS = {int: ("INT", "whole number", "0 1 2"), float: ("FLOAT", "number", "1
 
 @dataclass(frozen=True)
 class Beginnings:
-    """Marks texts that begin with a known name: they are one, or belong to what has it.
+    """Marks texts that begin with a known name, maybe after that of a folder: they are one, or
+    belong to what has it.
 
     Attributes:
         names: that are known.
+        patterns: of other texts (`fnmatch`).
     """
 
     names: tuple[str, ...]
+    patterns: tuple[str, ...] = ()
+
+    def fit(self, text: str) -> bool:
+        """Whether a text is so marked."""
+        last = text.lower().rpartition("/")[2]
+        return last.startswith(self.names) or any(fnmatchcase(last, each) for each in self.patterns)
 
 
 def place(*names: str, **options: Any) -> Any:
@@ -137,7 +146,7 @@ def _marked(form: ValueFormat | None, marks: Sequence[Any]) -> ValueFormat | Non
         return None
     for mark in marks:
         if isinstance(mark, Beginnings):
-            form = replace(form, read=_beginning(mark.names, form.read))
+            form = replace(form, read=_beginning(mark, form.read))
     return replace(form, splits=True) if SPLITS in marks else form
 
 
@@ -292,12 +301,12 @@ def _choice(choices: Sequence[str]) -> Callable[[str], str]:
     return read
 
 
-def _beginning(names: Sequence[str], read: Callable[[str], Any]) -> Callable[[str], Any]:
+def _beginning(mark: Beginnings, read: Callable[[str], Any]) -> Callable[[str], Any]:
     def read_known(text: str) -> Any:
         value = read(text)
-        if text.lower().startswith(tuple(names)):
+        if mark.fit(text):
             return value
-        raise _none_of(text, names)
+        raise _none_of(text, mark.names)
 
     return read_known
 

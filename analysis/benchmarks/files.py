@@ -102,10 +102,11 @@ def read_folder(folder: Path) -> Iterator[SourceRow]:
 
 def read_file(file: Path) -> Iterator[SourceRow]:
     """The rows of a file of JSON lines; errors as for `read_lines`."""
-    return read_lines(_read_text(file), file.stem, str(file))
+    return read_lines(read_text(file), file.stem, str(file))
 
 
-def _read_text(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """The text of a file, its lines ended by line feeds; ValueError if it is not UTF-8."""
     try:
         return file.read_text(encoding=UTF_8)
     except UnicodeDecodeError as error:
@@ -141,7 +142,7 @@ def read_object(file: Path) -> dict[str, object]:
     Raises:
         ValueError: it holds another thing; the file is named.
     """
-    return _object(_read_text(file), str(file), of_a_line=False)
+    return _object(read_text(file), str(file), of_a_line=False)
 
 
 def _object(text: str, where: str, of_a_line: bool = True) -> dict[str, object]:

@@ -173,17 +173,22 @@ def _unread(place: Path, kind: BenchmarkKind) -> str:
     """Files of a benchmark's folder that look like data and are not read."""
     if not place.is_dir():
         return ""
-    others = sorted(each.name for each in place.iterdir() if _looks_like_data(each, kind))
+    inside = list(place.iterdir())
+    forms = kind.files
+    if kind.only_first_form:
+        names = [each.name.lower() for each in inside]
+        forms = next(((form,) for form in forms if any(fnmatchcase(n, form) for n in names)), forms)
+    others = sorted(each.name for each in inside if _looks_like_data(each, kind, forms))
     return f"not read in it: {_listed(others)}" if others else ""
 
 
-def _looks_like_data(path: Path, kind: BenchmarkKind) -> bool:
+def _looks_like_data(path: Path, kind: BenchmarkKind, forms: Sequence[str]) -> bool:
     name = path.name.lower()
     if name.startswith((".", "readme", "license")) or name.endswith(".md"):
         return False
     if path.is_dir():
         return True
-    return kind.find(path) is None and not any(fnmatchcase(name, each) for each in kind.files)
+    return kind.find(path) is None and not any(fnmatchcase(name, each) for each in forms)
 
 
 def _holds_none(folder: Path, kind: BenchmarkKind) -> str:

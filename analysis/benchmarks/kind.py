@@ -12,6 +12,7 @@ import numpy as np
 from analysis.benchmarks.figures import MEAN_OF_TASKS, Aggregation
 from analysis.benchmarks.files import find_json_lines, read_folder
 from analysis.benchmarks.items import Answer, Item, grade_each
+from analysis.schema.choices import Layout
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class BenchmarkSource:
         all_templates: ask BEAR's questions in all their wordings, not in the first only.
         fast: of several folders of a kind take the one ending in `_fast`, or in `fast_eval`; if
             not, the one that does not.
+        layout: of minimal pairs in files of plain lines.
         ewok_password: of EWoK's zip file; by default the environment's `BABYSWEEP_EWOK_PASSWORD`.
     """
 
@@ -32,6 +34,7 @@ class BenchmarkSource:
     tasks: tuple[str, ...] = ()
     all_templates: bool = False
     fast: bool = True
+    layout: Layout = "auto"
     ewok_password: str | None = field(default=None, repr=False)
 
 
@@ -62,6 +65,7 @@ class BenchmarkKind:
             several kinds belongs to that of the longest pattern.
         read: gives the items at the place that `find` found; ValueError for a bad file.
         files: patterns of what is read in its folders.
+        only_first_form: whether only files of the first of these patterns that fits any are read.
         expects: what its folders hold, for errors: which files, and of which fields.
         find: gives the place of the benchmark in a folder so called, None if it holds none.
         from_hub: gives the items of the Hugging Face hub's data set; None if it is not read there.
@@ -87,6 +91,7 @@ class BenchmarkKind:
     folders: tuple[str, ...]
     read: Reader
     files: tuple[str, ...] = ("*.jsonl",)
+    only_first_form: bool = False
     expects: str = "*.jsonl files"
     find: Callable[[Path], Path | None] = find_json_lines
     from_hub: Callable[[BenchmarkSource], tuple[Item, ...]] | None = None

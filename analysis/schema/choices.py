@@ -8,6 +8,8 @@ SelectionRule = Literal["val_loss", "selection-split", "macro"]
 """What learning rate and epoch are chosen by in a report."""
 Depth = Literal["fast", "full"]
 """Which of two benchmarks of a kind is scored: the challenge's small one, or the whole one."""
+Layout = Literal["auto", "good-first", "bad-first"]
+"""Which sentence of a minimal pair comes first in files of plain lines."""
 ItemPart = Literal["held_out", "selection", "all"]
 """Items: those that no choice looks at, those that choices may look at, or both."""
 EpochSelection = Literal["split", "reported"]
@@ -18,6 +20,8 @@ BENCHMARKS = (
     "reading",
 )
 """Kinds of benchmarks; the names of their folders begin with them."""
+OTHER_FOLDERS = ("*blimp*", "clams*", "zorro*")
+"""Patterns of folders of benchmarks that are called otherwise."""
 GLUE_TASKS = (
     *("boolq", "cola", "mnli", "mnli-mm", "mrpc", "multirc", "qnli", "qqp", "rte", "sst2", "wsc"),
 )

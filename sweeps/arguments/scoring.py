@@ -7,11 +7,18 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from analysis.flag_values import SPLITS, Beginnings, default_is, place
-from analysis.schema.choices import BENCHMARKS, GLUE_TASKS, Depth, EpochSelection
+from analysis.schema.choices import (
+    BENCHMARKS,
+    GLUE_TASKS,
+    OTHER_FOLDERS,
+    Depth,
+    EpochSelection,
+    Layout,
+)
 from analysis.schema.fields import Precision, Protocol
 from analysis.schema.ranges import MOST, SMALLEST_SHARE, within
 
-_TASKS = Beginnings((*BENCHMARKS, "all", "glue", *GLUE_TASKS))
+_TASKS = Beginnings((*BENCHMARKS, "all", "glue", *GLUE_TASKS), OTHER_FOLDERS)
 TaskNames: TypeAlias = tuple[Annotated[str, SPLITS, _TASKS], ...]
 """Kinds of benchmarks, names of their folders, and tasks of GLUE."""
 
@@ -36,6 +43,8 @@ class BenchmarkArgs:
     GLUE's settings."""
     all_templates: bool = False
     """Ask BEAR's questions in every wording, not only in the first."""
+    layout: Layout = "auto"
+    """Minimal pairs in files of plain lines: which sentence of two is the good one."""
     ewok_password: Annotated[str | None, default_is("BABYSWEEP_EWOK_PASSWORD")] = field(
         default=None, repr=False
     )

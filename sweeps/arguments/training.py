@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from analysis.flag_values import default_is, place
-from analysis.schema.choices import Depth
+from analysis.schema.choices import Depth, Layout
 from analysis.schema.fields import Optimizer, Protocol, Schedule, trial_field
 from analysis.schema.ranges import LARGEST_VOCAB, MOST, SMALLEST_SHARE, within
 from sweeps.arguments.presets import PresetName, Size, preset_default
@@ -66,6 +66,8 @@ class DataArgs:
     names of GLUE tasks, which are fine-tuned."""
     depth: Annotated[Depth | None, default_is("fast after epochs, full for --final-tasks")] = None
     """Of two folders of a kind: fast, that ending in _fast or in fast_eval/; full, the other."""
+    layout: Layout = "auto"
+    """Minimal pairs in files of plain lines: which sentence of two is the good one."""
     ewok_password: Annotated[str | None, default_is("BABYSWEEP_EWOK_PASSWORD")] = field(
         default=None, repr=False
     )

@@ -378,7 +378,11 @@ def _benchmarks(args: TrainingArgs, corpus: str, storage: Path) -> BenchmarkSour
         path = str(folder)
     path = benchmark_place(path)
     return BenchmarkSource(
-        path, args.tasks, fast=args.depth != "full", ewok_password=password(args.ewok_password)
+        path,
+        args.tasks,
+        fast=args.depth != "full",
+        layout=args.layout,
+        ewok_password=password(args.ewok_password),
     )
 
 

@@ -123,6 +123,7 @@ def _suite(args: EvaluateArgs, path: str, tasks: tuple[str, ...]) -> Suite:
         tasks,
         args.all_templates,
         fast=args.depth == "fast",
+        layout=args.layout,
         ewok_password=password(args.ewok_password),
     )
     return load_suite(source, args.protocol)

@@ -176,6 +176,7 @@ class StudyPlan:
             benchmarks=self.setup.benchmarks.path,
             tasks=self.args.final_tasks,
             depth=self.args.depth or "full",
+            layout=self.args.layout,
             protocol=trial.spec.protocol,  # type: ignore[arg-type]
             ewok_password=self.args.ewok_password,
             long_texts="truncate",

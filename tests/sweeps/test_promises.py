@@ -18,8 +18,8 @@ from tests.sweeps.conftest import SweepCommand
 TRAINING = """
     address arch batch-size benchmarks checkpoint-minutes keep config context corpus cpus-per-trial
     depth dropout dry-run epochs ewok-password final-tasks gpus-per-trial grad-clip help
-    max-concurrent micro-batch no-dry-run optimizer precision preset protocol runner schedule seeds
-    size storage study tasks vocab-size warmup weight-decay workers-per-trial
+    layout max-concurrent micro-batch no-dry-run optimizer precision preset protocol runner
+    schedule seeds size storage study tasks vocab-size warmup weight-decay workers-per-trial
 """
 """Flags of all commands that train."""
 
@@ -45,7 +45,7 @@ FLAGS = {
     """,
     "sweeps/evaluate.py": """
         address all-templates benchmarks config cpus depth device eval-workers ewok-password
-        glue-epochs glue-lr gpus help long-texts model no-all-templates no-submission output
+        glue-epochs glue-lr gpus help layout long-texts model no-all-templates no-submission output
         precision protocol run-id selection storage submission tasks token-budget
     """,
     "sweeps/export.py": "config help storage",
