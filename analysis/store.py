@@ -75,7 +75,7 @@ def tracking_uri(storage: Path) -> str:
             check_lasts(Path(given.removeprefix(scheme)).resolve(), "MLFLOW_TRACKING_URI")
     uri = given or f"{_FILE}{storage / 'mlflow.db'}"
     # Absolute: trials run in folders of their own.
-    return f"{_FILE}{_file_of(uri)}" if uri.startswith(_FILE) else uri
+    return f"{_FILE}{database_of(uri)}" if uri.startswith(_FILE) else uri
 
 
 def name_of(uri: str) -> str:
@@ -83,7 +83,7 @@ def name_of(uri: str) -> str:
     or in the home folder not where that is."""
     if not uri.startswith(_FILE):
         return without_secret(uri)
-    file = _file_of(uri)
+    file = database_of(uri)
     for folder, shown in ((Path.cwd(), Path()), (Path.home(), Path("~"))):
         if file.is_relative_to(folder):
             return str(shown / file.relative_to(folder))
@@ -117,9 +117,9 @@ def open_store(uri: str) -> MlflowClient:
     Raises:
         ValueError: it is not, or does not; the message says what to do.
     """
-    if uri.startswith(_FILE) and not _file_of(uri).exists():  # MLflow would make a new one
+    if uri.startswith(_FILE) and not database_of(uri).exists():  # MLflow would make a new one
         raise ValueError(
-            f"no results in {_file_of(uri).parent}: it has no {_file_of(uri).name}. Give the "
+            f"no results in {database_of(uri).parent}: it has no {database_of(uri).name}. Give the "
             "--storage of the sweeps, or set MLFLOW_TRACKING_URI to their server"
         )
     return _ask(uri)
@@ -160,7 +160,7 @@ def make_store(uri: str) -> None:
     if not uri.startswith(_FILE):
         _ask(uri)
         return
-    file = _file_of(uri)
+    file = database_of(uri)
     with FileLock(f"{file}.lock"):  # of two commands at once, one makes the tables
         is_new = not file.exists()
         try:
@@ -190,7 +190,7 @@ def explained(uri: str) -> Iterator[None]:
 def _ask(uri: str) -> MlflowClient:
     is_file = uri.startswith(_FILE)
     if is_file:
-        check_database(_file_of(uri))
+        check_database(database_of(uri))
     with explained(uri):
         client = MlflowClient(uri)
         with short_timeouts():
@@ -351,5 +351,6 @@ def _status(error: Exception) -> int:
     return int(getattr(response, "status_code", 500))  # S3's client has a dictionary there
 
 
-def _file_of(uri: str) -> Path:
+def database_of(uri: str) -> Path:
+    """The file of a SQLite store."""
     return Path(uri.removeprefix(_FILE)).resolve()

@@ -22,7 +22,7 @@ from analysis.errors import (
 )
 from analysis.flag_values import checked
 from analysis.signals import ending_on_signals
-from analysis.store import reason
+from analysis.store import database_of, reason
 from analysis.terminal import open_console, say, showing
 from analysis.wording import count
 from sweeps.arguments import TrainingArgs
@@ -222,9 +222,12 @@ def _set_aside_damaged(plan: SweepPlan, console: Console) -> None:
 
 
 def _open_tracker(plan: SweepPlan) -> Tracker:
+    home = plan.storage
+    if address_of(plan.folder) is not None:  # what is here is a copy, which may go
+        home = database_of(plan.tracking_uri).parent
     return Tracker.open(
         plan.tracking_uri,
-        plan.storage / "artifacts" / plan.study,
+        home / "artifacts" / plan.study,
         plan.study,
         plan.bases.values(),
         plan.kind,

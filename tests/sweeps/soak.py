@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ LONGEST = 12.0
 LONGEST_ABSENCE = 15.0
 """Seconds for which a server is away."""
 KILLS_A_SWEEP = 4
+KINDS = ("own cluster", "Train workers", "two nodes", "bucket", "servers")
 NAMES = {
     "raylet": "raylet",
     "server": "gcs_server",
@@ -252,13 +253,9 @@ def _database(sweep: SweepCommand) -> str:
 
 def all_kinds(chance: random.Random) -> dict[str, OwnCluster]:
     """The kinds of sweeps, in their order."""
-    return {
-        "own cluster": OwnCluster(),
-        "Train workers": OwnCluster("--workers-per-trial", "2", "--epochs", "15"),
-        "two nodes": TwoNodes(),
-        "bucket": InBucket(),
-        "servers": WithServers(chance),
-    }
+    with_workers = OwnCluster("--workers-per-trial", "2", "--epochs", "15")
+    kinds = (OwnCluster(), with_workers, TwoNodes(), InBucket(), WithServers(chance))
+    return dict(zip(KINDS, kinds, strict=True))
 
 
 def is_a(victim: str, process: psutil.Process) -> bool:
@@ -284,6 +281,7 @@ class Soak:
 
     folder: Path
     chance: random.Random
+    kinds: Sequence[str]
     wholes: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -292,7 +290,7 @@ class Soak:
         """Kill so many times, or for so many minutes; every sweep is brought to its end."""
         write_tiny_text(self._text)
         last = time.monotonic() + 60 * minutes
-        kinds = all_kinds(self.chance)
+        kinds = {name: kind for name, kind in all_kinds(self.chance).items() if name in self.kinds}
         for number, (name, kind) in enumerate(itertools.cycle(kinds.items()), 1):
             try:
                 kills -= self._sweep_of(kind, min(KILLS_A_SWEEP, kills), number, name)
@@ -440,11 +438,14 @@ def main() -> int:
     parser.add_argument(
         "--minutes", type=float, default=float("inf"), help="after which no sweep begins any more"
     )
+    parser.add_argument(
+        "--kinds", nargs="+", choices=KINDS, default=KINDS, help="of sweeps (default: all)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the chances (default: 0)")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the nodes end in any case
     with tempfile.TemporaryDirectory() as folder:
-        soak = Soak(Path(folder), random.Random(args.seed))
+        soak = Soak(Path(folder), random.Random(args.seed), args.kinds)
         soak.run(args.kills, args.minutes)
     kills = sum(count for what, count in soak.counts.items() if what.startswith("killed"))
     print(f"{kills} kills, seed {args.seed}: {dict(soak.counts)}")

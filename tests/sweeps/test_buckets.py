@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from rich.console import Console
@@ -14,7 +16,10 @@ from analysis.addresses import SCRATCH, copy_of
 from analysis.store import tracking_uri
 from sweeps.engine import lease
 from sweeps.engine.lease import sole_command
+from sweeps.plans.common import SweepPlan
+from sweeps.running.trials import _open_tracker
 from sweeps.stored.trials import resolve_storage
+from tests.empty_store import empty_store
 from tests.processes import wait_for
 from tests.sweeps.conftest import SweepCommand
 from tests.sweeps.servers import S3Server, missing_s3
@@ -144,3 +149,24 @@ def test_a_bucket_needs_a_server_for_the_figures(
     assert resolve_storage(storage) == storage
     with pytest.raises(ValueError, match="MLFLOW_TRACKING_URI"):
         tracking_uri(storage)
+
+
+def test_files_of_runs_lie_beside_the_database_of_a_bucket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in the copy that this machine has of the bucket, which may go."""
+    uri = empty_store(tmp_path)
+    monkeypatch.setenv(SCRATCH, str(tmp_path / "machine"))
+    storage = copy_of(f"file://{tmp_path / 'bucket'}")
+    plan = SimpleNamespace(
+        tracking_uri=uri,
+        storage=storage,
+        folder=storage / "study",
+        study="study",
+        bases={},
+        kind="lr sweep",
+        axes=("lr",),
+    )
+    client = _open_tracker(cast("SweepPlan", plan)).client
+    location = client.get_experiment_by_name("study").artifact_location
+    assert location == (tmp_path / "artifacts" / "study").as_uri()

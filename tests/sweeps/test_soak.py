@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from tests.sweeps.conftest import SweepCommand
-from tests.sweeps.soak import Soak, everything, flip
+from tests.sweeps.soak import KINDS, Soak, everything, flip
 
 
 def test_a_sweep_that_ended_otherwise_is_told(whole_sweep: SweepCommand, tmp_path: Path) -> None:
@@ -16,7 +16,7 @@ def test_a_sweep_that_ended_otherwise_is_told(whole_sweep: SweepCommand, tmp_pat
     whole = everything(whole_sweep)
     assert len(whole) == 3
     copy = SweepCommand(whole_sweep.text, shutil.copytree(whole_sweep.storage, tmp_path / "copy"))
-    soak = Soak(tmp_path, random.Random(0))
+    soak = Soak(tmp_path, random.Random(0), KINDS)
     soak.compare(copy, "1", whole)
     assert soak.failures == []
     model = next(copy.storage.glob("study/trials/*/checkpoints/step-*/model.safetensors"))
