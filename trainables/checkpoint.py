@@ -3,6 +3,7 @@
     <trial>/spec.json
     <trial>/checkpoints/step-00000500/   model.safetensors, config.json, the tokenizer, spec.json,
                                          trainer.json, optimizer.safetensors, digests.json
+    <trial>/checkpoints/chck_1M/         the model after so many words, without its optimizer
     <trial>/began.json                   of a trial that may go on from another's first steps
     <trial>/milestones.json              zero-shot scores after so many words
     <trial>/unsent-<run>.jsonl           what MLflow has not taken yet, while it does not answer
@@ -57,6 +58,7 @@ from trainables.files import (
     writing,
 )
 from trainables.kept import Listing, bring_folder, everything, kept, without_weights
+from trainables.milestones import revision_of, words_of_revision
 from trainables.optim import load_optimizer, optimizer_tensors
 from trainables.progress import EpochReport, TrialOutcome, TrialProgress, best_epoch
 from trainables.spec import TrialSpec
@@ -371,6 +373,28 @@ class TrialFolder:
         """Keep the scores after so many words beside the earlier ones."""
         self._write(_MILESTONES, {**self.milestones, words: scores})
 
+    @property
+    def models(self) -> dict[int, Path]:
+        """Folders of the models kept after so many words, ascending."""
+        found = [(words_of_revision(path.name), path) for path in self._checkpoints.glob("chck_*")]
+        return dict(sorted((words, path) for words, path in found if words is not None))
+
+    def keep_model(
+        self,
+        words: int,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        spec: TrialSpec,
+        progress: TrialProgress,
+    ) -> None:
+        """Keep the model of this moment, after so many words, unless that is there."""
+        target = self._checkpoints / revision_of(words)
+        if not self._holds(target / _TRAINER):
+            with whole_folder(target, replace=True) as partial, writing(target):
+                _write_model(partial, model, tokenizer, spec, progress)
+                write_digests(partial, marked=_TRAINER)
+            self._put()
+
     def checkpoint_at(self, step: int) -> Path:
         """Folder of the checkpoint taken after `step` optimizer steps."""
         return self._checkpoints / f"step-{step:08d}"
@@ -415,10 +439,7 @@ class TrialFolder:
         target = self.checkpoint_at(progress.step)
         # In place of one of the same moment, if there is one.
         with whole_folder(target, replace=True) as partial, writing(target):
-            model.save_pretrained(partial)
-            save_tokenizer(tokenizer, partial)
-            write_json(partial / "spec.json", spec.to_dict())
-            write_json(partial / _TRAINER, progress.to_dict())
+            _write_model(partial, model, tokenizer, spec, progress)
             save_file(optimizer_tensors(model, optimizer), partial / _OPTIMIZER)
             write_digests(partial, marked=_TRAINER)
         if prune:
@@ -562,6 +583,19 @@ class TrialFolder:
                 shutil.rmtree(path)
             elif path != keep:  # only the newest is continued from
                 (path / _OPTIMIZER).unlink(missing_ok=True)
+
+
+def _write_model(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    spec: TrialSpec,
+    progress: TrialProgress,
+) -> None:
+    model.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+    write_json(folder / _SPEC, spec.to_dict())
+    write_json(folder / _TRAINER, progress.to_dict())
 
 
 def look_at_all(trials: Path) -> None:

@@ -24,6 +24,7 @@ from trainables.device import set_up_device
 from trainables.files import tell
 from trainables.kept import is_there
 from trainables.memory import memory_of
+from trainables.milestones import milestone_step, revision_of
 from trainables.optim import learning_rate, steps_at_peak
 from trainables.progress import EpochReport, TrialOutcome, TrialProgress, best_epoch
 from trainables.provenance import provenance
@@ -136,6 +137,8 @@ class _TrialTraining:
             for words in sorted(runtime.milestones)
         }
         self.saved_at = time.monotonic()
+        if self.is_first:
+            self._tell_of_missed_milestones()
 
     @property
     def progress(self) -> TrialProgress:
@@ -204,6 +207,19 @@ class _TrialTraining:
             client = self.runtime.tracker.client
             call_with_retries(lambda: client.set_tag(run_id, "babysweep.mended", text))
 
+    def _tell_of_missed_milestones(self) -> None:
+        kept, began = self.folder.models, self.folder.began
+        missed = [
+            revision_of(words)
+            for words, step in self.milestone_steps.items()
+            if began < step <= self.progress.step and words not in kept
+        ]
+        if missed:
+            tell(
+                f"the trial {self.folder.path} was trained beyond {', '.join(missed)} before these "
+                "milestones were asked for: train it in a --study of its own to have them"
+            )
+
     def _train_epoch(self) -> None:
         """Train to the end of the current epoch."""
         trainer, progress = self.trainer, self.progress
@@ -213,7 +229,7 @@ class _TrialTraining:
         while progress.step < end:
             nats, norm = trainer.step()
             pending.append(nats)
-            clock += self._score_milestones()
+            clock += self._reach_milestones()
             if progress.step % LOG_EVERY == 0 or progress.step in (1, end):
                 clock = self._read_losses(pending, norm, clock)
                 pending.clear()
@@ -297,15 +313,24 @@ class _TrialTraining:
         self.world.barrier()
         self.report(epoch_metrics(epoch, self.progress.history))
 
-    def _score_milestones(self) -> float:
-        """Score the benchmarks if so many words were seen just now; returns the seconds it took."""
+    def _reach_milestones(self) -> float:
+        """Keep the model and score the benchmarks if so many words were seen just now; returns the
+        seconds it took."""
         started = time.monotonic()
         for words, step in self.milestone_steps.items():
-            is_new = step == self.progress.step and words not in self.folder.milestones
-            if self.record and is_new and (scores := self.trainer.score()) is not None:
-                self.folder.keep_milestone(words, scores)
-                self.record.log_milestone(words, scores)
+            if step == self.progress.step and self.record:
+                self._keep_model(words)
+                is_new = words not in self.folder.milestones
+                if is_new and (scores := self.trainer.score()) is not None:
+                    self.folder.keep_milestone(words, scores)
+                    self.record.log_milestone(words, scores)
         return time.monotonic() - started
+
+    def _keep_model(self, words: int) -> None:
+        trainer = self.trainer
+        self.folder.keep_model(
+            words, trainer.model, trainer.data.tokenizer, self.spec, self.progress
+        )
 
     def _save(self) -> None:
         trainer = self.trainer
@@ -375,15 +400,6 @@ def record_again(folder: TrialFolder, runtime: RuntimeConfig) -> None:
         tell(f"the trial {folder.path} is recorded without its model, {checkpoint.name}: {problem}")
         checkpoint = None
     run.finish(outcome, checkpoint)
-
-
-def milestone_step(spec: TrialSpec, corpus: Corpus, words: int) -> int:
-    """The first optimizer step after which so many words of the corpus were seen.
-
-    A token counts as the corpus's words over its tokens.
-    """
-    words_a_step = spec.batch_size * spec.context * corpus.train_words  # over train_tokens
-    return max(1, -(-words * corpus.train_tokens // words_a_step))
 
 
 def trial_facts(spec: TrialSpec, corpus: Corpus) -> dict[str, Any]:

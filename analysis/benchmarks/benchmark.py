@@ -80,7 +80,7 @@ class Benchmark:
     @cached_property
     def in_selection(self) -> list[bool]:
         """Whether each item belongs to the selection split."""
-        return splits.selection_split(self.items)
+        return splits.selection_split(self.items, by_task=not self.kind.clusters_span_tasks)
 
     @property
     def chance(self) -> float:

@@ -13,6 +13,7 @@ from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.files import DEPTHS, depth_folders, is_zip
 from analysis.benchmarks.kind import BenchmarkKind, BenchmarkSource
 from analysis.benchmarks.kinds import ALL_KINDS, kind_of_folder
+from analysis.schema.choices import BENCHMARKS
 from analysis.wording import as_flag, count, quoted
 
 GLUE = "glue"
@@ -94,7 +95,8 @@ def check_filled(path: Path, entries: Sequence[FolderEntry]) -> None:
         ValueError: one is: it may be lacking what was asked for.
     """
     for entry in entries:
-        if entry.kind and not entry.place and (path / entry.name).is_dir():
+        is_called_so = entry.dataset.lower().startswith(BENCHMARKS)
+        if is_called_so and entry.kind and not entry.place and (path / entry.name).is_dir():
             raise ValueError(_holds_none(path / entry.name, entry.kind))
 
 

@@ -105,11 +105,12 @@ def _named(task: str, found: Sequence[FolderEntry], source: BenchmarkSource) -> 
 
 
 def _choose(found: Sequence[FolderEntry], fast: bool) -> FolderEntry:
-    """Of entries of a kind the fast one, or the one that is not."""
+    """Of entries of a kind the fast one, or the one that is not; one that is called like the kind
+    goes before others, such as sets of other languages."""
+    kind = _kind(found[0]).name
+    found = [each for each in found if each.dataset.lower().startswith(kind)] or found
     fitting = [each for each in found if each.is_fast == fast]
     if len(found) > 1 and len(fitting) != 1:
         listed = ", ".join(each.name for each in found)
-        raise ValueError(
-            f"several {_kind(found[0]).name} benchmarks ({listed}) and no rule to choose: name one"
-        )
+        raise ValueError(f"several {kind} benchmarks ({listed}) and no rule to choose: name one")
     return (fitting or found)[0]

@@ -14,7 +14,7 @@ from analysis.benchmarks.files import hub_rows
 from analysis.benchmarks.items import Item
 from analysis.benchmarks.kind import BenchmarkKind, BenchmarkSource
 from analysis.benchmarks.pair_files import FIELDS, FORMS, find_pairs, read_pairs, sentences_of
-from analysis.schema.choices import OTHER_FOLDERS, Layout
+from analysis.schema.choices import PAIR_FOLDERS, SUPPLEMENT_FOLDERS, Layout
 
 GROUPINGS = {"field": ("field",), "linguistics_term": ("linguistics_term", "phenomenon")}
 """By what tasks are grouped, and the fields that say so."""
@@ -44,7 +44,10 @@ def _pair(values: dict[str, object], source: str) -> Item:
         for name in names
         if name in said
     ]
-    return Item(task, options=sentences_of(values), groups=tuple(groups))
+    options = sentences_of(values)
+    # Some sets have a good sentence against several bad ones; BLiMP's pairs are each by itself.
+    cluster = "" if FIELDS[0][0] in values else options[0]
+    return Item(task, options=options, groups=tuple(groups), cluster=cluster)
 
 
 def _style(group: str) -> str:
@@ -55,7 +58,7 @@ def _style(group: str) -> str:
 _EXPECTS = f"{', '.join(FORMS[:3])} files with the fields {' and '.join(FIELDS[0])}, or *.txt"
 BLIMP = BenchmarkKind(
     "blimp",
-    ("blimp*", *OTHER_FOLDERS),
+    ("blimp*", *PAIR_FOLDERS),
     _read,
     files=FORMS,
     only_first_form=True,
@@ -69,7 +72,7 @@ BLIMP = BenchmarkKind(
 )
 SUPPLEMENT = BenchmarkKind(
     "supplement",
-    ("supplement*", "blimp*supplement*"),
+    ("supplement*", *SUPPLEMENT_FOLDERS),
     _read,
     files=FORMS,
     only_first_form=True,

@@ -28,14 +28,20 @@ FIELDS = (
 """Of the good sentence and of the bad one."""
 FORMS = ("*.jsonl", "*.csv", "*.tsv", "*.txt")
 """In a folder with files of several forms those of the first are read."""
-_NO_DATA = ("readme*", "license*", ".*")
+_DEEPEST = 4
+"""Folders that are looked into, one in another."""
+_NO_DATA = ("readme*", "licen[sc]e*", "requirements*", "changelog*", "citation*", "authors*")
+"""Texts that lie beside data, and may be called *.txt."""
 
 
 def pair_files(folder: Path) -> list[Path]:
     """The files of pairs in a folder, in the order of their names."""
-    files = sorted(each for each in folder.iterdir() if each.is_file() and not _is_no_data(each))
+    files = sorted(each for each in folder.iterdir() if each.name[0] != "." and each.is_file())
     for form in FORMS:
-        if fitting := [each for each in files if fnmatchcase(each.name.lower(), form)]:
+        fitting = [each for each in files if fnmatchcase(each.name.lower(), form)]
+        if form == FORMS[-1]:
+            fitting = [each for each in fitting if not _is_no_data(each)]
+        if fitting:
             return fitting
     return []
 
@@ -45,8 +51,15 @@ def _is_no_data(file: Path) -> bool:
 
 
 def find_pairs(path: Path) -> Path | None:
-    """The folder itself if it holds files of pairs, else None."""
-    return path if path.is_dir() and pair_files(path) else None
+    """The folder itself if it holds files of pairs, else the only one below it, at the least depth,
+    that does; None if there is none, or there are several."""
+    level = [path] if path.is_dir() else []
+    for _ in range(_DEEPEST):
+        if found := [folder for folder in level if pair_files(folder)]:
+            return found[0] if len(found) == 1 else None
+        inside = (each for folder in level for each in folder.iterdir())
+        level = [each for each in inside if each.name[0] != "." and each.is_dir()]
+    return None
 
 
 def read_pairs(folder: Path, layout: Layout = "auto") -> Iterator[SourceRow]:
@@ -78,15 +91,17 @@ def _json_lines(file: Path, layout: Layout) -> Iterator[SourceRow]:
 def _table(separator: str) -> Callable[[Path, Layout], Iterator[SourceRow]]:
     def read(file: Path, layout: Layout) -> Iterator[SourceRow]:
         rows = csv.DictReader(io.StringIO(read_text(file)), delimiter=separator, strict=True)
+        is_empty = True
         try:
             for row in rows:
+                is_empty = False
                 where = f"{file}, line {rows.line_num}"
                 if None in row or None in row.values():
                     raise ValueError(f"{where}: other than {len(rows.fieldnames or ())} columns")
                 yield SourceRow({name.strip(): row[name] for name in row}, file.stem, where)
         except csv.Error as error:
             raise ValueError(f"{file}, line {rows.line_num + 1}: {error}") from error
-        if rows.line_num < 2:
+        if is_empty:
             raise ValueError(f"{file} is empty: expected a line of names, and one for each pair")
 
     return read
@@ -94,14 +109,14 @@ def _table(separator: str) -> Callable[[Path, Layout], Iterator[SourceRow]]:
 
 def _lines(file: Path, layout: Layout) -> Iterator[SourceRow]:
     """Pairs of consecutive lines."""
-    numbered = enumerate(map(str.strip, read_text(file).splitlines()), start=1)
+    numbered = enumerate(map(str.strip, read_text(file).split("\n")), start=1)
     lines = [(number, line) for number, line in numbered if line]
     if not lines or len(lines) % 2:
         raise ValueError(f"{file} has {len(lines)} lines: expected two for each pair")
     for (number, first), (_, second) in zip(lines[::2], lines[1::2], strict=True):
         where = f"{file}, line {number}"
         good, bad = _in_order(first, second, layout, where)
-        yield SourceRow(dict(zip(FIELDS[0], (good, bad), strict=True)), file.stem, where)
+        yield SourceRow(dict(zip(FIELDS[1], (good, bad), strict=True)), file.stem, where)
 
 
 def _in_order(first: str, second: str, layout: Layout, where: str) -> tuple[str, str]:

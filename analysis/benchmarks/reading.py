@@ -45,14 +45,15 @@ _KNOWN = ("Subtlex_log10", "length", "context_length")
 _BEFORE = "prev_length"
 _TEXTS = ("item", "word", "prev_item", "prev_word")
 _COLUMNS = (*_TEXTS, *MEASURES, *_KNOWN, _BEFORE)
+_MISSING = ("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")
 _MEAN = means(lambda item: MEASURES[item.task], task_of)
 
 
 def read_reading(folder: Path, source: BenchmarkSource | None = None) -> tuple[Item, ...]:
-    """An item for each measure of each word, in the order of the file's rows.
+    """An item for each measure of each word that has it, in the order of the file's rows.
 
     Its options are the word and, where there is one, the word before it; `covariates` are the
-    measure's value and the numbers that the baseline knows.
+    number of its row and of all rows, the measure's value, and the numbers that the baseline knows.
 
     Raises:
         ValueError: no file or several, a column is missing, a word without text before it, what is
@@ -66,11 +67,11 @@ def read_reading(folder: Path, source: BenchmarkSource | None = None) -> tuple[I
     sentences = _sentences([f"{row['item']} {row['word']}" for row in rows])
     items = tuple(
         item
-        for row, sentence in zip(rows, sentences, strict=True)
-        for item in _items(row, sentence)
+        for number, (row, sentence) in enumerate(zip(rows, sentences, strict=True))
+        for item in _items(row, sentence, (float(number), float(len(rows))))
     )
     for measure in MEASURES:
-        values = sum(bool(item.covariates) for item in items if item.task == measure)
+        values = sum(item.task == measure for item in items)
         if values <= _parameters(measure):
             raise ValueError(
                 f"{files[0]} has {values} values of {measure} with all that its regression needs: "
@@ -111,10 +112,11 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
 
 def _value(column: str, text: str) -> str | float:
     if column in _TEXTS:
-        if column in ("item", "word") and not text.strip():
-            raise ValueError(f"{column!r} is empty: a word is read after others")
-        return text
-    if text.strip().lower() in ("", "na", "nan"):
+        if column == "word" and not text.strip():
+            raise ValueError(f"{column!r} is empty")
+        # "None of ..." is a sentence that tables of missing values lose: no context is empty.
+        return text if text.strip() or column != "item" else "None"
+    if text.strip().lower() in _MISSING:
         return math.nan
     try:
         number = float(text)
@@ -135,9 +137,8 @@ def _sentences(texts: Sequence[str]) -> list[str]:
     return [longest[text] for text in texts]
 
 
-def _items(row: Mapping[str, Any], sentence: str) -> list[Item]:
-    """The measures of a word; of one without any an item that no figure counts, for the word is
-    asked for in a submission."""
+def _items(row: Mapping[str, Any], sentence: str, where: tuple[float, float]) -> list[Item]:
+    """The measures of a word."""
     has_before = bool(row["prev_item"].strip() and row["prev_word"].strip())
     found = []
     for measure, group in MEASURES.items():
@@ -154,9 +155,9 @@ def _items(row: Mapping[str, Any], sentence: str) -> list[Item]:
             context=tuple(context for context, _ in texts),
             groups=(("reading", MEASURES[measure]),),
             cluster=sentence,
-            covariates=covariates,
+            covariates=(*where, *covariates),
         )
-        for measure, covariates in found or [("RTfirstfix", ())]
+        for measure, covariates in found
     ]
 
 
@@ -174,14 +175,12 @@ def _grade(items: Sequence[Item], log_probs: Sequence[Sequence[np.ndarray]]) -> 
     for index, item in enumerate(items):
         by_measure[item.task].append(index)
     for measure, indices in by_measure.items():
-        counted = [index for index in indices if items[index].covariates]
         texts = 2 if MEASURES[measure] == "self_paced" else 1
-        surprisals = -np.array([scores[index][:texts] for index in counted])
+        surprisals = -np.array([scores[index][:texts] for index in indices])
         if np.isfinite(surprisals).all():
-            shares = _shares(np.array([items[index].covariates for index in counted]), surprisals)
-            found = dict(zip(counted, shares, strict=True))
-            for index in indices:  # what is not counted leaves the mean as it is
-                values[index] = found.get(index, fmean(shares))
+            known = np.array([items[index].covariates[2:] for index in indices])
+            for index, share in zip(indices, _shares(known, surprisals), strict=True):
+                values[index] = share
     return [
         Answer(value, 0 if all(map(math.isfinite, score)) else -1, False, score)
         for value, score in zip(values, scores, strict=True)
@@ -258,19 +257,22 @@ def _chance_of(values: int, measure: str) -> tuple[float, float]:
 
 
 def _submitted(items: Sequence[Item], answers: Sequence[Answer]) -> Predictions:
-    """Surprisals of each word and of the one before it, in the file's order. Without such a word it
-    is NaN, which JSON lacks and the challenge's reader wants."""
-    words: list[dict[str, Any]] = []
-    last: tuple[object, ...] = ()
-    seen: set[str] = set()
+    """Surprisals of the word of each row, and of the one before it.
+
+    NaN, which JSON lacks and the challenge's reader wants, where there is no word before, and of
+    words that none of its figures counts.
+    """
+    found: dict[int, tuple[float, ...]] = {}
     for item, answer in zip(items, answers, strict=True):
-        texts = (item.context, item.options)
-        if texts != last or item.task in seen:
-            scores = (*answer.log_probs, math.nan)
-            words.append({"id": len(words), "pred": -scores[0], "prev_pred": -scores[1]})
-            last, seen = texts, set()
-        seen.add(item.task)
-    return {"reading": words}
+        found[int(item.covariates[0])] = (*answer.log_probs, math.nan)
+    rows = int(items[0].covariates[1])
+    nothing = (math.nan, math.nan)
+    scores = [found.get(row, nothing) for row in range(rows)]
+    return {
+        "reading": [
+            {"id": row, "pred": -each[0], "prev_pred": -each[1]} for row, each in enumerate(scores)
+        ]
+    }
 
 
 READING = BenchmarkKind(

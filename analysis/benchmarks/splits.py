@@ -17,16 +17,16 @@ from analysis.benchmarks.items import Item
 SELECTION_SHARE = 0.2
 
 
-def selection_split(items: Sequence[Item]) -> list[bool]:
+def selection_split(items: Sequence[Item], by_task: bool = True) -> list[bool]:
     """Whether each item belongs to the selection split: a fifth of every task, by hash.
 
-    The items of a cluster stay together. The share is of a task's clusters, rounded, and at least
-    one of two or more. It depends on nothing but the task's items: not on their order, nor on what
-    else is scored.
+    The items of a cluster stay together, also those of several tasks if it is not made by task.
+    The share is of a task's clusters, rounded, and at least one of two or more. It depends on
+    nothing but the task's items: not on their order, nor on what else is scored.
     """
     units: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, item in enumerate(items):
-        units[item.task][item.cluster or f"item {index}"].append(index)
+        units[item.task if by_task else ""][item.cluster or f"item {index}"].append(index)
     chosen: set[int] = set()
     for members in units.values():
         ranked = sorted(members.values(), key=lambda unit: min(_digest(items[i]) for i in unit))

@@ -20,8 +20,10 @@ BENCHMARKS = (
     "reading",
 )
 """Kinds of benchmarks; the names of their folders begin with them."""
-OTHER_FOLDERS = ("*blimp*", "clams*", "zorro*")
-"""Patterns of folders of benchmarks that are called otherwise."""
+PAIR_FOLDERS = ("*blimp*", "clams*", "zorro*")
+SUPPLEMENT_FOLDERS = ("*blimp*supplement*",)
+OTHER_FOLDERS = (*PAIR_FOLDERS, *SUPPLEMENT_FOLDERS)
+"""Patterns of folders of benchmarks whose names do not begin with that of their kind."""
 GLUE_TASKS = (
     *("boolq", "cola", "mnli", "mnli-mm", "mrpc", "multirc", "qnli", "qqp", "rte", "sst2", "wsc"),
 )

@@ -33,7 +33,19 @@ Design = Literal["trajectory", "independent", "branch"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LrSweepArgs(GridArgs, TrainingArgs):
+class MilestoneArgs:
+    """Models that are kept on the way."""
+
+    PANEL = "output"
+
+    milestones: Annotated[Names, default_is("none")] = ()
+    """Keep the model, and score the benchmarks, also after so many words: 1000000, or 1M; babylm:
+    after those that the challenge asks for. A branch leaves those before it began to the longest
+    trial."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LrSweepArgs(GridArgs, MilestoneArgs, TrainingArgs):
     """Arguments of the sweep."""
 
     PANEL = "grid"
@@ -68,7 +80,7 @@ class PlateauArgs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpochStudyArgs(PlateauArgs, TrainingArgs):
+class EpochStudyArgs(PlateauArgs, MilestoneArgs, TrainingArgs):
     """Arguments of the epoch study."""
 
     PANEL = "grid"
@@ -81,9 +93,6 @@ class EpochStudyArgs(PlateauArgs, TrainingArgs):
         "epochs", default=()
     )
     """Numbers of epochs to compare."""
-    milestones: Annotated[Names, default_is("none")] = ()
-    """Score also after so many words: 1000000, or 1M. A branch leaves those before it began to the
-    longest trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +111,7 @@ class StudentArgs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillArgs(StudentArgs, AxesArgs, TrainingArgs):  # type: ignore[misc]
+class DistillArgs(StudentArgs, AxesArgs, MilestoneArgs, TrainingArgs):  # type: ignore[misc]
     """Arguments of a distillation."""
 
     PANEL = "grid"

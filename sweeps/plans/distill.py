@@ -18,6 +18,7 @@ from sweeps.arguments import DistillArgs
 from sweeps.arguments.axes import given_value, set_single, values_of
 from sweeps.plans.common import Status, SweepPlan, TrainingSetup, chosen_archs, prepare
 from sweeps.plans.grids import GridPlan
+from sweeps.plans.milestones import plan_milestones
 from sweeps.stored.model_names import copy_version, find_version, resolve_model
 from sweeps.stored.trials import earlier_trials, resolve_storage, scored
 from trainables.corpus import Corpus, bring_corpus
@@ -114,6 +115,7 @@ def plan_distillation(args: DistillArgs, status: Status) -> SweepPlan:
         teachers=tuple(teacher.folder for teacher in teachers),
         init=teachers[0].folder if base.init else None,
         kind="distillation",
+        milestones=plan_milestones(args.milestones, setup, base),
     )
 
 

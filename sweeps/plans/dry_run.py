@@ -215,6 +215,9 @@ def _disk(plan: SweepPlan, costs: Sequence[Cost]) -> str:
         shared = sum(cost.trials * cost.params for cost in leaving)
         # Where a trial leaves a trunk, this has a best and a newest checkpoint, too.
         size += params * (_PARAMETER + _MOMENTS) + shared * (2 * _PARAMETER + _MOMENTS)
+    if milestones := len(plan.milestones):
+        size += milestones * params * _PARAMETER
+        kept += f", its models after {count(milestones, 'milestone')}"
     return (
         f"About {in_gb(size)} on disk in the end (--keep {plan.keep}): of each trial {kept}, "
         "and its model in MLflow"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from sweeps.arguments.axes import given_value
 from sweeps.plans.branches import BranchPlan
 from sweeps.plans.common import Status, SweepPlan, TrainingSetup, chosen_archs, prepare
 from sweeps.plans.grids import GridPlan
+from sweeps.plans.milestones import plan_milestones
 from sweeps.plans.spaces import Plan
 from sweeps.stored.best import as_compared, best_trial
 from sweeps.stored.trials import earlier_trials, ended_frame, scored, study_trials
@@ -25,12 +25,10 @@ from trainables.corpus import Blocks
 from trainables.optim import steps_at_peak
 from trainables.spec import TrialSpec
 from trainables.trainer import steps_per_epoch
-from trainables.trial import LOG_EVERY, milestone_step
+from trainables.trial import LOG_EVERY
 
 DESIGNS: tuple[Design, ...] = get_args(Design)
 _MOST_HORIZONS = 1000
-_WORDS = re.compile(r"(\d+(?:\.\d+)?)([KMB]?)", re.IGNORECASE)
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Designs:
         steps_per_epoch: optimizer steps.
         decay: fraction of a branch's steps in its decay.
         seeds: of this command.
-        milestones: words seen after which to score.
+        milestones: words seen after which to keep the model, and to score.
         taken: see `SweepPlan`.
     """
 
@@ -115,7 +113,7 @@ def plan_designs(args: EpochStudyArgs, status: Status) -> tuple[TrainingSetup, D
     if base.schedule == "wsd":
         base = base.replace(decay=args.decay)
     steps = steps_per_epoch(base, len(Blocks(setup.corpus.train, base.context)))
-    milestones = _milestones(args, setup, base, horizons[-1] * steps)
+    milestones = plan_milestones(args.milestones, setup, base)
     return setup, Designs(base, names, horizons, steps, args.decay, args.seeds, milestones, taken)
 
 
@@ -221,37 +219,3 @@ def _horizons(args: EpochStudyArgs, epochs: int) -> tuple[int, ...]:
             f"{_MOST_HORIZONS}, or those to look at, as --horizons 1 10 {epochs}"
         )
     return tuple(sorted(set(args.horizons or range(1, epochs + 1))))
-
-
-def _milestones(
-    args: EpochStudyArgs, setup: TrainingSetup, base: TrialSpec, total_steps: int
-) -> tuple[int, ...]:
-    """Numbers of words, each seen by the longest trial."""
-    milestones = sorted({parse_words(text) for text in args.milestones})
-    if milestones and setup.benchmarks is None:
-        raise ValueError("--milestones are scored on benchmarks: add --benchmarks")
-    for words in milestones:
-        if milestone_step(base, setup.corpus, words) > total_steps:
-            tokens = total_steps * base.batch_size * base.context
-            seen = tokens * setup.corpus.train_words // setup.corpus.train_tokens
-            raise ValueError(
-                f"--milestones {words:,} is more than the {count(seen, 'word')} that are seen in "
-                f"{count(base.epochs, 'epoch')}: take fewer words, or more --epochs"
-            )
-    return tuple(milestones)
-
-
-def parse_words(text: str) -> int:
-    """A number of words: 1000000, 250K, 1.5M.
-
-    Raises:
-        ValueError: it is none, or less than one word.
-    """
-    match = _WORDS.fullmatch(text)
-    number = float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
-    words = round(number) if math.isfinite(number) else 0
-    if words < 1:
-        raise ValueError(
-            f"--milestones are numbers of words like 1000000, 250K or 1M, not {text!r}"
-        )
-    return words

@@ -12,6 +12,7 @@ from sweeps.arguments import LrSweepArgs
 from sweeps.arguments.axes import set_single, values_of
 from sweeps.plans.common import Status, SweepPlan, TrainingSetup, chosen_archs, prepare
 from sweeps.plans.grids import CoordinatePlan, GridPlan
+from sweeps.plans.milestones import plan_milestones
 from sweeps.plans.proposals import OptunaPlan
 from sweeps.plans.spaces import Plan
 from sweeps.stored.trials import earlier_trials, scored
@@ -33,7 +34,8 @@ def plan_sweep(args: LrSweepArgs, status: Status) -> SweepPlan:
         arch: _plan(args, values, base, folder, _is_possible(setup)) for arch, base in bases.items()
     }
     kind = "lr sweep" if tuple(values) == ("lr",) else f"sweep of {', '.join(values)}:"
-    return setup.plan(bases, plans, axes=tuple(values), kind=kind)
+    milestones = plan_milestones(args.milestones, setup, next(iter(bases.values())))
+    return setup.plan(bases, plans, axes=tuple(values), kind=kind, milestones=milestones)
 
 
 def _check_search(args: LrSweepArgs) -> None:

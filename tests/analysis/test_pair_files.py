@@ -122,11 +122,12 @@ def test_files_of_one_form_are_read_and_the_others_told_of(tmp_path: Path) -> No
         ("a.csv", 'sentence_good,sentence_bad\n"a"b,c\n', "line 2: .*expected after"),
         ("a.csv", "", "a.csv is empty"),
         ("a.csv", "sentence_good,sentence_bad\n", "a.csv is empty"),
+        ("a.csv", "sentence_good,sentence_bad\n\n", "a.csv is empty"),
         ("a.txt", "a\nb\nc\n", "a.txt has 3 lines: expected two for each pair"),
         ("a.txt", "", "a.txt has 0 lines"),
         ("a.txt", "True\ta\nb\n", "line 1: expected a line of True and one of False"),
-        ("a.txt", "x\ny\nTrue\ta\nTrue\tb\n", "line 1: which|line 3: expected a line of True"),
-        ("a.txt", "True\t \nFalse\tb\n", "line 1: field 'sentence_good' is missing, empty"),
+        ("a.txt", "True\tx\nFalse\ty\nTrue\ta\nTrue\tb\n", "line 3: expected a line of True"),
+        ("a.txt", "True\t \nFalse\tb\n", "line 1: field 'good_sentence' is missing, empty"),
     ],
 )
 def test_bad_files_are_named(file: str, content: str, message: str, tmp_path: Path) -> None:
@@ -136,6 +137,65 @@ def test_bad_files_are_named(file: str, content: str, message: str, tmp_path: Pa
     with pytest.raises(ValueError, match=message) as error:
         load_suite(tmp_path, "2024")
     assert file in str(error.value)
+
+
+def test_lines_end_at_line_feeds_alone(tmp_path: Path) -> None:
+    """Other characters that end lines somewhere are of the sentence."""
+    pairs = [("a \u2028 b", "a b"), ("c \x85 d", "c d"), ("e \x0c f", "e f")]
+    (tmp_path / "a.txt").write_text(lines(pairs), encoding="utf-8")
+    assert [item.options for item in read_minimal_pairs(tmp_path, "good-first")] == pairs
+
+
+def test_the_folder_of_a_repository_is_searched(tmp_path: Path) -> None:
+    """For the only folder of pairs in it; texts that lie beside are none. With several there is no
+    telling which, and other benchmarks are scored as ever."""
+    data = tmp_path / "JBLiMP" / "data" / "validated"
+    data.mkdir(parents=True)
+    (tmp_path / "JBLiMP" / "requirements.txt").write_text("torch\nnumpy\n")
+    (tmp_path / "JBLiMP" / "LICENSE.txt").write_text("as you like\nit\n")
+    (data / "a.jsonl").write_text(as_json(rows("good_sentence", "bad_sentence")))
+    (benchmark,) = load_suite(tmp_path, "2024").benchmarks
+    assert (benchmark.place, len(benchmark)) == (data, len(PAIRS))
+    (data.parent / "raw").mkdir()
+    (data.parent / "raw" / "a.jsonl").write_text(as_json(rows("good_sentence", "bad_sentence")))
+    (tmp_path / "blimp_small").mkdir()
+    (tmp_path / "blimp_small" / "a.jsonl").write_text(
+        as_json(rows("sentence_good", "sentence_bad"))
+    )
+    (benchmark,) = load_suite(tmp_path, "2024").benchmarks
+    assert benchmark.dataset == "blimp_small"
+
+
+def test_blimp_goes_before_sets_of_other_languages(tmp_path: Path) -> None:
+    """Beside it they are told of, and asked for by name."""
+    for name in ("blimp_filtered", "zhoblimp", "babylm_blimp_supplement"):
+        (tmp_path / name).mkdir()
+        content = as_json(rows("sentence_good", "sentence_bad"))
+        (tmp_path / name / "a.jsonl").write_text(content)
+    suite = load_suite(tmp_path, "2024")
+    assert {b.name: b.dataset for b in suite.benchmarks} == {
+        "blimp": "blimp_filtered",
+        "supplement": "babylm_blimp_supplement",
+    }
+    fates = {name: fate for name, _, fate in entry_rows(survey(tmp_path), suite.benchmarks, ())}
+    assert fates["zhoblimp"] == "left out: blimp_filtered is scored; --tasks zhoblimp"
+    (other,) = load_suite(tmp_path, "2024", ["zhoblimp"]).benchmarks
+    assert (other.name, other.dataset) == ("blimp", "zhoblimp")
+
+
+def test_a_good_sentence_against_several_is_one_piece_of_evidence(tmp_path: Path) -> None:
+    """Its score decides all its pairs: they are of one cluster, but in BLiMP's own form, whose
+    stored scores hold each pair by itself."""
+    (tmp_path / "a.txt").write_text(lines([("a", "b"), ("a", "c"), ("d", "e")]))
+    assert [item.cluster for item in read_minimal_pairs(tmp_path, "good-first")] == ["a", "a", "d"]
+    (tmp_path / "a.jsonl").write_text(as_json(rows("sentence_good", "sentence_bad")))
+    assert {item.cluster for item in read_minimal_pairs(tmp_path)} == {""}
+
+
+def test_data_may_be_called_as_it_likes(tmp_path: Path) -> None:
+    """A licensed word is no licence."""
+    (tmp_path / "licensed_npi.jsonl").write_text(as_json(rows("sentence_good", "sentence_bad")))
+    assert len(read_minimal_pairs(tmp_path)) == len(PAIRS)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.benchmarks import Answer, Benchmark
+from analysis.benchmarks import Answer, Benchmark, from_facts
+from analysis.benchmarks.facts import item_facts
 from analysis.benchmarks.reading import MEASURES, READING, read_reading
 
 EYE = [measure for measure, group in MEASURES.items() if group == "eye_tracking"]
@@ -109,10 +110,14 @@ def test_figures_are_those_of_the_challenge(tmp_path: Path) -> None:
 
 
 def test_predictions_are_each_words_surprisals(tmp_path: Path) -> None:
-    """In the file's order, a word without any time too; the scorer's formula on them gives the
-    figures."""
+    """One for each row in the file's order, of a word without any time too (which nobody counts),
+    and of a word that stands there twice; the scorer's formula on them gives the figures."""
     table = made_up()
-    table.loc[7, list(MEASURES)] = math.nan
+    table.loc[[7, len(table) - 1], list(MEASURES)] = math.nan
+    twice = table.loc[[22, 22]].copy()
+    twice.iloc[0, [*map(twice.columns.get_loc, EYE)]] = math.nan
+    twice.iloc[1, twice.columns.get_loc(SELF_PACED)] = math.nan
+    table = pd.concat([table.loc[:21], twice, table.loc[23:]], ignore_index=True)
     by_text = surprisals(table)
     benchmark = read(table, tmp_path / "reading")
     given = answers(benchmark, by_text.__getitem__)
@@ -122,20 +127,28 @@ def test_predictions_are_each_words_surprisals(tmp_path: Path) -> None:
     predicted = table.assign(
         pred=[row["pred"] for row in rows], prev_pred=[row["prev_pred"] for row in rows]
     )
-    pd.testing.assert_frame_equal(predicted, with_surprisals(table, by_text))
+    expected = with_surprisals(table, by_text)
+    untimed = [7, len(table) - 1]
+    expected.loc[untimed, ["pred", "prev_pred"]] = math.nan
+    pd.testing.assert_frame_equal(predicted, expected)
+    assert {item.covariates[0] for item in benchmark.items} == {*range(len(table))} - {*untimed}
     assert figures(benchmark, given) == pytest.approx(
         {measure: official(predicted, measure) for measure in MEASURES}, abs=1e-9
     )
 
 
 def test_a_word_is_scored_with_a_space_before_it(tmp_path: Path) -> None:
-    """Whether the file has one there or not; "None" and "NA" are words like others."""
+    """Whether the file has one there or not; "None" and "NA" are words like others, and where the
+    first was lost on the way it is put back."""
     table = made_up()
-    table.loc[0, ["item", "word"]] = ["None", " of"]
+    table.loc[0, ["item", "word"]] = ["", " of"]
     table.loc[1, ["prev_item", "prev_word"]] = ["NA", "null"]
+    table["RTgopast"] = table["RTgopast"].astype(object)
+    table.loc[[2, 3, 4], "RTgopast"] = ["N/A", "NULL", "None"]
     items = read(table, tmp_path / "reading").items
     assert items[0].texts == [("None", " of")]
     assert items[len(EYE)].texts[1] == ("NA", " null")
+    assert not {item.covariates[0] for item in items if item.task == "RTgopast"} & {2, 3, 4}
 
 
 def test_words_of_a_sentence_are_one_cluster(tmp_path: Path) -> None:
@@ -149,6 +162,23 @@ def test_words_of_a_sentence_are_one_cluster(tmp_path: Path) -> None:
         clusters.setdefault(sentence, set()).add(item.cluster)
     assert all(len(each) == 1 for each in clusters.values())
     assert len({next(iter(each)) for each in clusters.values()}) == 30
+
+
+def test_items_of_a_sentence_are_all_held_out_or_none(tmp_path: Path) -> None:
+    """Whatever the measure: what chooses has seen nothing of what is reported. Also of stored
+    facts, which hold no text."""
+    benchmark = read(made_up(), tmp_path / "reading")
+    stored, stored_selection = from_facts("reading", item_facts(benchmark))
+    for items, chosen in (
+        (benchmark.items, benchmark.in_selection),
+        (stored.items, stored_selection),
+    ):
+        by_sentence: dict[str, set[bool]] = {}
+        for item, is_chosen in zip(items, chosen, strict=True):
+            by_sentence.setdefault(item.cluster, set()).add(is_chosen)
+        assert len(by_sentence) == 30
+        assert all(len(each) == 1 for each in by_sentence.values())
+        assert sum(each == {True} for each in by_sentence.values()) == 6
 
 
 def test_a_model_that_knows_nothing_explains_what_chance_says(tmp_path: Path) -> None:
@@ -207,11 +237,11 @@ def test_times_that_the_baseline_knows_leave_nothing_to_explain(tmp_path: Path) 
     ("change", "message"),
     [
         ({"drop": "prev_word"}, "lacks the column 'prev_word': expected item, word"),
-        ({"at": ("word", "")}, "row 4: 'word' is empty: a word is read after others"),
-        ({"at": ("item", " ")}, "row 4: 'item' is empty"),
+        ({"at": ("word", " ")}, "row 4: 'word' is empty"),
         ({"at": ("length", "long")}, "row 4: 'length' is no number, but 'long'"),
         ({"at": ("RTgopast", "1e999")}, "row 4: 'RTgopast' is no number, but '1e999'"),
-        ({"rows": 16}, "has 16 values of .* too few for 8 parameters|12 values of self_paced"),
+        ({"rows": 20}, "has 16 values of self_paced_reading_time with all that its .* 17 param"),
+        ({"rows": 8}, "has 8 values of RTfirstfix with all that its .* too few for 8 parameters"),
         ({"rows": 0}, "has 0 values of RTfirstfix"),
     ],
 )

@@ -18,10 +18,10 @@ from analysis.command_line import parse
 from sweeps.arguments import EpochStudyArgs
 from sweeps.epoch_study import run_epoch_study
 from sweeps.findings.epoch_study import show_epochs
+from sweeps.plans import milestones
 from sweeps.plans.epoch_study import (
     Designs,
     best_point,
-    parse_words,
     plan_designs,
     plan_epochs,
 )
@@ -207,14 +207,6 @@ def test_diverged_rates_are_not_taken(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("1000000", 10**6), ("1M", 10**6), ("2.5k", 2500), ("1B", 10**9)]
-)
-def test_numbers_of_words(text, words):
-    """Plain, or with K, M or B."""
-    assert parse_words(text) == words
-
-
-@pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--lr", "1e-3", "--arch", "lstm", "mamba"], "of one architecture, not of lstm, mamba"),
@@ -225,7 +217,6 @@ def test_numbers_of_words(text, words):
         (["--epochs", "3", "--horizons", "2"], "stands for --horizons 1 to 3: give one of them"),
         (["--lr", "1e-3", "--epochs", "20000"], "1 to 20000, a trial each: give at most 1000, or"),
         (["--lr", "1e-3", "--decay", "1.5"], "--decay must be from 0 to 1, not 1.5"),
-        (["--lr", "1e-3", "--milestones", "1M"], "add --benchmarks"),
         (["--lr", "1e-3", "--milestones", "one"], "not 'one'"),
     ],
 )
@@ -235,14 +226,19 @@ def test_bad_arguments_are_explained(command, flags, message, capsys):
     assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_milestones_lie_within_the_longest_trial(command, tmp_path):
-    """Words that no trial sees would be asked for in vain; the order and repeats do not matter."""
-    write_blimp(tmp_path / "data" / "blimp_fast")
-    flags = ("--lr", "1e-3", "--epochs", "2", "--benchmarks", str(tmp_path / "data"))
+def test_milestones_lie_within_the_longest_trial(command, monkeypatch):
+    """Words that no trial sees would be asked for in vain; the order and repeats do not matter, and
+    of the challenge's those are taken that are seen."""
+    flags = ("--lr", "1e-3", "--epochs", "2")
     _, designs = plan_designs(command.args(*flags, "--milestones", "5K", "1000", "1K"), silent)
     assert designs.milestones == (1000, 5000)
     with pytest.raises(ValueError, match=r"the 6,982 words that are seen in 2 epochs"):
         plan_designs(command.args(*flags, "--milestones", "8K"), silent)
+    with pytest.raises(ValueError, match=r"babylm begins at 1,000,000 words, 6,982 are seen"):
+        plan_designs(command.args(*flags, "--milestones", "babylm"), silent)
+    monkeypatch.setattr(milestones, "BABYLM", (2000, 4000, 20_000))
+    _, designs = plan_designs(command.args(*flags, "--milestones", "BabyLM,4K,1K"), silent)
+    assert designs.milestones == (1000, 2000, 4000)
 
 
 def test_dry_run_prints_each_part(command, capsys):

@@ -27,13 +27,13 @@ FLAGS = {
     "sweeps/lr_sweep.py": TRAINING
     + """
         batch-sizes dropouts extend lr-range lrs no-extend num-samples optimizers order sampler
-        scheduler schedules search warmups weight-decays
+        scheduler schedules search warmups weight-decays milestones
     """,
     "sweeps/epoch_study.py": TRAINING + " decay designs horizons lr milestones",
     "sweeps/distill.py": TRAINING
     + """
         alphas control lrs no-control no-reverse-kl reverse-kl student-init teacher temperatures
-        batch-sizes dropouts optimizers schedules warmups weight-decays
+        batch-sizes dropouts optimizers schedules warmups weight-decays milestones
     """,
     "sweeps/paper.py": TRAINING
     + """

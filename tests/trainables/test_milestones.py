@@ -1,13 +1,15 @@
-"""Scores after so many words, and branches whose best epoch another trial took."""
+"""Models and scores after so many words, and branches whose best epoch another trial took."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 from test_trial import assert_same, final_parameters, kill_at, train, train_until_killed
 
+import models
 from trainables.checkpoint import TrialFolder
+from trainables.milestones import BABYLM, milestone_step, revision_of, words_of, words_of_revision
 from trainables.trainer import Trainer
-from trainables.trial import milestone_step
 
 
 def milestone_points(runtime):
@@ -41,6 +43,85 @@ def test_milestones_are_scored_once_and_change_nothing(
     assert list(kept) == [1000, 2500]
     assert milestone_points(runtime) == [
         (words, scores["benchmarks"]["blimp"]) for words, scores in kept.items()
+    ]
+
+
+def files_of(folder: TrialFolder) -> dict[int, dict[str, bytes]]:
+    """By words: the bytes of each file of the model that was kept, but for what tells of time."""
+    return {
+        words: {file.name: file.read_bytes() for file in path.iterdir() if file.name in BITS}
+        for words, path in folder.models.items()
+    }
+
+
+BITS = ("model.safetensors", "config.json", "tokenizer.json", "spec.json")
+
+
+def test_models_of_milestones_are_those_of_an_uninterrupted_training(
+    tiny_spec, tiny_corpus, make_runtime, monkeypatch
+):
+    """To the bit: killed between two of them, and just after one; also without benchmarks, and in
+    whichever order they are named. What is not the best epoch goes, they stay."""
+    spec = tiny_spec.replace(benchmarks_hash="")
+    given = {"milestones": (2500, 1000, 4000), "benchmarks": None}
+    whole = make_runtime(spec, "whole", **given)
+    train(spec, whole)
+    expected = files_of(TrialFolder.of(whole.study, spec))
+    assert [*expected] == [1000, 2500, 4000]
+    assert all({*files} == {*BITS} for files in expected.values())
+    assert len({files["model.safetensors"] for files in expected.values()}) == 3
+    runtime = make_runtime(spec, "killed", **given)
+    folder = TrialFolder.of(runtime.study, spec)
+    first, second = (milestone_step(spec, tiny_corpus, words) for words in (1000, 2500))
+    train_until_killed(spec, runtime, (first + second) // 2, monkeypatch)
+    assert [*folder.models] == [1000]
+    train_until_killed(spec, runtime, second, monkeypatch)
+    train(spec, runtime)
+    folder.keep_best_only()
+    assert files_of(folder) == expected
+    model = models.load(folder.models[1000])
+    assert not list(folder.models[1000].glob("optimizer*"))
+    assert all(torch.isfinite(each).all() for each in model.parameters())
+
+
+def test_a_milestone_that_was_passed_is_told(tiny_spec, make_runtime, monkeypatch, caplog):
+    """Asked for when the training is beyond it: there is no way back but from the start."""
+    train_until_killed(tiny_spec, make_runtime(tiny_spec), 40, monkeypatch)
+    train(tiny_spec, make_runtime(tiny_spec, milestones=(1000,)))
+    told = caplog.text
+    assert "was trained beyond chck_1K before these milestones were asked for" in told
+    assert told.count("--study") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [(1, "1"), (1500, "1500"), (2000, "2K"), (10**6, "1M"), (10**9, "1000M"), (250_000, "250K")],
+)
+def test_models_are_called_as_the_challenge_calls_them(words, name):
+    """In millions as far as they are whole; the name says the words."""
+    assert revision_of(words) == f"chck_{name}"
+    assert words_of_revision(f"chck_{name}") == words_of(name) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("1000000", 10**6), ("1M", 10**6), ("2.5k", 2500), ("1B", 10**9)]
+)
+def test_numbers_of_words(text, words):
+    """Plain, or with K, M or B."""
+    assert words_of(text) == words
+
+
+@pytest.mark.parametrize("name", ["step-00000100", "chck_", "chck_M", "chck_0M", "chck_1T"])
+def test_other_folders_are_no_milestones(name):
+    assert words_of_revision(name) is None
+
+
+def test_the_challenge_asks_for_28_checkpoints():
+    """1 to 10, to 100, and to 1,000 million words, each by its tenth."""
+    assert [words // 10**6 for words in BABYLM] == [
+        *range(1, 10),
+        *range(10, 100, 10),
+        *range(100, 1001, 100),
     ]
 
 

@@ -1,0 +1,53 @@
+"""Numbers of words that a training's milestones are set at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis.errors import named
+from analysis.wording import count
+from sweeps.plans.common import TrainingSetup
+from trainables.corpus import Blocks
+from trainables.milestones import BABYLM, milestone_step, words_of
+from trainables.spec import TrialSpec
+from trainables.trainer import steps_per_epoch
+
+ALL_OF_BABYLM = "babylm"
+
+
+def plan_milestones(texts: Sequence[str], setup: TrainingSetup, base: TrialSpec) -> tuple[int, ...]:
+    """The numbers of words that texts name, ascending, each seen by a trial of this spec.
+
+    Args:
+        texts: numbers, such as 1M, or "babylm" for those of the challenge that are seen.
+        setup: of the command.
+        base: of the longest trial.
+
+    Raises:
+        ValueError: a text is neither, or more words than are seen.
+    """
+    blocks = Blocks(setup.corpus.train, base.context)
+    total_steps = base.epochs * steps_per_epoch(base, len(blocks))
+
+    def is_seen(words: int) -> bool:
+        return milestone_step(base, setup.corpus, words) <= total_steps
+
+    tokens = total_steps * base.batch_size * base.context
+    seen = tokens * setup.corpus.train_words // setup.corpus.train_tokens
+    numbers = [text for text in texts if text.lower() != ALL_OF_BABYLM]
+    with named("--milestones"):
+        given = set(map(words_of, numbers))
+        for words in sorted(given):
+            if not is_seen(words):
+                raise ValueError(
+                    f"{words:,} is more than the {count(seen, 'word')} that are seen in "
+                    f"{count(base.epochs, 'epoch')}: take fewer words, or more --epochs"
+                )
+        if len(numbers) < len(texts):
+            if not is_seen(BABYLM[0]):
+                raise ValueError(
+                    f"{ALL_OF_BABYLM} begins at {count(BABYLM[0], 'word')}, {seen:,} are seen in "
+                    f"{count(base.epochs, 'epoch')}: name numbers of words"
+                )
+            given |= set(filter(is_seen, BABYLM))
+    return tuple(sorted(given))

@@ -1,0 +1,58 @@
+"""Milestones of a training: numbers of words seen, and what the models kept there are called."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from trainables.corpus import Corpus
+from trainables.spec import TrialSpec
+
+_WORDS = re.compile(r"(\d+(?:\.\d+)?)([KMB]?)", re.IGNORECASE)
+_UNITS = {"B": 10**9, "M": 10**6, "K": 10**3, "": 1}
+_REVISION = "chck_"
+BABYLM = (
+    *(n * 10**6 for n in range(1, 10)),
+    *(n * 10**7 for n in range(1, 10)),
+    *(n * 10**8 for n in range(1, 11)),
+)
+"""Those that the BabyLM challenge asks for, up to the words that a training sees."""
+
+
+def words_of(text: str) -> int:
+    """A number of words: 1000000, 250K, 1.5M.
+
+    Raises:
+        ValueError: it is none, or less than one word.
+    """
+    match = _WORDS.fullmatch(text)
+    number = float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
+    words = round(number) if math.isfinite(number) else 0
+    if words < 1:
+        raise ValueError(f"numbers of words are like 1000000, 250K or 1M, not {text!r}")
+    return words
+
+
+def revision_of(words: int) -> str:
+    """What the challenge calls the model that has seen so many words: chck_1M."""
+    unit = next(name for name, size in _UNITS.items() if words % size == 0 and name != "B")
+    return f"{_REVISION}{words // _UNITS[unit]}{unit}"
+
+
+def words_of_revision(name: str) -> int | None:
+    """The words that a model so called has seen; None for another name."""
+    if not name.startswith(_REVISION):
+        return None
+    try:
+        return words_of(name.removeprefix(_REVISION))
+    except ValueError:
+        return None
+
+
+def milestone_step(spec: TrialSpec, corpus: Corpus, words: int) -> int:
+    """The first optimizer step after which so many words of the corpus were seen.
+
+    A token counts as the corpus's words over its tokens.
+    """
+    words_a_step = spec.batch_size * spec.context * corpus.train_words  # over train_tokens
+    return max(1, -(-words * corpus.train_tokens // words_a_step))
