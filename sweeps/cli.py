@@ -24,6 +24,7 @@ COMMANDS = {
     "paper": "sweeps.paper",
     "evaluate": "sweeps.evaluate",
     "export": "sweeps.export",
+    "submit": "sweeps.submit",
     "doctor": "sweeps.doctor",
     "report": "analysis.report",
     "compare": "analysis.compare",

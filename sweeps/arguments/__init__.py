@@ -12,7 +12,7 @@ from analysis.flag_values import Names, default_is, place
 from analysis.schema.fields import trial_field
 from analysis.schema.ranges import MOST, within
 from sweeps.arguments.axes import AxesArgs, GridArgs
-from sweeps.arguments.scoring import EvaluateArgs
+from sweeps.arguments.scoring import EvaluateArgs, SubmitArgs
 from sweeps.arguments.training import Architecture, ArchitectureOrGroup, TrainingArgs
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "LrSweepArgs",
     "PaperArgs",
     "PromoteArgs",
+    "SubmitArgs",
     "TrainingArgs",
 ]
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
+import tyro
+
 from analysis.flag_values import SPLITS, Beginnings, default_is, place
 from analysis.schema.choices import (
     BENCHMARKS,
@@ -124,3 +126,37 @@ class EvaluateArgs(ScoresOutputArgs, ScoringMachineArgs, FinetuningArgs, Benchma
 
     model: str = place()
     """A checkpoint's folder, models:/NAME@ALIAS or models:/NAME/VERSION, or an id on the hub."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionArgs:
+    """The model of a submission, and where it goes."""
+
+    PANEL = "main"
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = place()
+    """MLflow run of the trial, or the hash of the trial."""
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")] = place()
+    """Folder to write to; what is there already is not made again."""
+    track: Literal["strict-small", "strict"] = "strict-small"
+    """Which models on the way are wanted: up to 100M words seen, or up to 1000M."""
+    name: Annotated[str | None, default_is("architecture and trial")] = None
+    """What the model's folder in DIR is called."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitArgs(SubmissionArgs, ScoringMachineArgs, FinetuningArgs):
+    """Arguments of a submission."""
+
+    PANEL = "data"
+
+    benchmarks: str = place()
+    """The challenge's evaluation_data, with full_eval/ and fast_eval/ in it."""
+    glue: bool = True
+    """Fine-tune on GLUE, which may take hours."""
+    ewok_password: Annotated[str | None, default_is("BABYSWEEP_EWOK_PASSWORD")] = field(
+        default=None, repr=False
+    )
+    """Password of EWoK's zip file; better in BABYSWEEP_EWOK_PASSWORD: others may see a command."""
+    storage: Annotated[Path | None, default_is("BABYSWEEP_STORAGE or runs/")] = place(default=None)
+    """Folder, or s3:// address, of the study and of GLUE trials."""

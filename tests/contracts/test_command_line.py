@@ -31,6 +31,7 @@ from sweeps.arguments import (
     LrSweepArgs,
     PaperArgs,
     PromoteArgs,
+    SubmitArgs,
 )
 from tests.processes import ROOT, environment
 
@@ -38,7 +39,7 @@ KINDS = {
     command_name(kind): kind
     for kind in (
         *(LrSweepArgs, EpochStudyArgs, PromoteArgs, DistillArgs, PaperArgs, EvaluateArgs),
-        *(ExportArgs, DoctorArgs, ReportArgs, CompareArgs),
+        *(ExportArgs, SubmitArgs, DoctorArgs, ReportArgs, CompareArgs),
     )
 }
 HEAVY = ("torch", "ray", "mlflow", "transformers", "numpy", "pandas", "optuna", "yaml")
@@ -557,6 +558,7 @@ EXAMPLES = {
     "paper": "--final-tasks glue --sweep-seeds 9223372036854775807",
     "evaluate": "--model gpt2 --gpus 0.5 --submission --output ä",
     "export": "models:/hgrn2@teacher /exported --storage ä",
+    "submit": "0123456789abcdef /results --benchmarks ä --track strict --no-glue --name mine",
     "doctor": "--storage ä --address 10.0.0.1:6379",
     "report": "--select macro --ui http://localhost:1",
     "compare": "1_000 2e5 --part all",
@@ -591,7 +593,7 @@ def test_a_written_file_gives_the_flags_back(
 
     wanted = {name: absolute(value) for name, value in vars(args).items()}
     wanted |= {"ewok_password": None} if "ewok_password" in wanted else {}
-    given = words[:2] if command in ("compare", "export") else []
+    given = words[:2] if command in ("compare", "export", "submit") else []
     again = parse(kind, ["--config", str(path), *given], None)
     assert vars(again) == wanted
 

@@ -33,7 +33,7 @@ ALLOWED = {
     "models": set(),
 }
 FLOORS = (
-    *("cli", "paper"),
+    *("cli", "paper", "submit"),
     *("lr_sweep", "epoch_study", "distill", "promote", "evaluate", "export", "doctor"),
     *("running", "findings", "plans", "scoring", "stored", "engine", "arguments"),
 )

@@ -49,6 +49,10 @@ FLAGS = {
         precision protocol run-id selection storage submission tasks token-budget
     """,
     "sweeps/export.py": "config help storage",
+    "sweeps/submit.py": """
+        address benchmarks config cpus device eval-workers ewok-password glue glue-epochs glue-lr
+        gpus help name no-glue precision selection storage token-budget track
+    """,
     "sweeps/doctor.py": "address config help storage",
     "analysis/report.py": "config help output select storage study ui",
     "analysis/compare.py": "config help part storage study",

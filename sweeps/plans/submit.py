@@ -1,0 +1,172 @@
+"""Plan of a submission: the trial, its models, and what the challenge wants of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from analysis.benchmarks import glue
+from analysis.benchmarks.files import DEPTHS
+from analysis.benchmarks.folders import GLUE
+from analysis.errors import named
+from analysis.flag_values import checked
+from analysis.places import resolved, writable_folder
+from analysis.store import open_store, tracking_uri
+from sweeps.arguments import EvaluateArgs, SubmitArgs
+from sweeps.scoring.tasks import benchmark_place
+from sweeps.stored.chosen import run_id_of
+from sweeps.stored.trials import resolve_storage
+from trainables.checkpoint import TrialFolder, look_at_all
+from trainables.milestones import BABYLM, revision_of
+
+MAIN = "main"
+"""The revision of the best model."""
+PROTOCOL: Final = "2025"
+_LONGEST = {"strict-small": 10**8, "strict": 10**9}
+"""Words seen after which a track wants no further model."""
+_BOTH = ("wug_adj/wug_adj_nominalization", "wug_past/wug_past_tense", "reading")
+_FAST = ("blimp/blimp_fast", "blimp/supplement_fast", "ewok/ewok_fast")
+_FULL = ("blimp/blimp_filtered", "blimp/supplement_filtered", "ewok/ewok_filtered")
+_PREDICTIONS = "predictions.json"
+_ZERO_SHOT = Path("zero_shot/causal")
+ACQUISITION = _ZERO_SHOT / "AoA_word/surprisal.json"
+_OF_FAST = [*_FAST, "entity_tracking/entity_tracking_fast", *_BOTH]
+_OF_FULL = [*_FULL, "entity_tracking/entity_tracking", "comps/comps", *_BOTH]
+
+
+@dataclass(frozen=True)
+class SubmissionPlan:
+    """A submission, with all checked that can be before it starts.
+
+    Attributes:
+        models: folder of each model by revision, that of the best one first.
+        words: that each revision but this one has seen.
+        seen: words that the trial saw.
+        fast, full: the challenge's folders of benchmarks.
+        place: of the revisions' folders.
+    """
+
+    args: SubmitArgs
+    storage: Path
+    models: Mapping[str, Path]
+    words: Mapping[str, int]
+    seen: int
+    fast: Path
+    full: Path
+    place: Path
+
+    @property
+    def revisions(self) -> list[str]:
+        """Those that the track asks for of a training of so many words; the best one first."""
+        most = min(_LONGEST[self.args.track], self.seen)
+        return [MAIN, *(revision_of(words) for words in BABYLM if words <= most)]
+
+    def evaluation(self, revision: str) -> EvaluateArgs:
+        """Arguments to score a model."""
+        args, is_main = self.args, revision == MAIN
+        return EvaluateArgs(
+            model=str(self.models[revision]),
+            benchmarks=str(self.full if is_main else self.fast),
+            tasks=("all", GLUE) if is_main and args.glue else ("all",),
+            protocol=PROTOCOL,
+            ewok_password=args.ewok_password,
+            long_texts="truncate",
+            selection=args.selection,
+            glue_lr=args.glue_lr,
+            glue_epochs=args.glue_epochs,
+            precision=args.precision,
+            device=args.device,
+            token_budget=args.token_budget,
+            eval_workers=args.eval_workers,
+            cpus=args.cpus,
+            gpus=args.gpus,
+            address=args.address,
+            storage=self.storage,
+            output=self.place / revision,
+            submission=True,
+        )
+
+    def wanted(self, revision: str) -> list[Path]:
+        """Files that the challenge's pipeline looks for in a revision's folder."""
+        tasks = _OF_FULL if revision == MAIN else _OF_FAST
+        files = [_ZERO_SHOT / task / _PREDICTIONS for task in tasks]
+        if revision == MAIN:
+            of_glue = glue.PROTOCOL_TASKS[PROTOCOL]
+            files += [Path("finetune") / task / _PREDICTIONS for task in of_glue]
+            files.append(ACQUISITION)
+        return files
+
+    def missing(self, revision: str) -> list[Path]:
+        """Those of them that are not there."""
+        folder = self.place / revision
+        return [file for file in self.wanted(revision) if not (folder / file).is_file()]
+
+    def file_of(self, name: str) -> Path | None:
+        """A file of the age of acquisition, which lies in a folder of `full`."""
+        return next(iter(sorted(self.full.glob(f"*/{name}"))), None)
+
+
+def plan_submission(args: SubmitArgs) -> SubmissionPlan:
+    """Find the trial and its models, the benchmarks, and the place to write to.
+
+    Raises:
+        ValueError: something asked for cannot be; the message says what to do.
+    """
+    args = checked(args)
+    storage = resolve_storage(args.storage, create=False)
+    path = Path(benchmark_place(args.benchmarks))
+    fast, full = (path / name for name in DEPTHS)
+    for folder in (fast, full):
+        if not folder.is_dir():
+            raise ValueError(
+                f"--benchmarks {path} has no {folder.name}/ in it: give the challenge's "
+                f"evaluation_data, with {' and '.join(DEPTHS)}"
+            )
+    client = open_store(tracking_uri(storage))
+    run = _run(client, args.run)
+    study = client.get_experiment(run.info.experiment_id).name
+    look_at_all(storage / study / "trials")
+    trial = TrialFolder(storage / study / "trials" / run.data.tags["babysweep.spec_hash"])
+    with named("RUN"):
+        best = trial.best_checkpoint
+    kept = {revision_of(words): words for words in trial.models}
+    models = {revision: trial.models[words] for revision, words in kept.items()}
+    place = resolved(args.folder, "DIR")
+    name = args.name or f"{trial.spec.arch}-{trial.spec.hash}"
+    return SubmissionPlan(
+        args,
+        storage,
+        {MAIN: best, **models},
+        kept,
+        _words_seen(trial, run),
+        fast,
+        full,
+        writable_folder(place, "DIR") / name,
+    )
+
+
+def _run(client: MlflowClient, text: str) -> Run:
+    with named("RUN"):
+        try:
+            run = client.get_run(run_id_of(client, text))
+        except MlflowException as error:
+            raise ValueError(
+                f"no run or trial is called {text!r}: give the id of a run in MLflow, or the name "
+                "of a folder in STUDY/trials/"
+            ) from error
+        if "babysweep.spec_hash" not in run.data.tags:
+            raise ValueError(f"{text!r} is no trial's run: give that of one trial")
+    return run
+
+
+def _words_seen(trial: TrialFolder, run: Run) -> int:
+    assert trial.outcome is not None
+    params = run.data.params
+    tokens, in_corpus = trial.outcome.history[-1].tokens, int(params["train_tokens"])
+    return tokens * int(params["train_words"]) // in_corpus

@@ -1,0 +1,177 @@
+"""Age of acquisition: the challenge's figure, its entries, and files that are refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.optimize import curve_fit
+from scipy.stats import pearsonr
+
+from analysis.benchmarks.acquisition import (
+    WordInContext,
+    correlation,
+    read_words,
+    results_of,
+    spans_of,
+)
+from analysis.benchmarks.protocols import Encoder
+
+SEEN = [*(n * 10**6 for n in range(1, 10)), *(n * 10**7 for n in range(1, 11))]
+
+
+def curve(x, a, b, c, d):
+    return a / (1 + np.exp(-b * (x - c))) + d
+
+
+def official(results: list[dict], human: pd.DataFrame) -> float:
+    """The formula of the BabyLM challenge's scorer (babylm-eval, strict/evaluation_pipeline/utils,
+    `AoAEvaluator`), written out for data that every step of it accepts or not."""
+    ages = np.arange(16, 31)
+    of_model, of_children = [], []
+    for word in dict.fromkeys(entry["target_word"] for entry in results):
+        rows = human[human["word"] == word]
+        if rows.empty:
+            continue
+        shares = rows[[str(age) for age in ages]].to_numpy()[0]
+        known = ~np.isnan(shares)
+        child = half(ages[known], shares[known])
+        mine = [entry for entry in results if entry["target_word"] == word]
+        steps = np.array([entry["word_count"] for entry in mine])
+        model = learned(steps, np.array([entry["surprisal"] for entry in mine]))
+        if child is not None and model is not None:
+            of_model.append(model)
+            of_children.append(child)
+    return float(pearsonr(of_model, of_children)[0])
+
+
+def half(ages, shares):
+    if len(ages) < 3:
+        return None
+    first, last = ages[0], ages[-1]
+    limits = ([0, 0, first, -0.5], [2.0, 1.0, last, 0.5])
+    try:
+        found, _ = curve_fit(
+            curve, ages, shares, p0=[1.0, 0.1, np.mean(ages), 0.0], bounds=limits, maxfev=1000
+        )
+    except RuntimeError:
+        return None
+    a, b, c, d = found
+    if b <= 0 or a <= 0 or d >= 0.5 or a + d <= 0.5:
+        return None
+    age = c - np.log(a / (0.5 - d) - 1) / b
+    return age if first <= age <= last else None
+
+
+def learned(steps, surprisals):
+    chance = np.log2(300_000)
+    level = -(chance - 0.5 * (chance - surprisals.min()))
+    y, x = -surprisals, np.log10(steps + 1)
+    try:
+        found, _ = curve_fit(
+            curve, x, y, p0=[y.max() - y.min(), 1.0, np.mean(x), y.min()], maxfev=1000
+        )
+    except RuntimeError:
+        return None
+    a, b, c, d = found
+    if b <= 0 or a <= 0 or level <= d or level >= a + d:
+        return None
+    at = c - np.log(a / (level - d) - 1) / b
+    return at if steps[0] <= 10**at - 1 <= steps[-1] else None
+
+
+def made_up(words: int = 40, seed: int = 0) -> tuple[list[dict], pd.DataFrame]:
+    """Words that models learn late, and children, too, by and large; with noise and gaps."""
+    chance = np.random.default_rng(seed)
+    late = chance.uniform(0, 1, words)
+    results, rows = [], []
+    for seen in SEEN:
+        for word in range(words):
+            for number in range(2):
+                middle = 6.3 + 1.2 * late[word]
+                surprisal = 18 - 15 / (1 + math.exp(-4 * (math.log10(seen) - middle)))
+                entry = {"target_word": f"w{word}", "word_count": seen, "context_id": number}
+                results.append({**entry, "surprisal": surprisal + chance.normal(0, 0.3)})
+    for word in range(words - 2):
+        middle = 18 + 9 * late[word] + chance.normal(0, 1)
+        shares = [1 / (1 + math.exp(-0.6 * (age - middle))) for age in range(16, 31)]
+        rows.append({"word": f"w{word}", **dict(zip(map(str, range(16, 31)), shares, strict=True))})
+    human = pd.DataFrame([*rows, {"word": "w0", "16": 0.9}, {"word": "unknown", "16": 0.5}])
+    human.loc[1, ["20", "21"]] = math.nan
+    human.loc[2, [str(age) for age in range(18, 31)]] = math.nan
+    return results, human
+
+
+def test_the_figure_is_that_of_the_challenge(tmp_path: Path) -> None:
+    """To 1e-9; words without a fit, or that children's table lacks, count for neither."""
+    results, human = made_up()
+    human.to_csv(tmp_path / "cdi_human.csv", index=False)
+    figure, words = correlation(results, tmp_path / "cdi_human.csv")
+    assert figure == pytest.approx(official(results, human), abs=1e-9)
+    assert figure > 0.5
+    assert 20 < words < 39
+
+
+def test_scores_that_are_not_finite_are_no_points(tmp_path: Path) -> None:
+    """And with fewer than three words there is no figure."""
+    results, human = made_up()
+    human.to_csv(tmp_path / "cdi_human.csv", index=False)
+    broken = [{**entry, "surprisal": math.nan} for entry in results]
+    assert correlation(broken, tmp_path / "cdi_human.csv") == (0.0, 0)
+    some = [*results, *({**entry, "surprisal": math.nan} for entry in results)]
+    assert correlation(some, tmp_path / "cdi_human.csv") == correlation(
+        results, tmp_path / "cdi_human.csv"
+    )
+    two = [entry for entry in results if entry["target_word"] in ("w3", "w4")]
+    assert correlation(two, tmp_path / "cdi_human.csv")[0] == 0.0
+
+
+def test_entries_are_the_challenges(tmp_path: Path, make_tokenizer) -> None:
+    """Of a word with two contexts, after a space; letters alone are left out."""
+    file = tmp_path / "cdi_childes.json"
+    contexts = [{"context": "the red "}, {"context": "a"}]
+    file.write_text(json.dumps({"ball": contexts, "x": contexts, "dog": contexts[:1]}))
+    words = read_words(file)
+    assert words[1] == WordInContext("ball", 1, "a")
+    assert [each.word for each in words] == ["ball", "ball", "dog"]
+    spans = spans_of(words, Encoder(make_tokenizer(), "2025"))
+    assert [(len(span.ids), span.start) for span in spans] == [(3, 2), (2, 1), (3, 2)]
+    entries = [*results_of(words, "chck_1M", 10**6, [-1.0, -2.5, -3.0])]
+    assert entries[1] == {
+        "step": "chck_1M",
+        "word_count": 10**6,
+        "target_word": "ball",
+        "context_id": 1,
+        "context": "a",
+        "surprisal": 2.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "expected a JSON object, not list"),
+        ('{"ball": {"context": "a"}}', "'ball': expected a list of contexts"),
+        ('{"ball": ["a"]}', "'ball': expected objects with a context"),
+        ('{"ball": [{"text": "a"}]}', "'ball': field 'context' is missing"),
+        ('{"x": [{"context": "a"}], "ball": []}', "holds no word with a context"),
+    ],
+)
+def test_bad_lists_of_words_are_named(content: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "words.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_words(file)
+    assert "words.json" in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "word\nball\n", "16,17\n.1,.2\n"])
+def test_bad_tables_of_children_are_named(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "human.csv"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=r"human.csv (lacks the column|is no table)"):
+        correlation(made_up()[0], file)

@@ -1,0 +1,192 @@
+"""`python sweeps/submit.py`: the challenge's layout, each model scored once, what is missing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.benchmarks import glue
+from analysis.benchmarks.kinds import ALL_KINDS
+from analysis.errors import EXIT_FAILED
+from sweeps.arguments import SubmitArgs
+from sweeps.plans import submit as planning
+from sweeps.plans.submit import plan_submission
+from sweeps.running import submission as running
+from sweeps.submit import main, run_submission
+from tests.analysis.benchmark_files import write_blimp
+from tests.contracts.benchmark_folders import write_folder
+from tests.tiny_text import write_tiny_text
+from tests.trainables.conftest import runtime_in, spec_of
+from trainables.corpus import prepare_corpus
+from trainables.trial import run_trial
+
+KINDS = {kind.name: kind for kind in ALL_KINDS}
+FAST = {"blimp": "blimp_fast", "supplement": "supplement_fast", "ewok": "ewok_fast"}
+FULL = {name: folder.replace("fast", "filtered") for name, folder in FAST.items()}
+BOTH = {
+    "wug": "wug_adj_nominalization",
+    "wug_past": "wug_past_tense",
+    "reading": "reading",
+}
+FOLDERS = {
+    "fast_eval": {**FAST, **BOTH, "entity_tracking": "entity_tracking_fast"},
+    "full_eval": {**FULL, **BOTH, "entity_tracking": "entity_tracking", "comps": "comps"},
+}
+"""By folder and kind of benchmark: what the challenge calls it."""
+WORDS = {"zebra": [{"context": "a"}, {"context": "the small"}], "x": [{"context": "a"}]}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage with one trial that kept its model after 1,000 and 2,500 words."""
+    folder = tmp_path_factory.mktemp("submission")
+    (folder / "text").mkdir()
+    write_tiny_text(folder / "text")
+    write_blimp(folder / "data" / "blimp_fast")
+    corpus = prepare_corpus(str(folder / "text"), vocab_size=280, cache=folder / "corpora")
+    spec = spec_of(corpus, folder / "data")
+    runtime = runtime_in(folder, corpus, folder / "data", spec, milestones=(1000, 2500))
+    run_trial(spec, runtime, lambda metrics: None)
+    return folder
+
+
+@pytest.fixture
+def evaluation_data(tmp_path: Path) -> Path:
+    """The challenge's folders, small."""
+    for depth, folders in FOLDERS.items():
+        place = tmp_path / "evaluation_data" / depth
+        place.mkdir(parents=True)
+        for name, folder in folders.items():
+            write_folder(KINDS[name], place).rename(place / folder)
+    learned = tmp_path / "evaluation_data" / "full_eval" / "aoa"
+    learned.mkdir()
+    (learned / "cdi_childes.json").write_text(json.dumps(WORDS))
+    ages = {str(age): [0.05 * (age - 15)] for age in range(16, 31)}
+    pd.DataFrame({"word": ["zebra"], **ages}).to_csv(learned / "cdi_human.csv", index=False)
+    return tmp_path / "evaluation_data"
+
+
+@pytest.fixture
+def args(
+    trained: Path, evaluation_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> SubmitArgs:
+    """Of a submission without GLUE, for a challenge that asks for models after fewer words."""
+    monkeypatch.setattr(planning, "BABYLM", (1000, 2500, 4000, 10**6))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (trial,) = (trained / "study" / "trials").iterdir()
+    return SubmitArgs(
+        run=trial.name,
+        folder=tmp_path / "results",
+        benchmarks=str(evaluation_data),
+        name="mine",
+        glue=False,
+        storage=trained,
+    )
+
+
+def test_files_lie_as_the_challenges_pipeline_leaves_them(
+    args: SubmitArgs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each model in its revision's folder; what is missing is told, and a status of its own.
+    What is there is not made again, and with the rest nothing is missing."""
+    assert run_submission(args) == EXIT_FAILED
+    said = capsys.readouterr().out
+    place = args.folder / "mine"
+    assert {path.name for path in place.iterdir()} == {"main", "chck_1K", "chck_2500"}
+    plan = plan_submission(args)
+    assert plan.missing("chck_1K") == plan.missing("chck_2500") == []
+    tasks = glue.PROTOCOL_TASKS["2025"]
+    of_glue = [Path("finetune") / task / "predictions.json" for task in tasks]
+    assert plan.missing("main") == of_glue
+    assert "finetune/wsc" in said
+    assert "Not kept on the way: 1 model." in said
+    assert "chck_4K" in said
+    assert "chck_1M" not in said  # so many words were not seen
+    reading = json.loads((place / "chck_1K/zero_shot/causal/reading/predictions.json").read_text())
+    assert len(reading["reading"]["predictions"]) == 40
+    for file in of_glue:
+        (place / "main" / file).parent.mkdir(parents=True)
+        (place / "main" / file).write_text("{}")
+    monkeypatch.setattr(planning, "BABYLM", (1000, 2500))
+    monkeypatch.setattr(running, "_surprisals", None)  # nothing is scored any more
+    monkeypatch.setattr("sweeps.evaluate.run_evaluation", None)
+    assert run_submission(args) == 0
+    assert capsys.readouterr().out.count("done, nothing has changed") == 3
+
+
+def test_every_word_has_a_surprisal_by_every_model(args: SubmitArgs) -> None:
+    """From that which has seen least, with the words that it has seen."""
+    run_submission(args)
+    file = args.folder / "mine/main/zero_shot/causal/AoA_word/surprisal.json"
+    entries = json.loads(file.read_text())["results"]
+    assert [(e["step"], e["word_count"], e["context_id"]) for e in entries] == [
+        *(("chck_1K", 1000, number) for number in (0, 1)),
+        *(("chck_2500", 2500, number) for number in (0, 1)),
+    ]
+    assert all(entry["surprisal"] > 0 for entry in entries)
+    assert len({entry["surprisal"] for entry in entries}) == 4
+
+
+def test_a_model_is_scored_again_where_it_or_the_flags_are_others(args: SubmitArgs) -> None:
+    """And only then."""
+    asked: list[str] = []
+
+    def evaluate(evaluation) -> int:
+        asked.append(evaluation.output.name)
+        evaluation.output.mkdir(parents=True, exist_ok=True)
+        return 0
+
+    assert running.submit(args, evaluate) == EXIT_FAILED
+    assert asked == ["main", "chck_1K", "chck_2500"]
+    running.submit(args, evaluate)
+    assert len(asked) == 3
+    running.submit(replace(args, precision="bf16"), evaluate)
+    assert len(asked) == 6
+
+
+def test_a_failed_evaluation_ends_it(args: SubmitArgs) -> None:
+    """With its status; the model's turn comes again."""
+    assert running.submit(args, lambda evaluation: 7) == 7
+    assert not (args.folder / "mine" / "main" / "scored.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"run": "0123456789abcdef"}, "RUN: no run or trial is called '0123456789abcdef'"),
+        ({"run": "nothing"}, "RUN: no run or trial is called 'nothing'"),
+        ({"benchmarks": "full_eval"}, "has no fast_eval/ in it: give the challenge's"),
+        ({"storage": Path("nowhere")}, "nowhere"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    change: dict, message: str, args: SubmitArgs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what to give instead; status 2."""
+    if "benchmarks" in change:
+        change = {"benchmarks": f"{args.benchmarks}/{change['benchmarks']}"}
+    assert run_submission(replace(args, **change)) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_sweeps_own_run_is_refused(
+    args: SubmitArgs, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has no model."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{trained / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("study")
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.`babysweep.kind` = 'sweep'")
+    words = [parent.info.run_id, str(args.folder), "--benchmarks", args.benchmarks]
+    assert main([*words, "--storage", str(trained)]) == 2
+    assert "is no trial's run" in capsys.readouterr().err
+
+
+def test_the_name_is_the_trials_by_default(args: SubmitArgs, trained: Path) -> None:
+    plan = plan_submission(replace(args, name=None))
+    assert plan.place.name == f"lstm-{args.run}"
