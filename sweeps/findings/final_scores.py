@@ -9,11 +9,11 @@ from rich.markup import escape
 from analysis import runs
 from analysis.benchmarks import BenchmarkSource, load_suite
 from analysis.terminal import say
+from sweeps.engine.scoring.finetuning import finetune_tasks
+from sweeps.engine.scoring.workers import Scoring, score_on_ray, show_progress
 from sweeps.findings.common import winner
 from sweeps.findings.glue import glue_figures, glue_results, show_tasks
 from sweeps.plans.common import FinalTasks, SweepPlan
-from sweeps.scoring.finetuning import finetune_tasks
-from sweeps.scoring.workers import Scoring, score_on_ray, show_progress
 from trainables.checkpoint import TrialFolder
 from trainables.tracking import Tracker
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from analysis.benchmarks import glue
 from analysis.whole_files import write_text
 from analysis.wording import OVER_ITEMS, with_error
-from sweeps.scoring.tasks import TaskResult
+from sweeps.engine.scoring.tasks import TaskResult
 
 _CAPTION = {
     "split": f"Epochs chosen on a tenth of the training examples; {OVER_ITEMS}.",

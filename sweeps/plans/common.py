@@ -22,11 +22,11 @@ from sweeps.arguments.axes import given_value
 from sweeps.arguments.presets import Preset, choose
 from sweeps.arguments.training import CORPORA
 from sweeps.engine.resources import Resources
+from sweeps.engine.scoring.finetuning import check_tasks
+from sweeps.engine.scoring.found import Found, look_into
+from sweeps.engine.scoring.tasks import benchmark_place, find_glue, split_tasks
 from sweeps.engine.tuning import local_gpus
 from sweeps.plans.spaces import Plan, Values
-from sweeps.scoring.finetuning import check_tasks
-from sweeps.scoring.found import Found, look_into
-from sweeps.scoring.tasks import benchmark_place, find_glue, split_tasks
 from sweeps.stored.trials import check_study_name, resolve_storage, study_name, study_trials
 from trainables.checkpoint import TrialFolder
 from trainables.corpus import Blocks, Corpus, mini_benchmark, prepare_corpus

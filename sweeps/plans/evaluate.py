@@ -23,11 +23,11 @@ from analysis.store import open_store, tracking_uri
 from analysis.wording import count
 from sweeps.arguments import EvaluateArgs
 from sweeps.engine.environment import check_address
+from sweeps.engine.scoring.finetuning import check_tasks
+from sweeps.engine.scoring.found import Found, look_into
+from sweeps.engine.scoring.tasks import benchmark_place, find_glue, split_tasks
+from sweeps.engine.scoring.workers import Scoring
 from sweeps.engine.tuning import local_gpus
-from sweeps.scoring.finetuning import check_tasks
-from sweeps.scoring.found import Found, look_into
-from sweeps.scoring.tasks import benchmark_place, find_glue, split_tasks
-from sweeps.scoring.workers import Scoring
 from sweeps.stored.chosen import run_id_of
 from sweeps.stored.model_names import resolve_model
 from sweeps.stored.trials import resolve_storage

@@ -24,8 +24,8 @@ from sweeps.arguments import (
     TrainingArgs,
 )
 from sweeps.arguments.axes import set_single, values_of
+from sweeps.engine.scoring.found import Found
 from sweeps.plans.common import TrainingSetup, chosen_archs, final_tasks, prepare
-from sweeps.scoring.found import Found
 from sweeps.stored.finalists import Finalists
 from sweeps.stored.model_names import find_version
 from sweeps.stored.trials import study_trials

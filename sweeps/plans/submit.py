@@ -19,7 +19,7 @@ from analysis.flag_values import checked
 from analysis.places import resolved, writable_folder
 from analysis.store import open_store, tracking_uri
 from sweeps.arguments import EvaluateArgs, SubmitArgs
-from sweeps.scoring.tasks import benchmark_place
+from sweeps.engine.scoring.tasks import benchmark_place
 from sweeps.stored.chosen import run_id_of
 from sweeps.stored.trials import resolve_storage
 from trainables.checkpoint import TrialFolder, look_at_all

@@ -12,13 +12,13 @@ from rich.console import Console
 
 from analysis.benchmarks.predictions import write_answers, write_submission
 from analysis.config_file import save_config
+from sweeps.engine.scoring.finetuning import finetune_tasks
+from sweeps.engine.scoring.tasks import TaskResult
+from sweeps.engine.scoring.workers import score_here, score_on_ray, show_progress
 from sweeps.engine.tuning import ray_cluster
 from sweeps.findings.evaluate import lacking, log_figures, means_with_glue, show_results
 from sweeps.findings.glue import glue_results, show_tasks, write_glue_submission
 from sweeps.plans.evaluate import EvaluationPlan
-from sweeps.scoring.finetuning import finetune_tasks
-from sweeps.scoring.tasks import TaskResult
-from sweeps.scoring.workers import score_here, score_on_ray, show_progress
 from trainables.files import write_json
 from trainables.kept import put_folder
 

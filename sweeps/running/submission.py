@@ -26,9 +26,9 @@ from analysis.errors import EXIT_FAILED, SECRET_FLAGS, say_error
 from analysis.signals import ending_on_signals
 from analysis.terminal import open_console, say, show_title, showing
 from sweeps.arguments import EvaluateArgs, SubmitArgs
+from sweeps.engine.scoring.workers import show_progress
 from sweeps.findings.submit import show_acquisition, show_submission
 from sweeps.plans.submit import ACQUISITION, MAIN, PROTOCOL, SubmissionPlan, plan_submission
-from sweeps.scoring.workers import show_progress
 from trainables.checkpoint import bring_model
 from trainables.files import NOT_THERE, DamagedFileError, read_json, write_json
 from trainables.finetune_spec import model_hash

@@ -13,7 +13,7 @@ import pytest
 from analysis.benchmarks import BenchmarkSource, folders, glue, load_suite
 from analysis.benchmarks.folders import entry_rows, survey
 from analysis.benchmarks.kinds import ALL_KINDS
-from sweeps.scoring.tasks import find_glue
+from sweeps.engine.scoring.tasks import find_glue
 from tests.contracts.benchmark_folders import write_folder
 
 RTE = {"sentence1": "a", "sentence2": "b", "label": 0}

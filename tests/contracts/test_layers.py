@@ -35,7 +35,7 @@ ALLOWED = {
 FLOORS = (
     *("cli", "paper", "submit"),
     *("lr_sweep", "epoch_study", "distill", "promote", "evaluate", "export", "doctor"),
-    *("running", "findings", "plans", "scoring", "stored", "engine", "arguments"),
+    *("running", "findings", "plans", "stored", "engine", "arguments"),
 )
 """Of `sweeps`, from the roof down."""
 

@@ -21,9 +21,9 @@ from rich.console import Console
 
 import models
 from analysis.benchmarks import glue
+from sweeps.engine.scoring.finetuning import FinetuningDisplay, check_tasks, finetune_tasks
+from sweeps.engine.scoring.tasks import TaskResult
 from sweeps.findings.glue import show_tasks, write_glue_submission
-from sweeps.scoring.finetuning import FinetuningDisplay, check_tasks, finetune_tasks
-from sweeps.scoring.tasks import TaskResult
 from tests.finetune_outcome import OF_RTE
 from tests.sweeps.conftest import ROOT, environment
 from tests.tiny_text import write_tiny_text
@@ -76,7 +76,7 @@ from sweeps.engine.environment import secure_local_cluster
 secure_local_cluster("local")
 from rich.console import Console
 from sweeps.findings.glue import show_tasks
-from sweeps.scoring.finetuning import finetune_tasks
+from sweeps.engine.scoring.finetuning import finetune_tasks
 from sweeps.engine.tuning import ray_cluster
 model, folder, storage, changes, *names = sys.argv[1:]
 console = Console(width=160)

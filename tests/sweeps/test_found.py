@@ -9,10 +9,10 @@ import pytest
 from analysis.benchmarks import HUB
 from analysis.command_line import parse
 from sweeps.arguments import EpochStudyArgs, LrSweepArgs, PaperArgs
+from sweeps.engine.scoring.found import Found, look_into
 from sweeps.epoch_study import run_epoch_study
 from sweeps.lr_sweep import run_lr_sweep
 from sweeps.paper import run_paper
-from sweeps.scoring.found import Found, look_into
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 
 COMMANDS = {

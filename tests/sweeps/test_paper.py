@@ -19,11 +19,11 @@ from analysis.command_line import parse
 from analysis.commands import record, recorded
 from sweeps.arguments import PaperArgs, PromoteArgs
 from sweeps.arguments.axes import set_single, values_of
+from sweeps.engine.scoring.found import Found
 from sweeps.findings.paper import show_status
 from sweeps.plans.paper import Stage, StageArguments
 from sweeps.running import stages
 from sweeps.running.stages import Commands, run_stages, run_study
-from sweeps.scoring.found import Found
 from tests.analysis.benchmark_files import write_blimp, write_supplement
 from tests.empty_store import empty_store
 from tests.processes import wait_for

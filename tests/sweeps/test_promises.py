@@ -52,6 +52,7 @@ FLAGS = {
     "sweeps/submit.py": """
         address benchmarks config cpus device eval-workers ewok-password glue glue-epochs glue-lr
         gpus help name no-glue precision selection storage token-budget track
+        arch lrs milestones study
     """,
     "sweeps/doctor.py": "address config help storage",
     "analysis/report.py": "config help output select storage study ui",

@@ -16,8 +16,8 @@ from analysis.config_file import read_config
 from analysis.places import reading, writable_folder
 from analysis.store import tracking_uri
 from sweeps.arguments import LrSweepArgs
+from sweeps.engine.scoring.tasks import benchmark_place
 from sweeps.plans.common import TrainingSetup
-from sweeps.scoring.tasks import benchmark_place
 from sweeps.stored.model_names import resolve_model
 from sweeps.stored.trials import ROOT, check_study_name, resolve_storage, study_name
 from trainables.corpus.sources import open_source

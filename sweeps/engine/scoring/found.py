@@ -13,7 +13,7 @@ from rich.table import Table
 from analysis.benchmarks import HUB, Suite
 from analysis.benchmarks.folders import entry_rows, survey
 from analysis.commands import is_part
-from sweeps.scoring.tasks import benchmark_place
+from sweeps.engine.scoring.tasks import benchmark_place
 
 
 @dataclass(frozen=True)

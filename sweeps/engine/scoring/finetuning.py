@@ -31,9 +31,9 @@ from analysis.benchmarks.protocols import check_protocol
 from analysis.errors import without_secret
 from analysis.terminal import say
 from sweeps.engine.failures import TrialFailure, keep_error
+from sweeps.engine.scoring.tasks import TaskResult, find_glue
 from sweeps.engine.trial_process import failures_explained, memory_given_back
 from sweeps.engine.tuning import MAX_FAILURES, DriverCallback, OwnSignals
-from sweeps.scoring.tasks import TaskResult, find_glue
 from trainables.checkpoint import bring_model
 from trainables.device import default_precision, pick_device
 from trainables.finetune import finetune, remove_leftovers
