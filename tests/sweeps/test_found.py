@@ -29,7 +29,7 @@ def data(tmp_path: Path) -> Path:
     write_blimp(folder / "blimp_fast")
     (folder / "blimp_fast" / "y.jsonl.gz").touch()
     write_supplement(folder / "supplement_filtered")
-    (folder / "wug_past_tense").mkdir()
+    (folder / "vqa_filtered").mkdir()
     (folder / "rte.valid.jsonl").touch()
     return folder
 
@@ -49,7 +49,7 @@ def test_a_training_command_tells_once(
     for told in (
         "blimp_fast blimp to score: 5 items (not read in it: y.jsonl.gz)",
         "supplement_filtered supplement to score: 1 item",
-        "wug_past_tense left out: WUG's past tense is not scored here",
+        "vqa_filtered left out: pictures are not scored here",
         "data glue left out: fine-tuned only with --final-tasks glue, or rte, wsc, ...",
     ):
         assert output.count(told) == 1, (told, output)
