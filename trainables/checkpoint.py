@@ -173,7 +173,7 @@ class TrialFolder:
             OSError: the bucket does not answer.
         """
         if self._kept is not None:
-            self._kept.bring(everything)
+            self._kept.bring(_of_training)
             self._outcome = None
 
     def look(self, listing: Listing | None = None) -> None:
@@ -598,6 +598,11 @@ def _write_model(
     write_json(folder / _TRAINER, progress.to_dict())
 
 
+def _of_training(name: str) -> bool:
+    """Whether a file is read by who goes on with a trial: of models on the way the small ones."""
+    return without_weights(name) or not name.startswith("checkpoints/chck_")
+
+
 def look_at_all(trials: Path) -> None:
     """Bring the small files of all trials of a study that a bucket keeps, if one does; not of those
     that a process of this machine is at work on, whose files here are newer.
@@ -638,6 +643,8 @@ def check_checkpoint(folder: Path) -> None:
     """
     if has_digests(folder, marked=_TRAINER) and (problem := _files_damage(folder)):
         remedy = "restore it from the artifact `model` of its MLflow run, or take another model"
+        if words_of_revision(folder.name) is not None:  # that is the best epoch's
+            remedy = "train it again, in a --study of its own, or take another model"
         raise DamagedFileError(folder, problem, remedy)
 
 

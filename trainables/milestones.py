@@ -11,6 +11,7 @@ from trainables.spec import TrialSpec
 _WORDS = re.compile(r"(\d+(?:\.\d+)?)([KMB]?)", re.IGNORECASE)
 _UNITS = {"B": 10**9, "M": 10**6, "K": 10**3, "": 1}
 _REVISION = "chck_"
+_LEFT_OVER = 0.01
 BABYLM = (
     *(n * 10**6 for n in range(1, 10)),
     *(n * 10**7 for n in range(1, 10)),
@@ -49,10 +50,19 @@ def words_of_revision(name: str) -> int | None:
         return None
 
 
-def milestone_step(spec: TrialSpec, corpus: Corpus, words: int) -> int:
+def is_seen(words: int, seen: int) -> bool:
+    """Whether a training that sees so many words comes to a milestone: blocks that fill no batch
+    are left over in each epoch, so that ten of 10M words end a little before 100M."""
+    return words <= seen * (1 + _LEFT_OVER)
+
+
+def milestone_step(spec: TrialSpec, corpus: Corpus, words: int, total_steps: int) -> int:
     """The first optimizer step after which so many words of the corpus were seen.
 
-    A token counts as the corpus's words over its tokens.
+    A token counts as the corpus's words over its tokens. It is the last step where the training
+    ends a little before (`is_seen`).
     """
     words_a_step = spec.batch_size * spec.context * corpus.train_words  # over train_tokens
-    return max(1, -(-words * corpus.train_tokens // words_a_step))
+    step = max(1, -(-words * corpus.train_tokens // words_a_step))
+    seen = total_steps * words_a_step // corpus.train_tokens
+    return min(step, total_steps) if is_seen(words, seen) else step

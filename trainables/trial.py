@@ -133,7 +133,7 @@ class _TrialTraining:
                 self.record = runtime.tracker.trial(spec, facts, folder.path)
             self._record_mended(self.record.run_id)
         self.milestone_steps = {
-            words: milestone_step(spec, self.trainer.data.corpus, words)
+            words: milestone_step(spec, self.trainer.data.corpus, words, self.trainer.total_steps)
             for words in sorted(runtime.milestones)
         }
         self.saved_at = time.monotonic()

@@ -173,7 +173,7 @@ def _words_until_learned(points: np.ndarray) -> float | None:
     times = np.log10(seen + 1)
     start = (float(np.ptp(known)), 1.0, float(times.mean()), float(known.min()))
     crossing = _crossing(times, known, start, halfway)
-    if crossing is None or not seen[0] <= 10**crossing - 1 <= seen[-1]:
+    if crossing is None or not times[0] <= crossing <= times[-1]:
         return None
     return crossing
 
@@ -195,8 +195,8 @@ def _crossing(
         with warnings.catch_warnings(), np.errstate(over="ignore"):
             warnings.simplefilter("ignore")  # of a covariance that nobody reads
             fitted, _ = curve_fit(sigmoid, times, values, start, bounds=bounds, maxfev=_MOST_CALLS)
-    except (RuntimeError, ValueError):  # none within so many calls; or the start is out of bounds
-        return None
+    except (RuntimeError, ValueError, TypeError):
+        return None  # none within so many calls; the start is out of bounds; too few points
     height, slope, middle, low = map(float, fitted)
     if slope <= 0 or height <= 0 or not low < level < height + low:
         return None

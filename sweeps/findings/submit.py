@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,32 +22,50 @@ def show_acquisition(figure: float, words: int, console: Console) -> None:
     )
 
 
-def show_submission(plan: SubmissionPlan, console: Console) -> bool:
-    """Print a row for each model that the track wants, and what to do; returns whether all is
-    there."""
+def show_submission(plan: SubmissionPlan, failed: Collection[str], console: Console) -> bool:
+    """Print a row for each model that the track wants and the training came to, and what to do.
+
+    Returns:
+        Whether all of that is there.
+    """
     table = Table(header_style="bold", title=f"Track {plan.args.track}", title_justify="left")
     for name in ("model", "predictions", "missing"):
         table.add_column(name, overflow="fold")
-    untrained, is_whole = [], True
-    for revision in plan.revisions:
-        wanted, missing = plan.wanted(revision), plan.missing(revision)
-        is_whole &= not missing
-        if revision not in plan.models:
-            untrained.append(revision)
-            table.add_row(revision, "0", "the model")
+    unkept, is_whole = 0, not failed
+    for revision, is_reached in plan.revisions.items():
+        if not is_reached:
             continue
-        names = ", ".join(str(file.parent) for file in missing)
+        wanted, missing = plan.wanted(revision), plan.missing(revision)
+        names = ", ".join(str(file.parent).removeprefix("zero_shot/causal/") for file in missing)
+        if revision not in plan.models:
+            unkept, missing, names = unkept + 1, wanted, "the model"
+        elif revision in failed:
+            names = f"its evaluation failed, see above; {names}".removesuffix("; ")
+        is_whole &= not missing
         table.add_row(revision, f"{len(wanted) - len(missing)} of {len(wanted)}", escape(names))
     console.print(table)
-    if untrained:
-        say(
-            console,
-            f"[yellow]Not kept on the way: {count(len(untrained), 'model')}. Train with "
-            "--milestones babylm, in a --study of its own, to have all.[/]",
-        )
-    say(
-        console,
-        "[yellow]The files hold the benchmarks' texts, EWoK's too: keep them off the web.[/]",
-    )
+    for sentence in _sentences(plan, unkept):
+        say(console, f"[yellow]{escape(sentence)}[/]")
     show_whole(console, "Written to", str(plan.place))
     return is_whole
+
+
+def _sentences(plan: SubmissionPlan, unkept: int) -> list[str]:
+    found = []
+    if unkept:
+        found.append(
+            f"Not kept on the way: {count(unkept, 'model')}. Train with --milestones babylm, in a "
+            "--study of its own, to have all."
+        )
+    if plan.words_file is None:
+        found.append(
+            f"No age of acquisition: {plan.full} has no folder with cdi_childes.json in it."
+        )
+    if later := sum(not is_reached for is_reached in plan.revisions.values()):
+        found.append(
+            f"The training saw {count(plan.seen, 'word')}: {count(later, 'model')} that the track "
+            "asks for come later. The challenge's collate_preds wants all, unless its lists of "
+            "revisions are cut, as its README says."
+        )
+    found.append("The files hold the benchmarks' texts, EWoK's too: keep them off the public web.")
+    return found

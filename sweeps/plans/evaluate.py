@@ -110,7 +110,7 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
         suite,
         spans,
         truncated,
-        _scoring(args, model),
+        scoring_of(args, model),
         look_into(args.benchmarks, [suite], glue, "--tasks"),
         glue,
         glue_folder,
@@ -155,7 +155,8 @@ def _open_model(model: str) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
         ) from error
 
 
-def _scoring(args: EvaluateArgs, model: str) -> Scoring:
+def scoring_of(args: EvaluateArgs, model: str) -> Scoring:
+    """How a model is run, by the flags of an evaluation."""
     wants_gpu = args.device == "cuda" or (args.device == "auto" and local_gpus() > 0)
     gpus = (1.0 if args.gpus is None else args.gpus) if wants_gpu else 0.0
     cpus = args.cpus or max(1, usable_cpus() // args.eval_workers)

@@ -8,7 +8,7 @@ from analysis.errors import named
 from analysis.wording import count
 from sweeps.plans.common import TrainingSetup
 from trainables.corpus import Blocks
-from trainables.milestones import BABYLM, milestone_step, words_of
+from trainables.milestones import BABYLM, is_seen, words_of
 from trainables.spec import TrialSpec
 from trainables.trainer import steps_per_epoch
 
@@ -29,25 +29,22 @@ def plan_milestones(texts: Sequence[str], setup: TrainingSetup, base: TrialSpec)
     blocks = Blocks(setup.corpus.train, base.context)
     total_steps = base.epochs * steps_per_epoch(base, len(blocks))
 
-    def is_seen(words: int) -> bool:
-        return milestone_step(base, setup.corpus, words) <= total_steps
-
     tokens = total_steps * base.batch_size * base.context
     seen = tokens * setup.corpus.train_words // setup.corpus.train_tokens
     numbers = [text for text in texts if text.lower() != ALL_OF_BABYLM]
     with named("--milestones"):
         given = set(map(words_of, numbers))
         for words in sorted(given):
-            if not is_seen(words):
+            if not is_seen(words, seen):
                 raise ValueError(
                     f"{words:,} is more than the {count(seen, 'word')} that are seen in "
                     f"{count(base.epochs, 'epoch')}: take fewer words, or more --epochs"
                 )
         if len(numbers) < len(texts):
-            if not is_seen(BABYLM[0]):
+            if not is_seen(BABYLM[0], seen):
                 raise ValueError(
                     f"{ALL_OF_BABYLM} begins at {count(BABYLM[0], 'word')}, {seen:,} are seen in "
                     f"{count(base.epochs, 'epoch')}: name numbers of words"
                 )
-            given |= set(filter(is_seen, BABYLM))
+            given |= {words for words in BABYLM if is_seen(words, seen)}
     return tuple(sorted(given))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,12 @@ from sweeps.engine.scoring.tasks import benchmark_place
 from sweeps.stored.chosen import run_id_of
 from sweeps.stored.trials import resolve_storage
 from trainables.checkpoint import TrialFolder, look_at_all
-from trainables.milestones import BABYLM, revision_of
+from trainables.milestones import BABYLM, is_seen, revision_of
 
 MAIN = "main"
 """The revision of the best model."""
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+"""The challenge's code leaves out what stands behind a dot."""
 PROTOCOL: Final = "2025"
 _LONGEST = {"strict-small": 10**8, "strict": 10**9}
 """Words seen after which a track wants no further model."""
@@ -62,10 +65,26 @@ class SubmissionPlan:
     place: Path
 
     @property
-    def revisions(self) -> list[str]:
-        """Those that the track asks for of a training of so many words; the best one first."""
-        most = min(_LONGEST[self.args.track], self.seen)
-        return [MAIN, *(revision_of(words) for words in BABYLM if words <= most)]
+    def revisions(self) -> dict[str, bool]:
+        """Those that the track asks for, the best model's first, and whether the training came to
+        them."""
+        asked = [words for words in BABYLM if words <= _LONGEST[self.args.track]]
+        return {MAIN: True, **{revision_of(words): is_seen(words, self.seen) for words in asked}}
+
+    @property
+    def scored(self) -> list[str]:
+        """Those of them that are there."""
+        return [revision for revision in self.revisions if revision in self.models]
+
+    @property
+    def words_file(self) -> Path | None:
+        """The words whose age of acquisition is asked for, if they are there."""
+        return next(iter(sorted(self.full.glob("*/cdi_childes.json"))), None)
+
+    @property
+    def human_file(self) -> Path | None:
+        """The table of when children know them, if it is there."""
+        return next(iter(sorted(self.full.glob("*/cdi_human.csv"))), None)
 
     def evaluation(self, revision: str) -> EvaluateArgs:
         """Arguments to score a model."""
@@ -107,10 +126,6 @@ class SubmissionPlan:
         folder = self.place / revision
         return [file for file in self.wanted(revision) if not (folder / file).is_file()]
 
-    def file_of(self, name: str) -> Path | None:
-        """A file of the age of acquisition, which lies in a folder of `full`."""
-        return next(iter(sorted(self.full.glob(f"*/{name}"))), None)
-
 
 def plan_submission(args: SubmitArgs) -> SubmissionPlan:
     """Find the trial and its models, the benchmarks, and the place to write to.
@@ -139,6 +154,8 @@ def plan_submission(args: SubmitArgs) -> SubmissionPlan:
     models = {revision: trial.models[words] for revision, words in kept.items()}
     place = resolved(args.folder, "DIR")
     name = args.name or f"{trial.spec.arch}-{trial.spec.hash}"
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"--name is of letters, digits, - and _, not {name!r}: it names a folder")
     return SubmissionPlan(
         args,
         storage,
@@ -168,5 +185,10 @@ def _run(client: MlflowClient, text: str) -> Run:
 def _words_seen(trial: TrialFolder, run: Run) -> int:
     assert trial.outcome is not None
     params = run.data.params
+    if not {"train_tokens", "train_words"} <= params.keys():
+        raise ValueError(
+            f"RUN: the run of {trial.path} does not tell how many words its corpus has: an earlier "
+            "version made it; train it again"
+        )
     tokens, in_corpus = trial.outcome.history[-1].tokens, int(params["train_tokens"])
     return tokens * int(params["train_words"]) // in_corpus

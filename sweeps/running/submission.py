@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 import models
-from analysis.benchmarks import Encoder, keep_last, sequence_log_probs
+from analysis.benchmarks import Encoder, keep_last
 from analysis.benchmarks.acquisition import (
     WordInContext,
     correlation,
@@ -22,19 +25,36 @@ from analysis.benchmarks.acquisition import (
 )
 from analysis.benchmarks.scoring import context_of
 from analysis.commands import part_of, say_how_to_continue
-from analysis.errors import EXIT_FAILED, SECRET_FLAGS, say_error
+from analysis.errors import EXIT_FAILED, say_error
 from analysis.signals import ending_on_signals
 from analysis.terminal import open_console, say, show_title, showing
 from sweeps.arguments import EvaluateArgs, SubmitArgs
 from sweeps.engine.scoring.workers import show_progress
 from sweeps.findings.submit import show_acquisition, show_submission
+from sweeps.plans.evaluate import scoring_of
 from sweeps.plans.submit import ACQUISITION, MAIN, PROTOCOL, SubmissionPlan, plan_submission
 from trainables.checkpoint import bring_model
 from trainables.files import NOT_THERE, DamagedFileError, read_json, write_json
 from trainables.finetune_spec import model_hash
 
-_DONE, _LEARNED = "scored.json", "learned.json"
-"""In a revision's folder: hashes of what was scored, and by what."""
+_MARK, _WORDS = "scored.json", "words.json"
+_WRITTEN = ("zero_shot", "finetune")
+"""What evaluations write into a revision's folder."""
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """What a revision's folder holds the predictions of.
+
+    Attributes:
+        model: a hash of its weights.
+        inputs: a hash of all that the predictions depend on; "" while they are being made.
+        files: the predictions.
+    """
+
+    model: str
+    inputs: str = ""
+    files: tuple[str, ...] = ()
 
 
 def submit(args: SubmitArgs, evaluate: Callable[[EvaluateArgs], int]) -> int:
@@ -49,11 +69,15 @@ def submit(args: SubmitArgs, evaluate: Callable[[EvaluateArgs], int]) -> int:
         with ending_on_signals(), part_of(args):
             with showing(console, "Looking for the models"):
                 plan = plan_submission(args)
-            status = _score(plan, evaluate, console)
-            if status != 0:
-                return status
+            failed = []
+            for number, revision in enumerate(plan.scored, start=1):
+                title = f"{number}/{len(plan.scored)} {revision}"
+                status = _score(plan, revision, title, evaluate, console)
+                if status not in (0, EXIT_FAILED):  # so would all others, or somebody stops it
+                    return status
+                failed += [revision] if status else []
             _learn_when(plan, console)
-            is_whole = show_submission(plan, console)
+            is_whole = show_submission(plan, failed, console)
     except (ValueError, OSError) as error:
         return say_error(error)
     except KeyboardInterrupt:
@@ -62,33 +86,54 @@ def submit(args: SubmitArgs, evaluate: Callable[[EvaluateArgs], int]) -> int:
     return 0 if is_whole else EXIT_FAILED
 
 
-def _score(plan: SubmissionPlan, evaluate: Callable[[EvaluateArgs], int], console: Console) -> int:
-    """Score the models that the track wants and that are there, each once."""
-    revisions = [each for each in plan.revisions if each in plan.models]
-    for number, revision in enumerate(revisions, start=1):
-        title = f"{number}/{len(revisions)} {revision}"
-        evaluation, done = plan.evaluation(revision), plan.place / revision / _DONE
-        bring_model(plan.models[revision])
-        inputs = _hash_of(evaluation)
-        if _read(done) == inputs:
-            say(console, f"[bold]{title}[/]: done, nothing has changed")
-            continue
-        show_title(console, title)
-        status = evaluate(evaluation)
-        if status != 0:
-            return status
-        write_json(done, inputs)
-    return 0
+def _score(
+    plan: SubmissionPlan,
+    revision: str,
+    title: str,
+    evaluate: Callable[[EvaluateArgs], int],
+    console: Console,
+) -> int:
+    """Score a model, if that or what it is scored on has changed, or predictions are gone."""
+    evaluation, folder = plan.evaluation(revision), plan.place / revision
+    bring_model(plan.models[revision])
+    model = model_hash(plan.models[revision])
+    inputs = _hash([model, _asked(evaluation), _content(Path(evaluation.benchmarks))])
+    mark = _read_mark(folder)
+    if mark and mark.inputs == inputs and all((folder / file).is_file() for file in mark.files):
+        say(console, f"[bold]{title}[/]: done, nothing has changed")
+        return 0
+    written = [folder / name for name in _WRITTEN if (folder / name).exists()]
+    if mark is None and written:
+        raise ValueError(
+            f"{written[0]} holds predictions that this command did not make: give another --name, "
+            "or move them away"
+        )
+    if mark and mark.model != model:
+        for each in written:
+            shutil.rmtree(each)
+    show_title(console, title)
+    _write_mark(folder, _Mark(model))
+    status = evaluate(evaluation)
+    if status == 0:
+        files = sorted(
+            file.relative_to(folder).as_posix() for file in folder.rglob("predictions.json")
+        )
+        _write_mark(folder, _Mark(model, inputs, tuple(files)))
+    return status
 
 
-def _hash_of(evaluation: EvaluateArgs) -> str:
-    """A hash of the model's files and of all that its evaluation was asked."""
-    asked = {
-        name: value
-        for name, value in dataclasses.asdict(evaluation).items()
-        if name not in SECRET_FLAGS
-    }
-    return _hash([model_hash(Path(evaluation.model)), asked])
+def _asked(evaluation: EvaluateArgs) -> dict[str, Any]:
+    return {**dataclasses.asdict(evaluation), "ewok_password": None}
+
+
+def _content(folder: Path) -> list[tuple[str, int, int]]:
+    """What tells whether the files of a folder are others than before."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    stats = [file.stat() for file in files]
+    return [
+        (file.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns)
+        for file, stat in zip(files, stats, strict=True)
+    ]
 
 
 def _hash(content: object) -> str:
@@ -96,52 +141,76 @@ def _hash(content: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _read(file: Any) -> Any:
+def _read_mark(folder: Path) -> _Mark | None:
     try:
-        return read_json(file, str)
+        return read_json(folder / _MARK, _Mark)
     except (DamagedFileError, *NOT_THERE):
         return None
 
 
+def _write_mark(folder: Path, mark: _Mark) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / _MARK, dataclasses.asdict(mark))
+
+
 def _learn_when(plan: SubmissionPlan, console: Console) -> None:
-    """Write the surprisal of every word by every model on the way, if that can be."""
-    file, words_file = plan.place / MAIN / ACQUISITION, plan.file_of("cdi_childes.json")
-    revisions = [each for each in plan.revisions if each in plan.words]
-    if words_file is None or not revisions:
+    """Write the surprisal of every word by every model on the way."""
+    revisions = [each for each in plan.scored if each in plan.words]
+    if plan.words_file is None or not revisions:
         return
-    words = read_words(words_file)
-    done, inputs = (
-        plan.place / MAIN / _LEARNED,
-        _hash([words, {each: model_hash(plan.models[each]) for each in revisions}]),
-    )
-    if not file.is_file() or _read(done) != inputs:
-        results = _surprisals(plan, words, revisions, console)
-        metadata = {
-            "model_name": plan.place.name,
-            "use_bos_only": False,
-            "total_steps": len(revisions),
-            "completed_steps": len(revisions),
-        }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"metadata": metadata, "results": results})
-        write_json(done, inputs)
-    if (human := plan.file_of("cdi_human.csv")) is not None:
-        results = read_json(file, dict[str, Any])["results"]
-        show_acquisition(*correlation(results, human), console)
+    words = read_words(plan.words_file)
+    results = [
+        entry
+        for number, revision in enumerate(revisions, start=1)
+        for entry in results_of(
+            words,
+            revision,
+            plan.words[revision],
+            _log_probs(
+                plan, revision, words, f"words, model {number} of {len(revisions)}", console
+            ),
+        )
+    ]
+    metadata = {
+        "model_name": plan.place.name,
+        "use_bos_only": False,
+        "total_steps": len(revisions),
+        "completed_steps": len(revisions),
+    }
+    file = plan.place / MAIN / ACQUISITION
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, {"metadata": metadata, "results": results})
+    if plan.human_file is not None:
+        show_acquisition(*correlation(results, plan.human_file), console)
 
 
-def _surprisals(
-    plan: SubmissionPlan, words: Sequence[WordInContext], revisions: Sequence[str], console: Console
-) -> list[dict[str, Any]]:
-    results: list[dict[str, Any]] = []
-    with show_progress(console, "words") as progress:
-        for number, revision in enumerate(revisions):
-            folder = str(plan.models[revision])
-            model, tokenizer = models.load(folder), models.load_tokenizer(folder)
-            spans = spans_of(words, Encoder(tokenizer, PROTOCOL))
-            context = context_of(model.config)
-            spans = spans if context is None else keep_last(spans, context)
-            scores = sequence_log_probs(model, spans)
-            results += results_of(words, revision, plan.words[revision], scores)
-            progress(number + 1, len(revisions))
-    return results
+def _log_probs(
+    plan: SubmissionPlan,
+    revision: str,
+    words: Sequence[WordInContext],
+    title: str,
+    console: Console,
+) -> list[float]:
+    """Of each word by a model, nats; kept, for models are many."""
+    folder, file = str(plan.models[revision]), plan.place / revision / _WORDS
+    scoring = scoring_of(plan.evaluation(revision), folder)
+    inputs = _hash([model_hash(Path(folder)), words, scoring.precision])
+    kept = _read_words(file)
+    if kept.get("inputs") == inputs:
+        return list(map(float, kept["log_probs"]))
+    model = scoring.load()
+    spans = spans_of(words, Encoder(models.load_tokenizer(folder), PROTOCOL))
+    if (context := context_of(model.config)) is not None:
+        spans = keep_last(spans, context)
+    with show_progress(console, title) as progress:
+        scores = scoring.score(model, spans, progress)
+    found = [float(each.sum(dtype=np.float64)) for each in scores]
+    write_json(file, {"inputs": inputs, "log_probs": found})
+    return found
+
+
+def _read_words(file: Path) -> dict[str, Any]:
+    try:
+        return read_json(file, dict[str, Any])
+    except (DamagedFileError, *NOT_THERE):
+        return {}

@@ -130,6 +130,35 @@ def test_scores_that_are_not_finite_are_no_points(tmp_path: Path) -> None:
     assert correlation(two, tmp_path / "cdi_human.csv")[0] == 0.0
 
 
+@pytest.mark.parametrize("points", [1, 2, 3])
+def test_few_points_have_no_sigmoid(points: int, tmp_path: Path) -> None:
+    """Fewer than its parameters, of models or of children: the word counts for neither."""
+    results, human = made_up()
+    human.loc[5, [str(age) for age in range(16 + points, 31)]] = math.nan
+    human.to_csv(tmp_path / "cdi_human.csv", index=False)
+    some = [e for e in results if e["target_word"] != "w6" or e["word_count"] <= SEEN[points - 1]]
+    some = [e for e in some if e["target_word"] != "w6" or e["context_id"] == 0]
+    figure, words = correlation(some, tmp_path / "cdi_human.csv")
+    assert math.isfinite(figure)
+    assert words == correlation(results, tmp_path / "cdi_human.csv")[1] - 1
+
+
+def test_words_that_are_hardly_learned_end_nothing(tmp_path: Path) -> None:
+    """A sigmoid may reach its middle after any number of words, beyond what a number holds."""
+    _, human = made_up(words=400)
+    human.to_csv(tmp_path / "cdi_human.csv", index=False)
+    chance = np.random.default_rng(5)
+    results = [
+        {"target_word": f"w{word}", "word_count": seen, "surprisal": chance.uniform(15, 23)}
+        for seen in SEEN
+        for word in range(398)
+        for _ in range(4)
+    ]
+    figure, words = correlation(results, tmp_path / "cdi_human.csv")
+    assert math.isfinite(figure)
+    assert words < 300
+
+
 def test_entries_are_the_challenges(tmp_path: Path, make_tokenizer) -> None:
     """Of a word with two contexts, after a space; letters alone are left out."""
     file = tmp_path / "cdi_childes.json"

@@ -12,7 +12,8 @@ import pytest
 from analysis.benchmarks import glue
 from analysis.benchmarks.kinds import ALL_KINDS
 from analysis.errors import EXIT_FAILED
-from sweeps.arguments import SubmitArgs
+from sweeps.arguments import EvaluateArgs, SubmitArgs
+from sweeps.engine.scoring.workers import Scoring
 from sweeps.plans import submit as planning
 from sweeps.plans.submit import plan_submission
 from sweeps.running import submission as running
@@ -106,14 +107,15 @@ def test_files_lie_as_the_challenges_pipeline_leaves_them(
     assert "Not kept on the way: 1 model." in said
     assert "chck_4K" in said
     assert "chck_1M" not in said  # so many words were not seen
+    assert "The training saw 6,9" in said
+    assert "1 model that the track asks for come later" in said
     reading = json.loads((place / "chck_1K/zero_shot/causal/reading/predictions.json").read_text())
     assert len(reading["reading"]["predictions"]) == 40
     for file in of_glue:
         (place / "main" / file).parent.mkdir(parents=True)
         (place / "main" / file).write_text("{}")
     monkeypatch.setattr(planning, "BABYLM", (1000, 2500))
-    monkeypatch.setattr(running, "_surprisals", None)  # nothing is scored any more
-    monkeypatch.setattr("sweeps.evaluate.run_evaluation", None)
+    monkeypatch.setattr("sweeps.evaluate.run_evaluation", None)  # nothing is scored any more
     assert run_submission(args) == 0
     assert capsys.readouterr().out.count("done, nothing has changed") == 3
 
@@ -131,32 +133,105 @@ def test_every_word_has_a_surprisal_by_every_model(args: SubmitArgs) -> None:
     assert len({entry["surprisal"] for entry in entries}) == 4
 
 
-def test_a_model_is_scored_again_where_it_or_the_flags_are_others(args: SubmitArgs) -> None:
-    """And only then."""
-    asked: list[str] = []
+class Evaluations:
+    """In place of the command that scores a model: writes one prediction, or fails."""
 
-    def evaluate(evaluation) -> int:
-        asked.append(evaluation.output.name)
-        evaluation.output.mkdir(parents=True, exist_ok=True)
+    def __init__(self, *statuses: int) -> None:
+        self.asked: list[str] = []
+        self._statuses = list(statuses)
+
+    def __call__(self, evaluation: EvaluateArgs) -> int:
+        assert evaluation.output is not None
+        self.asked.append(evaluation.output.name)
+        if status := self._statuses.pop(0) if self._statuses else 0:
+            return status
+        file = evaluation.output / "zero_shot/causal/reading/predictions.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
         return 0
 
+
+ALL = ["main", "chck_1K", "chck_2500"]
+
+
+def test_a_model_is_scored_again_where_anything_is_another(args: SubmitArgs) -> None:
+    """The flags, the benchmarks, or predictions that are gone; else not."""
+    evaluate = Evaluations()
     assert running.submit(args, evaluate) == EXIT_FAILED
-    assert asked == ["main", "chck_1K", "chck_2500"]
+    assert evaluate.asked == ALL
     running.submit(args, evaluate)
-    assert len(asked) == 3
-    running.submit(replace(args, precision="bf16"), evaluate)
-    assert len(asked) == 6
+    assert evaluate.asked == ALL
+    args = replace(args, precision="bf16")
+    running.submit(args, evaluate)
+    assert evaluate.asked == ALL * 2
+    (args.folder / "mine/chck_1K/zero_shot/causal/reading/predictions.json").unlink()
+    running.submit(args, evaluate)
+    assert evaluate.asked == [*ALL * 2, "chck_1K"]
+    (Path(args.benchmarks) / "fast_eval" / "blimp_fast" / "more.jsonl").write_text("{}")
+    running.submit(args, evaluate)
+    assert evaluate.asked == [*ALL * 2, "chck_1K", "chck_1K", "chck_2500"]
 
 
-def test_a_failed_evaluation_ends_it(args: SubmitArgs) -> None:
-    """With its status; the model's turn comes again."""
-    assert running.submit(args, lambda evaluation: 7) == 7
-    assert not (args.folder / "mine" / "main" / "scored.json").exists()
+def test_flags_of_a_stopped_evaluation_are_not_forgotten(args: SubmitArgs) -> None:
+    """Predictions by other flags that were begun, and not finished, stand in the way of "done"."""
+    evaluate = Evaluations()
+    running.submit(args, evaluate)
+    assert running.submit(replace(args, precision="bf16"), Evaluations(130)) == 130
+    running.submit(args, evaluate)
+    assert evaluate.asked == [*ALL, "main"]
+
+
+def test_what_another_model_said_goes(args: SubmitArgs, trained: Path) -> None:
+    """Under the same name; but nothing that this command did not make."""
+    place = args.folder / "mine" / "main"
+    running.submit(args, Evaluations())
+    old = place / "finetune" / "wsc" / "predictions.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
+    mark = json.loads((place / "scored.json").read_text())
+    (place / "scored.json").write_text(json.dumps({**mark, "model": "another", "inputs": "others"}))
+    running.submit(args, Evaluations())
+    assert not old.exists()
+    (place / "scored.json").unlink()
+    assert running.submit(args, Evaluations()) == 2
+    assert (place / "zero_shot").exists()
+
+
+def test_a_failed_evaluation_keeps_no_other_from_its_turn(
+    args: SubmitArgs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told, and comes again; what would be wrong with all of them ends it."""
+    evaluate = Evaluations(EXIT_FAILED)
+    assert running.submit(args, evaluate) == EXIT_FAILED
+    assert evaluate.asked == ALL
+    assert "its evaluation failed, see above" in " ".join(capsys.readouterr().out.split())
+    running.submit(args, evaluate)
+    assert evaluate.asked == [*ALL, "main"]
+    evaluate = Evaluations(2)
+    assert running.submit(replace(args, precision="bf16"), evaluate) == 2
+    assert evaluate.asked == ["main"]
+
+
+def test_surprisals_of_a_model_are_kept(args: SubmitArgs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are many, and words, too: only a missing one's are made anew."""
+    running.submit(args, Evaluations())
+    file = args.folder / "mine/main/zero_shot/causal/AoA_word/surprisal.json"
+    before = json.loads(file.read_text())
+    (args.folder / "mine" / "chck_1K" / "words.json").unlink()
+    loaded: list[str] = []
+    load = Scoring.load
+    monkeypatch.setattr(
+        Scoring, "load", lambda self: (loaded.append(Path(self.model).name), load(self))[1]
+    )
+    running.submit(args, Evaluations())
+    assert loaded == ["chck_1K"]
+    assert json.loads(file.read_text()) == before
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"name": "hgrn2-v1.0"}, "--name is of letters, digits, - and _, not 'hgrn2-v1.0'"),
         ({"run": "0123456789abcdef"}, "RUN: no run or trial is called '0123456789abcdef'"),
         ({"run": "nothing"}, "RUN: no run or trial is called 'nothing'"),
         ({"benchmarks": "full_eval"}, "has no fast_eval/ in it: give the challenge's"),

@@ -20,11 +20,15 @@ def milestone_points(runtime):
 
 
 def test_a_milestone_is_the_first_step_that_has_seen_the_words(tiny_spec, tiny_corpus):
-    """One step fewer has not seen them, at the corpus's own words a token."""
+    """One step fewer has not seen them, at the corpus's own words a token. Of a training that ends
+    a little before it is the last step: batches leave words over."""
     words_a_step = 4 * 64 * tiny_corpus.train_words / tiny_corpus.train_tokens
     for words in (1, 500, 1000, 2500):
-        step = milestone_step(tiny_spec, tiny_corpus, words)
+        step = milestone_step(tiny_spec, tiny_corpus, words, 64)
         assert (step - 1) * words_a_step < words <= step * words_a_step
+    end = int(64 * words_a_step)
+    assert milestone_step(tiny_spec, tiny_corpus, int(1.009 * end), 64) == 64
+    assert milestone_step(tiny_spec, tiny_corpus, int(1.02 * end), 64) > 64
 
 
 def test_milestones_are_scored_once_and_change_nothing(
@@ -34,7 +38,7 @@ def test_milestones_are_scored_once_and_change_nothing(
     the training ends with the bits, and the losses, of one without any."""
     plain, _, parameters = train(tiny_spec, make_runtime(tiny_spec, "plain"))
     runtime = make_runtime(tiny_spec, "milestones", milestones=(2500, 1000))
-    step = milestone_step(tiny_spec, tiny_corpus, 1000)
+    step = milestone_step(tiny_spec, tiny_corpus, 1000, 64)
     train_until_killed(tiny_spec, runtime, step + 2, monkeypatch)
     outcome, _, resumed = train(tiny_spec, runtime)
     assert_same(resumed, parameters)
@@ -72,7 +76,7 @@ def test_models_of_milestones_are_those_of_an_uninterrupted_training(
     assert len({files["model.safetensors"] for files in expected.values()}) == 3
     runtime = make_runtime(spec, "killed", **given)
     folder = TrialFolder.of(runtime.study, spec)
-    first, second = (milestone_step(spec, tiny_corpus, words) for words in (1000, 2500))
+    first, second = (milestone_step(spec, tiny_corpus, words, 64) for words in (1000, 2500))
     train_until_killed(spec, runtime, (first + second) // 2, monkeypatch)
     assert [*folder.models] == [1000]
     train_until_killed(spec, runtime, second, monkeypatch)
