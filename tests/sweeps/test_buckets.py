@@ -84,6 +84,32 @@ def test_a_sweep_in_a_bucket_equals_one_in_a_folder(
 
 @needs_s3
 @pytest.mark.slow
+def test_a_minute_without_s3_costs_that_minute(
+    sweep: SweepCommand, s3: S3Server, in_bucket
+) -> None:
+    """Beside the same sweep without one, in this order: what is read once is in memory by then for
+    neither, or for the one that has to wait as well."""
+    _, variables = in_bucket("one")
+
+    def seconds(folder: str, away: float) -> float:
+        started = time.monotonic()
+        flags = ("--storage", f"s3://{s3.bucket}/{folder}", "--study", folder)
+        process = sweep.start(*flags, "--checkpoint-minutes", "0.001", **variables)
+        seen = wait_for(process, r"epoch 1/3")
+        if away:
+            s3.kill()
+            threading.Timer(away, s3.start).start()
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, seen + output
+        return time.monotonic() - started
+
+    first, without, with_it = (seconds(*each) for each in (("a", 0), ("b", 0), ("c", 60)))
+    print(f"{first:.1f} s, {without:.1f} s, and with a minute without S3 {with_it:.1f} s")
+    assert with_it - without <= 60 + 5 + abs(first - without)
+
+
+@needs_s3
+@pytest.mark.slow
 def test_another_machine_goes_on_with_a_sweep(
     sweep: SweepCommand, whole_sweep: SweepCommand, in_bucket
 ) -> None:
