@@ -184,16 +184,16 @@ def test_items_of_a_sentence_are_all_held_out_or_none(tmp_path: Path) -> None:
 
 
 def test_a_model_that_knows_nothing_explains_what_chance_says(tmp_path: Path) -> None:
-    """Surprisals that are noise: mean and spread of the figure over 300 models."""
+    """Surprisals that are noise: mean and spread of the figure over 150 models."""
     benchmark = read(made_up(), tmp_path / "reading")
     texts = [context + word for item in benchmark.items for context, word in item.texts]
     names, of_text = np.unique(texts, return_inverse=True)
     chance = np.random.default_rng(3)
     found = []
-    for _ in range(300):
+    for _ in range(150):
         given = benchmark.grade(list(chance.random(len(names))[of_text][:, None]))
         found.append(benchmark.figure([answer.value for answer in given]))
-    assert np.mean(found) == pytest.approx(benchmark.chance, rel=0.12)
+    assert np.mean(found) == pytest.approx(benchmark.chance, rel=0.15)
     assert np.std(found) < benchmark.chance_error
     assert np.std(found) > 0.4 * benchmark.chance_error
 
@@ -201,7 +201,7 @@ def test_a_model_that_knows_nothing_explains_what_chance_says(tmp_path: Path) ->
 def test_the_standard_error_is_the_spread_over_other_sentences(tmp_path: Path) -> None:
     """Also where the measures of a word, and the words of a sentence, vary together."""
     found, errors = [], []
-    for seed in range(80):
+    for seed in range(40):
         table, chance = made_up(sentences=50, seed=seed), np.random.default_rng(1000 + seed)
         sentence = np.repeat(chance.normal(size=50), 5)
         surprisal = chance.normal(size=len(table)) + 5
@@ -213,7 +213,7 @@ def test_the_standard_error_is_the_spread_over_other_sentences(tmp_path: Path) -
         values = [answer.value for answer in answers(benchmark, by_text.__getitem__)]
         found.append(benchmark.figure(values))
         errors.append(benchmark.error(values))
-    assert np.mean(errors) == pytest.approx(np.std(found), rel=0.25)
+    assert np.mean(errors) == pytest.approx(np.std(found), rel=0.3)
 
 
 @pytest.mark.parametrize("surprisal", [math.nan, math.inf])

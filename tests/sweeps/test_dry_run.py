@@ -50,15 +50,19 @@ def test_the_share_of_the_peak_stands_where_it_is_known():
 
 def test_the_disk_is_that_of_all_trials_to_come():
     """Four trials of a million parameters, of 20 bytes each, of 8 where only the best are kept; a
-    trunk's checkpoints have 16."""
+    trunk's checkpoints have 16, a milestone's model 4."""
 
-    def disk(*costs, keep="newest", **shared_steps):
-        return dry_run._disk(SimpleNamespace(keep=keep, shared_steps=shared_steps), costs)
+    def disk(*costs, keep="newest", milestones=(), **shared_steps):
+        plan = SimpleNamespace(keep=keep, milestones=milestones, shared_steps=shared_steps)
+        return dry_run._disk(plan, costs)
 
     assert disk(COST).startswith("About 80 MB on disk")
     assert disk(COST, replace(COST, params=10**9)).startswith("About 80 GB")
     assert disk(COST, keep="best", **{COST.part: 5}).startswith("About 32 MB")
     assert disk(COST, **{COST.part: 5}).startswith("About 0.1 GB")
+    with_milestones = disk(COST, keep="best", milestones=(10**6, 2 * 10**6, 10**7))
+    assert with_milestones.startswith("About 80 MB on disk")
+    assert "its models after 3 milestones" in with_milestones
 
 
 def test_every_batch_size_and_optimizer_is_measured(monkeypatch):
