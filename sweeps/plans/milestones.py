@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from analysis.errors import named
 from analysis.wording import count
 from sweeps.plans.common import TrainingSetup
-from trainables.corpus import Blocks
-from trainables.milestones import BABYLM, is_seen, words_of
+from trainables.checkpoint import TrialFolder
+from trainables.corpus import Blocks, Corpus
+from trainables.milestones import BABYLM, is_seen, milestone_step, words_of
 from trainables.spec import TrialSpec
 from trainables.trainer import steps_per_epoch
 
@@ -48,3 +49,20 @@ def plan_milestones(texts: Sequence[str], setup: TrainingSetup, base: TrialSpec)
                 )
             given |= {words for words in BABYLM if is_seen(words, seen)}
     return tuple(sorted(given))
+
+
+def ended_without(
+    trials: Iterable[TrialFolder], corpus: Corpus, milestones: Sequence[int]
+) -> list[TrialFolder]:
+    """Trials that ended before the models of these milestones, which they came to, were asked for:
+    there is no way back to them."""
+    found = []
+    for trial in trials:
+        outcome, spec, began = trial.outcome, trial.spec, trial.began
+        if outcome is None or not outcome.history:
+            continue
+        total, kept = outcome.history[-1].step, trial.models
+        steps = {words: milestone_step(spec, corpus, words, total) for words in milestones}
+        if any(began < step <= total and words not in kept for words, step in steps.items()):
+            found.append(trial)
+    return found

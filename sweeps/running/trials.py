@@ -39,6 +39,7 @@ from sweeps.findings.common import describe_study, failed_trials, show_ways_on
 from sweeps.findings.final_scores import score_winners
 from sweeps.plans.common import Status, SweepPlan, keep_config
 from sweeps.plans.dry_run import print_dry_run
+from sweeps.plans.milestones import ended_without
 from sweeps.plans.spaces import SweepSearch
 from trainables.bucket import without_patience
 from trainables.checkpoint import TrialFolder
@@ -109,6 +110,8 @@ def _run(
 ) -> int:
     search = SweepSearch(plan.plans)
     say(console, _head(plan, search))
+    if plan.milestones:
+        _tell_of_ended_trials(plan, console)
     # Only with Ray's dashboard is what a killed controller of Train held given back.
     dashboard = plan.resources.runner == "train"
     starting = contextlib.ExitStack()
@@ -160,6 +163,15 @@ def _run(
     describe_study(plan, tracker)
     show_ways_on(plan, tracker, search, console)
     return EXIT_FAILED if status == "FAILED" else 0
+
+
+def _tell_of_ended_trials(plan: SweepPlan, console: Console) -> None:
+    if late := len(ended_without(plan.trials, plan.corpus, plan.milestones)):
+        say(
+            console,
+            f"[yellow]{count(late, 'trial')} ended before --milestones were asked for, and kept no "
+            "model on the way: train with a --study of its own to have them.[/]",
+        )
 
 
 def _head(plan: SweepPlan, search: SweepSearch) -> str:

@@ -15,6 +15,7 @@ from analysis.errors import EXIT_FAILED
 from sweeps.arguments import EvaluateArgs, SubmitArgs
 from sweeps.engine.scoring.workers import Scoring
 from sweeps.plans import submit as planning
+from sweeps.plans.milestones import ended_without
 from sweeps.plans.submit import plan_submission
 from sweeps.running import submission as running
 from sweeps.submit import main, run_submission
@@ -22,7 +23,8 @@ from tests.analysis.benchmark_files import write_blimp
 from tests.contracts.benchmark_folders import write_folder
 from tests.tiny_text import write_tiny_text
 from tests.trainables.conftest import runtime_in, spec_of
-from trainables.corpus import prepare_corpus
+from trainables.checkpoint import TrialFolder
+from trainables.corpus import Corpus, prepare_corpus
 from trainables.trial import run_trial
 
 KINDS = {kind.name: kind for kind in ALL_KINDS}
@@ -260,6 +262,16 @@ def test_the_sweeps_own_run_is_refused(
     words = [parent.info.run_id, str(args.folder), "--benchmarks", args.benchmarks]
     assert main([*words, "--storage", str(trained)]) == 2
     assert "is no trial's run" in capsys.readouterr().err
+
+
+def test_trials_that_ended_without_a_milestone_are_found(args: SubmitArgs, trained: Path) -> None:
+    """Those that came to it; also where it lies a little beyond their end."""
+    trial = TrialFolder(trained / "study" / "trials" / args.run)
+    (place,) = (trained / "corpora").glob("*/corpus.json")
+    corpus = Corpus.open(place.parent)
+    for milestones, lacks in (((1000, 2500), False), ((1000, 4000), True), ((10**6,), False)):
+        assert ended_without([trial], corpus, milestones) == ([trial] if lacks else [])
+    assert ended_without([trial], corpus, [7000]) == [trial]
 
 
 def test_the_name_is_the_trials_by_default(args: SubmitArgs, trained: Path) -> None:
