@@ -109,9 +109,7 @@ def _run(
     console: Console,
 ) -> int:
     search = SweepSearch(plan.plans)
-    say(console, _head(plan, search))
-    if plan.milestones:
-        _tell_of_ended_trials(plan, console)
+    _say_what_is_to_come(plan, search, console)
     # Only with Ray's dashboard is what a killed controller of Train held given back.
     dashboard = plan.resources.runner == "train"
     starting = contextlib.ExitStack()
@@ -165,8 +163,10 @@ def _run(
     return EXIT_FAILED if status == "FAILED" else 0
 
 
-def _tell_of_ended_trials(plan: SweepPlan, console: Console) -> None:
-    if late := len(ended_without(plan.trials, plan.corpus, plan.milestones)):
+def _say_what_is_to_come(plan: SweepPlan, search: SweepSearch, console: Console) -> None:
+    say(console, _head(plan, search))
+    trials = plan.trials if plan.milestones else []
+    if late := len(ended_without(trials, plan.corpus, plan.milestones)):
         say(
             console,
             f"[yellow]{count(late, 'trial')} ended before --milestones were asked for, and kept no "
