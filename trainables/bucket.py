@@ -16,7 +16,7 @@ from trainables.files import tell
 
 PATIENCE_MINUTES = 30.0
 """For a bucket that does not answer; work that is on this machine waits for it."""
-LONGEST_PAUSE = 5.0
+LONGEST_PAUSE = 2.0
 _HOPELESS = ("ACCESS_DENIED", "AccessDenied", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "Forbidden")
 
 Value = TypeVar("Value")
@@ -90,6 +90,7 @@ def patiently(address: str, call: Callable[[], Value]) -> Value:
             at its first failure.
     """
     pause, end = 0.1, time.monotonic() + 60 * PATIENCE_MINUTES
+    is_told = False
     while True:
         try:
             return call()
@@ -100,8 +101,9 @@ def patiently(address: str, call: Callable[[], Value]) -> Value:
             is_over = time.monotonic() > end or _is_hurried
             if is_hopeless or error.errno is not None or is_over:
                 raise
-        if pause >= LONGEST_PAUSE:
+        if pause >= LONGEST_PAUSE and not is_told:
             tell(f"{address} does not answer: it is tried for {PATIENCE_MINUTES:g} minutes")
+            is_told = True
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
 
