@@ -17,7 +17,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from analysis.schema.typed import parse_json, typed
 from analysis.whole_files import PARTIAL, temporary_path, write_text
@@ -137,6 +137,14 @@ def read_or_set_aside(path: Path, kind: type[Content], default: Content, *, then
         aside = set_aside(path)
         tell(f"{path} is damaged ({damaged.problem}): it is now called {aside.name}, and {then}")
         return default
+
+
+def read_if_sound(path: Path, kind: Any) -> Any:
+    """The content of a JSON file that one can do without; None if it is not there, or damaged."""
+    try:
+        return read_json(path, kind)
+    except (DamagedFileError, *NOT_THERE):
+        return None
 
 
 def damaged_name(path: Path) -> Path:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.benchmarks.files import UTF_8, read_object, text_field
+from analysis.benchmarks.files import read_object, read_table, text_field
 from analysis.benchmarks.protocols import Encoder
 from analysis.benchmarks.scoring import Span
 
@@ -133,10 +133,7 @@ def _ages_of_children(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     twice those of the first."""
     import pandas as pd  # a second: only for those who use it
 
-    try:
-        table = pd.read_csv(file, encoding=UTF_8, keep_default_na=True, dtype={"word": str})
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{file} is no table of comma-separated values ({error})") from error
+    table = read_table(file, dtype={"word": str})
     ages = [age for age in _AGES if age in table.columns]
     if "word" not in table.columns or not ages:
         raise ValueError(f"{file} lacks the column 'word', or all of {_AGES[0]} to {_AGES[-1]}")

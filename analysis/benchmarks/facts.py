@@ -40,8 +40,7 @@ def item_facts(benchmark: Benchmark) -> Facts:
     `items`: how many; `options`: how many an item has (a number where all have the same);
     `selection`: positions of the items of the selection split; `clusters`: a number for each item,
     equal within a cluster of the task, or of all tasks where clusters span several (left out where
-    every item is by itself); `human`: people's shares (left
-    out where none has).
+    every item is by itself); `human`: people's shares (left out where none has).
     """
     by_task: dict[str, list[tuple[Item, bool]]] = defaultdict(list)
     for item, is_chosen in zip(benchmark.items, benchmark.in_selection, strict=True):

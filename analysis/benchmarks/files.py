@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from analysis.schema.typed import parse_json
 
@@ -75,6 +75,20 @@ def depth_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(each for each in folder.iterdir() if each.name in DEPTHS and each.is_dir())
+
+
+def read_table(file: Path, **options: Any) -> Any:
+    """A table of comma-separated values as pandas' `read_csv` gives it with these options.
+
+    Raises:
+        ValueError: it is none; the file is named.
+    """
+    import pandas as pd  # a second: only for those who use it
+
+    try:
+        return pd.read_csv(file, encoding=UTF_8, **options)
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ValueError(f"{file} is no table of comma-separated values ({error})") from error
 
 
 def json_lines_files(folder: Path) -> list[Path]:

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from analysis.benchmarks.figures import Aggregation, by_task, means, task_of
-from analysis.benchmarks.files import UTF_8
+from analysis.benchmarks.files import read_table
 from analysis.benchmarks.items import Answer, Item, sums_of
 from analysis.benchmarks.kind import BenchmarkKind, BenchmarkSource, Predictions
 
@@ -94,13 +94,8 @@ def _find(path: Path) -> Path | None:
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
     """Texts as they stand, "" for none; numbers, NaN for none."""
-    import pandas as pd  # a second: only for those who use it
-
-    try:
-        # A text may well be "None" or "NA": what is missing is empty.
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding=UTF_8)
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{file} is no table of comma-separated values ({error})") from error
+    # A text may well be "None" or "NA": what is missing is empty.
+    table = read_table(file, dtype=str, keep_default_na=False)
     if missing := [name for name in _COLUMNS if name not in table.columns]:
         raise ValueError(f"{file} lacks the column {missing[0]!r}: expected {', '.join(_COLUMNS)}")
     for number, row in enumerate(table.to_dict("records"), start=2):  # the names are row 1

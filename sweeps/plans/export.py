@@ -20,7 +20,7 @@ from sweeps.arguments import ExportArgs
 from sweeps.stored.model_names import resolve_model
 from sweeps.stored.trials import resolve_storage
 from trainables.corpus import Corpus
-from trainables.files import NOT_THERE, DamagedFileError, read_json
+from trainables.files import read_if_sound
 from trainables.progress import EpochReport, TrialOutcome, TrialProgress
 from trainables.spec import TrialSpec
 
@@ -126,18 +126,18 @@ def find_origin(model: str, storage: Path | None) -> Origin:
         storage: the storage folder, by default that of the checkpoint.
     """
     folder = Path(model)
-    spec = _read(folder / "spec.json", TrialSpec)
+    spec = read_if_sound(folder / "spec.json", TrialSpec)
     if spec is None:
         return Origin()
-    progress = _read(folder / "trainer.json", TrialProgress)
+    progress = read_if_sound(folder / "trainer.json", TrialProgress)
     history = [] if progress is None else progress.history
     reports = [each for each in history if progress is not None and each.step == progress.step]
     final: dict[str, Any] = {}
     if folder.parent.name == "checkpoints":
         trial = folder.parents[1]
-        outcome = _read(trial / "outcome.json", TrialOutcome)
+        outcome = read_if_sound(trial / "outcome.json", TrialOutcome)
         if outcome is not None and outcome.checkpoint == folder.name:
-            final = _read(trial / "final.json", FinalScores) or {}
+            final = read_if_sound(trial / "final.json", FinalScores) or {}
         if storage is None and trial.parent.name == "trials":
             storage = trial.parents[2]
     corpus = None if storage is None else _corpus(storage / "corpora", spec.corpus_hash)
@@ -152,10 +152,3 @@ def _corpus(folder: Path, corpus_hash: str) -> Corpus | None:
             if corpus.hash == corpus_hash:
                 return corpus
     return None
-
-
-def _read(file: Path, kind: Any) -> Any:
-    try:
-        return read_json(file, kind)
-    except (DamagedFileError, *NOT_THERE):
-        return None

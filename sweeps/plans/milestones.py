@@ -29,7 +29,6 @@ def plan_milestones(texts: Sequence[str], setup: TrainingSetup, base: TrialSpec)
     """
     blocks = Blocks(setup.corpus.train, base.context)
     total_steps = base.epochs * steps_per_epoch(base, len(blocks))
-
     tokens = total_steps * base.batch_size * base.context
     seen = tokens * setup.corpus.train_words // setup.corpus.train_tokens
     numbers = [text for text in texts if text.lower() != ALL_OF_BABYLM]

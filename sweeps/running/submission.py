@@ -34,7 +34,7 @@ from sweeps.findings.submit import show_acquisition, show_submission
 from sweeps.plans.evaluate import scoring_of
 from sweeps.plans.submit import ACQUISITION, MAIN, PROTOCOL, SubmissionPlan, plan_submission
 from trainables.checkpoint import bring_model
-from trainables.files import NOT_THERE, DamagedFileError, read_json, write_json
+from trainables.files import read_if_sound, write_json
 from trainables.finetune_spec import model_hash
 
 _MARK, _WORDS = "scored.json", "words.json"
@@ -98,7 +98,7 @@ def _score(
     bring_model(plan.models[revision])
     model = model_hash(plan.models[revision])
     inputs = _hash([model, _asked(evaluation), _content(Path(evaluation.benchmarks))])
-    mark = _read_mark(folder)
+    mark: _Mark | None = read_if_sound(folder / _MARK, _Mark)
     if mark and mark.inputs == inputs and all((folder / file).is_file() for file in mark.files):
         say(console, f"[bold]{title}[/]: done, nothing has changed")
         return 0
@@ -139,13 +139,6 @@ def _content(folder: Path) -> list[tuple[str, int, int]]:
 def _hash(content: object) -> str:
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _read_mark(folder: Path) -> _Mark | None:
-    try:
-        return read_json(folder / _MARK, _Mark)
-    except (DamagedFileError, *NOT_THERE):
-        return None
 
 
 def _write_mark(folder: Path, mark: _Mark) -> None:
@@ -195,7 +188,7 @@ def _log_probs(
     folder, file = str(plan.models[revision]), plan.place / revision / _WORDS
     scoring = scoring_of(plan.evaluation(revision), folder)
     inputs = _hash([model_hash(Path(folder)), words, scoring.precision])
-    kept = _read_words(file)
+    kept = read_if_sound(file, dict[str, Any]) or {}
     if kept.get("inputs") == inputs:
         return list(map(float, kept["log_probs"]))
     model = scoring.load()
@@ -207,10 +200,3 @@ def _log_probs(
     found = [float(each.sum(dtype=np.float64)) for each in scores]
     write_json(file, {"inputs": inputs, "log_probs": found})
     return found
-
-
-def _read_words(file: Path) -> dict[str, Any]:
-    try:
-        return read_json(file, dict[str, Any])
-    except (DamagedFileError, *NOT_THERE):
-        return {}
