@@ -6,6 +6,7 @@ gets its name.
 
     python sweeps/export.py models:/hgrn2@teacher my-hgrn2
     python sweeps/export.py runs/mini-mini/trials/.../checkpoints/step-00000774 exported/
+    python sweeps/export.py models:/hgrn2@teacher my-hgrn2 --milestones --push me/my-hgrn2
 
 Then, with torch, transformers and safetensors:
 

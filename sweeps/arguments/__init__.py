@@ -226,7 +226,13 @@ class ExportArgs:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = place()
     """A checkpoint's folder, models:/NAME@ALIAS or models:/NAME/VERSION, or an id on the hub."""
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")] = place()
-    """Folder to write to, new or empty."""
+    """Folder to write to, new or empty; with --push also one that holds the export already."""
+    milestones: bool = False
+    """Also the models that its training kept (lr_sweep's --milestones), each in a folder of DIR."""
+    push: Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME")] = None
+    """Put the export on the Hugging Face hub: MODEL as main, milestones as revisions chck_..."""
+    private: bool = False
+    """Of --push: if the hub has no such repository yet, the new one is shown to its owner only."""
     storage: Annotated[
         Path | None, default_is("that of the checkpoint, else BABYSWEEP_STORAGE or runs/")
     ] = place(default=None)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from huggingface_hub import HfApi
 from rich.console import Console
 
 from analysis.schema.axes import short
@@ -37,13 +39,13 @@ tags:
 _OPENING = """\
 ## How to open it
 
-With `torch`, `transformers` and `safetensors`, where this folder is:
+With `torch`, `transformers` and `safetensors`{where}:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained({folder}{trust})
-tokenizer = AutoTokenizer.from_pretrained({folder})
+model = AutoModelForCausalLM.from_pretrained({opened}{trust})
+tokenizer = AutoTokenizer.from_pretrained({opened})
 ```
 
 {code}
@@ -58,16 +60,45 @@ _PLAIN = (
 _LIBRARY = "transformers has this architecture: no other code runs."
 
 
-def show_export(plan: ExportPlan, difference: float, console: Console) -> None:
-    """Print what was compared, where the folder is, and how to open it."""
-    say(
-        console,
-        f"The exported {plan.arch}'s logits are the model's{_within(difference)}, in float32.",
-    )
-    show_whole(console, "Written to", str(plan.target))
-    trust = ", trust_remote_code=True" if plan.arch in PLAIN else ""
-    line = f"AutoModelForCausalLM.from_pretrained({str(plan.target)!r}{trust})"
-    show_whole(console, "Open with", line)
+def show_export(plan: ExportPlan, difference: float | None, console: Console) -> None:
+    """Print what was compared, where the export is, and how to open it.
+
+    Args:
+        plan: of the export.
+        difference: of logits, of the models and the exported ones; None of an export that lay
+            there.
+        console: where to print.
+    """
+    if difference is None:
+        say(console, "The export that lay there holds the same weights: it was left as it is.")
+    elif plan.milestones:
+        models = f"{count(len(plan.all), 'exported model')}' logits are the models'"
+        say(console, f"The {models}{_within(difference)}, in float32.")
+    else:
+        model = f"exported {plan.arch}'s logits are the model's"
+        say(console, f"The {model}{_within(difference)}, in float32.")
+    show_whole(console, "Exported", str(plan.target))
+    if plan.args.push is not None:
+        show_whole(console, "Pushed", f"{HfApi().endpoint}/{plan.args.push}")
+    if plan.milestones:
+        where = "revisions" if plan.args.push else "folders in it"
+        say(console, f"Milestones are {where}: {', '.join(plan.milestones)}")
+    last = [*plan.all.values()][-1]
+    opened = _opened(last, str(last.target), repr) + _trust(plan)
+    show_whole(console, "Open with", f"AutoModelForCausalLM.from_pretrained({opened})")
+
+
+def _opened(plan: ExportPlan, place: str, quote: Callable[[str], str]) -> str:
+    """What names a model to `from_pretrained`: where it was pushed to, else a place."""
+    if plan.args.push is None:
+        return quote(place)
+    revision = "" if plan.words is None else f", revision={quote(plan.target.name)}"
+    return quote(plan.args.push) + revision
+
+
+def _trust(plan: ExportPlan) -> str:
+    """The argument that a model with code of its own needs."""
+    return ", trust_remote_code=True" if plan.arch in PLAIN else ""
 
 
 def _within(difference: float) -> str:
@@ -82,10 +113,11 @@ def card(plan: ExportPlan, parameters: ParamCount, difference: float) -> str:
         parameters: their number, each shared one once.
         difference: of logits, of the model and the exported one.
     """
-    name = plan.target.name
+    name = "/".join(plan.target.parts[-1 if plan.words is None else -2 :])
     code = _PLAIN.format(module=module_name(plan.arch)) if plan.arch in PLAIN else _LIBRARY
-    trust = ", trust_remote_code=True" if plan.arch in PLAIN else ""
-    opening = _OPENING.format(folder=json.dumps(name, ensure_ascii=False), trust=trust, code=code)
+    opened = _opened(plan, name, functools.partial(json.dumps, ensure_ascii=False))
+    where = "" if plan.args.push else ", where this folder is"
+    opening = _OPENING.format(opened=opened, trust=_trust(plan), where=where, code=code)
     sections = [
         _FRONT.format(arch=plan.arch),
         f"# {name}",
@@ -108,6 +140,8 @@ def _model(plan: ExportPlan, parameters: ParamCount, difference: float) -> Itera
         "embedding and head"
     )
     yield f"vocabulary: {count(plan.config.vocab_size, 'token')}"
+    if plan.words is not None:
+        yield f"as it was after {count(plan.words, 'word')} of its training, not at the end"
     if plan.origin.spec is not None:
         yield f"trained on texts of up to {count(plan.origin.spec.context, 'token')}"
     version = importlib.metadata.version("transformers")

@@ -1,8 +1,10 @@
-"""Plan of an export: the model, where it goes, and what is known of how it was made."""
+"""Plan of an export: the models, where they go, and what is known of how they were made."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,17 +14,23 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 import models
 from analysis.addresses import address_in
 from analysis.benchmarks.suite import FinalScores
+from analysis.errors import named
 from analysis.flag_values import checked
 from analysis.places import path_or_hub_id, resolved, writable_folder
-from analysis.store import tracking_uri
+from analysis.store import open_store, tracking_uri
 from models import registry
 from sweeps.arguments import ExportArgs
+from sweeps.stored.hub import MAIN, check_push
 from sweeps.stored.model_names import resolve_model
 from sweeps.stored.trials import resolve_storage
+from trainables.checkpoint import TrialFolder, bring_model, look_at_all
 from trainables.corpus import Corpus
 from trainables.files import read_if_sound
+from trainables.milestones import revision_of
 from trainables.progress import EpochReport, TrialOutcome, TrialProgress
 from trainables.spec import TrialSpec
+
+CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,10 @@ class ExportPlan:
     Attributes:
         model: folder or hub id.
         arch: its architecture.
-        target: the folder to write, which is new or empty.
+        target: the folder to write, which is new or empty, or holds an export to push.
+        milestones: plans of the models that its training kept, by revision, each in a folder of
+            the target.
+        words: that a model had seen which is one of these.
     """
 
     args: ExportArgs
@@ -59,6 +70,18 @@ class ExportPlan:
     tokenizer: PreTrainedTokenizerBase
     target: Path
     origin: Origin
+    milestones: Mapping[str, ExportPlan] = field(default_factory=dict)
+    words: int | None = None
+
+    @property
+    def all(self) -> dict[str, ExportPlan]:
+        """Of every model, by revision."""
+        return {MAIN: self, **self.milestones}
+
+    @property
+    def is_written(self) -> bool:
+        """Whether an export is there already."""
+        return (self.target / CONFIG).is_file()
 
 
 def plan_export(args: ExportArgs) -> ExportPlan:
@@ -68,7 +91,12 @@ def plan_export(args: ExportArgs) -> ExportPlan:
         ValueError: it cannot; the message says what to do.
     """
     args = checked(args)
-    target = _target(args.folder)
+    target = _target(args.folder, is_pushed=args.push is not None)
+    if args.push is not None:
+        with named("--push"):
+            check_push(args.push)
+    elif args.private:
+        raise ValueError("--private is of a repository on the hub: add --push OWNER/NAME")
     storage, uri = None, ""
     is_stored = args.model.startswith("models:/") or address_in(args.model) is not None
     if is_stored or args.storage is not None:
@@ -79,12 +107,66 @@ def plan_export(args: ExportArgs) -> ExportPlan:
         config, arch = _open_config(model)
         tokenizer = _opened(model, models.load_tokenizer)
     writable_folder(target.parent, "DIR")
-    return ExportPlan(args, model, arch, config, tokenizer, target, find_origin(model, storage))
+    plan = ExportPlan(args, model, arch, config, tokenizer, target, find_origin(model, storage))
+    return _with_milestones(plan, storage) if args.milestones else plan
 
 
-def _target(folder: Path) -> Path:
+def _with_milestones(plan: ExportPlan, storage: Path | None) -> ExportPlan:
+    """The plan with those of the models that the training kept on the way.
+
+    Raises:
+        ValueError: it kept none, or is not known.
+    """
+    spec = plan.origin.spec
+    trials = [] if spec is None else _trials_of(plan.model, spec, storage)
+    if not trials:
+        raise ValueError(
+            f"--milestones are of a training, and that of {plan.model} is not here: give a folder "
+            "STUDY/trials/.../checkpoints/step-..., or the --storage of its study"
+        )
+    kept = next((trial.models for trial in trials if trial.models), None)
+    if kept is None:
+        raise ValueError(
+            f"--milestones: the training {trials[0].path} kept no models on the way: sweep with "
+            "--milestones to have them"
+        )
+    milestones = {}
+    for words, folder in kept.items():
+        bring_model(folder)
+        milestones[revision_of(words)] = dataclasses.replace(
+            plan,
+            model=str(folder),
+            target=plan.target / revision_of(words),
+            origin=find_origin(str(folder), storage),
+            words=words,
+        )
+    return dataclasses.replace(plan, milestones=milestones)
+
+
+def _trials_of(model: str, spec: TrialSpec, storage: Path | None) -> list[TrialFolder]:
+    """The trial that made a model: the one whose folder it is in, or those of this hash, which
+    are the same training, in the studies of the storage."""
+    folder = Path(model)
+    if folder.parent.name == "checkpoints":
+        return [TrialFolder(folder.parents[1])]
+    if storage is None:
+        return []
+    client = open_store(tracking_uri(storage))
+    studies = {each.experiment_id: each.name for each in client.search_experiments()}
+    runs = client.search_runs([*studies], f"tags.`babysweep.spec_hash` = '{spec.hash}'")
+    found = []
+    for study in sorted({studies[run.info.experiment_id] for run in runs}):
+        trials = storage / study / "trials"
+        look_at_all(trials)
+        found += [TrialFolder(trials / spec.hash)] if (trials / spec.hash).is_dir() else []
+    return found
+
+
+def _target(folder: Path, *, is_pushed: bool) -> Path:
     target = resolved(folder, "DIR")
     if target.is_dir() and any(target.iterdir()):
+        if is_pushed and (target / CONFIG).is_file():
+            return target
         raise ValueError(f"DIR {target} is not empty: give a folder that is new or empty")
     if target.exists() and not target.is_dir():
         raise ValueError(f"DIR {target} is a file: give a folder that is new or empty")

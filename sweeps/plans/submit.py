@@ -22,12 +22,11 @@ from analysis.store import open_store, tracking_uri
 from sweeps.arguments import EvaluateArgs, SubmitArgs
 from sweeps.engine.scoring.tasks import benchmark_place
 from sweeps.stored.chosen import run_id_of
+from sweeps.stored.hub import MAIN
 from sweeps.stored.trials import resolve_storage
 from trainables.checkpoint import TrialFolder, look_at_all
 from trainables.milestones import BABYLM, is_seen, revision_of
 
-MAIN = "main"
-"""The revision of the best model."""
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 """The challenge's code leaves out what stands behind a dot."""
 PROTOCOL: Final = "2025"

@@ -32,7 +32,8 @@ from sweeps.arguments import EvaluateArgs, SubmitArgs
 from sweeps.engine.scoring.workers import show_progress
 from sweeps.findings.submit import show_acquisition, show_submission
 from sweeps.plans.evaluate import scoring_of
-from sweeps.plans.submit import ACQUISITION, MAIN, PROTOCOL, SubmissionPlan, plan_submission
+from sweeps.plans.submit import ACQUISITION, PROTOCOL, SubmissionPlan, plan_submission
+from sweeps.stored.hub import MAIN
 from trainables.checkpoint import bring_model
 from trainables.files import read_if_sound, write_json
 from trainables.finetune_spec import model_hash

@@ -143,9 +143,9 @@ assert not set(sys.modules) & {absent}
 """
 
 
-def write_checkpoint(config: PreTrainedConfig, folder: Path) -> None:
+def write_checkpoint(config: PreTrainedConfig, folder: Path, seed: int = 0) -> None:
     """A checkpoint of a model with weights larger than a new one's, where rounding shows."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = models.build_model(config)
     with torch.no_grad():
         for weight in model.parameters():

@@ -48,7 +48,7 @@ FLAGS = {
         glue-epochs glue-lr gpus help layout long-texts model no-all-templates no-submission output
         precision protocol run-id selection storage submission tasks token-budget
     """,
-    "sweeps/export.py": "config help storage",
+    "sweeps/export.py": "config help storage milestones no-milestones push private no-private",
     "sweeps/submit.py": """
         address benchmarks config cpus device eval-workers ewok-password glue glue-epochs glue-lr
         gpus help name no-glue precision selection storage token-budget track
