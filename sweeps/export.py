@@ -11,7 +11,7 @@ gets its name.
 Then, with torch, transformers and safetensors:
 
     AutoModelForCausalLM.from_pretrained("my-hgrn2", trust_remote_code=True)
-    AutoTokenizer.from_pretrained("my-hgrn2")
+    AutoTokenizer.from_pretrained("my-hgrn2", trust_remote_code=True)
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ With `torch`, `transformers` and `safetensors`{where}:
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained({opened}{trust})
+model = AutoModelForCausalLM.from_pretrained({opened})
 tokenizer = AutoTokenizer.from_pretrained({opened})
 ```
 
@@ -84,21 +84,19 @@ def show_export(plan: ExportPlan, difference: float | None, console: Console) ->
         where = "revisions" if plan.args.push else "folders in it"
         say(console, f"Milestones are {where}: {', '.join(plan.milestones)}")
     last = [*plan.all.values()][-1]
-    opened = _opened(last, str(last.target), repr) + _trust(plan)
+    opened = _opened(last, str(last.target), repr)
     show_whole(console, "Open with", f"AutoModelForCausalLM.from_pretrained({opened})")
 
 
 def _opened(plan: ExportPlan, place: str, quote: Callable[[str], str]) -> str:
-    """What names a model to `from_pretrained`: where it was pushed to, else a place."""
-    if plan.args.push is None:
-        return quote(place)
-    revision = "" if plan.words is None else f", revision={quote(plan.target.name)}"
-    return quote(plan.args.push) + revision
-
-
-def _trust(plan: ExportPlan) -> str:
-    """The argument that a model with code of its own needs."""
-    return ", trust_remote_code=True" if plan.arch in PLAIN else ""
+    """Arguments of `from_pretrained`, of model and tokenizer: where they were pushed to, else a
+    place."""
+    arguments = [quote(plan.args.push or place)]
+    if plan.args.push is not None and plan.words is not None:
+        arguments.append(f"revision={quote(plan.target.name)}")
+    if plan.arch in PLAIN:
+        arguments.append("trust_remote_code=True")  # without it the tokenizer asks, and waits
+    return ", ".join(arguments)
 
 
 def _within(difference: float) -> str:
@@ -117,7 +115,7 @@ def card(plan: ExportPlan, parameters: ParamCount, difference: float) -> str:
     code = _PLAIN.format(module=module_name(plan.arch)) if plan.arch in PLAIN else _LIBRARY
     opened = _opened(plan, name, functools.partial(json.dumps, ensure_ascii=False))
     where = "" if plan.args.push else ", where this folder is"
-    opening = _OPENING.format(opened=opened, trust=_trust(plan), where=where, code=code)
+    opening = _OPENING.format(opened=opened, where=where, code=code)
     sections = [
         _FRONT.format(arch=plan.arch),
         f"# {name}",

@@ -25,6 +25,9 @@ from sweeps.stored.hub import push_folder
 from trainables.corpus.tokenizer import save_tokenizer
 from trainables.files import read_json, whole_folder, write_json, writing
 
+_OF_OPENING = ("is_local", "local_files_only")
+"""What transformers adds to a tokenizer's config where it was read from a folder."""
+
 
 def export(args: ExportArgs) -> int:
     """Export a model, push it if asked to, and print how to open it; returns the exit status."""
@@ -143,10 +146,13 @@ def _parameters(model: PreTrainedModel) -> ParamCount:
 
 def _complete_config(folder: Path, arch: str) -> None:
     """Name the classes that open the model, where transformers has none of its own; the
-    tokenizer's, too, without which its pipelines have none."""
+    tokenizer's, too, without which its pipelines have none. How files were opened here is not
+    for others."""
+    tokenizer = read_json(folder / "tokenizer_config.json", dict[str, Any])
+    of_others = {name: each for name, each in tokenizer.items() if name not in _OF_OPENING}
+    write_json(folder / "tokenizer_config.json", of_others)
     config = read_json(folder / CONFIG, dict[str, Any])
     config["architectures"] = [plain_class(arch).__name__]
     if arch in PLAIN:
-        tokenizer = read_json(folder / "tokenizer_config.json", dict[str, Any])
         config |= {"auto_map": auto_map(arch), "tokenizer_class": tokenizer["tokenizer_class"]}
     write_json(folder / CONFIG, config)
