@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import (
     are_progress_bars_disabled,
     disable_progress_bars,
@@ -20,8 +19,6 @@ from analysis.errors import without_secret
 
 MAIN = "main"
 """The revision that is opened where none is named."""
-_OF_TRANSPORT = cast(type[Exception], HfHubHTTPError.__bases__[0])
-"""What the hub's library raises where nothing answers: of httpx or httpx2, by its version."""
 
 
 def check_push(repo: str) -> None:
@@ -88,7 +85,7 @@ def _at_the_hub(repo: str) -> Iterator[None]:
             f"{repo} cannot be written: no token of the Hugging Face hub is known here: log in "
             "with `hf auth login`, or set HF_TOKEN"
         ) from error
-    except (OSError, RuntimeError, _OF_TRANSPORT) as error:
+    except (OSError, RuntimeError, HTTPError) as error:
         # Of an upload's thread: what stopped it is its cause.
         cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error
         reason = without_secret((str(cause).strip() or type(cause).__name__).splitlines()[0])

@@ -12,6 +12,7 @@ import pytest
 
 import models
 from analysis.benchmarks import Encoder, Suite, load_suite, sequence_log_probs
+from sweeps import export
 from tests.agreement.conftest import Train
 from tests.agreement.public_tools import LM_EVAL
 from tests.agreement.remote import Remote
@@ -22,6 +23,7 @@ PLAIN = ["-m", "lm_eval"]
 AFTER_IMPORT = ["-c", "import models, lm_eval.__main__ as main; main.cli_evaluate()"]
 TOLERANCE = 1e-3
 """Nats of a whole text."""
+OF_EXPORTS = 1e-4
 
 TASK = """
 task: own_pairs
@@ -118,28 +120,57 @@ def test_the_command_line(
     The transformer and Mamba need nothing of ours; for all five the README's line will do.
     """
     checkpoint = trained(arch)
+    check_command(tools, start, checkpoint, f"pretrained={checkpoint.path}", pairs, tmp_path)
+
+
+@pytest.mark.agreement
+@pytest.mark.parametrize("arch", models.architectures())
+def test_the_command_line_opens_exports(
+    arch: str, trained: Train, pairs: Suite, tools: Path, tmp_path: Path
+) -> None:
+    """lm-eval's command gives an export the trained model's log-probabilities, without us."""
+    checkpoint, exported = trained(arch), tmp_path / "exported"
+    assert export.main([str(checkpoint.path), str(exported)]) == 0
+    model = f"pretrained={exported},trust_remote_code=True"
+    check_command(tools, PLAIN, checkpoint, model, pairs, tmp_path, tolerance=OF_EXPORTS)
+
+
+def check_command(
+    tools: Path,
+    start: list[str],
+    checkpoint: Checkpoint,
+    model: str,
+    pairs: Suite,
+    folder: Path,
+    tolerance: float = TOLERANCE,
+) -> None:
+    """lm-eval's command, on a task of minimal pairs, gives the checkpoint's log-probabilities and
+    its accuracy to the model of these arguments."""
     items = pairs.benchmarks[0].items[::80]
     rows = [dict(zip(("sentence_good", "sentence_bad"), i.options, strict=True)) for i in items]
-    file = tmp_path / "pairs.jsonl"
+    file = folder / "pairs.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "own_pairs.yaml").write_text(TASK.format(pairs=file))
+    (folder / "own_pairs.yaml").write_text(TASK.format(pairs=file))
     command = [
-        *(str(tools), *start, "--model", "hf", "--model_args", f"pretrained={checkpoint.path}"),
-        *("--tasks", "own_pairs", "--include_path", str(tmp_path), "--device", "cpu"),
-        *("--batch_size", "4", "--log_samples", "--output_path", str(tmp_path / "out")),
+        *(str(tools), *start, "--model", "hf", "--model_args", model),
+        *("--tasks", "own_pairs", "--include_path", str(folder), "--device", "cpu"),
+        *("--batch_size", "4", "--log_samples", "--output_path", str(folder / "out")),
     ]
-    environment = {**os.environ, **ENVIRONMENT, "HF_HOME": str(tmp_path / "cache")}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    environment = {**os.environ, **ENVIRONMENT, "HF_HOME": str(folder / "cache")}
+    # Where the project's folder is not, only what is installed there or imported can be found.
+    place = ROOT if start is AFTER_IMPORT else folder
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
     texts = [text for item in items for text in item.options]
     spans = Encoder(checkpoint.tokenizer, "2024").spans([("", text) for text in texts], texts)
     ours = np.array(sequence_log_probs(checkpoint.model, spans)).reshape(-1, 2)
-    (samples,) = tmp_path.glob("out/*/samples_*.jsonl")
+    (samples,) = folder.glob("out/*/samples_*.jsonl")
     answers = [json.loads(line)["resps"] for line in samples.read_text().splitlines()]
-    theirs = [[float(choice[0][0]) for choice in answer] for answer in answers]
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
-    (results,) = tmp_path.glob("out/*/results_*.json")
+    theirs = np.array([[float(choice[0][0]) for choice in answer] for answer in answers])
+    print(f"{len(texts)} texts, greatest difference {np.abs(ours - theirs).max():.1e} nats")
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
+    (results,) = folder.glob("out/*/results_*.json")
     accuracy = json.loads(results.read_text())["results"]["own_pairs"]["acc,none"]
     assert accuracy == pytest.approx((ours[:, 0] > ours[:, 1]).mean())
 
