@@ -234,7 +234,9 @@ def test_the_error_of_a_paired_difference_is_a_bootstraps(
     suite: Suite, models: list[dict[str, Any]]
 ) -> None:
     """Sentences and pairs drawn anew with all regressions made again, 400 times: the standard
-    deviation of the difference in macro is the standard error to 15 %, and so is reading's own.
+    deviation of the difference in macro is the standard error to 15 %, and so is reading's own,
+    which is a tenth too small with so few sentences.
+
     McNemar's test is of answers: the macro has some, reading times have none."""
     pairs, reading = suite.benchmarks
     by_measure = {}
