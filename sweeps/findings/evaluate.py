@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from analysis.benchmarks.glue import PROTOCOL_TASKS
 from analysis.benchmarks.kinds import MACRO_WEIGHTS, kind_named, macro_of
 from analysis.benchmarks.suite import Scores, protocol_of
 from analysis.commands import record
@@ -53,15 +54,19 @@ def lacking(glue: dict[str, Any], asked: Sequence[str]) -> list[str]:
 
 
 def means_with_glue(results: dict[str, Any]) -> dict[str, float]:
-    """The mean of the GLUE tasks, and where all of the macro's benchmarks are there the macro that
-    counts it by one: of 2024 the leaderboard's, of 2026 the leaderboard's overall score without age
-    of acquisition."""
-    tasks = [score for task in results["glue"].values() if (score := task.get("score")) is not None]
-    means = {"glue": fmean(tasks)} if tasks else {}
+    """The mean of the GLUE tasks, and the macro that counts it by one: of 2024 the leaderboard's,
+    of 2026 the leaderboard's overall score without age of acquisition. It is left out unless all
+    tasks and benchmarks of the protocol are there."""
+    scored = {name: task.get("score") for name, task in results["glue"].items()}
+    tasks = {name: score for name, score in scored.items() if score is not None}
+    means = {"glue": fmean(tasks.values())} if tasks else {}
     zero_shot = results.get("zero_shot", {"benchmarks": {}})["benchmarks"]
     weights = MACRO_WEIGHTS[results["protocol"]]
     macro = macro_of(zero_shot, results["protocol"])
-    if tasks and macro is not None and set(weights) <= set(zero_shot):
+    is_whole = set(weights) <= set(zero_shot) and set(PROTOCOL_TASKS[results["protocol"]]) <= set(
+        tasks
+    )
+    if is_whole and macro is not None:
         whole = sum(weights.values())
         means["macro_with_glue"] = (whole * macro + means["glue"]) / (whole + 1)
     return means
@@ -150,10 +155,11 @@ def _of_overall(results: dict[str, Any]) -> str:
             f"With GLUE {mean:.2f}: the overall score of 2026's leaderboard without the age of "
             "acquisition, a ninth of it, which takes the checkpoints of a training (submit)."
         )
-    lacks = [*missing, *([] if "glue" in results.get("means", {}) else ["glue"])]
+    lacks = ", ".join([*missing, "glue"])
     return (
-        f"The overall score of 2026's leaderboard also counts {', '.join(lacks)} (--tasks) and the "
-        "age of acquisition, which takes the checkpoints of a training (submit)."
+        f"The overall score of 2026's leaderboard is of more than this: also of {lacks} (--tasks "
+        "all glue), and of the age of acquisition, which takes the checkpoints of a training "
+        "(submit)."
     )
 
 
