@@ -386,8 +386,8 @@ def test_what_the_overall_score_of_2026_lacks_is_said(checkpoint, data, tmp_path
     assert "macro, 1 of 8" in said
     assert (
         "The overall score of 2026's leaderboard is of more than this: also of supplement, "
-        "ewok, entity_tracking, comps, reading, global_piqa_parallel, global_piqa_nonparallel, glue "
-        "(--tasks all glue), and of the age of acquisition, which takes the checkpoints of a "
+        "ewok, entity_tracking, comps, reading, global_piqa_parallel, global_piqa_nonparallel, "
+        "glue (--tasks all glue), and of the age of acquisition, which takes the checkpoints of a "
         "training (submit)."
     ) in said
     written = scores_of(tmp_path)["zero_shot"]
