@@ -228,8 +228,8 @@ class Suite:
 
 
 def protocol_of(scores: Scores) -> str:
-    """The protocol of stored scores. Those that do not tell are older than the one whose macro differs
-    from the first's."""
+    """The protocol of stored scores. Those that do not tell are older than the one whose macro is
+    another than the first's."""
     return str(scores.get("protocol", PROTOCOLS[0]))
 
 
