@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -194,6 +195,8 @@ def _figures(scores: Scores, part: ItemPart) -> dict[str, float]:
 
 
 def _p(value: float) -> str:
+    if math.isnan(value):
+        return "-"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 

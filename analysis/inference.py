@@ -74,7 +74,7 @@ class Difference:
         standard_error: see `Estimate`.
         p_value: two-sided, of no difference.
         mcnemar_p: of `mcnemar` on these items: a cross-check that asks less, since it takes these
-            seeds for all there are.
+            seeds for all there are; NaN where none of them is an answer.
         seeds: of first and second.
         spread: the variance and its parts.
         level: at which a difference is to be shown.
@@ -234,10 +234,14 @@ def mcnemar(first: Sample, second: Sample) -> float:
 
     Of binary values, one seed each and no clusters: of the items that just one side has right, does
     either have too many? Otherwise of the clusters (of items that count) on which one side has the
-    greater sum of values, averaged over seeds. Every cluster counts as much as any other.
+    greater sum of values, averaged over seeds. Every cluster counts as much as any other. Items of
+    figures that are linearized are no answers, and are left out; NaN if there are no others.
     """
     per_item = first.values.mean(axis=0) - second.values.mean(axis=0)
-    sums = np.bincount(first.design.cluster, per_item[first.weights > 0])
+    answers = ~first.linearized
+    if not answers.any():
+        return math.nan
+    sums = np.bincount(first.design.cluster, (per_item * answers)[first.weights > 0])
     apart = sums[np.abs(sums) > 1e-9]  # means over seeds that are equal but for rounding are ties
     if not len(apart):
         return 1.0

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import get_args
 
 import numpy as np
 
-from analysis.benchmarks import MACRO, Benchmark, from_facts
-from analysis.benchmarks.kinds import kind_named
-from analysis.benchmarks.suite import Scores
+from analysis.benchmarks import Benchmark, Item, from_facts
+from analysis.benchmarks.kinds import kind_named, macro_weights
+from analysis.benchmarks.suite import Scores, protocol_of
 from analysis.schema.choices import ItemPart
 from analysis.variances import Sample
 
@@ -45,8 +44,8 @@ class Chance:
 
 
 def benchmarks_of(scores: Scores) -> tuple[str, ...]:
-    """Names for `sample`: "macro" if the scores have one, and each benchmark with item values that
-    add up to its figure (no correlation, nor what is explained)."""
+    """Names for `sample`: "macro" if the scores have one, and each benchmark whose items add up to
+    its figure (no correlation)."""
     names = [name for name in scores["benchmarks"] if kind_named(name).figure.weights]
     return (*(["macro"] if scores["macro"] is not None else []), *names)
 
@@ -57,14 +56,17 @@ class Layout:
 
     Attributes:
         indices: of each benchmark its items of the part, among all of its items.
-        weights, strata, clusters: see `variances.Sample`.
+        items: of the benchmarks whose figures are linearized (`Aggregation.linearized`) those.
+        weights, strata, clusters, linearized: see `variances.Sample`.
         chance: what models that guess score.
     """
 
     indices: dict[str, list[int]]
+    items: dict[str, tuple[Item, ...]]
     weights: np.ndarray
     strata: np.ndarray
     clusters: np.ndarray
+    linearized: np.ndarray
     chance: Chance
 
 
@@ -87,11 +89,13 @@ def sample(seeds: Sequence[Scores], benchmark: str, part: ItemPart = "held_out")
     if len({scores["suite_hash"] for scores in seeds}) > 1:
         raise ValueError("these models were scored on different items: score them on the same")
     layout = layout_of(seeds[0], benchmark, part)
-    values = [
-        np.array([_values(scores, name) for scores in seeds])[:, indices]
-        for name, indices in layout.indices.items()
-    ]
-    return Sample(np.concatenate(values, axis=1), layout.weights, layout.strata, layout.clusters)
+    values = np.array(
+        [
+            [value for name in layout.indices for value in _contributions(scores, name, layout)]
+            for scores in seeds
+        ]
+    )
+    return Sample(values, layout.weights, layout.strata, layout.clusters, layout.linearized)
 
 
 def chance(scores: Scores, benchmark: str, part: ItemPart = "held_out") -> Chance:
@@ -108,33 +112,40 @@ def layout_of(scores: Scores, benchmark: str, part: ItemPart) -> Layout:
 
 
 def _layout(scores: Scores, benchmark: str, part: ItemPart) -> Layout:
-    names = members(scores, benchmark)
-    parts = {name: _part(scores, name, part) for name in names}
+    shares = members(scores, benchmark)
+    whole = sum(shares.values())
+    parts = {name: _part(scores, name, part) for name in shares}
     weights: list[float] = []
     strata: list[tuple[str, str]] = []
     clusters: list[tuple[str, str | int]] = []
     for name, (items, indices) in parts.items():
         if not indices:
             raise ValueError(f"{name} has no item in the part {part!r}")
-        weights += [weight / len(names) for weight in items.weights or ()]
+        weights += [weight * shares[name] / whole for weight in items.weights or ()]
         strata += [(name, stratum) for stratum in items.strata]
         clusters += [(name, item.cluster or index) for index, item in enumerate(items.items)]
-    level = fmean(items.chance for items, _ in parts.values())
-    half = 1.96 * math.hypot(*(items.chance_error for items, _ in parts.values())) / len(parts)
+    level = math.fsum(shares[name] * items.chance for name, (items, _) in parts.items()) / whole
+    errors = (shares[name] * items.chance_error for name, (items, _) in parts.items())
+    half = 1.96 * math.hypot(*errors) / whole
+    linearized = {
+        name: items.items for name, (items, _) in parts.items() if items.kind.figure.linearized
+    }
     return Layout(
         {name: indices for name, (_, indices) in parts.items()},
+        linearized,
         np.array(weights),
         _numbers(strata),
         _numbers(clusters),
+        np.array([name in linearized for name, (items, _) in parts.items() for _ in items.items]),
         Chance(level, level - half, level + half),
     )
 
 
-def members(scores: Scores, benchmark: str) -> list[str]:
-    """The benchmarks that a figure averages: those of the macro, or the one."""
+def members(scores: Scores, benchmark: str) -> dict[str, float]:
+    """What each benchmark counts in a figure: in the macro, or in its own."""
     if benchmark != "macro":
-        return [benchmark]
-    return [name for name in MACRO if name in scores["benchmarks"]]
+        return {benchmark: 1.0}
+    return macro_weights(protocol_of(scores), scores["benchmarks"])
 
 
 def _part(scores: Scores, name: str, part: ItemPart) -> tuple[Benchmark, list[int]]:
@@ -148,9 +159,13 @@ def _part(scores: Scores, name: str, part: ItemPart) -> tuple[Benchmark, list[in
     return benchmark.part(indices), indices
 
 
-def _values(scores: Scores, name: str) -> list[float]:
-    """All items' values, in the order of `from_facts`."""
-    return [value for task in scores["items"][name] for value in scores["outcomes"][name][task]]
+def _contributions(scores: Scores, name: str, layout: Layout) -> list[float]:
+    """What the items of a benchmark's part add to its figure, in the order of `from_facts`."""
+    tasks = scores["items"][name]
+    values = [value for task in tasks for value in scores["outcomes"][name][task]]
+    of_part = [values[index] for index in layout.indices[name]]
+    linearized = kind_named(name).figure.linearized
+    return linearized(layout.items[name], of_part) if linearized else of_part
 
 
 def _numbers(names: Sequence[Hashable]) -> np.ndarray:

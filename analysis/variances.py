@@ -49,32 +49,37 @@ class Sample:
     """Scores on the same items of models trained alike but for their seed.
 
     Attributes:
-        values: (seeds, items), 0 to 1.
+        values: (seeds, items), 0 to 1; of an item of a figure that is linearized, that figure plus
+            the item's influence on it.
         weights: (items,), what an item counts: the figure of a seed is 100 * values @ weights
             percent. Items of weight 0 are as if they were not there.
         strata: (items,) int; items are drawn anew within these (subtasks).
         clusters: (items,) int, unique over strata; items of one cluster are drawn together.
+        linearized: (items,) bool, which items are of such figures; none by default.
         design: how the items that count lie in these.
 
     Raises:
-        ValueError: the shapes do not fit, a value is not from 0 to 1, a weight is negative, or a
-            cluster lies in two strata.
+        ValueError: the shapes do not fit, a value is not from 0 to 1 (a linearized one not finite),
+            a weight is negative, or a cluster lies in two strata.
     """
 
     values: np.ndarray
     weights: np.ndarray
     strata: np.ndarray
     clusters: np.ndarray
+    linearized: np.ndarray = field(default_factory=lambda: np.array(False))
     design: SamplingDesign = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         seeds, items = self.values.shape if self.values.ndim == 2 else (0, 0)
         if not seeds or not items:
             raise ValueError(f"values must be (seeds, items), one or more, not {self.values.shape}")
+        object.__setattr__(self, "linearized", np.broadcast_to(self.linearized, (items,)))
         for name in ("weights", "strata", "clusters"):
             if (shape := getattr(self, name).shape) != (items,):
                 raise ValueError(f"{name} must be one for each of {items} items, not {shape}")
-        if not (self.values.min() >= 0 and self.values.max() <= 1):  # NaN fails, too
+        within = (self.values >= 0) & (self.values <= 1)  # NaN is not, either
+        if not (within | (np.isfinite(self.values) & self.linearized)).all():
             raise ValueError("an item's value must be a number from 0 to 1")
         if not (self.weights.min() >= 0 and 0 < self.weights.sum() < math.inf):
             raise ValueError("weights must be numbers of at least 0, and not all 0")

@@ -30,7 +30,7 @@ class FinetuneSpec:
         model_hash: of the model's weights, config and tokenizer, from `model_hash`.
         task: name of the task.
         data_hash: of its examples, `TaskData.hash`.
-        protocol: whose settings these are by default: "2024" or "2025".
+        protocol: whose settings these are by default: one of `PROTOCOLS`.
         settings: how to fine-tune; the seed is among them.
         selection: what the epoch is chosen on. "split": a tenth of the training examples, at most
             about 2,000, which are not trained on. "reported": the examples whose score is reported,

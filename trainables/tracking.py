@@ -22,7 +22,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from analysis.benchmarks import macro_of
-from analysis.benchmarks.suite import Scores
+from analysis.benchmarks.suite import Scores, protocol_of
 from analysis.store import EARLIEST_FIRST, all_runs, call_with_retries
 from analysis.stored_files import check_files
 from trainables.mlflow_pages import page, study_tags, trial_note, with_text
@@ -299,10 +299,11 @@ class TrialRun:
             "epoch/tokens_per_second": report.tokens / report.epoch / report.train_seconds,
         }
         if report.scores is not None:
-            values |= _with_macro("zero_shot", report.scores["benchmarks"])
+            protocol = protocol_of(report.scores)
+            values |= _with_macro("zero_shot", report.scores["benchmarks"], protocol)
             for part in ("selection", "held_out"):
                 # An epoch of a trial that an older version began has no such parts.
-                values |= _with_macro(part, report.scores.get(part, {}))
+                values |= _with_macro(part, report.scores.get(part, {}), protocol)
         self._add("epoch", report.epoch, values)
         self.flush()
         if report.scores is not None:
@@ -311,7 +312,8 @@ class TrialRun:
 
     def log_milestone(self, words: int, scores: Scores) -> None:
         """Record zero-shot scores after so many words, once, in ascending order."""
-        self._add("words", words, _with_macro("milestone", scores["benchmarks"]))
+        figures = _with_macro("milestone", scores["benchmarks"], protocol_of(scores))
+        self._add("words", words, figures)
         self.flush()
 
     def flush(self) -> None:
@@ -431,8 +433,8 @@ def _runs(client: MlflowClient, experiment_id: str, kind: str) -> list[Run]:
     return [*all_runs(client, experiment_id, condition, EARLIEST_FIRST)]
 
 
-def _with_macro(prefix: str, figures: dict[str, float]) -> dict[str, float]:
-    macro = macro_of(figures)
+def _with_macro(prefix: str, figures: dict[str, float], protocol: str) -> dict[str, float]:
+    macro = macro_of(figures, protocol)
     named = figures if macro is None else {**figures, "macro": macro}
     return {f"{prefix}/{name}": value for name, value in named.items()}
 

@@ -96,7 +96,7 @@ class Benchmark:
     def weights(self) -> list[float] | None:
         """Weight of each item's value in the figure: figure = 100 * sum of weight * value.
 
-        None where the figure is not made so, such as a correlation.
+        None where the figure is not made so: a correlation.
         """
         weights = self.kind.figure.weights
         return weights(self.items) if weights else None

@@ -1,9 +1,11 @@
 """EWoK: which of two targets is more probable after a context that makes one of them true?
 
 Ivanova et al. 2024, arXiv 2405.09605. A row asks one question: log P(" " + Target1 | Context1)
-against log P(" " + Target2 | Context1); the public pipeline's files hold each item a second time
-with both pairs swapped. On the hub an item is one row, and asked both ways here. Tasks are the 11
-domains.
+against log P(" " + Target2 | Context1), or, under the protocol of 2026, against
+log P(" " + Target1 | Context2) (babylm-org/babylm-eval, strict/evaluation_pipeline/
+sentence_zero_shot/read_files.py, `decode_ewok`); the public pipeline's files hold each item a
+second time with both pairs swapped. On the hub an item is one row, and asked both ways here. Tasks
+are the 11 domains.
 
 The authors ask that the items never appear as plain text where a crawler could find them: they are
 read from a zip file in memory, and no message here shows one.
@@ -16,7 +18,8 @@ import io
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from analysis.benchmarks.files import (
@@ -60,14 +63,14 @@ def find(path: Path) -> Path | None:
     return zips[0] if zips else None
 
 
-def read_ewok(place: Path, password: str | None = None) -> tuple[Item, ...]:
+def read_ewok(place: Path, password: str | None = None, protocol: str = "2024") -> tuple[Item, ...]:
     """The questions of a folder of *.jsonl files, or of a zip file of them.
 
     Raises:
         ValueError: a wrong or missing password, a file that is no zip, or a bad row.
     """
     rows = read_zip(place, password) if is_zip(place) else read_folder(place)
-    return tuple(row.parse(_question) for row in rows)
+    return tuple(row.parse(_question_of(protocol)) for row in rows)
 
 
 def read_zip(file: Path, password: str | None) -> Iterator[SourceRow]:
@@ -105,12 +108,25 @@ def _read_member(archive: zipfile.ZipFile, name: str, file: Path, password: str 
         raise ValueError(f"wrong password for {file}: it does not open {name}") from None
 
 
-def _question(values: dict[str, object], source: str) -> Item:
+def _question_of(protocol: str) -> Callable[[dict[str, object], str], Item]:
+    return _which_context if protocol == "2026" else _which_target
+
+
+def _which_target(values: dict[str, object], source: str) -> Item:
     return Item(
         task=str(values.get("Domain") or source),
         options=(" " + text_field(values, "Target1"), " " + text_field(values, "Target2")),
         context=text_field(values, "Context1"),
         cluster=_pair(values),
+    )
+
+
+def _which_context(values: dict[str, object], source: str) -> Item:
+    target = " " + text_field(values, "Target1")
+    return replace(
+        _which_target(values, source),
+        options=(target, target),
+        context=(text_field(values, "Context1"), text_field(values, "Context2")),
     )
 
 
@@ -120,27 +136,27 @@ def _pair(values: dict[str, object]) -> str:
     return hashlib.sha256("\0".join(sorted(sides)).encode()).hexdigest()[:16]
 
 
-def _both_ways(rows: Iterable[SourceRow]) -> Iterator[Item]:
+def _both_ways(rows: Iterable[SourceRow], protocol: str) -> Iterator[Item]:
+    question = _question_of(protocol)
     for row in rows:
-        yield row.parse(_question)
+        yield row.parse(question)
         values = row.values
         swapped = {
             f"{name}{3 - number}": values.get(f"{name}{number}")
             for name in ("Context", "Target")
             for number in (1, 2)
         }
-        yield SourceRow({**values, **swapped}, row.source, row.place).parse(_question)
+        yield SourceRow({**values, **swapped}, row.source, row.place).parse(question)
 
 
 EWOK = BenchmarkKind(
     "ewok",
     ("ewok*",),
-    read=lambda place, source: read_ewok(place, password(source.ewok_password)),
+    read=lambda place, source: read_ewok(place, password(source.ewok_password), source.protocol),
     expects="*.jsonl files with the fields Domain, Context1, Target1 and Target2, or a zip of them",
     find=find,
-    from_hub=lambda source: tuple(_both_ways(hub_rows(HUB_ID))),
+    from_hub=lambda source: tuple(_both_ways(hub_rows(HUB_ID), source.protocol)),
     hub_id=HUB_ID,
-    in_macro=True,
     submission="ewok",
     listed_as="domain",
 )

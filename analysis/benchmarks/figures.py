@@ -19,11 +19,13 @@ class Aggregation(NamedTuple):
     Attributes:
         value: the figure, percent.
         error: its standard error, percentage points.
-        weights: what each value counts in it; None where it is no weighted mean of values from 0 to
-            1.
+        weights: what each value counts in it; None where it is no weighted mean of values.
         chance: the figure expected of models that know nothing, percent, and its standard deviation
             over them, percentage points.
         by_task: whether other items would be drawn task by task, or from all alike.
+        linearized: gives the figure, as a fraction, plus the influence of each item on it, where
+            the values themselves are no answers from 0 to 1. The weighted mean of these is the
+            figure, and how they vary is its error, by the delta method.
     """
 
     value: Callable[[Sequence[Item], Sequence[float]], float]
@@ -31,6 +33,7 @@ class Aggregation(NamedTuple):
     weights: Callable[[Sequence[Item]], list[float]] | None
     chance: Callable[[Sequence[Item]], tuple[float, float]]
     by_task: bool = True
+    linearized: Callable[[Sequence[Item], Sequence[float]], list[float]] | None = None
 
 
 def by_task(items: Sequence[Item], values: Sequence[float]) -> dict[str, list[float]]:

@@ -117,9 +117,11 @@ TASKS = {
 
 PROTOCOL_TASKS = {
     "2024": tuple(TASKS),
-    "2025": ("boolq", "mnli", "mrpc", "multirc", "qqp", "rte", "wsc"),
+    **dict.fromkeys(("2025", "2026"), ("boolq", "mnli", "mrpc", "multirc", "qqp", "rte", "wsc")),
 }
-"""The tasks whose unweighted mean is the GLUE figure of a protocol."""
+"""The tasks whose unweighted mean is the GLUE figure of a protocol. Of 2025 and 2026: the tasks and
+settings of babylm-org/babylm-eval, strict/scripts/eval_finetuning.sh, in both; F1 of MRPC and QQP,
+else accuracy."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ _SETTINGS_2024 = FinetuneSettings(
     head="linear",
     head_dropout=0.0,
 )
-# The defaults of the public 2025 pipeline, which stops no training early.
+# The defaults of the public 2025 pipeline, which stops no training early; 2026 keeps them.
 _SETTINGS_2025 = FinetuneSettings(
     lr=3e-5,
     batch_size=32,
@@ -213,15 +215,21 @@ _SETTINGS_2025 = FinetuneSettings(
     head="mlp",
     head_dropout=0.1,
 )
-_SETTINGS = {"2024": _SETTINGS_2024, "2025": _SETTINGS_2025}
-_EXCEPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+_SETTINGS = {"2024": _SETTINGS_2024, "2025": _SETTINGS_2025, "2026": _SETTINGS_2025}
+_EXCEPTIONS_2025 = {
+    "wsc": {"epochs": 30},
+    "boolq": {"batch_size": 16},
+    "multirc": {"batch_size": 16},
+}
+_EXCEPTIONS: dict[str, Mapping[str, Mapping[str, Any]]] = {
     "2024": {"wsc": {"lr": 1e-5, "epochs": 20, "patience": 6}},
-    "2025": {"wsc": {"epochs": 30}, "boolq": {"batch_size": 16}, "multirc": {"batch_size": 16}},
+    "2025": _EXCEPTIONS_2025,
+    "2026": _EXCEPTIONS_2025,
 }
 
 
 def settings(protocol: str, task: str, changes: Mapping[str, Any] = {}) -> FinetuneSettings:
-    """The settings of a task under the protocol "2024" (the paper's) or "2025".
+    """The settings of a task under the protocol "2024" (the paper's), "2025" or "2026".
 
     Args:
         protocol, task: their names.

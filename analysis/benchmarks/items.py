@@ -57,7 +57,7 @@ class Answer:
             it contributes to the figure (`reading`).
         choice: index of the chosen option, the first of the best; -1 if a score is not finite.
         tied: whether the best score is shared.
-        log_probs: the options' sums of token log-probabilities, nats.
+        log_probs: the options' sums of token log-probabilities, nats; GlobalPIQA's means of them.
     """
 
     value: float

@@ -22,12 +22,13 @@ class BenchmarkSource:
     Attributes:
         path: a benchmark's folder or the folder that holds them, or `loading.HUB`.
         tasks: kinds of benchmarks (`kinds.KINDS`), names of folders, or "all"; by default those of
-            the macro figure that are there.
+            the protocol's macro figure that are there.
         all_templates: ask BEAR's questions in all their wordings, not in the first only.
         fast: of several folders of a kind take the one ending in `_fast`, or in `fast_eval`; if
             not, the one that does not.
         layout: of minimal pairs in files of plain lines.
         ewok_password: of EWoK's zip file; by default the environment's `BABYSWEEP_EWOK_PASSWORD`.
+        protocol: whose questions are read; `loading.load_suite` puts its own here.
     """
 
     path: str
@@ -36,6 +37,7 @@ class BenchmarkSource:
     fast: bool = True
     layout: Layout = "auto"
     ewok_password: str | None = field(default=None, repr=False)
+    protocol: str = "2024"
 
 
 Reader = Callable[[Path, BenchmarkSource], tuple[Item, ...]]
@@ -74,7 +76,6 @@ class BenchmarkKind:
         grade: gives the items' answers.
         clusters_span_tasks: whether items of several tasks may be of one cluster; then every item
             has one.
-        in_macro: whether the macro figure counts it.
         submission: the BabyLM challenge's name of the task that it is submitted with, None if it is
             no part of the predictions.
         submitted: gives the predictions of all items, in their order, which are no choices then;
@@ -99,7 +100,6 @@ class BenchmarkKind:
     figure: Aggregation = MEAN_OF_TASKS
     grade: Grader = grade_each
     clusters_span_tasks: bool = False
-    in_macro: bool = False
     submission: str | None = None
     submitted: Callable[[Sequence[Item], Sequence[Answer]], Predictions] | None = None
     submitted_as: str = ""

@@ -7,7 +7,9 @@ the softmax over both texts. `wug_past*/*.jsonl` are the same of past tenses (We
 
 `entity_tracking*/<split>.jsonl`: `input_prefix`, `options` of which the first is right, and
 `numops`, the number of operations on the boxes' contents (Kim & Schuster 2023, arXiv 2305.02363).
-The figure is the mean over splits of the mean over numbers of operations.
+The figure is the mean over splits of the mean over numbers of operations. Under the protocol of
+2026 an item with the word "nothing" in an option is left out (babylm-org/babylm-eval,
+strict/evaluation_pipeline/sentence_zero_shot/read_files.py, `decode_entity_tracking`).
 
 `comps*/comps_<subset>.jsonl`: `prefix_acceptable` and `prefix_unacceptable`, which name a concept,
 and `property_phrase`, which is true of the first alone and is scored after each; in the files also
@@ -18,11 +20,12 @@ Ettinger 2023, arXiv 2210.01963). The figure is the mean over subsets.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from analysis.benchmarks.figures import CORRELATION, MEAN_OF_SPLITS
 from analysis.benchmarks.files import number_field, text_field
 from analysis.benchmarks.items import Item
-from analysis.benchmarks.kind import BenchmarkKind, json_lines
+from analysis.benchmarks.kind import BenchmarkKind, BenchmarkSource, json_lines
 
 
 def _inflections(values: dict[str, object], source: str) -> Item:
@@ -51,6 +54,19 @@ def _tracking(values: dict[str, object], source: str) -> Item:
         options=tuple(options),
         context=text_field(values, "input_prefix"),
     )
+
+
+def _read_tracking(folder: Path, source: BenchmarkSource) -> tuple[Item, ...]:
+    items = json_lines(_tracking)(folder, source)
+    if source.protocol != "2026":
+        return items
+    left = tuple(item for item in items if not any("nothing" in text for text in item.options))
+    if not left:
+        raise ValueError(
+            f"each item in {folder} has an option with the word 'nothing', which the protocol of "
+            "2026 leaves out: give the whole benchmark, or --protocol 2025"
+        )
+    return left
 
 
 def _property(values: dict[str, object], source: str) -> Item:
@@ -85,7 +101,7 @@ WUG_PAST = replace(
 ENTITY_TRACKING = BenchmarkKind(
     "entity_tracking",
     ("entity_tracking*",),
-    json_lines(_tracking),
+    _read_tracking,
     expects="*.jsonl files with the fields input_prefix, options and numops",
     figure=MEAN_OF_SPLITS,
     submission="entity_tracking",

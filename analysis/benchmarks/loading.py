@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from analysis.benchmarks import glue
 from analysis.benchmarks.benchmark import Benchmark
 from analysis.benchmarks.folders import FolderEntry, check_filled, survey, why_nothing
 from analysis.benchmarks.kind import BenchmarkKind, BenchmarkSource
-from analysis.benchmarks.kinds import ALL_KINDS, KINDS, kind_named
+from analysis.benchmarks.kinds import ALL_KINDS, KINDS, MACRO_WEIGHTS, kind_named
 from analysis.benchmarks.protocols import check_protocol
 from analysis.benchmarks.suite import Suite
 
@@ -29,7 +30,7 @@ def load_suite(
 
     Args:
         path: see `BenchmarkSource.path`; or a whole source.
-        protocol: "2024" or "2025"; see `protocols`.
+        protocol: one of `protocols.PROTOCOLS`.
         tasks: see `BenchmarkSource.tasks`.
 
     Raises:
@@ -37,6 +38,7 @@ def load_suite(
     """
     check_protocol(protocol)
     source = path if isinstance(path, BenchmarkSource) else BenchmarkSource(str(path), tuple(tasks))
+    source = replace(source, protocol=protocol)
     if source.path == HUB:
         return Suite(tuple(_on_hub(source)), protocol)
     chosen = sorted(_in_folder(source), key=lambda found: _kind(found).name)
@@ -70,7 +72,8 @@ def _in_folder(source: BenchmarkSource) -> list[FolderEntry]:
         raise ValueError(why_nothing(path))
     if "all" in source.tasks or not source.tasks:
         there = dict.fromkeys(map(_kind, found))
-        wanted = [kind for kind in there if kind.in_macro and not source.tasks] or list(there)
+        counts = () if source.tasks else MACRO_WEIGHTS[source.protocol]
+        wanted = [kind for kind in there if kind.name in counts] or list(there)
         return [_choose([e for e in found if e.kind == kind], source.fast) for kind in wanted]
     chosen = [_named(task, found, source) for task in source.tasks]
     kinds = [_kind(each).name for each in chosen]

@@ -66,7 +66,6 @@ BLIMP = BenchmarkKind(
     find=find_pairs,
     from_hub=lambda source: tuple(row.parse(_pair) for row in hub_rows(HUB_ID)),
     hub_id=HUB_ID,
-    in_macro=True,
     submission="blimp",
     shown_by="linguistics_term",
 )
@@ -78,6 +77,5 @@ SUPPLEMENT = BenchmarkKind(
     only_first_form=True,
     expects=_EXPECTS,
     find=find_pairs,
-    in_macro=True,
     submission="blimp",
 )

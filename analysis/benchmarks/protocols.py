@@ -1,6 +1,6 @@
-"""From text to scored tokens: the two public zero-shot protocols, in one place for all benchmarks.
+"""From text to scored tokens: the public zero-shot protocols, in one place for all benchmarks.
 
-Both sum natural-log token probabilities, without length normalisation and without an end-of-text
+All sum natural-log token probabilities, without length normalisation and without an end-of-text
 token, over the whole text or, after a context, over what follows it. They differ in what the first
 token is conditioned on.
 
@@ -8,6 +8,10 @@ token is conditioned on.
 else EOS, else the pad token; no other special tokens. A context is conditioned on nothing.
 `2025` (BabyLM 2025 pipeline): the text as it is, with the special tokens the tokenizer itself adds.
 Without a BOS among them the first token of the text is context only and is not scored.
+`2026` (BabyLM 2026 pipeline, github.com/babylm-org/babylm-eval, strict/evaluation_pipeline/
+sentence_zero_shot): tokens as in 2025; EWoK asks in the other direction (`ewok`), entity tracking
+leaves items out (`later_tasks`), GlobalPIQA is new (`global_piqa`), and the macro is over more
+benchmarks (`kinds.MACRO_WEIGHTS`).
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from analysis.benchmarks.scoring import Span
 
-PROTOCOLS = ("2024", "2025")
+PROTOCOLS = ("2024", "2025", "2026")
 
 
 def check_protocol(protocol: str) -> None:
@@ -115,7 +119,7 @@ class Encoder:
         ]
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        special = self.protocol == "2025"
+        special = self.protocol != "2024"
         return token_ids(self.tokenizer, texts, add_special_tokens=special)
 
     def _end(self, ids: Sequence[int]) -> int:

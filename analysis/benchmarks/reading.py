@@ -215,13 +215,25 @@ def _error(items: Sequence[Item], values: Sequence[float]) -> float:
     """Standard error over other sentences: what one adds to the figure, over all measures, varies
     from sentence to sentence (Liang & Zeger 1986)."""
     assert _MEAN.weights
-    mean_of = {task: fmean(found) for task, found in by_task(items, values).items()}
     sums: dict[str, float] = defaultdict(float)
-    for item, value, weight in zip(items, values, _MEAN.weights(items), strict=True):
-        sums[item.cluster] += weight * (value - mean_of[item.task])
+    for item, value, weight in zip(
+        items, _influences(items, values), _MEAN.weights(items), strict=True
+    ):
+        sums[item.cluster] += weight * value
     if len(sums) == 1:  # shows no variance
         return 100.0
     return 100 * math.sqrt(len(sums) / (len(sums) - 1)) * math.hypot(*sums.values())
+
+
+def _influences(items: Sequence[Item], values: Sequence[float]) -> list[float]:
+    """How far each value is from the mean of its measure, which the figure is the mean of."""
+    mean_of = {task: fmean(found) for task, found in by_task(items, values).items()}
+    return [value - mean_of[item.task] for item, value in zip(items, values, strict=True)]
+
+
+def _linearized(items: Sequence[Item], values: Sequence[float]) -> list[float]:
+    figure = _MEAN.value(items, values) / 100
+    return [figure + influence for influence in _influences(items, values)]
 
 
 def _parameters(measure: str) -> int:
@@ -277,7 +289,7 @@ READING = BenchmarkKind(
     files=("*.csv",),
     expects=f"one *.csv file with the columns {', '.join(_COLUMNS)}",
     find=_find,
-    figure=Aggregation(_MEAN.value, _error, None, _chance, by_task=False),
+    figure=Aggregation(_MEAN.value, _error, _MEAN.weights, _chance, False, _linearized),
     grade=_grade,
     clusters_span_tasks=True,
     submission="reading",

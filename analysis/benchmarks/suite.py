@@ -20,8 +20,8 @@ from analysis.benchmarks.facts import Facts, item_facts
 from analysis.benchmarks.figures import by_task, percent
 from analysis.benchmarks.glue import GlueResults
 from analysis.benchmarks.items import Answer
-from analysis.benchmarks.kinds import MACRO
-from analysis.benchmarks.protocols import Encoder, check_protocol
+from analysis.benchmarks.kinds import macro_of, macro_weights
+from analysis.benchmarks.protocols import PROTOCOLS, Encoder, check_protocol
 from analysis.benchmarks.scoring import Progress, Span, token_log_probs
 from analysis.schema.typed import typed
 
@@ -68,9 +68,9 @@ class SuiteScores:
 
     Attributes:
         suite_hash: hash of items and protocol; scores with different hashes are not comparable.
-        protocol: "2024" or "2025".
-        macro: mean of the figures of those `MACRO` benchmarks that are in the suite, percent; None
-            without any.
+        protocol: one of `protocols.PROTOCOLS`.
+        macro: weighted mean of the figures that count in the protocol's macro, of those in the
+            suite (`kinds.MACRO_WEIGHTS`), percent; None without any.
         macro_error: its standard error over items, percentage points.
         benchmarks: figure by benchmark, percent.
         errors: its standard error over items, percentage points.
@@ -199,12 +199,13 @@ class Suite:
         values = {name: [item.value for item in items] for name, items in answers.items()}
         figures = {b.name: b.figure(values[b.name]) for b in self.benchmarks}
         errors = {b.name: b.error(values[b.name]) for b in self.benchmarks}
-        macro = [name for name in figures if name in MACRO]
+        macro = macro_weights(self.protocol, figures)
         return SuiteScores(
             suite_hash=self.hash,
             protocol=self.protocol,
-            macro=macro_of(figures),
-            macro_error=math.hypot(*(errors[name] for name in macro)) / len(macro)
+            macro=macro_of(figures, self.protocol),
+            macro_error=math.hypot(*(macro[name] * errors[name] for name in macro))
+            / sum(macro.values())
             if macro
             else None,
             benchmarks=figures,
@@ -226,10 +227,10 @@ class Suite:
         )
 
 
-def macro_of(figures: dict[str, float]) -> float | None:
-    """The mean of the figures of those `MACRO` benchmarks that are there, None without any."""
-    macro = [figures[name] for name in MACRO if name in figures]
-    return fmean(macro) if macro else None
+def protocol_of(scores: Scores) -> str:
+    """The protocol of stored scores. Those that do not tell are older than the one whose macro is
+    another than the first's."""
+    return str(scores.get("protocol", PROTOCOLS[0]))
 
 
 def _part_figures(

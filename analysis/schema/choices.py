@@ -17,7 +17,7 @@ EpochSelection = Literal["split", "reported"]
 whose score is reported."""
 BENCHMARKS = (
     *("blimp", "supplement", "ewok", "bear", "wug", "wug_past", "entity_tracking", "comps"),
-    "reading",
+    *("reading", "global_piqa_parallel", "global_piqa_nonparallel"),
 )
 """Kinds of benchmarks; the names of their folders begin with them."""
 PAIR_FOLDERS = ("*blimp*", "clams*", "zorro*")

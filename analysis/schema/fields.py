@@ -13,7 +13,7 @@ _NOT_IDENTITY = {"identity": False}
 
 Schedule = Literal["linear", "cosine", "wsd"]
 Precision = Literal["fp32", "bf16"]
-Protocol = Literal["2024", "2025"]
+Protocol = Literal["2024", "2025", "2026"]
 Optimizer = Literal["adamw", "muon"]
 CHOICES = {
     name: get_args(kind)
@@ -40,7 +40,8 @@ class TrialFields:
         corpus: readable name of the corpus; its content counts (`corpus_hash`), not its name.
         corpus_hash: hash of text, tokenizer and splits, from `trainables.corpus`.
         benchmarks_hash: hash of the zero-shot items scored each epoch, or "" for none.
-        protocol: zero-shot protocol, "2024" (leading space, BOS) or "2025" (text as it is).
+        protocol: zero-shot protocol, "2024" (leading space, BOS), "2025" or "2026" (text as it is);
+            decides which benchmarks the macro averages, too.
         context: tokens in one block.
         batch_size: blocks in one optimizer step, over all workers together.
         lr: peak learning rate.

@@ -33,16 +33,19 @@ class BenchmarkArgs:
 
     benchmarks: str = place("hub", default="hub")
     """Folder with blimp*, supplement*, ewok*, bear*, wug_adj*, wug_past*, entity_tracking*, comps*,
-    reading*, glue* folders, or with the BabyLM challenge's full_eval/ and fast_eval/ of them; or
-    hub: BLiMP, EWoK (with your token) and BEAR from the Hugging Face hub."""
+    reading*, global_piqa_parallel*, global_piqa_nonparallel*, glue* folders, or with the BabyLM
+    challenge's full_eval/ and fast_eval/ of them; or hub: BLiMP, EWoK (with your token) and BEAR
+    from the Hugging Face hub."""
     tasks: Annotated[TaskNames, default_is("all that is there but GLUE; of the hub blimp")] = ()
     """Kinds of benchmarks (blimp, supplement, ewok, bear, wug, wug_past, entity_tracking, comps,
-    reading), names of folders, all (of these), glue, or names of GLUE tasks."""
+    reading, global_piqa_parallel, global_piqa_nonparallel), names of folders, all (of these), glue,
+    or names of GLUE tasks."""
     depth: Depth = "full"
     """Of two folders of a kind: fast, that ending in _fast or in fast_eval/; full, the other."""
     protocol: Protocol = "2024"
-    """2024: leading space, conditioned on BOS; 2025: the text as the tokenizer takes it. Also
-    GLUE's settings."""
+    """BabyLM's of a year. 2024: leading space, conditioned on BOS; 2025 and 2026: the text as the
+    tokenizer takes it. Also GLUE's settings, and which benchmarks the macro averages; of 2026 also
+    how EWoK and entity tracking ask."""
     all_templates: bool = False
     """Ask BEAR's questions in every wording, not only in the first."""
     layout: Layout = "auto"

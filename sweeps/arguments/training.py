@@ -58,9 +58,11 @@ class DataArgs:
     ] = place("hub", default=None)
     """Folder with blimp*, supplement*, ewok* ... folders, or with the BabyLM challenge's full_eval/
     and fast_eval/ of them, or hub (the Hugging Face hub)."""
-    tasks: Annotated[TaskNames, default_is("those of the first three that are there")] = ()
+    tasks: Annotated[TaskNames, default_is("those of the macro that are there")] = ()
     """What to score after every epoch: blimp, supplement, ewok, bear, wug, wug_past,
-    entity_tracking, comps, reading, names of the folders, or all."""
+    entity_tracking, comps, reading, global_piqa_parallel, global_piqa_nonparallel, names of the
+    folders, or all. The macro averages the first three; with --protocol 2026 all but bear, wug
+    and wug_past."""
     final_tasks: Annotated[TaskNames, default_is("none")] = ()
     """What to score once, on the best checkpoint of each architecture: the same names, glue, or
     names of GLUE tasks, which are fine-tuned."""
@@ -73,7 +75,8 @@ class DataArgs:
     )
     """Password of EWoK's zip file; better in BABYSWEEP_EWOK_PASSWORD: others may see a command."""
     protocol: Protocol = "2024"
-    """Zero-shot protocol: 2024 (leading space, BOS) or 2025 (text as it is)."""
+    """Zero-shot protocol, BabyLM's of a year: 2024 (leading space, BOS), 2025 (text as it is), 2026
+    (as 2025, with more benchmarks in the macro)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from analysis.benchmarks import MACRO
-from analysis.benchmarks.kinds import kind_named
-from analysis.benchmarks.suite import Scores
+from analysis.benchmarks.glue import PROTOCOL_TASKS
+from analysis.benchmarks.kinds import MACRO_WEIGHTS, kind_named, macro_of
+from analysis.benchmarks.suite import Scores, protocol_of
 from analysis.commands import record
 from analysis.store import how_to_browse, reason, tracking_uri
 from analysis.terminal import say, show_whole
@@ -54,12 +54,21 @@ def lacking(glue: dict[str, Any], asked: Sequence[str]) -> list[str]:
 
 
 def means_with_glue(results: dict[str, Any]) -> dict[str, float]:
-    """The mean of the GLUE tasks, and the 2024 leaderboard's macro, of which it is a fourth."""
-    tasks = [score for task in results["glue"].values() if (score := task.get("score")) is not None]
-    means = {"glue": fmean(tasks)} if tasks else {}
+    """The mean of the GLUE tasks, and the macro that counts it by one: of 2024 the leaderboard's,
+    of 2026 the leaderboard's overall score without age of acquisition. It is left out unless all
+    tasks and benchmarks of the protocol are there."""
+    scored = {name: task.get("score") for name, task in results["glue"].items()}
+    tasks = {name: score for name, score in scored.items() if score is not None}
+    means = {"glue": fmean(tasks.values())} if tasks else {}
     zero_shot = results.get("zero_shot", {"benchmarks": {}})["benchmarks"]
-    if tasks and set(MACRO) <= set(zero_shot):
-        means["macro_with_glue"] = fmean([*(zero_shot[name] for name in MACRO), means["glue"]])
+    weights = MACRO_WEIGHTS[results["protocol"]]
+    macro = macro_of(zero_shot, results["protocol"])
+    is_whole = set(weights) <= set(zero_shot) and set(PROTOCOL_TASKS[results["protocol"]]) <= set(
+        tasks
+    )
+    if is_whole and macro is not None:
+        whole = sum(weights.values())
+        means["macro_with_glue"] = (whole * macro + means["glue"]) / (whole + 1)
     return means
 
 
@@ -125,12 +134,33 @@ def _show_scores(results: dict[str, Any], console: Console) -> None:
             say(console, f"[yellow]{benchmark}: all were ties; the model sees no difference.[/]")
     if guessing := guessed(scores):
         say(console, f"macro {scores['macro']:.1f}{guessing}")
+    if results["protocol"] == "2026":
+        say(console, escape(_of_overall(results)))
     if results["truncated"]:
         say(
             console,
             f"{count(results['truncated'], 'text was', 'texts were')} longer than the model's "
             "context: only the last tokens were scored.",
         )
+
+
+def _of_overall(results: dict[str, Any]) -> str:
+    """What of the overall score of 2026's leaderboard the figures are, and what it lacks."""
+    missing = [
+        name for name in MACRO_WEIGHTS["2026"] if name not in results["zero_shot"]["benchmarks"]
+    ]
+    mean = results.get("means", {}).get("macro_with_glue")
+    if mean is not None:
+        return (
+            f"With GLUE {mean:.2f}: the overall score of 2026's leaderboard without the age of "
+            "acquisition, a ninth of it, which takes the checkpoints of a training (submit)."
+        )
+    lacks = ", ".join([*missing, "glue"])
+    return (
+        f"The overall score of 2026's leaderboard is of more than this: also of {lacks} (--tasks "
+        "all glue), and of the age of acquisition, which takes the checkpoints of a training "
+        "(submit)."
+    )
 
 
 def _benchmarks(scores: Scores) -> Table:
@@ -151,8 +181,9 @@ def _benchmarks(scores: Scores) -> Table:
             style="red" if scores["non_finite"][name] else None,
         )
     if scores["macro"] is not None:
-        there = sum(name in scores["benchmarks"] for name in MACRO)
-        label = "macro" if there == len(MACRO) else f"macro, {there} of {len(MACRO)}"
+        counted = MACRO_WEIGHTS[protocol_of(scores)]
+        there = sum(name in scores["benchmarks"] for name in counted)
+        label = "macro" if there == len(counted) else f"macro, {there} of {len(counted)}"
         figures = (f"{scores['macro']:.2f}", f"{scores['macro_error']:.2f}")
         table.add_row(label, "", *figures, style="bold")
     return table

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.benchmarks import MACRO
+from analysis.benchmarks.kinds import macro_in_words, macro_weights
 from analysis.wording import count, legend
 from trainables.mlflow_pages import TRIALS, page
 
@@ -58,10 +58,21 @@ def study_note(trials: pd.DataFrame, benchmarks: Sequence[str], experiment_id: s
         "`zero_shot/...`, scored at the same moments, is only reported.",
     ]
     if benchmarks:
-        macro = [name for name in benchmarks if name in MACRO]
-        mean = f"; macro is the mean of {', '.join(macro)}" if macro else ""
-        lines.append(f"- Benchmarks: {', '.join(benchmarks)}{mean}.")
+        lines.append(f"- Benchmarks: {', '.join(benchmarks)}{_macro(trials, benchmarks)}.")
     return lines[0] + "\n\n" + "\n".join(lines[1:])
+
+
+def _macro(trials: pd.DataFrame, benchmarks: Sequence[str]) -> str:
+    """Words on what the macro averages, under each protocol that the trials were scored by."""
+    protocols = sorted(trials["protocol"].dropna().astype(str).unique())
+    found = [(each, macro_weights(each, benchmarks)) for each in protocols]
+    several = len({tuple(weights) for _, weights in found}) > 1
+    return "".join(
+        f"; macro is the mean of {macro_in_words(weights)}"
+        + (f" under the protocol of {protocol}" if several else "")
+        for protocol, weights in (found if several else found[:1])
+        if weights
+    )
 
 
 def trial_link(experiment_id: str, run_id: str, name: str) -> str:

@@ -24,6 +24,11 @@ def _concepts(n: int) -> dict[str, Any]:
     return {**concepts, "property_phrase": "eats as a zebra does"}
 
 
+def _solutions(n: int, solutions: int) -> dict[str, Any]:
+    options = {f"solution{k}": f"runs {k} steps" for k in range(solutions)}
+    return {"prompt": f"a zebra {n}", **options, "label": n % solutions}
+
+
 SIDES = ((1, "left"), (2, "right"))
 RELATIONS = {
     name: {"templates": [template], "answer_space_labels": ["red", "green", "blue"]}
@@ -73,6 +78,13 @@ FILES: dict[str, dict[str, Any]] = {
             for n in range(4)
         ]
         for split in ("regular", "move_contents")
+    },
+    **{
+        f"global_piqa_{name}": {
+            f"{language}.jsonl": [_solutions(n, solutions) for n in range(4)]
+            for language in ("eng_latn", "nld_latn")
+        }
+        for name, solutions in (("parallel", 4), ("nonparallel", 2))
     },
     "comps": {
         f"comps_{subset}.jsonl": [_concepts(n) for n in range(4)]

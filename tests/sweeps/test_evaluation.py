@@ -377,6 +377,24 @@ def test_other_results_go_to_another_folder(checkpoint, data, tmp_path) -> None:
     assert len(folders) == 2
 
 
+def test_what_the_overall_score_of_2026_lacks_is_said(checkpoint, data, tmp_path, capsys) -> None:
+    """Its macro is of one of eight benchmarks here; the rest, GLUE and the age of acquisition are
+    named with what scores them."""
+    flags = ("--protocol", "2026", "--tasks", "blimp")
+    assert run_evaluation(arguments(checkpoint, data, tmp_path, *flags)) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "macro, 1 of 8" in said
+    assert (
+        "The overall score of 2026's leaderboard is of more than this: also of supplement, "
+        "ewok, entity_tracking, comps, reading, global_piqa_parallel, global_piqa_nonparallel, "
+        "glue (--tasks all glue), and of the age of acquisition, which takes the checkpoints of a "
+        "training (submit)."
+    ) in said
+    written = scores_of(tmp_path)["zero_shot"]
+    assert written["protocol"] == "2026"
+    assert written["macro"] == written["benchmarks"]["blimp"]
+
+
 def other_model(checkpoint: Path, tmp_path: Path, config: PreTrainedConfig) -> Path:
     """A folder with an untrained model of this config and the checkpoint's tokenizer."""
     folder = tmp_path / "other"

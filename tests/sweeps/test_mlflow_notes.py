@@ -83,6 +83,7 @@ def test_a_studys_description_counts_and_explains():
             "arch": ["lstm", "hgrn2", "lstm"],
             "corpus": "mini",
             "size": "mini",
+            "protocol": "2024",
             "outcome": ["finished", None, "diverged"],
         }
     )

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from analysis import literature
-from analysis.benchmarks import MACRO
 from analysis.benchmarks.glue import PROTOCOL_TASKS
+from analysis.benchmarks.kinds import KINDS, MACRO_WEIGHTS, macro_weights
 from analysis.points import along
 from analysis.reporting.page import Cell, Section, Table
 from analysis.reporting.sections.common import (
@@ -119,12 +119,16 @@ def _sizes(archs: Iterable[str]) -> str:
 def _macro_members(context: ReportContext) -> str:
     """Benchmarks that the macro averages, there and here."""
     epochs = context.study.epochs
-    ours = [name for name in MACRO if name in epochs and epochs[name].notna().any()]
-    if len(ours) == len(MACRO):
-        return f"The macro is the mean of {listed(MACRO)}."
+    scored = [name for name in KINDS if name in epochs and epochs[name].notna().any()]
+    published = [*MACRO_WEIGHTS["2024"]]
+    protocols = context.study.trials["protocol"].dropna().unique()
+    ours = [*dict.fromkeys(name for each in protocols for name in macro_weights(each, scored))]
+    if ours == published:
+        return f"The macro is the mean of {listed(published)}."
+    alone = " alone" if set(ours) < set(published) else ""
     return (
-        f"The published macro is the mean of {listed(MACRO)}, ours of {listed(ours)} alone: the "
-        "two cannot be compared."
+        f"The published macro is the mean of {listed(published)}, ours of {listed(ours)}{alone}: "
+        "the two cannot be compared."
     )
 
 

@@ -67,7 +67,7 @@ def finetune_tasks(
         model: folder of a causal LM (safetensors) and its tokenizer, e.g. a trial's checkpoint.
         folder: see `find_glue`.
         tasks: names of `glue.TASKS`; none for all of the protocol.
-        protocol: "2024" or "2025"; see `glue.settings`.
+        protocol: one of `PROTOCOLS`; see `glue.settings`.
         storage: epochs and outcomes are kept in its folder `glue`, which all nodes of the cluster
             must see.
         cpus, gpus: of each task.

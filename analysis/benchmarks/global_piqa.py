@@ -1,0 +1,55 @@
+"""GlobalPIQA: which of several solutions goes on from a prompt, of BabyLM 2026's hidden tasks.
+
+`global_piqa_parallel*/*.jsonl` (four solutions, the same in all languages) and
+`global_piqa_nonparallel*/*.jsonl` (two, of one culture): `prompt`, `solution0`, `solution1` and so
+on, and `label`, the number of the right one. A solution's score is the mean, not the sum, of its
+tokens' log-probabilities after the prompt (babylm-org/babylm-eval, strict/evaluation_pipeline/
+sentence_zero_shot/compute_results.py, `LENGTH_NORMALIZED_TASKS`). A file's name, such as eng_latn,
+is the task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count, takewhile
+
+import numpy as np
+
+from analysis.benchmarks.files import number_field, text_field
+from analysis.benchmarks.items import Answer, Item, grade
+from analysis.benchmarks.kind import BenchmarkKind, json_lines
+
+
+def _question(values: dict[str, object], source: str) -> Item:
+    # A set with fewer solutions may have the further columns, with nothing in them.
+    names = takewhile(lambda name: values.get(name) is not None, map("solution{}".format, count()))
+    options = tuple(" " + text_field(values, name) for name in names)
+    right = number_field(values, "label")
+    if len(options) < 2:
+        raise ValueError("fields 'solution0' and 'solution1' are not both there")
+    if right not in range(len(options)):
+        raise ValueError(
+            f"'label' is the number of a solution, 0 to {len(options) - 1}, not {right}"
+        )
+    return Item(source, options, right=int(right), context=text_field(values, "prompt"))
+
+
+def _grade(items: Sequence[Item], log_probs: Sequence[Sequence[np.ndarray]]) -> list[Answer]:
+    """Answers from means over tokens, which are the sums of each token's share in them."""
+    return [
+        grade(item, [values / len(values) for values in options])
+        for item, options in zip(items, log_probs, strict=True)
+    ]
+
+
+GLOBAL_PIQA_PARALLEL = BenchmarkKind(
+    "global_piqa_parallel",
+    ("global_piqa_parallel*",),
+    json_lines(_question),
+    expects="*.jsonl files with the fields prompt, solution0, solution1 and label",
+    grade=_grade,
+)
+GLOBAL_PIQA_NONPARALLEL = replace(
+    GLOBAL_PIQA_PARALLEL, name="global_piqa_nonparallel", folders=("global_piqa_nonparallel*",)
+)
