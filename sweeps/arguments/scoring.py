@@ -12,6 +12,7 @@ from analysis.flag_values import SPLITS, Beginnings, default_is, place
 from analysis.schema.choices import (
     BENCHMARKS,
     GLUE_TASKS,
+    MULTILINGUAL_TASKS,
     OTHER_FOLDERS,
     Depth,
     EpochSelection,
@@ -20,9 +21,10 @@ from analysis.schema.choices import (
 from analysis.schema.fields import Precision, Protocol
 from analysis.schema.ranges import MOST, SMALLEST_SHARE, within
 
-_TASKS = Beginnings((*BENCHMARKS, "all", "glue", *GLUE_TASKS), OTHER_FOLDERS)
+_FINETUNED = ("glue", *GLUE_TASKS, "multilingual", *MULTILINGUAL_TASKS)
+_TASKS = Beginnings((*BENCHMARKS, "all", *_FINETUNED), OTHER_FOLDERS)
 TaskNames: TypeAlias = tuple[Annotated[str, SPLITS, _TASKS], ...]
-"""Kinds of benchmarks, names of their folders, and tasks of GLUE."""
+"""Kinds of benchmarks, names of their folders, and tasks to fine-tune on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +35,17 @@ class BenchmarkArgs:
 
     benchmarks: str = place("hub", default="hub")
     """Folder with blimp*, supplement*, ewok*, bear*, wug_adj*, wug_past*, entity_tracking*, comps*,
-    reading*, glue* folders, or with the BabyLM challenge's full_eval/ and fast_eval/ of them; or
-    hub: BLiMP, EWoK (with your token) and BEAR from the Hugging Face hub."""
-    tasks: Annotated[TaskNames, default_is("all that is there but GLUE; of the hub blimp")] = ()
+    reading*, glue*, multilingual* folders, or with the BabyLM challenge's full_eval/ and fast_eval/
+    of them; or hub: BLiMP, EWoK (with your token) and BEAR from the Hugging Face hub."""
+    tasks: Annotated[TaskNames, default_is("all that is not fine-tuned on; of the hub blimp")] = ()
     """Kinds of benchmarks (blimp, supplement, ewok, bear, wug, wug_past, entity_tracking, comps,
-    reading), names of folders, all (of these), glue, or names of GLUE tasks."""
+    reading), names of folders, all (of these); or what is fine-tuned on: glue, multilingual,
+    multilingual_nl (_en, _zh), names of tasks (rte, sib200_nl)."""
     depth: Depth = "full"
     """Of two folders of a kind: fast, that ending in _fast or in fast_eval/; full, the other."""
     protocol: Protocol = "2024"
     """2024: leading space, conditioned on BOS; 2025: the text as the tokenizer takes it. Also
-    GLUE's settings."""
+    GLUE's settings; the multilingual track's are those of 2024."""
     all_templates: bool = False
     """Ask BEAR's questions in every wording, not only in the first."""
     layout: Layout = "auto"
@@ -58,13 +61,13 @@ class BenchmarkArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuningArgs:
-    """Settings of GLUE's fine-tuning."""
+    """Settings of fine-tuning."""
 
     PANEL = "training"
 
     selection: EpochSelection = "split"
-    """What GLUE's epoch is chosen on: a split of the training data, or, as leaderboards do, the
-    very set that is reported."""
+    """What fine-tuning's epoch is chosen on: a split of the training data, or, as leaderboards do,
+    the very set that is reported."""
     glue_lr: Annotated[float | None, default_is("the protocol's")] = within(
         1e-15, 1e9, default=None
     )

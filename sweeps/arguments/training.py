@@ -62,8 +62,9 @@ class DataArgs:
     """What to score after every epoch: blimp, supplement, ewok, bear, wug, wug_past,
     entity_tracking, comps, reading, names of the folders, or all."""
     final_tasks: Annotated[TaskNames, default_is("none")] = ()
-    """What to score once, on the best checkpoint of each architecture: the same names, glue, or
-    names of GLUE tasks, which are fine-tuned."""
+    """What to score once, on the best checkpoint of each architecture: the same names; or what is
+    fine-tuned on: glue, multilingual, multilingual_nl (_en, _zh), names of tasks (rte,
+    sib200_nl)."""
     depth: Annotated[Depth | None, default_is("fast after epochs, full for --final-tasks")] = None
     """Of two folders of a kind: fast, that ending in _fast or in fast_eval/; full, the other."""
     layout: Layout = "auto"

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from analysis.benchmarks import MACRO
+from analysis.benchmarks import MACRO, glue
 from analysis.benchmarks.kinds import kind_named
 from analysis.benchmarks.suite import Scores
 from analysis.commands import record
@@ -45,7 +45,7 @@ def show_results(plan: EvaluationPlan, results: dict[str, Any], console: Console
 
 
 def lacking(glue: dict[str, Any], asked: Sequence[str]) -> list[str]:
-    """GLUE tasks without a score, but for those whose files are missing and that nobody named."""
+    """Tasks without a score, but for those whose files are missing and that nobody named."""
     return [
         task
         for task, result in glue.items()
@@ -54,11 +54,15 @@ def lacking(glue: dict[str, Any], asked: Sequence[str]) -> list[str]:
 
 
 def means_with_glue(results: dict[str, Any]) -> dict[str, float]:
-    """The mean of the GLUE tasks, and the 2024 leaderboard's macro, of which it is a fourth."""
-    tasks = [score for task in results["glue"].values() if (score := task.get("score")) is not None]
-    means = {"glue": fmean(tasks)} if tasks else {}
+    """The mean of the tasks of each group, and the 2024 leaderboard's macro, of which that of GLUE
+    is a fourth."""
+    scores: dict[str, list[float]] = {}
+    for task, result in results["glue"].items():
+        if result.get("score") is not None:
+            scores.setdefault(glue.find_task(task).group, []).append(result["score"])
+    means = {group: fmean(of_group) for group, of_group in scores.items()}
     zero_shot = results.get("zero_shot", {"benchmarks": {}})["benchmarks"]
-    if tasks and set(MACRO) <= set(zero_shot):
+    if "glue" in means and set(MACRO) <= set(zero_shot):
         means["macro_with_glue"] = fmean([*(zero_shot[name] for name in MACRO), means["glue"]])
     return means
 
@@ -71,7 +75,7 @@ def figures(results: dict[str, Any]) -> dict[str, float]:
         found["macro"] = scores["macro"]
     for task, result in results.get("glue", {}).items():
         if result.get("score") is not None:
-            found[f"glue/{task}"] = result["score"]
+            found[f"{glue.find_task(task).group}/{task}"] = result["score"]
     return found | results.get("means", {})
 
 

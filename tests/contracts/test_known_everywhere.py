@@ -10,7 +10,7 @@ from analysis import literature
 from analysis.benchmarks import glue
 from analysis.benchmarks.kinds import ALL_KINDS, KINDS
 from analysis.plots.style import ARCH_STYLES
-from analysis.schema.choices import BENCHMARKS, GLUE_TASKS, OTHER_FOLDERS
+from analysis.schema.choices import BENCHMARKS, GLUE_TASKS, MULTILINGUAL_TASKS, OTHER_FOLDERS
 from models.sizes import PRESETS
 from sweeps.arguments.training import CORPORA, Architecture
 from sweeps.plans.common import chosen_archs
@@ -31,7 +31,7 @@ def test_the_flags_know_the_short_names_of_corpora() -> None:
 def test_the_flags_know_all_tasks() -> None:
     """And those that stand for several."""
     assert tuple(KINDS) == BENCHMARKS
-    assert tuple(glue.TASKS) == GLUE_TASKS
+    assert tuple(glue.TASKS) == (*GLUE_TASKS, *MULTILINGUAL_TASKS)
     for kind in ALL_KINDS:
         assert all(each.startswith(BENCHMARKS) or each in OTHER_FOLDERS for each in kind.folders)
 
