@@ -12,6 +12,7 @@ from analysis.flag_values import SPLITS, Beginnings, default_is, place
 from analysis.schema.choices import (
     BENCHMARKS,
     GLUE_TASKS,
+    MULTILINGUAL,
     MULTILINGUAL_TASKS,
     OTHER_FOLDERS,
     Depth,
@@ -21,8 +22,10 @@ from analysis.schema.choices import (
 from analysis.schema.fields import Precision, Protocol
 from analysis.schema.ranges import MOST, SMALLEST_SHARE, within
 
-_FINETUNED = ("glue", *GLUE_TASKS, "multilingual", *MULTILINGUAL_TASKS)
-_TASKS = Beginnings((*BENCHMARKS, "all", *_FINETUNED), OTHER_FOLDERS)
+_GROUPS = tuple(f"multilingual_{language}" for language in MULTILINGUAL)
+_FINETUNED = ("glue", *GLUE_TASKS, *_GROUPS, *MULTILINGUAL_TASKS)
+# A pattern is a whole name: multilingual_fr begins with "multilingual", and is none.
+_TASKS = Beginnings((*BENCHMARKS, "all", *_FINETUNED), (*OTHER_FOLDERS, "multilingual"))
 TaskNames: TypeAlias = tuple[Annotated[str, SPLITS, _TASKS], ...]
 """Kinds of benchmarks, names of their folders, and tasks to fine-tune on."""
 
@@ -91,15 +94,15 @@ class ScoringMachineArgs:
     eval_workers: int = within(1, 4096, default=1)
     """Ray workers that share the zero-shot evaluation."""
     cpus: Annotated[
-        int | None, default_is("a worker's share of this machine; one for a GLUE trial")
+        int | None, default_is("a worker's share of this machine; one for a fine-tuning")
     ] = within(1, 4096, default=None)
-    """CPUs, and threads, of a worker or a GLUE trial."""
+    """CPUs, and threads, of a worker or a fine-tuning."""
     gpus: Annotated[float | None, default_is("one")] = within(
         SMALLEST_SHARE, 4096, or_zero=True, default=None
     )
-    """GPUs of a worker or a GLUE trial on a GPU."""
+    """GPUs of a worker or a fine-tuning on a GPU."""
     address: Annotated[str | None, default_is("RAY_ADDRESS, else one started here")] = None
-    """Ray cluster of workers and GLUE trials."""
+    """Ray cluster of workers and fine-tunings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +112,7 @@ class ScoresOutputArgs:
     PANEL = "output"
 
     storage: Annotated[Path | None, default_is("BABYSWEEP_STORAGE or runs/")] = place(default=None)
-    """Folder, or s3:// address, of results and GLUE trials; the folder has the MLflow store."""
+    """Folder, or s3:// address, of results and fine-tunings; the folder has the MLflow store."""
     output: Annotated[Path | None, default_is("one in the storage, named after the model")] = place(
         default=None
     )

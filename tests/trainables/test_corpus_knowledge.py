@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from analysis.benchmarks import glue, load_suite
+from analysis.benchmarks import classification, glue, load_suite
 from analysis.benchmarks.classification import TaskData
 from trainables.corpus import Blocks, mini_benchmark, prepare_corpus
 from trainables.corpus.builtin import lexicon as lex
@@ -187,7 +187,7 @@ def test_glue_reader_takes_the_tasks(folder: Path, task: str, constant: float) -
     data = glue.read_task(found, task)
     assert isinstance(data, TaskData)
     assert (len(data.train), len(data.valid)) == (800, 200)
-    assert glue.baseline(data) == constant
+    assert classification.baseline(data) == constant
 
 
 @pytest.mark.parametrize(
