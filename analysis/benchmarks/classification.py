@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,8 @@ from analysis.benchmarks.files import SourceRow, in_any_case, read_file
 METRICS = ("accuracy", "f1", "matthews")
 
 _RESAMPLES = 1000
+_MOST_SHOWN = 12
+"""Labels in an error."""
 Label: TypeAlias = str | int
 _KINDS = {str: "a text", int: "an integer"}
 
@@ -107,10 +109,11 @@ def read_files(task: ClassificationTask, train: Path, valid: Path) -> TaskData:
     Raises:
         ValueError: an empty file or a bad row (file and line are named), or a single label.
     """
-    rows = list(read_file(train))
+    rows: Iterable[SourceRow] = read_file(train)
     if task.labels:
         index_of = _fixed(task)
     else:
+        rows = list(rows)
         labels = _labels_of(rows, train)
         task = replace(task, labels=tuple(map(str, labels)))
         index_of = _among(labels, train)
@@ -168,10 +171,11 @@ def _among(labels: Sequence[Label], train: Path) -> Callable[[object], int]:
     def index_of(label: object) -> int:
         # True and 1.0 are equal to 1.
         if not isinstance(label, str | int) or isinstance(label, bool) or label not in indices:
+            more = ", ..." if len(labels) > _MOST_SHOWN else ""
             raise ValueError(
                 f"label {label!r} is in no row of {train.name}, which has "
-                f"{', '.join(map(repr, labels))}: correct it, or leave the row out (a test set "
-                "without its answers cannot be scored)"
+                f"{', '.join(map(repr, labels[:_MOST_SHOWN]))}{more}: correct it, or leave the row "
+                "out (a test set without its answers cannot be scored)"
             )
         return indices[label]
 

@@ -24,14 +24,11 @@ _NOT_RUN = ("global_mmlu", "xcopa")
 """Sets whose files are there, and which the organisers' script leaves out."""
 
 TASKS = {
-    task.name: task
+    f"{name}_{language}": ClassificationTask(
+        f"{name}_{language}", (), _TEXTS.get(name, ("{sentence}",)), language=language
+    )
     for language, names in MULTILINGUAL.items()
     for name in names
-    for task in (
-        ClassificationTask(
-            f"{name}_{language}", (), _TEXTS.get(name, ("{sentence}",)), language=language
-        ),
-    )
 }
 """All tasks by name."""
 
