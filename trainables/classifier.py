@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.benchmarks.causality import check_causal
-from analysis.benchmarks.glue import Example, FinetuneSettings
+from analysis.benchmarks.classification import Example
+from analysis.benchmarks.glue import FinetuneSettings
 from analysis.benchmarks.protocols import token_ids
 from analysis.benchmarks.scoring import unknown_token
 

@@ -24,8 +24,9 @@ from filelock import FileLock
 from safetensors.torch import load_file, load_model, save_file, save_model
 
 import models
-from analysis.benchmarks import glue
-from analysis.benchmarks.glue import FinetuneSettings, TaskData
+from analysis.benchmarks import classification
+from analysis.benchmarks.classification import TaskData
+from analysis.benchmarks.glue import FinetuneSettings
 from analysis.benchmarks.scoring import context_of
 from trainables.classifier import (
     ClassificationObjective,
@@ -219,7 +220,7 @@ class _Finetuning:
         if not math.isfinite(loss):
             raise Diverged(f"training loss {loss} in epoch {done + 1}")
         predictions = self._predict(self.selection)
-        score = glue.score(self.data.task, self.selection.labels, predictions)
+        score = classification.score(self.data.task, self.selection.labels, predictions)
         self.history.append(EpochScore(done + 1, loss, score))
         self._save()
 
@@ -232,8 +233,8 @@ class _Finetuning:
     def _outcome(self, predictions: list[int] | None, reason: str) -> FinetuneOutcome:
         task, settings, score, error = self.data.task, self.spec.settings, None, None
         if predictions is not None:
-            score = glue.score(task, self.reported.labels, predictions)
-            error = glue.standard_error(task, self.reported.labels, predictions)
+            score = classification.score(task, self.reported.labels, predictions)
+            error = classification.standard_error(task, self.reported.labels, predictions)
         return FinetuneOutcome(
             kind="diverged" if predictions is None else "finished",
             task=task.name,
@@ -243,7 +244,7 @@ class _Finetuning:
             selection=self.spec.selection,
             score=score,
             error=error,
-            baseline=glue.baseline(self.data),
+            baseline=classification.baseline(self.data),
             epoch=None if predictions is None else self._best.epoch,
             history=tuple(self.history),
             predictions=tuple(predictions or ()),

@@ -99,7 +99,7 @@ class FinetuneOutcome:
         selection: what the epoch was chosen on; see `FinetuneSpec`.
         score: of the reported examples with the chosen epoch's weights, percent; None if diverged.
         error: its standard error over examples, percentage points.
-        baseline: `glue.baseline`, percent.
+        baseline: `classification.baseline`, percent.
         epoch: the chosen one: of the best selection score, the earliest of equals.
         history: all epochs.
         predictions: label indices of the reported examples, in the file's order.

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from analysis.benchmarks import glue
 from analysis.benchmarks.benchmark import Benchmark
+from analysis.benchmarks.classification import ClassificationTask
 from analysis.benchmarks.files import DEPTHS, depth_folders, is_zip
 from analysis.benchmarks.kind import BenchmarkKind, BenchmarkSource
 from analysis.benchmarks.kinds import ALL_KINDS, kind_of_folder
 from analysis.schema.choices import BENCHMARKS
 from analysis.wording import as_flag, count, quoted
 
-GLUE = "glue"
 _MOST_FOLDERS = 1000
 """That are looked into for a hint; links may lead in a circle."""
 _NOT_SCORED = {
@@ -36,14 +36,14 @@ class FolderEntry:
         kind: the benchmark's, None if it is none.
         place: where the benchmark is, None if it cannot be scored.
         note: why not; or what of it is not read.
-        is_glue: whether it holds files of GLUE.
+        group: of tasks to fine-tune on (`glue.GROUPS`) whose files it holds; "" for none.
     """
 
     name: str
     kind: BenchmarkKind | None = None
     place: Path | None = None
     note: str = ""
-    is_glue: bool = False
+    group: str = ""
 
     @property
     def dataset(self) -> str:
@@ -66,11 +66,12 @@ class FolderEntry:
 
 def survey(path: Path) -> list[FolderEntry]:
     """The folder itself, if it is a benchmark's, or else everything in it, and in the challenge's
-    `full_eval` and `fast_eval` there."""
+    `full_eval` and `fast_eval`, or in `multilingual*`, there."""
     itself = _entry(path.absolute())
     if itself.place is not None or not path.is_dir():
         return [itself]
     deeper = [each for each in depth_folders(path) if _holds_benchmarks(each)]
+    deeper += sorted(each for each in path.glob("multilingual*") if _holds_languages(each))
     entries = [
         replace(entry, name=f"{folder.name}/{entry.name}")
         for folder in deeper
@@ -81,10 +82,9 @@ def survey(path: Path) -> list[FolderEntry]:
 
 def _inside(path: Path, without: Sequence[Path]) -> list[FolderEntry]:
     inside = sorted(each for each in path.iterdir() if each.name[0] != "." and each not in without)
-    files = {file.name for task in glue.TASKS.values() for file in task.files(path)}
-    entries = [_entry(each) for each in inside if each.name not in files]
-    if len(entries) < len(inside):
-        entries.append(FolderEntry(path.absolute().name, is_glue=True))
+    groups = glue.groups_in(path)
+    entries = [_entry(each) for each in inside if not any(each.name in g for g in groups.values())]
+    entries += [FolderEntry(path.absolute().name, group=group) for group in groups]
     return [_beside_its_folder(entry, entries) for entry in entries]
 
 
@@ -127,12 +127,12 @@ def where_benchmarks_are(path: Path) -> list[Path]:
     return []
 
 
-def hint(path: Path, of_glue: bool = False) -> str:
+def hint(path: Path, groups: Collection[str] = ()) -> str:
     """A sentence on which folder in the folder to give instead; "" if none holds benchmarks, or
-    files of GLUE."""
+    files of one of these groups of tasks to fine-tune on."""
     folders = where_benchmarks_are(path)
-    if of_glue:
-        folders = [folder for folder in folders if glue.find(folder) is not None]
+    if groups:
+        folders = [each for each in folders if any(glue.find(each, group) for group in groups)]
     if not folders:
         return ""
     return "give the folder that holds them: --benchmarks " + " or ".join(map(str, folders))
@@ -151,8 +151,8 @@ def _entry(path: Path) -> FolderEntry:
         return FolderEntry(path.name, kind, place, _unread(place, kind))
     if kind:
         return FolderEntry(path.name, kind, note=f"it is no folder with {kind.expects}")
-    if path.is_dir() and glue.find(path) is not None:
-        return FolderEntry(path.name, is_glue=True)
+    if group := glue.group_of(path):
+        return FolderEntry(path.name, group=group)
     lower = path.name.lower()
     for pattern, note in _NOT_SCORED.items():
         if fnmatchcase(lower, pattern):
@@ -161,14 +161,21 @@ def _entry(path: Path) -> FolderEntry:
         flag = as_flag("benchmarks", quoted(str(path)))
         return FolderEntry(path.name, note=f"a folder of benchmarks: {flag}")
     names = ", ".join(kind.folders[0] for kind in ALL_KINDS)
-    return FolderEntry(path.name, note=f"no benchmark is called so ({names}, glue*)")
+    finetuned = ", ".join(folders[0] for folders in glue.GROUPS.values())
+    return FolderEntry(path.name, note=f"no benchmark is called so ({names}, {finetuned})")
 
 
 def _holds_benchmarks(path: Path) -> bool:
     if any(map(_holds_benchmarks, depth_folders(path))):
         return True
     kinds = [(kind_of_folder(child.name), child) for child in path.iterdir()]
-    return glue.find(path) is not None or any(kind and kind.find(child) for kind, child in kinds)
+    if any(glue.find(path, group) for group in glue.GROUPS):
+        return True
+    return any(kind and kind.find(child) for kind, child in kinds)
+
+
+def _holds_languages(path: Path) -> bool:
+    return path.is_dir() and any(map(glue.group_of, path.iterdir()))
 
 
 def _unread(place: Path, kind: BenchmarkKind) -> str:
@@ -219,26 +226,29 @@ def _listed(names: Sequence[str]) -> str:
 def entry_rows(
     entries: Sequence[FolderEntry],
     benchmarks: Sequence[Benchmark],
-    glue_tasks: Sequence[str],
-    glue_flag: str = "--tasks",
+    tasks: Sequence[ClassificationTask],
+    tasks_flag: str = "--tasks",
 ) -> Iterator[tuple[str, str, str]]:
     """Rows of a table on each entry: name, benchmark, what is done with it or why nothing.
 
     Args:
         entries: of `survey`.
         benchmarks: those that are scored.
-        glue_tasks: those that are fine-tuned.
-        glue_flag: the flag that asks for those.
+        tasks: those that are fine-tuned on, with the labels of their files.
+        tasks_flag: the flag that asks for those.
     """
     scored = {each.place: len(each) for each in benchmarks}
     kinds = {each.name: each.dataset for each in benchmarks}
     for entry in entries:
-        kind = entry.kind.name if entry.kind else GLUE if entry.is_glue else ""
+        kind = entry.kind.name if entry.kind else entry.group
         note = f" ({entry.note})" if entry.note else ""
-        if entry.is_glue and glue_tasks:
-            yield entry.name, kind, f"fine-tuned on: {', '.join(glue_tasks)}"
-        elif entry.is_glue:
-            only_with = f"fine-tuned only with {glue_flag} glue, or rte, wsc, ..."
+        if finetuned := [_described(task) for task in tasks if task.group == entry.group]:
+            yield entry.name, kind, f"fine-tuned on: {', '.join(finetuned)}"
+        elif entry.group:
+            some = glue.members(entry.group, "2025")[-2:]
+            only_with = (
+                f"fine-tuned only with {tasks_flag} {entry.group}, or {', '.join(some)}, ..."
+            )
             yield entry.name, kind, f"left out: {only_with}"
         elif entry.place is None:
             yield entry.name, kind, f"left out: {entry.note}"
@@ -249,3 +259,12 @@ def entry_rows(
             yield entry.name, kind, f"left out: {kinds[kind]} is scored; {named}"
         else:
             yield entry.name, kind, f"left out: not asked for; --tasks {kind}{note}"
+
+
+def _described(task: ClassificationTask) -> str:
+    """A task's name, with its labels where they are those of a file."""
+    if not task.language:
+        return task.name
+    if not task.labels:
+        return f"{task.name} (lacks files)"
+    return f"{task.name} ({count(len(task.labels), 'label')}: {_listed(task.labels)})"

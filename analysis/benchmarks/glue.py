@@ -1,37 +1,34 @@
-"""GLUE and SuperGLUE as BabyLM uses them: tasks, files, metrics, baselines, settings.
+"""GLUE and SuperGLUE as BabyLM uses them: tasks, files, settings.
 
 Wang et al. 2019, arXiv 1804.07461 and 1905.00537. A task is one text or a pair of texts with a
 label; a model is fine-tuned on `<task>.train.jsonl` and its figure is that of `<task>.valid.jsonl`.
 `mnli-mm` has only the latter: it is another text genre for a model fine-tuned on `mnli`.
 
-Figures are percentages: accuracy, F1 of label 1 (mrpc, qqp), or 100 times Matthews' correlation
-coefficient (cola; Matthews 1975).
+What else models are fine-tuned on (`multilingual`) is found, read and set up here, too.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from fnmatch import fnmatchcase
 from pathlib import Path
-from string import Formatter
 from typing import Annotated, Any
 
-import numpy as np
-from numpy.typing import ArrayLike
-
-from analysis.benchmarks.files import depth_folders, in_any_case, is_called, read_file
+from analysis.benchmarks import multilingual
+from analysis.benchmarks.classification import (
+    ClassificationTask,
+    MissingFiles,
+    TaskData,
+    read_files,
+)
+from analysis.benchmarks.files import depth_folders, is_called
 from analysis.benchmarks.protocols import check_protocol
 from analysis.schema.typed import typed
 
-METRICS = ("accuracy", "f1", "matthews")
 SCHEDULES = ("linear", "cosine")
 HEADS = ("linear", "mlp")
-
-_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -58,70 +55,48 @@ GlueResults = Annotated[dict[str, dict[str, Any]], _check_results]
 """The result of each task, as it is stored; checked where it is read (`typed`)."""
 
 
-@dataclass(frozen=True)
-class GlueTask:
-    """A classification task.
-
-    Attributes:
-        name: also the name of its files.
-        labels: what the label indices stand for.
-        texts: templates of the one or two texts, with the names of fields.
-        metric: one of `METRICS`.
-        train: name of the task whose training file it uses.
-    """
-
-    name: str
-    labels: tuple[str, ...]
-    texts: tuple[str, ...]
-    metric: str = "accuracy"
-    train: str = ""
-
-    def files(self, folder: Path) -> tuple[Path, Path]:
-        """Paths in a folder of its training and of its reported examples."""
-        train, valid = (in_any_case(folder / name) for name in self.file_names)
-        return train, valid
-
-    @property
-    def file_names(self) -> tuple[str, str]:
-        """Names of these files."""
-        return f"{self.train or self.name}.train.jsonl", f"{self.name}.valid.jsonl"
-
-
 _YES_NO = ("False", "True")
 _NLI = ("entailment", "neutral", "contradiction")
 _RTE = ("entailment", "not entailment")
 _PREMISE = ("{premise}", "{hypothesis}")
 _SENTENCES = ("{sentence1}", "{sentence2}")
 
-TASKS = {
+_GLUE = {
     task.name: task
     for task in (
-        GlueTask("boolq", _YES_NO, ("{question}", "{passage}")),
-        GlueTask("cola", ("unacceptable", "acceptable"), ("{sentence}",), "matthews"),
-        GlueTask("mnli", _NLI, _PREMISE),
-        GlueTask("mnli-mm", _NLI, _PREMISE, train="mnli"),
-        GlueTask("mrpc", ("different", "paraphrase"), _SENTENCES, "f1"),
-        GlueTask("multirc", _YES_NO, ("Question: {question} Answer: {answer}", "{paragraph}")),
-        GlueTask("qnli", _RTE, ("{question}", "{sentence}")),
-        GlueTask("qqp", ("different", "duplicate"), ("{question1}", "{question2}"), "f1"),
-        GlueTask("rte", _RTE, _SENTENCES),
-        GlueTask("sst2", ("negative", "positive"), ("{sentence}",)),
-        GlueTask(
+        ClassificationTask("boolq", _YES_NO, ("{question}", "{passage}")),
+        ClassificationTask("cola", ("unacceptable", "acceptable"), ("{sentence}",), "matthews"),
+        ClassificationTask("mnli", _NLI, _PREMISE),
+        ClassificationTask("mnli-mm", _NLI, _PREMISE, train="mnli"),
+        ClassificationTask("mrpc", ("different", "paraphrase"), _SENTENCES, "f1"),
+        ClassificationTask(
+            "multirc", _YES_NO, ("Question: {question} Answer: {answer}", "{paragraph}")
+        ),
+        ClassificationTask("qnli", _RTE, ("{question}", "{sentence}")),
+        ClassificationTask("qqp", ("different", "duplicate"), ("{question1}", "{question2}"), "f1"),
+        ClassificationTask("rte", _RTE, _SENTENCES),
+        ClassificationTask("sst2", ("negative", "positive"), ("{sentence}",)),
+        ClassificationTask(
             "wsc",
             _YES_NO,
             ('Does "{span2_text}" refer to "{span1_text}" in this passage?', "{text}"),
         ),
     )
 }
-"""All tasks by name."""
+TASKS = {**_GLUE, **multilingual.TASKS}
+"""All tasks by name, those of the multilingual track, too."""
 
 PROTOCOL_TASKS = {
-    "2024": tuple(TASKS),
+    "2024": tuple(_GLUE),
     **dict.fromkeys(("2025", "2026"), ("boolq", "mnli", "mrpc", "multirc", "qqp", "rte", "wsc")),
 }
 """The tasks whose unweighted mean is the GLUE figure of a protocol. Of 2025 and 2026: the tasks and
 settings of babylm-org/babylm-eval, strict/scripts/eval_finetuning.sh, in both; F1 of MRPC and QQP,
 else accuracy."""
+GROUPS = {"glue": ("glue*",), **multilingual.GROUP_FOLDERS}
+"""By group of tasks, patterns of the folders that its files are in."""
+NAMES = (*TASKS, *GROUPS, multilingual.ALL)
+"""Names of tasks, and those that stand for several."""
 
 
 @dataclass(frozen=True)
@@ -231,6 +206,8 @@ _EXCEPTIONS: dict[str, Mapping[str, Mapping[str, Any]]] = {
 def settings(protocol: str, task: str, changes: Mapping[str, Any] = {}) -> FinetuneSettings:
     """The settings of a task under the protocol "2024" (the paper's), "2025" or "2026".
 
+    Those of the multilingual track are the first under either: `multilingual` has the source.
+
     Args:
         protocol, task: their names.
         changes: values of fields of `FinetuneSettings` in place of the protocol's.
@@ -245,170 +222,81 @@ def settings(protocol: str, task: str, changes: Mapping[str, Any] = {}) -> Finet
             f"unknown settings of fine-tuning: {', '.join(unknown)}; choose from "
             f"{', '.join(fields)}"
         )
-    exceptions = _EXCEPTIONS[protocol].get(find_task(task).name, {})
+    if find_task(task).language:
+        return dataclasses.replace(_SETTINGS_2024, **changes)
+    exceptions = _EXCEPTIONS[protocol].get(task, {})
     return dataclasses.replace(_SETTINGS[protocol], **{**exceptions, **changes})
 
 
-def find_task(name: str) -> GlueTask:
+def find_task(name: str) -> ClassificationTask:
     """The task of this name; ValueError with the valid names if there is none."""
     if name not in TASKS:
-        raise ValueError(f"unknown GLUE task {name!r}: choose from {', '.join(TASKS)}")
+        raise ValueError(f"unknown task {name!r} to fine-tune on: choose from {', '.join(TASKS)}")
     return TASKS[name]
 
 
-@dataclass(frozen=True)
-class Example:
-    """One or two texts, and the index of their label."""
-
-    texts: tuple[str, ...]
-    label: int
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """A task's examples: to train on, and to report on."""
-
-    task: GlueTask
-    train: tuple[Example, ...]
-    valid: tuple[Example, ...]
-
-    @cached_property
-    def hash(self) -> str:
-        """Hex digest of all examples, in their order."""
-        parts = [[[e.texts, e.label] for e in part] for part in (self.train, self.valid)]
-        canonical = json.dumps([self.task.name, *parts], separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+def members(name: str, protocol: str) -> tuple[str, ...]:
+    """The tasks that a name of one or of several stands for; none for other names."""
+    if name == "glue":
+        return PROTOCOL_TASKS[protocol]
+    if name == multilingual.ALL:
+        return tuple(task for group in multilingual.GROUPS.values() for task in group)
+    return multilingual.GROUPS.get(name) or ((name,) if name in TASKS else ())
 
 
-@dataclass(frozen=True)
-class MissingFiles:
-    """A task that cannot be run, and the files that it lacks."""
-
-    task: GlueTask
-    files: tuple[Path, ...]
-
-
-def find(path: Path) -> Path | None:
-    """Find the folder of the task files: `path`, or the one folder `glue*` in it, also in the
-    challenge's `full_eval` there.
+def find(path: Path, group: str = "glue") -> Path | None:
+    """Find the folder of a group's files: `path`, or the one folder so called in it (`GROUPS`),
+    also in the challenge's `full_eval` there.
 
     Raises:
         ValueError: several such folders.
     """
     bases = (path, *depth_folders(path))
-    folders = [each for base in bases for each in sorted(base.glob("glue*")) if each.is_dir()]
-    names = {name for task in TASKS.values() for name in task.file_names}
-    found = [
-        folder
-        for folder in (*bases, *folders)
-        if any(is_called(file, names) and file.is_file() for file in folder.iterdir())
+    inside = [
+        each for base in bases for pattern in GROUPS[group] for each in sorted(base.glob(pattern))
     ]
+    found = [folder for folder in (*bases, *inside) if _holds(folder, group)]
     if len(found) > 1:
         listed = ", ".join(str(folder) for folder in found)
-        raise ValueError(f"several folders with GLUE files ({listed}): name one")
+        raise ValueError(f"several folders with files of {group} ({listed}): name one")
     return found[0] if found else None
 
 
-def read_task(folder: Path, name: str) -> TaskData | MissingFiles:
-    """The examples of a task, or which of its files are missing.
+def _holds(folder: Path, group: str) -> bool:
+    tasks = [task for task in TASKS.values() if task.group == group]
+    names = {name for task in tasks for name in task.file_names}
+    places = {folder / task.subfolder for task in tasks}
+    files = (file for place in places if place.is_dir() for file in place.iterdir())
+    return any(is_called(file, names) and file.is_file() for file in files)
+
+
+def groups_in(path: Path) -> dict[str, set[str]]:
+    """The groups that have files in a folder itself, and what it holds of each by name."""
+    found: dict[str, set[str]] = {}
+    for task in TASKS.values():
+        names = {file.relative_to(path).parts[0] for file in task.files(path) if file.is_file()}
+        if names:
+            found.setdefault(task.group, set()).update(names)
+    return found
+
+
+def group_of(folder: Path) -> str:
+    """The group whose files a folder has, and whose folders are so called; "" if there is none."""
+    called = [
+        group
+        for group, patterns in GROUPS.items()
+        if any(fnmatchcase(folder.name, pattern) for pattern in patterns)
+    ]
+    return next((group for group in called if folder.is_dir() and _holds(folder, group)), "")
+
+
+def read_task(path: Path, name: str) -> TaskData | MissingFiles:
+    """The examples of a task in the folder of its group (`find`), or which files are missing.
 
     Raises:
         ValueError: an unknown task, or a bad row (file and line are named).
     """
     task = find_task(name)
-    files = task.files(folder)
+    files = task.files(find(path, task.group) or path / task.language)
     missing = tuple(file for file in files if not file.is_file())
-    if missing:
-        return MissingFiles(task, missing)
-    train, valid = (_read_examples(file, task) for file in files)
-    return TaskData(task, train, valid)
-
-
-def _read_examples(file: Path, task: GlueTask) -> tuple[Example, ...]:
-    def parse(values: dict[str, object], source: str) -> Example:
-        label = values.get("label")
-        if isinstance(label, bool) or not isinstance(label, int):
-            raise ValueError(f"field 'label' is missing or not an integer: {label!r}")
-        if not 0 <= label < len(task.labels):
-            raise ValueError(
-                f"label must be 0 to {len(task.labels) - 1} for {task.name}, not {label} "
-                "(a test set without its answers cannot be scored)"
-            )
-        return Example(tuple(_fill(template, values) for template in task.texts), label)
-
-    return tuple(row.parse(parse) for row in read_file(file))
-
-
-def _fill(template: str, values: dict[str, object]) -> str:
-    fields = [name for _, name, _, _ in Formatter().parse(template) if name]
-    return template.format(**{name: _text(values, name) for name in fields})
-
-
-def _text(values: Mapping[str, object], name: str) -> str:
-    """A field that must be a text, perhaps an empty one: full QQP has such questions."""
-    value = values.get(name)
-    if not isinstance(value, str):
-        raise ValueError(f"field {name!r} is missing or not a string")
-    return value
-
-
-def confusion(labels: ArrayLike, predictions: ArrayLike, num_labels: int) -> np.ndarray:
-    """Counts of examples with each label (row) and prediction (column): (label, prediction)."""
-    table = np.zeros((num_labels, num_labels), dtype=np.int64)
-    np.add.at(table, (np.asarray(labels), np.asarray(predictions)), 1)
-    return table
-
-
-def figure(metric: str, table: np.ndarray) -> np.ndarray:
-    """The metric in percent of one or more confusion tables: (..., label, prediction) -> (...).
-
-    F1 is 0 without a true or predicted 1, Matthews' coefficient 0 without a variation in labels or
-    predictions.
-    """
-    table = table.astype(np.float64)
-    if metric == "accuracy":
-        return np.asarray(100 * np.trace(table, axis1=-2, axis2=-1) / table.sum((-2, -1)))
-    tn, fp, fn, tp = (table[..., i, j] for i in (0, 1) for j in (0, 1))
-    if metric == "f1":
-        return 100 * _ratio(2 * tp, 2 * tp + fp + fn)
-    if metric == "matthews":
-        norm = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-        return 100 * _ratio(tp * tn - fp * fn, norm)
-    raise ValueError(f"metric must be one of {', '.join(METRICS)}, not {metric!r}")
-
-
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.asarray(np.divide(above, below, out=np.zeros_like(below), where=below > 0))
-
-
-def score(task: GlueTask, labels: ArrayLike, predictions: ArrayLike) -> float:
-    """The task's metric of predicted label indices, percent."""
-    return float(figure(task.metric, confusion(labels, predictions, len(task.labels))))
-
-
-def standard_error(task: GlueTask, labels: ArrayLike, predictions: ArrayLike) -> float:
-    """Standard error over examples of `score`, percentage points: bootstrap of 1,000 resamples.
-
-    Drawing examples anew is drawing the cells of the confusion table from a multinomial.
-    """
-    table = confusion(labels, predictions, len(task.labels))
-    draws = np.random.default_rng(0).multinomial(
-        int(table.sum()), table.ravel() / table.sum(), size=_RESAMPLES
-    )
-    return float(np.std(figure(task.metric, draws.reshape(-1, *table.shape)), ddof=1))
-
-
-def baseline(data: TaskData) -> float:
-    """The figure, percent, of giving every reported example the same label.
-
-    The label is the one whose constant answer has the best figure on the training examples. For
-    accuracy that is the most frequent label; for F1 it is label 1, where the most frequent label
-    of qqp would score zero and make any model look good.
-    """
-    best = max(range(len(data.task.labels)), key=lambda label: _constant(data, "train", label))
-    return _constant(data, "valid", best)
-
-
-def _constant(data: TaskData, part: str, label: int) -> float:
-    labels = [example.label for example in getattr(data, part)]
-    return score(data.task, labels, [label] * len(labels))
+    return MissingFiles(task, missing) if missing else read_files(task, *files)

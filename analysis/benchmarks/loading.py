@@ -16,7 +16,6 @@ from analysis.benchmarks.suite import Suite
 
 HUB = "hub"
 """In place of a folder: take the benchmarks from the Hugging Face hub."""
-_GLUE = ", ".join(glue.TASKS)
 
 
 def load_suite(
@@ -92,15 +91,15 @@ def _named(task: str, found: Sequence[FolderEntry], source: BenchmarkSource) -> 
     if so_called := [each for each in found if task in (each.name, each.dataset)]:
         return _choose(so_called, source.fast)
     there = ", ".join(each.name for each in found)
-    if task == "glue" or task in glue.TASKS:
+    if task in glue.NAMES:
         raise ValueError(
             f"{task} is fine-tuned, which is not done after every epoch: put it into --final-tasks"
         )
     if task not in KINDS:
         raise ValueError(
             f"unknown task {task!r}: choose a kind of benchmark ({', '.join(KINDS)}), "
-            f"all, or what {source.path} has ({there}); fine-tuned once, glue and its tasks "
-            f"({_GLUE})"
+            f"all, or what {source.path} has ({there}); fine-tuned once, one of "
+            f"{', '.join(glue.NAMES)}"
         )
     if of_kind := [each for each in found if _kind(each).name == task]:
         return _choose(of_kind, source.fast)

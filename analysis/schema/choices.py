@@ -28,3 +28,22 @@ GLUE_TASKS = (
     *("boolq", "cola", "mnli", "mnli-mm", "mrpc", "multirc", "qnli", "qqp", "rte", "sst2", "wsc"),
 )
 """Tasks of GLUE and SuperGLUE that models are fine-tuned on."""
+MULTILINGUAL = {
+    "en": (
+        *("arc", "belebele", "bmlama", "mnli", "sib200", "truthfulqa", "xnli"),
+        *("global_mmlu", "xcopa"),
+    ),
+    "nl": (
+        *("arc", "belebele", "bmlama", "include", "mnli", "sib200", "truthfulqa"),
+        "global_mmlu",
+    ),
+    "zh": (
+        *("arc", "belebele", "bmlama", "include", "mnli", "sib200", "truthfulqa", "xnli"),
+        *("global_mmlu", "xcopa"),
+    ),
+}
+"""By language, the sets of BabyLM's multilingual track that models are fine-tuned on."""
+MULTILINGUAL_TASKS = tuple(
+    f"{name}_{lang}" for lang, names in MULTILINGUAL.items() for name in names
+)
+"""Tasks of the multilingual track."""

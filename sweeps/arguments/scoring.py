@@ -12,6 +12,8 @@ from analysis.flag_values import SPLITS, Beginnings, default_is, place
 from analysis.schema.choices import (
     BENCHMARKS,
     GLUE_TASKS,
+    MULTILINGUAL,
+    MULTILINGUAL_TASKS,
     OTHER_FOLDERS,
     Depth,
     EpochSelection,
@@ -20,9 +22,12 @@ from analysis.schema.choices import (
 from analysis.schema.fields import Precision, Protocol
 from analysis.schema.ranges import MOST, SMALLEST_SHARE, within
 
-_TASKS = Beginnings((*BENCHMARKS, "all", "glue", *GLUE_TASKS), OTHER_FOLDERS)
+_GROUPS = tuple(f"multilingual_{language}" for language in MULTILINGUAL)
+_FINETUNED = ("glue", *GLUE_TASKS, *_GROUPS, *MULTILINGUAL_TASKS)
+# A pattern is a whole name: multilingual_fr begins with "multilingual", and is none.
+_TASKS = Beginnings((*BENCHMARKS, "all", *_FINETUNED), (*OTHER_FOLDERS, "multilingual"))
 TaskNames: TypeAlias = tuple[Annotated[str, SPLITS, _TASKS], ...]
-"""Kinds of benchmarks, names of their folders, and tasks of GLUE."""
+"""Kinds of benchmarks, names of their folders, and tasks to fine-tune on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,19 +38,20 @@ class BenchmarkArgs:
 
     benchmarks: str = place("hub", default="hub")
     """Folder with blimp*, supplement*, ewok*, bear*, wug_adj*, wug_past*, entity_tracking*, comps*,
-    reading*, global_piqa_parallel*, global_piqa_nonparallel*, glue* folders, or with the BabyLM
-    challenge's full_eval/ and fast_eval/ of them; or hub: BLiMP, EWoK (with your token) and BEAR
-    from the Hugging Face hub."""
-    tasks: Annotated[TaskNames, default_is("all that is there but GLUE; of the hub blimp")] = ()
+    reading*, global_piqa_parallel*, global_piqa_nonparallel*, glue*, multilingual* folders, or with
+    the BabyLM challenge's full_eval/ and fast_eval/ of them; or hub: BLiMP, EWoK (with your token)
+    and BEAR from the Hugging Face hub."""
+    tasks: Annotated[TaskNames, default_is("all that is not fine-tuned on; of the hub blimp")] = ()
     """Kinds of benchmarks (blimp, supplement, ewok, bear, wug, wug_past, entity_tracking, comps,
-    reading, global_piqa_parallel, global_piqa_nonparallel), names of folders, all (of these), glue,
-    or names of GLUE tasks."""
+    reading, global_piqa_parallel, global_piqa_nonparallel), names of folders, all (of these); or
+    what is fine-tuned on: glue, multilingual, multilingual_nl (_en, _zh), names of tasks (rte,
+    sib200_nl)."""
     depth: Depth = "full"
     """Of two folders of a kind: fast, that ending in _fast or in fast_eval/; full, the other."""
     protocol: Protocol = "2024"
     """BabyLM's of a year. 2024: leading space, conditioned on BOS; 2025 and 2026: the text as the
-    tokenizer takes it. Also GLUE's settings, and which benchmarks the macro averages; of 2026 also
-    how EWoK and entity tracking ask."""
+    tokenizer takes it. Also GLUE's settings (the multilingual track's are those of 2024), and which
+    benchmarks the macro averages; of 2026 also how EWoK and entity tracking ask."""
     all_templates: bool = False
     """Ask BEAR's questions in every wording, not only in the first."""
     layout: Layout = "auto"
@@ -61,13 +67,13 @@ class BenchmarkArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuningArgs:
-    """Settings of GLUE's fine-tuning."""
+    """Settings of fine-tuning."""
 
     PANEL = "training"
 
     selection: EpochSelection = "split"
-    """What GLUE's epoch is chosen on: a split of the training data, or, as leaderboards do, the
-    very set that is reported."""
+    """What fine-tuning's epoch is chosen on: a split of the training data, or, as leaderboards do,
+    the very set that is reported."""
     glue_lr: Annotated[float | None, default_is("the protocol's")] = within(
         1e-15, 1e9, default=None
     )
@@ -91,15 +97,15 @@ class ScoringMachineArgs:
     eval_workers: int = within(1, 4096, default=1)
     """Ray workers that share the zero-shot evaluation."""
     cpus: Annotated[
-        int | None, default_is("a worker's share of this machine; one for a GLUE trial")
+        int | None, default_is("a worker's share of this machine; one for a fine-tuning")
     ] = within(1, 4096, default=None)
-    """CPUs, and threads, of a worker or a GLUE trial."""
+    """CPUs, and threads, of a worker or a fine-tuning."""
     gpus: Annotated[float | None, default_is("one")] = within(
         SMALLEST_SHARE, 4096, or_zero=True, default=None
     )
-    """GPUs of a worker or a GLUE trial on a GPU."""
+    """GPUs of a worker or a fine-tuning on a GPU."""
     address: Annotated[str | None, default_is("RAY_ADDRESS, else one started here")] = None
-    """Ray cluster of workers and GLUE trials."""
+    """Ray cluster of workers and fine-tunings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +115,7 @@ class ScoresOutputArgs:
     PANEL = "output"
 
     storage: Annotated[Path | None, default_is("BABYSWEEP_STORAGE or runs/")] = place(default=None)
-    """Folder, or s3:// address, of results and GLUE trials; the folder has the MLflow store."""
+    """Folder, or s3:// address, of results and fine-tunings; the folder has the MLflow store."""
     output: Annotated[Path | None, default_is("one in the storage, named after the model")] = place(
         default=None
     )

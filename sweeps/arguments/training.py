@@ -64,8 +64,9 @@ class DataArgs:
     folders, or all. The macro averages the first three; with --protocol 2026 all but bear, wug
     and wug_past."""
     final_tasks: Annotated[TaskNames, default_is("none")] = ()
-    """What to score once, on the best checkpoint of each architecture: the same names, glue, or
-    names of GLUE tasks, which are fine-tuned."""
+    """What to score once, on the best checkpoint of each architecture: the same names; or what is
+    fine-tuned on: glue, multilingual, multilingual_nl (_en, _zh), names of tasks (rte,
+    sib200_nl)."""
     depth: Annotated[Depth | None, default_is("fast after epochs, full for --final-tasks")] = None
     """Of two folders of a kind: fast, that ending in _fast or in fast_eval/; full, the other."""
     layout: Layout = "auto"

@@ -133,7 +133,7 @@ def glue_line(results: dict[str, Any]) -> str:
         if score is not None:
             shown = f"{score:.1f} (constant answer {result['baseline']:.1f})"
         parts.append(f"{task} {shown}")
-    return "GLUE " + ", ".join(parts)
+    return "of fine-tuning: " + ", ".join(parts)
 
 
 def for_mlflow(figure: Figure, picture: Path) -> Path:

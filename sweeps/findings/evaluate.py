@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from analysis.benchmarks.glue import PROTOCOL_TASKS
+from analysis.benchmarks import glue
 from analysis.benchmarks.kinds import MACRO_WEIGHTS, kind_named, macro_of
 from analysis.benchmarks.suite import Scores, protocol_of
 from analysis.commands import record
@@ -45,7 +45,7 @@ def show_results(plan: EvaluationPlan, results: dict[str, Any], console: Console
 
 
 def lacking(glue: dict[str, Any], asked: Sequence[str]) -> list[str]:
-    """GLUE tasks without a score, but for those whose files are missing and that nobody named."""
+    """Tasks without a score, but for those whose files are missing and that nobody named."""
     return [
         task
         for task, result in glue.items()
@@ -54,19 +54,23 @@ def lacking(glue: dict[str, Any], asked: Sequence[str]) -> list[str]:
 
 
 def means_with_glue(results: dict[str, Any]) -> dict[str, float]:
-    """The mean of the GLUE tasks, and the macro that counts it by one: of 2024 the leaderboard's,
-    of 2026 the leaderboard's overall score without age of acquisition. It is left out unless all
-    tasks and benchmarks of the protocol are there."""
-    scored = {name: task.get("score") for name, task in results["glue"].items()}
-    tasks = {name: score for name, score in scored.items() if score is not None}
-    means = {"glue": fmean(tasks.values())} if tasks else {}
+    """The mean of the tasks of each group, and the macro that counts GLUE's by one: of 2024 the
+    leaderboard's, of 2026 the leaderboard's overall score without age of acquisition. It is left
+    out unless all tasks and benchmarks of the protocol are there."""
+    scores: dict[str, dict[str, float]] = {}
+    for task, result in results["glue"].items():
+        if result.get("score") is not None:
+            scores.setdefault(glue.find_task(task).group, {})[task] = result["score"]
+    means = {group: fmean(of_group.values()) for group, of_group in scores.items()}
     zero_shot = results.get("zero_shot", {"benchmarks": {}})["benchmarks"]
-    weights = MACRO_WEIGHTS[results["protocol"]]
-    macro = macro_of(zero_shot, results["protocol"])
-    is_whole = set(weights) <= set(zero_shot) and set(PROTOCOL_TASKS[results["protocol"]]) <= set(
-        tasks
-    )
-    if is_whole and macro is not None:
+    protocol = results["protocol"]
+    weights, macro = MACRO_WEIGHTS[protocol], macro_of(zero_shot, protocol)
+    tasks = set(glue.PROTOCOL_TASKS[protocol])
+    if (
+        macro is not None
+        and set(weights) <= set(zero_shot)
+        and tasks <= set(scores.get("glue", {}))
+    ):
         whole = sum(weights.values())
         means["macro_with_glue"] = (whole * macro + means["glue"]) / (whole + 1)
     return means
@@ -80,7 +84,7 @@ def figures(results: dict[str, Any]) -> dict[str, float]:
         found["macro"] = scores["macro"]
     for task, result in results.get("glue", {}).items():
         if result.get("score") is not None:
-            found[f"glue/{task}"] = result["score"]
+            found[f"{glue.find_task(task).group}/{task}"] = result["score"]
     return found | results.get("means", {})
 
 

@@ -213,7 +213,7 @@ def _results(origin: Origin) -> Iterator[str]:
     glue = origin.final.get("glue") or {}
     scored = {task: each["score"] for task, each in glue.items() if each.get("score") is not None}
     if scored:
-        yield "GLUE: " + ", ".join(f"{task} {score:.1f}" for task, score in scored.items())
+        yield "fine-tuned: " + ", ".join(f"{task} {score:.1f}" for task, score in scored.items())
 
 
 def _scores(scores: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from rich.markup import escape
 from analysis import runs
 from analysis.benchmarks import BenchmarkSource, load_suite
 from analysis.terminal import say
+from analysis.wording import count
 from sweeps.engine.scoring.finetuning import finetune_tasks
 from sweeps.engine.scoring.workers import Scoring, score_on_ray, show_progress
 from sweeps.findings.common import winner
@@ -69,11 +70,12 @@ def _zero_shot(
 
 def _glue(plan: SweepPlan, folder: TrialFolder, tracker: Tracker, console: Console) -> None:
     assert plan.final.folder is not None
-    say(console, f"{folder.spec.arch}: fine-tuning on GLUE")
+    names = [task.name for task in plan.final.glue]
+    say(console, f"{folder.spec.arch}: fine-tuning on {count(len(names), 'task')}")
     results = finetune_tasks(
         folder.best_checkpoint,
         plan.final.folder,
-        plan.final.glue,
+        names,
         folder.spec.protocol,
         storage=plan.storage,
         cpus=plan.resources.cpus,

@@ -1,4 +1,4 @@
-"""Results of fine-tuning on GLUE: the table, the figures, the challenge's files."""
+"""Results of fine-tuning: the table, the figures, the challenge's files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CAPTION = {
 
 
 def glue_results(results: Sequence[TaskResult]) -> dict[str, Any]:
-    """The result of each GLUE task, JSON-ready."""
+    """The result of each task, JSON-ready."""
     return {
         result.task: asdict(result.outcome)
         if result.outcome
@@ -36,9 +36,9 @@ def glue_results(results: Sequence[TaskResult]) -> dict[str, Any]:
 
 
 def glue_figures(results: Sequence[TaskResult]) -> dict[str, float]:
-    """The scores of the tasks that have one, percent, by `glue/<task>`."""
+    """The scores of the tasks that have one, percent, by `<group>/<task>`."""
     return {
-        f"glue/{result.task}": result.outcome.score
+        f"{glue.find_task(result.task).group}/{result.task}": result.outcome.score
         for result in results
         if result.outcome is not None and result.outcome.score is not None
     }
@@ -49,7 +49,8 @@ def write_glue_submission(results: Sequence[TaskResult], folder: Path) -> list[P
 
     A file holds {<task>: {"predictions": [{"id": "<task>_<n>", "pred": <label index>}, ...]}}, one
     entry for each reported example, in the file's order. A task without predictions (it lacks
-    files, failed or diverged) is left out.
+    files, failed or diverged) is left out, and so are those of the multilingual track, whose
+    pipeline collects none.
 
     Returns:
         The files written.
@@ -57,6 +58,8 @@ def write_glue_submission(results: Sequence[TaskResult], folder: Path) -> list[P
     written = []
     for result in results:
         if result.outcome is None or not result.outcome.predictions:
+            continue
+        if glue.find_task(result.task).language:
             continue
         file = folder / "finetune" / result.task / "predictions.json"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -71,19 +74,25 @@ def write_glue_submission(results: Sequence[TaskResult], folder: Path) -> list[P
 
 
 def show_tasks(results: Sequence[TaskResult], selection: str, console: Console) -> None:
-    """Print one row a task, and the mean over those that have a score."""
+    """Print one row a task, and the mean of each group over those that have a score."""
     table = Table(header_style="bold", caption=_CAPTION[selection])
     for name in ("task", "metric", "score", "constant answer", "epoch", "items", ""):
         table.add_column(name, justify="left" if name in ("task", "metric", "") else "right")
     for result in results:
         table.add_row(*_cells(result))
-    finished = [r.outcome for r in results if r.outcome and r.outcome.score is not None]
-    if len(finished) > 1:
-        scores = f"{fmean(outcome.score or 0.0 for outcome in finished):.1f}"
-        constants = f"{fmean(outcome.baseline for outcome in finished):.1f}"
-        note = "" if len(finished) == len(results) else f"{len(finished)} of {len(results)} tasks"
-        table.add_section()
-        table.add_row("mean", "", scores, constants, "", "", note)
+    groups: dict[str, list[TaskResult]] = {}
+    for result in results:
+        groups.setdefault(glue.find_task(result.task).group, []).append(result)
+    table.add_section()
+    for group, of_group in groups.items():
+        finished = [r.outcome for r in of_group if r.outcome and r.outcome.score is not None]
+        if len(finished) > 1:
+            name = "mean" if len(groups) == 1 else f"mean of {group}"
+            scores = f"{fmean(outcome.score or 0.0 for outcome in finished):.1f}"
+            constants = f"{fmean(outcome.baseline for outcome in finished):.1f}"
+            is_whole = len(finished) == len(of_group)
+            note = "" if is_whole else f"{len(finished)} of {len(of_group)} tasks"
+            table.add_row(name, "", scores, constants, "", "", note)
     console.print(table)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import models
 from analysis import literature
 from analysis.benchmarks import BenchmarkSource, Suite, load_suite, password
+from analysis.benchmarks.classification import ClassificationTask
 from analysis.config_file import save_config
 from analysis.errors import named
 from analysis.places import path_or_hub_id, reading
@@ -24,7 +25,7 @@ from sweeps.arguments.training import CORPORA
 from sweeps.engine.resources import Resources
 from sweeps.engine.scoring.finetuning import check_tasks
 from sweeps.engine.scoring.found import Found, look_into
-from sweeps.engine.scoring.tasks import benchmark_place, find_glue, split_tasks
+from sweeps.engine.scoring.tasks import benchmark_place, check_folder, split_tasks
 from sweeps.engine.tuning import local_gpus
 from sweeps.plans.spaces import Plan, Values
 from sweeps.stored.trials import check_study_name, resolve_storage, study_name, study_trials
@@ -48,12 +49,12 @@ class FinalTasks:
 
     Attributes:
         zero_shot: benchmarks, or None.
-        glue: names of GLUE tasks.
-        folder: of GLUE's files, where there are tasks.
+        glue: tasks to fine-tune on, with the labels of their files.
+        folder: of benchmarks that their files are in.
     """
 
     zero_shot: BenchmarkSource | None = None
-    glue: tuple[str, ...] = ()
+    glue: tuple[ClassificationTask, ...] = ()
     folder: Path | None = None
 
 
@@ -397,14 +398,13 @@ def final_tasks(
     if source is None or not args.final_tasks:
         return FinalTasks(), None
     with named("--final-tasks"):
-        zero_shot, glue = split_tasks(args.final_tasks, args.protocol)
+        zero_shot, names = split_tasks(args.final_tasks, args.protocol)
         final, suite = None, None
         if zero_shot:
             final = replace(source, tasks=zero_shot, fast=args.depth == "fast")
             suite = load_suite(final, args.protocol)
-        folder = find_glue(source.path) if glue else None
-        if folder is not None:
-            check_tasks(folder, glue)
+        folder = check_folder(source.path, names) if names else None
+        glue = check_tasks(folder, names) if folder else ()
     return FinalTasks(final, glue, folder), suite
 
 

@@ -25,7 +25,7 @@ from sweeps.arguments import EvaluateArgs
 from sweeps.engine.environment import check_address
 from sweeps.engine.scoring.finetuning import check_tasks
 from sweeps.engine.scoring.found import Found, look_into
-from sweeps.engine.scoring.tasks import benchmark_place, find_glue, split_tasks
+from sweeps.engine.scoring.tasks import benchmark_place, check_folder, split_tasks
 from sweeps.engine.scoring.workers import Scoring
 from sweeps.engine.tuning import local_gpus
 from sweeps.stored.chosen import run_id_of
@@ -40,11 +40,11 @@ class EvaluationPlan:
 
     Attributes:
         model: folder or hub id.
-        suite: the zero-shot benchmarks, None for GLUE alone.
+        suite: the zero-shot benchmarks, None where models are only fine-tuned.
         spans: what is scored of it, within the model's context.
         truncated: texts longer than that, of which only the last tokens are scored.
         found: what the folder of benchmarks holds; nothing of the hub.
-        glue: names of GLUE tasks, whose files are in `glue_folder`.
+        glue: names of tasks to fine-tune on, whose files are in `glue_folder`.
     """
 
     args: EvaluateArgs
@@ -88,9 +88,8 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
     zero_shot, glue = split_tasks(args.tasks or default, args.protocol)
     if args.address or glue or args.eval_workers > 1:
         check_address(args.address)
-    glue_folder = find_glue(path) if glue else None
-    if glue_folder is not None:
-        check_tasks(glue_folder, glue)
+    glue_folder = check_folder(path, glue) if glue else None
+    finetuned = check_tasks(glue_folder, glue) if glue_folder else ()
     suite = _suite(args, path, zero_shot) if zero_shot else None
     with path_or_hub_id("--model", args.model):
         model = resolve_model(args.model, uri, storage)
@@ -111,7 +110,7 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
         spans,
         truncated,
         scoring_of(args, model),
-        look_into(args.benchmarks, [suite], glue, "--tasks"),
+        look_into(args.benchmarks, [suite], finetuned, "--tasks"),
         glue,
         glue_folder,
     )

@@ -14,7 +14,6 @@ from mlflow.exceptions import MlflowException
 
 from analysis.benchmarks import glue
 from analysis.benchmarks.files import DEPTHS
-from analysis.benchmarks.folders import GLUE
 from analysis.errors import named
 from analysis.flag_values import checked
 from analysis.places import resolved, writable_folder
@@ -91,7 +90,7 @@ class SubmissionPlan:
         return EvaluateArgs(
             model=str(self.models[revision]),
             benchmarks=str(self.full if is_main else self.fast),
-            tasks=("all", GLUE) if is_main and args.glue else ("all",),
+            tasks=("all", "glue") if is_main and args.glue else ("all",),
             protocol=PROTOCOL,
             ewok_password=args.ewok_password,
             long_texts="truncate",

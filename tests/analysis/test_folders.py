@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from analysis.benchmarks import BenchmarkSource, folders, glue, load_suite
+from analysis.benchmarks.classification import TaskData
 from analysis.benchmarks.folders import entry_rows, survey
 from analysis.benchmarks.kinds import ALL_KINDS
-from sweeps.engine.scoring.tasks import find_glue
+from sweeps.engine.scoring.tasks import check_folder
 from tests.contracts.benchmark_folders import write_folder
 
 RTE = {"sentence1": "a", "sentence2": "b", "label": 0}
+RTE_TASK = (glue.find_task("rte"),)
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def test_what_was_not_asked_for_is_told(full_eval: Path) -> None:
     (full_eval.parent / "blimp_small").rename(full_eval / "blimp_fast")
     suite = load_suite(full_eval, "2025", ["blimp_small"])
     told = {
-        name: fate for name, _, fate in entry_rows(survey(full_eval), suite.benchmarks, ("rte",))
+        name: fate for name, _, fate in entry_rows(survey(full_eval), suite.benchmarks, RTE_TASK)
     }
     assert told["blimp_fast"] == "left out: blimp_small is scored; --tasks blimp_fast"
     assert told["comps_small"] == "left out: not asked for; --tasks comps"
@@ -100,7 +102,7 @@ def test_of_the_challenges_two_folders_one_is_scored(
     assert places["blimp"] == ("fast_eval/blimp_fast" if fast else "full_eval/blimp_small")
     assert places["comps"] == "full_eval/comps_small"
     assert {b.dataset for b in suite.benchmarks} >= {"wug_adj_small", "comps_small"}
-    told = list(entry_rows(survey(evaluation_data), suite.benchmarks, ("rte",)))
+    told = list(entry_rows(survey(evaluation_data), suite.benchmarks, RTE_TASK))
     names = [name for name, _, _ in told]
     inside = [p for p in evaluation_data.glob("*/*") if p.parent.name.endswith("_eval")]
     assert sorted(names) == sorted([*(f"{p.parent.name}/{p.name}" for p in inside), "images"])
@@ -131,7 +133,7 @@ def test_one_of_the_two_folders_may_be_named_or_be_alone(evaluation_data: Path) 
 
 def test_glue_is_found_in_either_folder(evaluation_data: Path) -> None:
     """The challenge has it in `full_eval`."""
-    assert find_glue(str(evaluation_data)) == evaluation_data / "full_eval/glue_filtered"
+    assert glue.find(evaluation_data) == evaluation_data / "full_eval/glue_filtered"
 
 
 def test_the_folder_further_above_is_refused_with_the_one_to_give(evaluation_data: Path) -> None:
@@ -140,8 +142,8 @@ def test_the_folder_further_above_is_refused_with_the_one_to_give(evaluation_dat
     with pytest.raises(ValueError, match="itself: give the folder that holds them") as error:
         load_suite(above, "2025", ["all"])
     assert str(error.value).endswith(f"--benchmarks {evaluation_data}")
-    with pytest.raises(ValueError, match=rf"no GLUE files in .*--benchmarks {evaluation_data}$"):
-        find_glue(str(above))
+    with pytest.raises(ValueError, match=rf"no files of glue in .*--benchmarks {evaluation_data}$"):
+        check_folder(str(above), ["rte"])
 
 
 @pytest.mark.parametrize("above", range(4))
@@ -191,9 +193,9 @@ def test_suffixes_of_glue_and_of_zips_may_be_in_capitals(tmp_path: Path) -> None
     """Of the one both files, and the folder is found by them."""
     for part in ("train", "valid"):
         (tmp_path / f"rte.{part}.Jsonl").write_text(json.dumps(RTE) + "\n")
-    assert find_glue(str(tmp_path)) == tmp_path
-    assert isinstance(glue.read_task(tmp_path, "rte"), glue.TaskData)
-    assert [entry.is_glue for entry in survey(tmp_path)] == [True]
+    assert glue.find(tmp_path) == tmp_path
+    assert isinstance(glue.read_task(tmp_path, "rte"), TaskData)
+    assert [entry.group for entry in survey(tmp_path)] == ["glue"]
     (tmp_path / "ewok.ZIP").touch()
     assert {entry.dataset for entry in survey(tmp_path)} == {"ewok", tmp_path.name}
 
@@ -254,7 +256,7 @@ def test_files_of_glue_beside_benchmarks_hide_nothing(tmp_path: Path) -> None:
     """They may lie in the folder itself."""
     write_folder(ALL_KINDS[0], tmp_path)
     (tmp_path / "rte.valid.jsonl").write_text(json.dumps(RTE) + "\n")
-    assert {entry.is_glue for entry in survey(tmp_path)} == {True, False}
+    assert {entry.group for entry in survey(tmp_path)} == {"glue", ""}
     assert len(load_suite(tmp_path, "2025").benchmarks) == 1
 
 
@@ -282,7 +284,7 @@ def test_they_change_nothing_in_glue_and_zips(tmp_path: Path) -> None:
     for part in ("train", "valid"):
         (tmp_path / f"rte.{part}.jsonl").write_bytes(row * 2)
     task = glue.read_task(tmp_path, "rte")
-    assert isinstance(task, glue.TaskData)
+    assert isinstance(task, TaskData)
     assert len(task.train) == 2
     ewok = next(kind for kind in ALL_KINDS if kind.name == "ewok")
     folder = write_folder(ewok, tmp_path)

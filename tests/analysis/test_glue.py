@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from analysis.benchmarks import glue
-from analysis.benchmarks.glue import Example, TaskData
+from analysis.benchmarks import classification, glue
+from analysis.benchmarks.classification import Example, MissingFiles, TaskData
 
 LABELS = [1, 1, 1, 0, 0]
 PREDICTIONS = [1, 1, 0, 1, 0]  # 2 true and 1 false positive, 1 false negative, 1 true negative
@@ -37,37 +37,37 @@ def data_of(task: str, train: Sequence[int], valid: Sequence[int]) -> TaskData:
 )
 def test_metrics_by_hand(task: str, percent: float) -> None:
     """2 + 1 of 5 are right; F1 = 2*2 / (2*2 + 1 + 1); Matthews = (2*1 - 1*1) / sqrt(3*3*2*2)."""
-    assert glue.score(glue.find_task(task), LABELS, PREDICTIONS) == pytest.approx(percent)
+    assert classification.score(glue.find_task(task), LABELS, PREDICTIONS) == pytest.approx(percent)
 
 
 def test_accuracy_of_three_labels() -> None:
     """Confusions between any two labels count alike."""
-    assert glue.score(glue.find_task("mnli"), [0, 1, 2, 2], [0, 2, 1, 2]) == 50.0
+    assert classification.score(glue.find_task("mnli"), [0, 1, 2, 2], [0, 2, 1, 2]) == 50.0
 
 
 @pytest.mark.parametrize(("task", "answer"), [("mrpc", 0), ("cola", 0), ("cola", 1)])
 def test_a_constant_answer_without_a_defined_metric_scores_zero(task: str, answer: int) -> None:
     """F1 without a predicted 1 and Matthews without variation are zero, not NaN."""
-    assert glue.score(glue.find_task(task), LABELS, [answer] * 5) == 0.0
+    assert classification.score(glue.find_task(task), LABELS, [answer] * 5) == 0.0
 
 
 def test_standard_error_is_the_binomial_one_for_accuracy() -> None:
     """Of 150 right answers in 200 the error is 100 sqrt(0.75 * 0.25 / 200) percentage points."""
     labels, predictions = [0] * 200, [0] * 150 + [1] * 50
-    error = glue.standard_error(glue.find_task("rte"), labels, predictions)
+    error = classification.standard_error(glue.find_task("rte"), labels, predictions)
     assert error == pytest.approx(100 * math.sqrt(0.75 * 0.25 / 200), rel=0.1)
 
 
 def test_baseline_label_comes_from_the_training_examples() -> None:
     """The label that is most frequent in training is scored, though another one is in the file."""
-    assert glue.baseline(data_of("rte", train=[0, 0, 1], valid=[1, 1, 1, 0])) == 25.0
+    assert classification.baseline(data_of("rte", train=[0, 0, 1], valid=[1, 1, 1, 0])) == 25.0
 
 
 def test_baseline_is_in_the_metric_of_the_task() -> None:
     """For F1 the constant answer is 1 even where 0 is more frequent, for Matthews it scores 0."""
     train, valid = [0, 0, 0, 1], [0, 0, 1, 1]
-    assert glue.baseline(data_of("qqp", train, valid)) == pytest.approx(100 * 4 / 6)
-    assert glue.baseline(data_of("cola", train, valid)) == 0.0
+    assert classification.baseline(data_of("qqp", train, valid)) == pytest.approx(100 * 4 / 6)
+    assert classification.baseline(data_of("cola", train, valid)) == 0.0
 
 
 TEXTS = {
@@ -134,18 +134,18 @@ def test_a_missing_file_is_a_result(tmp_path: Path) -> None:
     """A task without one of its files is no exception: the answer names the file."""
     write_rows(tmp_path, "boolq.valid", [{"question": "A", "passage": "B", "label": 0}])
     found = glue.read_task(tmp_path, "boolq")
-    assert found == glue.MissingFiles(glue.find_task("boolq"), (tmp_path / "boolq.train.jsonl",))
+    assert found == MissingFiles(glue.find_task("boolq"), (tmp_path / "boolq.train.jsonl",))
 
 
 def test_mnli_mm_trains_on_mnli(tmp_path: Path) -> None:
     """The mismatched task reports on its own file, after training on that of the matched one."""
     train = write_rows(tmp_path, "mnli.train", [{"premise": "A", "hypothesis": "B", "label": 2}])
     missing = glue.read_task(tmp_path, "mnli-mm")
-    assert isinstance(missing, glue.MissingFiles)
+    assert isinstance(missing, MissingFiles)
     assert [file.name for file in missing.files] == ["mnli-mm.valid.jsonl"]
     train.rename(tmp_path / "mnli-mm.valid.jsonl")
     missing = glue.read_task(tmp_path, "mnli-mm")
-    assert isinstance(missing, glue.MissingFiles)
+    assert isinstance(missing, MissingFiles)
     assert [file.name for file in missing.files] == ["mnli.train.jsonl"]
 
 

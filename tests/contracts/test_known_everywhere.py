@@ -9,9 +9,11 @@ import models
 from analysis import literature
 from analysis.benchmarks import glue
 from analysis.benchmarks.kinds import ALL_KINDS, KINDS
+from analysis.flag_values import checked
 from analysis.plots.style import ARCH_STYLES
-from analysis.schema.choices import BENCHMARKS, GLUE_TASKS, OTHER_FOLDERS
+from analysis.schema.choices import BENCHMARKS, GLUE_TASKS, MULTILINGUAL_TASKS, OTHER_FOLDERS
 from models.sizes import PRESETS
+from sweeps.arguments import EvaluateArgs
 from sweeps.arguments.training import CORPORA, Architecture
 from sweeps.plans.common import chosen_archs
 from tests.architectures import FACTS
@@ -31,7 +33,8 @@ def test_the_flags_know_the_short_names_of_corpora() -> None:
 def test_the_flags_know_all_tasks() -> None:
     """And those that stand for several."""
     assert tuple(KINDS) == BENCHMARKS
-    assert tuple(glue.TASKS) == GLUE_TASKS
+    assert tuple(glue.TASKS) == (*GLUE_TASKS, *MULTILINGUAL_TASKS)
+    assert checked(EvaluateArgs(model="x", tasks=glue.NAMES)).tasks == glue.NAMES
     for kind in ALL_KINDS:
         assert all(each.startswith(BENCHMARKS) or each in OTHER_FOLDERS for each in kind.folders)
 

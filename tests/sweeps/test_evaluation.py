@@ -291,7 +291,7 @@ def test_submission_has_the_challenges_layout(checkpoint, data, tmp_path) -> Non
     [
         (["--benchmarks", "no/such"], r"--benchmarks no/such cannot be read \(no such file or"),
         (["--tasks", "blimp_old"], "unknown task 'blimp_old': choose a kind of benchmark"),
-        (["--tasks", "rte"], "no GLUE files in "),
+        (["--tasks", "rte"], "no files of glue in "),
         (["--tasks", "bear"], "no bear benchmark in .*it has blimp_fast, ewok_fast"),
         (["--tasks", "blimp", "--model", "no/such/model"], "no model at no/such/model"),
         (["--tasks", "blimp", "--model", "models:/none@teacher"], "none@teacher: no results in"),

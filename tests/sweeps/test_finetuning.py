@@ -23,7 +23,8 @@ import models
 from analysis.benchmarks import glue
 from sweeps.engine.scoring.finetuning import FinetuningDisplay, check_tasks, finetune_tasks
 from sweeps.engine.scoring.tasks import TaskResult
-from sweeps.findings.glue import show_tasks, write_glue_submission
+from sweeps.findings.evaluate import figures, means_with_glue
+from sweeps.findings.glue import glue_figures, glue_results, show_tasks, write_glue_submission
 from tests.finetune_outcome import OF_RTE
 from tests.sweeps.conftest import ROOT, environment
 from tests.tiny_text import write_tiny_text
@@ -222,13 +223,13 @@ def test_errors_of_tasks_are_kept_without_secrets(
 
 def test_a_folder_without_tasks_is_refused(model: Path, tmp_path: Path) -> None:
     """Nothing to fine-tune on is an error that names the files looked for."""
-    with pytest.raises(ValueError, match=r"no GLUE files in .*<task>\.train\.jsonl"):
+    with pytest.raises(ValueError, match=r"no files of glue in .*<task>\.train\.jsonl"):
         run(model, tmp_path, tmp_path / "storage", "rte")
 
 
 def test_an_unknown_task_is_refused(model: Path, tasks: Path, tmp_path: Path) -> None:
     """A wrong name is an error before anything is run."""
-    with pytest.raises(ValueError, match="unknown GLUE task 'snli'"):
+    with pytest.raises(ValueError, match="unknown task 'snli' to fine-tune on"):
         run(model, tasks, tmp_path, "cola", "snli")
 
 
@@ -255,6 +256,31 @@ def test_submission_has_the_challenges_layout(tmp_path: Path) -> None:
         "rte": {"predictions": [{"id": "rte_0", "pred": 1}, {"id": "rte_1", "pred": 0}]}
     }
     assert [path.name for path in (tmp_path / "finetune").iterdir()] == ["rte"]
+
+
+def test_groups_of_tasks_are_averaged_by_themselves(tmp_path: Path) -> None:
+    """GLUE, and each language: in the table, in scores.json and among MLflow's figures; a
+    submission has GLUE's alone."""
+    scores = {"rte": 60.0, "wsc": 50.0, "arc_nl": 30.0, "sib200_nl": 70.0, "sib200_zh": 40.0}
+    results = [
+        TaskResult(name, dataclasses.replace(OF_RTE, task=name, score=score))
+        for name, score in scores.items()
+    ]
+    output = io.StringIO()
+    console = Console(file=output, width=160)
+    show_tasks([*results, TaskResult("mnli_nl", error="x")], "split", console)
+    mean = r"│ mean of (\w+) +│ +│ +([0-9.]+) │ +50.0 │ +│ +│ (.*?) +│"
+    rows = re.findall(mean, output.getvalue())
+    assert rows == [("glue", "55.0", ""), ("multilingual_nl", "50.0", "2 of 3 tasks")]
+    show_tasks(results[:2], "split", console)
+    assert re.search(r"│ mean +│ +│ +55.0 │", output.getvalue())
+    stored = {"glue": glue_results(results)}
+    means = {"glue": 55.0, "multilingual_nl": 50.0, "multilingual_zh": 40.0}
+    assert means_with_glue(stored) == means
+    assert figures({**stored, "means": means}) == {**glue_figures(results), **means}
+    assert glue_figures(results[1:3]) == {"glue/wsc": 50.0, "multilingual_nl/arc_nl": 30.0}
+    write_glue_submission(results, tmp_path)
+    assert {path.name for path in (tmp_path / "finetune").iterdir()} == {"rte", "wsc"}
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from analysis.benchmarks import glue, load_suite
+from analysis.benchmarks import classification, glue, load_suite
+from analysis.benchmarks.classification import TaskData
 from trainables.corpus import Blocks, mini_benchmark, prepare_corpus
 from trainables.corpus.builtin import lexicon as lex
 from trainables.corpus.builtin import mini_suite
@@ -184,9 +185,9 @@ def test_glue_reader_takes_the_tasks(folder: Path, task: str, constant: float) -
     found = glue.find(folder)
     assert found == folder / "glue_mini"
     data = glue.read_task(found, task)
-    assert isinstance(data, glue.TaskData)
+    assert isinstance(data, TaskData)
     assert (len(data.train), len(data.valid)) == (800, 200)
-    assert glue.baseline(data) == constant
+    assert classification.baseline(data) == constant
 
 
 @pytest.mark.parametrize(
@@ -342,7 +343,7 @@ def fine_tune(task: str, folder: Path, model: Path, storage: Path) -> FinetuneOu
     """At a learning rate and for as long as so small a model needs: the protocols' settings, made
     for far larger ones, leave it at chance."""
     data = glue.read_task(folder / "glue_mini", task)
-    assert isinstance(data, glue.TaskData)
+    assert isinstance(data, TaskData)
     settings = glue.settings("2024", task, {"lr": 1e-3, "epochs": 20, "patience": None})
     spec = FinetuneSpec(model_hash(model), task, data.hash, "2024", settings)
     return finetune(spec, model, data, storage)

@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, PreTraine
 import models
 import trainables.finetune as finetune_module
 from analysis.benchmarks import glue
-from analysis.benchmarks.glue import Example, FinetuneSettings, TaskData
+from analysis.benchmarks.classification import Example, TaskData
+from analysis.benchmarks.glue import FinetuneSettings
 from trainables.classifier import Classifier, batches, encode, predict, split
 from trainables.corpus.tokenizer import train_tokenizer
 from trainables.digests import write_digests
@@ -86,6 +87,28 @@ def toy_data() -> TaskData:
 
     train, valid = (tuple(example() for _ in range(count)) for count in (96, 40))
     return TaskData(glue.find_task("sst2"), train, valid)
+
+
+def test_labels_of_a_file_are_learned(model_folder: Path, tmp_path: Path) -> None:
+    """A set of the multilingual track with three labels, from its files to its outcome."""
+    labels = {"cat": "dier", "here": "plaats", "now": "tijd"}
+    rows = [{"sentence": f"sees {word} {word}", "label": label} for word, label in labels.items()]
+    folder = tmp_path / "nl" / "sib200"
+    folder.mkdir(parents=True)
+    for part, times in (("train", 16), ("valid", 2)):
+        lines = "".join(json.dumps(row) + "\n" for row in rows * times)
+        (folder / f"sib200_nl.{part}.jsonl").write_text(lines)
+    data = glue.read_task(tmp_path, "sib200_nl")
+    assert isinstance(data, TaskData)
+    settings = glue.settings("2025", "sib200_nl", {"lr": 1e-2, "batch_size": 8, "epochs": 4})
+    spec = FinetuneSpec(model_hash(model_folder), "sib200_nl", data.hash, "2025", settings)
+    outcome = finetune(spec, model_folder, data, tmp_path / "storage")
+    assert (outcome.task, outcome.metric, outcome.baseline) == (
+        *("sib200_nl", "accuracy"),
+        pytest.approx(100 / 3),
+    )
+    assert outcome.predictions == (0, 1, 2) * 2
+    assert (outcome.score, outcome.error) == (100.0, 0.0)
 
 
 def with_settings(spec: FinetuneSpec, **changes: Any) -> FinetuneSpec:

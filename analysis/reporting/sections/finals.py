@@ -37,9 +37,9 @@ def finals(context: ReportContext) -> ReportPart | None:
         "Final scores of single models, on all items",
         ("model", "epochs", "bits/byte", *zero_shot, *glue),
         tuple(rows),
-        f"Percent {OVER_ITEMS}; of GLUE with the score of a constant answer in "
-        "brackets, and “no better” where it is less than two standard errors above that. “Within "
-        "chance” as above.",
+        f"Percent {OVER_ITEMS}; of fine-tuning with the score of a constant answer in brackets, "
+        "and “no better” where it is less than two standard errors above that. “Within chance” as "
+        "above.",
     )
     text = (
         f"{count_of(len(found), 'model was', 'models were')} scored once more at the best "

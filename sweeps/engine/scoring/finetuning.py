@@ -27,11 +27,12 @@ from rich.markup import escape
 
 import models
 from analysis.benchmarks import glue
+from analysis.benchmarks.classification import ClassificationTask, MissingFiles
 from analysis.benchmarks.protocols import check_protocol
 from analysis.errors import without_secret
 from analysis.terminal import say
 from sweeps.engine.failures import TrialFailure, keep_error
-from sweeps.engine.scoring.tasks import TaskResult, find_glue
+from sweeps.engine.scoring.tasks import TaskResult, check_folder
 from sweeps.engine.trial_process import failures_explained, memory_given_back
 from sweeps.engine.tuning import MAX_FAILURES, DriverCallback, OwnSignals
 from trainables.checkpoint import bring_model
@@ -65,7 +66,7 @@ def finetune_tasks(
 
     Args:
         model: folder of a causal LM (safetensors) and its tokenizer, e.g. a trial's checkpoint.
-        folder: see `find_glue`.
+        folder: of benchmarks; see `check_folder`.
         tasks: names of `glue.TASKS`; none for all of the protocol.
         protocol: one of `PROTOCOLS`; see `glue.settings`.
         storage: epochs and outcomes are kept in its folder `glue`, which all nodes of the cluster
@@ -85,8 +86,8 @@ def finetune_tasks(
     """
     check_protocol(protocol)
     model, storage = Path(model).absolute(), storage.absolute() / "glue"
-    place = find_glue(str(folder.absolute()))
     names = tuple(dict.fromkeys(tasks)) or glue.PROTOCOL_TASKS[protocol]
+    place = check_folder(str(folder.absolute()), names)
     if precision is None:
         precision = default_precision(gpus, models.load_config(model).hidden_size)
     # Task, data and settings are filled in by `_plan`.
@@ -104,14 +105,16 @@ def finetune_tasks(
     return results
 
 
-def check_tasks(folder: Path, tasks: Sequence[str]) -> None:
-    """Read the tasks' files from the folder that `find_glue` finds; a missing one is no error.
+def check_tasks(folder: Path, tasks: Sequence[str]) -> tuple[ClassificationTask, ...]:
+    """Read the tasks' files from a folder of benchmarks; a missing one is no error.
+
+    Returns:
+        The tasks, those without labels with the ones of their files, where they are there.
 
     Raises:
         ValueError: an unknown task, or a bad row (file and line are named).
     """
-    for name in tasks:
-        glue.read_task(folder, name)
+    return tuple(glue.read_task(folder, name).task for name in tasks)
 
 
 def _plan(
@@ -123,7 +126,7 @@ def _plan(
         data = glue.read_task(place, name)
     except ValueError as error:  # a bad row is no reason to lose the other tasks
         return TaskResult(name, error=str(error))
-    if isinstance(data, glue.MissingFiles):
+    if isinstance(data, MissingFiles):
         return TaskResult(name, missing=data.files)
     return dataclasses.replace(base, task=name, data_hash=data.hash, settings=settings)
 
@@ -160,7 +163,7 @@ def task_trial(config: dict[str, Any], job: FinetuningJob) -> None:
     try:
         job.bring()
         data = glue.read_task(job.folder, spec.task)
-        if isinstance(data, glue.MissingFiles):
+        if isinstance(data, MissingFiles):
             raise ValueError(f"{', '.join(map(str, data.files))} vanished: start again")
         with memory_given_back(), failures_explained():
             finetune(

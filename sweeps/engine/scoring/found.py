@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.benchmarks import HUB, Suite
+from analysis.benchmarks.classification import ClassificationTask
 from analysis.benchmarks.folders import entry_rows, survey
 from analysis.commands import is_part
 from sweeps.engine.scoring.tasks import benchmark_place
@@ -43,18 +44,21 @@ class Found:
 
 
 def look_into(
-    place: str | None, suites: Sequence[Suite | None], glue: Sequence[str], glue_flag: str
+    place: str | None,
+    suites: Sequence[Suite | None],
+    tasks: Sequence[ClassificationTask],
+    tasks_flag: str,
 ) -> Found:
     """What a folder of benchmarks holds; nothing where none was named, or the hub.
 
     Args:
         place: the value of --benchmarks.
         suites: what is scored.
-        glue: tasks that are fine-tuned.
-        glue_flag: the flag that asks for those.
+        tasks: those that are fine-tuned on, see `entry_rows`.
+        tasks_flag: the flag that asks for those.
     """
     if place is None or place == HUB:
         return Found()
     entries = survey(Path(benchmark_place(place)))
     benchmarks = [each for suite in suites if suite for each in suite.benchmarks]
-    return Found(place, tuple(entry_rows(entries, benchmarks, glue, glue_flag)))
+    return Found(place, tuple(entry_rows(entries, benchmarks, tasks, tasks_flag)))

@@ -1,4 +1,4 @@
-"""The tasks that a command names: zero-shot benchmarks, and GLUE tasks to fine-tune on."""
+"""The tasks that a command names: zero-shot benchmarks, and tasks to fine-tune on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from analysis.benchmarks import HUB, glue
 from analysis.benchmarks.folders import hint
 from analysis.places import check_came_along, reading, resolved
+from analysis.schema.choices import MULTILINGUAL
 from trainables.finetune_spec import FinetuneOutcome
 
 
@@ -31,11 +32,10 @@ class TaskResult:
 
 
 def split_tasks(tasks: Sequence[str], protocol: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Zero-shot tasks, and names of GLUE tasks; "glue" stands for all of the protocol's."""
-    zero_shot = tuple(name for name in tasks if name != "glue" and name not in glue.TASKS)
-    if "glue" in tasks:
-        return zero_shot, glue.PROTOCOL_TASKS[protocol]
-    return zero_shot, tuple(name for name in tasks if name in glue.TASKS)
+    """Zero-shot tasks, and tasks to fine-tune on; names such as "glue" stand for several."""
+    zero_shot = tuple(name for name in tasks if name not in glue.NAMES)
+    finetuned = (task for name in tasks for task in glue.members(name, protocol))
+    return zero_shot, tuple(dict.fromkeys(finetuned))
 
 
 def benchmark_place(path: str) -> str:
@@ -54,16 +54,30 @@ def benchmark_place(path: str) -> str:
     return str(place)
 
 
-def find_glue(path: str) -> Path:
-    """The folder of GLUE's files in a folder of benchmarks.
+def check_folder(path: str, tasks: Sequence[str]) -> Path:
+    """The folder of benchmarks where the files of tasks to fine-tune on are.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there are none of GLUE, or none of any language, if there are such tasks.
     """
-    if path == HUB:
-        raise ValueError("GLUE needs a folder of files: --benchmarks FOLDER with glue*/ in it")
-    found = glue.find(Path(path))
-    if found is None:
-        expected = "expected <task>.train.jsonl and <task>.valid.jsonl there or in its folder glue*"
-        raise ValueError(f"no GLUE files in {path}: {hint(Path(path), of_glue=True) or expected}")
-    return found
+    groups = dict.fromkeys(glue.find_task(name).group for name in tasks)
+    for suite, expected in _EXPECTED.items():
+        asked = [group for group in groups if group.startswith(suite)]
+        if asked and path == HUB:
+            raise ValueError(
+                f"tasks of {', '.join(asked)} are files of a folder, not of the hub: --benchmarks "
+                f"FOLDER; {expected}"
+            )
+        if asked and not any(glue.find(Path(path), group) for group in asked):
+            raise ValueError(
+                f"no files of {', '.join(asked)} in {path}: {hint(Path(path), asked) or expected}"
+            )
+    return Path(path)
+
+
+_EXPECTED = {
+    "glue": "expected <task>.train.jsonl and <task>.valid.jsonl there or in its folder glue*",
+    "multilingual": "expected <name>/<task>.train.jsonl and <name>/<task>.valid.jsonl (sib200_nl, "
+    f"...) in folders {', '.join(MULTILINGUAL)} there or in its folder multilingual*",
+}
+"""By the beginning of groups of tasks, where their files are."""
