@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
-from test_trial import assert_same, final_parameters, kill_at, train, train_until_killed
+from test_trial import (
+    Killed,
+    assert_same,
+    final_parameters,
+    kill_at,
+    train,
+    train_until_killed,
+)
 
 import models
 from analysis.benchmarks import load_suite
@@ -19,7 +29,8 @@ from tests.made_study import made_scores
 from trainables.checkpoint import TrialFolder
 from trainables.corpus import Corpus
 from trainables.milestones import BABYLM, milestone_step, revision_of, words_of, words_of_revision
-from trainables.trainer import Trainer
+from trainables.trainer import Trainer, World
+from trainables.trial import run_trial
 
 
 def milestone_points(runtime, metric="blimp"):
@@ -273,3 +284,33 @@ def test_a_branch_killed_and_run_again_began_where_it_did(tiny_spec, make_runtim
     short = long.replace(epochs=1)
     train(short, make_runtime(short))
     assert TrialFolder.of(runtime.study, short).began == 20
+
+
+def share(rank: int, rendezvous: str, last_step: int, spec, runtime):
+    """Train as one of two workers, to the end or until a kill."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, last_step)
+        with contextlib.suppress(Killed):
+            run_trial(spec, runtime, lambda metrics: None, World(rank, 2))
+    gc.collect()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_workers_measure_a_milestone_together(tiny_spec, tiny_corpus, make_runtime, tmp_path):
+    """Killed behind it, all of them go past it again, and none waits for another; the figures are
+    those of one worker but for rounding."""
+    spec, given = tiny_spec.replace(epochs=1), {"milestones": (1000, 2000)}
+    alone, shared = make_runtime(spec, "alone", **given), make_runtime(spec, "shared", **given)
+    train(spec, alone)
+    folders = [TrialFolder.of(runtime.study, spec) for runtime in (alone, shared)]
+    kills = (milestone_step(spec, tiny_corpus, 1000, 32) + 1, 10**6)
+    for kill in kills:
+        rendezvous = (tmp_path / f"rendezvous-{kill}").as_uri()
+        torch.multiprocessing.spawn(share, (rendezvous, kill, spec, shared), nprocs=2)
+        assert [*folders[1].milestones] == ([1000] if kill == kills[0] else [1000, 2000])
+    expected, found = (folder.milestones for folder in folders)
+    for words, report in found.items():
+        assert report.val_loss == pytest.approx(expected[words].val_loss, rel=1e-5)
