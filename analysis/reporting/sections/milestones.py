@@ -226,10 +226,11 @@ def _with_titles(frame: pd.DataFrame) -> pd.DataFrame:
 def _picture(context: ReportContext, frame: pd.DataFrame, name: str, what: str) -> Picture:
     titled = _with_titles(frame)
     titled["unit"] = ["lower is better" if name == _LOSS else "%" for name in titled["name"]]
+    dotted = "; dotted: chance" if titled["chance"].notna().any() else ""
     return context.draw(
         plots.milestone_figure(titled),
         name,
-        f"{what} over the words seen, mean over seeds, all items; dotted: chance",
+        f"{what} over the words seen, mean over seeds{dotted}",
         "Curves of the figures in a table below, over a logarithmic axis of words seen",
     )
 
