@@ -13,6 +13,7 @@ from analysis.plots.curves import draw_chance, draw_line
 from analysis.plots.style import INK, RC, check, in_units, line_sign, line_styles
 
 _MOST_ACROSS = 4  # panels in a row
+_FEW_LABELS = 100  # an axis that spans less has labels between the powers of ten
 
 
 @rc_context(RC)
@@ -39,6 +40,7 @@ def milestone_figure(frame: pd.DataFrame) -> Figure:
     panels = list(figure.subplots(down, across, squeeze=False, sharex=True).flat)
     for unused in panels[len(names) :]:
         unused.remove()
+    is_short = frame["words"].max() < _FEW_LABELS * frame["words"].min()
     for axes, name in zip(panels, names, strict=False):
         mine = frame[frame["panel"] == name]
         if mine["chance"].notna().any():
@@ -49,7 +51,7 @@ def milestone_figure(frame: pd.DataFrame) -> Figure:
         axes.set_ylabel(mine["unit"].iloc[0])
         axes.set_xlabel("words seen")
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator())
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_units(value)))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(labelbottom=True)
