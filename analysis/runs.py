@@ -39,6 +39,7 @@ _BY_EPOCH = {
     **{"selection/": "selection_", "held_out/": "held_out_"},
 }
 _FINAL = ("final/", "eval/")
+_MILESTONE = "milestone/"
 _HISTORIES = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
 _RUNS_AT_ONCE, _MOST_POINTS = 100, 25_000
 """For which a server gives a metric in one answer."""
@@ -55,8 +56,9 @@ def trials(store: MlflowClient | str, study: str) -> pd.DataFrame:
     `status` (MLflow's), and at the epoch of least validation loss
     `best_epoch`, `bits_per_byte` and `macro` (percent), missing where the trial has none. Also
     `name`, `parent` (the sweep's run), `commit`, `reason` (why it ended so; missing if it just
-    finished), and `has_final`: whether it was scored once more, on its best checkpoint. Runs that
-    do not say what they are have no row, see `count_unrecorded`.
+    finished), `has_final`: whether it was scored once more, on its best checkpoint, and
+    `has_milestones`: whether it was measured after numbers of words. Runs that do not say what they
+    are have no row, see `count_unrecorded`.
 
     Args:
         store: an MLflow client, or the tracking URI.
@@ -140,6 +142,7 @@ def _trial_row(run: Run) -> dict[str, object]:
         "status": run.info.status,
         "name": run.info.run_name,
         "has_final": any(metric.startswith(_FINAL) for metric in metrics),
+        "has_milestones": any(metric.startswith(_MILESTONE) for metric in metrics),
         **{column: tags.get(tag) for column, tag in _TAGS.items()},
         **{column: metrics.get(metric) for column, metric in _BEST.items()},
     }

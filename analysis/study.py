@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +23,7 @@ from analysis.benchmarks.suite import FinalScores, Scores
 from analysis.errors import without_secret
 from analysis.points import point_keys
 from analysis.schema.axes import AXES
+from analysis.schema.milestone import MilestoneReport
 from analysis.schema.typed import parse_json, typed
 from analysis.store import open_store
 from analysis.stored_files import check_files, files_reached
@@ -28,7 +31,7 @@ from analysis.wording import as_flag, count, quoted
 
 _RESULTS = {
     *("run_id", "spec_hash", "name", "parent", "commit", "reason", "outcome", "status"),
-    *("best_epoch", "bits_per_byte", "macro", "has_final"),
+    *("best_epoch", "bits_per_byte", "macro", "has_final", "has_milestones"),
 }
 _FACTS = {
     *("total_steps", "params", "params_non_embedding", "vocab_size", "train_tokens", "train_words"),
@@ -37,6 +40,7 @@ _FACTS = {
 }
 RECORDED = _RESULTS | _FACTS
 """Columns of `runs.trials` that are no part of a trial's spec."""
+_MILESTONE = re.compile(r"scores/words-(\d+)\.json")
 _NAMES = {"corpus", "teacher_name"}
 _OF_ARCH = ("precision", "revision")
 """Parameters that go with an architecture and a device."""
@@ -111,6 +115,10 @@ class Study:
         """Scores of a run after an epoch, see `scores_of_run`."""
         return scores_of_run(self.client, run_id, epoch)
 
+    def milestones(self, run_id: str) -> dict[int, MilestoneReport]:
+        """What was measured of a run on the way, see `milestones_of_run`."""
+        return milestones_of_run(self.client, run_id)
+
 
 def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> Scores | None:
     """Scores of a trial after an epoch (`SuiteScores.to_dict()`); None without benchmarks.
@@ -126,6 +134,24 @@ def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> Scores | Non
             "compared item by item: run the sweep in a new --study"
         )
     return None if scores is None else _checked(scores, SuiteScores, file, run_id)
+
+
+def milestones_of_run(client: MlflowClient, run_id: str) -> dict[int, MilestoneReport]:
+    """What was measured of a trial on the way, by number of words seen, ascending; nothing of a
+    version that recorded no files of it.
+
+    Raises:
+        ValueError: a file is damaged, or cannot be had.
+    """
+    files = {
+        int(match[1]): file
+        for file in _files(client, run_id, "scores")
+        if (match := _MILESTONE.fullmatch(file))
+    }
+    return {
+        words: _typed(_artifact(client, run_id, file), MilestoneReport, file, run_id)
+        for words, file in sorted(files.items())
+    }
 
 
 def final_scores(client: MlflowClient, run_id: str) -> dict[str, Any]:
@@ -146,11 +172,16 @@ def final_scores(client: MlflowClient, run_id: str) -> dict[str, Any]:
 
 def _checked(scores: dict[str, Any], kind: Any, file: str, run_id: str) -> dict[str, Any]:
     """The scores of a file, which must be what `kind` says; a ValueError names file and run."""
+    _typed(scores, kind, file, run_id)
+    return scores
+
+
+def _typed(content: Any, kind: Any, file: str, run_id: str) -> Any:
+    """The content of a file as what it is; a ValueError names file and run."""
     try:
-        typed(scores, kind)
+        return typed(content, kind)
     except ValueError as error:
         raise ValueError(f"{file} of run {run_id} is damaged: {error}") from error
-    return scores
 
 
 def _artifact(client: MlflowClient, run_id: str, file: str) -> dict[str, Any] | None:
@@ -159,18 +190,30 @@ def _artifact(client: MlflowClient, run_id: str, file: str) -> dict[str, Any] | 
     Raises:
         ValueError: the file cannot be had, or is no JSON.
     """
+    if file not in _files(client, run_id, file.rpartition("/")[0]):
+        return None
+    with _read(file, run_id):
+        return _content(client, run_id, file)
+
+
+def _files(client: MlflowClient, run_id: str, folder: str) -> list[str]:
+    """The files in a folder of a run's, "" for those in none; errors as of `_artifact`."""
+    with _read(folder or "the list of files", run_id):
+        return [artifact.path for artifact in client.list_artifacts(run_id, folder or None)]
+
+
+@contextlib.contextmanager
+def _read(what: str, run_id: str) -> Iterator[None]:
+    """Let errors of the store be ValueErrors that name the run, and what is not to be had of it."""
     try:
         with files_reached():
-            return _content(client, run_id, file)
+            yield
     except (MlflowException, OSError, ValueError) as error:
-        text = f"{file} of run {run_id} cannot be read from the MLflow store: {error}"
+        text = f"{what} of run {run_id} cannot be read from the MLflow store: {error}"
         raise ValueError(without_secret(text)) from error
 
 
-def _content(client: MlflowClient, run_id: str, file: str) -> dict[str, Any] | None:
-    folder = file.rpartition("/")[0] or None
-    if file not in {artifact.path for artifact in client.list_artifacts(run_id, folder)}:
-        return None
+def _content(client: MlflowClient, run_id: str, file: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         text = Path(client.download_artifacts(run_id, file, place)).read_text(encoding="utf-8")
         content: dict[str, Any] = typed(parse_json(text), dict[str, Any])

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from analysis.benchmarks import Answer, Benchmark, Item, Suite
+from analysis.schema.milestone import MilestoneReport
 from tests.empty_store import empty_store
+from trainables.milestones import milestone_report
 from trainables.progress import EpochReport
 from trainables.progress import TrialOutcome as End
 from trainables.spec import TrialSpec
@@ -108,10 +110,12 @@ class MadeStudy:
         kind: str = "lr sweep",
         outcome: str | None = "finished",
         bonus: float = 0.0,
+        milestones: Sequence[int] = (),
     ) -> list[str]:
         """Record trials that end so (None: they go on); returns their run ids.
 
-        `bonus` is added to the skill, and so taken off the bits/byte.
+        `bonus` is added to the skill, and so taken off the bits/byte. `milestones` are numbers of
+        words after which they are measured, too.
         """
         tracker = self.tracker(specs, kind)
         run_ids = []
@@ -122,6 +126,8 @@ class MadeStudy:
             for report in history:
                 run.log_step(report.step, {"loss": report.train_loss})
                 run.log_epoch(report)
+            for place, words in enumerate(milestones):
+                run.log_milestone(words, self.milestone(spec, place))
             if outcome is not None:
                 reason = "loss nan at step 120" if outcome == "diverged" else ""
                 run.finish(End(outcome, tuple(history), None, reason), None)
@@ -141,6 +147,12 @@ class MadeStudy:
                 for seed in seeds
             ]
         )
+
+    def milestone(self, spec: TrialSpec, place: int) -> MilestoneReport:
+        """Of a model that at first guesses, and then is better by a step at each place."""
+        skill = SKILL[spec.arch] - 0.2 + 0.15 * place
+        scores = None if self.suite is None else self._scores(spec, place, skill)
+        return milestone_report(3 - 3 * skill, 1 - skill, self.suite, scores)
 
     def report(self, spec: TrialSpec, epoch: int, bonus: float) -> EpochReport:
         noise = np.random.default_rng([spec.seed, epoch, crc32(_kind(spec).encode())])

@@ -5,7 +5,7 @@
                                          trainer.json, optimizer.safetensors, digests.json
     <trial>/checkpoints/chck_1M/         the model after so many words, without its optimizer
     <trial>/began.json                   of a trial that may go on from another's first steps
-    <trial>/milestones.json              zero-shot scores after so many words
+    <trial>/milestones.json              validation loss and zero-shot scores after so many words
     <trial>/unsent-<run>.jsonl           what MLflow has not taken yet, while it does not answer
     <trial>/outcome.json                 once the trial is over
     <trial>/final.json                   what was scored on its best checkpoint after the sweep
@@ -40,6 +40,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.addresses import copy_around
 from analysis.benchmarks.suite import FinalScores, Scores
+from analysis.schema.milestone import MilestoneReport
 from analysis.schema.ranges import MOST, check, within
 from trainables.bucket import without_patience
 from trainables.corpus.tokenizer import save_tokenizer
@@ -359,19 +360,23 @@ class TrialFolder:
             self._write(_BEGAN, {"step": step})
 
     @property
-    def milestones(self) -> dict[int, Scores]:
-        """Zero-shot scores (`SuiteScores.to_dict()`) by number of words seen, ascending."""
+    def milestones(self) -> dict[int, MilestoneReport]:
+        """What was measured on the way, by number of words seen, ascending."""
         kept = read_or_set_aside(
             self.path / _MILESTONES,
-            dict[int, Scores],
+            dict[int, MilestoneReport | Scores],  # of an older version the scores alone
             {},
-            then="the scores in it are only in MLflow now",
+            then="the figures in it are only in MLflow now",
         )
-        return {words: kept[words] for words in sorted(kept)}
+        return {
+            words: found if isinstance(found, MilestoneReport) else MilestoneReport(scores=found)
+            for words, found in sorted(kept.items())
+        }
 
-    def keep_milestone(self, words: int, scores: Scores) -> None:
-        """Keep the scores after so many words beside the earlier ones."""
-        self._write(_MILESTONES, {**self.milestones, words: scores})
+    def keep_milestone(self, words: int, report: MilestoneReport) -> None:
+        """Keep what was measured after so many words beside the earlier ones."""
+        kept = {**self.milestones, words: report}
+        self._write(_MILESTONES, {at: dataclasses.asdict(each) for at, each in kept.items()})
 
     @property
     def models(self) -> dict[int, Path]:

@@ -1,10 +1,17 @@
-"""Milestones of a training: numbers of words seen, and what the models kept there are called."""
+"""Milestones of a training: numbers of words seen, what the models kept there are called, and what
+is measured of them."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 
+from analysis.benchmarks import Benchmark, Suite
+from analysis.benchmarks.figures import MEAN_OF_TASKS
+from analysis.benchmarks.items import Item
+from analysis.benchmarks.suite import Scores
+from analysis.schema.milestone import MilestoneReport
 from trainables.corpus import Corpus
 from trainables.spec import TrialSpec
 
@@ -12,6 +19,8 @@ _WORDS = re.compile(r"(\d+(?:\.\d+)?)([KMB]?)", re.IGNORECASE)
 _UNITS = {"B": 10**9, "M": 10**6, "K": 10**3, "": 1}
 _REVISION = "chck_"
 _LEFT_OVER = 0.01
+_OF_ITEMS = ("outcomes", "items")
+"""Fields of scores that have a value for every item."""
 BABYLM = (
     *(n * 10**6 for n in range(1, 10)),
     *(n * 10**7 for n in range(1, 10)),
@@ -66,3 +75,38 @@ def milestone_step(spec: TrialSpec, corpus: Corpus, words: int, total_steps: int
     step = max(1, -(-words * corpus.train_tokens // words_a_step))
     seen = total_steps * words_a_step // corpus.train_tokens
     return min(step, total_steps) if is_seen(words, seen) else step
+
+
+def milestone_report(
+    val_loss: float, bits_per_byte: float, suite: Suite | None, scores: Scores | None
+) -> MilestoneReport:
+    """What was measured of a model, as it is kept.
+
+    Args:
+        val_loss, bits_per_byte: see `MilestoneReport`.
+        suite: that the scores are of; None without benchmarks.
+        scores: of all items (`SuiteScores.to_dict()`), or None.
+    """
+    if suite is None or scores is None:
+        return MilestoneReport(val_loss, bits_per_byte)
+    errors = {b.name: _group_errors(b, scores["outcomes"][b.name]) for b in suite.benchmarks}
+    kept = {name: value for name, value in scores.items() if name not in _OF_ITEMS}
+    return MilestoneReport(val_loss, bits_per_byte, kept, errors)
+
+
+def _group_errors(
+    benchmark: Benchmark, outcomes: dict[str, list[float]]
+) -> dict[str, dict[str, float]]:
+    """By grouping and group the standard error over items of the mean over the group's tasks."""
+    left = {task: iter(values) for task, values in outcomes.items()}
+    members: dict[tuple[str, str], tuple[list[Item], list[float]]] = defaultdict(lambda: ([], []))
+    for item in benchmark.items:
+        value = next(left[item.task])
+        for key in item.groups:
+            items, values = members[key]
+            items.append(item)
+            values.append(value)
+    errors: dict[str, dict[str, float]] = defaultdict(dict)
+    for (grouping, group), of_group in sorted(members.items()):
+        errors[grouping][group] = MEAN_OF_TASKS.error(*of_group)
+    return dict(errors)

@@ -2,11 +2,13 @@
 
 experiment = study, parent run = sweep, child run = trial. Parameters are the spec; metrics come by
 optimizer step (`train/*`), by epoch (`val/*`, `zero_shot/*` and its two parts `selection/*` and
-`held_out/*`; step = epoch, 1-based) and by words seen (`milestone/*`, step = words).
+`held_out/*`; step = epoch, 1-based) and by words seen (`milestone/*`, step = words). All scores are
+in the files `scores/epoch-*.json` and `scores/words-*.json`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import math
@@ -22,7 +24,8 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from analysis.benchmarks import macro_of
-from analysis.benchmarks.suite import Scores, protocol_of
+from analysis.benchmarks.suite import protocol_of
+from analysis.schema.milestone import MilestoneReport
 from analysis.store import EARLIEST_FIRST, all_runs, call_with_retries
 from analysis.stored_files import check_files
 from trainables.mlflow_pages import page, study_tags, trial_note, with_text
@@ -310,11 +313,19 @@ class TrialRun:
             name = f"scores/epoch-{report.epoch:03d}.json"
             self._outbox.post({"files": {name: report.scores}})
 
-    def log_milestone(self, words: int, scores: Scores) -> None:
-        """Record zero-shot scores after so many words, once, in ascending order."""
-        figures = _with_macro("milestone", scores["benchmarks"], protocol_of(scores))
-        self._add("words", words, figures)
+    def log_milestone(self, words: int, report: MilestoneReport) -> None:
+        """Record what was measured after so many words, once, in ascending order."""
+        values: dict[str, float] = {}
+        if report.scores is not None:
+            scores = report.scores
+            values |= _with_macro("milestone", scores["benchmarks"], protocol_of(scores))
+        if report.val_loss is not None and report.bits_per_byte is not None:
+            values["milestone/val_loss"] = report.val_loss
+            values["milestone/bits_per_byte"] = report.bits_per_byte
+        self._add("words", words, values)
         self.flush()
+        content = dataclasses.asdict(report)
+        self._outbox.post({"files": {f"scores/words-{words}.json": content}})
 
     def flush(self) -> None:
         """Hand on the buffered points; they are in MLflow then, or on the disk."""

@@ -63,8 +63,8 @@ class RuntimeConfig:
         init: folder of the model whose weights the training starts from, or None.
         trunk_steps: steps after which a trial that still has its peak learning rate leaves a
             checkpoint for those that differ from it in the number of epochs only.
-        milestones: numbers of words seen after which the model is kept and the benchmarks are
-            scored, besides the epochs.
+        milestones: numbers of words seen after which the model is kept, validated and scored,
+            besides the epochs.
         micro_batch: blocks in one forward pass of one worker; None for the whole share, "auto" for
             as many as fit the GPU.
         recompute: whether to compute activations twice rather than keep them. With `micro_batch`

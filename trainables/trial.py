@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import models
+from analysis.benchmarks.suite import Scores
 from analysis.store import call_with_retries, explained
 from trainables.checkpoint import TrialFolder, checkpoint_damage
 from trainables.corpus import Blocks, Corpus
@@ -24,7 +25,7 @@ from trainables.device import set_up_device
 from trainables.files import tell
 from trainables.kept import is_there
 from trainables.memory import memory_of
-from trainables.milestones import milestone_step, revision_of
+from trainables.milestones import milestone_report, milestone_step, revision_of
 from trainables.optim import learning_rate, steps_at_peak
 from trainables.progress import EpochReport, TrialOutcome, TrialProgress, best_epoch
 from trainables.provenance import provenance
@@ -148,8 +149,8 @@ class _TrialTraining:
     def to_the_end(self) -> None:
         """Report the epochs of earlier processes, train the others, and record the outcome."""
         if self.record:  # in case the kill came before they were recorded
-            for words, scores in self.folder.milestones.items():
-                self.record.log_milestone(words, scores)
+            for words, report in self.folder.milestones.items():
+                self.record.log_milestone(words, report)
         for epoch in self.progress.history:
             if self.record:
                 self.record.log_epoch(epoch)  # in case the kill came before it was recorded
@@ -229,7 +230,8 @@ class _TrialTraining:
         while progress.step < end:
             nats, norm = trainer.step()
             pending.append(nats)
-            clock += self._reach_milestones()
+            if progress.step < end:  # at the end the epoch's figures are the milestone's, too
+                clock += self._reach_milestones()
             if progress.step % LOG_EVERY == 0 or progress.step in (1, end):
                 clock = self._read_losses(pending, norm, clock)
                 pending.clear()
@@ -308,29 +310,53 @@ class _TrialTraining:
         )
         self.trainer.progress = TrialProgress(progress.step, history=[*progress.history, epoch])
         if self.record:
+            self._keep_models()  # first: a trial resumed from the checkpoint does not pass here
+            self._keep_figures(val_loss, bits_per_byte, scores)
             self._save()
             self.record.log_epoch(epoch)
         self.world.barrier()
         self.report(epoch_metrics(epoch, self.progress.history))
 
+    @property
+    def _reached(self) -> list[int]:
+        """The milestones, in words, that were reached with the last step."""
+        return [words for words, step in self.milestone_steps.items() if step == self.progress.step]
+
     def _reach_milestones(self) -> float:
-        """Keep the model and score the benchmarks if so many words were seen just now; returns the
-        seconds it took."""
+        """Keep the model and measure it if so many words were seen just now; returns the seconds
+        that it took."""
         started = time.monotonic()
-        for words, step in self.milestone_steps.items():
-            if step == self.progress.step and self.record:
-                self._keep_model(words)
-                is_new = words not in self.folder.milestones
-                if is_new and (scores := self.trainer.score()) is not None:
-                    self.folder.keep_milestone(words, scores)
-                    self.record.log_milestone(words, scores)
+        if not self._reached:
+            return 0.0
+        is_new = True
+        if self.is_first:
+            self._keep_models()
+            is_new = not self.folder.milestones.keys() >= {*self._reached}
+        if self.world.least(is_new):  # all workers validate, or none
+            val_loss, bits_per_byte = self.trainer.validate()
+            # Else there are no figures. Whether the trial diverged is for its own losses to say:
+            # milestones change nothing.
+            if val_loss < self.trainer.loss_limit and self.is_first:
+                self._keep_figures(val_loss, bits_per_byte, self.trainer.score())
         return time.monotonic() - started
 
-    def _keep_model(self, words: int) -> None:
+    def _keep_models(self) -> None:
+        """Keep the model for each milestone that was reached just now, unless it is kept."""
         trainer = self.trainer
-        self.folder.keep_model(
-            words, trainer.model, trainer.data.tokenizer, self.spec, self.progress
-        )
+        for words in self._reached:
+            self.folder.keep_model(
+                words, trainer.model, trainer.data.tokenizer, self.spec, self.progress
+            )
+
+    def _keep_figures(self, val_loss: float, bits_per_byte: float, scores: Scores | None) -> None:
+        """Keep and record figures for each milestone that was reached just now and has none."""
+        assert self.record is not None
+        for words in self._reached:
+            if words not in self.folder.milestones:
+                suite = self.trainer.data.suite
+                report = milestone_report(val_loss, bits_per_byte, suite, scores)
+                self.folder.keep_milestone(words, report)
+                self.record.log_milestone(words, report)
 
     def _save(self) -> None:
         trainer = self.trainer
@@ -393,8 +419,8 @@ def record_again(folder: TrialFolder, runtime: RuntimeConfig) -> None:
         run = runtime.tracker.trial(spec, facts, folder.path)
     for epoch in outcome.history:
         run.log_epoch(epoch)
-    for words, scores in folder.milestones.items():
-        run.log_milestone(words, scores)
+    for words, report in folder.milestones.items():
+        run.log_milestone(words, report)
     checkpoint = None if outcome.checkpoint is None else folder.best_checkpoint
     if checkpoint is not None and (problem := checkpoint_damage(checkpoint)):
         tell(f"the trial {folder.path} is recorded without its model, {checkpoint.name}: {problem}")

@@ -8,6 +8,7 @@ write in one step.
 from analysis.plots.costs import cost_curves
 from analysis.plots.curves import axis_curve, axis_figure, epoch_curve, epoch_figure
 from analysis.plots.heat_map import heat_map
+from analysis.plots.milestones import milestone_figure
 from analysis.plots.plane import plane_figure
 from analysis.plots.scores import gain_figure, leaderboard
 from analysis.plots.style import STYLES, inline_svg, save
@@ -23,6 +24,7 @@ __all__ = [
     "heat_map",
     "inline_svg",
     "leaderboard",
+    "milestone_figure",
     "plane_figure",
     "save",
 ]

@@ -11,7 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from analysis.plots.style import RC, LineStyle, check, ink_sign, line_sign, line_styles, say
+from analysis.plots.style import (
+    RC,
+    LineStyle,
+    check,
+    in_units,
+    ink_sign,
+    line_sign,
+    line_styles,
+    say,
+)
 from analysis.schema.axes import short
 
 _LOG_FROM = 10.0  # an axis that spans more than this is logarithmic
@@ -93,18 +102,10 @@ def _draw_seeds(axes: Axes, mine: pd.DataFrame, cost: str, style: LineStyle) -> 
 def _scale(cost: str, greatest: float) -> tuple[str, float, Callable[[float], str]]:
     """Label of the axis, what one of its units is, and how to write a number of them."""
     if cost == "tokens":
-        return "training tokens", 1.0, _count
+        return "training tokens", 1.0, in_units
     if cost == "flops":
         return "training FLOPs", 1.0, short
     for name, seconds in (("hours", 3600.0), ("minutes", 60.0)):
         if greatest >= 2 * seconds:
             return f"wall time, {name}", seconds, "{:g}".format
     return "wall time, seconds", 1.0, "{:g}".format
-
-
-def _count(number: float) -> str:
-    """Shorten a number: 2500000 -> 2.5M."""
-    for sign, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(number) >= size:
-            return f"{number / size:g}{sign}"
-    return f"{number:g}"

@@ -138,7 +138,7 @@ def _panels(done: pd.DataFrame, title: str) -> tuple[Figure, list[Axes]]:
     panels[0].set_ylabel(_LOSS)
     if has_macro:
         panels[1].set_ylabel(_MACRO)
-        _draw_chance(panels[1])  # first, so that the axis reaches down to it
+        draw_chance(panels[1], CHANCE)  # first, so that the axis reaches down to it
     if title:
         figure.suptitle(title)
     return figure, panels
@@ -159,7 +159,7 @@ def _draw_panel(
     from_top = metric == "bits_per_byte"  # the crosses stand on the bad side
     for name, style in styles.items():
         mine = done[done[group] == name]
-        _draw_line(axes, mine[mine["outcome"] == "finished"], metric, style, by)
+        draw_line(axes, mine[mine["outcome"] == "finished"], metric, style, by)
         stopped = mine[mine["outcome"] == "stopped"]
         axes.plot(
             stopped[by], stopped[metric], style.marker, color=style.color, mfc="none", zorder=2
@@ -176,7 +176,9 @@ def _draw_panel(
     _leave_room(axes, len(rows), at_top=from_top)
 
 
-def _draw_line(axes: Axes, finished: pd.DataFrame, metric: str, style: LineStyle, by: str) -> None:
+def draw_line(axes: Axes, finished: pd.DataFrame, metric: str, style: LineStyle, by: str) -> None:
+    """A line through the means of a column along another, and a band from the least to the greatest
+    of its rows, the seeds."""
     over_seeds = finished.dropna(subset=[metric]).groupby(by)[metric]
     mean, low, high = over_seeds.mean(), over_seeds.min(), over_seeds.max()
     axes.plot(mean.index, mean, linewidth=1.6, markersize=6, zorder=3, **style.line)
@@ -215,11 +217,12 @@ def _leave_room(axes: Axes, rows: int, *, at_top: bool) -> None:
     axes.set_ylim((low, high + room) if at_top else (low - room, high))
 
 
-def _draw_chance(axes: Axes) -> None:
-    axes.axhline(CHANCE, color=INK, alpha=0.7, linestyle=":", linewidth=1.2, zorder=1)
+def draw_chance(axes: Axes, level: float) -> None:
+    """A dotted line at the score of a model that guesses, with its name."""
+    axes.axhline(level, color=INK, alpha=0.7, linestyle=":", linewidth=1.2, zorder=1)
     axes.annotate(
         "chance",
-        (1, CHANCE),
+        (1, level),
         xycoords=axes.get_yaxis_transform(),
         xytext=(-2, 2),
         textcoords="offset points",

@@ -123,6 +123,14 @@ def say(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", alpha=0.75)
 
 
+def in_units(number: float) -> str:
+    """Shorten a number: 2500000 -> 2.5M."""
+    for sign, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(number) >= size:
+            return f"{number / size:g}{sign}"
+    return f"{number:g}"
+
+
 def check(frame: pd.DataFrame, columns: Sequence[str], picture: str) -> None:
     """Check that there is something to draw.
 

@@ -25,6 +25,7 @@ from analysis.reporting.sections.distillation import distillation
 from analysis.reporting.sections.epoch_study import epoch_study
 from analysis.reporting.sections.finals import finals
 from analysis.reporting.sections.further_axes import further_axes
+from analysis.reporting.sections.milestones import milestones
 from analysis.reporting.sections.optimism import optimism
 from analysis.reporting.sections.phenomena import phenomena
 from analysis.reporting.sections.rates import rates
@@ -38,7 +39,7 @@ from analysis.whole_files import write_text
 from analysis.wording import count, quoted
 
 _PARTS: tuple[Callable[[ReportContext], ReportPart | None], ...] = (
-    *(architectures, rates, further_axes, epoch_study, distillation, phenomena),
+    *(architectures, rates, further_axes, epoch_study, distillation, phenomena, milestones),
     *(finals, optimism, beside_literature, cost, reproduction, every_trial),
 )
 

@@ -35,14 +35,14 @@ Design = Literal["trajectory", "independent", "branch"]
 
 @dataclass(frozen=True, kw_only=True)
 class MilestoneArgs:
-    """Models that are kept on the way."""
+    """Models that are kept and measured on the way."""
 
     PANEL = "output"
 
     milestones: Annotated[Names, default_is("none")] = ()
-    """Keep the model, and score the benchmarks, also after so many words: 1000000, or 1M; babylm:
-    after those that the challenge asks for. A branch leaves those before it began to the longest
-    trial."""
+    """Keep the model, validate it and score the benchmarks, also after so many words: 1000000, or
+    1M; babylm: after those that the challenge asks for. A branch leaves those before it began to
+    the longest trial."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from analysis import runs
 from analysis.epochs import BestHorizon, agreement, best_horizon, epoch_table, tokens_spent
 from analysis.plots import epoch_curve, epoch_figure
 from analysis.schema.axes import in_words
+from analysis.schema.milestone import MilestoneReport
 from analysis.terminal import say, show_whole
 from analysis.wording import OVER_SEEDS, count, with_error
 from sweeps.findings.common import describe, for_mlflow, guessed, rich_table
@@ -184,20 +185,28 @@ def _costs(trials: pd.DataFrame, designs: Designs) -> Iterator[str]:
 
 
 def _milestones(plan: SweepPlan, designs: Designs) -> Iterator[str]:
-    """Scores after so many words, of the longest trials of each design."""
+    """Figures after so many words, of the longest trials of each design."""
     folders = study_trials(plan.folder)
     for design in designs.names:
         longest = ended(folders, designs.spec(design, designs.horizons[-1]))
         for words in designs.milestones:
-            scores = [f.milestones[words]["benchmarks"] for f in longest if words in f.milestones]
-            figures = [
-                f"{name} {_mean_and_spread([score[name] for score in scores])}"
-                for name in (scores[0] if scores else ())
-            ]
-            found = ", ".join(figures) or "not scored: the trials ended before it was asked for"
-            found += f" ({OVER_SEEDS})" if len(scores) > 1 else ""
+            reports = [f.milestones[words] for f in longest if words in f.milestones]
+            found = ", ".join(_figures(reports))
+            found = found or "not measured: the trials ended before it was asked for"
+            found += f" ({OVER_SEEDS})" if len(reports) > 1 else ""
             yield f"{design} after {count(words, 'word')}: {found}"
 
 
-def _mean_and_spread(values: list[float]) -> str:
-    return with_error(fmean(values), stdev(values) if len(values) > 1 else math.nan, 1)
+def _figures(reports: list[MilestoneReport]) -> Iterator[str]:
+    """What was measured of all seeds after so many words, each with its name or unit."""
+    losses = [report.bits_per_byte for report in reports if report.bits_per_byte is not None]
+    if losses and len(losses) == len(reports):
+        yield f"{_mean_and_spread(losses, 4)} bits/byte"
+    scores = [report.scores["benchmarks"] for report in reports if report.scores is not None]
+    if scores and len(scores) == len(reports):
+        for name in scores[0]:
+            yield f"{name} {_mean_and_spread([score[name] for score in scores], 1)}"
+
+
+def _mean_and_spread(values: list[float], digits: int) -> str:
+    return with_error(fmean(values), stdev(values) if len(values) > 1 else math.nan, digits)

@@ -26,6 +26,7 @@ from trainables.corpus import Blocks
 from trainables.device import pick_device, set_up_device
 from trainables.machine_limits import free_memory, usable_cpus
 from trainables.memory import OutOfMemory, memory_of
+from trainables.milestones import milestone_step
 from trainables.peaks import dense_bf16_peak
 from trainables.spec import TrialSpec
 from trainables.step_time import step_seconds
@@ -142,7 +143,7 @@ def _head(plan: SweepPlan, at_once: int | None) -> list[str]:
         f"study      {plan.study}, in {shown(plan.storage)}",
         f"corpus     {plan.corpus.name}: {count(plan.corpus.train_words, 'word')}, "
         f"{count(plan.corpus.train_tokens, 'token')}, vocabulary {plan.corpus.vocab_size:,}",
-        f"benchmarks {count(plan.num_items, 'item')}" if plan.benchmarks else "benchmarks none",
+        f"benchmarks {_scorings(plan)}",
         f"batch      {base.batch_size} x {base.context} tokens; "
         f"{count(steps_per_epoch(base, plan.num_blocks), 'step')} in an epoch",
         *(f"{'axes' if number == 0 else '':<10} {line}" for number, line in enumerate(_axes(plan))),
@@ -151,6 +152,20 @@ def _head(plan: SweepPlan, at_once: int | None) -> list[str]:
         f"{count(at_once, 'trial') if at_once else 'no trials'} at once here, each process of "
         f"{plan.least_memory / 1e9:.1f} GB or more",
     ]
+
+
+def _scorings(plan: SweepPlan) -> str:
+    """The benchmarks' items, and how often the longest trial is scored on them."""
+    if not plan.benchmarks:
+        return "none"
+    base = max(plan.bases.values(), key=lambda base: base.epochs)
+    steps = steps_per_epoch(base, plan.num_blocks)
+    reached = [
+        milestone_step(base, plan.corpus, words, steps * base.epochs) for words in plan.milestones
+    ]
+    between = len({step for step in reached if step % steps})  # at an epoch's end nothing is added
+    after = count(base.epochs, "epoch") + (f" and {count(between, 'milestone')}" * (between > 0))
+    return f"{count(plan.num_items, 'item')}, scored after {after} of a trial"
 
 
 def _axes(plan: SweepPlan) -> list[str]:

@@ -42,7 +42,7 @@ class Designs:
         steps_per_epoch: optimizer steps.
         decay: fraction of a branch's steps in its decay.
         seeds: of this command.
-        milestones: words seen after which to keep the model, and to score.
+        milestones: words seen after which to keep the model, and to measure it.
         taken: see `SweepPlan`.
     """
 

@@ -17,6 +17,7 @@ from analysis.plots import (
     gain_figure,
     heat_map,
     leaderboard,
+    milestone_figure,
 )
 
 NAN = math.nan
@@ -100,6 +101,17 @@ def gains() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["student", "metric", "gain", "low", "high"])
 
 
+def milestones() -> pd.DataFrame:
+    """Two seeds of an architecture and one of another, of a loss and a score."""
+    rows = [
+        (panel, unit, arch, words, start + words / 1e8, chance)
+        for panel, unit, chance in (("loss", "lower is better", NAN), ("blimp", "%", 50.0))
+        for arch, start in (("lstm", 52.0), ("lstm", 53.0), ("hgrn2", 55.0))
+        for words in (10**6, 2 * 10**6, 10**7)
+    ]
+    return pd.DataFrame(rows, columns=["panel", "unit", "arch", "words", "value", "chance"])
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "lr": lambda: axis_figure(
         trials([*STYLES, "gru"], seeds=2),
@@ -110,5 +122,6 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "leaderboard": lambda: leaderboard(board()),
     "heat_map": lambda: heat_map(phenomena()),
     "cost": lambda: cost_curves(costs()),
+    "milestone": lambda: milestone_figure(milestones()),
     "gain": lambda: gain_figure(gains()),
 }

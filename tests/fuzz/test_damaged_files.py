@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from analysis.benchmarks import glue
+from analysis.schema.milestone import MilestoneReport
 from sweeps.findings.paper import finished_stages
 from tests.finetune_outcome import OF_RTE
 from tests.fuzz.asking import Answer, Asker
@@ -150,7 +151,10 @@ KEPT: dict[str, tuple[Any, Callable[[TrialFolder], object]]] = {
         lambda trial: trial.final_scores,
     ),
     "began.json": ({"step": 5}, lambda trial: trial.began),
-    "milestones.json": ({"1000": made_scores()}, lambda trial: trial.milestones),
+    "milestones.json": (
+        {"1000": dataclasses.asdict(MilestoneReport(2.0, 1.0, made_scores()))},
+        lambda trial: trial.milestones,
+    ),
     "paper.json": (
         {"sweep": {"inputs": "x", "finished": "y"}},
         lambda trial: finished_stages(trial.path),

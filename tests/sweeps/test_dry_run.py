@@ -65,6 +65,22 @@ def test_the_disk_is_that_of_all_trials_to_come():
     assert "its models after 3 milestones" in with_milestones
 
 
+def test_scorings_of_the_longest_trial_are_counted():
+    """A milestone at an epoch's end adds none: its figures are the epoch's; two of one step one."""
+    base = SPEC.replace(epochs=2, batch_size=4, context=10)
+    corpus = SimpleNamespace(train_words=400, train_tokens=400)  # 10 steps of 40 words an epoch
+
+    def scorings(*milestones, benchmarks="folder"):
+        made = SimpleNamespace(benchmarks=benchmarks, num_items=1200, bases={"part": base})
+        made.num_blocks, made.corpus, made.milestones = 40, corpus, milestones
+        return dry_run._scorings(made)
+
+    assert scorings(benchmarks=None) == "none"
+    assert scorings() == scorings(400, 800) == "1,200 items, scored after 2 epochs of a trial"
+    expected = "1,200 items, scored after 2 epochs and 2 milestones of a trial"
+    assert scorings(39, 40, 100, 400) == expected
+
+
 def test_every_batch_size_and_optimizer_is_measured(monkeypatch):
     """The time is the mean over them; what one step costs does not stand for another's."""
     values = {"lr": [1e-3, 1e-2], "batch_size": [4, 8], "optimizer": ["adamw", "muon"]}

@@ -15,6 +15,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from analysis.command_line import parse
+from analysis.schema.milestone import MilestoneReport
 from sweeps.arguments import EpochStudyArgs
 from sweeps.epoch_study import run_epoch_study
 from sweeps.findings.epoch_study import show_epochs
@@ -275,7 +276,8 @@ def test_what_several_seeds_found_is_told(command, tmp_path):
             end(plan.folder, spec, bits[:-1] if lost else bits, ENDS[seed] if lost else "finished")
             if horizon == 3 and design == "branch":
                 scores = {"benchmarks": {"blimp": 60.0 + seed}, "macro": None}
-                TrialFolder.of(plan.folder, spec).keep_milestone(1000, scores)
+                report = MilestoneReport(2.0, 1.5 + seed, scores)
+                TrialFolder.of(plan.folder, spec).keep_milestone(1000, report)
     tracker = Tracker.open(plan.tracking_uri, tmp_path, plan.study, plan.bases.values(), plan.kind)
     console = Console(file=io.StringIO(), width=200)
     show_epochs(plan, designs, tracker, console)
@@ -288,8 +290,9 @@ def test_what_several_seeds_found_is_told(command, tmp_path):
         "bootstrap over 2 seeds, which is too narrow with so few).",
         "branch minus independent: +0.0100 to +0.0100 bits/byte; within two standard "
         "deviations of independent's seeds at ",
-        "branch after 1,000 words: blimp 61.0 ± 1.0 (± standard deviation over seeds)",
-        "independent after 1,000 words: not scored: the trials ended before it was asked for",
+        "branch after 1,000 words: 2.5000 ± 1.0000 bits/byte, blimp 61.0 ± 1.0 "
+        "(± standard deviation over seeds)",
+        "independent after 1,000 words: not measured: the trials ended before it was asked for",
     ):
         assert line in output, output
     assert re.search(r"independent │ +3 │ +2 │ +- │ +- │ .* 1 diverged", output), output
