@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
 from analysis import plots
+from analysis.benchmarks.kinds import macro_of
 from analysis.benchmarks.minimal_pairs import GROUPINGS
-from analysis.benchmarks.suite import Scores
+from analysis.benchmarks.suite import Scores, protocol_of
 from analysis.reporting.page import Cell, Picture, Section, Table
 from analysis.reporting.sections.common import (
     ReportContext,
@@ -20,7 +20,6 @@ from analysis.reporting.sections.common import (
     listed,
     with_spread,
 )
-from analysis.samples import members
 from analysis.schema.milestone import MilestoneReport
 from analysis.wording import OVER_SEEDS
 from analysis.wording import count as counted
@@ -101,9 +100,8 @@ def _rows(report: MilestoneReport) -> Iterator[dict[str, Any]]:
     scores = report.scores
     if scores is None:
         return
-    if scores["macro"] is not None:
-        chance = fmean(scores["chance"][name] for name in members(scores, "macro"))
-        yield _row("macro", "", _ALL, scores["macro"], scores["macro_error"], chance)
+    if (of_macro := macro_of(scores["chance"], protocol_of(scores))) is not None:
+        yield _row("macro", "", _ALL, scores["macro"], scores["macro_error"], of_macro)
     for benchmark, value in scores["benchmarks"].items():
         chance = scores["chance"][benchmark]
         yield _row(benchmark, "", _ALL, value, scores["errors"][benchmark], chance)
