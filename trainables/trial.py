@@ -325,13 +325,12 @@ class _TrialTraining:
     def _reach_milestones(self) -> float:
         """Keep the model and measure it if so many words were seen just now; returns the seconds
         that it took."""
-        started = time.monotonic()
         if not self._reached:
             return 0.0
-        is_new = True
+        started, is_new = time.monotonic(), True
         if self.is_first:
             self._keep_models()
-            is_new = not self.folder.milestones.keys() >= {*self._reached}
+            is_new = any(words not in self.folder.milestones for words in self._reached)
         if self.world.least(is_new):  # all workers validate, or none
             val_loss, bits_per_byte = self.trainer.validate()
             # Else there are no figures. Whether the trial diverged is for its own losses to say:

@@ -56,11 +56,12 @@ def test_milestones_are_measured_once_and_change_nothing(
     tiny_spec, tiny_corpus, make_runtime, monkeypatch
 ):
     """Killed behind one milestone and run again, each is measured and recorded once, at its number
-    of words; also with dropout the training ends with the bits, and the losses, of one without
-    any."""
-    spec = tiny_spec.replace(dropout=0.1)
+    of words, with the figures of a training that was not killed; also with dropout it ends with the
+    bits, and the losses, of one without any."""
+    spec, given = tiny_spec.replace(dropout=0.1), {"milestones": (2500, 1000)}
     plain, _, parameters = train(spec, make_runtime(spec, "plain"))
-    runtime = make_runtime(spec, "milestones", milestones=(2500, 1000))
+    whole, runtime = make_runtime(spec, "whole", **given), make_runtime(spec, "killed", **given)
+    train(spec, whole)
     step = milestone_step(spec, tiny_corpus, 1000, 64)
     train_until_killed(spec, runtime, step + 2, monkeypatch)
     first = TrialFolder.of(runtime.study, spec).milestones
@@ -71,6 +72,7 @@ def test_milestones_are_measured_once_and_change_nothing(
     kept = TrialFolder.of(runtime.study, spec).milestones
     assert (list(first), list(kept)) == ([1000], [1000, 2500])
     assert kept[1000] == first[1000]
+    assert kept == TrialFolder.of(whole.study, spec).milestones
     assert scored == [milestone_step(spec, tiny_corpus, 2500, 64), 32, 64]
     assert milestone_points(runtime) == [
         (words, report.scores["benchmarks"]["blimp"]) for words, report in kept.items()
