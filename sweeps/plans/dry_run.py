@@ -22,6 +22,7 @@ from sweeps.arguments import TrainingArgs
 from sweeps.engine.progress import format_seconds
 from sweeps.engine.tuning import local_gpus
 from sweeps.plans.common import SweepPlan
+from sweeps.plans.tracks import show_rules
 from trainables.corpus import Blocks
 from trainables.device import pick_device, set_up_device
 from trainables.machine_limits import free_memory, usable_cpus
@@ -78,6 +79,7 @@ def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None
     console.print(_table(costs))
     say(console, f"{_disk(plan, costs)}.")
     say(console, _total(plan, costs, at_once))
+    show_rules(plan, console)
 
 
 def _cost(

@@ -41,6 +41,7 @@ from sweeps.plans.common import Status, SweepPlan, keep_config
 from sweeps.plans.dry_run import print_dry_run
 from sweeps.plans.milestones import ended_without
 from sweeps.plans.spaces import SweepSearch
+from sweeps.plans.tracks import show_rules
 from trainables.bucket import without_patience
 from trainables.checkpoint import TrialFolder
 from trainables.machine_limits import memory_kills
@@ -165,6 +166,7 @@ def _run(
 
 def _say_what_is_to_come(plan: SweepPlan, search: SweepSearch, console: Console) -> None:
     say(console, _head(plan, search))
+    show_rules(plan, console)
     trials = plan.trials if plan.milestones else []
     if late := len(ended_without(trials, plan.corpus, plan.milestones)):
         say(
