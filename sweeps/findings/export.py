@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from analysis.wording import OVER_ITEMS, count, with_error
 from models.registry import ParamCount
 from models.standalone.joining import PLAIN, module_name
 from sweeps.plans.export import ExportPlan, Origin
+from sweeps.stored.hub import MAIN
 from trainables.spec import TrialSpec
 
 _NAMES = {
@@ -50,6 +52,9 @@ tokenizer = AutoTokenizer.from_pretrained({opened})
 
 {code}
 """
+_HERE = ", where this folder is"
+_FROM = re.compile(r"^(\w+ = Auto\w+\.from_pretrained)\(.*\)$", re.MULTILINE)
+_QUOTE = functools.partial(json.dumps, ensure_ascii=False)
 _PLAIN = (
     "`{module}.py` beside the weights is all of the model's code, one file of PyTorch to read "
     "before you trust it. It computes what the training code computes, more slowly: `generate` "
@@ -88,12 +93,25 @@ def show_export(plan: ExportPlan, difference: float | None, console: Console) ->
     show_whole(console, "Open with", f"AutoModelForCausalLM.from_pretrained({opened})")
 
 
+def readdressed(text: str, plan: ExportPlan) -> str:
+    """A card, which a person may have changed since, with the lines that open the model where the
+    plan pushes it to."""
+    opened = _opened(plan, _name(plan), _QUOTE)
+    text = _FROM.sub(lambda found: f"{found[1]}({opened})", text)
+    return text.replace(_HERE, "") if plan.args.push else text
+
+
+def _name(plan: ExportPlan) -> str:
+    """Of the folder; of a milestone's, within that of the export."""
+    return "/".join(plan.target.parts[-1 if plan.revision == MAIN else -2 :])
+
+
 def _opened(plan: ExportPlan, place: str, quote: Callable[[str], str]) -> str:
     """Arguments of `from_pretrained`, of model and tokenizer: where they were pushed to, else a
     place."""
     arguments = [quote(plan.args.push or place)]
-    if plan.args.push is not None and plan.words is not None:
-        arguments.append(f"revision={quote(plan.target.name)}")
+    if plan.args.push is not None and plan.revision != MAIN:
+        arguments.append(f"revision={quote(plan.revision)}")
     if plan.arch in PLAIN:
         arguments.append("trust_remote_code=True")  # without it the tokenizer asks, and waits
     return ", ".join(arguments)
@@ -111,10 +129,9 @@ def card(plan: ExportPlan, parameters: ParamCount, difference: float) -> str:
         parameters: their number, each shared one once.
         difference: of logits, of the model and the exported one.
     """
-    name = "/".join(plan.target.parts[-1 if plan.words is None else -2 :])
+    name, opened = _name(plan), _opened(plan, _name(plan), _QUOTE)
     code = _PLAIN.format(module=module_name(plan.arch)) if plan.arch in PLAIN else _LIBRARY
-    opened = _opened(plan, name, functools.partial(json.dumps, ensure_ascii=False))
-    where = "" if plan.args.push else ", where this folder is"
+    where = "" if plan.args.push else _HERE
     opening = _OPENING.format(opened=opened, where=where, code=code)
     sections = [
         _FRONT.format(arch=plan.arch),
@@ -138,8 +155,8 @@ def _model(plan: ExportPlan, parameters: ParamCount, difference: float) -> Itera
         "embedding and head"
     )
     yield f"vocabulary: {count(plan.config.vocab_size, 'token')}"
-    if plan.words is not None:
-        yield f"as it was after {count(plan.words, 'word')} of its training, not at the end"
+    if plan.origin.words is not None:
+        yield f"as it was after {count(plan.origin.words, 'word')} of its training, not at the end"
     if plan.origin.spec is not None:
         yield f"trained on texts of up to {count(plan.origin.spec.context, 'token')}"
     version = importlib.metadata.version("transformers")
@@ -208,6 +225,11 @@ def _results(origin: Origin) -> Iterator[str]:
         yield f"epoch {report.epoch}: {report.bits_per_byte:.4f} bits/byte of the validation text"
         if report.scores is not None:
             yield f"zero-shot at this epoch: {_scores(report.scores)}"
+    if (milestone := origin.milestone) is not None:
+        if milestone.bits_per_byte is not None:
+            yield f"{milestone.bits_per_byte:.4f} bits/byte of the validation text"
+        if milestone.scores is not None:
+            yield f"zero-shot: {_scores(milestone.scores)}"
     if (zero_shot := origin.final.get("zero_shot")) is not None:
         yield f"zero-shot after the sweep: {_scores(zero_shot)}"
     glue = origin.final.get("glue") or {}

@@ -17,20 +17,21 @@ from analysis.benchmarks.suite import FinalScores
 from analysis.errors import named
 from analysis.flag_values import checked
 from analysis.places import path_or_hub_id, resolved, writable_folder
+from analysis.schema.milestone import MilestoneReport
 from analysis.store import open_store, tracking_uri
 from models import registry
 from sweeps.arguments import ExportArgs
-from sweeps.stored.hub import MAIN, check_push
+from sweeps.stored.hub import MAIN, prepare_push
 from sweeps.stored.model_names import resolve_model
 from sweeps.stored.trials import resolve_storage
 from trainables.checkpoint import TrialFolder, bring_model, look_at_all
 from trainables.corpus import Corpus
 from trainables.files import read_if_sound
-from trainables.milestones import revision_of
+from trainables.milestones import revision_of, words_of_revision
 from trainables.progress import EpochReport, TrialOutcome, TrialProgress
 from trainables.spec import TrialSpec
 
-CONFIG = "config.json"
+CONFIG, CARD = "config.json", "README.md"
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,16 @@ class Origin:
         report: what was measured at this checkpoint; None within an epoch.
         corpus: the text it was trained on, if its folder is there.
         final: scores of the best checkpoint after a sweep, if this is that one.
+        words: that a model kept on the way had seen; None for another checkpoint.
+        milestone: what was measured of that.
     """
 
     spec: TrialSpec | None = None
     report: EpochReport | None = None
     corpus: Corpus | None = None
     final: dict[str, Any] = field(default_factory=dict)
+    words: int | None = None
+    milestone: MilestoneReport | None = None
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,9 @@ class ExportPlan:
         model: folder or hub id.
         arch: its architecture.
         target: the folder to write, which is new or empty, or holds an export to push.
+        revision: of the hub that it is pushed to.
         milestones: plans of the models that its training kept, by revision, each in a folder of
             the target.
-        words: that a model had seen which is one of these.
     """
 
     args: ExportArgs
@@ -70,8 +75,8 @@ class ExportPlan:
     tokenizer: PreTrainedTokenizerBase
     target: Path
     origin: Origin
+    revision: str = MAIN
     milestones: Mapping[str, ExportPlan] = field(default_factory=dict)
-    words: int | None = None
 
     @property
     def all(self) -> dict[str, ExportPlan]:
@@ -81,7 +86,7 @@ class ExportPlan:
     @property
     def is_written(self) -> bool:
         """Whether an export is there already."""
-        return (self.target / CONFIG).is_file()
+        return is_export(self.target)
 
 
 def plan_export(args: ExportArgs) -> ExportPlan:
@@ -92,10 +97,7 @@ def plan_export(args: ExportArgs) -> ExportPlan:
     """
     args = checked(args)
     target = _target(args.folder, is_pushed=args.push is not None)
-    if args.push is not None:
-        with named("--push"):
-            check_push(args.push)
-    elif args.private:
+    if args.private and args.push is None:
         raise ValueError("--private is of a repository on the hub: add --push OWNER/NAME")
     storage, uri = None, ""
     is_stored = args.model.startswith("models:/") or address_in(args.model) is not None
@@ -108,7 +110,11 @@ def plan_export(args: ExportArgs) -> ExportPlan:
         tokenizer = _opened(model, models.load_tokenizer)
     writable_folder(target.parent, "DIR")
     plan = ExportPlan(args, model, arch, config, tokenizer, target, find_origin(model, storage))
-    return _with_milestones(plan, storage) if args.milestones else plan
+    plan = _with_milestones(plan, storage) if args.milestones else plan
+    if args.push is not None:  # last: it makes the repository
+        with named("--push"):
+            prepare_push(args.push, private=args.private)
+    return plan
 
 
 def _with_milestones(plan: ExportPlan, storage: Path | None) -> ExportPlan:
@@ -124,8 +130,8 @@ def _with_milestones(plan: ExportPlan, storage: Path | None) -> ExportPlan:
             f"--milestones are of a training, and that of {plan.model} is not here: give a folder "
             "STUDY/trials/.../checkpoints/step-..., or the --storage of its study"
         )
-    kept = next((trial.models for trial in trials if trial.models), None)
-    if kept is None:
+    kept = max((trial.models for trial in trials), key=len)
+    if not kept:
         raise ValueError(
             f"--milestones: the training {trials[0].path} kept no models on the way: sweep with "
             "--milestones to have them"
@@ -137,8 +143,8 @@ def _with_milestones(plan: ExportPlan, storage: Path | None) -> ExportPlan:
             plan,
             model=str(folder),
             target=plan.target / revision_of(words),
+            revision=revision_of(words),
             origin=find_origin(str(folder), storage),
-            words=words,
         )
     return dataclasses.replace(plan, milestones=milestones)
 
@@ -148,7 +154,9 @@ def _trials_of(model: str, spec: TrialSpec, storage: Path | None) -> list[TrialF
     are the same training, in the studies of the storage."""
     folder = Path(model)
     if folder.parent.name == "checkpoints":
-        return [TrialFolder(folder.parents[1])]
+        trial = TrialFolder(folder.parents[1])
+        trial.look()
+        return [trial]
     if storage is None:
         return []
     client = open_store(tracking_uri(storage))
@@ -162,12 +170,20 @@ def _trials_of(model: str, spec: TrialSpec, storage: Path | None) -> list[TrialF
     return found
 
 
+def is_export(folder: Path) -> bool:
+    """Whether a folder holds an export: a model with its card, which no checkpoint has."""
+    return all((folder / name).is_file() for name in (CONFIG, CARD))
+
+
 def _target(folder: Path, *, is_pushed: bool) -> Path:
     target = resolved(folder, "DIR")
     if target.is_dir() and any(target.iterdir()):
-        if is_pushed and (target / CONFIG).is_file():
+        if is_pushed and is_export(target):
             return target
-        raise ValueError(f"DIR {target} is not empty: give a folder that is new or empty")
+        or_export = ", or holds an export" if is_pushed else ""
+        raise ValueError(
+            f"DIR {target} is not empty: give a folder that is new or empty{or_export}"
+        )
     if target.exists() and not target.is_dir():
         raise ValueError(f"DIR {target} is a file: give a folder that is new or empty")
     return target
@@ -215,15 +231,18 @@ def find_origin(model: str, storage: Path | None) -> Origin:
     history = [] if progress is None else progress.history
     reports = [each for each in history if progress is not None and each.step == progress.step]
     final: dict[str, Any] = {}
+    words = milestone = None
     if folder.parent.name == "checkpoints":
         trial = folder.parents[1]
+        if (words := words_of_revision(folder.name)) is not None:
+            milestone = TrialFolder(trial).milestones.get(words)
         outcome = read_if_sound(trial / "outcome.json", TrialOutcome)
         if outcome is not None and outcome.checkpoint == folder.name:
             final = read_if_sound(trial / "final.json", FinalScores) or {}
         if storage is None and trial.parent.name == "trials":
             storage = trial.parents[2]
     corpus = None if storage is None else _corpus(storage / "corpora", spec.corpus_hash)
-    return Origin(spec, reports[0] if reports else None, corpus, final)
+    return Origin(spec, reports[0] if reports else None, corpus, final, words, milestone)
 
 
 def _corpus(folder: Path, corpus_hash: str) -> Corpus | None:

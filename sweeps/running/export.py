@@ -19,8 +19,8 @@ from models.standalone.checking import difference, plain_class
 from models.standalone.joining import PLAIN, auto_map, joined, module_name
 from sweeps.arguments import ExportArgs
 from sweeps.engine.progress import QUIET_SECONDS
-from sweeps.findings.export import card, show_export
-from sweeps.plans.export import CONFIG, ExportPlan, plan_export
+from sweeps.findings.export import card, readdressed, show_export
+from sweeps.plans.export import CARD, CONFIG, ExportPlan, plan_export
 from sweeps.stored.hub import push_folder
 from trainables.corpus.tokenizer import save_tokenizer
 from trainables.files import read_json, whole_folder, write_json, writing
@@ -52,6 +52,8 @@ def _largest_difference(plan: ExportPlan, show: Callable[[str], None]) -> float 
     for number, each in enumerate(plan.all.values(), start=1):
         show(f"Comparing what lies there{_place(plan, number)}")
         _check_same(each)
+        file = each.target / CARD
+        write_text(file, readdressed(file.read_text(encoding="utf-8"), each))
     return None
 
 
@@ -91,7 +93,7 @@ def _write(plan: ExportPlan, folder: Path, show: Callable[[str], None], place: s
     if plan.arch in PLAIN:
         write_text(folder / f"{module_name(plan.arch)}.py", joined(plan.arch))
     largest = difference(model, folder, plan.arch)
-    write_text(folder / "README.md", card(plan, _parameters(model), largest))
+    write_text(folder / CARD, card(plan, _parameters(model), largest))
     return largest
 
 
@@ -109,7 +111,7 @@ def push_export(plan: ExportPlan, repo: str, show: Callable[[str], None]) -> Non
     for number, (revision, each) in enumerate(plan.all.items(), start=1):
         show(f"Pushing {revision} to {repo}{_place(plan, number)}")
         try:
-            push_folder(each.target, repo, revision, private=plan.args.private)
+            push_folder(each.target, repo, revision)
         except ValueError as error:
             raise ValueError(
                 f"{error}. The export lies in {plan.target}: the same command pushes it again, "
@@ -130,7 +132,10 @@ def _check_same(plan: ExportPlan) -> None:
             for name in wanted
         )
     except (ValueError, OSError) as error:
-        raise ValueError(f"{plan.target} holds no export: {error}") from error
+        raise ValueError(
+            f"{plan.target} holds no export of {plan.model}: give a DIR that is new or empty "
+            f"({error})"
+        ) from error
     if not is_same:
         raise ValueError(
             f"{plan.target} holds another model than {plan.model}: give a DIR that is new or empty"

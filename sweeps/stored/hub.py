@@ -12,6 +12,7 @@ from huggingface_hub.utils import (
     are_progress_bars_disabled,
     disable_progress_bars,
     enable_progress_bars,
+    logging,
     validate_repo_id,
 )
 
@@ -19,59 +20,75 @@ from analysis.errors import without_secret
 
 MAIN = "main"
 """The revision that is opened where none is named."""
+_OF_EXPORTS = [
+    *("*.md", "LICENSE*", "config.json", "generation_config.json", "modeling_babysweep_*.py"),
+    *("model*.safetensors", "model.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+]
+"""What is pushed: an export's files, and the licence that a person puts beside them."""
 
 
-def check_push(repo: str) -> None:
-    """See that a repository's name can be one, and that its hub knows the user, who may write.
+def prepare_push(repo: str, *, private: bool) -> None:
+    """See that the user is known to the hub and may write, and that the repository is there.
 
     Args:
-        repo: OWNER/NAME.
+        repo: OWNER/NAME; made if it is not there.
+        private: whether only its owner is to see it; else one that is made is as the owner's
+            settings have it, which is public for most.
 
     Raises:
-        ValueError: it cannot, it does not, or they may not.
+        ValueError: they may not, or it is public and is not to be.
     """
-    owner, _, name = repo.partition("/")
     try:
         validate_repo_id(repo)
-    except HFValidationError as error:
-        raise ValueError(f"{repo!r} is no OWNER/NAME: {error}") from error
-    if not owner or not name:
+    except HFValidationError:
+        is_name = False
+    else:
+        is_name = "/" in repo
+    if not is_name:
         raise ValueError(
-            f"{repo!r} is no OWNER/NAME: give the account or organisation that it is to be of, too"
+            f"{repo!r} is no OWNER/NAME of a repository: two names of letters, digits, -, _ and ., "
+            "with a / between them"
         )
     with _at_the_hub(repo):
-        account = HfApi().whoami()
-    token = (account.get("auth") or {}).get("accessToken") or {}
-    if token.get("role") == "read":
-        raise ValueError(
-            f"{repo} cannot be written with the token {token.get('displayName')!r}, which may only "
-            "read: make one that may write"
-        )
+        api = HfApi()
+        token = (api.whoami().get("auth") or {}).get("accessToken") or {}
+        if token.get("role") == "read":
+            raise ValueError(
+                f"{repo} cannot be written with the token {token.get('displayName')!r}, which may "
+                "only read: make one that may write"
+            )
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        if private and not api.repo_info(repo).private:
+            raise ValueError(
+                f"{repo} is public already: make it private on its page, or leave out --private"
+            )
 
 
-def push_folder(folder: Path, repo: str, revision: str, *, private: bool) -> None:
-    """Commit the files of a folder, and none of folders in it, to a revision; what is the same
-    there does not travel again.
+def push_folder(folder: Path, repo: str, revision: str) -> None:
+    """Commit an export's files to a revision of a repository; what is the same there does not
+    travel again.
 
     Args:
-        folder: of a model.
-        repo: OWNER/NAME; made if it is not there.
-        revision: a branch; made, of `MAIN`, if it is not there.
-        private: whether a repository that is made is shown to its owner only.
+        folder: of the export; other files in it, and folders, stay here.
+        repo: OWNER/NAME, which is there.
+        revision: a branch. One that is not there begins with the repository's first commit, so
+            that a push which fails leaves no other model under its name.
 
     Raises:
         ValueError: the hub refuses it, or cannot be reached.
     """
     api = HfApi()
-    with _at_the_hub(repo), _without_bars():
-        api.create_repo(repo, private=private, exist_ok=True)
+    with _at_the_hub(repo), _quietly():
         if revision != MAIN:
-            api.create_branch(repo, branch=revision, exist_ok=True)
+            first = api.list_repo_commits(repo)[-1].commit_id
+            api.create_branch(repo, branch=revision, revision=first, exist_ok=True)
         api.upload_folder(
             repo_id=repo,
             folder_path=folder,
             revision=revision,
             commit_message=f"Export of {folder.name}",
+            allow_patterns=_OF_EXPORTS,
             ignore_patterns="*/*",
         )
 
@@ -93,13 +110,14 @@ def _at_the_hub(repo: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
-    """Without the library's progress bars: the command says what goes on."""
-    if are_progress_bars_disabled():
-        yield
-        return
+def _quietly() -> Iterator[None]:
+    """Without the library's progress bars and remarks: the command says what goes on."""
+    had_bars, verbosity = not are_progress_bars_disabled(), logging.get_verbosity()
     disable_progress_bars()
+    logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
-        enable_progress_bars()
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            enable_progress_bars()

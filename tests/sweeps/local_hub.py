@@ -16,6 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 LARGE = (".safetensors",)
 """Files that do not travel within a commit."""
+OWNERS = ("owner", "lab")
+"""Accounts and organisations of all tokens."""
+_FIRST = "the first commit"
 
 
 @dataclass
@@ -29,7 +32,8 @@ class Hub:
         private: those repositories that only their owner sees.
         objects: large files by SHA-256.
         commits: (repository, revision, paths) of each commit.
-        refusals: statuses with which the next uploads of a large file are answered.
+        refusals: statuses with which the next uploads of a large file are answered, 0: as they
+            should be.
     """
 
     address: str = ""
@@ -67,8 +71,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         body = self._body()
-        if self.hub.refusals:
-            return self._answer(self.hub.refusals.pop(), {"error": "not now"})
+        if self.hub.refusals and (status := self.hub.refusals.pop(0)):
+            return self._answer(status, {"error": "not now"})
         digest = self.path.rpartition("/")[2]
         assert hashlib.sha256(body).hexdigest() == digest
         self.hub.objects[digest] = body
@@ -82,21 +86,28 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/whoami-v2":
             if not (role := self._role()):
                 return self._answer(401, {"error": "Invalid credentials"})
-            token = {"displayName": "of the test", "role": role}
+            token = {"displayName": "the test's", "role": role}
             return self._answer(200, {"name": "owner", "auth": {"accessToken": token}})
         if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             repo, asked, name = found.groups()
             for revision, files in self.hub.repos.get(repo, {}).items():
                 if asked in (revision, _sha(revision)):
                     return self._file(files, revision, name)
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path):
-            files = self.hub.repos[found[1]][found[2]]
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commits/main", path):
+            commits = [_commit(name) for _, name, _ in self.hub.commits if name == "main"]
+            return self._answer(200, [*commits, _commit(_FIRST)])
+        found = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path)
+        if found and found[1] in self.hub.repos:
+            files = self.hub.repos[found[1]][found[2] or "main"]
             siblings = [{"rfilename": name} for name in files]
-            return self._answer(200, {"id": found[1], "sha": _sha(found[2]), "siblings": siblings})
+            about = {"id": found[1], "sha": _sha(found[2] or "main"), "siblings": siblings}
+            return self._answer(200, {**about, "private": found[1] in self.hub.private})
         return self._answer(404, {"error": f"nothing at {path}"})
 
     def _create(self, asked: dict[str, Any]) -> None:
         repo = f"{asked['organization']}/{asked['name']}"
+        if asked["organization"] not in OWNERS:
+            return self._answer(403, {"error": "You don't have the rights to create a model"})
         if repo in self.hub.repos:
             return self._answer(409, {"error": "it is there", "url": f"{self.hub.address}/{repo}"})
         self.hub.repos[repo] = {"main": {}}
@@ -107,7 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _branch(self, of: dict[str, dict[str, bytes]], repo: str, name: str, body: bytes) -> None:
         if name in of:
             return self._answer(409, {"error": "it is there"})
-        of[name] = dict(of["main"])
+        start = json.loads(body).get("startingPoint")
+        of[name] = {} if start == _sha(_FIRST) else dict(of["main"])
         return self._answer(200, {})
 
     def _preupload(self, of: dict[str, dict[str, bytes]], repo: str, name: str, b: bytes) -> None:
@@ -170,13 +182,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = dict(headers or {})
+        if status >= 400:
+            headers["X-Error-Message"] = body["error"]
         self.send_response(status)
-        for name, value in (headers or {}).items():
+        for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
+
+
+def _commit(name: str) -> dict[str, Any]:
+    date = "2026-01-01T00:00:00.000Z"
+    return {"id": _sha(name), "title": name, "message": "", "authors": [], "date": date}
 
 
 def _sha(revision: str) -> str:

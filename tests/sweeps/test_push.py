@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,12 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
+from mlflow import MlflowClient
 
 import models
+from analysis.schema.milestone import MilestoneReport
 from sweeps import export
-from tests.made_study import base_spec
+from tests.empty_store import empty_store
+from tests.made_study import base_spec, made_scores
 from tests.sweeps.exported_models import CONFIGS, write_checkpoint
 from tests.sweeps.local_hub import Hub, local_hub
+from trainables.checkpoint import TrialFolder
 from trainables.files import write_json
 
 REPO = "owner/small-lstm"
@@ -50,6 +56,7 @@ def checkpoint(tmp_path: Path) -> Path:
     for seed, name in enumerate(("step-00000007", "chck_2K", "chck_1M")):
         write_checkpoint(CONFIGS["lstm"]["plain"], place / name, seed=seed)
         write_json(place / name / "spec.json", spec.to_dict())
+    TrialFolder(place.parent).keep_milestone(2000, MilestoneReport(2.0, 1.2345, made_scores()))
     return place / "step-00000007"
 
 
@@ -85,6 +92,8 @@ def test_models_are_pushed_and_open_from_there(
         folder = target if revision == "main" else target / revision
         assert there == {name: (folder / name).read_bytes() for name in files}
     card = hub.repos[REPO]["chck_2K"]["README.md"].decode()
+    assert "1.2345 bits/byte of the validation text" in card
+    assert "zero-shot: macro 100.0" in card
     assert f'AutoTokenizer.from_pretrained("{REPO}", revision="chck_2K", trust' in card
     assert "as it was after 2,000 words of its training, not at the end" in card
     assert not hub.private
@@ -103,20 +112,29 @@ def test_models_are_pushed_and_open_from_there(
 
 
 def test_what_is_there_does_not_travel_again(
-    hub: Hub, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hub: Hub,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A push that is repeated commits nothing; of a card that a person has changed, the card."""
+    """A push that is repeated commits nothing; of a card that a person has changed, the card, and
+    their licence; no other file that lies there."""
     target = tmp_path / "small"
-    assert push(checkpoint, target, "--private") == 0
-    assert hub.private == {REPO}
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "handlers", [caplog.handler])
+    assert push(checkpoint, target) == 0
     assert push(checkpoint, target) == 0
     assert len(hub.commits) == 1
     said = capsys.readouterr()
     assert "The export that lay there holds the same weights" in said.out
     assert said.err == ""
+    assert not caplog.records  # nor a remark of the library's, whose handler writes past pytest
     (target / "README.md").write_text("# Mine\n")
+    (target / "LICENSE").write_text("MIT")
+    (target / ".env").write_text("secret")
     assert push(checkpoint, target) == 0
-    assert hub.commits[1:] == [(REPO, "main", ["README.md"])]
+    assert hub.commits[1:] == [(REPO, "main", ["LICENSE", "README.md"])]
 
 
 def test_a_push_that_was_refused_goes_on(
@@ -124,8 +142,10 @@ def test_a_push_that_was_refused_goes_on(
 ) -> None:
     """The export is kept, the error says so, and the same command pushes it."""
     target = tmp_path / "small"
-    hub.refusals = [403]
+    hub.refusals = [0, 403]
     assert push(checkpoint, target, "--milestones") == 2
+    assert set(hub.repos[REPO]) == {"main", "chck_2K"}
+    assert hub.repos[REPO]["chck_2K"] == {}  # not what is in main
     said = capsys.readouterr().err
     assert f"{REPO} cannot be written at {hub.address}: " in said
     assert f"The export lies in {target}: the same command pushes it again" in said
@@ -139,7 +159,7 @@ def test_a_push_that_was_refused_goes_on(
     ("token", "role", "said"),
     [
         (None, None, "no token of the Hugging Face hub is known here: log in with `hf auth login`"),
-        ("hf_reader", "read", "the token 'of the test', which may only read: make one that may"),
+        ("hf_reader", "read", 'the token "the test\'s", which may only read: make one that may'),
         ("hf_nobody", None, "The token from HF_TOKEN environment variable is invalid"),
     ],
     ids=["no token", "may only read", "unknown"],
@@ -170,12 +190,14 @@ def test_who_may_not_write_hears_it_first(
     assert not (tmp_path / "small").exists()
 
 
-@pytest.mark.parametrize("name", ["lstm", "a/b/c", "/lstm", "owner/", "own er/lstm", "a/--b"])
+@pytest.mark.parametrize(
+    "name", ["lstm", "a/b/c", "/lstm", "owner/", "own er/lstm", "a/--b", "https://hub/a/b"]
+)
 def test_a_name_that_cannot_be_is_refused(
     hub: Hub, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     assert export.main([str(checkpoint), str(tmp_path / "small"), "--push", name]) == 2
-    assert f"error: --push: {name!r} is no OWNER/NAME: " in capsys.readouterr().err
+    assert f"error: --push: {name!r} is no OWNER/NAME of a" in capsys.readouterr().err
 
 
 def test_a_hub_that_is_away_is_named(
@@ -203,7 +225,63 @@ def test_what_lies_there_and_is_another_model_stays(
     assert f"{target} holds another model than {checkpoint}" in capsys.readouterr().err
     assert push(checkpoint.with_name("chck_1M"), target, "--milestones") == 2
     assert f"{target / 'chck_2K'} holds no export" in capsys.readouterr().err
-    assert hub.repos == {}
+    assert push(checkpoint, checkpoint) == 2  # a checkpoint, with its optimizer
+    assert "is not empty: give a folder that is new or empty, or holds" in capsys.readouterr().err
+    assert hub.commits == []
+
+
+def test_a_card_opens_the_model_where_it_was_pushed(
+    hub: Hub, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Also of an export that was written before, and of one that goes to two places."""
+    target = tmp_path / "small"
+    card = target / "README.md"
+    assert export.main([str(checkpoint), str(target)]) == 0
+    assert 'model = AutoModelForCausalLM.from_pretrained("small", trust' in card.read_text()
+    card.write_text(card.read_text() + "\nMine, under MIT.\n")
+    for place in (REPO, "lab/lstm"):
+        assert export.main([str(checkpoint), str(target), "--push", place]) == 0
+        pushed = hub.repos[place]["main"]["README.md"].decode()
+        for name in ("model = AutoModelForCausalLM", "tokenizer = AutoTokenizer"):
+            assert f'{name}.from_pretrained("{place}", trust_remote_code=True)\n' in pushed
+        assert "where this folder is" not in pushed
+        assert pushed.endswith("\nMine, under MIT.\n")
+
+
+def test_who_may_see_it(
+    hub: Hub, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --private its owner; what is public is not written to as if it were private."""
+    assert push(checkpoint, tmp_path / "small", "--private") == 0
+    assert hub.private == {REPO}
+    hub.private.clear()
+    assert push(checkpoint, tmp_path / "small", "--private") == 2
+    assert f"{REPO} is public already: make it private on its page" in capsys.readouterr().err
+    assert export.main([str(checkpoint), str(tmp_path / "new"), "--push", "stranger/lstm"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --push: stranger/lstm cannot be written at ")
+    assert "You don't have the rights to create a model" in said
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_registered_model_has_the_milestones_of_its_training(
+    hub: Hub, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Found by its trial's run in MLflow, in the study that kept the most of them."""
+    storage = tmp_path / "storage"
+    client = MlflowClient(empty_store(storage))
+    trial = checkpoint.parents[1]
+    fewer = storage / "an earlier study" / "trials" / trial.name / "checkpoints" / "chck_1M"
+    shutil.copytree(checkpoint.with_name("chck_1M"), fewer)
+    for study in ("an earlier study", "study"):
+        experiment = client.create_experiment(study)
+        client.create_run(experiment, tags={"babysweep.spec_hash": trial.name})
+    client.create_registered_model("best")
+    version = client.create_model_version("best", str(checkpoint))
+    client.set_registered_model_alias("best", "teacher", version.version)
+    words = ("--milestones", "--storage", storage)
+    assert push("models:/best@teacher", tmp_path / "small", *words) == 0
+    assert set(hub.repos[REPO]) == {"main", "chck_2K", "chck_1M"}
 
 
 def test_milestones_are_of_a_training_that_kept_them(
