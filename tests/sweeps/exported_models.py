@@ -136,8 +136,18 @@ for place in map(Path, sys.argv[1:]):
         assert all(bool(each.grad.isfinite().all()) for each in heads.parameters())
         heads.eval()
         assert torch.equal(heads(padded).logits, heads(padded, attention_mask=shown).logits)
-        found["score"] = heads.score.weight.detach()
+        found["score"] = heads.score.weight.detach().clone()
         found["classes"] = heads(padded, attention_mask=shown).logits.detach()
+        first, second = ["the cat runs", "an old dog sees"] * 8, ["the dog runs"] * 16
+        pairs = tokenizer(first, second, padding=True, return_tensors="pt")
+        labels = torch.tensor([0, 2] * 8)
+        optimizer = torch.optim.AdamW(heads.parameters(), lr=1e-2)
+        before = float(heads(**pairs, labels=labels).loss.detach())
+        for batch in torch.arange(16).split(4):  # an epoch of a task such as GLUE's
+            heads(**{{k: v[batch] for k, v in pairs.items()}}, labels=labels[batch]).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert float(heads(**pairs, labels=labels).loss.detach()) < 0.8 * before
     save_file({{name: each.contiguous() for name, each in found.items()}}, place / "found")
 assert not set(sys.modules) & {absent}
 """
@@ -207,7 +217,7 @@ def open_elsewhere(python: Path | str, folder: Path, arch: str, *places: Path) -
 def check_exports(arch: str, folder: Path, python: Path | str = sys.executable) -> None:
     """Export the tiny models of an architecture, open them in an interpreter without this project,
     and see that all is the same: logits, loss, hidden states, tokens, generated text; that the
-    classifier reads the last real token, and learns."""
+    classifier reads the last real token, and learns from an epoch of pairs."""
     places = {variant: folder / variant for variant in CONFIGS[arch]}
     for variant, place in places.items():
         write_checkpoint(CONFIGS[arch][variant], place / "checkpoint")
