@@ -1,10 +1,11 @@
 """Make a submission to the BabyLM challenge: a model's predictions, and what is missing of them.
 
-The trial's best model is scored on full_eval/ and fine-tuned on GLUE; the models that it kept on
-the way (--milestones babylm) are scored on fast_eval/, and all of them say when they learned which
-word. The files lie as the challenge's pipeline leaves them, in DIR/NAME/main/ and
-DIR/NAME/chck_1M/ ..., from which its `collate_preds` makes the file to hand in. They hold the
-benchmarks' texts, EWoK's too: keep them off the public web.
+It is the challenge of 2026, or that of 2025 with --protocol 2025. The trial's best model is scored
+on full_eval/ and fine-tuned on GLUE; the models that it kept on the way (--milestones babylm) are
+scored on fast_eval/, and all of them say when they learned which word. The files lie as the
+challenge's pipeline leaves them, in DIR/NAME/main/ and DIR/NAME/chck_1M/ ..., from which its
+`collate_preds` makes the file to hand in. They hold the benchmarks' texts, EWoK's too: keep them
+off the public web.
 
     python sweeps/lr_sweep.py --arch hgrn2 --lrs 1e-2 --milestones babylm --study submission ...
     python sweeps/submit.py 0123456789abcdef results/ --benchmarks evaluation_data

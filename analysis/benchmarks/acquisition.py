@@ -5,8 +5,13 @@ contexts is taken from models of one training that have seen more and more text.
 word's surprisals says after how much it is half learned; the figure is Pearson's correlation of
 that with the age at which half of all children know the word, likewise from a sigmoid (a table
 `*.csv` with a row for each `word`, and columns 16 to 30 of the share of children of so many months
-who know it). Chang & Bergen 2022, doi 10.1162/tacl_a_00444; Frank et al. 2017 (Wordbank); as in the
-BabyLM challenge of 2025 and 2026, whose constants these are.
+who know it). Chang & Bergen 2022, doi 10.1162/tacl_a_00444; Frank et al. 2017 (Wordbank).
+
+The constants are those of the BabyLM challenge (babylm-org/babylm-eval, strict/evaluation_pipeline/
+utils.py, `AoAEvaluator`): of 2025 as commit 45fe2c1 still has them, of 2026 as of a66e05d. In
+2026 a model that knows nothing has the tokenizer's vocabulary and as many choices as the word has
+tokens, the surprisals of a word's contexts are averaged before the fit, and a correlation that may
+well be chance counts as 0 (`_RULES`).
 """
 
 from __future__ import annotations
@@ -14,24 +19,74 @@ from __future__ import annotations
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from analysis.benchmarks.files import read_object, read_table, text_field
-from analysis.benchmarks.protocols import Encoder
+from analysis.benchmarks.protocols import Encoder, token_ids
 from analysis.benchmarks.scoring import Span
 
 _AGES = tuple(map(str, range(16, 31)))
 _KNOWN_BY = 0.5
 """Share of children who know a word that is learned."""
-_VOCABULARY = 300_000
-"""Words among which a model that knows nothing is taken to choose; its surprisal is in bits."""
 _LEAST_POINTS = 3
-_MOST_CALLS = 1000
+_Bounds: TypeAlias = tuple[Sequence[float] | float, Sequence[float] | float]
+"""Least and greatest height, slope, middle and lower end of a sigmoid."""
+
+
+def _of_words(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[float]:
+    return [math.log2(300_000)] * len(words)  # in bits, though the surprisals are in nats
+
+
+def _of_tokens(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[float]:
+    # After another word, as a word is mostly: it may begin with a token that has a space in it.
+    texts = ["The", *(f"The {word}" for word in words)]
+    start, *whole = map(len, token_ids(tokenizer, texts, add_special_tokens=False))
+    return [max(1, length - start) * math.log(tokenizer.vocab_size) for length in whole]
+
+
+def _unbounded(times: np.ndarray, known: np.ndarray) -> _Bounds:
+    return -math.inf, math.inf
+
+
+def _near_the_points(times: np.ndarray, known: np.ndarray) -> _Bounds:
+    spread, low, high = float(np.ptp(known)), float(known.min()), float(known.max())
+    return (
+        (0.0, 0.0, float(times.min()) - 1, low - 2 * spread - 1),
+        (10 * spread + 1, 100.0, float(times.max()) + 1, high + 1),
+    )
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """How a year's challenge tells when a model learns a word.
+
+    Attributes:
+        ignorant: gives the surprisal of each word by a model that knows nothing.
+        averages: whether a model's surprisals of a word in its contexts are one point or several.
+        bounds: gives the sigmoid's, from its points: logarithms of words seen, and log-probability.
+        calls: most of them while it is fitted.
+        least: height and slope below which it is none.
+        chance: p-value above which the correlation counts as 0.
+    """
+
+    ignorant: Callable[[Sequence[str], PreTrainedTokenizerBase], list[float]]
+    averages: bool
+    bounds: Callable[[np.ndarray, np.ndarray], _Bounds]
+    calls: int
+    least: float
+    chance: float
+
+
+_RULES = {
+    "2025": _Rules(_of_words, False, _unbounded, calls=1000, least=0.0, chance=1.0),
+    "2026": _Rules(_of_tokens, True, _near_the_points, calls=20_000, least=1e-6, chance=0.1),
+}
 
 
 @dataclass(frozen=True)
@@ -100,32 +155,42 @@ def results_of(
         }
 
 
-def correlation(results: Sequence[Mapping[str, Any]], human: Path) -> tuple[float, int]:
-    """The figure, and the number of words that it is of; 0 with fewer than three.
+def correlation(
+    results: Sequence[Mapping[str, Any]],
+    human: Path,
+    protocol: str,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[float, int]:
+    """The figure, and the number of words that it is of.
+
+    It is 0 with fewer than three words, and in 2026 where its p-value is above 0.1.
 
     Args:
         results: entries of all models, from the one that has seen least (`results_of`).
         human: the table of children's words.
+        protocol: the challenge's year, "2025" or "2026".
+        tokenizer: of the models.
 
     Raises:
         ValueError: it is no such table.
     """
     from scipy import stats  # 60 MB: only for those who use it
 
-    children = _ages_of_children(human)
+    rules, children = _RULES[protocol], _ages_of_children(human)
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for entry in results:
-        points[entry["target_word"]].append((entry["word_count"], entry["surprisal"]))
+        if entry["target_word"] in children:
+            points[entry["target_word"]].append((entry["word_count"], entry["surprisal"]))
     pairs = []
-    for word, of_word in points.items():
-        if word in children:
-            learned = _words_until_learned(np.array(of_word, dtype=float))
-            age = _age_when_known(*children[word]) if learned is not None else None
-            if learned is not None and age is not None:
-                pairs.append((learned, age))
+    for word, ignorant in zip(points, rules.ignorant(list(points), tokenizer), strict=True):
+        learned = _words_until_learned(np.array(points[word], dtype=float), ignorant, rules)
+        age = _age_when_known(*children[word]) if learned is not None else None
+        if learned is not None and age is not None:
+            pairs.append((learned, age))
     if len(pairs) < _LEAST_POINTS:
         return 0.0, len(pairs)
-    return float(stats.pearsonr(*zip(*pairs, strict=True)).statistic), len(pairs)
+    found = stats.pearsonr(*zip(*pairs, strict=True))
+    return 0.0 if found.pvalue > rules.chance else float(found.statistic), len(pairs)
 
 
 def _ages_of_children(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -155,21 +220,28 @@ def _age_when_known(ages: np.ndarray, shares: np.ndarray) -> float | None:
     return age if age is not None and ages[0] <= age <= ages[-1] else None
 
 
-def _words_until_learned(points: np.ndarray) -> float | None:
+def _words_until_learned(points: np.ndarray, ignorant: float, rules: _Rules) -> float | None:
     """Logarithm (base 10) of the words after which a word is half learned: its surprisal is halfway
     from that of a model that knows nothing to its least.
 
     Args:
         points: (points, 2): words seen, and surprisal.
+        ignorant: the surprisal of a model that knows nothing.
+        rules: of the year.
     """
+    if rules.averages:
+        seen = np.unique(points[:, 0])
+        means = [points[points[:, 0] == each, 1].mean() for each in seen]
+        points = np.column_stack([seen, means])
     points = points[np.isfinite(points[:, 1])]
     if len(points) < _LEAST_POINTS:
         return None
     seen, known = points[:, 0], -points[:, 1]
-    halfway = (known.max() - math.log2(_VOCABULARY)) / 2
+    halfway = (known.max() - ignorant) / 2
     times = np.log10(seen + 1)
     start = (float(np.ptp(known)), 1.0, float(times.mean()), float(known.min()))
-    crossing = _crossing(times, known, start, halfway)
+    bounds = rules.bounds(times, known)
+    crossing = _crossing(times, known, start, halfway, bounds, rules.calls, rules.least)
     if crossing is None or not times[0] <= crossing <= times[-1]:
         return None
     return crossing
@@ -180,7 +252,9 @@ def _crossing(
     values: np.ndarray,
     start: tuple[float, float, float, float],
     level: float,
-    bounds: tuple[Any, Any] = (-np.inf, np.inf),
+    bounds: _Bounds,
+    calls: int = 1000,
+    least: float = 0.0,
 ) -> float | None:
     """Time at which a rising sigmoid through the values reaches a level; None if none is found."""
     from scipy.optimize import curve_fit
@@ -191,10 +265,10 @@ def _crossing(
     try:
         with warnings.catch_warnings(), np.errstate(over="ignore"):
             warnings.simplefilter("ignore")  # of a covariance that nobody reads
-            fitted, _ = curve_fit(sigmoid, times, values, start, bounds=bounds, maxfev=_MOST_CALLS)
+            fitted, _ = curve_fit(sigmoid, times, values, start, bounds=bounds, maxfev=calls)
     except (RuntimeError, ValueError, TypeError):
         return None  # none within so many calls; the start is out of bounds; too few points
     height, slope, middle, low = map(float, fitted)
-    if slope <= 0 or height <= 0 or not low < level < height + low:
+    if slope <= least or height <= least or not low < level < height + low:
         return None
     return middle - math.log(height / (level - low) - 1) / slope

@@ -28,6 +28,7 @@ class Item:
             sides swapped, or against another wrong side. They are no independent evidence. "" for
             an item by itself.
         covariates: numbers known of it that a figure is made with; () for none.
+        example_id: what its benchmark calls it; "" where items have no names.
     """
 
     task: str
@@ -38,6 +39,7 @@ class Item:
     human: float | None = None
     cluster: str = ""
     covariates: tuple[float, ...] = ()
+    example_id: str = ""
 
     @property
     def texts(self) -> list[tuple[str, str]]:
@@ -74,6 +76,11 @@ class Answer:
 def grade_each(items: Sequence[Item], log_probs: Sequence[Sequence[np.ndarray]]) -> list[Answer]:
     """The answer to each item by itself, from its options' token log-probabilities (nats)."""
     return list(map(grade, items, log_probs))
+
+
+def tasks_of(items: Sequence[Item]) -> list[str]:
+    """Each item's task."""
+    return [item.task for item in items]
 
 
 def sums_of(log_probs: Sequence[np.ndarray]) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from analysis.benchmarks.figures import MEAN_OF_TASKS, Aggregation
 from analysis.benchmarks.files import find_json_lines, read_folder
-from analysis.benchmarks.items import Answer, Item, grade_each
+from analysis.benchmarks.items import Answer, Item, grade_each, tasks_of
 from analysis.schema.choices import Layout
 
 
@@ -80,7 +80,8 @@ class BenchmarkKind:
             no part of the predictions.
         submitted: gives the predictions of all items, in their order, which are no choices then;
             None for the chosen options.
-        submitted_as: what its only task is called in there; "" where tasks keep their names.
+        submitted_as: gives what each item's choice is filed under in there; ValueError if an item
+            lacks what it takes. By default its task.
         shown_by: what the report's phenomena are: "task", or a grouping of the items where the
             tasks are many. None leaves it out: chance differs from task to task, or the figure is
             no percentage of right answers.
@@ -102,6 +103,6 @@ class BenchmarkKind:
     clusters_span_tasks: bool = False
     submission: str | None = None
     submitted: Callable[[Sequence[Item], Sequence[Answer]], Predictions] | None = None
-    submitted_as: str = ""
+    submitted_as: Callable[[Sequence[Item]], list[str]] = tasks_of
     shown_by: str | None = "task"
     listed_as: str = ""

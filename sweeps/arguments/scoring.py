@@ -121,8 +121,8 @@ class ScoresOutputArgs:
     )
     """Folder of scores.json and answers.jsonl."""
     submission: bool = False
-    """Also write the BabyLM challenge's predictions.json files. They hold texts: keep EWoK's off
-    the public web."""
+    """Also write the BabyLM challenge's predictions.json files, of 2026 with --protocol 2026. They
+    hold texts: keep EWoK's off the public web."""
     run_id: str | None = None
     """MLflow run to log the scores to, or the hash of its trial."""
 
@@ -147,6 +147,9 @@ class SubmissionArgs:
     """MLflow run of the trial, or the hash of the trial."""
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")] = place()
     """Folder to write to; what is there already is not made again."""
+    protocol: Literal["2026", "2025"] = "2026"
+    """The year of the challenge, whose benchmarks, questions and files differ. 2026: GlobalPIQA, no
+    WUG."""
     track: Literal["strict-small", "strict"] = "strict-small"
     """Which models on the way are wanted: up to 100M words seen, or up to 1000M."""
     name: Annotated[str | None, default_is("architecture and trial")] = None

@@ -45,7 +45,7 @@ def glue_figures(results: Sequence[TaskResult]) -> dict[str, float]:
 
 
 def write_glue_submission(results: Sequence[TaskResult], folder: Path) -> list[Path]:
-    """Write `finetune/<task>/predictions.json` as the BabyLM 2025 pipeline does.
+    """Write `finetune/<task>/predictions.json` as BabyLM's pipelines of 2025 and 2026 do.
 
     A file holds {<task>: {"predictions": [{"id": "<task>_<n>", "pred": <label index>}, ...]}}, one
     entry for each reported example, in the file's order. A task without predictions (it lacks

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 import models
 from analysis.benchmarks import HUB, BenchmarkSource, Span, Suite, keep_last, load_suite, password
+from analysis.benchmarks.predictions import check_submission
 from analysis.benchmarks.scoring import check_spans, context_of, vocab_size_of
 from analysis.errors import named, without_secret
 from analysis.flag_values import checked
@@ -91,6 +92,8 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
     glue_folder = check_folder(path, glue) if glue else None
     finetuned = check_tasks(glue_folder, glue) if glue_folder else ()
     suite = _suite(args, path, zero_shot) if zero_shot else None
+    if suite is not None and args.submission:
+        check_submission(suite)
     with path_or_hub_id("--model", args.model):
         model = resolve_model(args.model, uri, storage)
         config, tokenizer = _open_model(model)

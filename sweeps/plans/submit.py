@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -28,17 +27,55 @@ from trainables.milestones import BABYLM, is_seen, revision_of
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 """The challenge's code leaves out what stands behind a dot."""
-PROTOCOL: Final = "2025"
 _LONGEST = {"strict-small": 10**8, "strict": 10**9}
 """Words seen after which a track wants no further model."""
-_BOTH = ("wug_adj/wug_adj_nominalization", "wug_past/wug_past_tense", "reading")
-_FAST = ("blimp/blimp_fast", "blimp/supplement_fast", "ewok/ewok_fast")
-_FULL = ("blimp/blimp_filtered", "blimp/supplement_filtered", "ewok/ewok_filtered")
-_PREDICTIONS = "predictions.json"
-_ZERO_SHOT = Path("zero_shot/causal")
-ACQUISITION = _ZERO_SHOT / "AoA_word/surprisal.json"
-_OF_FAST = [*_FAST, "entity_tracking/entity_tracking_fast", *_BOTH]
-_OF_FULL = [*_FULL, "entity_tracking/entity_tracking", "comps/comps", *_BOTH]
+PREDICTIONS = "predictions.json"
+ZERO_SHOT = Path("zero_shot/causal")
+ACQUISITION = ZERO_SHOT / "AoA_word/surprisal.json"
+ACQUISITION_SCORE = ZERO_SHOT / "AoA_word/aoa_score.json"
+_FAST = (
+    *("blimp/blimp_fast", "blimp/supplement_fast", "ewok/ewok_fast"),
+    *("entity_tracking/entity_tracking_fast", "reading"),
+)
+_FULL = (
+    *("blimp/blimp_filtered", "blimp/supplement_filtered", "ewok/ewok_filtered"),
+    *("entity_tracking/entity_tracking", "comps/comps", "reading"),
+)
+
+
+@dataclass(frozen=True)
+class _Challenge:
+    """In what a year's submission differs from another's.
+
+    Attributes:
+        tasks: folders of predictions of every model, beside those that all years have.
+        acquisition: files on the age of acquisition.
+        incomplete: what its `collate_preds` makes of models that are not there.
+    """
+
+    tasks: tuple[str, ...]
+    acquisition: tuple[Path, ...]
+    incomplete: str
+
+
+_CHALLENGES: Mapping[str, _Challenge] = {
+    "2025": _Challenge(
+        ("wug_adj/wug_adj_nominalization", "wug_past/wug_past_tense"),
+        (ACQUISITION,),
+        "wants all",
+    ),
+    "2026": _Challenge(
+        (
+            "global_piqa_parallel/global_piqa_parallel",
+            "global_piqa_nonparallel/global_piqa_nonparallel",
+        ),
+        (ACQUISITION, ACQUISITION_SCORE),
+        "then leaves out the surprisals of all words",
+    ),
+}
+"""By protocol. Source: babylm-org/babylm-eval, strict/evaluation_pipeline/collate_preds.py
+(`_check_validity_of_dir`, `collate_full_eval_preds`): the rules of 2025 as commit 45fe2c1 still has
+them, those of 2026 as of a66e05d."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +112,11 @@ class SubmissionPlan:
         return [revision for revision in self.revisions if revision in self.models]
 
     @property
+    def challenge(self) -> _Challenge:
+        """What the protocol's year has for itself."""
+        return _CHALLENGES[self.args.protocol]
+
+    @property
     def words_file(self) -> Path | None:
         """The words whose age of acquisition is asked for, if they are there."""
         return next(iter(sorted(self.full.glob("*/cdi_childes.json"))), None)
@@ -91,7 +133,7 @@ class SubmissionPlan:
             model=str(self.models[revision]),
             benchmarks=str(self.full if is_main else self.fast),
             tasks=("all", "glue") if is_main and args.glue else ("all",),
-            protocol=PROTOCOL,
+            protocol=args.protocol,
             ewok_password=args.ewok_password,
             long_texts="truncate",
             selection=args.selection,
@@ -111,18 +153,31 @@ class SubmissionPlan:
 
     def wanted(self, revision: str) -> list[Path]:
         """Files that the challenge's pipeline looks for in a revision's folder."""
-        tasks = _OF_FULL if revision == MAIN else _OF_FAST
-        files = [_ZERO_SHOT / task / _PREDICTIONS for task in tasks]
+        files = [ZERO_SHOT / task / PREDICTIONS for task in self._tasks(revision)]
         if revision == MAIN:
-            of_glue = glue.PROTOCOL_TASKS[PROTOCOL]
-            files += [Path("finetune") / task / _PREDICTIONS for task in of_glue]
-            files.append(ACQUISITION)
+            of_glue = glue.PROTOCOL_TASKS[self.args.protocol]
+            files += [Path("finetune") / task / PREDICTIONS for task in of_glue]
+            files += self.challenge.acquisition
         return files
+
+    def _tasks(self, revision: str) -> tuple[str, ...]:
+        return (*(_FULL if revision == MAIN else _FAST), *self.challenge.tasks)
 
     def missing(self, revision: str) -> list[Path]:
         """Those of them that are not there."""
         folder = self.place / revision
         return [file for file in self.wanted(revision) if not (folder / file).is_file()]
+
+    @property
+    def absent(self) -> list[Path]:
+        """Benchmarks that are asked for, and not in the challenge's folders here."""
+        asked = {
+            (self.full if revision == MAIN else self.fast) / Path(task).name
+            for revision in self.scored
+            for task in self._tasks(revision)
+        }
+        # EWoK's may be a zip file.
+        return sorted(path for path in asked if not any(path.parent.glob(f"{path.name}*")))
 
 
 def plan_submission(args: SubmitArgs) -> SubmissionPlan:

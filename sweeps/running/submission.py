@@ -32,7 +32,7 @@ from sweeps.arguments import EvaluateArgs, SubmitArgs
 from sweeps.engine.scoring.workers import show_progress
 from sweeps.findings.submit import show_acquisition, show_submission
 from sweeps.plans.evaluate import scoring_of
-from sweeps.plans.submit import ACQUISITION, PROTOCOL, SubmissionPlan, plan_submission
+from sweeps.plans.submit import ACQUISITION, ACQUISITION_SCORE, SubmissionPlan, plan_submission
 from sweeps.stored.hub import MAIN
 from trainables.checkpoint import bring_model
 from trainables.files import read_if_sound, write_json
@@ -49,11 +49,13 @@ class _Mark:
 
     Attributes:
         model: a hash of its weights.
+        protocol: the year of the challenge that they are for.
         inputs: a hash of all that the predictions depend on; "" while they are being made.
         files: the predictions.
     """
 
     model: str
+    protocol: str = "2025"  # marks of the version that knew no other have none
     inputs: str = ""
     files: tuple[str, ...] = ()
 
@@ -70,6 +72,7 @@ def submit(args: SubmitArgs, evaluate: Callable[[EvaluateArgs], int]) -> int:
         with ending_on_signals(), part_of(args):
             with showing(console, "Looking for the models"):
                 plan = plan_submission(args)
+            _check_year(plan)
             failed = []
             for number, revision in enumerate(plan.scored, start=1):
                 title = f"{number}/{len(plan.scored)} {revision}"
@@ -85,6 +88,18 @@ def submit(args: SubmitArgs, evaluate: Callable[[EvaluateArgs], int]) -> int:
         say(console, "\nModels that are scored are not scored again.")
         return say_how_to_continue(console)
     return 0 if is_whole else EXIT_FAILED
+
+
+def _check_year(plan: SubmissionPlan) -> None:
+    """Raise ValueError if the folder holds predictions by another protocol."""
+    asked = plan.args.protocol
+    for file in sorted(plan.place.glob(f"*/{_MARK}")):
+        mark: _Mark | None = read_if_sound(file, _Mark)
+        if mark and mark.protocol != asked:
+            raise ValueError(
+                f"{plan.place} holds a submission to the challenge of {mark.protocol}, not of "
+                f"{asked}: give another DIR or another --name, or --protocol {mark.protocol}"
+            )
 
 
 def _score(
@@ -113,13 +128,13 @@ def _score(
         for each in written:
             shutil.rmtree(each)
     show_title(console, title)
-    _write_mark(folder, _Mark(model))
+    _write_mark(folder, _Mark(model, evaluation.protocol))
     status = evaluate(evaluation)
     if status == 0:
         files = sorted(
             file.relative_to(folder).as_posix() for file in folder.rglob("predictions.json")
         )
-        _write_mark(folder, _Mark(model, inputs, tuple(files)))
+        _write_mark(folder, _Mark(model, evaluation.protocol, inputs, tuple(files)))
     return status
 
 
@@ -175,7 +190,11 @@ def _learn_when(plan: SubmissionPlan, console: Console) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, {"metadata": metadata, "results": results})
     if plan.human_file is not None:
-        show_acquisition(*correlation(results, plan.human_file), console)
+        protocol, tokenizer = plan.args.protocol, models.load_tokenizer(str(plan.models[MAIN]))
+        figure, known = correlation(results, plan.human_file, protocol, tokenizer)
+        show_acquisition(figure, known, console)
+        if ACQUISITION_SCORE in plan.wanted(MAIN):
+            write_json(plan.place / MAIN / ACQUISITION_SCORE, {"aoa": figure})
 
 
 def _log_probs(
@@ -193,7 +212,7 @@ def _log_probs(
     if kept.get("inputs") == inputs:
         return list(map(float, kept["log_probs"]))
     model = scoring.load()
-    spans = spans_of(words, Encoder(models.load_tokenizer(folder), PROTOCOL))
+    spans = spans_of(words, Encoder(models.load_tokenizer(folder), plan.args.protocol))
     if (context := context_of(model.config)) is not None:
         spans = keep_last(spans, context)
     with show_progress(console, title) as progress:

@@ -28,9 +28,24 @@ def curve(x, a, b, c, d):
     return a / (1 + np.exp(-b * (x - c))) + d
 
 
-def official(results: list[dict], human: pd.DataFrame) -> float:
+class Tokens:
+    """A tokenizer of 2,000 tokens, one for each two letters that a word begins."""
+
+    vocab_size = 2000
+
+    def __call__(self, texts: list[str], **options: bool) -> dict[str, list[list[int]]]:
+        assert not options["add_special_tokens"]
+        pieces = [sum(-(-len(word) // 2) for word in text.split()) for text in texts]
+        return {"input_ids": [[0] * number for number in pieces]}
+
+
+def figure_of(results: list[dict], file: Path, protocol: str = "2025") -> tuple[float, int]:
+    return correlation(results, file, protocol, Tokens())
+
+
+def official(results: list[dict], human: pd.DataFrame, protocol: str) -> tuple[float, float]:
     """The formula of the BabyLM challenge's scorer (babylm-eval, strict/evaluation_pipeline/utils,
-    `AoAEvaluator`), written out for data that every step of it accepts or not."""
+    `AoAEvaluator`), written out for data that every step of it accepts or not; and its p-value."""
     ages = np.arange(16, 31)
     of_model, of_children = [], []
     for word in dict.fromkeys(entry["target_word"] for entry in results):
@@ -42,11 +57,12 @@ def official(results: list[dict], human: pd.DataFrame) -> float:
         child = half(ages[known], shares[known])
         mine = [entry for entry in results if entry["target_word"] == word]
         steps = np.array([entry["word_count"] for entry in mine])
-        model = learned(steps, np.array([entry["surprisal"] for entry in mine]))
+        model = LEARNED[protocol](word, steps, np.array([entry["surprisal"] for entry in mine]))
         if child is not None and model is not None:
             of_model.append(model)
             of_children.append(child)
-    return float(pearsonr(of_model, of_children)[0])
+    found = pearsonr(of_model, of_children)
+    return float(found[0]), float(found[1])
 
 
 def half(ages, shares):
@@ -67,7 +83,7 @@ def half(ages, shares):
     return age if first <= age <= last else None
 
 
-def learned(steps, surprisals):
+def learned(word, steps, surprisals):
     chance = np.log2(300_000)
     level = -(chance - 0.5 * (chance - surprisals.min()))
     y, x = -surprisals, np.log10(steps + 1)
@@ -82,6 +98,31 @@ def learned(steps, surprisals):
         return None
     at = c - np.log(a / (level - d) - 1) / b
     return at if steps[0] <= 10**at - 1 <= steps[-1] else None
+
+
+def learned_2026(word, steps, surprisals):
+    """With the mean over contexts, chance by the word's tokens, and limits of the curve."""
+    chance = -(-len(word) // 2) * np.log(2000)
+    seen = sorted(set(steps))
+    y = -np.array([surprisals[steps == each].mean() for each in seen])
+    x = np.log10(np.array(seen) + 1)
+    level, span = -(chance - 0.5 * (chance + y.max())), y.max() - y.min()
+    low = [0, 0, x[0] - 1, y.min() - 2 * span - 1]
+    high = [10 * span + 1, 100, x[-1] + 1, y.max() + 1]
+    try:
+        found, _ = curve_fit(
+            curve, x, y, p0=[span, 1.0, np.mean(x), y.min()], bounds=(low, high), maxfev=20000
+        )
+    except RuntimeError:
+        return None
+    a, b, c, d = found
+    if b <= 1e-6 or a <= 1e-6 or level <= d or level >= a + d:
+        return None
+    at = c - np.log(a / (level - d) - 1) / b
+    return at if seen[0] <= 10**at - 1 <= seen[-1] else None
+
+
+LEARNED = {"2025": learned, "2026": learned_2026}
 
 
 def made_up(words: int = 40, seed: int = 0) -> tuple[list[dict], pd.DataFrame]:
@@ -106,14 +147,29 @@ def made_up(words: int = 40, seed: int = 0) -> tuple[list[dict], pd.DataFrame]:
     return results, human
 
 
-def test_the_figure_is_that_of_the_challenge(tmp_path: Path) -> None:
+@pytest.mark.parametrize("protocol", ["2025", "2026"])
+def test_the_figure_is_that_of_the_challenge(protocol: str, tmp_path: Path) -> None:
     """To 1e-9; words without a fit, or that children's table lacks, count for neither."""
     results, human = made_up()
     human.to_csv(tmp_path / "cdi_human.csv", index=False)
-    figure, words = correlation(results, tmp_path / "cdi_human.csv")
-    assert figure == pytest.approx(official(results, human), abs=1e-9)
+    figure, words = figure_of(results, tmp_path / "cdi_human.csv", protocol)
+    assert figure == pytest.approx(official(results, human, protocol)[0], abs=1e-9)
     assert figure > 0.5
     assert 20 < words < 39
+
+
+def test_what_may_be_chance_counts_as_nothing_in_2026(tmp_path: Path) -> None:
+    """A correlation with a p-value above 0.1; in 2025 it counted as it is."""
+    results, human = made_up(words=10)
+    human["word"] = human["word"].replace({f"w{n}": f"w{(3 * n) % 8}" for n in range(8)})
+    human.to_csv(tmp_path / "cdi_human.csv", index=False)
+    expected, p_value = official(results, human, "2026")
+    assert p_value > 0.1
+    assert expected != 0
+    figure, words = figure_of(results, tmp_path / "cdi_human.csv", "2026")
+    assert figure == 0.0
+    assert words > 3
+    assert figure_of(results, tmp_path / "cdi_human.csv", "2025")[0] != 0
 
 
 def test_scores_that_are_not_finite_are_no_points(tmp_path: Path) -> None:
@@ -121,13 +177,13 @@ def test_scores_that_are_not_finite_are_no_points(tmp_path: Path) -> None:
     results, human = made_up()
     human.to_csv(tmp_path / "cdi_human.csv", index=False)
     broken = [{**entry, "surprisal": math.nan} for entry in results]
-    assert correlation(broken, tmp_path / "cdi_human.csv") == (0.0, 0)
+    assert figure_of(broken, tmp_path / "cdi_human.csv") == (0.0, 0)
     some = [*results, *({**entry, "surprisal": math.nan} for entry in results)]
-    assert correlation(some, tmp_path / "cdi_human.csv") == correlation(
+    assert figure_of(some, tmp_path / "cdi_human.csv") == figure_of(
         results, tmp_path / "cdi_human.csv"
     )
     two = [entry for entry in results if entry["target_word"] in ("w3", "w4")]
-    assert correlation(two, tmp_path / "cdi_human.csv")[0] == 0.0
+    assert figure_of(two, tmp_path / "cdi_human.csv")[0] == 0.0
 
 
 @pytest.mark.parametrize("points", [1, 2, 3])
@@ -138,9 +194,9 @@ def test_few_points_have_no_sigmoid(points: int, tmp_path: Path) -> None:
     human.to_csv(tmp_path / "cdi_human.csv", index=False)
     some = [e for e in results if e["target_word"] != "w6" or e["word_count"] <= SEEN[points - 1]]
     some = [e for e in some if e["target_word"] != "w6" or e["context_id"] == 0]
-    figure, words = correlation(some, tmp_path / "cdi_human.csv")
+    figure, words = figure_of(some, tmp_path / "cdi_human.csv")
     assert math.isfinite(figure)
-    assert words == correlation(results, tmp_path / "cdi_human.csv")[1] - 1
+    assert words == figure_of(results, tmp_path / "cdi_human.csv")[1] - 1
 
 
 def test_words_that_are_hardly_learned_end_nothing(tmp_path: Path) -> None:
@@ -154,7 +210,7 @@ def test_words_that_are_hardly_learned_end_nothing(tmp_path: Path) -> None:
         for word in range(398)
         for _ in range(4)
     ]
-    figure, words = correlation(results, tmp_path / "cdi_human.csv")
+    figure, words = figure_of(results, tmp_path / "cdi_human.csv")
     assert math.isfinite(figure)
     assert words < 300
 
@@ -203,4 +259,4 @@ def test_bad_tables_of_children_are_named(content: str, tmp_path: Path) -> None:
     file = tmp_path / "human.csv"
     file.write_text(content)
     with pytest.raises(ValueError, match=r"human.csv (lacks the column|is no table)"):
-        correlation(made_up()[0], file)
+        figure_of(made_up()[0], file)

@@ -13,6 +13,7 @@ import pytest
 from analysis.benchmarks import Benchmark, Item, Suite, load_suite, macro_of
 from analysis.benchmarks.glue import PROTOCOL_TASKS, settings
 from analysis.benchmarks.kinds import macro_in_words, macro_weights
+from analysis.benchmarks.predictions import check_submission, write_submission
 from analysis.inference import difference, estimate
 from analysis.samples import chance, sample
 from sweeps.findings.evaluate import means_with_glue
@@ -153,6 +154,66 @@ def test_bad_rows_of_global_piqa_are_named(
     folder = write(tmp_path / "global_piqa_parallel", "eng_latn.jsonl", [row])
     with pytest.raises(ValueError, match=message):
         items_of(folder, "2026")
+
+
+def solved(folder: Path, *rows: dict[str, Any]) -> Suite:
+    """A suite of such rows of GlobalPIQA."""
+    row = {"prompt": "To sit:", "solution0": "fall", "solution1": "bend", "label": 1}
+    write(folder / "global_piqa_parallel", "eng_latn.jsonl", [{**row, **each} for each in rows])
+    return load_suite(folder, "2026")
+
+
+def test_predictions_of_global_piqa_are_filed_under_the_examples_id(tmp_path: Path) -> None:
+    """One for each example: the solution with its space (babylm-eval, collate_preds.py,
+    `_check_size_global_piqa` and `_calculate_global_piqa_results`)."""
+    suite = solved(tmp_path / "data", {"example_id": "a 7"}, {"example_id": "b"})
+    log_probs = map(np.array, ([-3.0], [-2.0, -2.5], [-1.0], [-2.0, -2.5]))
+    (file,) = write_submission(suite, suite.grade(list(log_probs)), tmp_path)
+    place = "zero_shot/causal/global_piqa_parallel/global_piqa_parallel/predictions.json"
+    assert file == tmp_path / place
+    assert json.loads(file.read_text()) == {
+        "a 7": {"predictions": [{"id": "a 7_0", "pred": " bend"}]},
+        "b": {"predictions": [{"id": "b_0", "pred": " fall"}]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (({}, {"example_id": "a"}), "1 row has no 'example_id'"),
+        (({"example_id": "a"},) * 2, "1 example_id of several rows, such as 'a'"),
+    ],
+)
+def test_predictions_without_an_id_of_their_own_are_refused(
+    ids: tuple[dict[str, Any], ...], message: str, tmp_path: Path
+) -> None:
+    """Before any scoring, with the folder's name; a protocol without GlobalPIQA has no need of
+    them."""
+    suite = solved(tmp_path, *ids)
+    with pytest.raises(ValueError, match=f"global_piqa_parallel: {message}"):
+        check_submission(suite)
+    check_submission(Suite(suite.benchmarks, "2025"))
+
+
+def test_equal_options_are_no_right_answers(tmp_path: Path) -> None:
+    """Of equally probable ones the first was the prediction, in minimal pairs the right one; in
+    2026 one of them is drawn (compute_results.py, `rank_and_evaluate`), here the same each time."""
+    pairs = [{"sentence_good": f"a b {n}", "sentence_bad": f"b a {n}"} for n in range(200)]
+    write(tmp_path / "blimp", "order.jsonl", pairs)
+    right = {}
+    for protocol in ("2025", "2026"):
+        suite = load_suite(tmp_path, protocol)
+        answers = suite.grade([np.array([-1.0])] * 400)
+        (file,) = write_submission(suite, answers, tmp_path / protocol)
+        chosen = json.loads(file.read_text())["order"]["predictions"]
+        right[protocol] = sum(
+            each["pred"] == pair["sentence_good"] for each, pair in zip(chosen, pairs, strict=True)
+        )
+        before = file.read_text()
+        write_submission(suite, answers, tmp_path / protocol)
+        assert file.read_text() == before
+    assert right["2025"] == 200
+    assert 70 < right["2026"] < 130
 
 
 def test_by_default_the_macros_benchmarks_are_scored(tmp_path: Path) -> None:

@@ -24,9 +24,10 @@ def _concepts(n: int) -> dict[str, Any]:
     return {**concepts, "property_phrase": "eats as a zebra does"}
 
 
-def _solutions(n: int, solutions: int) -> dict[str, Any]:
+def _solutions(language: str, n: int, solutions: int) -> dict[str, Any]:
     options = {f"solution{k}": f"runs {k} steps" for k in range(solutions)}
-    return {"prompt": f"a zebra {n}", **options, "label": n % solutions}
+    row = {"prompt": f"a zebra {n}", **options, "label": n % solutions}
+    return {**row, "example_id": f"{language}_{n}"}
 
 
 SIDES = ((1, "left"), (2, "right"))
@@ -81,7 +82,7 @@ FILES: dict[str, dict[str, Any]] = {
     },
     **{
         f"global_piqa_{name}": {
-            f"{language}.jsonl": [_solutions(n, solutions) for n in range(4)]
+            f"{language}.jsonl": [_solutions(language, n, solutions) for n in range(4)]
             for language in ("eng_latn", "nld_latn")
         }
         for name, solutions in (("parallel", 4), ("nonparallel", 2))

@@ -98,10 +98,16 @@ def kind(request: pytest.FixtureRequest) -> BenchmarkKind:
 
 
 @pytest.fixture(params=["2025", "2026"])
-def benchmark(kind: BenchmarkKind, tmp_path: Path, request: pytest.FixtureRequest) -> Benchmark:
+def protocol(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+@pytest.fixture
+def benchmark(kind: BenchmarkKind, protocol: str, tmp_path: Path) -> Benchmark:
     """A small one of the kind, found among folders by its name."""
     write_folder(kind, tmp_path)
-    (found,) = load_suite(tmp_path, request.param, [kind.name]).benchmarks
+    (found,) = load_suite(tmp_path, protocol, [kind.name]).benchmarks
     return found
 
 
@@ -158,48 +164,58 @@ def test_stored_scores_hold_no_text_and_give_figures_back(benchmark: Benchmark) 
     assert sum(in_selection) == sum(benchmark.in_selection)
 
 
-def test_a_submission_tells_the_choices_apart(
-    kind: BenchmarkKind, benchmark: Benchmark, tmp_path: Path
-) -> None:
-    """Under the challenge's name of the task: another choice is another prediction."""
-    texts = []
-    for option in (0, 1):
-        out = tmp_path / f"out{option}"
-        answers = {benchmark.name: answered(benchmark, option)}
-        files = write_submission(Suite((benchmark,), "2025"), answers, out)
-        dataset = "" if kind is READING else benchmark.dataset
-        place = out / f"zero_shot/causal/{kind.submission}" / dataset / "predictions.json"
-        assert files == ([place] if kind.submission else [])
-        tasks = [json.loads(file.read_text()) for file in files]
-        texts.append([x["pred"] for uids in tasks for t in uids.values() for x in t["predictions"]])
-    measures = len(MEASURES) if kind is READING else 1
-    assert len(texts[0]) == (len(benchmark) / measures if kind.submission else 0)
-    assert all(first != second for first, second in zip(*texts, strict=True))
-
-
-LOOKED_UP = {
+_PIQA = {f"{language}_{n}" for language in ("eng_latn", "nld_latn") for n in range(4)}
+_OF_BOTH_YEARS = {
     "blimp": {"agreement", "order"},
     "supplement": {"turns", "hypernym"},
     "ewok": {"space", "matter"},
-    "wug": {"wug_adj"},
     "entity_tracking": {f"{s}_{n}_ops" for s in ("regular", "move_contents") for n in (0, 1)},
-    "wug_past": {"wug_past"},
     "comps": {"base", "wugs_dist_before"},
     "reading": {"reading"},
 }
-"""By kind: what the challenge's scorer looks up in a submission of `benchmark_folders.FILES`. Of
-BLiMP, its supplement and EWoK it opens the file of the key's name; the rest are its own names."""
+LOOKED_UP = {
+    "2025": {**_OF_BOTH_YEARS, "wug": {"wug_adj"}, "wug_past": {"wug_past"}},
+    "2026": {
+        **_OF_BOTH_YEARS,
+        "global_piqa_parallel": _PIQA,
+        "global_piqa_nonparallel": _PIQA,
+    },
+}
+"""By protocol and kind: what the challenge's scorer looks up in a submission of
+`benchmark_folders.FILES`, which has no other kinds. Of BLiMP, its supplement and EWoK it opens the
+file of the key's name, of GlobalPIQA it looks for each row's `example_id`; the rest are its own
+names."""
+
+
+def test_a_submission_tells_the_choices_apart(
+    kind: BenchmarkKind, benchmark: Benchmark, protocol: str, tmp_path: Path
+) -> None:
+    """Under the challenge's name of the task: another choice is another prediction."""
+    texts = []
+    is_submitted = kind.name in LOOKED_UP[protocol]
+    for option in (0, 1):
+        out = tmp_path / f"out{option}"
+        answers = {benchmark.name: answered(benchmark, option)}
+        files = write_submission(Suite((benchmark,), protocol), answers, out)
+        dataset = "" if kind is READING else benchmark.dataset
+        place = out / f"zero_shot/causal/{kind.submission}" / dataset / "predictions.json"
+        assert files == ([place] if is_submitted else [])
+        tasks = [json.loads(file.read_text()) for file in files]
+        texts.append([x["pred"] for uids in tasks for t in uids.values() for x in t["predictions"]])
+    measures = len(MEASURES) if kind is READING else 1
+    assert len(texts[0]) == (len(benchmark) / measures if is_submitted else 0)
+    assert all(first != second for first, second in zip(*texts, strict=True))
 
 
 def test_a_submission_has_the_keys_that_the_scorer_looks_up(
-    kind: BenchmarkKind, benchmark: Benchmark, tmp_path: Path
+    kind: BenchmarkKind, benchmark: Benchmark, protocol: str, tmp_path: Path
 ) -> None:
     """No more and no fewer; predictions are numbered under their key, with a share if it counts."""
     answers = {benchmark.name: answered(benchmark, 0)}
-    files = write_submission(Suite((benchmark,), "2025"), answers, tmp_path / "out")
+    files = write_submission(Suite((benchmark,), protocol), answers, tmp_path / "out")
     for file in files:
         uids = json.loads(file.read_text())
-        assert set(uids) == LOOKED_UP[kind.name]
+        assert set(uids) == LOOKED_UP[protocol][kind.name]
         for uid, content in uids.items():
             assert set(content) == {"predictions"}
             numbers = range(len(content["predictions"]))

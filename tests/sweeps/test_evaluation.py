@@ -355,6 +355,20 @@ def test_a_broken_model_submits_nothing(checkpoint, data, tmp_path, capsys) -> N
     assert not list((tmp_path / "out").rglob("predictions.json"))
 
 
+def test_what_cannot_be_submitted_is_said_before_any_scoring(
+    checkpoint, data, tmp_path, capsys
+) -> None:
+    """GlobalPIQA without what its predictions are filed under; alone it may be scored."""
+    (data / "global_piqa_parallel").mkdir()
+    row = {"prompt": "the cat", "solution0": "sleeps .", "solution1": "sleep .", "label": 0}
+    (data / "global_piqa_parallel" / "eng_latn.jsonl").write_text(json.dumps(row))
+    flags = ("--protocol", "2026", "--tasks", "global_piqa_parallel")
+    assert run_evaluation(arguments(checkpoint, data, tmp_path, *flags, "--submission")) == 2
+    assert "global_piqa_parallel: 1 row has no 'example_id'" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "scores.json").exists()
+    assert run_evaluation(arguments(checkpoint, data, tmp_path, *flags)) == 0
+
+
 def test_passwords_are_not_shown(data, tmp_path) -> None:
     """Neither in the arguments as text nor in the command that says how to go on."""
     args = arguments(tmp_path, data, tmp_path, "--ewok-password", "open sesame")

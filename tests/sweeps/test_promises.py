@@ -51,7 +51,7 @@ FLAGS = {
     "sweeps/export.py": "config help storage milestones no-milestones push private no-private",
     "sweeps/submit.py": """
         address benchmarks config cpus device eval-workers ewok-password glue glue-epochs glue-lr
-        gpus help name no-glue precision selection storage token-budget track
+        gpus help name no-glue precision protocol selection storage token-budget track
         arch lrs milestones study
     """,
     "sweeps/doctor.py": "address config help storage",

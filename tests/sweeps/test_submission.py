@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
 
-from analysis.benchmarks import glue
 from analysis.benchmarks.kinds import ALL_KINDS
 from analysis.errors import EXIT_FAILED
 from sweeps.arguments import EvaluateArgs, SubmitArgs
@@ -34,12 +35,81 @@ BOTH = {
     "wug": "wug_adj_nominalization",
     "wug_past": "wug_past_tense",
     "reading": "reading",
+    "global_piqa_parallel": "global_piqa_parallel",
+    "global_piqa_nonparallel": "global_piqa_nonparallel",
 }
 FOLDERS = {
     "fast_eval": {**FAST, **BOTH, "entity_tracking": "entity_tracking_fast"},
     "full_eval": {**FULL, **BOTH, "entity_tracking": "entity_tracking", "comps": "comps"},
 }
-"""By folder and kind of benchmark: what the challenge calls it."""
+"""By folder and kind of benchmark: what the challenges of 2025 and 2026 call it."""
+NOTHING = {"input_prefix": "zebra", "options": [" a", " nothing."], "numops": 1}
+OF_A_YEAR = {
+    "2025": {"wug_adj/wug_adj_nominalization", "wug_past/wug_past_tense"},
+    "2026": {f"global_piqa_{way}/global_piqa_{way}" for way in ("parallel", "nonparallel")},
+}
+GLUE = {"boolq", "mnli", "mrpc", "multirc", "qqp", "rte", "wsc"}
+
+
+def looked_for(protocol: str, *, is_main: bool) -> set[str]:
+    """What the challenge's reader looks for of a model (babylm-org/babylm-eval, strict/
+    evaluation_pipeline/collate_preds.py, `_check_validity_of_dir` and `collate_full_eval_preds`; of
+    2025 as commit 45fe2c1 still has it, of 2026 as of a66e05d)."""
+    end = "filtered" if is_main else "fast"
+    tasks = {f"blimp/blimp_{end}", f"blimp/supplement_{end}", f"ewok/ewok_{end}", "reading"}
+    tasks.add(f"entity_tracking/entity_tracking{'' if is_main else '_fast'}")
+    tasks |= OF_A_YEAR[protocol] | ({"comps/comps"} if is_main else set())
+    files = {f"zero_shot/causal/{task}/predictions.json" for task in tasks}
+    if is_main:
+        files |= {f"finetune/{task}/predictions.json" for task in GLUE}
+        files.add("zero_shot/causal/AoA_word/surprisal.json")
+    if is_main and protocol == "2026":
+        files.add("zero_shot/causal/AoA_word/aoa_score.json")
+    return files
+
+
+def possible(kind: str, file: Path, row: dict[str, Any]) -> tuple[str, list[str]] | None:
+    """Key and texts of one of which a row's prediction is, by the reader of 2026 (a66e05d, besides
+    the above sentence_zero_shot/read_files.py); None for a row that it leaves out."""
+    if kind in ("blimp", "supplement"):
+        return file.stem, [row["sentence_good"], row["sentence_bad"]]
+    if kind == "ewok":
+        return file.stem, [f"{row[side]} {row['Target1']}" for side in ("Context1", "Context2")]
+    if kind == "comps":
+        subset = {"comps_base": "base", "comps_wugs_dist-before": "wugs_dist_before"}[file.stem]
+        sides = [row[f"prefix_{side}"] for side in ("acceptable", "unacceptable")]
+        return subset, [f"{side} {row['property_phrase']}" for side in sides]
+    if kind == "entity_tracking":
+        if any("nothing" in option for option in row["options"]):
+            return None
+        return f"{file.stem}_{row['numops']}_ops", row["options"]
+    solutions = range(4 if kind == "global_piqa_parallel" else 2)
+    return row["example_id"], [row[f"solution{n}"] for n in solutions]
+
+
+def check_as_in_2026(predictions: Path, kind: str, data: Path) -> None:
+    """Every key is there and no other, with a prediction for each row, which it has."""
+    found = json.loads(predictions.read_text())
+    if kind == "reading":
+        (file,) = data.glob("*.csv")
+        entries = found.pop("reading")["predictions"]
+        assert not found
+        assert [each["id"] for each in entries] == list(range(len(pd.read_csv(file))))
+        assert all(each["pred"] > 0 for each in entries)
+        return
+    expected: dict[str, list[list[str]]] = {}
+    for file in data.glob("*.jsonl"):
+        for line in file.read_text().splitlines():
+            if wanted := possible(kind, file, json.loads(line)):
+                expected.setdefault(wanted[0], []).append([text.strip() for text in wanted[1]])
+    assert found.keys() == expected.keys()
+    for key, rows in expected.items():
+        entries = found[key]["predictions"]
+        assert [each["id"] for each in entries] == [f"{key}_{n}" for n in range(len(rows))]
+        for each, texts in zip(entries, rows, strict=True):
+            assert each["pred"].strip() in texts
+
+
 WORDS = {"zebra": [{"context": "a"}, {"context": "the small"}], "x": [{"context": "a"}]}
 
 
@@ -65,6 +135,9 @@ def evaluation_data(tmp_path: Path) -> Path:
         place.mkdir(parents=True)
         for name, folder in folders.items():
             write_folder(KINDS[name], place).rename(place / folder)
+            if name == "entity_tracking":
+                with (place / folder / "regular.jsonl").open("a") as file:
+                    file.write(json.dumps(NOTHING) + "\n")
     learned = tmp_path / "evaluation_data" / "full_eval" / "aoa"
     learned.mkdir()
     (learned / "cdi_childes.json").write_text(json.dumps(WORDS))
@@ -91,26 +164,39 @@ def args(
     )
 
 
+@pytest.mark.parametrize("protocol", ["2025", "2026"])
 def test_files_lie_as_the_challenges_pipeline_leaves_them(
-    args: SubmitArgs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    protocol: Literal["2025", "2026"],
+    args: SubmitArgs,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of each model in its revision's folder; what is missing is told, and a status of its own.
     What is there is not made again, and with the rest nothing is missing."""
+    args = replace(args, protocol=protocol)
     assert run_submission(args) == EXIT_FAILED
     said = capsys.readouterr().out
     place = args.folder / "mine"
     assert {path.name for path in place.iterdir()} == {"main", "chck_1K", "chck_2500"}
     plan = plan_submission(args)
     assert plan.missing("chck_1K") == plan.missing("chck_2500") == []
-    tasks = glue.PROTOCOL_TASKS["2025"]
-    of_glue = [Path("finetune") / task / "predictions.json" for task in tasks]
+    of_glue = [Path("finetune") / task / "predictions.json" for task in sorted(GLUE)]
     assert plan.missing("main") == of_glue
+    for revision in ("main", "chck_1K", "chck_2500"):
+        written = (place / revision).rglob("zero_shot/**/*.json")
+        files = {file.relative_to(place / revision) for file in written}
+        files |= set(of_glue if revision == "main" else ())
+        assert set(map(str, files)) == looked_for(protocol, is_main=revision == "main")
+        assert {str(file) for file in plan.wanted(revision)} == set(map(str, files))
+    assert f"Challenge of {protocol}, track strict-small" in said
     assert "finetune/wsc" in said
     assert "Not kept on the way: 1 model." in said
     assert "chck_4K" in said
     assert "chck_1M" not in said  # so many words were not seen
     assert "The training saw 6,9" in said
     assert "1 model that the track asks for come later" in said
+    does = {"2025": "wants all", "2026": "then leaves out the surprisals of all words"}
+    assert f"collate_preds {does[protocol]}, unless" in " ".join(said.split())
     reading = json.loads((place / "chck_1K/zero_shot/causal/reading/predictions.json").read_text())
     assert len(reading["reading"]["predictions"]) == 40
     for file in of_glue:
@@ -120,6 +206,20 @@ def test_files_lie_as_the_challenges_pipeline_leaves_them(
     monkeypatch.setattr("sweeps.evaluate.run_evaluation", None)  # nothing is scored any more
     assert run_submission(args) == 0
     assert capsys.readouterr().out.count("done, nothing has changed") == 3
+
+
+def test_predictions_are_those_that_the_reader_of_2026_wants(args: SubmitArgs) -> None:
+    """Each key of each file, of the best model and of one on the way."""
+    run_submission(args)
+    for revision, depth in (("main", "full_eval"), ("chck_1K", "fast_eval")):
+        place = args.folder / "mine" / revision / "zero_shot/causal"
+        for kind, folder in FOLDERS[depth].items():
+            task = {"supplement": "blimp", "reading": "."}.get(kind, kind)
+            if not kind.startswith("wug"):
+                file = place / task / folder / "predictions.json"
+                check_as_in_2026(file, kind, Path(args.benchmarks) / depth / folder)
+    score = args.folder / "mine/main/zero_shot/causal/AoA_word/aoa_score.json"
+    assert json.loads(score.read_text()) == {"aoa": 0.0}  # of one word
 
 
 def test_every_word_has_a_surprisal_by_every_model(args: SubmitArgs) -> None:
@@ -197,6 +297,36 @@ def test_what_another_model_said_goes(args: SubmitArgs, trained: Path) -> None:
     (place / "scored.json").unlink()
     assert running.submit(args, Evaluations()) == 2
     assert (place / "zero_shot").exists()
+
+
+def test_another_years_submission_is_refused(
+    args: SubmitArgs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whichever model's it is, before any scoring; nothing of it is touched."""
+    running.submit(args, Evaluations())
+    mark = args.folder / "mine" / "chck_1K" / "scored.json"
+    before = mark.read_text()
+    evaluate = Evaluations()
+    assert running.submit(replace(args, protocol="2025"), evaluate) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "holds a submission to the challenge of 2026, not of 2025: give another DIR" in said
+    assert "or --protocol 2026" in said
+    assert evaluate.asked == []
+    assert mark.read_text() == before
+
+
+def test_benchmarks_that_are_not_there_are_named(
+    args: SubmitArgs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that the year asks for, no others: GlobalPIQA comes by a download of its own."""
+    for folder in ("fast_eval/global_piqa_parallel", "full_eval/comps", "full_eval/wug_past_tense"):
+        shutil.rmtree(Path(args.benchmarks) / folder)
+    (Path(args.benchmarks) / "full_eval" / "aoa" / "cdi_human.csv").unlink()
+    running.submit(args, Evaluations())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "fast_eval/global_piqa_parallel, full_eval/comps. The README" in said
+    assert "wug" not in said
+    assert "No score of the age of acquisition" in said
 
 
 def test_a_failed_evaluation_keeps_no_other_from_its_turn(
