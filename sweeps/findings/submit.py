@@ -12,6 +12,7 @@ from rich.table import Table
 from analysis.terminal import say, show_whole
 from analysis.wording import count
 from sweeps.plans.submit import PREDICTIONS, ZERO_SHOT, SubmissionPlan
+from sweeps.plans.tracks import beyond_rules
 
 
 def show_acquisition(figure: float, words: int, console: Console) -> None:
@@ -92,5 +93,6 @@ def _sentences(plan: SubmissionPlan, unkept: int) -> list[str]:
             f"asks for come later. The challenge's collate_preds {plan.challenge.incomplete}, "
             "unless its lists of revisions are cut, as its README says."
         )
+    found += beyond_rules(plan.args.track, plan.corpus_words, plan.epochs)
     found.append("The files hold the benchmarks' texts, EWoK's too: keep them off the public web.")
     return found

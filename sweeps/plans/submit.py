@@ -19,6 +19,7 @@ from analysis.places import resolved, writable_folder
 from analysis.store import open_store, tracking_uri
 from sweeps.arguments import EvaluateArgs, SubmitArgs
 from sweeps.engine.scoring.tasks import benchmark_place
+from sweeps.plans.tracks import most_seen
 from sweeps.stored.chosen import run_id_of
 from sweeps.stored.hub import MAIN
 from sweeps.stored.trials import resolve_storage
@@ -27,8 +28,6 @@ from trainables.milestones import BABYLM, is_seen, revision_of
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 """The challenge's code leaves out what stands behind a dot."""
-_LONGEST = {"strict-small": 10**8, "strict": 10**9}
-"""Words seen after which a track wants no further model."""
 PREDICTIONS = "predictions.json"
 ZERO_SHOT = Path("zero_shot/causal")
 ACQUISITION = ZERO_SHOT / "AoA_word/surprisal.json"
@@ -85,7 +84,8 @@ class SubmissionPlan:
     Attributes:
         models: folder of each model by revision, that of the best one first.
         words: that each revision but this one has seen.
-        seen: words that the trial saw.
+        corpus_words: that the trial was trained on.
+        epochs, seen: epochs of the trial, and words that it saw in them.
         fast, full: the challenge's folders of benchmarks.
         place: of the revisions' folders.
     """
@@ -94,6 +94,8 @@ class SubmissionPlan:
     storage: Path
     models: Mapping[str, Path]
     words: Mapping[str, int]
+    corpus_words: int
+    epochs: int
     seen: int
     fast: Path
     full: Path
@@ -103,7 +105,7 @@ class SubmissionPlan:
     def revisions(self) -> dict[str, bool]:
         """Those that the track asks for, the best model's first, and whether the training came to
         them."""
-        asked = [words for words in BABYLM if words <= _LONGEST[self.args.track]]
+        asked = [words for words in BABYLM if words <= most_seen(self.args.track)]
         return {MAIN: True, **{revision_of(words): is_seen(words, self.seen) for words in asked}}
 
     @property
@@ -214,7 +216,7 @@ def plan_submission(args: SubmitArgs) -> SubmissionPlan:
         storage,
         {MAIN: best, **models},
         kept,
-        _words_seen(trial, run),
+        *_words_seen(trial, run),
         fast,
         full,
         writable_folder(place, "DIR") / name,
@@ -235,7 +237,8 @@ def _run(client: MlflowClient, text: str) -> Run:
     return run
 
 
-def _words_seen(trial: TrialFolder, run: Run) -> int:
+def _words_seen(trial: TrialFolder, run: Run) -> tuple[int, int, int]:
+    """Words of the trial's corpus, its epochs, and the words that it saw in them."""
     assert trial.outcome is not None
     params = run.data.params
     if not {"train_tokens", "train_words"} <= params.keys():
@@ -243,5 +246,5 @@ def _words_seen(trial: TrialFolder, run: Run) -> int:
             f"RUN: the run of {trial.path} does not tell how many words its corpus has: an earlier "
             "version made it; train it again"
         )
-    tokens, in_corpus = trial.outcome.history[-1].tokens, int(params["train_tokens"])
-    return tokens * int(params["train_words"]) // in_corpus
+    last, words = trial.outcome.history[-1], int(params["train_words"])
+    return words, last.epoch, last.tokens * words // int(params["train_tokens"])

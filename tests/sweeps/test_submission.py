@@ -10,11 +10,13 @@ from typing import Any, Literal
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from analysis.benchmarks.kinds import ALL_KINDS
 from analysis.errors import EXIT_FAILED
 from sweeps.arguments import EvaluateArgs, SubmitArgs
 from sweeps.engine.scoring.workers import Scoring
+from sweeps.findings.submit import show_submission
 from sweeps.plans import submit as planning
 from sweeps.plans.milestones import ended_without
 from sweeps.plans.submit import plan_submission
@@ -194,6 +196,9 @@ def test_files_lie_as_the_challenges_pipeline_leaves_them(
     assert "chck_4K" in said
     assert "chck_1M" not in said  # so many words were not seen
     assert "The training saw 6,9" in said
+    assert "The challenge allows" not in said
+    show_submission(replace(plan, epochs=11), (), Console(width=1000))
+    assert "The challenge allows 10 epochs of its corpus, these are 11" in capsys.readouterr().out
     assert "1 model that the track asks for come later" in said
     does = {"2025": "wants all", "2026": "then leaves out the surprisals of all words"}
     assert f"collate_preds {does[protocol]}, unless" in " ".join(said.split())
