@@ -15,7 +15,10 @@ from sweeps.arguments.scoring import TaskNames
 
 Architecture = Literal["transformer", "lstm", "xlstm", "mamba", "hgrn2", "gated_deltanet"]
 """Those of `models.architectures()`, which takes seconds to import: --help is to answer at once."""
-CORPORA = ("mini", "babylm-strict-small", "babylm-strict", "pile-10m", "pile-100m")
+CORPORA = (
+    *("mini", "babylm-strict-small", "babylm-strict", "babylm-eng", "babylm-nld", "babylm-zho"),
+    *("pile-10m", "pile-100m"),
+)
 """Names that win over a path of that name, those of `trainables.corpus.sources`."""
 ArchitectureOrGroup: TypeAlias = Literal[Architecture, "study", "all"]
 
@@ -47,8 +50,8 @@ class DataArgs:
 
     corpus: Annotated[str | None, preset_default("corpus")] = place(*CORPORA, default=None)
     """mini (generated), a file or folder of text (plain, Markdown, JSON lines and Parquet with
-    `text`, CHAT transcripts; gz, bz2, xz or zst), babylm-strict-small, babylm-strict, pile-10m,
-    pile-100m, or a data set id on the hub."""
+    `text`, CHAT transcripts; gz, bz2, xz or zst), babylm-strict-small, babylm-strict, babylm-eng,
+    babylm-nld, babylm-zho, pile-10m, pile-100m, or a data set id on the hub."""
     vocab_size: Annotated[int | None, preset_default("vocab_size")] = within(
         258, LARGEST_VOCAB, default=None
     )

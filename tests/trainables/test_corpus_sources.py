@@ -153,6 +153,18 @@ def test_babylm_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert texts(source) == (["one", "two"], ["dev one"])
 
 
+@pytest.mark.parametrize("name", ["babylm-eng", "babylm-nld", "babylm-zho"])
+def test_languages_of_the_multilingual_track(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their short names or ids; validated on their own text, not on BabyLM-dev, which is
+    English."""
+    lines = numbered("rij", 100)
+    local_hub(monkeypatch, tmp_path, {HUB_IDS[name]: {"train": lines}})
+    for source in (name, f"BabyLM-community/{name}"):
+        assert texts(open_source(source)) == (lines[:95], lines[95:])
+
+
 def test_hub_id_with_and_without_validation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

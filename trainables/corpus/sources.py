@@ -22,13 +22,18 @@ from trainables.corpus.folders import HELD_OUT, SkippedPath, find_domains
 HUB_IDS = {
     "babylm-strict-small": "BabyLM-community/BabyLM-2026-Strict-Small",
     "babylm-strict": "BabyLM-community/BabyLM-2026-Strict",
+    "babylm-eng": "BabyLM-community/babylm-eng",
+    "babylm-nld": "BabyLM-community/babylm-nld",
+    "babylm-zho": "BabyLM-community/babylm-zho",
     "pile-10m": "PatrickHaller/pile-10M-words",
     "pile-100m": "PatrickHaller/pile-100M-words",
 }
-"""Short names of datasets on the Hugging Face hub."""
+"""Short names of datasets on the Hugging Face hub; the BabyLM challenge's are those of the tracks
+strict-small and strict, and BabyBabelLM's languages of the multilingual track."""
 
 BABYLM_DEV = "BabyLM-community/BabyLM-dev"
-"""The development text that belongs to every BabyLM training set."""
+"""The development text of the tracks strict-small and strict, which is English."""
+_HAS_BABYLM_DEV = re.compile(r"BabyLM-community/BabyLM-\d{4}-Strict(-Small)?")
 
 Split = Literal["train", "dev"]
 SPLITS: tuple[Split, ...] = ("train", "dev")
@@ -132,11 +137,11 @@ def path_source(path: Path) -> TextSource:
 def hub_source(hub_id: str, *, name: str) -> TextSource:
     """A dataset of the Hugging Face hub: split `train`, column `text`.
 
-    Validation text is `BABYLM_DEV` for the BabyLM training sets, else the dataset's split
-    `validation`, else the last 5% of its rows. Raises ValueError if it cannot be loaded.
+    Validation text is `BABYLM_DEV` for what it belongs to, else the dataset's split `validation`,
+    else the last 5% of its rows. Raises ValueError if it cannot be loaded.
     """
     train = _load(hub_id, "train")
-    if hub_id.startswith("BabyLM-community/"):
+    if _HAS_BABYLM_DEV.fullmatch(hub_id):
         dev = _load(BABYLM_DEV, None)
     elif "validation" in (whole := _load(hub_id, None)):
         dev = {"validation": whole["validation"]}
