@@ -123,6 +123,17 @@ def test_a_model_blind_to_order_ties_permuted_words(tokenizer: PreTrainedTokeniz
     assert scores.ties == {"blimp": 2}
 
 
+def test_pairs_of_two_identical_sentences_are_ties(
+    llama: nn.Module, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """BLiMP as it was published has seven; whatever a model knows, each counts one half."""
+    same = ["the cat sees a dog", "a cat sleeps", "the dogs", "cats see", "a dog", "the cat", "a"]
+    suite = suite_of(*((text, text) for text in same), ("the cat sleeps", "the cat sleep"))
+    scores = suite.evaluate(llama, tokenizer)
+    assert scores.ties == {"blimp": 7}
+    assert scores.outcomes["blimp"]["task"][:7] == [0.5] * 7
+
+
 def test_non_finite_scores_are_wrong_and_counted(tokenizer: PreTrainedTokenizerFast) -> None:
     """A model of NaN gets nothing right."""
     scores = suite_of(("the cat", "cat the"), ("a dog", "a dogs")).evaluate(
