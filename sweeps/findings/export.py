@@ -88,9 +88,11 @@ def show_export(plan: ExportPlan, difference: float | None, console: Console) ->
     if plan.milestones:
         where = "revisions" if plan.args.push else "folders in it"
         say(console, f"Milestones are {where}: {', '.join(plan.milestones)}")
-    last = [*plan.all.values()][-1]
-    opened = _opened(last, str(last.target), repr)
-    show_whole(console, "Open with", f"AutoModelForCausalLM.from_pretrained({opened})")
+    lines = [
+        f"AutoModelForCausalLM.from_pretrained({_opened(each, str(each.target), repr)})"
+        for each in (plan, *[*plan.milestones.values()][-1:])
+    ]
+    show_whole(console, "Open with", *lines)
 
 
 def readdressed(text: str, plan: ExportPlan) -> str:
