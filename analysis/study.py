@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from analysis import runs
 from analysis.benchmarks import SuiteScores
-from analysis.benchmarks.suite import FinalScores, Scores
+from analysis.benchmarks.suite import FinalScores, Scores, macro_chance
 from analysis.errors import without_secret
 from analysis.points import point_keys
 from analysis.schema.axes import AXES
@@ -134,6 +134,26 @@ def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> Scores | Non
             "compared item by item: run the sweep in a new --study"
         )
     return None if scores is None else _checked(scores, SuiteScores, file, run_id)
+
+
+def chance_of_macro(client: MlflowClient, trials: pd.DataFrame) -> float | None:
+    """The macro, percent, of a model that knows nothing, on the items that all these trials were
+    scored on; None where they have no macro, or no scores of them tell.
+
+    Args:
+        client: of the store.
+        trials: frame of `runs.trials`.
+
+    Raises:
+        ValueError: scores are damaged.
+    """
+    scored = trials[trials["macro"].notna()]
+    for run_id, epoch in zip(scored["run_id"], scored["best_epoch"], strict=True):
+        file = f"scores/epoch-{epoch:03d}.json"
+        scores = _artifact(client, run_id, file)
+        if scores is not None:
+            return macro_chance(_checked(scores, Scores, file, run_id))  # of any version
+    return None
 
 
 def milestones_of_run(client: MlflowClient, run_id: str) -> dict[int, MilestoneReport]:

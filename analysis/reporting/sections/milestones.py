@@ -9,9 +9,8 @@ from typing import Any
 import pandas as pd
 
 from analysis import plots
-from analysis.benchmarks.kinds import macro_of
 from analysis.benchmarks.minimal_pairs import GROUPINGS
-from analysis.benchmarks.suite import Scores, protocol_of
+from analysis.benchmarks.suite import Scores, macro_chance
 from analysis.reporting.page import Cell, Picture, Section, Table
 from analysis.reporting.sections.common import (
     ReportContext,
@@ -100,7 +99,7 @@ def _rows(report: MilestoneReport) -> Iterator[dict[str, Any]]:
     scores = report.scores
     if scores is None:
         return
-    if (of_macro := macro_of(scores["chance"], protocol_of(scores))) is not None:
+    if (of_macro := macro_chance(scores)) is not None:
         yield _row("macro", "", _ALL, scores["macro"], scores["macro_error"], of_macro)
     for benchmark, value in scores["benchmarks"].items():
         chance = scores["chance"][benchmark]
