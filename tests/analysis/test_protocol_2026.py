@@ -15,7 +15,7 @@ from analysis.benchmarks.glue import PROTOCOL_TASKS, settings
 from analysis.benchmarks.kinds import macro_in_words, macro_weights
 from analysis.inference import difference, estimate
 from analysis.samples import chance, sample
-from sweeps.findings.evaluate import means_with_glue
+from sweeps.findings.evaluate import _of_overall, means_with_glue
 from tests.analysis.test_reading import MEASURES, answers, made_up, read, surprisals
 
 FIGURES = {
@@ -71,6 +71,22 @@ def test_without_all_of_it_none_with_glue_is_told() -> None:
     assert of_2024 == pytest.approx((71.3 + 60.2 + 51.7 + 60.0) / 4, abs=1e-9)
     glue["rte"] = {"score": None}
     assert means_with_glue({**results, "glue": glue, "protocol": "2024"}) == {"glue": 60.0}
+
+
+@pytest.mark.parametrize(
+    ("gone", "lacks"),
+    [({"reading"}, "reading"), ({"rte"}, "glue"), ({"comps", "rte"}, "comps, glue"), (set(), "")],
+)
+def test_what_the_overall_score_lacks_is_named(gone: set[str], lacks: str) -> None:
+    """GLUE only where a task of it has no score. The score is of the full sets, it is said: no
+    figure of smaller ones passes for it."""
+    zero_shot = {"benchmarks": {name: FIGURES[name] for name in FIGURES if name not in gone}}
+    glue = {task: {"score": 60.0} for task in PROTOCOL_TASKS["2026"] if task not in gone}
+    results: dict[str, Any] = {"protocol": "2026", "zero_shot": zero_shot, "glue": glue}
+    results["means"] = means_with_glue(results)
+    said = _of_overall(results)
+    assert "the full sets" in said
+    assert (f"also of {lacks} (--tasks all glue)" if lacks else "With GLUE ") in said
 
 
 @pytest.mark.parametrize("protocol", ["2024", "2025"])
