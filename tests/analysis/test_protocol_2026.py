@@ -17,6 +17,7 @@ from analysis.inference import difference, estimate
 from analysis.samples import chance, sample
 from sweeps.findings.evaluate import _of_overall, means_with_glue
 from tests.analysis.test_reading import MEASURES, answers, made_up, read, surprisals
+from trainables.milestones import milestone_report
 
 FIGURES = {
     **{"blimp": 71.3, "supplement": 60.2, "ewok": 51.7, "entity_tracking": 19.4, "comps": 52.9},
@@ -238,6 +239,21 @@ def test_samples_are_the_stored_figures_and_errors(
     levels = [scores["chance"][each] for each in ("blimp", "reading")]
     level = fmean(levels) if name == "macro" else levels[1]
     assert chance(scores, name, "all").level == pytest.approx(level)
+
+
+def test_errors_of_reading_by_group_are_those_of_its_sentences(
+    suite: Suite, models: list[dict[str, Any]]
+) -> None:
+    """A sentence is read in all measures: their errors are not those of independent ones."""
+    (scores, _), reading = models, suite.benchmarks[1]
+    scores = {name: value for name, value in scores.items() if name != "surprisals"}
+    errors = milestone_report(2.0, 1.0, suite, scores).group_errors["reading"]["reading"]
+    left = {task: iter(values) for task, values in scores["outcomes"]["reading"].items()}
+    values = [next(left[item.task]) for item in reading.items]
+    for group in ("eye_tracking", "self_paced"):
+        mine = [i for i, item in enumerate(reading.items) if ("reading", group) in item.groups]
+        expected = reading.part(mine).error([values[i] for i in mine])
+        assert errors[group] == pytest.approx(expected, rel=1e-12)
 
 
 def explained(times: np.ndarray, known: np.ndarray, pred: np.ndarray) -> float:
