@@ -169,7 +169,7 @@ def milestones_of_run(client: MlflowClient, run_id: str) -> dict[int, MilestoneR
         if (match := _MILESTONE.fullmatch(file))
     }
     return {
-        words: _typed(_artifact(client, run_id, file), MilestoneReport, file, run_id)
+        words: _typed(_content(client, run_id, file), MilestoneReport, file, run_id)
         for words, file in sorted(files.items())
     }
 
@@ -210,10 +210,8 @@ def _artifact(client: MlflowClient, run_id: str, file: str) -> dict[str, Any] | 
     Raises:
         ValueError: the file cannot be had, or is no JSON.
     """
-    if file not in _files(client, run_id, file.rpartition("/")[0]):
-        return None
-    with _read(file, run_id):
-        return _content(client, run_id, file)
+    is_there = file in _files(client, run_id, file.rpartition("/")[0])
+    return _content(client, run_id, file) if is_there else None
 
 
 def _files(client: MlflowClient, run_id: str, folder: str) -> list[str]:
@@ -234,7 +232,8 @@ def _read(what: str, run_id: str) -> Iterator[None]:
 
 
 def _content(client: MlflowClient, run_id: str, file: str) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as place:
+    """A JSON file that a run has; errors as of `_artifact`."""
+    with _read(file, run_id), tempfile.TemporaryDirectory() as place:
         text = Path(client.download_artifacts(run_id, file, place)).read_text(encoding="utf-8")
         content: dict[str, Any] = typed(parse_json(text), dict[str, Any])
         return content

@@ -208,16 +208,18 @@ def _link(context: ReportContext, arch: str) -> str:
     return context.link(list(context.choices[arch].trials["run_id"]))
 
 
-def _title(benchmark: str, name: str) -> str:
-    """What a figure is called where it stands by itself."""
+def _title(benchmark: str, grouping: str, name: str) -> str:
+    """What a figure is called where it stands by itself; no two are called alike."""
     if name == _LOSS:
         return f"validation {_LOSS}"
-    return benchmark if name == _ALL else f"{benchmark}: {name.replace('_', ' ')}"
+    if name == _ALL:
+        return benchmark
+    return f"{benchmark}: {name.replace('_', ' ')} ({grouping.replace('_', ' ')})"
 
 
 def _with_titles(frame: pd.DataFrame) -> pd.DataFrame:
-    names = zip(frame["benchmark"], frame["name"], strict=True)
-    return frame.assign(panel=[_title(*each) for each in names])
+    keys = frame[_KEY].itertuples(index=False)
+    return frame.assign(panel=[_title(*each) for each in keys])
 
 
 def _picture(context: ReportContext, frame: pd.DataFrame, name: str, what: str) -> Picture:
