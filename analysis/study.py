@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from analysis import runs
 from analysis.benchmarks import SuiteScores
-from analysis.benchmarks.suite import FinalScores, Scores
+from analysis.benchmarks.suite import FinalScores, Scores, macro_chance
 from analysis.errors import without_secret
 from analysis.points import point_keys
 from analysis.schema.axes import AXES
@@ -136,6 +136,26 @@ def scores_of_run(client: MlflowClient, run_id: str, epoch: int) -> Scores | Non
     return None if scores is None else _checked(scores, SuiteScores, file, run_id)
 
 
+def chance_of_macro(client: MlflowClient, trials: pd.DataFrame) -> float | None:
+    """The macro, percent, of a model that knows nothing, on the items that all these trials were
+    scored on; None where they have no macro, or no scores of them tell.
+
+    Args:
+        client: of the store.
+        trials: frame of `runs.trials`.
+
+    Raises:
+        ValueError: scores are damaged.
+    """
+    scored = trials[trials["macro"].notna()]
+    for run_id, epoch in zip(scored["run_id"], scored["best_epoch"], strict=True):
+        file = f"scores/epoch-{epoch:03d}.json"
+        scores = _artifact(client, run_id, file)
+        if scores is not None:
+            return macro_chance(_checked(scores, Scores, file, run_id))  # of any version
+    return None
+
+
 def milestones_of_run(client: MlflowClient, run_id: str) -> dict[int, MilestoneReport]:
     """What was measured of a trial on the way, by number of words seen, ascending; nothing of a
     version that recorded no files of it.
@@ -149,7 +169,7 @@ def milestones_of_run(client: MlflowClient, run_id: str) -> dict[int, MilestoneR
         if (match := _MILESTONE.fullmatch(file))
     }
     return {
-        words: _typed(_artifact(client, run_id, file), MilestoneReport, file, run_id)
+        words: _typed(_content(client, run_id, file), MilestoneReport, file, run_id)
         for words, file in sorted(files.items())
     }
 
@@ -190,10 +210,8 @@ def _artifact(client: MlflowClient, run_id: str, file: str) -> dict[str, Any] | 
     Raises:
         ValueError: the file cannot be had, or is no JSON.
     """
-    if file not in _files(client, run_id, file.rpartition("/")[0]):
-        return None
-    with _read(file, run_id):
-        return _content(client, run_id, file)
+    is_there = file in _files(client, run_id, file.rpartition("/")[0])
+    return _content(client, run_id, file) if is_there else None
 
 
 def _files(client: MlflowClient, run_id: str, folder: str) -> list[str]:
@@ -214,7 +232,8 @@ def _read(what: str, run_id: str) -> Iterator[None]:
 
 
 def _content(client: MlflowClient, run_id: str, file: str) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as place:
+    """A JSON file that a run has; errors as of `_artifact`."""
+    with _read(file, run_id), tempfile.TemporaryDirectory() as place:
         text = Path(client.download_artifacts(run_id, file, place)).read_text(encoding="utf-8")
         content: dict[str, Any] = typed(parse_json(text), dict[str, Any])
         return content

@@ -18,7 +18,8 @@ from analysis import plots, runs
 from analysis.learning_rates import compare_best
 from analysis.points import along, best_points
 from analysis.schema.axes import LR, in_words
-from analysis.study import compared
+from analysis.store import open_store
+from analysis.study import chance_of_macro, compared
 
 
 def main(store: str, study: str, folder: Path) -> None:
@@ -29,7 +30,8 @@ def main(store: str, study: str, folder: Path) -> None:
         print(f"{arch}: best at {in_words(point)}. {compare_best(sweep, arch).sentence}")
 
     folder.mkdir(parents=True, exist_ok=True)
-    plots.save(plots.axis_figure(along(sweep, LR)), folder, "rates")
+    chance = chance_of_macro(open_store(store), sweep)
+    plots.save(plots.axis_figure(along(sweep, LR), chance=chance), folder, "rates")
 
     # Overfitting: validation loss by epoch, a line for each trial.
     epochs = runs.epochs(store, study)

@@ -97,7 +97,12 @@ def milestone_report(
 def _group_errors(
     benchmark: Benchmark, outcomes: dict[str, list[float]]
 ) -> dict[str, dict[str, float]]:
-    """By grouping and group the standard error over items of the mean over the group's tasks."""
+    """By grouping and group the standard error over items of the mean over the group's tasks.
+
+    The benchmark's own one knows of clusters that span tasks, and is of that mean where there are
+    such; else tasks are independent, whatever the benchmark's figure is.
+    """
+    figure = benchmark.kind.figure if benchmark.kind.clusters_span_tasks else MEAN_OF_TASKS
     left = {task: iter(values) for task, values in outcomes.items()}
     members: dict[tuple[str, str], tuple[list[Item], list[float]]] = defaultdict(lambda: ([], []))
     for item in benchmark.items:
@@ -108,5 +113,5 @@ def _group_errors(
             values.append(value)
     errors: dict[str, dict[str, float]] = defaultdict(dict)
     for (grouping, group), of_group in sorted(members.items()):
-        errors[grouping][group] = MEAN_OF_TASKS.error(*of_group)
+        errors[grouping][group] = figure.error(*of_group)
     return dict(errors)

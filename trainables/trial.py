@@ -164,6 +164,8 @@ class _TrialTraining:
                     raise StopAsked
         except Diverged as error:
             kind, reason = "diverged", str(error)
+            if self.is_first:
+                self._keep_models()  # those of an epoch's end were to come after its losses
         if self.record:
             self._finish(kind, reason)
 

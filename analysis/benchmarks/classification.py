@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from string import Formatter
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -155,8 +155,8 @@ def _labels_of(rows: Sequence[SourceRow], file: Path) -> list[Label]:
             )
         return label
 
-    found = {row.parse(parse) for row in rows}
-    labels = sorted(found, key=lambda each: (0, each) if isinstance(each, str) else (each, ""))
+    found: set[Any] = {row.parse(parse) for row in rows}  # of one type, which Python can sort
+    labels: list[Label] = sorted(found)
     if len(labels) == 1:
         raise ValueError(
             f"{file}: every row has the label {labels[0]!r}, and there is nothing to learn: are "

@@ -2,10 +2,10 @@
 
 Ivanova et al. 2024, arXiv 2405.09605. A row asks one question: log P(" " + Target1 | Context1)
 against log P(" " + Target2 | Context1), or, under the protocol of 2026, against
-log P(" " + Target1 | Context2) (babylm-org/babylm-eval, strict/evaluation_pipeline/
-sentence_zero_shot/read_files.py, `decode_ewok`); the public pipeline's files hold each item a
-second time with both pairs swapped. On the hub an item is one row, and asked both ways here. Tasks
-are the 11 domains.
+log P(" " + Target1 | Context2) (babylm-org/babylm-eval at a66e05d, see `protocols`,
+strict/evaluation_pipeline/sentence_zero_shot/read_files.py, `decode_ewok`); the public pipeline's
+files hold each item a second time with both pairs swapped. On the hub an item is one row, and asked
+both ways here. Tasks are the 11 domains.
 
 The authors ask that the items never appear as plain text where a crawler could find them: they are
 read from a zip file in memory, and no message here shows one.

@@ -71,7 +71,7 @@ def survey(path: Path) -> list[FolderEntry]:
     if itself.place is not None or not path.is_dir():
         return [itself]
     deeper = [each for each in depth_folders(path) if _holds_benchmarks(each)]
-    deeper += sorted(each for each in path.glob("multilingual*") if _holds_languages(each))
+    deeper += sorted(each for each in path.iterdir() if _holds_languages(each))
     entries = [
         replace(entry, name=f"{folder.name}/{entry.name}")
         for folder in deeper
@@ -115,13 +115,14 @@ def why_nothing(path: Path) -> str:
     )
 
 
-def where_benchmarks_are(path: Path) -> list[Path]:
-    """The nearest folders below a folder that hold benchmarks, such as the challenge's `full_eval`;
-    all of one depth. The folder may be anyone's home: where there are very many, none is found."""
+def where_benchmarks_are(path: Path, groups: Collection[str] = ()) -> list[Path]:
+    """The nearest folders below a folder that hold benchmarks, such as the challenge's `full_eval`,
+    or files of one of these groups of tasks to fine-tune on; all of one depth. The folder may be
+    anyone's home: where there are very many, none is found."""
     level, left = [path], _MOST_FOLDERS
     while level and left > 0:
         inside = sorted(each for folder in level for each in _folders(folder))[:left]
-        if found := [folder for folder in inside if _holds_benchmarks(folder)]:
+        if found := [each for each in inside if _holds(each, groups)]:
             return found
         level, left = inside, left - len(inside)
     return []
@@ -130,12 +131,10 @@ def where_benchmarks_are(path: Path) -> list[Path]:
 def hint(path: Path, groups: Collection[str] = ()) -> str:
     """A sentence on which folder in the folder to give instead; "" if none holds benchmarks, or
     files of one of these groups of tasks to fine-tune on."""
-    folders = where_benchmarks_are(path)
-    if groups:
-        folders = [each for each in folders if any(glue.find(each, group) for group in groups)]
+    folders = [quoted(str(each)) for each in where_benchmarks_are(path, groups)]
     if not folders:
         return ""
-    return "give the folder that holds them: --benchmarks " + " or ".join(map(str, folders))
+    return f"give the folder that holds them: --benchmarks {' or '.join(folders)}"
 
 
 def _folders(path: Path) -> list[Path]:
@@ -165,17 +164,25 @@ def _entry(path: Path) -> FolderEntry:
     return FolderEntry(path.name, note=f"no benchmark is called so ({names}, {finetuned})")
 
 
+def _holds(path: Path, groups: Collection[str]) -> bool:
+    """Whether a folder holds files of one of these groups; of none, benchmarks of any kind."""
+    if not groups:
+        return _holds_benchmarks(path)
+    return any(glue.folders(path, group) for group in groups)
+
+
 def _holds_benchmarks(path: Path) -> bool:
     if any(map(_holds_benchmarks, depth_folders(path))):
         return True
     kinds = [(kind_of_folder(child.name), child) for child in path.iterdir()]
-    if any(glue.find(path, group) for group in glue.GROUPS):
+    if _holds(path, glue.GROUPS):
         return True
     return any(kind and kind.find(child) for kind, child in kinds)
 
 
 def _holds_languages(path: Path) -> bool:
-    return path.is_dir() and any(map(glue.group_of, path.iterdir()))
+    is_called_so = path.name.lower().startswith("multilingual")
+    return is_called_so and path.is_dir() and any(map(glue.group_of, path.iterdir()))
 
 
 def _unread(place: Path, kind: BenchmarkKind) -> str:
@@ -245,11 +252,9 @@ def entry_rows(
         if finetuned := [_described(task) for task in tasks if task.group == entry.group]:
             yield entry.name, kind, f"fine-tuned on: {', '.join(finetuned)}"
         elif entry.group:
-            some = glue.members(entry.group, "2025")[-2:]
-            only_with = (
-                f"fine-tuned only with {tasks_flag} {entry.group}, or {', '.join(some)}, ..."
-            )
-            yield entry.name, kind, f"left out: {only_with}"
+            some = _listed(glue.tasks_of(entry.group))
+            only_with = f"{tasks_flag} {entry.group}, or one of its tasks ({some})"
+            yield entry.name, kind, f"left out: fine-tuned only with {only_with}"
         elif entry.place is None:
             yield entry.name, kind, f"left out: {entry.note}"
         elif entry.place in scored:

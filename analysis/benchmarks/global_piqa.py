@@ -3,10 +3,10 @@
 `global_piqa_parallel*/*.jsonl` (four solutions, the same in all languages) and
 `global_piqa_nonparallel*/*.jsonl` (two, of one culture): `prompt`, `solution0`, `solution1` and so
 on, and `label`, the number of the right one. A solution's score is the mean, not the sum, of its
-tokens' log-probabilities after the prompt (babylm-org/babylm-eval, strict/evaluation_pipeline/
-sentence_zero_shot/compute_results.py, `LENGTH_NORMALIZED_TASKS`). A file's name, such as eng_latn,
-is the task. A submission files each prediction under the row's `example_id` (collate_preds.py,
-`_check_size_global_piqa`), which nothing else takes.
+tokens' log-probabilities after the prompt (babylm-org/babylm-eval at a66e05d, see `protocols`,
+strict/evaluation_pipeline/sentence_zero_shot/compute_results.py, `LENGTH_NORMALIZED_TASKS`). A
+file's name, such as eng_latn, is the task. A submission files each prediction under the row's
+`example_id` (collate_preds.py, `_check_size_global_piqa`), which nothing else takes.
 """
 
 from __future__ import annotations

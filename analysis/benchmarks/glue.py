@@ -206,7 +206,7 @@ _EXCEPTIONS: dict[str, Mapping[str, Mapping[str, Any]]] = {
 def settings(protocol: str, task: str, changes: Mapping[str, Any] = {}) -> FinetuneSettings:
     """The settings of a task under the protocol "2024" (the paper's), "2025" or "2026".
 
-    Those of the multilingual track are the first under either: `multilingual` has the source.
+    Those of the multilingual track are the first under each of them: `multilingual` has the source.
 
     Args:
         protocol, task: their names.
@@ -244,26 +244,53 @@ def members(name: str, protocol: str) -> tuple[str, ...]:
     return multilingual.GROUPS.get(name) or ((name,) if name in TASKS else ())
 
 
+def groups_of(name: str) -> tuple[str, ...]:
+    """The groups of the tasks that a name of one or of several stands for; none for other names."""
+    if name == multilingual.ALL:
+        return tuple(multilingual.GROUPS)
+    if name in GROUPS:
+        return (name,)
+    return (TASKS[name].group,) if name in TASKS else ()
+
+
+def tasks_of(group: str) -> tuple[str, ...]:
+    """All tasks of a group, of whatever protocol."""
+    return tuple(task.name for task in TASKS.values() if task.group == group)
+
+
+def folders(path: Path, group: str) -> list[Path]:
+    """The folders with files of a group: `path`, and those so called in it (`GROUPS`, in capitals
+    or small letters), also in the challenge's `full_eval` there."""
+    bases = (path, *depth_folders(path))
+    inside = [
+        each
+        for base in bases
+        for pattern in GROUPS[group]
+        for each in sorted(base.glob(_in_any_case(pattern)))
+    ]
+    return [folder for folder in (*bases, *inside) if _holds(folder, group)]
+
+
 def find(path: Path, group: str = "glue") -> Path | None:
-    """Find the folder of a group's files: `path`, or the one folder so called in it (`GROUPS`),
-    also in the challenge's `full_eval` there.
+    """Find the one folder of a group's files, see `folders`.
 
     Raises:
         ValueError: several such folders.
     """
-    bases = (path, *depth_folders(path))
-    inside = [
-        each for base in bases for pattern in GROUPS[group] for each in sorted(base.glob(pattern))
-    ]
-    found = [folder for folder in (*bases, *inside) if _holds(folder, group)]
+    found = folders(path, group)
     if len(found) > 1:
         listed = ", ".join(str(folder) for folder in found)
         raise ValueError(f"several folders with files of {group} ({listed}): name one")
     return found[0] if found else None
 
 
+def _in_any_case(pattern: str) -> str:
+    """The pattern for names in capitals as well; it has letters, * and / only."""
+    return "".join(f"[{each}{each.upper()}]" if each.isalpha() else each for each in pattern)
+
+
 def _holds(folder: Path, group: str) -> bool:
-    tasks = [task for task in TASKS.values() if task.group == group]
+    tasks = [TASKS[name] for name in tasks_of(group)]
     names = {name for task in tasks for name in task.file_names}
     places = {folder / task.subfolder for task in tasks}
     files = (file for place in places if place.is_dir() for file in place.iterdir())
@@ -285,7 +312,7 @@ def group_of(folder: Path) -> str:
     called = [
         group
         for group, patterns in GROUPS.items()
-        if any(fnmatchcase(folder.name, pattern) for pattern in patterns)
+        if any(fnmatchcase(folder.name.lower(), pattern) for pattern in patterns)
     ]
     return next((group for group in called if folder.is_dir() and _holds(folder, group)), "")
 

@@ -39,8 +39,10 @@ others stand beside it.
 of its leaderboard (huggingface.co/spaces/BabyLM-community/BabyLM-Leaderboard-2026, src/leaderboard/
 read_evals.py, `to_dict`) is the unweighted mean of nine figures: these seven (both sets of
 GlobalPIQA are one, and so are eye tracking and self-paced reading), GLUE, which is fine-tuned, and
-the age of acquisition, which takes the checkpoints of a training. A benchmark that is missing
-counts as 0 there; here the mean is over those that are there."""
+the age of acquisition, which takes the checkpoints of a training. The predictions that it takes are
+those that babylm-org/babylm-eval collects at a66e05d (`protocols`; strict/evaluation_pipeline/
+collate_preds.py). A benchmark that is missing counts as 0 there; here the mean is over those that
+are there."""
 
 
 def macro_weights(protocol: str, names: Collection[str]) -> dict[str, float]:

@@ -8,8 +8,9 @@ the softmax over both texts. `wug_past*/*.jsonl` are the same of past tenses (We
 `entity_tracking*/<split>.jsonl`: `input_prefix`, `options` of which the first is right, and
 `numops`, the number of operations on the boxes' contents (Kim & Schuster 2023, arXiv 2305.02363).
 The figure is the mean over splits of the mean over numbers of operations. Under the protocol of
-2026 an item with the word "nothing" in an option is left out (babylm-org/babylm-eval,
-strict/evaluation_pipeline/sentence_zero_shot/read_files.py, `decode_entity_tracking`).
+2026 an item with the word "nothing" in an option is left out (babylm-org/babylm-eval at a66e05d,
+see `protocols`, strict/evaluation_pipeline/sentence_zero_shot/read_files.py,
+`decode_entity_tracking`).
 
 `comps*/comps_<subset>.jsonl`: `prefix_acceptable` and `prefix_unacceptable`, which name a concept,
 and `property_phrase`, which is true of the first alone and is scored after each; in the files also

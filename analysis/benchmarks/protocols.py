@@ -8,10 +8,12 @@ token is conditioned on.
 else EOS, else the pad token; no other special tokens. A context is conditioned on nothing.
 `2025` (BabyLM 2025 pipeline): the text as it is, with the special tokens the tokenizer itself adds.
 Without a BOS among them the first token of the text is context only and is not scored.
-`2026` (BabyLM 2026 pipeline, github.com/babylm-org/babylm-eval, strict/evaluation_pipeline/
+`2026` (BabyLM 2026 pipeline, github.com/babylm-org/babylm-eval as of commit a66e05d, July 2026,
+which github.com/serdardoesml/babylm-eval holds, too; strict/evaluation_pipeline/
 sentence_zero_shot): tokens as in 2025; EWoK asks in the other direction (`ewok`), entity tracking
 leaves items out (`later_tasks`), GlobalPIQA is new (`global_piqa`), and the macro is over more
-benchmarks (`kinds.MACRO_WEIGHTS`).
+benchmarks (`kinds.MACRO_WEIGHTS`). The organisers' commit 45fe2c1 of April 2026 does not yet: it
+asks EWoK and entity tracking as in 2025, and has no GlobalPIQA.
 """
 
 from __future__ import annotations

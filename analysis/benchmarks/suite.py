@@ -233,6 +233,12 @@ def protocol_of(scores: Scores) -> str:
     return str(scores.get("protocol", PROTOCOLS[0]))
 
 
+def macro_chance(scores: Scores) -> float | None:
+    """The macro, percent, of a model that knows nothing, by stored scores; None where these have no
+    macro, or are of a version that did not tell."""
+    return macro_of(scores.get("chance", {}), protocol_of(scores))
+
+
 def _part_figures(
     benchmarks: Sequence[Benchmark], values: dict[str, list[float]], *, selection: bool
 ) -> dict[str, float]:

@@ -36,7 +36,6 @@ from analysis.plots.style import (
 from analysis.points import completed
 from analysis.schema.axes import LR, Axis
 
-CHANCE = 50.0
 _MOST_TICKS = 8
 _ROW = 0.05  # height of a row of crosses or of bars, in parts of the axis
 _LOSS = "validation bits/byte (lower is better)"
@@ -44,14 +43,23 @@ _MACRO = "zero-shot macro, % (higher is better)"
 _NOTHING = "no trial has an outcome yet: there is nothing to draw"
 
 
-def axis_curve(trials: pd.DataFrame, path: Path | str, axis: Axis = LR, *, title: str = "") -> Path:
+def axis_curve(
+    trials: pd.DataFrame,
+    path: Path | str,
+    axis: Axis = LR,
+    *,
+    title: str = "",
+    chance: float | None = None,
+) -> Path:
     """Write `axis_figure` of the trials to `path`, whose ending chooses the format."""
-    return write(axis_figure(trials, axis, title), path)
+    return write(axis_figure(trials, axis, title, chance=chance), path)
 
 
-def epoch_curve(scores: pd.DataFrame, path: Path | str, *, title: str = "") -> Path:
+def epoch_curve(
+    scores: pd.DataFrame, path: Path | str, *, title: str = "", chance: float | None = None
+) -> Path:
     """Write `epoch_figure` of the scores to `path`, whose ending chooses the format."""
-    return write(epoch_figure(scores, title), path)
+    return write(epoch_figure(scores, title, chance=chance), path)
 
 
 @rc_context(RC)
@@ -60,6 +68,8 @@ def axis_figure(
     axis: Axis = LR,
     title: str = "",
     fits: Mapping[str, Optimum] | None = None,
+    *,
+    chance: float | None = None,
 ) -> Figure:
     """Draw validation bits/byte, and the zero-shot macro if there is one, along an axis.
 
@@ -75,6 +85,8 @@ def axis_figure(
         fits: `learning_rates.optimum` by architecture: its parabola is drawn as a thin line over
             the rates of the fit, its minimum and the interval of that as a marker and a bar at the
             foot of the panel, with an arrow where the interval goes on beyond.
+        chance: the macro of a model that knows nothing, percent (`study.chance_of_macro`): a dotted
+            line; None draws none.
 
     Raises:
         ValueError: no trial has an outcome yet, or see `points.completed`.
@@ -82,7 +94,7 @@ def axis_figure(
     done = completed(trials)
     if done.empty:
         raise ValueError(_NOTHING)
-    figure, panels = _panels(done, title)
+    figure, panels = _panels(done, title, chance)
     styles = line_styles(done["arch"])
     for axes, metric in zip(panels, ("bits_per_byte", "macro"), strict=False):
         _draw_panel(axes, done, metric, styles, group="arch", by=axis.field)
@@ -99,7 +111,7 @@ def axis_figure(
 
 
 @rc_context(RC)
-def epoch_figure(scores: pd.DataFrame, title: str = "") -> Figure:
+def epoch_figure(scores: pd.DataFrame, title: str = "", *, chance: float | None = None) -> Figure:
     """Draw validation bits/byte, and the zero-shot macro if there is one, by epochs trained.
 
     Per design: a line through the means over the seeds that did not diverge, and a band from the
@@ -109,6 +121,7 @@ def epoch_figure(scores: pd.DataFrame, title: str = "") -> Figure:
     Args:
         scores: see `analysis.epochs`.
         title: above the panels.
+        chance: see `axis_figure`.
 
     Raises:
         ValueError: there are no scores.
@@ -117,7 +130,7 @@ def epoch_figure(scores: pd.DataFrame, title: str = "") -> Figure:
         raise ValueError(_NOTHING)
     finite = np.isfinite(scores["bits_per_byte"].astype(float))
     scores = scores.assign(outcome=np.where(finite, "finished", "diverged"))
-    figure, panels = _panels(scores, title)
+    figure, panels = _panels(scores, title, chance)
     styles = line_styles(scores["design"], DESIGN_STYLES)
     for axes, metric in zip(panels, ("bits_per_byte", "macro"), strict=False):
         _draw_panel(axes, scores, metric, styles, group="design", by="horizon")
@@ -130,7 +143,7 @@ def epoch_figure(scores: pd.DataFrame, title: str = "") -> Figure:
     return figure
 
 
-def _panels(done: pd.DataFrame, title: str) -> tuple[Figure, list[Axes]]:
+def _panels(done: pd.DataFrame, title: str, chance: float | None) -> tuple[Figure, list[Axes]]:
     """One panel for the loss and, if there is any, one for the macro."""
     has_macro = "macro" in done and bool(done["macro"].notna().any())
     figure = Figure(figsize=(11 if has_macro else 6.5, 4), layout="constrained")
@@ -138,7 +151,8 @@ def _panels(done: pd.DataFrame, title: str) -> tuple[Figure, list[Axes]]:
     panels[0].set_ylabel(_LOSS)
     if has_macro:
         panels[1].set_ylabel(_MACRO)
-        draw_chance(panels[1], CHANCE)  # first, so that the axis reaches down to it
+        if chance is not None:
+            draw_chance(panels[1], chance)  # first, so that the axis reaches down to it
     if title:
         figure.suptitle(title)
     return figure, panels

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from analysis import runs
 from analysis.addresses import shown
-from analysis.benchmarks.suite import Scores
+from analysis.benchmarks.suite import Scores, macro_chance
 from analysis.command_line import to_type
 from analysis.plots.style import write
 from analysis.points import at, is_best, point_table, varied
@@ -95,6 +95,16 @@ def _specs_of_setting(plan: SweepPlan, base: TrialSpec) -> dict[str, TrialSpec]:
     """The specs in the study's folder that differ from `base` in these only, by hash."""
     specs = (trial.spec for trial in study_trials(plan.folder))
     return {spec.hash: spec for spec in specs if spec.without(plan.axes) == base.without(plan.axes)}
+
+
+def chance_of_macro(plan: SweepPlan) -> float | None:
+    """The macro, percent, of a model that knows nothing, on the items that the plan's trials are
+    scored on; None without any scores."""
+    scored_on = {base.benchmarks_hash for base in plan.bases.values()}
+    folders = study_trials(plan.folder)
+    ended = (each.outcome for each in folders if each.spec.benchmarks_hash in scored_on)
+    reports = (report for outcome in ended if outcome for report in outcome.history)
+    return next((macro_chance(each.scores) for each in reports if each.scores), None)
 
 
 def zero_shot_line(scores: Scores) -> str:

@@ -18,7 +18,13 @@ from analysis.schema.axes import in_words
 from analysis.schema.milestone import MilestoneReport
 from analysis.terminal import say, show_whole
 from analysis.wording import OVER_SEEDS, count, with_error
-from sweeps.findings.common import describe, for_mlflow, guessed, rich_table
+from sweeps.findings.common import (
+    chance_of_macro,
+    describe,
+    for_mlflow,
+    guessed,
+    rich_table,
+)
 from sweeps.plans.common import SweepPlan
 from sweeps.plans.epoch_study import Designs
 from sweeps.stored.trials import study_trials
@@ -47,8 +53,9 @@ def show_epochs(plan: SweepPlan, designs: Designs, tracker: Tracker, console: Co
     for line in lines:
         say(console, line)
     title = f"{plan.study}, {base.arch}"
-    picture = epoch_curve(scores, plan.folder / "epoch_curve.png", title=title)
-    small = for_mlflow(epoch_figure(scores, title=title), picture)
+    chance = chance_of_macro(plan)
+    picture = epoch_curve(scores, plan.folder / "epoch_curve.png", title=title, chance=chance)
+    small = for_mlflow(epoch_figure(scores, title=title, chance=chance), picture)
     recorded = runs.trials(plan.tracking_uri, plan.study)
     for part, spec in plan.bases.items():
         run_id = tracker.parent_of(spec)

@@ -22,6 +22,7 @@ from analysis.study import Study, compared
 from analysis.terminal import say, show_whole
 from analysis.wording import with_error
 from sweeps.findings.common import (
+    chance_of_macro,
     describe,
     for_mlflow,
     glue_line,
@@ -102,16 +103,15 @@ def _pictures(plan: SweepPlan, trials: pd.DataFrame) -> list[Path]:
     """Curves through the best points, heat maps of each two axes of every architecture, and at
     last the curve of the rate as MLflow's pages show it."""
     title = plan.study
+    chance = chance_of_macro(plan)
     rates = along(trials, LR)
-    first = axis_curve(rates, plan.folder / "lr_curve.png", title=title)
+    first = axis_curve(rates, plan.folder / "lr_curve.png", title=title, chance=chance)
     pictures = [first]
     for axis in varied(trials)[1:]:
-        curves = along(trials, axis)
-        pictures.append(
-            axis_curve(curves, plan.folder / f"{axis.field}_curve.png", axis, title=title)
-        )
+        curves, file = along(trials, axis), plan.folder / f"{axis.field}_curve.png"
+        pictures.append(axis_curve(curves, file, axis, title=title, chance=chance))
     pictures += _planes(plan, trials)
-    return [*pictures, for_mlflow(axis_figure(rates, title=title), first)]
+    return [*pictures, for_mlflow(axis_figure(rates, title=title, chance=chance), first)]
 
 
 def _planes(plan: SweepPlan, trials: pd.DataFrame) -> Iterator[Path]:

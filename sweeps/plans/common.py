@@ -403,7 +403,7 @@ def final_tasks(
         if zero_shot:
             final = replace(source, tasks=zero_shot, fast=args.depth == "fast")
             suite = load_suite(final, args.protocol)
-        folder = check_folder(source.path, names) if names else None
+        folder = check_folder(source.path, args.final_tasks) if names else None
         glue = check_tasks(folder, names) if folder else ()
     return FinalTasks(final, glue, folder), suite
 

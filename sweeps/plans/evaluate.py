@@ -89,7 +89,7 @@ def plan_evaluation(args: EvaluateArgs) -> EvaluationPlan:
     zero_shot, glue = split_tasks(args.tasks or default, args.protocol)
     if args.address or glue or args.eval_workers > 1:
         check_address(args.address)
-    glue_folder = check_folder(path, glue) if glue else None
+    glue_folder = check_folder(path, args.tasks or ()) if glue else None
     finetuned = check_tasks(glue_folder, glue) if glue_folder else ()
     suite = _suite(args, path, zero_shot) if zero_shot else None
     if suite is not None and args.submission:

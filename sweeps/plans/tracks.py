@@ -49,6 +49,6 @@ def beyond_rules(track: Track, words: int, epochs: int) -> Iterator[str]:
         )
     if epochs > MOST_EPOCHS:
         yield (
-            f"The challenge allows {MOST_EPOCHS} epochs of its corpus, these are {epochs}: take "
-            "fewer to hand the model in."
+            f"The challenge allows {count(MOST_EPOCHS, 'epoch')} of its corpus, these are "
+            f"{epochs}: take fewer to hand the model in."
         )

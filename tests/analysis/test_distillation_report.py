@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,7 @@ def test_tables_say_what_the_published_models_are(made: MadeStudy, tmp_path: Pat
     assert best.loc["xlstm, later correction", "macro, published"] == 56.95
     assert "lstm 283.5M, xlstm 338.2M." in note(part, "published_best")
     assert "chosen by the reported macro itself" in note(part, "published_lr")
-    assert "mean of blimp, supplement and ewok" in note(part, "published_lr")
+    assert "mean of blimp, supplement, ewok." in note(part, "published_lr")
 
 
 def test_a_macro_of_fewer_benchmarks_is_named(tmp_path: Path) -> None:
@@ -212,7 +213,31 @@ def test_a_macro_of_fewer_benchmarks_is_named(tmp_path: Path) -> None:
     made.sweep(["mamba", "hgrn2"], (1e-3,), (0,))
     part = beside_literature(context_of(made))
     for name in ("published_best", "published_lr"):
-        assert "ours of blimp and ewok alone: the two cannot be compared" in note(part, name)
+        assert "ours of blimp, ewok alone: the two cannot be compared" in note(part, name)
+
+
+def test_a_macro_of_another_protocol_is_named(tmp_path: Path) -> None:
+    """It asks otherwise, also where its macro has the same members; what counts by half is said. Of
+    a study of two protocols that of the trials in the table counts."""
+    three = {name: {"a": 50} for name in ("blimp", "supplement", "ewok")}
+    more = {**three, "global_piqa_parallel": {"en": 50}}
+    for number, (items, protocol, words) in enumerate(
+        (
+            (three, "2026", ("The macro is the mean of blimp, supplement, ewok. ",)),
+            (more, "2026", ("blimp, supplement, ewok, and of global_piqa_parallel by half: ",)),
+            (more, "2024", ("The macro is the mean of blimp, supplement, ewok.",)),
+        )
+    ):
+        scored = replace(suite(items), protocol=protocol)
+        made = MadeStudy(tmp_path / str(number), suite=scored)
+        made.add([base_spec("mamba", lr=lr, protocol=protocol) for lr in (1e-3, 1e-2)])
+        made.suite = replace(scored, protocol="2025")
+        made.add([base_spec("lstm", protocol="2025")])
+        part = beside_literature(context_of(made))
+        said = note(part, "published_best")
+        assert all(each in said for each in words)
+        assert ("ours by that of 2026: the two cannot be compared" in said) == (protocol == "2026")
+        assert "2025" not in said
 
 
 def test_glue_close_to_a_constant_answer_is_marked(made: MadeStudy, tmp_path: Path) -> None:

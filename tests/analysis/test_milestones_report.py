@@ -11,7 +11,7 @@ import pytest
 
 from analysis import plots
 from analysis.arguments import ReportArgs
-from analysis.benchmarks import Answer
+from analysis.benchmarks import Answer, Benchmark, Item, Suite
 from analysis.reporting.page import Section
 from analysis.reporting.sections.milestones import learned_when
 from analysis.reporting.writing import write_report
@@ -99,6 +99,26 @@ def test_the_report_says_what_is_learned_when(tmp_path: Path) -> None:
     assert learned["binding term", "blimp"] in ("1000.0", "2000.0", "4000.0")
 
 
+def test_groups_of_one_name_are_two_figures(tmp_path: Path) -> None:
+    """Where a field is called as a term is, each has a column of its own."""
+    tasks = {"binding": ("binding", "binding"), "islands": ("syntax", "binding")}
+    items = tuple(
+        Item(task, (f"a {n}", f"b {n}"), groups=(("field", field), ("linguistics_term", term)))
+        for task, (field, term) in tasks.items()
+        for n in range(40)
+    )
+    made = MadeStudy(tmp_path, suite=Suite((Benchmark("blimp", items),), "2024"))
+    (spec,) = specs = [base_spec()]
+    made.add(specs, milestones=WORDS)
+    assert section_of(made) is not None
+    (row, *_) = rows_of(made, "milestone_groups")
+    scores = made.milestone(spec, 0).scores
+    assert scores is not None
+    for grouping in ("field", "linguistics_term"):
+        shown = float(row[f"blimp: binding ({grouping.replace('_', ' ')})"])
+        assert shown == pytest.approx(scores["groups"]["blimp"][grouping]["binding"])
+
+
 def test_only_the_milestones_of_all_seeds_are_averaged(tmp_path: Path) -> None:
     """Of a seed that lacks one, and of one that has none: it was trained before they were asked
     for."""
@@ -133,6 +153,14 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (run_id,) = made.add([base_spec()], milestones=WORDS)
     study = Study.open(made.uri, made.name, "http://localhost")
     assert [*study.milestones(run_id)] == [*WORDS]
+    asked: list[str | None] = []
+    list_all = study.client.list_artifacts
+    with pytest.MonkeyPatch.context() as patch:  # a server is asked once for the list of files
+        patch.setattr(
+            study.client, "list_artifacts", lambda *of: asked.append(of[1]) or list_all(*of)
+        )
+        study.milestones(run_id)
+    assert asked == ["scores"]
     study.client.log_dict(run_id, {"val_loss": "low"}, "scores/words-2000.json")
     with pytest.raises(ValueError, match=rf"scores/words-2000.json of run {run_id} is damaged"):
         study.milestones(run_id)

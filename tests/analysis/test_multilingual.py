@@ -12,6 +12,7 @@ import pytest
 from analysis.benchmarks import classification, glue, multilingual
 from analysis.benchmarks.classification import Example, MissingFiles, TaskData
 from analysis.benchmarks.folders import entry_rows, survey
+from analysis.benchmarks.protocols import PROTOCOLS
 from sweeps.engine.scoring.finetuning import check_tasks
 from sweeps.engine.scoring.tasks import check_folder, split_tasks
 
@@ -153,20 +154,61 @@ def test_missing_files_are_a_result(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_any_is_refused(tmp_path: Path) -> None:
-    """With what is looked for, or the folder to give; one language of several is enough."""
+    """With what is looked for, or the folder to give; of all languages one is enough, one that is
+    named must be there."""
     with pytest.raises(ValueError, match=r"no files of multilingual_nl in .*: expected <name>/<ta"):
         check_folder(str(tmp_path), ["sib200_nl"])
     write_task(tmp_path / "finetune" / "data", "sib200_nl", TOPICS, TOPICS)
     with pytest.raises(ValueError, match=rf"--benchmarks {tmp_path}/finetune/data$"):
         check_folder(str(tmp_path), ["sib200_nl"])
     data = tmp_path / "finetune" / "data"
-    assert check_folder(str(data), ["sib200_nl", "sib200_zh"]) == data
+    assert check_folder(str(data), ["multilingual", "blimp"]) == data
+    assert check_folder(str(data), ["multilingual_nl", "mnli_nl"]) == data
+    for asked in (["multilingual_en", "multilingual_nl"], ["multilingual", "arc_en"]):
+        with pytest.raises(ValueError, match="no files of multilingual_en in"):
+            check_folder(str(data), asked)
     with pytest.raises(ValueError, match="no files of multilingual_zh in"):
         check_folder(str(data), ["sib200_zh"])
     with pytest.raises(ValueError, match="no files of glue in"):
         check_folder(str(data), ["sib200_nl", "rte"])
     with pytest.raises(ValueError, match="not of the hub: --benchmarks FOLDER"):
         check_folder("hub", ["sib200_nl"])
+
+
+def test_the_folder_to_give_is_of_the_group_asked_for(tmp_path: Path) -> None:
+    """Nearer benchmarks, and folders that are several of another group, are no answer; a path with
+    a space is quoted."""
+    row = json.dumps({"sentence_good": "a b", "sentence_bad": "b a"})
+    for place in ("near/blimp", "near/glue_a", "near/glue_b"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "rte.valid.jsonl").write_text(row)
+    write_task(tmp_path / "more" / "my data", "sib200_nl", TOPICS, TOPICS)
+    with pytest.raises(ValueError, match=rf"--benchmarks '{tmp_path}/more/my data'$"):
+        check_folder(str(tmp_path), ["sib200_nl"])
+
+
+def test_several_folders_of_a_language_are_no_matter_unless_it_is_asked_for(tmp_path: Path) -> None:
+    """What else the folder holds is found and told of."""
+    (tmp_path / "blimp").mkdir()
+    row = {"sentence_good": "a b", "sentence_bad": "b a"}
+    (tmp_path / "blimp" / "a.jsonl").write_text(json.dumps(row))
+    for place in ("", "multilingual"):
+        write_task(tmp_path / place, "sib200_en", TOPICS, TOPICS)
+    assert {entry.name for entry in survey(tmp_path.parent)} >= {tmp_path.name}
+    assert {entry.name for entry in survey(tmp_path)} == {"blimp", "en", "multilingual/en"}
+    with pytest.raises(ValueError, match="several folders with files of multilingual_en"):
+        check_folder(str(tmp_path), ["multilingual_en"])
+
+
+def test_folders_may_be_called_in_capitals(tmp_path: Path) -> None:
+    """As those of zero-shot benchmarks may."""
+    write_task(tmp_path / "data", "sib200_nl", TOPICS, TOPICS)
+    (tmp_path / "data").rename(tmp_path / "Multilingual")
+    (tmp_path / "Multilingual" / "nl").rename(tmp_path / "Multilingual" / "NL")
+    assert len(read(tmp_path, "sib200_nl").train) == 3
+    assert told(tmp_path)["Multilingual/NL"][0] == "multilingual_nl"
+    assert len(read(tmp_path / "Multilingual" / "NL", "sib200_nl").train) == 3
+    assert told(tmp_path / "Multilingual")["NL"][0] == "multilingual_nl"
 
 
 def test_names_of_several_tasks() -> None:
@@ -186,8 +228,8 @@ def test_names_of_several_tasks() -> None:
 
 
 def test_settings_are_those_of_the_organisers_script() -> None:
-    """Under either protocol; what is changed wins."""
-    for protocol in ("2024", "2025"):
+    """Under each protocol; what is changed wins."""
+    for protocol in PROTOCOLS:
         found = glue.settings(protocol, "sib200_nl", {"seed": 3})
         assert (found.lr, found.batch_size, found.epochs, found.patience) == (5e-5, 64, 10, 3)
         assert (found.max_length, found.min_delta, found.seed) == (128, 0.1, 3)
@@ -224,7 +266,8 @@ def test_the_table_knows_them(tmp_path: Path) -> None:
     )
     assert rows["multilingual/zh"] == (
         "multilingual_zh",
-        "left out: fine-tuned only with --tasks multilingual_zh, or truthfulqa_zh, xnli_zh, ...",
+        "left out: fine-tuned only with --tasks multilingual_zh, or one of its tasks (arc_zh, "
+        "belebele_zh, bmlama_zh and 7 more)",
     )
     assert "no benchmark is called so (" in rows["multilingual/fr"][1]
     assert set(told(root)) == {"nl", "zh", "fr"}

@@ -65,12 +65,24 @@ def test_all_architectures_are_named_in_their_own_style(tmp_path: Path) -> None:
     """Each architecture has its own colour and marker and stands in the legend; so do others."""
     assert len({color for color, _ in STYLES.values()}) == len(STYLES)
     assert len({marker for _, marker in STYLES.values()}) == len(STYLES)
-    picture = svg(trials([*STYLES, "gru"], seeds=3), tmp_path)
+    frame = trials([*STYLES, "gru"], seeds=3)
+    picture = axis_curve(frame, tmp_path / "a.svg", title="a title", chance=50.0).read_text()
     for text in (*STYLES, "gru", "min to max of seeds", "chance", "a title", "3e-4"):
         assert f"<!-- {text} -->" in picture
     for color, _ in STYLES.values():
         assert color.lower() in picture
     assert "diverged" not in picture
+
+
+@pytest.mark.parametrize(
+    ("draw", "frame"), [(axis_figure, trials(["lstm"])), (epoch_figure, horizons())]
+)
+def test_chance_is_where_the_macro_has_it(draw: Callable[..., Figure], frame: pd.DataFrame) -> None:
+    """And no line where nobody knows it."""
+    panel = draw(frame, chance=36.8).axes[1]
+    assert [line.get_ydata() for line in panel.lines if line.get_linestyle() == ":"] == [[36.8] * 2]
+    assert panel.get_ylim()[0] < 36.8
+    assert "chance" not in texts(draw(frame).axes[1])
 
 
 def test_without_macro_there_is_one_panel(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from analysis.benchmarks.kinds import macro_in_words, macro_weights
 from analysis.benchmarks.predictions import check_submission, write_submission
 from analysis.inference import difference, estimate
 from analysis.samples import chance, sample
-from sweeps.findings.evaluate import means_with_glue
+from sweeps.findings.evaluate import _of_overall, means_with_glue
 from tests.analysis.test_reading import MEASURES, answers, made_up, read, surprisals
+from trainables.milestones import milestone_report
 
 FIGURES = {
     **{"blimp": 71.3, "supplement": 60.2, "ewok": 51.7, "entity_tracking": 19.4, "comps": 52.9},
@@ -72,6 +73,22 @@ def test_without_all_of_it_none_with_glue_is_told() -> None:
     assert of_2024 == pytest.approx((71.3 + 60.2 + 51.7 + 60.0) / 4, abs=1e-9)
     glue["rte"] = {"score": None}
     assert means_with_glue({**results, "glue": glue, "protocol": "2024"}) == {"glue": 60.0}
+
+
+@pytest.mark.parametrize(
+    ("gone", "lacks"),
+    [({"reading"}, "reading"), ({"rte"}, "glue"), ({"comps", "rte"}, "comps, glue"), (set(), "")],
+)
+def test_what_the_overall_score_lacks_is_named(gone: set[str], lacks: str) -> None:
+    """GLUE only where a task of it has no score. The score is of the full sets, it is said: no
+    figure of smaller ones passes for it."""
+    zero_shot = {"benchmarks": {name: FIGURES[name] for name in FIGURES if name not in gone}}
+    glue = {task: {"score": 60.0} for task in PROTOCOL_TASKS["2026"] if task not in gone}
+    results: dict[str, Any] = {"protocol": "2026", "zero_shot": zero_shot, "glue": glue}
+    results["means"] = means_with_glue(results)
+    said = _of_overall(results)
+    assert "the full sets" in said
+    assert (f"also of {lacks} (--tasks all glue)" if lacks else "With GLUE ") in said
 
 
 @pytest.mark.parametrize("protocol", ["2024", "2025"])
@@ -283,6 +300,21 @@ def test_samples_are_the_stored_figures_and_errors(
     levels = [scores["chance"][each] for each in ("blimp", "reading")]
     level = fmean(levels) if name == "macro" else levels[1]
     assert chance(scores, name, "all").level == pytest.approx(level)
+
+
+def test_errors_of_reading_by_group_are_those_of_its_sentences(
+    suite: Suite, models: list[dict[str, Any]]
+) -> None:
+    """A sentence is read in all measures: their errors are not those of independent ones."""
+    (scores, _), reading = models, suite.benchmarks[1]
+    scores = {name: value for name, value in scores.items() if name != "surprisals"}
+    errors = milestone_report(2.0, 1.0, suite, scores).group_errors["reading"]["reading"]
+    left = {task: iter(values) for task, values in scores["outcomes"]["reading"].items()}
+    values = [next(left[item.task]) for item in reading.items]
+    for group in ("eye_tracking", "self_paced"):
+        mine = [i for i, item in enumerate(reading.items) if ("reading", group) in item.groups]
+        expected = reading.part(mine).error([values[i] for i in mine])
+        assert errors[group] == pytest.approx(expected, rel=1e-12)
 
 
 def explained(times: np.ndarray, known: np.ndarray, pred: np.ndarray) -> float:

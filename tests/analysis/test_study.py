@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from analysis.benchmarks import Benchmark, Item, Suite
 from analysis.epochs import best_horizon
 from analysis.reporting.sections.epoch_study import epoch_study_data
-from analysis.study import OldScoresError, Study, compared, final_scores, is_plain, setting
-from tests.made_study import MadeStudy, base_spec, made_scores
+from analysis.study import (
+    OldScoresError,
+    Study,
+    chance_of_macro,
+    compared,
+    final_scores,
+    is_plain,
+    setting,
+)
+from sweeps.findings import common
+from tests.made_study import MadeStudy, base_spec, made_scores, suite
+from trainables.checkpoint import TrialFolder
 
 LRS, SEEDS = (3e-3, 1e-2, 3e-2), (0, 1)
 TEACHER = {"teacher": "abcd", "teacher_name": "hgrn2 version 1", "alpha": 0.5}
@@ -124,6 +137,45 @@ def test_only_trials_that_differ_in_length_are_one_design(tmp_path: Path) -> Non
     counts = found.scores.groupby("design")["horizon"].unique().map(sorted).to_dict()
     assert counts == {"branch": [1, 2, 4], "independent": [1, 2, 3], "trajectory": [1, 2, 3]}
     assert all(best_horizon(found.scores, design).horizon for design in counts)
+
+
+def piqa_suite(protocol: str) -> Suite:
+    """Benchmarks of two options, and of four: of the macro of 2026, by half."""
+    four = tuple(Item("en", tuple(f"{n} {option}" for option in range(4))) for n in range(40))
+    pairs = suite({"blimp": {"binding": 40}}).benchmarks
+    return Suite((*pairs, Benchmark("global_piqa_parallel", four)), protocol)
+
+
+def test_the_macros_chance_is_that_of_its_benchmarks(tmp_path: Path) -> None:
+    """By the protocol's weights; by stored scores of every version that tell of chance. The report
+    and the pictures in MLflow draw the same."""
+    for protocol, level in (("2024", 50.0), ("2026", (50 + 25 / 2) / 1.5)):
+        made = MadeStudy(tmp_path / protocol, suite=piqa_suite(protocol))
+        spec = base_spec()
+        made.add([spec])
+        study = Study.open(made.uri, "study", "")
+        assert chance_of_macro(study.client, study.trials) == pytest.approx(level)
+        folder = TrialFolder.of(tmp_path / protocol / "study", spec)
+        folder.finish(folder.outcome_of("finished", [made.report(spec, 1, 0.0)], ""))
+        plan: Any = SimpleNamespace(folder=tmp_path / protocol / "study", bases={"hgrn2": spec})
+        assert common.chance_of_macro(plan) == pytest.approx(level)
+
+
+def test_the_macros_chance_in_scores_of_older_versions(tmp_path: Path) -> None:
+    """Those without protocol and items are of the first macro; some tell nothing of chance."""
+    made = MadeStudy(tmp_path, suite=piqa_suite("2024"))
+    made.add([base_spec(epochs=1)])
+    study = Study.open(made.uri, "study", "")
+    file = next(tmp_path.rglob("scores/epoch-001.json"))
+    scores = json.loads(file.read_text())
+    for gone in ("items", "protocol"):
+        del scores[gone]
+        file.write_text(json.dumps(scores))
+        assert chance_of_macro(study.client, study.trials) == 50.0
+    del scores["chance"]
+    file.write_text(json.dumps(scores))
+    assert chance_of_macro(study.client, study.trials) is None
+    assert chance_of_macro(study.client, study.trials.assign(macro=None)) is None
 
 
 def test_scores_that_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -399,7 +399,8 @@ def test_what_the_overall_score_of_2026_lacks_is_said(checkpoint, data, tmp_path
     said = " ".join(capsys.readouterr().out.split())
     assert "macro, 1 of 8" in said
     assert (
-        "The overall score of 2026's leaderboard is of more than this: also of supplement, "
+        "The overall score of 2026's leaderboard, which is of the full sets, is of more than this: "
+        "also of supplement, "
         "ewok, entity_tracking, comps, reading, global_piqa_parallel, global_piqa_nonparallel, "
         "glue (--tasks all glue), and of the age of acquisition, which takes the checkpoints of a "
         "training (submit)."
@@ -407,6 +408,17 @@ def test_what_the_overall_score_of_2026_lacks_is_said(checkpoint, data, tmp_path
     written = scores_of(tmp_path)["zero_shot"]
     assert written["protocol"] == "2026"
     assert written["macro"] == written["benchmarks"]["blimp"]
+
+
+def test_a_language_that_is_named_must_be_there(tmp_path: Path) -> None:
+    """Before anything runs; each, though another one is there."""
+    place = tmp_path / "nl" / "sib200"
+    place.mkdir(parents=True)
+    (place / "sib200_nl.train.jsonl").write_text("")
+    words = ["--model", "none", "--benchmarks", str(tmp_path), "--storage", str(tmp_path / "s")]
+    words += ["--tasks", "multilingual_en", "multilingual_nl"]
+    with pytest.raises(ValueError, match="no files of multilingual_en in"):
+        plan_evaluation(parse(EvaluateArgs, words, None))
 
 
 def other_model(checkpoint: Path, tmp_path: Path, config: PreTrainedConfig) -> Path:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis import literature
 from analysis.benchmarks.glue import PROTOCOL_TASKS
-from analysis.benchmarks.kinds import KINDS, MACRO_WEIGHTS, macro_weights
+from analysis.benchmarks.kinds import KINDS, MACRO_WEIGHTS, macro_in_words, macro_weights
 from analysis.points import along
 from analysis.reporting.page import Cell, Section, Table
 from analysis.reporting.sections.common import (
@@ -30,7 +30,9 @@ from analysis.selection import choose
 from analysis.study import final_scores
 
 _BENCHMARKS = ("blimp", "supplement", "ewok", "macro")
-_GLUE = PROTOCOL_TASKS["2024"]
+_PROTOCOL = "2024"
+"""That the published figures are by."""
+_GLUE = PROTOCOL_TASKS[_PROTOCOL]
 
 
 def beside_literature(context: ReportContext) -> ReportPart | None:
@@ -97,7 +99,7 @@ def _best(context: ReportContext) -> Table:
     caption = "Each architecture at the learning rate and epoch of its greatest macro, all items"
     note = (
         "Both are chosen by the reported macro itself, ours for this table only. "
-        f"{_sizes(choices)} {_macro_members(context)}"
+        f"{_sizes(choices)} {_macros(context, context.sweep)}"
     )
     return Table("published_best", caption, tuple(columns), tuple(rows), note)
 
@@ -116,19 +118,33 @@ def _sizes(archs: Iterable[str]) -> str:
     return f"Parameters, published: {', '.join(sizes)}."
 
 
-def _macro_members(context: ReportContext) -> str:
-    """Benchmarks that the macro averages, there and here."""
+def _macros(context: ReportContext, trials: pd.DataFrame) -> str:
+    """What the macro averages, there and of these trials of one protocol, and how it is scored."""
     epochs = context.study.epochs
-    scored = [name for name in KINDS if name in epochs and epochs[name].notna().any()]
-    published = [*MACRO_WEIGHTS["2024"]]
-    protocols = context.study.trials["protocol"].dropna().unique()
-    ours = [*dict.fromkeys(name for each in protocols for name in macro_weights(each, scored))]
-    if ours == published:
-        return f"The macro is the mean of {listed(published)}."
-    alone = " alone" if set(ours) < set(published) else ""
+    mine = epochs[epochs["run_id"].isin(trials["run_id"])]
+    scored = [name for name in KINDS if name in mine and mine[name].notna().any()]
+    ours = macro_weights(str(trials["protocol"].iloc[0]), scored) if scored else {}
+    if not ours:
+        return ""
+    published = MACRO_WEIGHTS[_PROTOCOL]
+    text = f"The macro is the mean of {macro_in_words(published)}."
+    if ours != published:
+        alone = " alone" if set(ours) < set(published) else ""
+        text = (
+            f"The published macro is the mean of {macro_in_words(published)}, ours of "
+            f"{macro_in_words(ours)}{alone}: the two cannot be compared."
+        )
+    return f"{text} {_how_scored(trials)}".strip()
+
+
+def _how_scored(trials: pd.DataFrame) -> str:
+    """That another protocol asks and counts otherwise; "" for the published one."""
+    others = sorted(set(trials["protocol"]) - {_PROTOCOL})
     return (
-        f"The published macro is the mean of {listed(published)}, ours of {listed(ours)}{alone}: "
-        "the two cannot be compared."
+        f"The published figures are by the protocol of {_PROTOCOL}, ours by that of "
+        f"{listed(others)}: the two cannot be compared."
+        if others
+        else ""
     )
 
 
@@ -156,7 +172,7 @@ def _by_lr(context: ReportContext) -> Table:
     caption = "The greatest macro over the epochs at each learning rate that both tried, all items"
     note = (
         "The epoch is chosen by the reported macro itself, ours for this table only. "
-        f"{_sizes(row[0].text for row in rows)} {_macro_members(context)}"
+        f"{_sizes(row[0].text for row in rows)} {_macros(context, context.sweep)}"
     )
     return Table("published_lr", caption, columns, tuple(rows), note)
 
@@ -165,9 +181,10 @@ def _by_epoch(context: ReportContext) -> Table:
     """HGRN2's epochs: the published trajectory, and the study's own designs."""
     found = epoch_study_data(context.study)
     rows: list[tuple[Cell, ...]] = []
-    at = ""
+    at = macros = ""
     if found is not None and str(found.trials["arch"].iloc[0]) == "hgrn2":
         at = f" (ours: {rate(float(found.trials['lr'].iloc[0]))})"
+        macros = _macros(context, found.trials)
         columns = ["trajectory", "independent", "branch"]
         by_design = found.scores.groupby(["design", "horizon"])["macro"].mean()
         for epoch, published in enumerate(literature.BY_EPOCH, start=1):
@@ -184,7 +201,7 @@ def _by_epoch(context: ReportContext) -> Table:
         ("epochs", "published", "ours: trajectory", "ours: independent", "ours: branch"),
         tuple(rows),
         f"No epoch is chosen: each is at its own length, at one learning rate{at}. "
-        f"{_sizes(['hgrn2'])} {_macro_members(context)}",
+        f"{_sizes(['hgrn2'])} {macros}",
     )
 
 
@@ -222,8 +239,9 @@ def _which(best: Student | None) -> str:
         "configuration (the text says 330M and 1.2B). Ours: the mean over seeds of "
         f"{best.label}, whose gain in bits/byte is the greatest of those tried, and of its "
         "control, each at the learning rate and epoch of least validation loss. GLUE is the mean "
-        f"of all {len(_GLUE)} tasks, and left out where one has no score."
-    )
+        f"of all {len(_GLUE)} tasks, and left out where one has no score. "
+        f"{_how_scored(best.taught)}"
+    ).strip()
 
 
 def _figures(context: ReportContext, trials: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from analysis.schema.axes import Axis, short
 from analysis.schema.choices import SelectionRule
 from analysis.selection import Selection, choose, spread_over_seeds
 from analysis.shared_spread import SharedSpread
-from analysis.study import OldScoresError, Study, compared
+from analysis.study import OldScoresError, Study, chance_of_macro, compared
 from analysis.wording import with_error
 
 rate = short
@@ -67,6 +67,11 @@ class ReportContext:
     def choices(self) -> dict[str, Selection]:
         """The choice for each architecture."""
         return choose(self.sweep, self.study.epochs, self.select)
+
+    @cached_property
+    def macro_chance(self) -> float | None:
+        """The macro of a model that knows nothing, of the trials in `sweep`."""
+        return chance_of_macro(self.study.client, self.sweep)
 
     def shared(self, column: str) -> SharedSpread:
         """The spread over seeds of a column of `runs.epochs`, of all points of the sweep."""

@@ -19,7 +19,7 @@ from analysis.reporting.sections.common import (
     records,
     with_spread,
 )
-from analysis.study import LENGTH, Study, is_plain, setting
+from analysis.study import LENGTH, Study, chance_of_macro, is_plain, setting
 from analysis.wording import OVER_SEEDS
 
 DESIGNS = ("independent", "branch", "trajectory")
@@ -50,7 +50,7 @@ def epoch_study(context: ReportContext) -> ReportPart | None:
     ]
     sentences = [f"{arch}, {best.sentence}" for best in found]
     picture = context.draw(
-        plots.epoch_figure(scores),
+        plots.epoch_figure(scores, chance=chance_of_macro(context.study.client, trials)),
         "epochs",
         f"{arch} at learning rate {rate(lr)}: score against epochs trained",
         "; ".join(sentences),

@@ -53,7 +53,7 @@ def _archs(trials: pd.DataFrame, *axes: Axis) -> list[str]:
 
 def _curve(context: ReportContext, curves: pd.DataFrame, axis: Axis, alt: str) -> Picture:
     return context.draw(
-        plots.axis_figure(curves, axis),
+        plots.axis_figure(curves, axis, chance=context.macro_chance),
         f"axis_{axis.field}",
         f"Score against {axis.label}, at each architecture's best values of the other axes",
         alt,

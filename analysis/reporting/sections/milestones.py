@@ -9,9 +9,8 @@ from typing import Any
 import pandas as pd
 
 from analysis import plots
-from analysis.benchmarks.kinds import macro_of
 from analysis.benchmarks.minimal_pairs import GROUPINGS
-from analysis.benchmarks.suite import Scores, protocol_of
+from analysis.benchmarks.suite import Scores, macro_chance
 from analysis.reporting.page import Cell, Picture, Section, Table
 from analysis.reporting.sections.common import (
     ReportContext,
@@ -100,7 +99,7 @@ def _rows(report: MilestoneReport) -> Iterator[dict[str, Any]]:
     scores = report.scores
     if scores is None:
         return
-    if (of_macro := macro_of(scores["chance"], protocol_of(scores))) is not None:
+    if (of_macro := macro_chance(scores)) is not None:
         yield _row("macro", "", _ALL, scores["macro"], scores["macro_error"], of_macro)
     for benchmark, value in scores["benchmarks"].items():
         chance = scores["chance"][benchmark]
@@ -209,16 +208,18 @@ def _link(context: ReportContext, arch: str) -> str:
     return context.link(list(context.choices[arch].trials["run_id"]))
 
 
-def _title(benchmark: str, name: str) -> str:
-    """What a figure is called where it stands by itself."""
+def _title(benchmark: str, grouping: str, name: str) -> str:
+    """What a figure is called where it stands by itself; no two are called alike."""
     if name == _LOSS:
         return f"validation {_LOSS}"
-    return benchmark if name == _ALL else f"{benchmark}: {name.replace('_', ' ')}"
+    if name == _ALL:
+        return benchmark
+    return f"{benchmark}: {name.replace('_', ' ')} ({grouping.replace('_', ' ')})"
 
 
 def _with_titles(frame: pd.DataFrame) -> pd.DataFrame:
-    names = zip(frame["benchmark"], frame["name"], strict=True)
-    return frame.assign(panel=[_title(*each) for each in names])
+    keys = frame[_KEY].itertuples(index=False)
+    return frame.assign(panel=[_title(*each) for each in keys])
 
 
 def _picture(context: ReportContext, frame: pd.DataFrame, name: str, what: str) -> Picture:

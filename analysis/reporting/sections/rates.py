@@ -50,7 +50,7 @@ def rates(context: ReportContext) -> ReportPart:
     edges = {arch: open_edge(context.sweep, arch) for arch in archs}
     warnings = [warning for warning in edges.values() if warning]
     picture = context.draw(
-        plots.axis_figure(trials, fits=fits),
+        plots.axis_figure(trials, fits=fits, chance=context.macro_chance),
         "rates",
         "Score against peak learning rate: means and ranges over seeds, parabolas near the best, "
         "crosses where a seed diverged",

@@ -32,7 +32,7 @@ from analysis.benchmarks.protocols import check_protocol
 from analysis.errors import without_secret
 from analysis.terminal import say
 from sweeps.engine.failures import TrialFailure, keep_error
-from sweeps.engine.scoring.tasks import TaskResult, check_folder
+from sweeps.engine.scoring.tasks import TaskResult, check_files
 from sweeps.engine.trial_process import failures_explained, memory_given_back
 from sweeps.engine.tuning import MAX_FAILURES, DriverCallback, OwnSignals
 from trainables.checkpoint import bring_model
@@ -66,7 +66,7 @@ def finetune_tasks(
 
     Args:
         model: folder of a causal LM (safetensors) and its tokenizer, e.g. a trial's checkpoint.
-        folder: of benchmarks; see `check_folder`.
+        folder: of benchmarks; see `check_files`.
         tasks: names of `glue.TASKS`; none for all of the protocol.
         protocol: one of `PROTOCOLS`; see `glue.settings`.
         storage: epochs and outcomes are kept in its folder `glue`, which all nodes of the cluster
@@ -87,7 +87,8 @@ def finetune_tasks(
     check_protocol(protocol)
     model, storage = Path(model).absolute(), storage.absolute() / "glue"
     names = tuple(dict.fromkeys(tasks)) or glue.PROTOCOL_TASKS[protocol]
-    place = check_folder(str(folder.absolute()), names)
+    place = folder.absolute()
+    check_files(str(place), dict.fromkeys(glue.find_task(name).group for name in names))
     if precision is None:
         precision = default_precision(gpus, models.load_config(model).hidden_size)
     # Task, data and settings are filled in by `_plan`.

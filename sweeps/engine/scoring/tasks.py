@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,25 +54,42 @@ def benchmark_place(path: str) -> str:
     return str(place)
 
 
-def check_folder(path: str, tasks: Sequence[str]) -> Path:
+def check_folder(path: str, asked: Sequence[str]) -> Path:
     """The folder of benchmarks where the files of tasks to fine-tune on are.
 
+    Args:
+        path: of a folder, or "hub".
+        asked: names of tasks, or of several ("glue"), as a user gives them; those of zero-shot
+            tasks count for nothing.
+
     Raises:
-        ValueError: there are none of GLUE, or none of any language, if there are such tasks.
+        ValueError: for one of them there is no file at all, of its group or of any of its groups.
     """
-    groups = dict.fromkeys(glue.find_task(name).group for name in tasks)
-    for suite, expected in _EXPECTED.items():
-        asked = [group for group in groups if group.startswith(suite)]
-        if asked and path == HUB:
-            raise ValueError(
-                f"tasks of {', '.join(asked)} are files of a folder, not of the hub: --benchmarks "
-                f"FOLDER; {expected}"
-            )
-        if asked and not any(glue.find(Path(path), group) for group in asked):
-            raise ValueError(
-                f"no files of {', '.join(asked)} in {path}: {hint(Path(path), asked) or expected}"
-            )
+    for name in asked:
+        if groups := glue.groups_of(name):
+            check_files(path, groups)
     return Path(path)
+
+
+def check_files(path: str, groups: Collection[str]) -> None:
+    """Check that there are files of one of these groups of tasks (`glue.GROUPS`) in a folder.
+
+    Raises:
+        ValueError: there are none; the message says where they are, or what is expected.
+    """
+    named = ", ".join(groups)
+    expected = "; ".join(_EXPECTED[suite] for suite in dict.fromkeys(map(_suite_of, groups)))
+    if path == HUB:
+        raise ValueError(
+            f"tasks of {named} are files of a folder, not of the hub: --benchmarks FOLDER; "
+            f"{expected}"
+        )
+    if not any(glue.find(Path(path), group) for group in groups):
+        raise ValueError(f"no files of {named} in {path}: {hint(Path(path), groups) or expected}")
+
+
+def _suite_of(group: str) -> str:
+    return group.partition("_")[0]
 
 
 _EXPECTED = {
