@@ -152,7 +152,9 @@ def chance_of_macro(client: MlflowClient, trials: pd.DataFrame) -> float | None:
         file = f"scores/epoch-{epoch:03d}.json"
         scores = _artifact(client, run_id, file)
         if scores is not None:
-            return macro_chance(_checked(scores, Scores, file, run_id))  # of any version
+            chance = macro_chance(_checked(scores, Scores, file, run_id))
+            if chance is not None:  # as in those of an early version
+                return chance
     return None
 
 

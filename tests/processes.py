@@ -67,8 +67,8 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def serve_mlflow(storage: Path, port: int | None = None) -> Iterator[str]:
-    """`make ui` of a storage folder, made if it is not there, on a port, by default a free one; ends
-    with all of its processes."""
+    """`make ui` of a storage folder, which is made if need be, on a port, by default a free one;
+    ends with all of its processes."""
     storage.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     # The installation that runs the tests, as it is.

@@ -165,7 +165,10 @@ class _TrialTraining:
         except Diverged as error:
             kind, reason = "diverged", str(error)
             if self.is_first:
-                self._keep_models()  # those of an epoch's end were to come after its losses
+                try:
+                    self._keep_models()  # those of an epoch's end were to come after its losses
+                except OSError as failure:  # no reason to lose the outcome
+                    tell(f"{self.folder.path}: the model of a milestone is not kept: {failure}")
         if self.record:
             self._finish(kind, reason)
 
@@ -342,8 +345,11 @@ class _TrialTraining:
         return time.monotonic() - started
 
     def _keep_models(self) -> None:
-        """Keep the model for each milestone that was reached just now, unless it is kept."""
+        """Keep the model for each milestone that was reached just now, unless it is kept, or is of
+        numbers no more."""
         trainer = self.trainer
+        if not all(bool(each.isfinite().all()) for each in trainer.model.parameters()):
+            return
         for words in self._reached:
             self.folder.keep_model(
                 words, trainer.model, trainer.data.tokenizer, self.spec, self.progress

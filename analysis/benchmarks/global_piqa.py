@@ -43,7 +43,7 @@ def _question(values: dict[str, object], source: str) -> Item:
         options,
         right=int(right),
         context=text_field(values, "prompt"),
-        example_id=str(values.get("example_id") or ""),
+        example_id=str(values.get("example_id", "")),
     )
 
 
@@ -57,6 +57,11 @@ def _grade(items: Sequence[Item], log_probs: Sequence[Sequence[np.ndarray]]) -> 
 
 def _example_ids(items: Sequence[Item]) -> list[str]:
     ids = [item.example_id for item in items]
+    if len(tasks := {item.task for item in items}) > 1:
+        raise ValueError(
+            f"files of {', '.join(sorted(tasks))}: a submission is of one language; leave only its "
+            "file in the folder"
+        )
     if nameless := ids.count(""):
         raise ValueError(
             f"{count(nameless, 'row has', 'rows have')} no 'example_id', which a submission files "

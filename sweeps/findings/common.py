@@ -97,14 +97,15 @@ def _specs_of_setting(plan: SweepPlan, base: TrialSpec) -> dict[str, TrialSpec]:
     return {spec.hash: spec for spec in specs if spec.without(plan.axes) == base.without(plan.axes)}
 
 
-def chance_of_macro(plan: SweepPlan) -> float | None:
+def macro_chance_of(plan: SweepPlan) -> float | None:
     """The macro, percent, of a model that knows nothing, on the items that the plan's trials are
     scored on; None without any scores."""
     scored_on = {base.benchmarks_hash for base in plan.bases.values()}
     folders = study_trials(plan.folder)
     ended = (each.outcome for each in folders if each.spec.benchmarks_hash in scored_on)
     reports = (report for outcome in ended if outcome for report in outcome.history)
-    return next((macro_chance(each.scores) for each in reports if each.scores), None)
+    levels = (macro_chance(each.scores) for each in reports if each.scores)
+    return next((level for level in levels if level is not None), None)
 
 
 def zero_shot_line(scores: Scores) -> str:

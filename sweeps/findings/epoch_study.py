@@ -19,10 +19,10 @@ from analysis.schema.milestone import MilestoneReport
 from analysis.terminal import say, show_whole
 from analysis.wording import OVER_SEEDS, count, with_error
 from sweeps.findings.common import (
-    chance_of_macro,
     describe,
     for_mlflow,
     guessed,
+    macro_chance_of,
     rich_table,
 )
 from sweeps.plans.common import SweepPlan
@@ -53,7 +53,7 @@ def show_epochs(plan: SweepPlan, designs: Designs, tracker: Tracker, console: Co
     for line in lines:
         say(console, line)
     title = f"{plan.study}, {base.arch}"
-    chance = chance_of_macro(plan)
+    chance = macro_chance_of(plan)
     picture = epoch_curve(scores, plan.folder / "epoch_curve.png", title=title, chance=chance)
     small = for_mlflow(epoch_figure(scores, title=title, chance=chance), picture)
     recorded = runs.trials(plan.tracking_uri, plan.study)

@@ -53,7 +53,12 @@ tokenizer = AutoTokenizer.from_pretrained({opened})
 {code}
 """
 _HERE = ", where this folder is"
-_FROM = re.compile(r"^(\w+ = Auto\w+\.from_pretrained)\(.*\)$", re.MULTILINE)
+_OPENED = re.compile(
+    r"(from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+    r"model = AutoModelForCausalLM\.from_pretrained)\((.*)\)\n"
+    r"(tokenizer = AutoTokenizer\.from_pretrained)\(\2\)$",
+    re.MULTILINE,
+)
 _QUOTE = functools.partial(json.dumps, ensure_ascii=False)
 _PLAIN = (
     "`{module}.py` beside the weights is all of the model's code, one file of PyTorch to read "
@@ -96,11 +101,12 @@ def show_export(plan: ExportPlan, difference: float | None, console: Console) ->
 
 
 def readdressed(text: str, plan: ExportPlan) -> str:
-    """A card, which a person may have changed since, with the lines that open the model where the
+    """A card, which a person may have changed since, with the lines of `_OPENING` for where the
     plan pushes it to."""
     opened = _opened(plan, _name(plan), _QUOTE)
-    text = _FROM.sub(lambda found: f"{found[1]}({opened})", text)
-    return text.replace(_HERE, "") if plan.args.push else text
+    text = _OPENED.sub(lambda found: f"{found[1]}({opened})\n{found[3]}({opened})", text, count=1)
+    intro = _OPENING.partition("\n\n```")[0].format(where=_HERE)
+    return text.replace(intro, intro.replace(_HERE, "")) if plan.args.push else text
 
 
 def _name(plan: ExportPlan) -> str:

@@ -22,10 +22,10 @@ from analysis.study import Study, compared
 from analysis.terminal import say, show_whole
 from analysis.wording import with_error
 from sweeps.findings.common import (
-    chance_of_macro,
     describe,
     for_mlflow,
     glue_line,
+    macro_chance_of,
     rich_table,
     show_checkpoint,
     winner,
@@ -103,7 +103,7 @@ def _pictures(plan: SweepPlan, trials: pd.DataFrame) -> list[Path]:
     """Curves through the best points, heat maps of each two axes of every architecture, and at
     last the curve of the rate as MLflow's pages show it."""
     title = plan.study
-    chance = chance_of_macro(plan)
+    chance = macro_chance_of(plan)
     rates = along(trials, LR)
     first = axis_curve(rates, plan.folder / "lr_curve.png", title=title, chance=chance)
     pictures = [first]

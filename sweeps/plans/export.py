@@ -21,7 +21,7 @@ from analysis.schema.milestone import MilestoneReport
 from analysis.store import open_store, tracking_uri
 from models import registry
 from sweeps.arguments import ExportArgs
-from sweeps.stored.hub import MAIN, prepare_push
+from sweeps.stored.hub import MAIN, check_push
 from sweeps.stored.model_names import resolve_model
 from sweeps.stored.trials import resolve_storage
 from trainables.checkpoint import TrialFolder, bring_model, look_at_all
@@ -111,9 +111,9 @@ def plan_export(args: ExportArgs) -> ExportPlan:
     writable_folder(target.parent, "DIR")
     plan = ExportPlan(args, model, arch, config, tokenizer, target, find_origin(model, storage))
     plan = _with_milestones(plan, storage) if args.milestones else plan
-    if args.push is not None:  # last: it makes the repository
+    if args.push is not None:
         with named("--push"):
-            prepare_push(args.push, private=args.private)
+            check_push(args.push, private=args.private)
     return plan
 
 

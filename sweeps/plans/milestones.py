@@ -14,6 +14,9 @@ from trainables.spec import TrialSpec
 from trainables.trainer import steps_per_epoch
 
 ALL_OF_BABYLM = "babylm"
+_LONGEST_WORDS = 30
+"""Bytes of one, on average, in text that parts its words with white space: English has 6, Russian
+13, Chinese lines more than 50."""
 
 
 def plan_milestones(texts: Sequence[str], setup: TrainingSetup, base: TrialSpec) -> tuple[int, ...]:
@@ -25,8 +28,11 @@ def plan_milestones(texts: Sequence[str], setup: TrainingSetup, base: TrialSpec)
         base: of the longest trial.
 
     Raises:
-        ValueError: a text is neither, or more words than are seen.
+        ValueError: a text is neither, or more words than are seen, or the corpus has no words to
+            count.
     """
+    if not texts:
+        return ()
     blocks = Blocks(setup.corpus.train, base.context)
     total_steps = base.epochs * steps_per_epoch(base, len(blocks))
     tokens = total_steps * base.batch_size * base.context
@@ -34,6 +40,7 @@ def plan_milestones(texts: Sequence[str], setup: TrainingSetup, base: TrialSpec)
     numbers = [text for text in texts if text.lower() != ALL_OF_BABYLM]
     with named("--milestones"):
         given = set(map(words_of, numbers))
+        _check_words(setup.corpus)
         for words in sorted(given):
             if not is_seen(words, seen):
                 raise ValueError(
@@ -48,6 +55,15 @@ def plan_milestones(texts: Sequence[str], setup: TrainingSetup, base: TrialSpec)
                 )
             given |= {words for words in BABYLM if is_seen(words, seen)}
     return tuple(sorted(given))
+
+
+def _check_words(corpus: Corpus) -> None:
+    if corpus.train_bytes > _LONGEST_WORDS * corpus.train_words:
+        raise ValueError(
+            f"words are counted between white space, and {corpus.name} has "
+            f"{count(corpus.train_words, 'word')} so in {corpus.train_bytes:,} bytes: after which "
+            "of them a model is kept would mean nothing; leave --milestones out"
+        )
 
 
 def ended_without(

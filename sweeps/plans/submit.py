@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from sweeps.stored.hub import MAIN
 from sweeps.stored.trials import resolve_storage
 from trainables.checkpoint import TrialFolder, look_at_all
 from trainables.milestones import BABYLM, is_seen, revision_of
+from trainables.progress import best_epoch
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 """The challenge's code leaves out what stands behind a dot."""
@@ -85,7 +86,8 @@ class SubmissionPlan:
         models: folder of each model by revision, that of the best one first.
         words: that each revision but this one has seen.
         corpus_words: that the trial was trained on.
-        epochs, seen: epochs of the trial, and words that it saw in them.
+        epochs: that the best model has seen of them.
+        seen: words that the trial saw.
         fast, full: the challenge's folders of benchmarks.
         place: of the revisions' folders.
     """
@@ -216,7 +218,7 @@ def plan_submission(args: SubmitArgs) -> SubmissionPlan:
         storage,
         {MAIN: best, **models},
         kept,
-        *_words_seen(trial, run),
+        *_words_seen(trial, run, kept.values()),
         fast,
         full,
         writable_folder(place, "DIR") / name,
@@ -237,8 +239,9 @@ def _run(client: MlflowClient, text: str) -> Run:
     return run
 
 
-def _words_seen(trial: TrialFolder, run: Run) -> tuple[int, int, int]:
-    """Words of the trial's corpus, its epochs, and the words that it saw in them."""
+def _words_seen(trial: TrialFolder, run: Run, kept: Collection[int]) -> tuple[int, int, int]:
+    """Words of the trial's corpus, the best model's epoch, and the words that the trial saw: in its
+    epochs, and in one that it broke off in, up to the last model that it kept there."""
     assert trial.outcome is not None
     params = run.data.params
     if not {"train_tokens", "train_words"} <= params.keys():
@@ -246,5 +249,8 @@ def _words_seen(trial: TrialFolder, run: Run) -> tuple[int, int, int]:
             f"RUN: the run of {trial.path} does not tell how many words its corpus has: an earlier "
             "version made it; train it again"
         )
-    last, words = trial.outcome.history[-1], int(params["train_words"])
-    return words, last.epoch, last.tokens * words // int(params["train_tokens"])
+    history, words = trial.outcome.history, int(params["train_words"])
+    in_epochs = history[-1].tokens * words // int(params["train_tokens"])
+    best = best_epoch(history)
+    assert best is not None
+    return words, best.epoch, max(in_epochs, *kept, 0)

@@ -21,7 +21,7 @@ from sweeps.arguments import ExportArgs
 from sweeps.engine.progress import QUIET_SECONDS
 from sweeps.findings.export import card, readdressed, show_export
 from sweeps.plans.export import CARD, CONFIG, ExportPlan, plan_export
-from sweeps.stored.hub import push_folder
+from sweeps.stored.hub import make_repo, push_folder
 from trainables.corpus.tokenizer import save_tokenizer
 from trainables.files import read_json, whole_folder, write_json, writing
 
@@ -111,6 +111,8 @@ def push_export(plan: ExportPlan, repo: str, show: Callable[[str], None]) -> Non
     for number, (revision, each) in enumerate(plan.all.items(), start=1):
         show(f"Pushing {revision} to {repo}{_place(plan, number)}")
         try:
+            if each is plan:
+                make_repo(repo, private=plan.args.private)
             push_folder(each.target, repo, revision)
         except ValueError as error:
             raise ValueError(

@@ -21,20 +21,21 @@ from analysis.errors import without_secret
 MAIN = "main"
 """The revision that is opened where none is named."""
 _OF_EXPORTS = [
-    *("*.md", "LICENSE*", "config.json", "generation_config.json", "modeling_babysweep_*.py"),
+    *("README.md", "config.json", "generation_config.json", "modeling_babysweep_*.py"),
     *("model*.safetensors", "model.safetensors.index.json"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.jinja"),
+    *("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*"),
 ]
 """What is pushed: an export's files, and the licence that a person puts beside them."""
 
 
-def prepare_push(repo: str, *, private: bool) -> None:
-    """See that the user is known to the hub and may write, and that the repository is there.
+def check_push(repo: str, *, private: bool) -> None:
+    """See that the user is known to the hub and may write to a repository, before there is
+    anything to push. Nothing is made.
 
     Args:
-        repo: OWNER/NAME; made if it is not there.
-        private: whether only its owner is to see it; else one that is made is as the owner's
-            settings have it, which is public for most.
+        repo: OWNER/NAME.
+        private: whether only its owner is to see it.
 
     Raises:
         ValueError: they may not, or it is public and is not to be.
@@ -52,17 +53,38 @@ def prepare_push(repo: str, *, private: bool) -> None:
         )
     with _at_the_hub(repo):
         api = HfApi()
-        token = (api.whoami().get("auth") or {}).get("accessToken") or {}
+        account = api.whoami()
+        token = (account.get("auth") or {}).get("accessToken") or {}
         if token.get("role") == "read":
             raise ValueError(
                 f"{repo} cannot be written with the token {token.get('displayName')!r}, which may "
                 "only read: make one that may write"
             )
-        api.create_repo(repo, private=private or None, exist_ok=True)
-        if private and not api.repo_info(repo).private:
+        owners = [account["name"], *(each["name"] for each in account.get("orgs") or [])]
+        if repo.partition("/")[0].lower() not in map(str.lower, owners):
+            raise ValueError(
+                f"{repo} cannot be written by {account['name']}, who may write to repositories of "
+                f"{', '.join(owners)}"
+            )
+        if private and api.repo_exists(repo) and not api.repo_info(repo).private:
             raise ValueError(
                 f"{repo} is public already: make it private on its page, or leave out --private"
             )
+
+
+def make_repo(repo: str, *, private: bool) -> None:
+    """Make a repository, unless it is there.
+
+    Args:
+        repo: OWNER/NAME.
+        private: whether only its owner is to see it; else it is as their settings have it, which
+            is public for most.
+
+    Raises:
+        ValueError: the hub refuses it, or cannot be reached.
+    """
+    with _at_the_hub(repo):
+        HfApi().create_repo(repo, private=private or None, exist_ok=True)
 
 
 def push_folder(folder: Path, repo: str, revision: str) -> None:

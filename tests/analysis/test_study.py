@@ -158,7 +158,7 @@ def test_the_macros_chance_is_that_of_its_benchmarks(tmp_path: Path) -> None:
         folder = TrialFolder.of(tmp_path / protocol / "study", spec)
         folder.finish(folder.outcome_of("finished", [made.report(spec, 1, 0.0)], ""))
         plan: Any = SimpleNamespace(folder=tmp_path / protocol / "study", bases={"hgrn2": spec})
-        assert common.chance_of_macro(plan) == pytest.approx(level)
+        assert common.macro_chance_of(plan) == pytest.approx(level)
 
 
 def test_the_macros_chance_in_scores_of_older_versions(tmp_path: Path) -> None:

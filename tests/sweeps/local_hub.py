@@ -87,7 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
             if not (role := self._role()):
                 return self._answer(401, {"error": "Invalid credentials"})
             token = {"displayName": "the test's", "role": role}
-            return self._answer(200, {"name": "owner", "auth": {"accessToken": token}})
+            about = {"name": OWNERS[0], "orgs": [{"name": name} for name in OWNERS[1:]]}
+            return self._answer(200, {**about, "auth": {"accessToken": token}})
         if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             repo, asked, name = found.groups()
             for revision, files in self.hub.repos.get(repo, {}).items():
@@ -102,7 +103,9 @@ class _Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": name} for name in files]
             about = {"id": found[1], "sha": _sha(found[2] or "main"), "siblings": siblings}
             return self._answer(200, {**about, "private": found[1] in self.hub.private})
-        return self._answer(404, {"error": f"nothing at {path}"})
+        is_known = any(f"/{repo}/" in path for repo in self.hub.repos)
+        missing = {"X-Error-Code": "EntryNotFound" if is_known else "RepoNotFound"}
+        return self._answer(404, {"error": f"nothing at {path}"}, missing)
 
     def _create(self, asked: dict[str, Any]) -> None:
         repo = f"{asked['organization']}/{asked['name']}"

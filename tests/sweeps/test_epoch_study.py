@@ -242,6 +242,18 @@ def test_milestones_lie_within_the_longest_trial(command, monkeypatch):
     assert designs.milestones == (1000, 2000, 4000)
 
 
+def test_milestones_are_not_set_on_text_without_spaces(command, tmp_path):
+    """Chinese is not parted by white space: its lines are not its words. Without --milestones it is
+    a corpus like others."""
+    lines = ["\u732b\u770b\u89c1\u4e86\u4e00\u53ea\u5c0f\u72d7\u3002" * 4] * 400
+    (tmp_path / "zh.txt").write_text("\n".join(f"{line}{n}" for n, line in enumerate(lines)))
+    flags = ("--lr", "1e-3", "--epochs", "2", "--corpus", str(tmp_path / "zh.txt"))
+    with pytest.raises(ValueError, match="words are counted between white space"):
+        plan_designs(command.args(*flags, "--milestones", "100"), silent)
+    _, designs = plan_designs(command.args(*flags), silent)
+    assert designs.milestones == ()
+
+
 def test_dry_run_prints_each_part(command, capsys):
     """One row for each trial length of each design, a branch at the cost of its own steps only."""
     assert run_epoch_study(command.args("--dry-run", "--lr", "3e-3", "--epochs", "2", *ALL)) == 0

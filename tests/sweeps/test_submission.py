@@ -137,6 +137,7 @@ def evaluation_data(tmp_path: Path) -> Path:
         place.mkdir(parents=True)
         for name, folder in folders.items():
             write_folder(KINDS[name], place).rename(place / folder)
+            (place / folder / "nld_latn.jsonl").unlink(missing_ok=True)
             if name == "entity_tracking":
                 with (place / folder / "regular.jsonl").open("a") as file:
                     file.write(json.dumps(NOTHING) + "\n")

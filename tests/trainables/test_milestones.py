@@ -160,27 +160,32 @@ def test_a_milestone_without_a_finite_loss_ends_nothing(tiny_spec, make_runtime,
     assert (outcome.kind, folder.milestones, [*folder.models]) == ("finished", {}, [1000])
 
 
-@pytest.mark.parametrize("loss", ["validation", "training"])
+@pytest.mark.parametrize("loss", ["validation", "training", "parameters"])
 def test_a_milestone_at_an_epoch_that_diverged_keeps_its_model(
     loss, tiny_spec, tiny_corpus, make_runtime, monkeypatch
 ):
-    """As one within an epoch does; the trial's end is as without it."""
+    """As one within an epoch does, unless its parameters are no numbers; the trial's end is as
+    without it."""
     spec = tiny_spec.replace(epochs=1)
     words = tiny_corpus.train_words * 32 * 4 * 64 // tiny_corpus.train_tokens
     step = Trainer.step
 
     def diverged(self):
         nats, norm = step(self)
+        if loss == "parameters" and self.progress.step == 32:
+            with torch.no_grad():
+                next(self.model.parameters())[0] = math.nan
         return (nats * math.nan if self.progress.step == 32 else nats), norm
 
-    if loss == "training":
+    if loss != "validation":
         monkeypatch.setattr(Trainer, "step", diverged)
     else:
         monkeypatch.setattr(Trainer, "validate", lambda self: (math.nan, math.nan))
     runtime = make_runtime(spec, milestones=(words,))
     outcome = run_trial(spec, runtime, lambda metrics: None)
     folder = TrialFolder.of(runtime.study, spec)
-    assert (outcome.kind, folder.milestones, [*folder.models]) == ("diverged", {}, [words])
+    assert (outcome.kind, folder.milestones) == ("diverged", {})
+    assert [*folder.models] == ([] if loss == "parameters" else [words])
 
 
 def files_of(folder: TrialFolder) -> dict[int, dict[str, bytes]]:

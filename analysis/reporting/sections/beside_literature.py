@@ -134,6 +134,7 @@ def _macros(context: ReportContext, trials: pd.DataFrame) -> str:
             f"The published macro is the mean of {macro_in_words(published)}, ours of "
             f"{macro_in_words(ours)}{alone}: the two cannot be compared."
         )
+        return text
     return f"{text} {_how_scored(trials)}".strip()
 
 
