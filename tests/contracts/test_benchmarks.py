@@ -211,7 +211,7 @@ def test_a_submission_tells_the_choices_apart(
         tasks = [json.loads(file.read_text()) for file in files]
         texts.append([x["pred"] for uids in tasks for t in uids.values() for x in t["predictions"]])
     measures = len(MEASURES) if kind is READING else 1
-    assert len(texts[0]) == (len(benchmark) / measures if is_submitted else 0)
+    assert len(texts[0]) == (len(handed_in) / measures if is_submitted else 0)
     assert all(first != second for first, second in zip(*texts, strict=True))
 
 
