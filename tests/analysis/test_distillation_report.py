@@ -224,7 +224,7 @@ def test_a_macro_of_another_protocol_is_named(tmp_path: Path) -> None:
     for number, (items, protocol, words) in enumerate(
         (
             (three, "2026", ("The macro is the mean of blimp, supplement, ewok. ",)),
-            (more, "2026", ("blimp, supplement, ewok, and of global_piqa_parallel by half: ",)),
+            (more, "2026", ("blimp, supplement, ewok, and of global_piqa_parallel by half; it",)),
             (more, "2024", ("The macro is the mean of blimp, supplement, ewok.",)),
         )
     ):

@@ -170,7 +170,7 @@ def test_picture_names_designs_and_bands(tmp_path: Path) -> None:
     """Designs stand in the legend, a band where there are several seeds, and no second panel
     without a macro."""
     both = pd.concat([frame([[2.0, 1.0]] * 2), frame([[2.0, math.inf]], "trajectory")])
-    picture = epoch_curve(both, tmp_path / "curve.svg", title="a title").read_text()
+    picture = epoch_curve(both, tmp_path / "curve.svg", title="a title", chance=50.0).read_text()
     for text in ("branch", "trajectory", "min to max of seeds", "epochs trained", "chance"):
         assert f"<!-- {text} -->" in picture
     assert "<!-- independent -->" not in picture

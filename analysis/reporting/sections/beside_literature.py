@@ -126,27 +126,31 @@ def _macros(context: ReportContext, trials: pd.DataFrame) -> str:
     ours = macro_weights(str(trials["protocol"].iloc[0]), scored) if scored else {}
     if not ours:
         return ""
-    published = MACRO_WEIGHTS[_PROTOCOL]
-    text = f"The macro is the mean of {macro_in_words(published)}."
-    if ours != published:
-        alone = " alone" if set(ours) < set(published) else ""
-        text = (
-            f"The published macro is the mean of {macro_in_words(published)}, ours of "
-            f"{macro_in_words(ours)}{alone}: the two cannot be compared."
+    published, others = MACRO_WEIGHTS[_PROTOCOL], _other_protocols(trials)
+    if ours == published:
+        return (
+            f"The macro is the mean of {macro_in_words(published)}. {_how_scored(trials)}".strip()
         )
-        return text
-    return f"{text} {_how_scored(trials)}".strip()
+    alone = " alone" if set(ours) < set(published) else ""
+    by = f"; it is by the protocol of {_PROTOCOL}, ours by that of {others}" if others else ""
+    return (
+        f"The published macro is the mean of {macro_in_words(published)}, ours of "
+        f"{macro_in_words(ours)}{alone}{by}: the two cannot be compared."
+    )
 
 
 def _how_scored(trials: pd.DataFrame) -> str:
     """That another protocol asks and counts otherwise; "" for the published one."""
-    others = sorted(set(trials["protocol"]) - {_PROTOCOL})
+    if not (others := _other_protocols(trials)):
+        return ""
     return (
-        f"The published figures are by the protocol of {_PROTOCOL}, ours by that of "
-        f"{listed(others)}: the two cannot be compared."
-        if others
-        else ""
+        f"The published figures are by the protocol of {_PROTOCOL}, ours by that of {others}: the "
+        "two cannot be compared."
     )
+
+
+def _other_protocols(trials: pd.DataFrame) -> str:
+    return listed(sorted(set(trials["protocol"]) - {_PROTOCOL}))
 
 
 def _by_lr(context: ReportContext) -> Table:
