@@ -36,6 +36,7 @@ def auto_map(arch: str) -> dict[str, str]:
         return {}
     kinds = {
         "AutoConfig": "Config",
+        "AutoModel": "Model",
         "AutoModelForCausalLM": "ForCausalLM",
         "AutoModelForSequenceClassification": "ForSequenceClassification",
     }

@@ -98,7 +98,7 @@ import torch
 from pathlib import Path
 from safetensors.torch import load_file, save_file
 from transformers import (
-    AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+    AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 )
 
 torch.set_num_threads(1)
@@ -120,6 +120,32 @@ for place in map(Path, sys.argv[1:]):
     found["generated"] = model.generate(
         wanted["ids"][:, :9], attention_mask=wanted["mask"][:, :9], **greedy
     )
+    # As the BabyLM pipelines fine-tune: a head of their own on the last token's state.
+    body = AutoModel.from_pretrained(folder, **remote).eval()
+    with torch.no_grad():
+        state = body(wanted["ids"]).last_hidden_state
+        assert torch.equal(state, model.base_model(wanted["ids"]).last_hidden_state)
+    first, second = ["the cat runs", "an old dog sees"] * 8, ["the dog runs"] * 16
+    pairs = tokenizer(first, second, padding=True, return_tensors="pt")
+    labels = torch.tensor([0, 2] * 8)
+    torch.manual_seed(0)
+    head = torch.nn.Linear(body.config.hidden_size, 3)
+    optimizer = torch.optim.AdamW([*body.parameters(), *head.parameters()], lr=1e-2)
+
+    def loss_of(batch):
+        given = {{k: v[batch] for k, v in pairs.items()}}
+        states = body(**given, output_hidden_states=True).hidden_states[-1]
+        rows = torch.arange(len(batch))
+        last = pairs["attention_mask"][batch].sum(1) - 1
+        return torch.nn.functional.cross_entropy(head(states[rows, last]), labels[batch])
+
+    before = float(loss_of(torch.arange(16)).detach())
+    for batch in torch.arange(16).split(4):  # an epoch of a task such as GLUE's
+        loss_of(batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after = float(loss_of(torch.arange(16)).detach())
+    assert after < 0.9 * before, (before, after)
     writer = pipeline("text-generation", str(folder), **remote)
     (said,) = writer("the cat", max_new_tokens=2, do_sample=False)
     assert said["generated_text"].strip().startswith("the cat")
@@ -138,9 +164,6 @@ for place in map(Path, sys.argv[1:]):
         assert torch.equal(heads(padded).logits, heads(padded, attention_mask=shown).logits)
         found["score"] = heads.score.weight.detach().clone()
         found["classes"] = heads(padded, attention_mask=shown).logits.detach()
-        first, second = ["the cat runs", "an old dog sees"] * 8, ["the dog runs"] * 16
-        pairs = tokenizer(first, second, padding=True, return_tensors="pt")
-        labels = torch.tensor([0, 2] * 8)
         optimizer = torch.optim.AdamW(heads.parameters(), lr=1e-2)
         before = float(heads(**pairs, labels=labels).loss.detach())
         for batch in torch.arange(16).split(4):  # an epoch of a task such as GLUE's
