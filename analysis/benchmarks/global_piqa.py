@@ -31,7 +31,7 @@ def _question(values: dict[str, object], source: str) -> Item:
         lambda name: values.get(name) is not None, map("solution{}".format, itertools.count())
     )
     options = tuple(" " + text_field(values, name) for name in names)
-    right = number_field(values, "label")
+    right, name = number_field(values, "label"), values.get("example_id")
     if len(options) < 2:
         raise ValueError("fields 'solution0' and 'solution1' are not both there")
     if right not in range(len(options)):
@@ -43,7 +43,7 @@ def _question(values: dict[str, object], source: str) -> Item:
         options,
         right=int(right),
         context=text_field(values, "prompt"),
-        example_id=str(values.get("example_id", "")),
+        example_id="" if name is None else str(name),
     )
 
 
