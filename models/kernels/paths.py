@@ -37,7 +37,7 @@ TABLE: dict[str, Paths] = {
     # On a GPU PyTorch's fused attention is at the hardware's limit: only the rotation is ours.
     "causal_attention": Paths(cuda=("torch",), library="transformers"),
     "depthwise_conv": Paths(library="causal-conv1d"),
-    "gated_delta_rule": Paths(cpu=("torch",), cuda=("torch",)),
+    "gated_delta_rule": Paths(cpu=("torch",)),
     "gated_head_norm": Paths(),
     "gated_linear_attention": Paths(library="flash-linear-attention"),
     "layer_norm": Paths(cpu=("torch",)),
