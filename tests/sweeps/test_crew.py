@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from analysis.store import PATIENCE_SECONDS
 from sweeps.engine import trial_process
 from sweeps.engine.crew import Crew, KeyValueStore, _failure, take_orders
 from sweeps.engine.failures import HOPELESS, TrialFailure
@@ -133,6 +135,21 @@ def test_the_cause_is_told_not_its_consequences():
     assert str(_failure(Failed({0: lost}))) == "RuntimeError: Connection closed by peer"
     full = TrialFailure("out of memory: ...", hopeless=True)
     assert _failure(Failed({0: TrialFailure("the GPU failed: NCCL"), 1: full})) is full
+
+
+def test_workers_wait_longer_for_each_other_than_one_may_wait_for_mlflow(ran, monkeypatch):
+    """The first scores alone, sends what waits, and records the end: an hour each."""
+    made = []
+
+    def trainer(worker, **options):
+        made.append(options)
+        return SimpleNamespace(fit=lambda: None)
+
+    monkeypatch.setattr("sweeps.engine.crew._trainer_class", lambda: trainer)
+    crew = Crew(b"", Resources(1, 0, 2, "train"), "/tmp/x")
+    crew._run()
+    assert crew._error is None
+    assert made[0]["torch_config"].timeout_s > 3 * PATIENCE_SECONDS
 
 
 def test_orders_need_the_secret(monkeypatch):
