@@ -156,7 +156,7 @@ def test_memory_that_runs_out_in_a_recording_is_answered(
         Blocks(tiny_corpus.dev, tiny_spec.context),
     )
     data = TrialData(tiny_corpus, *blocks, tiny_corpus.tokenizer(), None)
-    memory = SimpleNamespace(room=10**9, device_name="a made-up GPU", was_taken=False)
+    memory = SimpleNamespace(room=10**9, device_name="a made-up GPU", lost=0)
     trainer = Trainer(tiny_spec, data, World(), None, memory=memory)
     said = []
     trainer._step = RecordedStep(trainer._step, Full(trainer.optimizer, ends_well), said.append)
