@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from sweeps.engine.failures import TrialFailure
+from sweeps.engine.notices import collecting_notices
 from trainables.memory import MemoryTaken, OutOfMemory
 from trainables.spec import TrialSpec
 from trainables.trainer import RuntimeConfig, World
@@ -31,11 +32,13 @@ def run_here(
 ) -> None:
     """Run a trial and leave the process, and its GPU, to the next one.
 
+    Reports take along what was logged for the person at the command (`NOTICES`).
+
     Raises:
         TrialFailure: the GPU failed, or has not the memory.
     """
-    with memory_given_back(), failures_explained():
-        run_trial(spec, runtime, report, world)
+    with collecting_notices() as notices, memory_given_back(), failures_explained():
+        run_trial(spec, runtime, lambda metrics: report(notices.added_to(metrics)), world)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from analysis.store import PATIENCE_SECONDS
 from sweeps.engine import trial_process
 from sweeps.engine.crew import Crew, KeyValueStore, _failure, take_orders
 from sweeps.engine.failures import HOPELESS, TrialFailure
+from sweeps.engine.notices import NOTICES
 from sweeps.engine.resources import Resources
 from trainables.spec import TrialSpec
 from trainables.trainer import World
@@ -70,6 +72,9 @@ def ran(monkeypatch):
         if spec.lr == 667:
             raise RuntimeError("CUDA error: unspecified launch failure\nCompile with ...")
         for epoch in (1, 2, 3):
+            if world.rank == 0 and spec.lr == 668 and epoch > 1:
+                logging.getLogger("models.kernels.gpu").warning("%s is\nbroken", "mamba-ssm")
+                logging.getLogger("trainables.files").info("as usual")
             report({"epoch": epoch, "ended": int(epoch == 3)})
             done.append((world.rank, spec.lr, epoch))
 
@@ -125,6 +130,17 @@ def test_a_failure_is_told_in_one_line(crew, lr, hopeless):
         crew.next_report()
     assert failure.value.hopeless == hopeless
     assert "\n" not in str(failure.value)
+
+
+def test_a_warning_of_the_process_comes_with_the_next_report(crew, ran, caplog):
+    """Once for each report, in a line; a report without one, and the process's log, are as ever."""
+    for lr in (668, 0.1):
+        order(crew, lr)
+        found = [crew.next_report().get(NOTICES) for _ in range(3)]
+        said = lr == 668 and ["mamba-ssm is broken"]
+        assert found == [None, said or None, said or None]
+    assert caplog.messages == 2 * ["mamba-ssm is\nbroken"]
+    assert logging.getLogger("models").handlers == []
 
 
 def test_the_cause_is_told_not_its_consequences():
