@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from models.kernels import paths
 from models.kernels.shapes import expect
 
 CHUNK = 64  # steps, at most
@@ -78,6 +79,7 @@ def gated_delta_rule(
     if initial_state.requires_grad:
         raise ValueError("initial_state requires a gradient, but states carry none: detach it")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    paths.note("gated_delta_rule", "torch")
     with torch.autocast(q.device.type, enabled=False):
         o, state = _GatedDeltaRule.apply(q, k, v, g, beta, initial_state.to(work), scale)
     return o, state if return_state else None

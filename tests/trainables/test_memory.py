@@ -168,7 +168,9 @@ def test_memory_that_others_took_is_no_fault_of_the_micro_batch(make_trainer, mo
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(trainer, "_step", fail)
-    with pytest.raises(MemoryTaken, match=r"made-up GPU .* other processes have taken 3.0 GB") as it:
+    with pytest.raises(
+        MemoryTaken, match=r"made-up GPU .* other processes have taken 3.0 GB"
+    ) as it:
         trainer.step()
     failure = device_failure(it.value)
     assert failure is not None
