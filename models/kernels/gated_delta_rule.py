@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from models.kernels import paths
 from models.kernels.gpu import launch
 from models.kernels.shapes import expect
 
@@ -133,6 +134,7 @@ class _GatedDeltaRule(torch.autograd.Function):
 
             o, last = gpu.forward(gpu.Inputs(q, k, v, g, beta, initial_state, scale))
         else:
+            paths.note("gated_delta_rule", "torch")
             o, last = _forward(_prepare(q, k, v, g, beta, scale), initial_state)
             o, last = _time_first(o, v), last.unflatten(0, (q.shape[0], q.shape[2]))
         ctx.mark_non_differentiable(last)
