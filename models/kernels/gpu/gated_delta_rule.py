@@ -157,7 +157,7 @@ def _constants(x: Inputs, whole: bool) -> dict[str, Any]:
         "K": keys,
         "V": values,
         "X": wide if whole else min(32, wide),
-        "Y": min((32 if wide <= 128 else 16) if whole else 64, narrow),
+        "Y": min(16 if whole and wide > 128 else 32, narrow),
         "C": CHUNKS[x.v.dtype],
         "PRECISION": dot_precision(x.v.dtype),
     }
