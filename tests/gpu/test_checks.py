@@ -377,6 +377,17 @@ def test_trials_start_when_the_kernels_are_built(
     steps.stop()
 
 
+def test_a_run_that_is_stopped_has_lost_least() -> None:
+    """Trials, models, first steps; last the cases of kernels, of which there are hundreds."""
+    names = [name for name in vars(test_gpu) if name.startswith("test_")]
+    places = {name: place for place, name in enumerate(names)}
+    some = ["a_captured_step_is_a_step", "it_agrees_with_the_cpu", "the_first_step_comes_soon"]
+    found = [places[f"test_{name}"] for name in some]
+    assert found == sorted(found)
+    cases = ["a_kernel_is_its_reference", "nan_in_nan_out", "two_runs_give_the_same_bits"]
+    assert names[-len(cases) :] == [f"test_{name}" for name in cases]
+
+
 def test_what_is_compiled_alike_is_built_once() -> None:
     """All lengths of a kernel at one width are one task; of their launches few differ."""
     cases = [case for case in CASES if building.group(case) == "rms_norm dim=128"]
