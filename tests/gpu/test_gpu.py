@@ -1,11 +1,11 @@
 """Everything that a GPU can get wrong: `make test-gpu`. Skipped where there is none.
 
 The checks are functions of the device, in `kernel_agreement.py` (a module named `kernels` would
-stand in the way of the package that transformers looks for), `checks.py` and `trainer_checks.py`;
-the other tests run them on the CPU. Float32 products are exact here, without TF32: PyTorch's by its
-defaults and for cuDNN's LSTM by a switch, those of libraries' Triton by an environment variable
-that is part of its cache key. No kernel may be tuned: one configuration each is what a trial's
-quick start rests on.
+stand in the way of the package that transformers looks for), `checks.py`, `trainer_checks.py` and
+`trial_checks.py`; the other tests run them on the CPU. Float32 products are exact here, without
+TF32: PyTorch's by its defaults and for cuDNN's LSTM by a switch, those of libraries' Triton by an
+environment variable that is part of its cache key. No kernel may be tuned: one configuration each
+is what a trial's quick start rests on.
 
 A run from cold takes less than three minutes. One that is stopped has lost least: trials come
 first, then models, and last the many cases of each kernel. Meanwhile processes of their own take
@@ -25,7 +25,7 @@ import pytest
 import torch
 
 import models
-from tests.gpu import checks, kernel_agreement, trainer_checks
+from tests.gpu import checks, kernel_agreement, trainer_checks, trial_checks
 from tests.gpu.building import Builder
 from tests.gpu.first_step import Job
 from tests.gpu.kernel_cases import CASES, Case
@@ -156,6 +156,26 @@ def test_a_captured_step_drops_what_a_step_drops(tmp_path: Path) -> None:
     trainer_checks.check_graph("lstm", GPU, "fp32", tmp_path, dropout=0.2)
 
 
+def test_a_captured_step_with_a_teacher_is_a_step(tmp_path: Path) -> None:
+    trainer_checks.check_graph("transformer", GPU, "fp32", tmp_path, has_teacher=True)
+
+
+def test_a_capture_that_fails_leaves_the_steps(tmp_path: Path) -> None:
+    """To 1e-4; and the next trial of the process can be captured, dropout and all."""
+    trial_checks.check_failed_capture("transformer", GPU, tmp_path)
+
+
+@for_each_precision
+def test_milestones_change_nothing(precision: str, tmp_path: Path) -> None:
+    """Models kept, scored and validated within an epoch: captured and not, the losses are equal."""
+    trial_checks.check_milestones("lstm", GPU, precision, tmp_path)
+
+
+def test_muon_trains_as_on_the_cpu(tmp_path: Path) -> None:
+    """To 5e-3, for its products are in bf16."""
+    trial_checks.check_muon("transformer", GPU, tmp_path)
+
+
 @for_each_architecture
 def test_a_batch_in_pieces_is_a_batch(arch: str, tmp_path: Path) -> None:
     """In micro-batches, and with activations computed twice, the losses are the same to 1e-4."""
@@ -238,6 +258,18 @@ def test_scores_are_those_of_the_cpu(arch: str) -> None:
 def test_distillation_is_that_of_the_cpu(arch: str) -> None:
     """Loss to 1e-4, the student's gradients to 1e-3."""
     checks.check_distillation(arch, GPU)
+
+
+@pytest.mark.parametrize("arch", ["transformer", "hgrn2"])
+def test_finetuning_is_that_of_the_cpu(arch: str, tmp_path: Path) -> None:
+    """Losses to 1e-3, predictions but for one."""
+    trial_checks.check_finetuning(arch, GPU, tmp_path)
+
+
+@for_each_architecture
+def test_minimal_pairs_are_scored_in_seconds(arch: str, tmp_path: Path) -> None:
+    seconds = trial_checks.check_pass(arch, GPU, tmp_path)
+    print(f"\n{arch}: {trial_checks.PAIRS:,} minimal pairs scored in {seconds:.1f} s")
 
 
 # ---- trials that start together, in processes of their own
