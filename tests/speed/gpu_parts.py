@@ -62,7 +62,7 @@ class Part:
     device: str = "cuda"
     steps: int = 0
     rounds: int = 5
-    turn_seconds: float = 0.6
+    turn_seconds: float = 0.3
     batch: int = 0
     peers: str = "also"
     cache: str = ""

@@ -134,6 +134,11 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
     if problems:
         texts = [(row["part"], row["problem"]) for row in problems]
         grids.append(Grid("Parts that did not end", ("target", "note"), texts))
+    left_out = [row for row in rows if row["what"] == "not measured"]
+    if left_out:
+        texts = [(row["part"], row["reason"]) for row in left_out]
+        title = "Not measured, because the time was up"
+        grids.append(Grid(title, ("target", "note"), texts))
     grids.append(_targets(verdicts(rows)))
     return grids
 

@@ -83,7 +83,23 @@ def test_ours_alone() -> None:
     assert row["mfu"] is None  # of a CPU no peak is known
 
 
-@pytest.mark.parametrize("arch", ["hgrn2", "mamba", "xlstm"])
+@pytest.mark.slow  # a process that imports fla, which takes model types over
+@pytest.mark.parametrize("arch", gpu_peers.FLA_MODELS)
+def test_flas_models_take_our_weights(arch: str) -> None:
+    """Strictly, and with all that fla can fuse."""
+    code = f"""
+import models
+from tests.speed.gpu_peers import build_fla
+ours = models.build_model(models.build_config({arch!r}, "mini", vocab_size=64, context=8))
+peer = build_fla({arch!r}, ours.config)
+peer.load_state_dict(ours.state_dict())
+assert peer.config.fuse_norm and peer.config.fuse_swiglu
+assert type(peer).__module__.startswith("fla."), type(peer)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=gpu_parts.ROOT, check=True)
+
+
+@pytest.mark.parametrize("arch", ["hgrn2", "mamba", "xlstm", "gated_deltanet"])
 def test_peers_that_need_a_gpu_say_so(arch: str) -> None:
     for make in gpu_peers.peers_of(arch).values():
         with pytest.raises(gpu_peers.Unavailable, match="need a GPU"):
@@ -222,15 +238,20 @@ def arguments(**changes: Any) -> gpu_speed.Args:
 
 
 def test_what_the_targets_are_about_comes_first(tmp_path: Path) -> None:
-    names = [part.name for part in gpu_speed.plan(arguments(), tmp_path)]
-    assert names[:2] == ["cold base", "steps base transformer"]
-    assert names[6:10] == [
-        *("slstm base", "distill base transformer"),
-        *("together mini transformer", "cold paper+small"),
+    parts = gpu_speed.plan(arguments(), tmp_path)
+    names = [part.name for part in parts]
+    assert names[:3] == ["cold base", "steps base transformer", "steps base lstm"]
+    assert names[6:11] == [
+        *("slstm base", "distill base transformer", "together mini transformer"),
+        *("steps base gated_deltanet", "cold paper+small"),
     ]
-    assert names[10:] == 2 * [
+    others = [
         f"steps {size} {arch}" for size in ("paper", "small") for arch in gpu_speed.ARCHITECTURES
     ]
+    assert names[11:] == [*others, "steps base gated_deltanet", *others]
+    peers = [part.peers for part in parts if part.kind == "steps"]
+    count = len(others) + 1
+    assert peers == 5 * ["also"] + count * ["none"] + count * ["only"]
     few = gpu_speed.plan(arguments(parts=("steps",), sizes=("small",), archs=("lstm",)), tmp_path)
     assert [part.name for part in few] == ["steps small lstm"]
 
@@ -258,7 +279,40 @@ def test_the_time_is_limited(monkeypatch: pytest.MonkeyPatch, quiet: Console) ->
     rows = gpu_speed.Rows(None)
     args = arguments(parts=("steps",), sizes=("base",), archs=("lstm", "xlstm"), limit=0.0)
     gpu_speed.measure(args, rows, quiet)
-    assert {row["problem"] for row in rows.rows} == {"not begun: the time was up"}
+    assert {(row["what"], row["reason"]) for row in rows.rows} == {("not measured", "not begun")}
+
+
+def test_what_the_time_did_not_reach_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A part that is stopped because all time is up, and one that is not begun: they are named, and
+    the status is 0. One that reaches its own limit has failed."""
+
+    class Slow(Fake):
+        def results(self, limit: float) -> Any:
+            time.sleep(limit)
+            yield {"what": "slstm", "direction": "forward", "microseconds": 9.0}
+            raise gpu_speed.Late("stopped")
+
+    monkeypatch.setattr(gpu_speed, "Process", Slow)
+    monkeypatch.setattr(Fake, "started", [])
+    few = ["--parts", "slstm", "distill", "--device", "cpu", "--limit", "2"]
+    markdown = tmp_path / "tables.md"
+    assert gpu_speed.main([*few, "--markdown", str(markdown)]) == 0
+    assert "Not complete: 2 parts were not measured." in capsys.readouterr().out
+    text = markdown.read_text()
+    assert "| slstm base | not ended |" in text
+    assert "| distill base transformer | not begun |" in text
+    monkeypatch.setattr(gpu_speed, "LIMITS", {"slstm": 0.1, "distill": 0.1})
+    assert gpu_speed.main(few) == 1
+    assert "Not complete" not in capsys.readouterr().out
+
+
+def test_every_architecture_is_measured() -> None:
+    """And has a peer; the study's have targets beside theirs."""
+    assert set(gpu_speed.ARCHITECTURES) == set(models.architectures())
+    assert all(gpu_peers.peers_of(arch) for arch in gpu_speed.ARCHITECTURES)
+    assert gpu_report.AGAINST_PEER.keys() < set(gpu_speed.ARCHITECTURES)
 
 
 def test_a_signal_leaves_what_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
