@@ -111,9 +111,9 @@ def _of_kernels_and_trials(rows: Sequence[Row]) -> list[Verdict]:
     for row in _all(rows, "distill") or [{}]:
         target = " ".join(filter(None, (row.get("arch"), "step with a teacher / without")))
         found.append(Verdict(target, row.get("ratio"), DISTILLATION, True, _remark(row)))
-    row = next(iter(_all(rows, "together")), {})
-    target = "four mini trials at once / one after the other"
-    found.append(Verdict(target, row.get("ratio"), TOGETHER, True, _remark(row)))
+    for row in _all(rows, "together") or [{}]:
+        target = "four mini trials at once / one after the other" + ", MPS" * row.get("mps", False)
+        found.append(Verdict(target, row.get("ratio"), TOGETHER, True, _remark(row)))
     return found
 
 

@@ -372,6 +372,7 @@ ROWS: list[Row] = [
     {"what": "slstm", "direction": "forward", "microseconds": 12.5},
     {"what": "distill", "size": "base", "arch": "lstm", "ratio": 1.4},
     {"what": "together", "size": "mini", "arch": "lstm", "ratio": 0.41},
+    {"what": "together", "size": "mini", "arch": "lstm", "mps": True, "ratio": 0.39},
     {"what": "sweep", "seconds": 300.0, "scored": 10},
 ]
 
@@ -394,6 +395,7 @@ def test_every_target_is_met_missed_or_not_measured() -> None:
         "sLSTM, us a step backward": "not measured",
         "lstm step with a teacher / without": "met",
         "four mini trials at once / one after the other": "missed",
+        "four mini trials at once / one after the other, MPS": "met",
         "sweep of all architectures at small, s": "met",
     }
     on_cpu = [{**ROWS[0], "device": "cpu"}, *ROWS[1:]]
