@@ -10,7 +10,8 @@ slstm     Microseconds of a step of the sLSTM's recurrence.
 distill   A step with a teacher against one without.
 together  Four mini trials at once on the GPU against one after the other; and once more with
           NVIDIA's MPS, where it can be started.
-sweep     With --sweep alone: a sweep of all architectures from the command line to its end.
+sweep     With --sweep alone: a sweep of all architectures from the command line to its end, the
+          seconds to the first step of each, and what a dry run foretold.
 
 Every part has a process of its own under a time limit, and one at a time uses the GPU; the next one
 imports meanwhile. What the targets are about comes first, then ours at the other sizes, and the
@@ -329,9 +330,8 @@ def measure_sweep(args: Args, rows: Rows, console: Console) -> None:
     from tests.speed.gpu_sweep import run_sweep
 
     try:
-        rows.add(
-            {"part": "sweep", **run_sweep(args.words, args.device, SWEEP_LIMIT, console.print)}
-        )
+        for row in run_sweep(args.words, args.device, SWEEP_LIMIT, console.print):
+            rows.add({"part": "sweep", **row})
     except RuntimeError as error:
         rows.add({"what": "sweep", "part": "sweep", "problem": str(error).splitlines()[-1]})
         console.print(str(error), style="yellow", markup=False)
