@@ -266,9 +266,15 @@ def test_finetuning_is_that_of_the_cpu(arch: str, tmp_path: Path) -> None:
     trial_checks.check_finetuning(arch, GPU, tmp_path)
 
 
+@pytest.fixture(scope="module")
+def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for those that the first pass writes."""
+    return tmp_path_factory.mktemp("benchmarks")
+
+
 @for_each_architecture
-def test_minimal_pairs_are_scored_in_seconds(arch: str, tmp_path: Path) -> None:
-    seconds = trial_checks.check_pass(arch, GPU, tmp_path)
+def test_minimal_pairs_are_scored_in_seconds(arch: str, benchmarks: Path) -> None:
+    seconds = trial_checks.check_pass(arch, GPU, benchmarks)
     print(f"\n{arch}: {trial_checks.PAIRS:,} minimal pairs scored in {seconds:.1f} s")
 
 
