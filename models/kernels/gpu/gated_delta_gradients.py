@@ -20,10 +20,9 @@ def gradients(
     chunk = tl.program_id(0).to(tl.int64)
     _, _, start, here = place(chunk, time, heads, C)
     step, other = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
-    log = gates(g, start, heads, here, C)
     strength = strengths(beta, start, heads, here, C)
     opening, closing, kept = ends(fades, chunk, C)
-    decay = pair_decays(log, C)
+    decay = pair_decays(gates(g, start, heads, here, C), C)
     dscores, dsystem, dstrength = _through_values(
         v, do, updates, drights, start, heads, here, V, Y, C, PRECISION
     )
@@ -37,13 +36,12 @@ def gradients(
     # Of the logarithm of what is left at a step of another.
     dlogs = dscores * tl.load(scores + matrix(chunk, C)).to(tl.float32)
     dlogs = tl.where(step > other, dlogs - inside * strength[:, None], 0.0)
-    # A gate lies between all steps before it and all from its own on.
-    dlog = tl.sum(tl.where(step >= other, tl.cumsum(dlogs, 1) - dlogs, 0.0), 0)
+    dlog = _of_pairs(dlogs, C)
+    dlog = _of_pairs(dlogs, C)
     dscores = (dscores * decay * scale).to(q.dtype.element_ty)
     dsystem *= strength[:, None]
     both = (dsystem + tl.trans(dsystem)).to(q.dtype.element_ty)
-    dopening = tl.zeros((C,), tl.float32)  # of the logarithms
-    dclosing = tl.zeros((C,), tl.float32)
+    dopening, dclosing = tl.zeros((C,), tl.float32), tl.zeros((C,), tl.float32)
     dkept = tl.zeros((X,), tl.float32)
     for begin in range(0, K, X):
         x = begin + tl.arange(0, X)
@@ -65,17 +63,28 @@ def gradients(
         written -= strength[:, None] * held
         written = tl.dot(tl.trans(dscores), query, written, input_precision=PRECISION)
         written -= tl.dot(both, key, input_precision=PRECISION)
-        at = start * K + step * heads * K + x[None, :]
-        within = here & (x[None, :] < K)
+        at, within = start * K + step * heads * K + x[None, :], here & (x[None, :] < K)
         tl.store(dq + at, asked, mask=within)
         tl.store(dk + at, written, mask=within)
-    dlog += tl.sum(tl.where(step >= other, dopening[:, None], 0.0), 0)
-    dlog += tl.sum(tl.where(step < other, dclosing[:, None], 0.0), 0)
     dlog += tl.sum(dkept, 0) * kept
-    row = tl.arange(0, C) * heads
-    there = tl.reshape(here, (C,))
-    tl.store(dg + start + row, dlog, mask=there)
-    tl.store(dbeta + start + row, dstrength, mask=there)
+    row, there = start + tl.arange(0, C) * heads, tl.reshape(here, (C,))
+    tl.store(dg + row, dlog + _of_ends(dopening, dclosing, C), mask=there)
+    tl.store(dbeta + row, dstrength, mask=there)
+
+
+@triton.jit
+def _of_pairs(dlogs, C: tl.constexpr) -> tl.tensor:
+    """Gradients of a chunk's gates (C,), in logarithms, from those of what is left at step t of
+    step s (C, C): a gate lies between all steps before it and all from its own on."""
+    t, s = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
+    return tl.sum(tl.where(t >= s, tl.cumsum(dlogs, 1) - dlogs, 0.0), 0)
+
+
+@triton.jit
+def _of_ends(dopening, dclosing, C: tl.constexpr) -> tl.tensor:
+    """The same (C,) from those of what is left at a step of the state before, and behind of it."""
+    t, s = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
+    return tl.sum(tl.where(t >= s, dopening[:, None], dclosing[:, None]), 0)
 
 
 @triton.jit
