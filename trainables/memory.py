@@ -9,10 +9,8 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedModel
 
+from trainables.device import share_of_memory
 from trainables.step import has_dropout
-
-_CONTEXT = 640 * 2**20
-"""Bytes set aside for what CUDA takes in each process besides tensors: context and kernels."""
 
 
 class OutOfMemory(RuntimeError):
@@ -50,9 +48,8 @@ class CudaMemory:
     def __init__(self, gpus: float) -> None:
         free, total = torch.cuda.mem_get_info()
         mine = torch.cuda.memory_reserved()
-        share = min(1.0, gpus or 1.0) * total - _CONTEXT
         # What other programs hold now is not there to be had, even by a trial that is alone.
-        self.room = max(1, int(min(share, free + mine)))
+        self.room = max(1, min(share_of_memory(total, gpus), free + mine))
         self.device_name = torch.cuda.get_device_name()
         self._fraction = min(1.0, self.room / total)
 

@@ -248,7 +248,7 @@ class _StepTimer:
         self.plan, self._console = plan, console
         self._device = pick_device(plan.resources.gpus)
         self._found: dict[TrialSpec, float | None] = {}
-        set_up_device(plan.resources.cpus, self._device)
+        set_up_device(plan.resources.cpus, self._device, gpus=plan.resources.gpus)
 
     def __call__(self, part: str, spec: TrialSpec) -> float | None:
         """Seconds of one optimizer step of a trial, or None if it does not fit the GPU."""

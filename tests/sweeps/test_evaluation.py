@@ -24,6 +24,8 @@ from analysis.benchmarks import load_suite
 from analysis.command_line import parse
 from analysis.errors import EXIT_FAILED, without_secrets
 from sweeps.arguments import EvaluateArgs
+from sweeps.engine.scoring import workers
+from sweeps.engine.scoring.workers import Scoring
 from sweeps.engine.watch import RayDied
 from sweeps.evaluate import run_evaluation
 from sweeps.plans import evaluate as planning
@@ -470,6 +472,19 @@ def test_a_folder_without_a_tokenizer_is_refused(checkpoint, data, tmp_path, cap
         file.unlink()
     assert run_evaluation(arguments(folder, data, tmp_path, "--tasks", "blimp")) == 2
     assert "no tokenizer in" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_worker_keeps_to_its_share_of_the_gpu(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As whoever scores in this process; on the CPU there is none."""
+    told = []
+    monkeypatch.setattr(workers, "pick_device", lambda gpus: torch.device("cpu"))
+    monkeypatch.setattr(
+        workers, "set_up_device", lambda threads, device, *, gpus: told.append((threads, gpus))
+    )
+    Scoring(str(checkpoint), cpus=2, gpus=0.25).load()
+    assert told == [(2, 0.25)]
 
 
 @pytest.mark.slow

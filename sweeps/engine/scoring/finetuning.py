@@ -174,6 +174,7 @@ def task_trial(config: dict[str, Any], job: FinetuningJob) -> None:
                 job.storage,
                 device=pick_device(job.gpus),
                 threads=job.cpus,
+                gpus=job.gpus,
                 report=lambda epoch: tune.report(dataclasses.asdict(epoch)),
             )
     except (ValueError, TrialFailure) as error:

@@ -55,7 +55,7 @@ class Scoring:
         the precision that they are reported with.
         """
         device = pick_device(self.gpus)
-        set_up_device(self.cpus, device)
+        set_up_device(self.cpus, device, gpus=self.gpus)
         bring_model(Path(self.model))
         model: Any = models.load(self.model)
         return model.float().to(device)
