@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from statistics import fmean
 
 import torch
@@ -22,6 +21,7 @@ from sweeps.arguments import TrainingArgs
 from sweeps.engine.progress import format_seconds
 from sweeps.engine.tuning import local_gpus
 from sweeps.plans.common import SweepPlan
+from sweeps.plans.spaces import variants
 from sweeps.plans.tracks import show_rules
 from trainables.corpus import Blocks
 from trainables.device import pick_device, set_up_device
@@ -90,7 +90,8 @@ def _cost(
 ) -> Cost:
     params, non_embedding, flops_per_token = _model_counts(plan, part)
     trials = plan.plans[part].remaining()
-    kinds = _kinds_of_step(plan, part)
+    # As far as it is known that they are tried.
+    kinds = variants(plan.bases[part], plan.plans[part].values, _COSTLY)
     shared = plan.shared_steps.get(part, 0)
     steps = [steps_per_epoch(s, plan.num_blocks) * s.epochs - shared for s in kinds]
     flops = [flops_per_token * spec.batch_size * spec.context for spec in kinds]
@@ -113,14 +114,6 @@ def _cost(
         seconds,
         mfu,
     )
-
-
-def _kinds_of_step(plan: SweepPlan, part: str) -> list[TrialSpec]:
-    """The part's base with each combination of the values on which a step's time or memory depends,
-    as far as it is known that they are tried."""
-    base, values = plan.bases[part], plan.plans[part].values
-    given = [values.get(name) or [getattr(base, name)] for name in _COSTLY]
-    return [base.replace(**dict(zip(_COSTLY, each, strict=True))) for each in product(*given)]
 
 
 def _mean_product(left: Sequence[float], right: Sequence[float]) -> float:

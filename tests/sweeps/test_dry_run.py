@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 
 import torch
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from sweeps.engine.tuning import Resources
 from sweeps.plans import dry_run
+from sweeps.plans.common import SweepPlan
 from sweeps.plans.dry_run import Cost
 from tests.trainables.test_spec import SPEC
 
@@ -100,6 +102,21 @@ def test_every_batch_size_and_optimizer_is_measured(monkeypatch):
     assert cost.seconds == 4 * (16 * 1.0 + 16 * 2.0 + 8 * 3.0 + 8 * 4.0) / 4
     assert "1.000, 2.000, 3.000, 4.000" in printed([cost])
     assert dry_run._cost(made, "part", 2, lambda *_: None).seconds is None
+
+
+def test_kernels_are_those_of_every_kind_of_trial():
+    """Of each part every batch size, with and without dropout where its values or its range say so,
+    and of a range both ends; not of what changes no kernel."""
+    bases = {"lstm": SPEC.replace(arch="lstm"), "mamba": SPEC.replace(arch="mamba")}
+    asked = {"lr": (1e-3, 1e-2), "dropout": (0.0, 0.2), "batch_size": (4, 8)}
+    corpus = SimpleNamespace(vocab_size=300)
+    made = SimpleNamespace(bases=bases, asked=asked, corpus=corpus, micro_batch=None, teachers=())
+    works = SweepPlan.works.fget(made)
+    found = {(w.spec.arch, w.spec.batch_size, w.spec.dropout, w.vocab_size) for w in works}
+    expected = product(("lstm", "mamba"), (4, 8), (0.0, 0.2), (300,))
+    assert (found, len(works)) == ({*expected}, 8)
+    made.asked = {"lr": (1e-3, 1e-2)}
+    assert [work.spec for work in SweepPlan.works.fget(made)] == [*bases.values()]
 
 
 def test_trials_that_share_a_gpu_may_slow_each_other():

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD_TWICE = """
 import json, sys
 from trainables.kernel_cache import build_kernels
+from trainables.launches import TrialWork
 from trainables.spec import TrialSpec
 
 if __name__ == "__main__":
@@ -23,7 +24,7 @@ if __name__ == "__main__":
     )
     said = []
     first, again, other = (
-        build_kernels([s], 300, None, said.append, capability=(9, 0))
+        build_kernels([TrialWork(s, 300)], said.append, capability=(9, 0))
         for s in (spec, spec.replace(lr=3e-3, seed=1), spec.replace(precision="bf16"))
     )
     json.dump({"said": said, "first": first, "again": again, "other": other}, sys.stdout)

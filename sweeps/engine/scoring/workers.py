@@ -24,6 +24,7 @@ from sweeps.engine.progress import LINE_SECONDS
 from sweeps.engine.resources import count_shares
 from trainables.checkpoint import bring_model
 from trainables.device import pick_device, set_up_device
+from trainables.launches import ScoringWork
 
 CHUNKS_PER_WORKER = 8
 """Parts that each worker gets on average: enough for all to end at about the same time."""
@@ -47,6 +48,12 @@ class Scoring:
     gpus: float = 0.0
     precision: str = "fp32"
     token_budget: int | None = None
+
+    @property
+    def works(self) -> list[ScoringWork]:
+        """What is done on a GPU with kernels of this project; nothing with models of others."""
+        config = models.load_config(self.model)
+        return [ScoringWork(config, self.precision)] if models.is_own(config) else []
 
     def load(self) -> PreTrainedModel:
         """The model on its device, with this process set up for it.
