@@ -34,6 +34,7 @@ from trainables.corpus import Blocks, Corpus, mini_benchmark, prepare_corpus
 from trainables.device import default_precision
 from trainables.kept import put_folder
 from trainables.launches import KERNEL_AXES, TrialWork
+from trainables.milestones import steps_between
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 from trainables.trainer import MicroBatch, RuntimeConfig, steps_per_epoch
@@ -145,6 +146,10 @@ class SweepPlan:
         kinds = [kind for b in self.bases.values() for kind in variants(b, self.asked, KERNEL_AXES)]
         vocab_size = self.corpus.vocab_size
         return [TrialWork(kind, vocab_size, self.micro_batch, self.teachers) for kind in kinds]
+
+    def validations(self, spec: TrialSpec, total_steps: int) -> list[int]:
+        """The steps of a trial after which it is validated and scored besides after its epochs."""
+        return steps_between(spec, self.corpus, self.milestones, total_steps)
 
     @property
     def stop_file(self) -> Path:

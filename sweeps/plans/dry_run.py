@@ -27,7 +27,7 @@ from trainables.corpus import Blocks
 from trainables.device import pick_device, set_up_device
 from trainables.machine_limits import free_memory, usable_cpus
 from trainables.memory import OutOfMemory, memory_of
-from trainables.milestones import milestone_step
+from trainables.milestones import steps_between
 from trainables.peaks import dense_bf16_peak
 from trainables.spec import TrialSpec
 from trainables.step_time import step_seconds
@@ -154,11 +154,8 @@ def _scorings(plan: SweepPlan) -> str:
     if not plan.benchmarks:
         return "none"
     base = max(plan.bases.values(), key=lambda base: base.epochs)
-    steps = steps_per_epoch(base, plan.num_blocks)
-    reached = [
-        milestone_step(base, plan.corpus, words, steps * base.epochs) for words in plan.milestones
-    ]
-    between = len({step for step in reached if step % steps})  # at an epoch's end nothing is added
+    total_steps = steps_per_epoch(base, plan.num_blocks) * base.epochs
+    between = len(steps_between(base, plan.corpus, plan.milestones, total_steps))
     after = count(base.epochs, "epoch") + (f" and {count(between, 'milestone')}" * (between > 0))
     return f"{count(plan.num_items, 'item')}, scored after {after} of a trial"
 

@@ -189,7 +189,9 @@ def _train(
     console: Console,
 ) -> None:
     """Run the plan's trials to their ends, with progress and records."""
-    display = ProgressDisplay(tracker, contact, plan.folder, search, slots, console)
+    display = ProgressDisplay(
+        tracker, contact, plan.folder, search, slots, console, plan.validations
+    )
     bookkeeper = Bookkeeper(plan, tracker, contact, console)
     stopping = stopping_at_checkpoints(plan.stop_file, display.running, console)
     with contextlib.closing(display), stopping:
