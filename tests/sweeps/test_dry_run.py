@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 from rich.console import Console
 
@@ -119,14 +121,69 @@ def test_kernels_are_those_of_every_kind_of_trial():
     assert [work.spec for work in SweepPlan.works.fget(made)] == [*bases.values()]
 
 
-def test_trials_that_share_a_gpu_may_slow_each_other():
-    """The time is between that of trials which do not and of trials one after the other."""
+def test_what_the_time_does_not_hold_is_said():
+    """On a GPU the kernels, with several workers their exchange; and how many trials shared one."""
     text = dry_run._total(plan(0.25), [COST], at_once=4)
-    assert "About 1:00:00 of training" in text
-    assert "4:00:00 at most" in text
+    assert text.startswith(
+        "About 1:00:00 of training, measured with 4 trials on a GPU (evaluation, "
+    )
     assert "building of kernels" in text
-    assert "at most" not in dry_run._total(plan(1), [COST], at_once=4)
-    assert "at most" not in dry_run._total(plan(0), [COST], at_once=4)
+    assert "measured" not in dry_run._total(plan(1), [COST], at_once=4)
+    alone = dry_run._total(plan(0), [COST], at_once=4)
+    assert "(evaluation and points beyond the grid not counted)" in alone
+    two = SimpleNamespace(resources=Resources(1, 1, 2, "train"))
+    assert "the exchange of gradients between workers" in dry_run._total(two, [COST], at_once=1)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "at_once", "expected"),
+    [(0.25, 1, 4, 4), (0.25, 1, 8, 4), (0.3, 1, 8, 3), (0.25, 1, 2, 2), (0.5, 2, 1, 2)]
+    + [(1, 1, 4, 1), (2, 1, 2, 1), (0, 1, 4, 1)],
+)
+def test_a_step_is_measured_beside_those_that_will_share_its_gpu(
+    gpus, workers, at_once, expected, monkeypatch
+):
+    """As many processes as there will be on one GPU, each with its share; alone in this one."""
+    asked = []
+
+    class Processes:
+        def __init__(self, number):
+            self.number = number
+            self.is_closed = False
+
+        def seconds(self, setting):
+            asked.append((self.number, setting.gpus, setting.threads, setting.spec.batch_size))
+            return 0.5
+
+        def close(self):
+            self.is_closed = True
+
+    def alone(setting):
+        asked.append((1, setting.gpus, setting.threads, setting.spec.batch_size))
+        return setting
+
+    monkeypatch.setattr(dry_run, "SideBySide", Processes)
+    monkeypatch.setattr(dry_run.StepSetting, "trainer", alone)
+    monkeypatch.setattr(dry_run, "step_seconds", lambda trainer: 0.5)
+    made = SimpleNamespace(resources=Resources(3, gpus, workers, "auto"), teachers=())
+    made.corpus, made.micro_batch = SimpleNamespace(directory=Path("corpus")), "auto"
+    with dry_run._StepTimer(made, at_once, Console()) as timer:
+        assert timer("part", SPEC.replace(batch_size=4)) == 0.5
+    assert asked == [(expected, gpus, 3, 4 // workers)]
+    assert timer._processes.is_closed
+
+
+def test_the_share_of_the_peak_is_that_of_all_on_the_gpu(monkeypatch):
+    """Four trials side by side reach four times what the step of one does."""
+    grid = SimpleNamespace(values={}, remaining=lambda: 4)
+    found = {}
+    for share in (1, 0.25):
+        made = SimpleNamespace(bases={"part": SPEC}, plans={"part": grid}, shared_steps={})
+        made.num_blocks, made.resources = 64, Resources(1, share, 1, "inline")
+        monkeypatch.setattr(dry_run, "_model_counts", lambda *_: (1, 1, 1e9))
+        monkeypatch.setattr(dry_run, "_peak", lambda *_: 1e15)
+        found[share] = dry_run._cost(made, "part", 4, lambda *_: 2.0).mfu
+    assert found[0.25] == pytest.approx(4 * found[1])
 
 
 def test_the_peak_is_that_of_all_workers_in_bf16(monkeypatch):
