@@ -100,7 +100,7 @@ def _record_all(works: Iterable[Work], progress: Say) -> list[Launch]:
     launches: dict[Launch, None] = {}
     for work in works:
         progress(f"Listing the kernels of {work.title}")
-        launches |= dict.fromkeys(launches_of(work))
+        launches |= dict.fromkeys(launch.kernel for launch in launches_of(work))
     return list(launches)
 
 

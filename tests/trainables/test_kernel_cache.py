@@ -52,3 +52,34 @@ def test_kernels_are_built_once(tmp_path: Path) -> None:
     assert result["again"] == "all kernels were built before"
     assert "kernels built" in result["other"]
     assert len(list(cache.glob("*/*.cubin"))) >= built
+
+
+BUILD_REPRESENTATIVES = """
+import models
+from models.kernels.gpu.build import build, compiling_for
+from trainables.kernel_cache import cache_folder
+from trainables.launches import ScoringWork, launches_of
+
+config = models.build_config("mamba", "mini", vocab_size=300, context=64)
+launches = launches_of(ScoringWork(config, "fp32"))
+for some in ({launch.kernel for launch in launches}, launches):
+    with compiling_for(90):
+        for launch in some:
+            build(launch)
+    print(len(some), len([*cache_folder().glob("*/*.cubin")]))
+"""
+
+
+@pytest.mark.slow
+def test_launches_find_the_kernel_that_stands_for_them(tmp_path: Path) -> None:
+    """When one of each kind was built, Triton has nothing to compile for all the others."""
+    variables = {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD_REPRESENTATIVES],
+        env={**os.environ, **variables, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    first, second = (tuple(map(int, line.split())) for line in done.stdout.splitlines())
+    assert first[0] < second[0]
+    assert 0 < first[1] == second[1]

@@ -6,10 +6,12 @@ import dataclasses
 from typing import Any
 
 import pytest
+import torch
 
 import models
 from analysis.benchmarks import glue
 from analysis.schema.axes import AXES
+from models.kernels.gpu.launch import Launch
 from tests.architectures import FACTS
 from trainables.launches import (
     KERNEL_AXES,
@@ -73,6 +75,19 @@ def test_what_launches_the_same_is_one_work() -> None:
     others = {"settings": shorter, "config": config_of("mamba"), "precision": "fp32"}
     for name, value in others.items():
         assert dataclasses.replace(tuned, **{name: value}).key != tuned.key
+
+
+def test_what_is_compiled_the_same_is_one_kernel() -> None:
+    """Triton tells 1, multiples of 16 and numbers of 64 bits from others, and types."""
+
+    def kernel(*arguments: Any) -> Launch:
+        return Launch("module", "name", arguments, (), 4, 2).kernel
+
+    assert kernel(17, 0.5, None, torch.float32) == kernel(31, 2.5, None, torch.float32)
+    assert kernel(32) == kernel(0) == kernel(48)
+    assert kernel(2**31) == kernel(2**31 + 16)
+    others = [1, 15, 16, 2**31, 2**31 + 1, 0.5, None, torch.float32, torch.bfloat16]
+    assert len({kernel(each) for each in others}) == len(others)
 
 
 def test_models_of_others_are_told_apart() -> None:
