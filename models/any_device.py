@@ -78,5 +78,6 @@ class FusedRMSNorm:
 
     def forward(self, hidden_states: Tensor) -> Any:
         if paths.uses_library("rms_norm", hidden_states.device.type):
+            paths.note("rms_norm", "library")
             return super().forward(hidden_states)  # type: ignore[misc]
         return norm(hidden_states, self.weight, self.variance_epsilon)

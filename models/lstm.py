@@ -18,6 +18,7 @@ from models.causal_lm import (
     RecurrentModel,
     RecurrentPreTrainedModel,
 )
+from models.kernels import paths
 from models.registry import Architecture, ParamCount, TextShape, register
 
 _CUDNN_BF16 = 91_300  # version of cuDNN whose LSTM knows bf16
@@ -84,6 +85,7 @@ class LSTMLayer(GradientCheckpointingLayer):
         keep_state: bool,
     ) -> tuple[Tensor, LayerState | None]:
         """A layer as `RecurrentModel` wants it; state: output and cell (batch, hidden_size)."""
+        paths.note("lstm", "torch")
         hidden = self.dropout(hidden)
         past = None if state is None else tuple(x[None].to(hidden.dtype) for x in state)
         if lengths is None or not keep_state:  # padding lies behind the text and harms nobody

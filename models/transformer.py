@@ -61,6 +61,7 @@ class AnyDeviceMLP(library.LlamaMLP):
         """x (batch, time, dim) -> the same shape."""
         is_silu = self.config.hidden_act in ("silu", "swish")
         if not is_silu or paths.uses_library("swiglu", x.device.type):
+            paths.note("swiglu", "library")
             return super().forward(x)
         weights = plain_weights(self.gate_proj, self.up_proj)
         if weights is None:
@@ -86,6 +87,8 @@ class AnyDeviceAttention(library.LlamaAttention):
         if attention_mask is not None and attention_mask.numel() == 0:
             attention_mask = None
         if not self._is_plain(hidden_states, attention_mask, past_key_values, kwargs):
+            paths.note("causal_attention", "library")
+            paths.note("rotary", "library")
             return super().forward(
                 hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
             )

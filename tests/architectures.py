@@ -133,7 +133,10 @@ FACTS = {
     ),
     "gated_deltanet": Facts(
         cpp={"rms_norm", "depthwise_conv"},
-        triton={"rms_norm", "swiglu", "depthwise_conv"},
+        triton={
+            *("rms_norm", "swiglu", "depthwise_conv"),
+            *("gated_delta_rule", "gated_delta_gradients"),
+        },
         mini={"intermediate_size": 128},
         recurrences=_gated_deltanet,
     ),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-_CONTEXT = 640 * 2**20
-"""Bytes set aside for what CUDA takes in each process besides tensors: context and kernels."""
+CONTEXT = 2**30
+"""Bytes set aside for what CUDA takes in each process besides tensors: the context, kernels as they
+are loaded, cuBLAS's and cuDNN's workspaces, graphs that are ready to launch."""
 BF16_MIN_WIDTH = 256
 """Below this hidden size bf16 autocast gains nothing on a CPU: casts cost what products save."""
 
@@ -31,7 +32,7 @@ def default_precision(gpus: float, width: int) -> str:
 def share_of_memory(total: int, gpus: float) -> int:
     """Bytes of a GPU's that tensors of a process may take which was given `gpus` GPUs; more than 1,
     and 0, count as 1."""
-    return max(1, int(min(1.0, gpus or 1.0) * total) - _CONTEXT)
+    return max(1, int(min(1.0, gpus or 1.0) * total) - CONTEXT)
 
 
 def set_up_device(threads: int, device: torch.device | None = None, *, gpus: float = 1.0) -> None:

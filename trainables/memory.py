@@ -9,12 +9,16 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedModel
 
-from trainables.device import share_of_memory
+from trainables.device import CONTEXT, share_of_memory
 from trainables.step import has_dropout
 
 
 class OutOfMemory(RuntimeError):
     """A trial does not fit its share of the GPU; the message says what would."""
+
+
+class MemoryTaken(RuntimeError):
+    """A trial had less memory than its share of the GPU: another process took it meanwhile."""
 
 
 class Memory(Protocol):
@@ -27,6 +31,10 @@ class Memory(Protocol):
 
     room: int
     device_name: str
+
+    @property
+    def lost(self) -> int:
+        """Bytes of the room that other processes have taken since."""
 
     def peak(self, work: Callable[[], object]) -> int | None:
         """Do the work and measure the most bytes held, with those held before; None if too many."""
@@ -56,6 +64,12 @@ class CudaMemory:
     def limit(self) -> None:
         """Keep this process to its room: beyond it there is an error here, and none next door."""
         torch.cuda.set_per_process_memory_fraction(self._fraction)
+
+    @property
+    def lost(self) -> int:
+        free, _ = torch.cuda.mem_get_info()
+        # What this process itself holds besides tensors may have grown by what is set aside.
+        return max(0, self.room - free - torch.cuda.memory_reserved() - CONTEXT)
 
     def peak(self, work: Callable[[], object]) -> int | None:
         self.tidy()
@@ -120,6 +134,14 @@ def too_large(size: int, fitting: int, memory: Memory) -> OutOfMemory:
     return OutOfMemory(
         f"not even one sequence fits {where}: use more of the GPU (--gpus-per-trial), a smaller "
         "--size, or a shorter --context"
+    )
+
+
+def taken(lost: int, memory: Memory) -> MemoryTaken:
+    """The error of a step that ran out of memory below the limit of its trial."""
+    return MemoryTaken(
+        f"of the {in_gigabytes(memory.room)} of {memory.device_name} that the trial may use other "
+        f"processes have taken {in_gigabytes(lost)}"
     )
 
 

@@ -21,13 +21,19 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def provenance(device: torch.device, threads: int) -> dict[str, str]:
-    """`hardware`, `software`, `arithmetic` and `kernels` in words, as parameters of a run."""
+    """`hardware`, `software` and `arithmetic` in words, as parameters of a run."""
     return {
         "hardware": hardware(device, threads),
         "software": software(device),
         "arithmetic": arithmetic(device),
-        "kernels": f"{paths.VARIABLE}={paths.override()}: {paths.in_words(device.type)}",
     }
+
+
+def kernels() -> str:
+    """What was wanted of kernels and which paths those of the trial took so far, as a parameter of
+    its run, once it has trained and validated; "" before."""
+    taken = paths.taken_in_words()
+    return taken and f"{paths.VARIABLE}={paths.override()}: {taken}"
 
 
 def hardware(device: torch.device, threads: int) -> str:

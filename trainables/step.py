@@ -115,7 +115,8 @@ class RecordedStep:
         step: what to record. It must read nothing from the device, and must not change a Python
             value that it depends on.
         recorder: of the device.
-        say: told in one line if the step cannot be recorded. It then goes on unrecorded.
+        say: told in one line if the step cannot be recorded. It then goes on unrecorded; unless
+            memory ran out, of which it will hardly find more without a graph.
     """
 
     def __init__(
@@ -152,7 +153,9 @@ class RecordedStep:
         mine = batch[0].clone(), batch[1].clone()
         try:
             self._replay, self._result = self._recorder.record(lambda: self._step(mine))
-        except Exception as error:  # whatever it is, the step works without a graph
+        except Exception as error:  # whatever else it is, the step works without a graph
+            if (ran_out := _out_of_memory(error)) is not None:
+                raise ran_out from None
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             self.failure = f"{type(error).__name__}: {reason}"
             self._say(f"The step cannot be captured in a CUDA graph, and is slower: {self.failure}")
@@ -210,6 +213,14 @@ def _clean_up(pool: tuple[int, int]) -> None:
         torch._C._cuda_releasePool(device, pool)
     fresh = torch.Generator(device="cuda").manual_seed(torch.cuda.initial_seed())
     torch.cuda.default_generators[device].graphsafe_set_state(fresh.graphsafe_get_state())
+
+
+def _out_of_memory(error: BaseException | None) -> torch.OutOfMemoryError | None:
+    """The want of memory that an error came of: the end of a capture in which memory ran out may
+    fail in its turn, in the place of it."""
+    while error is not None and not isinstance(error, torch.OutOfMemoryError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def why_no_graph(device: torch.device, workers: int) -> str:

@@ -305,6 +305,7 @@ class Trainer:
 
         Raises:
             OutOfMemory: the micro-batch does not fit the GPU.
+            MemoryTaken: it would, if others had left the trial its share.
         """
         spec, step = self.spec, self.progress.step
         batch = self.batches.take(step)
@@ -431,9 +432,11 @@ class Trainer:
             need = None if validation is None else need + validation - held
         return need
 
-    def _too_large(self) -> gpu_memory.OutOfMemory:
+    def _too_large(self) -> gpu_memory.OutOfMemory | gpu_memory.MemoryTaken:
         """The error of a step that ran out of memory; the trainer is of no use any more."""
         memory = self.memory or gpu_memory.CudaMemory(1.0)
+        if lost := memory.lost:  # what would fit now is no answer
+            return gpu_memory.taken(lost, memory)
         size, self._step = self.micro_batch, self._step_of(self.objective, self.micro_batch)
         self.optimizer.zero_grad(set_to_none=True)
         return gpu_memory.too_large(

@@ -18,6 +18,7 @@ import torch
 import models
 from analysis.benchmarks.suite import Scores
 from analysis.store import call_with_retries, explained
+from models.kernels import paths
 from trainables.checkpoint import TrialFolder, checkpoint_damage
 from trainables.corpus import Blocks, Corpus
 from trainables.corpus.tokenizer import tokenizer_hash
@@ -28,7 +29,7 @@ from trainables.memory import memory_of
 from trainables.milestones import milestone_report, milestone_step, revision_of
 from trainables.optim import learning_rate, steps_at_peak
 from trainables.progress import EpochReport, TrialOutcome, TrialProgress, best_epoch
-from trainables.provenance import provenance
+from trainables.provenance import kernels, provenance
 from trainables.spec import TrialSpec
 from trainables.step import Diverged
 from trainables.tracking import TrialRun
@@ -114,6 +115,7 @@ class _TrialTraining:
     ) -> None:
         self.spec, self.runtime, self.report, self.world = spec, runtime, report, world
         self.folder = folder
+        paths.forget_taken()  # by an earlier trial of this process
         self.trainer = Trainer(
             spec,
             TrialData.open(spec, runtime),
@@ -315,6 +317,7 @@ class _TrialTraining:
         )
         self.trainer.progress = TrialProgress(progress.step, history=[*progress.history, epoch])
         if self.record:
+            self._record_kernels()
             self._keep_models()  # first: a trial resumed from the checkpoint does not pass here
             self._keep_figures(val_loss, bits_per_byte, scores)
             self._save()
@@ -397,8 +400,15 @@ class _TrialTraining:
     def _shared_steps(self) -> int:
         return steps_at_peak(self.spec, self.trainer.total_steps)
 
+    def _record_kernels(self) -> None:
+        """Record which paths kernels took: after an epoch those of training, validation, scores."""
+        assert self.record is not None
+        if words := kernels():
+            self.record.log_fact("kernels", words)
+
     def _finish(self, kind: str, reason: str) -> None:
         assert self.record is not None
+        self._record_kernels()  # of one that diverged before the end of an epoch
         finish_trial(self.folder, self.record, kind, self.progress.history, reason)
 
 

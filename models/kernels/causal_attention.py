@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.kernels import native
+from models.kernels import native, paths
 from models.kernels.rotary import rotary as rotate
 from models.kernels.rotary import rotary_reference, takes_triton
 from models.kernels.shapes import expect
@@ -48,6 +48,7 @@ def causal_attention(
         cos, sin = rotary or (None, None)
         out: Tensor = _CausalAttention.apply(q, k, v, cos, sin, scale)
         return out
+    paths.note("causal_attention", "torch")
     return _attention_torch(q, k, v, scale, rotary)
 
 

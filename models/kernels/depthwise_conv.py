@@ -40,6 +40,7 @@ def causal_depthwise_conv(
     with torch.autocast(x.device.type, enabled=False):
         wanted = paths.uses_library("depthwise_conv", x.device.type)
         if wanted and mamba_library.takes_convolution(x, weight.shape[1]):
+            paths.note("depthwise_conv", "library")
             return mamba_library.convolution(x, weight, bias, silu)[:, past:]
         work = torch.promote_types(x.dtype, torch.float32)
         y: Tensor = _CausalDepthwiseConv.apply(x, weight.to(work), bias.to(work), silu)

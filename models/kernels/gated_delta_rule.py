@@ -37,6 +37,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from models.kernels import paths
+from models.kernels.gpu import launch
 from models.kernels.shapes import expect
 
 CHUNK = 64  # steps, at most
@@ -70,16 +72,14 @@ def gated_delta_rule(
     expect("v", v, *q.shape[:3], -1)
     expect("g", g, *q.shape[:3])
     expect("beta", beta, *q.shape[:3])
-    work = torch.promote_types(v.dtype, torch.float32)
-    shape = (q.shape[0], *q.shape[2:], v.shape[3])
-    if initial_state is None:
-        initial_state = q.new_zeros(shape, dtype=work)
-    expect("initial_state", initial_state, *shape)
-    if initial_state.requires_grad:
-        raise ValueError("initial_state requires a gradient, but states carry none: detach it")
+    if initial_state is not None:
+        expect("initial_state", initial_state, q.shape[0], *q.shape[2:], v.shape[3])
+        if initial_state.requires_grad:
+            raise ValueError("initial_state requires a gradient, but states carry none: detach it")
+        initial_state = initial_state.to(_work_type(v)).contiguous()
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     with torch.autocast(q.device.type, enabled=False):
-        o, state = _GatedDeltaRule.apply(q, k, v, g, beta, initial_state.to(work), scale)
+        o, state = _GatedDeltaRule.apply(q, k, v, g, beta, initial_state, scale)
     return o, state if return_state else None
 
 
@@ -121,30 +121,51 @@ class _GatedDeltaRule(torch.autograd.Function):
         v: Tensor,
         g: Tensor,
         beta: Tensor,
-        initial_state: Tensor,
+        initial_state: Tensor | None,
         scale: float,
     ) -> tuple[Tensor, Tensor]:
+        on_triton = _triton_takes(q, k, v, g, beta)
+        if on_triton:
+            q, k, v, g, beta = (x.contiguous() for x in (q, k, v, g, beta))
         ctx.save_for_backward(q, k, v, g, beta, initial_state)
-        ctx.scale = scale
-        c = _prepare(q, k, v, g, beta, scale)
-        solved = _solve(c, initial_state.flatten(0, 1))
-        o = (c.queries @ c.keys.mT).mul_(c.decay) @ solved.updates
-        o += (c.queries @ solved.states).mul_(c.opening)
-        last = solved.last.view(initial_state.shape)
+        ctx.scale, ctx.on_triton = scale, on_triton
+        if on_triton:
+            from models.kernels.gpu import gated_delta_rule as gpu
+
+            o, last = gpu.forward(gpu.Inputs(q, k, v, g, beta, initial_state, scale))
+        else:
+            paths.note("gated_delta_rule", "torch")
+            o, last = _forward(_prepare(q, k, v, g, beta, scale), initial_state)
+            o, last = _time_first(o, v), last.unflatten(0, (q.shape[0], q.shape[2]))
         ctx.mark_non_differentiable(last)
-        return _time_first(o, v), last
+        return o, last
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, do: Tensor, _: Any) -> Any:
         q, k, v, g, beta, initial_state = ctx.saved_tensors
+        if ctx.on_triton:
+            from models.kernels.gpu import gated_delta_rule as gpu
+
+            x = gpu.Inputs(q, k, v, g, beta, initial_state, ctx.scale)
+            return *gpu.backward(x, do.contiguous()), None, None
         with torch.autocast(q.device.type, enabled=False):  # the caller's may be on
             c = _prepare(q, k, v, g, beta, ctx.scale)
             do = _chunked(do, c.keys)
-            dq, dk, dv, dg, dbeta = _backward(c, do, initial_state.flatten(0, 1))
+            dq, dk, dv, dg, dbeta = _backward(c, do, initial_state)
         gradients = (dq.mul_(ctx.scale), dk, dv, dg[..., 0], dbeta[..., 0])
         inputs = (q, k, v, g, beta)
         return *map(_time_first, gradients, inputs), None, None
+
+
+def _triton_takes(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> bool:
+    """A tile of the state, with all its keys, stays in registers, which bounds their width."""
+    widest = 256 if v.dtype == torch.bfloat16 else 128
+    fits = q.shape[3] <= widest and q.dtype == k.dtype == v.dtype
+    return launch.takes("gated_delta_rule", q, k, v, g, beta, fits=fits)
+
+
+# ---- In PyTorch
 
 
 class _Chunks(NamedTuple):
@@ -190,8 +211,20 @@ class _ChunkSolution(NamedTuple):
     last: Tensor  # (X, K, V): the state behind all
 
 
-def _solve(c: _Chunks, state: Tensor) -> _ChunkSolution:
-    """Solve for all updates and states, from the initial state (X, K, V)."""
+def _forward(c: _Chunks, initial_state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Outputs (X, N, C, V), and the state behind all (X, K, V)."""
+    solved = _solve(c, initial_state)
+    o = (c.queries @ c.keys.mT).mul_(c.decay) @ solved.updates
+    o += (c.queries @ solved.states).mul_(c.opening)
+    return o, solved.last
+
+
+def _solve(c: _Chunks, initial_state: Tensor | None) -> _ChunkSolution:
+    """Solve for all updates and states, from the initial state (B, H, K, V) or from zeros."""
+    if initial_state is None:
+        state = c.keys.new_zeros(len(c.keys), c.keys.shape[-1], c.values.shape[-1])
+    else:
+        state = initial_state.flatten(0, 1)
     overlaps = c.keys @ c.keys.mT
     lower = (overlaps * c.decay).mul_(c.beta)
     one = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
@@ -208,7 +241,7 @@ def _solve(c: _Chunks, state: Tensor) -> _ChunkSolution:
     return _ChunkSolution(overlaps, inverse, reads, writes, updates, states, state)
 
 
-def _backward(c: _Chunks, do: Tensor, initial_state: Tensor) -> tuple[Tensor, ...]:
+def _backward(c: _Chunks, do: Tensor, initial_state: Tensor | None) -> tuple[Tensor, ...]:
     """do (X, N, C, V) -> gradients of scaled q, k, v (X, N, C, dim), g and beta (X, N, C, 1)."""
     solved = _solve(c, initial_state)
     scores = (c.queries @ c.keys.mT).mul_(c.decay)

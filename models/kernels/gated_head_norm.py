@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.kernels import native
+from models.kernels import native, paths
 from models.kernels.gpu import launch
 from models.kernels.shapes import expect
 
@@ -50,6 +50,7 @@ def head_norm(h: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tens
     known = dtype in launch.ELEMENT_TYPES
     if known and launch.takes("gated_head_norm", h, weight):
         return _triton(h, None, None, weight, None, eps, dtype)
+    paths.note("gated_head_norm", "torch")
     return (F.layer_norm(h, h.shape[-1:], eps=eps).flatten(-2) * weight).to(dtype)
 
 

@@ -80,6 +80,7 @@ def hgrn2_attention(
     library_wanted = paths.uses_library("gated_linear_attention", q.device.type)
     with torch.autocast(q.device.type, enabled=False):
         if library_wanted and gated_linear_library.takes(q, v):
+            paths.note("gated_linear_attention", "library")
             return gated_linear_library.hgrn2_attention(q, f, v, lower_bound, state)
         if lower_bound is None:
             lower_bound = q.new_zeros(q.shape[2] * q.shape[3], dtype=_work_type(v))

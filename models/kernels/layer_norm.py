@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from models.kernels import paths
 from models.kernels.gpu import launch
 from models.kernels.shapes import expect
 
@@ -23,6 +24,7 @@ def stream_layer_norm(
     """
     expect("weight", weight, x.shape[-1])
     if not (dtype in launch.ELEMENT_TYPES and launch.takes("layer_norm", x, weight)):
+        paths.note("layer_norm", "torch")
         return F.layer_norm(x, x.shape[-1:], weight, None, eps).to(dtype), x
     with torch.autocast(x.device.type, enabled=False):
         y, passed = _StreamLayerNorm.apply(x, weight, eps, dtype)

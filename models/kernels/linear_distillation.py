@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.kernels import native
+from models.kernels import native, paths
 from models.kernels.gpu import launch
 from models.kernels.linear_cross_entropy import cross_entropy_and_gradient
 from models.kernels.linear_loss import linear_loss, product_type
@@ -158,6 +158,7 @@ def _loss_and_gradient(
     if is_usual and native.takes("linear_distillation", logits, types=native.ELEMENT_TYPES):
         losses = _differentiate_native(logits, guides[0], targets, alpha, temperature, ignore_index)
         return losses, logits
+    paths.note("linear_distillation", "torch")
     work = torch.promote_types(logits.dtype, torch.float32)
     log_q = torch.log_softmax(logits.to(work) / temperature, -1)
     log_p = _log_mean([torch.log_softmax(guide.to(work) / temperature, -1) for guide in guides])

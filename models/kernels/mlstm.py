@@ -78,6 +78,7 @@ def mlstm(
     with torch.autocast(q.device.type, enabled=False):
         work = torch.promote_types(v.dtype, torch.float32)
         if paths.uses_library("mlstm", q.device.type) and mlstm_library.takes(q, k, v):
+            paths.note("mlstm", "library")
             inputs = (q, k, v, igate, fgate)
             return mlstm_library.mlstm(*inputs, initial_state, return_state, EPS)
         state = [x.to(work) for x in initial_state] if initial_state else [None, None, None]

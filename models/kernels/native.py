@@ -51,14 +51,16 @@ def takes(
 ) -> bool:
     """Whether the C++ version of `kernel` is available, for tensors on this device and of `types`.
 
-    `fits` is what the kernel asks of the shapes; a shape that does not fit is logged once.
+    `fits` is what the kernel asks of the shapes; a shape that does not fit is logged once. Who asks
+    has PyTorch compute otherwise, which is noted.
     """
     takeable = all(x.device.type == "cpu" and x.dtype in types and x.numel() for x in tensors)
-    if not (takeable and available(kernel)):
-        return False
-    if not fits:
+    is_there = takeable and available(kernel)
+    if is_there and not fits:
         _log_shape(kernel, *tensors)
-    return fits
+    if not (is_there and fits):
+        paths.note(kernel, "torch")
+    return is_there and fits
 
 
 class Rows(NamedTuple):
@@ -82,6 +84,7 @@ def call(kernel: str, function: str, *arguments: Argument) -> None:
     Contiguous tensors and `Rows` become pointers, None a null pointer, an int becomes int64_t, a
     float becomes float; behind them comes torch's number of threads as int64_t.
     """
+    paths.note(kernel, "cpp")
     library = _library(kernel)
     assert library is not None
     converted = [_convert(argument) for argument in (*arguments, torch.get_num_threads())]

@@ -16,7 +16,10 @@ import importlib.util
 import os
 from dataclasses import dataclass
 
+import torch
+
 VARIABLE = "BABYSWEEP_KERNELS"
+PATHS = ("library", "triton", "cpp", "torch")
 CHOICES = ("auto", "library", "torch", "triton")
 
 
@@ -37,7 +40,7 @@ TABLE: dict[str, Paths] = {
     # On a GPU PyTorch's fused attention is at the hardware's limit: only the rotation is ours.
     "causal_attention": Paths(cuda=("torch",), library="transformers"),
     "depthwise_conv": Paths(library="causal-conv1d"),
-    "gated_delta_rule": Paths(cpu=("torch",), cuda=("torch",)),
+    "gated_delta_rule": Paths(cpu=("torch",)),
     "gated_head_norm": Paths(),
     "gated_linear_attention": Paths(library="flash-linear-attention"),
     "layer_norm": Paths(cpu=("torch",)),
@@ -93,10 +96,26 @@ def uses_library(kernel: str, device: str) -> bool:
     return device != "cpu" and order(kernel, device)[0] == "library"
 
 
-def in_words(device: str) -> str:
-    """The first path of every kernel, e.g. "mlstm triton, slstm triton", to record with a run."""
-    kind = "cpu" if device == "cpu" else "cuda"
-    return ", ".join(f"{kernel} {order(kernel, kind)[0]}" for kernel in TABLE)
+_taken: set[tuple[str, str]] = set()
+
+
+def note(kernel: str, path: str) -> None:
+    """Note that `kernel` computes on this path. Called where that is decided, at every call."""
+    if not torch.compiler.is_compiling():  # Dynamo would have to trace it
+        _taken.add((kernel, path))
+
+
+def forget_taken() -> None:
+    """Forget what was noted: another trial begins."""
+    _taken.clear()
+
+
+def taken_in_words() -> str:
+    """The paths on which kernels did compute, e.g. "mlstm triton, rms_norm triton and torch"."""
+    found = {
+        kernel: " and ".join(path for path in PATHS if (kernel, path) in _taken) for kernel in TABLE
+    }
+    return ", ".join(f"{kernel} {taken}" for kernel, taken in found.items() if taken)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from models.kernels import paths
 from models.kernels.gpu import launch
 from models.kernels.linear_loss import product_type
 
@@ -27,6 +28,7 @@ def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tens
     if takes_triton(q.shape[-1], q, k, cos, sin):
         rotated: tuple[Tensor, Tensor] = _Rotary.apply(q, k, cos, sin)
         return rotated
+    paths.note("rotary", "torch")
     return _rotate(q, cos, sin).to(q.dtype), _rotate(k, cos, sin).to(k.dtype)
 
 

@@ -76,6 +76,7 @@ def selective_scan(
     with torch.autocast(u.device.type, enabled=False):
         inputs = _Inputs(u, delta, a, b, c, skip, gate, delta_bias, delta_softplus, initial_state)
         if _library_takes(inputs):
+            paths.note("selective_scan", "library")
             y, last = mamba_library.selective_scan(*inputs[:-1])
         elif _triton_takes(inputs):
             y, last = _scan_triton(inputs)

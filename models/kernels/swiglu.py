@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from models.kernels import paths
 from models.kernels.gpu.launch import takes
 from models.kernels.linear_loss import product_type
 from models.kernels.shapes import expect
@@ -23,6 +24,7 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     if takes("swiglu", gate, up, fits=gate.shape == up.shape and gate.ndim > 0):
         out: Tensor = _SwiGLU.apply(gate, up)
         return out
+    paths.note("swiglu", "torch")
     return F.silu(gate) * up
 
 

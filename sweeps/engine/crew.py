@@ -37,6 +37,14 @@ GO, STOP = "go", "stop"
 POLL_SECONDS = 0.01
 """Between two looks into the store: 30 us each."""
 DISMISS_SECONDS = 30.0
+PEERS_SECONDS = 24 * 3600
+"""Time limit of what workers do together, NCCL's as well as gloo's; half an hour by default.
+
+The others wait at a barrier, or for the gradients of their next step, while the first one scores
+alone, and while it waits for MLflow or a bucket: an hour for each of several calls
+(`analysis.store.PATIENCE_SECONDS`). A worker that is lost is not noticed by this limit: Train sees
+that its process is gone, within a second.
+"""
 
 _TRAIN_ENVIRONMENT = {
     # A failed worker is noticed at the next poll, every two seconds by default.
@@ -180,7 +188,7 @@ class Crew:
                     use_gpu=resources.gpus > 0,
                     resources_per_worker=per_worker,
                 ),
-                torch_config=TorchConfig(backend=resources.backend),
+                torch_config=TorchConfig(backend=resources.backend, timeout_s=PEERS_SECONDS),
                 run_config=train.RunConfig(
                     name=f"crew-{secrets.token_hex(4)}",
                     storage_path=self._scratch,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from sweeps.engine import probe
@@ -34,7 +36,27 @@ WORKER_ENVIRONMENT = {
     # to 25% of a step of Mamba and xLSTM on a CPU.
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Variable in which Ray tells the command of a submitted job what its processes get."""
+
+
+def worker_environment(settings: Iterable[str]) -> dict[str, str]:
+    """Variables that a command's processes get, on whatever node.
+
+    Those of a submitted job's runtime environment they get in any case: for Ray it is an error to
+    name them again.
+
+    Args:
+        settings: names of variables that go along where they are set.
+    """
+    here = {name: value for name in settings if (value := os.environ.get(name))}
+    job = json.loads(os.environ.get(_JOB) or "{}").get("runtime_env") or {}
+    known = job.get("env_vars") or {}
+    return {
+        name: value for name, value in {**WORKER_ENVIRONMENT, **here}.items() if name not in known
+    }
 
 
 def cluster_address(address: str | None) -> str:

@@ -12,14 +12,17 @@ from mlflow.entities import Run
 from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from analysis.addresses import shown
+from analysis.errors import without_secret
 from analysis.schema.axes import AXES
 from analysis.terminal import say
 from analysis.wording import count
 from sweeps.engine.contact import MlflowContact
 from sweeps.engine.failures import HOPELESS
+from sweeps.engine.notices import NOTICES
 from sweeps.engine.tuning import DriverCallback, Slots
 from trainables.bucket import without_patience
 from trainables.checkpoint import TrialFolder
@@ -173,6 +176,7 @@ class ProgressDisplay(DriverCallback):
         self._closed = False
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._refreshed = 0.0
+        self._noticed: set[str] = set()
         self.rows: dict[str, TrialRow] = {}
 
     def setup(self, *args: object, **info: object) -> None:
@@ -235,8 +239,10 @@ class ProgressDisplay(DriverCallback):
         result: dict[str, Any],
         **info: object,
     ) -> None:
-        """Show an epoch's end, or the failure that a trial announces."""
+        """Show what a trial has to say, and an epoch's end."""
         row = self._row(trial)
+        for notice in result.get(NOTICES, ()):
+            self._notice(row, notice)
         if HOPELESS in result:
             return
         if result.get("diverged"):
@@ -275,8 +281,17 @@ class ProgressDisplay(DriverCallback):
     def _event(self, row: TrialRow, text: str) -> None:
         if not self._live:
             row.said = time.monotonic()
-            clock, name = time.strftime("%H:%M:%S"), self._tracker.name_of(row.spec)
-            say(self._console, f"{clock}  {name}: {text}")
+            self._say(row, text)
+
+    def _notice(self, row: TrialRow, notice: str) -> None:
+        """Say, above a table as well, what no trial has said before: on a node all say the same."""
+        if notice not in self._noticed:
+            self._noticed.add(notice)
+            self._say(row, f"[yellow]{escape(without_secret(notice))}[/]")
+
+    def _say(self, row: TrialRow, text: str) -> None:
+        clock, name = time.strftime("%H:%M:%S"), self._tracker.name_of(row.spec)
+        say(self._console, f"{clock}  {name}: {text}")
 
     def _say_positions(self) -> None:
         """Let no running trial be silent for long."""
@@ -308,7 +323,7 @@ class ProgressDisplay(DriverCallback):
                 row.milestones.add(words)
                 place = shown(TrialFolder.of(self._study, row.spec).model_after(words))
                 figure = f"{bits_per_byte:.4f} bits/byte"
-                self._event(row, f"{count(words, 'word')} seen: {figure}, kept in {place}")
+                self._event(row, f"{count(words, 'word')} seen: {figure}, kept in {escape(place)}")
 
     def _table(self) -> Table:
         done = sum(row.state in ("finished", "diverged", "stopped") for row in self.rows.values())

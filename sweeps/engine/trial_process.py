@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from sweeps.engine.failures import TrialFailure
-from trainables.memory import OutOfMemory
+from sweeps.engine.notices import collecting_notices
+from trainables.memory import MemoryTaken, OutOfMemory
 from trainables.spec import TrialSpec
 from trainables.trainer import RuntimeConfig, World
 from trainables.trial import run_trial
@@ -31,11 +32,13 @@ def run_here(
 ) -> None:
     """Run a trial and leave the process, and its GPU, to the next one.
 
+    Reports take along what was logged for the person at the command (`NOTICES`).
+
     Raises:
         TrialFailure: the GPU failed, or has not the memory.
     """
-    with memory_given_back(), failures_explained():
-        run_trial(spec, runtime, report, world)
+    with collecting_notices() as notices, memory_given_back(), failures_explained():
+        run_trial(spec, runtime, lambda metrics: report(notices.added_to(metrics)), world)
 
 
 @contextlib.contextmanager
@@ -73,14 +76,17 @@ def failures_explained() -> Iterator[None]:
 def device_failure(error: Exception) -> TrialFailure | None:
     """The failure of the device that an error reports; None if it reports none.
 
-    A GPU's memory runs out again if the same trial is tried again; what else happens to a GPU (an
-    uncorrectable memory error, a lost connection, another process's fault) may be over.
+    A GPU's memory runs out again if the same trial is tried again, unless another process took it;
+    what else happens to a GPU (an uncorrectable memory error, a lost connection, another process's
+    fault) may be over.
     """
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, _OUT_OF_MEMORY):
         # Bare errors of PyTorch name no way out; those of `trainables.memory` do.
         advice = "" if "--" in text else " (try a smaller --micro-batch, or auto)"
         return TrialFailure(f"out of memory: {text}{advice}", hopeless=True)
+    if isinstance(error, MemoryTaken):
+        return TrialFailure(f"out of memory: {text}")
     is_device = isinstance(error, _DEVICE_ERRORS) or (
         isinstance(error, RuntimeError) and any(sign in str(error) for sign in _DEVICE_SIGNS)
     )

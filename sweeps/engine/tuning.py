@@ -27,11 +27,17 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search import ConcurrencyLimiter, Searcher
 from rich.console import Console
 
+from analysis.commands import SETTINGS
 from analysis.signals import install_handlers
 from analysis.terminal import say
 from analysis.wording import count
 from sweeps.engine.crew import CrewTrial
-from sweeps.engine.environment import WORKER_ENVIRONMENT, check_address, cluster_address, is_local
+from sweeps.engine.environment import (
+    check_address,
+    cluster_address,
+    is_local,
+    worker_environment,
+)
 from sweeps.engine.failures import HOPELESS, TrialFailure, hopeless_report
 from sweeps.engine.resources import Resources
 from sweeps.engine.trial_process import run_here
@@ -64,7 +70,7 @@ def ray_cluster(address: str | None, *, dashboard: bool) -> Iterator[dict[str, f
         ValueError: no cluster answers there, or none can be started.
         RayDied: something that it cannot do without is gone.
     """
-    env = {**WORKER_ENVIRONMENT, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    env = worker_environment(SETTINGS)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not is_local(address):
         check_address(address)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import models
-from models.kernels import native
+from models.kernels import native, paths
 from tests.architectures import FACTS
 from trainables.objectives import NextTokenObjective
 
@@ -95,9 +95,14 @@ def test_the_path_is_what_the_switch_says(arch: str, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(native, "call", spy)
     monkeypatch.setenv("BABYSWEEP_CPP", "0")
+    paths.forget_taken()
     train(model, optimizer, range(1))
     assert calls == []
+    noted = dict(each.split(" ", 1) for each in paths.taken_in_words().split(", "))
+    assert noted.keys() >= FACTS[arch].cpp | {"linear_cross_entropy"}
+    assert {*noted.values()} == {"torch"}
     monkeypatch.setenv("BABYSWEEP_CPP", "1")
     train(model, optimizer, range(1))
     assert set(calls) == FACTS[arch].cpp | {"linear_cross_entropy"}
+    assert all(f"{kernel} cpp and torch" in paths.taken_in_words() for kernel in set(calls))
     assert all(calls.count(kernel) >= 2 for kernel in FACTS[arch].cpp)

@@ -41,11 +41,12 @@ class Builder:
         self._started = time.monotonic()
         self._pool = ProcessPoolExecutor(processes, mp_context=context)
         groups = dict.fromkeys((group(case), dtype) for case in cases for dtype in case.types)
+        # In the order of the checks: first trials, then kernels.
         self._tasks: dict[Any, Future[Failures]] = {
-            key: self._pool.submit(build_group, *key, capability) for key in groups
+            arch: self._pool.submit(build_steps, arch, capability)
+            for arch in models.architectures()
         }
-        for arch in models.architectures():
-            self._tasks[arch] = self._pool.submit(build_steps, arch, capability)
+        self._tasks |= {key: self._pool.submit(build_group, *key, capability) for key in groups}
 
     def wait_for(self, case: Case, dtype: torch.dtype) -> None:
         """Until the case's kernels are built, or cannot be: then the check fails by itself."""

@@ -10,8 +10,10 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from models.kernels.gated_delta_rule import gated_delta_rule, gated_delta_rule_reference
 from models.kernels.gated_linear_attention import (
     gated_linear_attention,
     gated_linear_attention_reference,
@@ -31,6 +33,23 @@ def _detach_state(recurrence: Function, *inputs: Tensor, **named: Tensor) -> tup
     """States are compared, but carry no gradient."""
     output, state = recurrence(*inputs, **named)
     return output, state.detach()
+
+
+def _delta_case(**shape: Any) -> Case:
+    def make(
+        T: int, K: int, gates: str = "wide", padding: bool = False, state: bool = False
+    ) -> Inputs:
+        q, k = F.normalize(draw(2, 2, T, 2, K), dim=-1)
+        g, beta = log_gates(gates, (2, T, 2)), 2 * torch.rand(2, T, 2)
+        if padding:
+            g[:, -(T // 3) :] = beta[:, -(T // 3) :] = 0.0  # keeps the state
+        inputs = {"q": q, "k": k, "v": draw(2, T, 2, 2 * K), "g": g, "beta": beta}
+        return {**inputs, "initial_state": draw(2, 2, K, 2 * K)} if state else inputs
+
+    # Keys of length 1: scaled as below outputs are of order one.
+    both = (partial(f, scale=1.0) for f in (gated_delta_rule, gated_delta_rule_reference))
+    functions = (partial(_detach_state, f) for f in both)
+    return case_of("gated_delta_rule", make, *functions, "g beta", "initial_state", **shape)
 
 
 def _gla_case(**shape: Any) -> Case:
@@ -140,6 +159,10 @@ def _scan_case(**shape: Any) -> Case:
 
 
 RECURRENCE_CASES: list[Case] = [
+    *by_shape(_delta_case, [{"K": dim} for dim in (96, 256, 128, 10)], K=32),
+    *(_delta_case(T=MIDDLE, K=32, gates=kind) for kind in ("open", "closed", "rare", "reset")),
+    _delta_case(T=MIDDLE, K=32, padding=True),
+    *(_delta_case(T=time, K=32, state=True) for time in (1, MIDDLE)),
     *by_shape(_gla_case, [{"K": 128}], K=32),
     *(_gla_case(T=MIDDLE, K=32, gates=kind) for kind in ("open", "closed", "rare", "reset")),
     *(_gla_case(T=time, K=32, state=True) for time in (1, MIDDLE)),

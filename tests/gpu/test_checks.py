@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +18,23 @@ import torch
 from torch import Tensor
 
 import models
-from tests.gpu import building, checks, first_step, kernel_agreement, test_gpu, trainer_checks
+from tests.gpu import (
+    building,
+    checks,
+    first_step,
+    kernel_agreement,
+    test_gpu,
+    trainer_checks,
+    trial_checks,
+)
 from tests.gpu.kernel_cases import CASES, LENGTHS, MIDDLE, Case
 from tests.models.triton_interpreter import take_triton
 from tests.tiny_text import write_tiny_text
+from trainables import trainer as trainer_module
 from trainables.checkpoint import TrialFolder
 from trainables.corpus import prepare_corpus
 from trainables.peaks import dense_bf16_peak
+from trainables.step import VARIABLE
 
 ARCH = "lstm"  # the fastest
 SHORT = [case for case in CASES if "T=7 " in case.name]
@@ -313,6 +325,189 @@ def test_a_lost_optimizer_state_fails(tmp_path: Path, monkeypatch: pytest.Monkey
         trainer_checks.check_resumed(ARCH, "cpu", "fp32", tmp_path)
 
 
+class FakeGraphs:
+    """Stands for CUDA's: a capture runs no step, nothing may wait in it, and what fails in it
+    leaves no gradients; a replay is the step anew."""
+
+    capturing = False
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+
+    def warm_up(self, work: Callable[[], Any]) -> Any:
+        return work()
+
+    def record(self, work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        weights = [p.detach().clone() for group in self.parameters() for p in group]
+        before = copy.deepcopy(self._optimizer.state_dict())
+        FakeGraphs.capturing = True
+        try:
+            with torch.random.fork_rng(devices=[]):
+                result = work()
+        finally:
+            FakeGraphs.capturing = False
+            self.undo(weights, before)
+        places = tuple(torch.full_like(each, math.nan) for each in result)
+
+        def replay() -> None:
+            for place, value in zip(places, work(), strict=True):
+                place.copy_(value)
+
+        return replay, places
+
+    def parameters(self) -> list[list[Tensor]]:
+        return [group["params"] for group in self._optimizer.param_groups]
+
+    def undo(self, weights: list[Tensor], state: dict[str, Any]) -> None:
+        """As if the step had not been taken."""
+        with torch.no_grad():
+            for parameter, weight in zip(sum(self.parameters(), []), weights, strict=True):
+                parameter.copy_(weight)
+        self._optimizer.load_state_dict(state)
+        self._optimizer.zero_grad(set_to_none=True)
+
+    @classmethod
+    def is_capturing(cls) -> bool:
+        """Asked for by what then waits, which is refused."""
+        if cls.capturing:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return False
+
+
+class Forgetful(FakeGraphs):
+    """Leaves the gradients of a capture that failed."""
+
+    def undo(self, weights: list[Tensor], state: dict[str, Any]) -> None:
+        for parameter in sum(self.parameters(), []):
+            parameter.grad = torch.ones_like(parameter)
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The device "cuda" is the CPU with `FakeGraphs`."""
+    make_trainer = trainer_checks.make_trainer
+    monkeypatch.setattr(
+        trainer_checks,
+        "make_trainer",
+        lambda spec, data, device: make_trainer(spec, data, "cpu"),
+    )
+    monkeypatch.setattr(trainer_module, "CudaRecorder", FakeGraphs)
+    monkeypatch.setattr(trainer_module, "has_rate_in_memory", lambda optimizer: True)
+    monkeypatch.setattr(
+        trainer_module,
+        "why_no_graph",
+        lambda *_: "" if os.environ.get(VARIABLE) == "1" else "not wanted",
+    )
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", FakeGraphs.is_capturing)
+    return monkeypatch
+
+
+def test_a_failed_capture_passes(captured: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    trial_checks.check_failed_capture(ARCH, "cuda", tmp_path)
+
+
+def test_what_a_failed_capture_leaves_is_found(
+    captured: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Gradients that the next step would add to; and a capture that does not fail at all."""
+    captured.setattr(trainer_module, "CudaRecorder", Forgetful)
+    with pytest.raises(AssertionError, match="relative error"):
+        trial_checks.check_failed_capture(ARCH, "cuda", tmp_path)
+    captured.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    with pytest.raises(AssertionError, match="as a CUDA graph"):
+        trial_checks.check_failed_capture(ARCH, "cuda", tmp_path)
+
+
+def test_milestones_pass(captured: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    trial_checks.check_milestones(ARCH, "cuda", "fp32", tmp_path)
+
+
+def test_a_milestone_that_changes_the_training_is_found(
+    captured: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Here the captured trial is left with other weights by its scoring."""
+    score = trial_checks.token_log_probs
+
+    def spoil(model: Any, spans: Any) -> Any:
+        if os.environ[VARIABLE] == "1":
+            with torch.no_grad():
+                next(model.parameters()).mul_(1.1)
+        return score(model, spans)
+
+    captured.setattr(trial_checks, "token_log_probs", spoil)
+    with pytest.raises(AssertionError, match="relative error"):
+        trial_checks.check_milestones(ARCH, "cuda", "fp32", tmp_path)
+
+
+def test_a_captured_teacher_passes(captured: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    trainer_checks.check_graph(ARCH, "cuda", "fp32", tmp_path, has_teacher=True)
+
+
+def test_a_teacher_that_is_not_asked_is_found(captured: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A captured step that knows the next tokens only."""
+    objective = trainer_module._objective
+
+    def deaf(spec: Any, model: Any, data: Any, world: Any) -> Any:
+        if os.environ[VARIABLE] == "1":
+            spec = spec.replace(teacher="", alpha=0.0)
+        return objective(spec, model, data, world)
+
+    captured.setattr(trainer_module, "_objective", deaf)
+    with pytest.raises(AssertionError, match="relative error"):
+        trainer_checks.check_graph(ARCH, "cuda", "fp32", tmp_path, has_teacher=True)
+
+
+def test_muon_passes(tmp_path: Path) -> None:
+    trial_checks.check_muon(ARCH, "cpu", tmp_path)
+
+
+def test_a_muon_that_lags_is_found(captured: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whose captured step keeps the learning rate of the capture, a Python number."""
+
+    class Frozen(FakeGraphs):
+        def record(self, work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+            rates = [group["lr"] for group in self._optimizer.param_groups]
+            replay, places = super().record(work)
+
+            def old() -> None:
+                for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate
+                replay()
+
+            return old, places
+
+    captured.setattr(trainer_module, "CudaRecorder", Frozen)
+    with pytest.raises(AssertionError, match="relative error"):
+        trial_checks.check_muon(ARCH, "cuda", tmp_path)
+
+
+def test_a_right_finetuning_passes(tmp_path: Path) -> None:
+    trial_checks.check_finetuning("transformer", "cpu", tmp_path)
+
+
+def test_another_finetuning_is_found() -> None:
+    """Whose loss is 1% off, or that judges two sentences otherwise."""
+
+    def outcome(*losses: float, predictions: tuple[int, ...] = (0, 1, 1)) -> Any:
+        history = [SimpleNamespace(loss=loss) for loss in losses]
+        return SimpleNamespace(history=history, predictions=predictions)
+
+    right = outcome(0.7, 0.5)
+    trial_checks.assert_same_finetuning(outcome(0.7, 0.5, predictions=(1, 1, 1)), right)
+    for wrong in (outcome(0.7, 0.505), outcome(0.7, 0.5, predictions=(1, 0, 1))):
+        with pytest.raises(AssertionError, match=r"relative error|2 of 3 predictions"):
+            trial_checks.assert_same_finetuning(wrong, right)
+
+
+def test_a_pass_over_minimal_pairs_is_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert trial_checks.check_pass(ARCH, "cpu", tmp_path, pairs=20) > 0
+    monkeypatch.setattr(trial_checks, "PASS_SECONDS", 0.0)
+    with pytest.raises(AssertionError, match="20 minimal pairs took"):
+        trial_checks.check_pass(ARCH, "cpu", tmp_path, pairs=20)
+
+
 @pytest.mark.parametrize("wrong", [1.001, math.nan])
 def test_losses_that_differ_fail(wrong: float) -> None:
     trainer_checks.assert_close([2.0, 1.0], [2.0, 1.0], 1e-4)
@@ -375,6 +570,17 @@ def test_trials_start_when_the_kernels_are_built(
         assert [facts["action"] for facts in steps.of("build")] == ["build"]
         assert [len(steps.of(arch)) for arch in ("lstm", "xlstm")] == [1, 2]
     steps.stop()
+
+
+def test_a_run_that_is_stopped_has_lost_least() -> None:
+    """Trials, models, first steps; last the cases of kernels, of which there are hundreds."""
+    names = [name for name in vars(test_gpu) if name.startswith("test_")]
+    places = {name: place for place, name in enumerate(names)}
+    some = ["a_captured_step_is_a_step", "it_agrees_with_the_cpu", "the_first_step_comes_soon"]
+    found = [places[f"test_{name}"] for name in some]
+    assert found == sorted(found)
+    cases = ["a_kernel_is_its_reference", "nan_in_nan_out", "two_runs_give_the_same_bits"]
+    assert names[-len(cases) :] == [f"test_{name}" for name in cases]
 
 
 def test_what_is_compiled_alike_is_built_once() -> None:

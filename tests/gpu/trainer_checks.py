@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from trainables import memory as gpu_memory
 from trainables.checkpoint import TrialFolder
 from trainables.spec import TrialSpec
 from trainables.step import VARIABLE, WARM_UP
-from trainables.trainer import Trainer, TrialData, World
+from trainables.trainer import Trainer, TrialData, World, build_model
 
 VOCAB = 512
 STEPS = WARM_UP + 5
@@ -70,6 +71,12 @@ def assert_learns(losses: list[float]) -> None:
     assert losses[-1] < losses[0], "it did not learn, so that equal losses say nothing"
 
 
+def assert_captured(trainer: Trainer, wanted: bool) -> None:
+    """Or not, where it should not be."""
+    words = trainer.step_in_words or ""
+    assert words.startswith("as a CUDA graph") == wanted, words
+
+
 @contextlib.contextmanager
 def graphs(wanted: bool) -> Iterator[None]:
     """Let trainers capture their step, or not."""
@@ -78,10 +85,21 @@ def graphs(wanted: bool) -> Iterator[None]:
         yield
 
 
-def check_graph(arch: str, device: str, precision: str, folder: Path, dropout: float = 0.0) -> None:
+def check_graph(
+    arch: str,
+    device: str,
+    precision: str,
+    folder: Path,
+    *,
+    dropout: float = 0.0,
+    has_teacher: bool = False,
+) -> None:
     """A captured step has the losses of one that is not, with a validation in between."""
     spec = make_spec(arch, precision=precision)
     data = make_data(spec, folder)
+    if has_teacher:
+        spec = spec.replace(teacher="made", alpha=0.5, temperature=2.0)
+        data = replace(data, teachers=(build_model(spec.replace(seed=1), data.tokenizer),))
     found = []
     for wanted in (True, False):
         with graphs(wanted):
@@ -90,9 +108,8 @@ def check_graph(arch: str, device: str, precision: str, folder: Path, dropout: f
             losses = losses_of(trainer, STEPS - 2)
             validation, _ = trainer.validate()
             found.append([*losses, validation, *losses_of(trainer, 2), trainer.validate()[0]])
-            captured = (trainer.step_in_words or "").startswith("as a CUDA graph")
-        assert captured == (wanted and device != "cpu"), trainer.step_in_words
-    assert_learns(found[1])
+        assert_captured(trainer, wanted and device != "cpu")
+    assert_learns(losses)
     assert_close(found[0], found[1], TOLERANCES[precision])
 
 
@@ -129,7 +146,7 @@ def check_resumed(arch: str, device: str, precision: str, folder: Path) -> float
     first = make_trainer(spec, data, device)
     before = losses_of(first, half)
     trial = TrialFolder.of(folder, spec)
-    trial.save(first.model, _tokenizer(), first.optimizer, spec, first.progress)
+    trial.save(first.model, tokenizer(), first.optimizer, spec, first.progress)
     second = make_trainer(spec, data, device)
     newest = trial.newest()
     assert newest is not None
@@ -140,7 +157,7 @@ def check_resumed(arch: str, device: str, precision: str, folder: Path) -> float
     return max(abs(a / b - 1) for a, b in zip(resumed, whole, strict=True))
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer() -> PreTrainedTokenizerFast:
     """Of two words: a checkpoint holds one."""
     words = WordLevel({"<s>": 0, "<pad>": 1}, unk_token="<s>")
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words))

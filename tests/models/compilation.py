@@ -81,7 +81,7 @@ def _hot_spills(sass: str) -> int:
     """
     found = re.findall(r"^\s*/\*([0-9a-f]{4,})\*/\s+(.*?);", sass, re.MULTILINE)
     code = [(int(address, 16), text) for address, text in found]
-    exits = [address for address, text in code if text.strip() == "EXIT"]
+    exits = [address for address, text in code if re.search(r"\bEXIT\b", text)]  # or only for some
     back = [
         (int(target[1], 16), address)
         for address, text in code

@@ -14,9 +14,21 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.kernels import gated_delta_rule as module
 from models.kernels.gated_delta_rule import gated_delta_rule, gated_delta_rule_reference
+from models.kernels.gpu import gated_delta_rule as gpu
+from models.kernels.gpu.launch import Launch, recording
+from tests.models.compilation import SHARED_MEMORY, compile_for
+from tests.models.triton_interpreter import take_triton
 
 LENGTHS = [1, 7, 48, 64, 65, 130]
 TOLERANCE = 3e-6
+
+
+@pytest.fixture(params=["torch", pytest.param("triton", marks=pytest.mark.slow)])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The way the rule computes: there is no C++."""
+    if request.param == "triton":
+        take_triton(monkeypatch)
+    return request.param
 
 
 def inputs(
@@ -36,7 +48,7 @@ def output(rule: Any, **options: Any) -> Any:
 @pytest.mark.parametrize("time", LENGTHS)
 @pytest.mark.parametrize("kind", ["open", "wide", "closed", "rare", "reset"])
 @pytest.mark.parametrize("state", [False, True])
-def test_it_is_the_recurrence(time: int, kind: str, state: bool) -> None:
+def test_it_is_the_recurrence(path: str, time: int, kind: str, state: bool) -> None:
     """Output, gradients and the last state, for any length and any gates, with and without a state
     to start from."""
     x = inputs(time, kind=kind)
@@ -90,13 +102,13 @@ def test_any_chunk_gives_the_same(chunk: int, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(("keys", "values"), [(16, 16), (5, 3), (32, 64), (1, 1)])
 @pytest.mark.parametrize("strength", [1.0, 2.0])
-def test_any_width_and_strength(keys: int, values: int, strength: float) -> None:
+def test_any_width_and_strength(path: str, keys: int, values: int, strength: float) -> None:
     """Keys and values of any width; writing strengths up to 2, whose eigenvalues reach -1."""
     x = inputs(70, keys, values, strength=strength)
     assert_matches(output(gated_delta_rule), output(gated_delta_rule_reference), x, TOLERANCE)
 
 
-def test_equal_keys_are_no_obstacle() -> None:
+def test_equal_keys_are_no_obstacle(path: str) -> None:
     """One key all along, at full strength and without forgetting: the system of a chunk, whose
     powers would reach 1e18, is solved to rounding, and the last value is what is read."""
     q, k, v, g, beta = inputs(130)
@@ -107,7 +119,7 @@ def test_equal_keys_are_no_obstacle() -> None:
 
 
 @pytest.mark.parametrize("split", [1, 37, 64, 99])
-def test_it_continues_from_a_state(split: int) -> None:
+def test_it_continues_from_a_state(path: str, split: int) -> None:
     """Two pieces, the second started from the first one's state, equal the whole."""
     x = inputs(100)
     whole, last = gated_delta_rule(*x)
@@ -117,7 +129,7 @@ def test_it_continues_from_a_state(split: int) -> None:
     torch.testing.assert_close(end, last, rtol=1e-5, atol=1e-5)
 
 
-def test_padding_keeps_the_state() -> None:
+def test_padding_keeps_the_state(path: str) -> None:
     """g = 0 with beta = 0, to the bit within a chunk, whatever else is there."""
     q, k, v, g, beta = inputs(40)
     _, before = gated_delta_rule(*(x[:, :20] for x in (q, k, v, g, beta)))
@@ -140,7 +152,7 @@ def test_bf16_is_rounded_once() -> None:
         torch.testing.assert_close(got.grad, want.grad, check_dtype=False, rtol=2**-8, atol=1e-5)
 
 
-def test_autocast_changes_nothing() -> None:
+def test_autocast_changes_nothing(path: str) -> None:
     """Products stay in float32, also where the backward runs under autocast, as a trial's does."""
     results = []
     for enabled in (False, True):
@@ -152,7 +164,7 @@ def test_autocast_changes_nothing() -> None:
         assert torch.equal(got, want)
 
 
-def test_nan_passes_on() -> None:
+def test_nan_passes_on(path: str) -> None:
     """A diverged run cannot hide."""
     state = torch.randn(2, 3, 16, 24)
     run = lambda *x: gated_delta_rule(*x[:-1], initial_state=x[-1])[0]  # noqa: E731
@@ -189,3 +201,81 @@ def test_wrong_arguments_are_named() -> None:
         rule(initial_state=torch.zeros(2, 3, 24, 16))
     with pytest.raises(ValueError, match="states carry none"):
         rule(initial_state=torch.zeros(2, 3, 16, 24, requires_grad=True))
+
+
+@pytest.mark.parametrize("time", [1, 65])
+def test_triton_on_any_length(time: int, on_triton: None) -> None:
+    """With widths of no power of two, more values than a tile, from a state, and with small gates
+    behind large ones, which a difference of sums would lose."""
+    q, k, v, g, beta = inputs(time, 20, 70, strength=2.0)
+    g[:, ::9] = -80.0
+    x = tuple(tensor[:1, :, :1] for tensor in (q, k, v, g, beta))
+    state = torch.randn(1, 1, 20, 70)
+    options = {"initial_state": state, "scale": 0.7}
+    assert_matches(
+        output(gated_delta_rule, **options),
+        output(gated_delta_rule_reference, **options),
+        x,
+        TOLERANCE,
+    )
+    last = gated_delta_rule(*x, **options)[1]
+    want = gated_delta_rule_reference(*x, **options)[1]
+    torch.testing.assert_close(last, want.float(), rtol=1e-5, atol=1e-5)
+
+
+def test_triton_in_whole_chunks(on_triton: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, where errors show, with the chunks of bf16, and equal keys among others."""
+    monkeypatch.setitem(gpu.CHUNKS, torch.float32, gpu.CHUNKS[torch.bfloat16])
+    q, k, v, g, beta = (x[:1, :, :1] for x in inputs(70, 16, 16))
+    k[:, 10:40] = k[:, :1]
+    x = (q, k, v, g, beta)
+    assert_matches(output(gated_delta_rule), output(gated_delta_rule_reference), x, TOLERANCE)
+
+
+def test_triton_in_bf16(on_triton: None) -> None:
+    """Within 2% of the float64 reference, outputs and gradients, relative to the largest entry."""
+    q, k, v, g, beta = (x[:1, :, :1] for x in inputs(130, 32, 64))
+    x = (*(tensor.bfloat16() for tensor in (q, k, v)), g, beta)
+    assert_matches(output(gated_delta_rule), output(gated_delta_rule_reference), x, 2e-2)
+
+
+def test_triton_passes_nan_on(on_triton: None) -> None:
+    state = torch.randn(1, 1, 16, 16)
+    run = lambda *x: gated_delta_rule(*x[:-1], initial_state=x[-1])[0]  # noqa: E731
+    assert_passes_nan_on(run, (*(x[:1, :, :1] for x in inputs(5, 16, 16)), state))
+
+
+def recorded(keys: int, dtype: torch.dtype) -> list[Launch]:
+    """Launches of a forward and a backward pass."""
+    with FakeTensorMode(), recording() as launches:
+        q, k = (torch.empty(2, 512, 3, keys, dtype=dtype).requires_grad_() for _ in range(2))
+        v = torch.empty(2, 512, 3, 2 * keys, dtype=dtype).requires_grad_()
+        g, beta = (torch.empty(2, 512, 3).requires_grad_() for _ in range(2))
+        o, _ = gated_delta_rule(q, k, v, g, beta)
+        o.backward(torch.empty_like(o))
+    return launches
+
+
+def test_a_training_step_compiles_five_kernels() -> None:
+    """For any batch and length; a walk of the backward needs neither outputs nor a last state."""
+    names = [launch.name for launch in recorded(96, torch.bfloat16)]
+    assert names == ["_solve", "_walk", "_solve", "_walk", "_walk_back", "gradients"]
+
+
+def test_wider_keys_than_registers_hold_take_pytorch() -> None:
+    """A tile of the state has all keys of a head: 256 of them in bf16, 128 in float32."""
+    assert recorded(256, torch.bfloat16)
+    assert not recorded(257, torch.bfloat16)
+    assert recorded(128, torch.float32)
+    assert not recorded(129, torch.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [32, 96, 128, 256])  # mini; small and base; paper; large
+def test_it_compiles_for_gpus(keys: int) -> None:
+    """Within the shared memory of consumer cards, without a spill in a loop: training in bf16, and
+    float32's forward pass."""
+    launches = recorded(keys, torch.bfloat16) + recorded(keys, torch.float32)[:2]
+    for usage in compile_for(launches, (80, 90, 100)):
+        assert usage.hot == 0, usage
+        assert usage.shared <= SHARED_MEMORY[90 if usage.capability >= 90 else 86], usage

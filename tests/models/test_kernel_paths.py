@@ -7,6 +7,8 @@ import torch
 
 from models.kernels import native, paths
 from models.kernels.gpu import launch
+from models.kernels.selective_scan import selective_scan
+from models.kernels.swiglu import swiglu
 
 DEFAULTS = {
     ("rms_norm", "cpu"): ("cpp", "torch"),
@@ -20,6 +22,7 @@ DEFAULTS = {
 @pytest.fixture(autouse=True)
 def no_override(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(paths.VARIABLE, raising=False)
+    paths.forget_taken()
 
 
 @pytest.mark.parametrize(("kernel", "device"), DEFAULTS)
@@ -85,11 +88,44 @@ def test_an_unknown_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         paths.order("mlstm", "cuda")
 
 
-def test_a_run_records_every_kernel() -> None:
-    words = paths.in_words("cuda")
-    assert words.count(",") == len(paths.TABLE) - 1
-    assert "selective_scan triton" in words
-    assert "rms_norm cpp" in paths.in_words("cpu")
+def test_what_was_taken_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By kernel, both of two paths; nothing of what is only on record, or of an earlier trial."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setenv(paths.VARIABLE, "triton")
+    x = torch.ones(2, 16)
+    with launch.recording():
+        launch.takes("mlstm", x)
+    assert paths.taken_in_words() == ""
+    assert launch.takes("slstm", x)
+    assert not launch.takes("slstm", x, fits=False)
+    monkeypatch.setenv(paths.VARIABLE, "auto")
+    assert not launch.takes("slstm", x)
+    assert not native.takes("slstm", x, fits=False)
+    swiglu(x, x)
+    assert paths.taken_in_words() == "slstm triton and torch, swiglu torch"
+    paths.forget_taken()
+    assert paths.taken_in_words() == ""
+
+
+def test_nothing_is_noted_of_parts_that_are_not_taken_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One of which Triton alone would take."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setenv(paths.VARIABLE, "triton")
+    x = torch.ones(2, 16)
+    assert not launch.takes_together(("rms_norm", "lstm"), x)
+    assert paths.taken_in_words() == ""
+    assert launch.takes_together(("rms_norm", "swiglu"), x)
+    assert paths.taken_in_words() == "rms_norm triton, swiglu triton"
+
+
+def test_a_library_that_is_not_there_is_not_what_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was wanted; what did compute is noted."""
+    monkeypatch.setattr(paths, "uses_library", lambda kernel, device: True)
+    inputs = [torch.ones(1, 16, 3), torch.ones(1, 16, 3), -torch.ones(16, 4)]
+    selective_scan(*inputs, torch.ones(1, 4, 3), torch.ones(1, 4, 3))
+    assert paths.taken_in_words() in ("selective_scan cpp", "selective_scan torch")
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64])

@@ -7,11 +7,13 @@ standard error.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import json
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -62,7 +64,7 @@ class Part:
     device: str = "cuda"
     steps: int = 0
     rounds: int = 5
-    turn_seconds: float = 0.6
+    turn_seconds: float = 0.3
     batch: int = 0
     peers: str = "also"
     cache: str = ""
@@ -89,6 +91,8 @@ def main() -> None:
     part = Part.from_json(sys.argv[1])
     if part.kind not in KINDS:
         sys.exit(f"there is no part {part.kind!r}")
+    # Whoever stops it lets it stop what it has started itself.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     out, sys.stdout = sys.stdout, sys.stderr
 
     def say(row: Row) -> None:
@@ -440,28 +444,51 @@ def distill(part: Part) -> Iterator[Row]:
 
 
 def together(part: Part) -> Iterator[Row]:
-    """Several trials at once on one GPU against one after the other."""
-    inner = dataclasses.replace(part, kind="trial")
-    trials = [_Trial(inner) for _ in range(TOGETHER)]
+    """Several trials at once on one GPU against one after the other, without MPS and with it."""
+    row = {"what": "together", "size": part.size, "arch": part.arch, "trials": TOGETHER}
+    with _trials(part, {}) as trials:
+        alone = sum(_Trial.train([each]) for each in trials)
+        at_once = _Trial.train(trials)
+    row["alone"] = alone
+    yield {**row, "mps": False, "ratio": at_once / alone, "at_once": at_once}
+    yield {**row, "mps": True, **_with_mps(part, alone)}
+
+
+def _with_mps(part: Part, alone: float) -> Row:
+    """The trials at once, or why they did not train."""
+    from tests.speed import mps
+
     try:
+        with mps.daemon() as variables, _trials(part, variables) as trials:
+            at_once = _Trial.train(trials)
+    except (mps.NotStarted, RuntimeError) as error:  # of trials that find no way to the GPU
+        return {"problem": f"no MPS: {_first_line(error)}", "skipped": True}
+    return {"ratio": at_once / alone, "at_once": at_once}
+
+
+@contextlib.contextmanager
+def _trials(part: Part, variables: dict[str, str]) -> Iterator[list[_Trial]]:
+    """Processes that are ready to train, with these environment variables."""
+    trials: list[_Trial] = []
+    try:
+        for _ in range(TOGETHER):
+            trials.append(_Trial(dataclasses.replace(part, kind="trial"), variables))
         for each in trials:
             each.wait_for("warm")
-        alone = [each.train([each]) for each in trials]
-        at_once = trials[0].train(trials)
+        yield trials
     finally:
         for each in trials:
             each.stop()
-    row = {"what": "together", "size": part.size, "arch": part.arch, "trials": TOGETHER}
-    yield {**row, "ratio": at_once / sum(alone), "alone": sum(alone), "at_once": at_once}
 
 
 class _Trial:
     """A process of the kind "trial"."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Part, variables: dict[str, str]) -> None:
         command = [sys.executable, "-m", "tests.speed.gpu_parts", part.to_json()]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
+        environment = {**os.environ, **variables}
+        self._process = subprocess.Popen(command, cwd=ROOT, text=True, env=environment, **pipes)
         self._go()
 
     def _go(self) -> None:

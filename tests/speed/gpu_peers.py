@@ -117,7 +117,8 @@ def peers_of(arch: str) -> dict[str, Maker]:
                 ("selective_scan", "depthwise_conv"), ("mamba_ssm", "causal_conv1d")
             ),
         },
-        "hgrn2": {"fla": fla_hgrn2},
+        "hgrn2": {"fla": fla_model("hgrn2")},
+        "gated_deltanet": {"fla": fla_model("gated_deltanet")},
     }[arch]
 
 
@@ -214,23 +215,35 @@ def mamba_ssm(ours: Any, micro_batch: int, lr: float) -> Peer:
     return PlainLoop(model, loss, micro_batch, lr, rename=rename)
 
 
-def fla_hgrn2(ours: Any, micro_batch: int, lr: float) -> Peer:
+FLA_MODELS = {"hgrn2": "HGRN2ForCausalLM", "gated_deltanet": "GatedDeltaNetForCausalLM"}
+"""fla's classes by their package in `fla.models`."""
+
+
+def fla_model(name: str) -> Maker:
     """fla's own model with all that it fuses, its kernels with one configuration each."""
-    _need_gpu(ours)
-    from fla.models.hgrn2 import HGRN2ForCausalLM
-    from fla.modules import FusedLinearCrossEntropyLoss
 
-    config = copy.deepcopy(ours.config)
-    config.fuse_norm = config.fuse_swiglu = True
-    model, fused = HGRN2ForCausalLM(config).to(ours.device), FusedLinearCrossEntropyLoss()
-    fix_configurations("fla")
+    def make(ours: Any, micro_batch: int, lr: float) -> Peer:
+        _need_gpu(ours)
+        model: Any = build_fla(name, ours.config).to(ours.device)
+        fused = _import("fla.modules").FusedLinearCrossEntropyLoss()
+        fix_configurations("fla")
 
-    def loss(inputs: Tensor, targets: Tensor) -> Tensor:
-        hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state.bfloat16()
-        # Not through labels, which fla shifts: a block's last target is no input of it.
-        return fused(hidden, targets, model.lm_head.weight.bfloat16())
+        def loss(inputs: Tensor, targets: Tensor) -> Tensor:
+            hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state.bfloat16()
+            # Not through labels, which fla shifts: a block's last target is no input of it.
+            return fused(hidden, targets, model.lm_head.weight.bfloat16())
 
-    return PlainLoop(model, loss, micro_batch, lr)
+        return PlainLoop(model, loss, micro_batch, lr)
+
+    return make
+
+
+def build_fla(name: str, config: Any) -> Any:
+    """fla's model of a config of ours, whose fields are fla's."""
+    model_class = getattr(_import(f"fla.models.{name}"), FLA_MODELS[name])
+    theirs = model_class.config_class.from_dict(config.to_dict())
+    theirs.fuse_norm = theirs.fuse_swiglu = True
+    return model_class(theirs)
 
 
 # The best of fla's configurations on an H100 with bf16 and heads of 128, where somebody has

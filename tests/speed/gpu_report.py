@@ -25,7 +25,10 @@ DISTILLATION = 1.4
 """Most time of a step with a teacher over that of one without."""
 TOGETHER = 0.4
 """Most time of four mini trials at once over that of one after the other."""
+SWEPT = "small"
 SWEEP_SECONDS = 360.0
+DRY_RUN = 0.2
+"""Most error of the dry run's time; where it is a range, of the nearest time in it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
         *_of_transformer(rows),
         *_of_first_steps(rows),
         *_of_kernels_and_trials(rows),
-        _of_sweep(rows),
+        *_of_sweep(rows),
     ]
 
 
@@ -111,17 +114,41 @@ def _of_kernels_and_trials(rows: Sequence[Row]) -> list[Verdict]:
     for row in _all(rows, "distill") or [{}]:
         target = " ".join(filter(None, (row.get("arch"), "step with a teacher / without")))
         found.append(Verdict(target, row.get("ratio"), DISTILLATION, True, _remark(row)))
-    row = next(iter(_all(rows, "together")), {})
-    target = "four mini trials at once / one after the other"
-    found.append(Verdict(target, row.get("ratio"), TOGETHER, True, _remark(row)))
+    for row in _all(rows, "together") or [{}]:
+        target = "four mini trials at once / one after the other" + ", MPS" * row.get("mps", False)
+        found.append(Verdict(target, row.get("ratio"), TOGETHER, True, _remark(row)))
     return found
 
 
-def _of_sweep(rows: Sequence[Row]) -> Verdict:
+def _of_sweep(rows: Sequence[Row]) -> list[Verdict]:
     row = next(iter(_all(rows, "sweep")), {})
-    remark = row.get("problem") or (f"BLiMP scored by {row['scored']}" if row else "")
+    remark = row.get("problem") or (
+        f"BLiMP scored by {row['scored']}, {row['trials']} trials" if row else ""
+    )
     seconds = None if row.get("problem") else row.get("seconds")
-    return Verdict("sweep of all architectures at small, s", seconds, SWEEP_SECONDS, True, remark)
+    target = f"sweep of all architectures at {SWEPT}, s"
+    found = [Verdict(target, seconds, SWEEP_SECONDS, True, remark), _of_dry_run(rows, row)]
+    for first in _all(rows, "first step in a sweep"):
+        target = f"{first['arch']}, {first['size']}: seconds to the first step in a sweep, cold"
+        remark = f"since {first['since']}; {first['since_command']:.0f} s since the command"
+        found.append(Verdict(target, first["seconds"], FIRST_STEP["base"], True, remark))
+    return found
+
+
+def _of_dry_run(rows: Sequence[Row], sweep: Row) -> Verdict:
+    """How far the training that there was is from the range, or the figure, that was foretold."""
+    dry = next(iter(_all(rows, "dry run")), {})
+    took = sweep.get("trained")
+    far, remark = None, _remark(dry)
+    if took and "least" in dry:
+        least, most = dry["least"], dry["most"]
+        nearest = min(max(took, least), most)
+        far = abs(nearest / took - 1)
+        expected = f"{least:.0f}" if least == most else f"{least:.0f} to {most:.0f}"
+        place = "" if least == most else "in the range; " if far == 0 else "not in the range; "
+        remark = f"{expected} s foretold, {took:.0f} s of training; {place}"
+        remark += f"{sweep['seconds']:.0f} s in all"
+    return Verdict("dry run: its error, of the time of training", far, DRY_RUN, True, remark)
 
 
 def tables(rows: Sequence[Row]) -> list[Grid]:
@@ -134,6 +161,11 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
     if problems:
         texts = [(row["part"], row["problem"]) for row in problems]
         grids.append(Grid("Parts that did not end", ("target", "note"), texts))
+    left_out = [row for row in rows if row["what"] == "not measured"]
+    if left_out:
+        texts = [(row["part"], row["reason"]) for row in left_out]
+        title = "Not measured, because the time was up"
+        grids.append(Grid(title, ("target", "note"), texts))
     grids.append(_targets(verdicts(rows)))
     return grids
 

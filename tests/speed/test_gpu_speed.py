@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
 from rich.console import Console
 
 import models
+from analysis.command_line import parse
 from models.kernels import paths
+from sweeps.arguments import LrSweepArgs
+from sweeps.engine.tuning import Resources
+from sweeps.plans import dry_run
+from sweeps.plans.dry_run import Cost
+from tests.empty_store import empty_store
 from tests.speed import gpu_parts, gpu_peers, gpu_report, gpu_speed, gpu_sweep
 from tests.speed.gpu_parts import Part, Row
 
@@ -83,7 +92,23 @@ def test_ours_alone() -> None:
     assert row["mfu"] is None  # of a CPU no peak is known
 
 
-@pytest.mark.parametrize("arch", ["hgrn2", "mamba", "xlstm"])
+@pytest.mark.slow  # a process that imports fla, which takes model types over
+@pytest.mark.parametrize("arch", gpu_peers.FLA_MODELS)
+def test_flas_models_take_our_weights(arch: str) -> None:
+    """Strictly, and with all that fla can fuse."""
+    code = f"""
+import models
+from tests.speed.gpu_peers import build_fla
+ours = models.build_model(models.build_config({arch!r}, "mini", vocab_size=64, context=8))
+peer = build_fla({arch!r}, ours.config)
+peer.load_state_dict(ours.state_dict())
+assert peer.config.fuse_norm and peer.config.fuse_swiglu
+assert type(peer).__module__.startswith("fla."), type(peer)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=gpu_parts.ROOT, check=True)
+
+
+@pytest.mark.parametrize("arch", ["hgrn2", "mamba", "xlstm", "gated_deltanet"])
 def test_peers_that_need_a_gpu_say_so(arch: str) -> None:
     for make in gpu_peers.peers_of(arch).values():
         with pytest.raises(gpu_peers.Unavailable, match="need a GPU"):
@@ -222,15 +247,20 @@ def arguments(**changes: Any) -> gpu_speed.Args:
 
 
 def test_what_the_targets_are_about_comes_first(tmp_path: Path) -> None:
-    names = [part.name for part in gpu_speed.plan(arguments(), tmp_path)]
-    assert names[:2] == ["cold base", "steps base transformer"]
-    assert names[6:10] == [
-        *("slstm base", "distill base transformer"),
-        *("together mini transformer", "cold paper+small"),
+    parts = gpu_speed.plan(arguments(), tmp_path)
+    names = [part.name for part in parts]
+    assert names[:3] == ["cold base", "steps base transformer", "steps base lstm"]
+    assert names[6:11] == [
+        *("slstm base", "distill base transformer", "together mini transformer"),
+        *("steps base gated_deltanet", "cold paper+small"),
     ]
-    assert names[10:] == 2 * [
+    others = [
         f"steps {size} {arch}" for size in ("paper", "small") for arch in gpu_speed.ARCHITECTURES
     ]
+    assert names[11:] == [*others, "steps base gated_deltanet", *others]
+    peers = [part.peers for part in parts if part.kind == "steps"]
+    count = len(others) + 1
+    assert peers == 5 * ["also"] + count * ["none"] + count * ["only"]
     few = gpu_speed.plan(arguments(parts=("steps",), sizes=("small",), archs=("lstm",)), tmp_path)
     assert [part.name for part in few] == ["steps small lstm"]
 
@@ -258,7 +288,40 @@ def test_the_time_is_limited(monkeypatch: pytest.MonkeyPatch, quiet: Console) ->
     rows = gpu_speed.Rows(None)
     args = arguments(parts=("steps",), sizes=("base",), archs=("lstm", "xlstm"), limit=0.0)
     gpu_speed.measure(args, rows, quiet)
-    assert {row["problem"] for row in rows.rows} == {"not begun: the time was up"}
+    assert {(row["what"], row["reason"]) for row in rows.rows} == {("not measured", "not begun")}
+
+
+def test_what_the_time_did_not_reach_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A part that is stopped because all time is up, and one that is not begun: they are named, and
+    the status is 0. One that reaches its own limit has failed."""
+
+    class Slow(Fake):
+        def results(self, limit: float) -> Any:
+            time.sleep(limit)
+            yield {"what": "slstm", "direction": "forward", "microseconds": 9.0}
+            raise gpu_speed.Late("stopped")
+
+    monkeypatch.setattr(gpu_speed, "Process", Slow)
+    monkeypatch.setattr(Fake, "started", [])
+    few = ["--parts", "slstm", "distill", "--device", "cpu", "--limit", "2"]
+    markdown = tmp_path / "tables.md"
+    assert gpu_speed.main([*few, "--markdown", str(markdown)]) == 0
+    assert "Not complete: 2 parts were not measured." in capsys.readouterr().out
+    text = markdown.read_text()
+    assert "| slstm base | not ended |" in text
+    assert "| distill base transformer | not begun |" in text
+    monkeypatch.setattr(gpu_speed, "LIMITS", {"slstm": 0.1, "distill": 0.1})
+    assert gpu_speed.main(few) == 1
+    assert "Not complete" not in capsys.readouterr().out
+
+
+def test_every_architecture_is_measured() -> None:
+    """And has a peer; the study's have targets beside theirs."""
+    assert set(gpu_speed.ARCHITECTURES) == set(models.architectures())
+    assert all(gpu_peers.peers_of(arch) for arch in gpu_speed.ARCHITECTURES)
+    assert gpu_report.AGAINST_PEER.keys() < set(gpu_speed.ARCHITECTURES)
 
 
 def test_a_signal_leaves_what_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -318,7 +381,17 @@ ROWS: list[Row] = [
     {"what": "slstm", "direction": "forward", "microseconds": 12.5},
     {"what": "distill", "size": "base", "arch": "lstm", "ratio": 1.4},
     {"what": "together", "size": "mini", "arch": "lstm", "ratio": 0.41},
-    {"what": "sweep", "seconds": 300.0, "scored": 10},
+    {"what": "together", "size": "mini", "arch": "lstm", "mps": True, "ratio": 0.39},
+    {"what": "dry run", "least": 100.0, "most": 150.0},
+    {
+        "what": "first step in a sweep",
+        "size": "small",
+        "arch": "lstm",
+        "seconds": 61.0,
+        "since": "a place was free",
+        "since_command": 200.0,
+    },
+    {"what": "sweep", "seconds": 300.0, "scored": 12, "trials": 14, "trained": 160.0},
 ]
 
 
@@ -340,7 +413,10 @@ def test_every_target_is_met_missed_or_not_measured() -> None:
         "sLSTM, us a step backward": "not measured",
         "lstm step with a teacher / without": "met",
         "four mini trials at once / one after the other": "missed",
+        "four mini trials at once / one after the other, MPS": "met",
         "sweep of all architectures at small, s": "met",
+        "dry run: its error, of the time of training": "met",
+        "lstm, small: seconds to the first step in a sweep, cold": "missed",
     }
     on_cpu = [{**ROWS[0], "device": "cpu"}, *ROWS[1:]]
     for rows in ([], on_cpu):
@@ -348,8 +424,26 @@ def test_every_target_is_met_missed_or_not_measured() -> None:
 
 
 def test_a_sweep_that_failed_meets_nothing() -> None:
-    row = {"what": "sweep", "problem": "BLiMP was scored by 9 of 10 trials, in 100 s"}
-    assert gpu_report.verdicts([row])[-1].verdict == "not measured"
+    row = {"what": "sweep", "problem": "BLiMP was scored by 9 of 12 trials, 100 s"}
+    assert {each.verdict for each in gpu_report.verdicts([row])} == {"not measured"}
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "far", "remark"),
+    [
+        (90, 110, 0, "90 to 110 s foretold, 100 s of training; in the range; 120 s in all"),
+        (125, 300, 0.25, "125 to 300 s foretold, 100 s of training; not in the range; 120 s"),
+        (30, 60, 0.4, "not in the range"),
+        (80, 80, 0.2, "80 s foretold, 100 s of training; 120 s in all"),
+    ],
+)
+def test_a_dry_run_is_held_to_its_word(least: float, most: float, far: float, remark: str) -> None:
+    dry = {"what": "dry run", "least": least, "most": most}
+    sweep = {"what": "sweep", "seconds": 120.0, "scored": 12, "trials": 14, "trained": 100.0}
+    (found,) = [v for v in gpu_report.verdicts([dry, sweep]) if v.target.startswith("dry run")]
+    assert found.measured == pytest.approx(far)
+    assert remark in found.remark
+    assert found.verdict == ("met" if far <= 0.2 else "missed")
 
 
 def test_the_tables_hold_every_row() -> None:
@@ -359,6 +453,119 @@ def test_the_tables_hold_every_row() -> None:
     assert "0.94 (0.90-0.96)" in text
     assert "mamba_ssm cannot be imported" in text
     assert "tuned: a_kernel" in targets.markdown()
+
+
+# ---- the sweep
+
+
+def test_what_a_dry_run_prints_is_read() -> None:
+    """A figure, the range of earlier versions, both broken into lines, and nothing."""
+    cost = Cost("part", 1, 1, 1.0, 1, 12, 1.0, (0.1,), 90.0, None)
+    for share in (1.0, 0.25):
+        plan: Any = SimpleNamespace(resources=Resources(1, share, 1, "inline"))
+        text = dry_run._total(plan, [cost], at_once=4)
+        assert gpu_sweep.foretold(f"{text}\n") == (90.0, 90.0)
+        assert gpu_sweep.foretold("\n".join(text.split())) == (90.0, 90.0)
+        unknown = dataclasses.replace(cost, seconds=None)
+        assert gpu_sweep.foretold(dry_run._total(plan, [unknown], at_once=4)) is None
+    assert gpu_sweep.foretold("About 1:02:03 of training (evaluation") == (3723.0, 3723.0)
+    slowed = "About 1:30 of training if trials do not slow each other, 6:00 at most (evaluation"
+    assert gpu_sweep.foretold(slowed) == (90.0, 360.0)
+
+
+def test_trials_are_read_from_mlflow(tmp_path: Path) -> None:
+    """Their first step's time, their end, and the time in which they trained."""
+    client = MlflowClient(empty_store(tmp_path))
+    experiment = client.create_experiment(gpu_sweep.STUDY)
+    for arch, values in (("lstm", [(1, 5_000), (10, 7_000), (20, 9_000)]), ("mamba", [])):
+        run = client.create_run(experiment, tags={"babysweep.kind": "trial"}).info.run_id
+        params = {"arch": arch, "batch_size": 4, "context": 8, "lr": 0.003 if values else 0.01}
+        client.log_batch(
+            run,
+            [Metric("train/loss", 1.0, when, step) for step, when in values],
+            [Param(name, str(value)) for name, value in params.items()],
+        )
+        if values:
+            client.log_metric(run, "epoch/tokens_per_second", 128.0)
+            client.log_metric(run, "zero_shot/blimp", 50.0)
+            client.set_terminated(run, "FINISHED", end_time=11_000)
+    other, whole = sorted(gpu_sweep.trials_of(tmp_path), key=lambda trial: trial.is_scored)
+    assert whole == gpu_sweep.Trial("lstm", 5.0, 11.0, 20 * 4 * 8 / 128, True)
+    assert (other.arch, other.is_scored, other.is_planned) == ("mamba", False, False)
+    assert math.isnan(other.first_step + other.ended + other.train_seconds)
+
+
+def test_first_steps_count_from_the_command_or_a_free_place() -> None:
+    """Two at once: the third trial takes the place of the first that ended."""
+
+    def trial(arch: str, first: float, ended: float) -> gpu_sweep.Trial:
+        return gpu_sweep.Trial(arch, first, ended, 10.0, True)
+
+    trials = [
+        *(trial("lstm", 131.0, 150.0), trial("lstm", 130.0, 141.0)),
+        *(trial("mamba", 144.0, 160.0), trial("xlstm", 155.0, 170.0)),
+    ]
+    assert gpu_sweep.at_once(trials) == 2
+    beyond = gpu_sweep.Trial("lstm", 165.0, 180.0, 10.0, is_scored=True, is_planned=False)
+    assert gpu_sweep.trained([*trials, beyond]) == 20.0
+    rows = {row["arch"]: row for row in gpu_sweep.first_steps(trials, began=100.0)}
+    assert {arch: row["seconds"] for arch, row in rows.items()} == {
+        **{"lstm": 30.0, "mamba": 3.0, "xlstm": 5.0},
+    }
+    assert rows["lstm"]["since"] == "the command"
+    assert rows["mamba"]["since_command"] == 44.0
+
+
+SWEEP = """
+import sys
+if "--dry-run" in sys.argv:
+    print("About 1:30 of training")
+sys.exit({status} if "--dry-run" in sys.argv else {other})
+"""
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[Row]]:
+    """Run the sweep with a command in its place that ends with the one status or the other."""
+
+    def run_with(status: int, other: int, scored: int = gpu_sweep.TRIALS) -> list[Row]:
+        trial = gpu_sweep.Trial("lstm", math.nan, math.nan, 1.0, True)
+        code = SWEEP.format(status=status, other=other)
+        monkeypatch.setattr(gpu_sweep, "command_of", lambda *_: [sys.executable, "-c", code])
+        monkeypatch.setattr(gpu_sweep, "_prepare", lambda *_: (tmp_path, tmp_path))
+        monkeypatch.setattr(gpu_sweep, "trials_of", lambda storage: scored * [trial])
+        rows = gpu_speed.Rows(None)
+        gpu_speed.measure_sweep(arguments(words=100), rows, Console(quiet=True))
+        return rows.rows
+
+    return run_with
+
+
+def test_a_dry_run_and_a_sweep_are_rows(stand_in: Callable[..., list[Row]]) -> None:
+    """Each with what it says; the report takes them."""
+    dry, sweep = stand_in(0, 0)
+    assert (dry["what"], dry["least"], dry["most"]) == ("dry run", 90.0, 90.0)
+    assert (sweep["what"], sweep["scored"]) == ("sweep", 12)
+    assert gpu_report.verdicts([dry, sweep])[-2].verdict == "met"
+
+
+def test_a_sweep_that_fails_is_a_problem(stand_in: Callable[..., list[Row]]) -> None:
+    """A dry run that fails leaves the sweep; trials without a score are counted."""
+    dry, sweep = stand_in(3, 0)
+    assert dry["problem"] == "dry run: it ended with status 3: About 1:30 of training"
+    assert "problem" not in sweep
+    assert stand_in(0, 2)[-1]["problem"] == "it ended with status 2"
+    few = stand_in(0, 0, scored=9)[-1]["problem"]
+    assert few.startswith("BLiMP was scored by 9 of 12 trials")
+
+
+def test_the_command_is_one_that_a_person_types() -> None:
+    """Its flags are there, for all architectures."""
+    command = gpu_sweep.command_of(Path("text"), Path("mini"), Path("storage"), "cuda")
+    args = parse(LrSweepArgs, command[2:], "", None)
+    assert list(args.arch) == ["all"]
+    assert (args.preset, args.gpus_per_trial) == ("small", 0.25)
+    assert 2 * len(models.architectures()) == gpu_sweep.TRIALS
 
 
 # ---- the corpus of the sweep

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from analysis.store import PATIENCE_SECONDS
 from sweeps.engine import trial_process
 from sweeps.engine.crew import Crew, KeyValueStore, _failure, take_orders
 from sweeps.engine.failures import HOPELESS, TrialFailure
+from sweeps.engine.notices import NOTICES
 from sweeps.engine.resources import Resources
 from trainables.spec import TrialSpec
 from trainables.trainer import World
@@ -68,6 +72,9 @@ def ran(monkeypatch):
         if spec.lr == 667:
             raise RuntimeError("CUDA error: unspecified launch failure\nCompile with ...")
         for epoch in (1, 2, 3):
+            if world.rank == 0 and spec.lr == 668 and epoch > 1:
+                logging.getLogger("models.kernels.gpu").warning("%s is\nbroken", "mamba-ssm")
+                logging.getLogger("trainables.files").info("as usual")
             report({"epoch": epoch, "ended": int(epoch == 3)})
             done.append((world.rank, spec.lr, epoch))
 
@@ -125,6 +132,17 @@ def test_a_failure_is_told_in_one_line(crew, lr, hopeless):
     assert "\n" not in str(failure.value)
 
 
+def test_a_warning_of_the_process_comes_with_the_next_report(crew, ran, caplog):
+    """Once for each report, in a line; a report without one, and the process's log, are as ever."""
+    for lr in (668, 0.1):
+        order(crew, lr)
+        found = [crew.next_report().get(NOTICES) for _ in range(3)]
+        said = lr == 668 and ["mamba-ssm is broken"]
+        assert found == [None, said or None, said or None]
+    assert caplog.messages == 2 * ["mamba-ssm is\nbroken"]
+    assert logging.getLogger("models").handlers == []
+
+
 def test_the_cause_is_told_not_its_consequences():
     """Of two workers' errors that of the GPU counts, whichever rank it has."""
     lost = RuntimeError("Connection closed by peer\nmore")
@@ -133,6 +151,21 @@ def test_the_cause_is_told_not_its_consequences():
     assert str(_failure(Failed({0: lost}))) == "RuntimeError: Connection closed by peer"
     full = TrialFailure("out of memory: ...", hopeless=True)
     assert _failure(Failed({0: TrialFailure("the GPU failed: NCCL"), 1: full})) is full
+
+
+def test_workers_wait_longer_for_each_other_than_one_may_wait_for_mlflow(ran, monkeypatch):
+    """The first scores alone, sends what waits, and records the end: an hour each."""
+    made = []
+
+    def trainer(worker, **options):
+        made.append(options)
+        return SimpleNamespace(fit=lambda: None)
+
+    monkeypatch.setattr("sweeps.engine.crew._trainer_class", lambda: trainer)
+    crew = Crew(b"", Resources(1, 0, 2, "train"), "/tmp/x")
+    crew._run()
+    assert crew._error is None
+    assert made[0]["torch_config"].timeout_s > 3 * PATIENCE_SECONDS
 
 
 def test_orders_need_the_secret(monkeypatch):

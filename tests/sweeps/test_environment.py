@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import signal
 import socket
@@ -15,13 +16,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.exceptions import AuthenticationError
+from ray.runtime_env.runtime_env import _merge_runtime_env
 
+from analysis.commands import SETTINGS
 from analysis.signals import ENDING, ending_on_signals
 from sweeps.engine import environment, tuning
 from sweeps.engine.environment import check_address, is_local, secure_local_cluster
 from sweeps.engine.probe import REFUSED, why
 from sweeps.engine.watch import RayDied
+from tests.analysis.test_commands import OTHER_VARIABLES
 from tests.processes import ROOT
 from tests.processes import environment as commands_environment
 from tests.sweeps.ray_nodes import RayNodes
@@ -230,6 +235,40 @@ def test_a_folder_that_is_too_long_for_sockets() -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "RAY_TMPDIR=/tmp/xxx" in done.stderr
+
+
+def test_switches_go_along_to_a_cluster_that_runs(
+    stub_ray: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that change how a trial computes, where they are set; nothing that is secret, or only
+    the command's, or of a machine."""
+    inits: list[dict[str, Any]] = []
+    stub_ray.init = lambda **options: inits.append(options)
+    monkeypatch.setattr(tuning, "check_address", lambda address: None)
+    os.environ.update(dict.fromkeys(SETTINGS, "0") | {"BABYSWEEP_CPP": ""})
+    os.environ.update(dict.fromkeys(OTHER_VARIABLES, "x"))
+    with tuning.ray_cluster("10.0.0.1:6379", dashboard=False):
+        pass
+    sent = inits[0]["runtime_env"]["env_vars"]
+    switches = {"BABYSWEEP_KERNELS": "0", "BABYSWEEP_CUDA_GRAPH": "0"}
+    assert {name: sent[name] for name in sent if name.startswith("BABYSWEEP")} == switches
+    assert sent.items() > environment.WORKER_ENVIRONMENT.items()
+
+
+def test_what_a_job_hands_on_is_not_sent_twice(
+    stub_ray: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray would take it for a conflict, and start nothing."""
+    variables = {"BABYSWEEP_KERNELS": "torch", "MALLOC_TRIM_THRESHOLD_": "1"}
+    job = {"runtime_env": {"env_vars": variables, "working_dir": "gcs://x.zip"}}
+    os.environ.update({RAY_JOB_CONFIG_JSON_ENV_VAR: json.dumps(job), **variables})
+    os.environ["BABYSWEEP_CPP"] = "0"
+    sent = environment.worker_environment(SETTINGS)
+    assert sent["BABYSWEEP_CPP"] == "0"
+    assert sent.keys().isdisjoint(variables)
+    assert _merge_runtime_env(job["runtime_env"], {"env_vars": sent}) is not None
+    os.environ[RAY_JOB_CONFIG_JSON_ENV_VAR] = '{"runtime_env": null}'
+    assert environment.worker_environment(SETTINGS)["BABYSWEEP_KERNELS"] == "torch"
 
 
 def test_a_signal_while_ray_starts_or_ends(stub_ray: SimpleNamespace) -> None:

@@ -62,6 +62,17 @@ def test_out_of_memory_is_not_tried_again(sweep, monkeypatch, seen, runner):
 
 
 @pytest.mark.parametrize("runner", ["inline", "train"])
+def test_what_processes_lack_is_said_at_the_command(sweep, monkeypatch, runner):
+    """In one line of the whole sweep, which goes on."""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    output = sweep.run("--runner", runner)
+    (line,) = [line for line in output.splitlines() if "no C++ compiler" in line]
+    assert "lstm" in line
+    assert "(no-such-compiler); the kernels compute in PyTorch" in line
+    assert_clean(sweep, trials=2)
+
+
+@pytest.mark.parametrize("runner", ["inline", "train"])
 def test_a_gpu_that_fails_is_tried_again_in_a_fresh_process(sweep, monkeypatch, seen, runner):
     """A few times; then the trial fails with the reason, and the sweep goes on."""
     monkeypatch.setenv("BABYSWEEP_TEST_FAULT", "1e-3:device")

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from analysis.schema.milestone import MilestoneReport
 from sweeps.engine import progress
+from sweeps.engine.notices import NOTICES
 from sweeps.engine.progress import ProgressDisplay
 from sweeps.engine.tuning import Slots
 from sweeps.plans.grids import GridPlan
@@ -38,7 +39,7 @@ BASE = TrialSpec(
 class Sweep:
     """A display, a search that gives it trials, and what it has printed."""
 
-    def __init__(self, study: Path, **values: list[float]) -> None:
+    def __init__(self, study: Path, is_terminal: bool = False, **values: list[float]) -> None:
         self.study, self.metrics = study, dict[str, float]()
         self.milestones = dict[int, float]()
         axes = tuple(values)
@@ -51,7 +52,7 @@ class Sweep:
         )
         contact: Any = SimpleNamespace(try_once=lambda call: call() or True)
         self._output = io.StringIO()
-        console = Console(file=self._output, width=200)
+        console = Console(file=self._output, width=200, force_terminal=is_terminal)
         slots = Slots(self.search, lambda available: 1, {}, console)
         self.display = ProgressDisplay(
             tracker, contact, study, self.search, slots, console, lambda spec, steps: (20, 50, 130)
@@ -73,6 +74,12 @@ class Sweep:
         self.display.on_trial_result(0, [trial], trial, result)
         self.search.on_trial_complete(trial.trial_id, result)
         self.display.on_trial_complete(0, [trial], trial)
+
+    def report(self, trial: Any, *notices: str) -> None:
+        """Let a trial report an epoch."""
+        result = {"ended": 0, "epoch": 1, "bits_per_byte": 2.0, "macro": -1.0}
+        result |= {NOTICES: [*notices]} if notices else {}
+        self.display.on_trial_result(0, [trial], trial, result)
 
     def lines(self) -> list[str]:
         """The lines since the last call, without the time of day."""
@@ -146,6 +153,31 @@ def test_an_added_value_is_announced(begin: Callable[..., Sweep]) -> None:
         "lstm lr=1e-2 seed=0: started; added to the grid, since its best learning rate was at the "
         "edge"
     ]
+
+
+def test_what_trials_have_to_say_is_said_once(begin: Callable[..., Sweep]) -> None:
+    """By the first of them that says it; as it is, with the brackets of an error's number."""
+    sweep = begin(lr=[1e-3, 3e-3])
+    first, second = sweep.start(), sweep.start()
+    sweep.lines()
+    sweep.report(first, "no C++ for mlstm: [Errno 28] No space left", "mamba-ssm is not installed")
+    sweep.report(second, "mamba-ssm is not installed", "the step cannot be captured")
+    sweep.report(first, "mamba-ssm is not installed")
+    sweep.report(second)
+    assert [line for line in sweep.lines() if "epoch" not in line] == [
+        "lstm lr=1e-3 seed=0: no C++ for mlstm: [Errno 28] No space left",
+        "lstm lr=1e-3 seed=0: mamba-ssm is not installed",
+        "lstm lr=3e-3 seed=0: the step cannot be captured",
+    ]
+
+
+def test_what_trials_have_to_say_stands_above_the_table(tmp_path: Path) -> None:
+    """Where epochs are not said line by line."""
+    sweep = Sweep(tmp_path, is_terminal=True, lr=[1e-3])
+    sweep.report(sweep.start(), "mamba-ssm is not installed")
+    (line,) = sweep.lines()
+    assert "lstm lr=1e-3 seed=0: " in line
+    assert "mamba-ssm is not installed" in line
 
 
 def test_no_trial_is_silent_for_long(

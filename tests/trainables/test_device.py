@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from models.kernels import paths
+from models.kernels.rms_norm import rms_norm
 from trainables import provenance
 from trainables.device import arithmetic, set_up_device, share_of_memory
 
@@ -40,7 +41,7 @@ def test_a_process_keeps_to_its_share_of_a_gpu(gpus, fractions):
     set_up_device(1, CPU, gpus=gpus)
     assert fractions == []
     set_up_device(1, GPU, gpus=gpus)
-    assert fractions == [pytest.approx(min(gpus, 1) - 0.671 / 80, abs=1e-5)]
+    assert fractions == [pytest.approx(min(gpus, 1) - 2**30 / 80e9, abs=1e-5)]
     assert share_of_memory(80 * 10**9, 1e-4) == 1  # and not less than nothing
 
 
@@ -67,11 +68,13 @@ def test_a_trial_on_the_cpu_never_computes_with_denormal_numbers():
 
 
 def test_a_run_records_which_kernels_computed_it(monkeypatch):
-    """The first path of every kernel, and the variable that overrides them."""
+    """The paths that were taken, and the variable that says what is wanted; before, nothing."""
     monkeypatch.setenv(paths.VARIABLE, "torch")
-    words = provenance.provenance(CPU, 1)["kernels"]
-    assert words.startswith("BABYSWEEP_KERNELS=torch: ")
-    assert all(f"{kernel} torch" in words for kernel in paths.TABLE)
+    paths.forget_taken()
+    assert provenance.kernels() == ""
+    rms_norm(torch.ones(2, 16), torch.ones(16), 1e-6)
+    assert provenance.kernels() == "BABYSWEEP_KERNELS=torch: rms_norm torch"
+    assert "kernels" not in provenance.provenance(CPU, 1)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,16 @@ import pytest
 import torch
 
 import models
+from sweeps.engine.trial_process import device_failure
 from trainables.corpus import Blocks
-from trainables.memory import OutOfMemory, even_piece, largest_that_fits, recompute_activations
+from trainables.memory import (
+    CudaMemory,
+    MemoryTaken,
+    OutOfMemory,
+    even_piece,
+    largest_that_fits,
+    recompute_activations,
+)
 from trainables.objectives import NextTokenObjective
 from trainables.optim import bytes_to_come
 from trainables.trainer import Trainer, TrialData, World
@@ -59,6 +67,7 @@ class Bytes:
     """A memory in which only sequences count: `each` of them takes 10, or 4 if computed twice."""
 
     device_name = "a made-up GPU"
+    lost = 0
 
     def __init__(self, room):
         self.room = room
@@ -147,6 +156,49 @@ def test_out_of_memory_names_what_would_fit(make_trainer, monkeypatch):
     monkeypatch.setattr(trainer, "_step", fail)
     with pytest.raises(OutOfMemory, match=r"of 4 sequences does not fit.*--micro-batch 2 would"):
         trainer.step()
+
+
+def test_memory_that_others_took_is_no_fault_of_the_micro_batch(make_trainer, monkeypatch):
+    """The trial is tried again, in a fresh process, as after the loss of one; one that is too large
+    is not."""
+    trainer, memory = make_trainer(40, micro_batch=4)
+    memory.lost = 3 * 10**9
+
+    def fail(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer, "_step", fail)
+    with pytest.raises(
+        MemoryTaken, match=r"made-up GPU .* other processes have taken 3.0 GB"
+    ) as it:
+        trainer.step()
+    failure = device_failure(it.value)
+    assert failure is not None
+    assert str(failure).startswith("out of memory: of the 0.0 GB")
+    assert not failure.hopeless
+    assert device_failure(OutOfMemory("--micro-batch 2 would")).hopeless
+
+
+@pytest.mark.parametrize(
+    ("gpus", "free_then", "held", "free_later", "lost"),
+    [
+        (0.25, 60, 10, 50, 0),  # neighbours fill their shares
+        (0.25, 60, 10, 5, 3),  # 19 of 20 GiB are the trial's, and 5 + 10 + 1 are left of them
+        (1.0, 60, 0, 3, 56),  # what others held before was never the trial's
+        (1.0, 79, 75, 3, 0),
+    ],
+)
+def test_what_others_took_of_a_share(monkeypatch, gpus, free_then, held, free_later, lost):
+    """Of 80 GiB one is set aside for what the process itself takes besides tensors."""
+    gib = 2**30
+    sizes = {"free": free_then * gib, "held": 0}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (sizes["free"], 80 * gib))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: sizes["held"])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a made-up GPU")
+    memory = CudaMemory(gpus)
+    assert memory.lost == 0
+    sizes |= {"free": free_later * gib, "held": held * gib}
+    assert memory.lost == lost * gib
 
 
 def test_auto_on_a_cpu_is_the_whole_share(tiny_spec, make_trainer):

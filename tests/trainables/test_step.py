@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ import models
 from models.kernels.gpu.launch import recording
 from tests.trainables.test_spec import SPEC
 from trainables.corpus import Blocks
+from trainables.memory import OutOfMemory
 from trainables.objectives import DistillationObjective, NextTokenObjective
 from trainables.optim import build_optimizer, set_learning_rate
 from trainables.step import WARM_UP, RecordedStep, Step, has_dropout, why_no_graph
@@ -50,6 +53,22 @@ class Refusing(FakeGraphs):
 
     def record(self, work):
         raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+
+
+class Full(FakeGraphs):
+    """A device whose memory runs out as the step is recorded; the capture's end may fail, too."""
+
+    def __init__(self, optimizer, ends_well=True):
+        super().__init__(optimizer)
+        self.ends_well = ends_well
+
+    def record(self, work):
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        except torch.OutOfMemoryError:
+            if self.ends_well:
+                raise
+            raise RuntimeError("CUDA error: the capture was unjoined")  # noqa: B904
 
 
 def small_step(*, dropout=0.0, recordable=True, micro_batch=2):
@@ -125,6 +144,28 @@ def test_a_step_that_cannot_be_recorded_goes_on_without():
     assert "more lines" not in line
     assert recorded.is_settled
     assert not recorded.is_recorded
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_memory_that_runs_out_in_a_recording_is_answered(
+    ends_well, tiny_spec, tiny_corpus, monkeypatch
+):
+    """With the micro-batch that would fit, as in any other step: nothing goes on slower instead."""
+    blocks = (
+        Blocks(tiny_corpus.train, tiny_spec.context),
+        Blocks(tiny_corpus.dev, tiny_spec.context),
+    )
+    data = TrialData(tiny_corpus, *blocks, tiny_corpus.tokenizer(), None)
+    memory = SimpleNamespace(room=10**9, device_name="a made-up GPU", lost=0)
+    trainer = Trainer(tiny_spec, data, World(), None, memory=memory)
+    said = []
+    trainer._step = RecordedStep(trainer._step, Full(trainer.optimizer, ends_well), said.append)
+    monkeypatch.setattr(Trainer, "_need", lambda self, size, memory: (10**9 + 1) * (size > 2))
+    for _ in range(WARM_UP):
+        trainer.step()
+    with pytest.raises(OutOfMemory, match="4 sequences does not fit .*; --micro-batch 2 would"):
+        trainer.step()
+    assert said == []
 
 
 @pytest.mark.parametrize("recordable", [True, False])

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import models
+from models.kernels import native
 from tests.architectures import slow_but
 from tests.earlier_version import forget_digests
 from tests.trainables.conftest import runtime_in
@@ -365,7 +366,10 @@ def test_mlflow_holds_one_run_without_doubled_points(tiny_spec, make_runtime, mo
     assert run.data.tags["babysweep.outcome"] == "finished"
     assert run.data.tags["mlflow.parentRunId"] in runtime.tracker.parents.values()
     assert run.data.params["lr"] == "0.003"
-    assert run.data.params["kernels"].startswith("BABYSWEEP_KERNELS=auto: ")
+    loss = "cpp" if native.available("linear_cross_entropy") else "torch"
+    assert run.data.params["kernels"] == (
+        f"BABYSWEEP_KERNELS=auto: linear_cross_entropy {loss}, lstm torch"
+    )
     assert run.data.params["step"] == (
         "without a CUDA graph (on the CPU); 4 of 4 sequences at once; activations kept"
     )

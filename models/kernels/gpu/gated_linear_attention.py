@@ -123,7 +123,8 @@ def _walked(
         _walk,
         (batch * heads * tiles, triton.cdiv(values, constants["Y"])),
         *(q, columns, first, walked, last, k, g, bound, scale, sum_choices(g.device), time, heads),
-        num_warps=2 * WARPS if constants["Y"] == Y else WARPS,  # a product of Y rows
+        # Y rows are a product of twice as many on Hopper; float32 takes the registers of as many.
+        num_warps=2 * WARPS if constants["Y"] == Y or columns.dtype == torch.float32 else WARPS,
         **constants,
     )
     return walked
@@ -145,7 +146,7 @@ def _all_outputs(
         _outputs,
         (_chunks(values),),
         *(q, values, states, out, k, g, bound, scale, sum_choices(g.device), *values.shape[1:3]),
-        num_warps=WARPS,
+        num_warps=2 * WARPS if values.dtype == torch.float32 else WARPS,
         **_constants(g, values),
         REVERSE=reverse,
     )

@@ -108,11 +108,23 @@ def takes(
     fits: bool = True,
     types: tuple[torch.dtype, ...] = ELEMENT_TYPES,
 ) -> bool:
-    """Whether the Triton version of `kernel` is the one for these tensors.
+    """Whether the Triton version of `kernel` is the one for these tensors, which is noted.
 
     They must be of `types`, on a GPU that Triton compiles for, and not empty. `fits` is what the
     kernel asks of the shapes.
     """
+    are_taken = _would_take(kernel, *tensors, fits=fits, types=types)
+    if are_taken and _record is None:
+        paths.note(kernel, "triton")
+    return are_taken
+
+
+def _would_take(
+    kernel: str,
+    *tensors: Tensor,
+    fits: bool = True,
+    types: tuple[torch.dtype, ...] = ELEMENT_TYPES,
+) -> bool:
     if not (fits and all(x.dtype in types and x.numel() for x in tensors)):
         return False
     if _record is not None:
@@ -135,9 +147,13 @@ def takes_together(kernels: tuple[str, ...], x: Tensor, *parameters: Tensor) -> 
     """
     kind = x.device.type
     working = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-    return x.dtype == working and all(
-        not paths.uses_library(kernel, kind) and takes(kernel, x, *parameters) for kernel in kernels
+    are_taken = x.dtype == working and all(
+        not paths.uses_library(kernel, kind) and _would_take(kernel, x, *parameters)
+        for kernel in kernels
     )
+    for kernel in kernels if are_taken and _record is None else ():
+        paths.note(kernel, "triton")
+    return are_taken
 
 
 def launch(
