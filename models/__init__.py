@@ -20,7 +20,7 @@ from models import registry
 from models import sizes as _sizes  # before `def sizes`, which takes over the name
 from models.opening import load, load_config, load_tokenizer
 from models.registrations import keep_registrations, restore_registrations
-from models.registry import ParamCount, TextShape
+from models.registry import ParamCount, TextShape, is_own
 
 # isort: off
 # Importing registers, in the order of `architectures()`.
@@ -55,6 +55,7 @@ __all__ = [
     "build_config",
     "build_model",
     "flops_per_token",
+    "is_own",
     "load",
     "load_config",
     "load_tokenizer",

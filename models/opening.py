@@ -132,8 +132,7 @@ def load(path: str | Path) -> PreTrainedModel:
             f"transformers cannot open {path} ({config.model_type}): {_in_a_line(error)}"
         ) from error
     model, report = loaded
-    ours = {registry.get(name).model_type for name in registry.names()}
-    if model.config.model_type not in ours:
+    if not registry.is_own(model.config):
         # Old checkpoints hold buffers that transformers has given up since: they are left out.
         known = {_any_layer(name) for name, _ in model.named_parameters()}
         more = report["unexpected_keys"]

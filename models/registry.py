@@ -93,6 +93,11 @@ def get(name: str) -> Architecture:
     return choose(_ARCHITECTURES, name, "architecture")
 
 
+def is_own(config: PreTrainedConfig) -> bool:
+    """Whether the config is of an architecture's type of model."""
+    return any(each.model_type == config.model_type for each in _ARCHITECTURES.values())
+
+
 def of_config(config: PreTrainedConfig) -> Architecture:
     """The architecture that `config` belongs to; ValueError if it is none of ours."""
     by_type = {architecture.model_type: architecture for architecture in _ARCHITECTURES.values()}

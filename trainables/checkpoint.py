@@ -393,12 +393,16 @@ class TrialFolder:
         progress: TrialProgress,
     ) -> None:
         """Keep the model of this moment, after so many words, unless that is there."""
-        target = self._checkpoints / revision_of(words)
+        target = self.model_after(words)
         if not self._holds(target / _TRAINER):
             with whole_folder(target, replace=True) as partial, writing(target):
                 _write_model(partial, model, tokenizer, spec, progress)
                 write_digests(partial, marked=_TRAINER)
             self._put()
+
+    def model_after(self, words: int) -> Path:
+        """Folder of the model kept after so many words."""
+        return self._checkpoints / revision_of(words)
 
     def checkpoint_at(self, step: int) -> Path:
         """Folder of the checkpoint taken after `step` optimizer steps."""

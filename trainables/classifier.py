@@ -28,7 +28,8 @@ _LINEAR_HEAD_STD = 0.02
 # Batches whose examples are sorted by length together: long enough to save most of the padding,
 # short enough that a batch still is a random sample.
 _BUCKET_BATCHES = 16
-_EVAL_BATCH = 64
+EVAL_BATCH = 64
+"""Examples that are predicted at once."""
 
 
 class Classifier(nn.Module):
@@ -43,7 +44,10 @@ class Classifier(nn.Module):
 
     def __init__(self, model: PreTrainedModel, num_labels: int, settings: FinetuneSettings) -> None:
         super().__init__()
-        self.body = model.base_model.float()
+        self.body = model.base_model
+        # Fake tensors (`trainables.launches`) cannot be converted, not even to what they are.
+        if any(each.dtype != torch.float32 for each in self.body.parameters()):
+            self.body.float()
         width = model.get_output_embeddings().weight.shape[1]
         self.head = _build_head(width, num_labels, settings)
 
@@ -213,8 +217,8 @@ def predict(model: Classifier, data: EncodedExamples, device: torch.device) -> l
     model.eval()
     predictions = np.empty(len(data), dtype=np.int64)
     order = np.argsort([len(ids) for ids in data.ids], kind="stable")
-    for start in range(0, len(order), _EVAL_BATCH):
-        which = order[start : start + _EVAL_BATCH]
+    for start in range(0, len(order), EVAL_BATCH):
+        which = order[start : start + EVAL_BATCH]
         ids, lengths, _ = data.batch(which, device)
         logits = model(ids, lengths)
         if not torch.isfinite(logits).all():

@@ -1,9 +1,12 @@
-"""The device of a trial and its arithmetic: threads, matrix-product precision, bf16."""
+"""The device of a process: its share of the memory, its arithmetic (threads, precision, bf16)."""
 
 from __future__ import annotations
 
 import torch
 
+CONTEXT = 2**30
+"""Bytes set aside for what CUDA takes in each process besides tensors: the context, kernels as they
+are loaded, cuBLAS's and cuDNN's workspaces, graphs that are ready to launch."""
 BF16_MIN_WIDTH = 256
 """Below this hidden size bf16 autocast gains nothing on a CPU: casts cost what products save."""
 
@@ -26,8 +29,17 @@ def default_precision(gpus: float, width: int) -> str:
     return "bf16" if has_bf16 and width >= BF16_MIN_WIDTH else "fp32"
 
 
-def set_up_device(threads: int, device: torch.device | None = None) -> None:
+def share_of_memory(total: int, gpus: float) -> int:
+    """Bytes of a GPU's that tensors of a process may take which was given `gpus` GPUs; more than 1,
+    and 0, count as 1."""
+    return max(1, int(min(1.0, gpus or 1.0) * total) - CONTEXT)
+
+
+def set_up_device(threads: int, device: torch.device | None = None, *, gpus: float = 1.0) -> None:
     """Use `threads` CPU threads, and on the device the true float32 products that it has.
+
+    On a GPU the process keeps to its share of the memory, which is that of `gpus` GPUs: beyond it
+    there is an error here, and none next door.
 
     The device is the CPU by default. Its numbers too small for full precision (denormal) become
     zero: many processors compute with them ten times slower, and a saturated network's gradients
@@ -43,6 +55,8 @@ def set_up_device(threads: int, device: torch.device | None = None) -> None:
         torch.set_flush_denormal(True)  # before the first product starts PyTorch's threads
         _speed_up_cpu_products()
     else:
+        _, total = torch.cuda.mem_get_info()
+        torch.cuda.set_per_process_memory_fraction(share_of_memory(total, gpus) / total)
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False

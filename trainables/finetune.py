@@ -88,6 +88,7 @@ def finetune(
     *,
     device: torch.device | None = None,
     threads: int = 1,
+    gpus: float = 1.0,
     report: Callable[[EpochScore], None] | None = None,
 ) -> FinetuneOutcome:
     """Bring a fine-tuning to its end, from wherever an earlier process left it.
@@ -99,12 +100,13 @@ def finetune(
         storage: folder of all fine-tunings.
         device: where to compute; the CPU by default.
         threads: CPU threads.
+        gpus: share of a GPU that it may use.
         report: called after each epoch, those of earlier processes first.
 
     Raises:
         ValueError: model or data are not those of the spec, or there are too few examples.
     """
-    set_up_device(threads, device or torch.device("cpu"))
+    set_up_device(threads, device, gpus=gpus)
     folder = storage / spec.hash
     folder.mkdir(parents=True, exist_ok=True)
     report = report or (lambda epoch: None)

@@ -9,11 +9,8 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedModel
 
+from trainables.device import CONTEXT, share_of_memory
 from trainables.step import has_dropout
-
-_CONTEXT = 2**30
-"""Bytes set aside for what CUDA takes in each process besides tensors: the context, kernels as they
-are loaded, cuBLAS's and cuDNN's workspaces, graphs that are ready to launch."""
 
 
 class OutOfMemory(RuntimeError):
@@ -59,9 +56,8 @@ class CudaMemory:
     def __init__(self, gpus: float) -> None:
         free, total = torch.cuda.mem_get_info()
         mine = torch.cuda.memory_reserved()
-        share = min(1.0, gpus or 1.0) * total - _CONTEXT
         # What other programs hold now is not there to be had, even by a trial that is alone.
-        self.room = max(1, int(min(share, free + mine)))
+        self.room = max(1, min(share_of_memory(total, gpus), free + mine))
         self.device_name = torch.cuda.get_device_name()
         self._fraction = min(1.0, self.room / total)
 
@@ -73,7 +69,7 @@ class CudaMemory:
     def lost(self) -> int:
         free, _ = torch.cuda.mem_get_info()
         # What this process itself holds besides tensors may have grown by what is set aside.
-        return max(0, self.room - free - torch.cuda.memory_reserved() - _CONTEXT)
+        return max(0, self.room - free - torch.cuda.memory_reserved() - CONTEXT)
 
     def peak(self, work: Callable[[], object]) -> int | None:
         self.tidy()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 
 from analysis.benchmarks import Benchmark, Suite
 from analysis.benchmarks.figures import MEAN_OF_TASKS
@@ -75,6 +76,16 @@ def milestone_step(spec: TrialSpec, corpus: Corpus, words: int, total_steps: int
     step = max(1, -(-words * corpus.train_tokens // words_a_step))
     seen = total_steps * words_a_step // corpus.train_tokens
     return min(step, total_steps) if is_seen(words, seen) else step
+
+
+def steps_between(
+    spec: TrialSpec, corpus: Corpus, milestones: Iterable[int], total_steps: int
+) -> list[int]:
+    """The optimizer steps within epochs after which a milestone is measured, ascending: at an
+    epoch's end its figures are the epoch's."""
+    steps = {milestone_step(spec, corpus, words, total_steps) for words in milestones}
+    an_epoch = total_steps // spec.epochs
+    return sorted(step for step in steps if step <= total_steps and step % an_epoch)
 
 
 def milestone_report(

@@ -38,6 +38,8 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 FLUSH_SECONDS = 2.0
+MILESTONE = "milestone/bits_per_byte"
+"""The metric of a milestone's validation; step = words seen."""
 _AXES = {"step": "train/loss", "epoch": "val/loss", "words": "milestone/"}
 """By axis, how the names of metrics begin that tell how far along it a run is."""
 _NOTE = "mlflow.note.content"
@@ -233,6 +235,11 @@ class Tracker:
         """All trial runs of the study."""
         return _runs(self.client, self.experiment_id, "trial")
 
+    def milestones(self, run: Run) -> dict[int, float]:
+        """By words seen, ascending, the validation bits per byte of a trial run's milestones."""
+        points = self.client.get_metric_history(run.info.run_id, MILESTONE)
+        return {point.step: point.value for point in sorted(points, key=lambda each: each.step)}
+
     def close(self, status: str) -> None:
         """End the parent runs, and mark the trial runs that nobody continues as killed.
 
@@ -321,7 +328,7 @@ class TrialRun:
             values |= _with_macro("milestone", scores["benchmarks"], protocol_of(scores))
         if report.val_loss is not None and report.bits_per_byte is not None:
             values["milestone/val_loss"] = report.val_loss
-            values["milestone/bits_per_byte"] = report.bits_per_byte
+            values[MILESTONE] = report.bits_per_byte
         self._add("words", words, values)
         self.flush()
         content = dataclasses.asdict(report)

@@ -69,7 +69,7 @@ def run_trial(
         StopAsked: by the first worker, once `runtime.stop` is there.
     """
     world = world or World()
-    set_up_device(runtime.threads, world.device)
+    set_up_device(runtime.threads, world.device, gpus=runtime.gpus)
     folder = TrialFolder.of(runtime.study, spec)
 
     def report_at_rest(metrics: dict[str, Any]) -> None:

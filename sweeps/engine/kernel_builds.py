@@ -1,6 +1,6 @@
-"""Kernels of the plan's models, built once on each node with GPUs before the trials start.
+"""Kernels of models, built once on each node with GPUs before trials, scorings or tasks start.
 
-Trials that start together would build the same kernels side by side, each for itself; what they
+Processes that start together would build the same kernels side by side, each for itself; what they
 find in the node's cache they load.
 """
 
@@ -10,7 +10,6 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,8 +19,7 @@ from rich.markup import escape
 
 from analysis.terminal import say, showing
 from sweeps.engine.progress import QUIET_SECONDS
-from trainables.spec import TrialSpec
-from trainables.trainer import MicroBatch
+from trainables.launches import Work
 
 _CPUS = 1
 """Reserved on a node: trials are not running yet, and may not fit beside all of its CPUs."""
@@ -33,15 +31,19 @@ class KernelBuild:
 
     Attributes:
         tasks: by node, its task's messages.
+        users: who needs the kernels: "trials".
     """
 
     tasks: dict[str, Any]
+    users: str = "trials"
 
     def wait(self, console: Console) -> None:
         """Show what the nodes tell until the last one is ready.
 
-        A node that fails is named: its trials build the kernels that they need when they need them.
+        A node that fails is named: its users build the kernels that they need when they need them.
         """
+        if not self.tasks:
+            return
         waiting = {task: node for node, task in self.tasks.items()}
         said = dict.fromkeys(self.tasks, "starting")
         # In a pipe the first line comes after a while: what was built before takes no time.
@@ -58,41 +60,33 @@ class KernelBuild:
                     except StopIteration:
                         line = said[node]
                     except ray.exceptions.RayError as error:
-                        line = f"kernels are built by the trials ({_last_line(error)})"
+                        line = f"kernels are built by the {self.users} ({_last_line(error)})"
                     del waiting[task]
                     say(console, escape(f"Node {node}: {line}"))
 
 
-def start_building(
-    specs: Sequence[TrialSpec],
-    vocab_size: int,
-    micro_batch: MicroBatch,
-    teachers: Sequence[Path],
-    gpus: float,
-) -> KernelBuild:
-    """Start to build the kernels of trials on the cluster's GPU nodes; on none for trials without.
+def start_building(works: Sequence[Work], gpus: float, users: str = "trials") -> KernelBuild:
+    """Start to build kernels on the cluster's GPU nodes; on none for work without GPUs.
 
     Args:
-        specs, vocab_size, micro_batch, teachers: as for `build_kernels`.
-        gpus: of a trial's worker.
+        works: as for `build_kernels`.
+        gpus: of a worker.
+        users: see `KernelBuild`.
     """
     tasks = {}
-    work = (specs, vocab_size, micro_batch, teachers)
-    for node in ray.nodes() if gpus else []:
+    for node in ray.nodes() if works and gpus else []:
         if node["Alive"] and node["Resources"].get("GPU"):
             tasks[node["NodeManagerAddress"]] = _build.options(
                 num_cpus=_CPUS,
                 num_gpus=min(1.0, gpus),
                 num_returns="streaming",
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-            ).remote(*work)
-    return KernelBuild(tasks)
+            ).remote(works)
+    return KernelBuild(tasks, users)
 
 
 @ray.remote(max_retries=0, max_calls=1)  # a process that stayed would keep memory of the GPU
-def _build(
-    specs: Sequence[TrialSpec], vocab_size: int, micro_batch: MicroBatch, teachers: Sequence[Path]
-) -> Iterator[str]:
+def _build(works: Sequence[Work]) -> Iterator[str]:
     """Build kernels on this node; yields what is going on, and last what was done."""
     from trainables.kernel_cache import build_kernels
 
@@ -101,9 +95,7 @@ def _build(
 
     def build() -> None:
         try:
-            ended.append(
-                build_kernels(specs, vocab_size, micro_batch, messages.put, teachers=teachers)
-            )
+            ended.append(build_kernels(works, messages.put))
         except BaseException as error:  # for the thread that hands the messages on
             ended.append(error)
         messages.put(None)

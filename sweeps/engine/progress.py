@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from analysis.addresses import shown
 from analysis.errors import without_secret
 from analysis.schema.axes import AXES
 from analysis.terminal import say
@@ -25,8 +26,9 @@ from sweeps.engine.notices import NOTICES
 from sweeps.engine.tuning import DriverCallback, Slots
 from trainables.bucket import without_patience
 from trainables.checkpoint import TrialFolder
+from trainables.milestones import revision_of
 from trainables.spec import TrialSpec
-from trainables.tracking import Tracker
+from trainables.tracking import MILESTONE, Tracker
 
 REFRESH_SECONDS = 1.0
 QUIET_SECONDS = 10.0
@@ -39,7 +41,12 @@ _STYLES = {"running": "bold", "finished": "green", "diverged": "yellow", "failed
 
 @dataclass
 class TrialRow:
-    """One trial as the table shows it; the numbers are the newest that MLflow holds."""
+    """One trial as the table shows it; the numbers are the newest that MLflow holds.
+
+    Attributes:
+        milestones: the words of those that were reached and told.
+        validations: steps within epochs after which milestones are measured.
+    """
 
     spec: TrialSpec
     state: str = "waiting"
@@ -47,6 +54,8 @@ class TrialRow:
     said: float = field(default_factory=time.monotonic)
     metrics: dict[str, float] = field(default_factory=dict)
     total_steps: int | None = None
+    milestones: set[int] = field(default_factory=set)
+    validations: Sequence[int] = ()
 
     @property
     def epoch(self) -> float:
@@ -60,12 +69,28 @@ class TrialRow:
             return 0.0
         left = self.spec.epochs - self.epoch
         if (seconds := self.metrics.get("epoch/seconds")) is not None:
-            return left * seconds
+            return left * seconds + self._validation_seconds(self.epoch)
         speed = self.metrics.get("train/tokens_per_second")
         if not speed or self.total_steps is None:
             return None
         tokens = self.total_steps * self.spec.batch_size * self.spec.context
         return left / self.spec.epochs * tokens / speed
+
+    @property
+    def whole_seconds(self) -> float | None:
+        """Estimated seconds of the whole trial, None while no epoch has ended."""
+        seconds = self.metrics.get("epoch/seconds")
+        return seconds and self.spec.epochs * seconds + self._validation_seconds(0.0)
+
+    def _validation_seconds(self, epoch: float) -> float:
+        """Seconds of what is measured within epochs from a point on: each as at an epoch's end."""
+        seconds, speed = (self.metrics.get(f"epoch/{n}") for n in ("seconds", "tokens_per_second"))
+        if not (seconds and speed and self.total_steps):
+            return 0.0
+        an_epoch = self.total_steps / self.spec.epochs
+        training = an_epoch * self.spec.batch_size * self.spec.context / speed
+        number = sum(step > epoch * an_epoch for step in self.validations)
+        return number * max(0.0, seconds - training)
 
     @property
     def position(self) -> str:
@@ -91,8 +116,10 @@ class TrialRow:
         if (steps := run.data.params.get("total_steps")) is not None:
             self.total_steps = int(steps)
 
-    def cells(self, axes: Sequence[str]) -> list[str]:
-        """The row's columns, with its place on these axes."""
+    def cells(self, axes: Sequence[str], has_milestones: bool) -> list[str]:
+        """The row's columns, with its place on these axes, and its last milestone where rows have
+        one."""
+        newest = [revision_of(max(self.milestones)) if self.milestones else ""]
         spec, seen = self.spec, self.metrics
         speed = seen.get("train/tokens_per_second")
         return [
@@ -100,6 +127,7 @@ class TrialRow:
             *(AXES[name].show(getattr(spec, name)) for name in axes),
             str(spec.seed),
             f"{self.epoch:.1f}/{spec.epochs}",
+            *(newest if has_milestones else []),
             "" if speed is None or self.state != "running" else f"{speed:,.0f}",
             _number(seen.get("train/loss"), 3),
             _number(seen.get("val/bits_per_byte"), 4),
@@ -127,6 +155,8 @@ class ProgressDisplay(DriverCallback):
         study: the folder of its trials.
         search: who hands out the trials.
         slots: for trials that run together, for the estimate of the time left.
+        validations: from a trial's spec and number of steps to those within epochs after which
+            milestones are measured.
     """
 
     def __init__(
@@ -137,7 +167,9 @@ class ProgressDisplay(DriverCallback):
         search: Search,
         slots: Slots,
         console: Console,
+        validations: Callable[[TrialSpec, int], Sequence[int]] = lambda *_: (),
     ) -> None:
+        self._validations = validations
         self._tracker, self._contact, self._study = tracker, contact, study
         self._search, self._slots = search, slots
         self._console = console
@@ -186,6 +218,7 @@ class ProgressDisplay(DriverCallback):
         with without_patience():
             folder.look()
         row.was_over = folder.outcome is not None  # it ends at once, and is nothing new
+        row.milestones |= folder.milestones.keys()  # nor are these
         if not row.was_over and not self._live:
             self._event(row, self._beginning(trial, folder))
 
@@ -276,21 +309,36 @@ class ProgressDisplay(DriverCallback):
         for run in self._tracker.trial_runs():
             row = self.rows.get(run.data.tags["babysweep.spec_hash"])
             if row is not None:
-                row.update(run)
+                self._update(row, run)
+
+    def _update(self, row: TrialRow, run: Run) -> None:
+        """Take over what a trial's run holds, and tell which milestones are new."""
+        is_new = run.data.metrics.get(MILESTONE) != row.metrics.get(MILESTONE)
+        reached = self._tracker.milestones(run) if is_new else {}  # first: MLflow may be away
+        row.update(run)
+        if row.total_steps and not row.validations:
+            row.validations = self._validations(row.spec, row.total_steps)
+        for words, bits_per_byte in reached.items():
+            if words not in row.milestones:
+                row.milestones.add(words)
+                place = shown(TrialFolder.of(self._study, row.spec).model_after(words))
+                figure = f"{bits_per_byte:.4f} bits/byte"
+                self._event(row, f"{count(words, 'word')} seen: {figure}, kept in {escape(place)}")
 
     def _table(self) -> Table:
         done = sum(row.state in ("finished", "diverged", "stopped") for row in self.rows.values())
         caption = f"{count(done, 'trial')} done, {self._what_is_left()}"
         table = Table(caption=caption, header_style="bold")
-        axes = self._tracker.axes
-        columns = ("seed", "epoch", "tokens/s", "loss", "bits/byte", "macro", "ETA")
+        axes, has_milestones = self._tracker.axes, any(r.milestones for r in self.rows.values())
+        middle = ("milestone",) if has_milestones else ()
+        columns = ("seed", "epoch", *middle, "tokens/s", "loss", "bits/byte", "macro", "ETA")
         for name in ("arch", *(AXES[axis].column for axis in axes), *columns):
             table.add_column(name, justify="left" if name == "arch" else "right")
         rows = self.rows.values()
         for row in sorted(
             rows, key=lambda row: (row.spec.arch, *(getattr(row.spec, axis) for axis in axes))
         ):
-            table.add_row(*row.cells(axes), style=_STYLES.get(row.state, "dim"))
+            table.add_row(*row.cells(axes, has_milestones), style=_STYLES.get(row.state, "dim"))
         return table
 
     def _what_is_left(self) -> str:
@@ -304,9 +352,7 @@ class ProgressDisplay(DriverCallback):
         known = [row.seconds_left for row in self.rows.values() if row.state == "running"]
         left = [seconds for seconds in known if seconds is not None]
         whole = [
-            row.spec.epochs * row.metrics["epoch/seconds"]
-            for row in self.rows.values()
-            if "epoch/seconds" in row.metrics
+            seconds for row in self.rows.values() if (seconds := row.whole_seconds) is not None
         ]
         waiting = max(0, self._search.remaining() - len(known))
         if not whole:

@@ -27,12 +27,14 @@ from sweeps.engine.scoring.finetuning import check_tasks
 from sweeps.engine.scoring.found import Found, look_into
 from sweeps.engine.scoring.tasks import benchmark_place, check_folder, split_tasks
 from sweeps.engine.tuning import local_gpus
-from sweeps.plans.spaces import Plan, Values
+from sweeps.plans.spaces import Plan, Values, variants
 from sweeps.stored.trials import check_study_name, resolve_storage, study_name, study_trials
 from trainables.checkpoint import TrialFolder
 from trainables.corpus import Blocks, Corpus, mini_benchmark, prepare_corpus
 from trainables.device import default_precision
 from trainables.kept import put_folder
+from trainables.launches import KERNEL_AXES, TrialWork
+from trainables.milestones import steps_between
 from trainables.spec import TrialSpec
 from trainables.tracking import Tracker
 from trainables.trainer import MicroBatch, RuntimeConfig, steps_per_epoch
@@ -70,6 +72,7 @@ class SweepPlan:
         shared_steps: by part, the first steps that its trials take over from another part's.
         kind: what the parts are called in MLflow.
         axes: that vary within a part (`analysis.schema.axes.AXES`).
+        asked: by axis, the values, or ends of a range, that were asked for.
         taken: by flag, the values that no flag gave and the study did.
         found: what the folder of benchmarks holds, if one was named.
     """
@@ -94,6 +97,7 @@ class SweepPlan:
     shared_steps: Mapping[str, int] = field(default_factory=dict)
     kind: str = "lr sweep"
     axes: tuple[str, ...] = ("lr",)
+    asked: Values = field(default_factory=dict)
     taken: Mapping[str, Any] = field(default_factory=dict)
     found: Found = Found()
 
@@ -135,6 +139,17 @@ class SweepPlan:
     def fitting(self, available: dict[str, float], limit: int | None = None) -> int:
         """Number of its trials that fit a cluster at once, see `Resources.trials_at_once`."""
         return self.resources.trials_at_once(available, limit, self.least_memory)
+
+    @property
+    def works(self) -> list[TrialWork]:
+        """What its trials do on a GPU, those that launch other kernels apart."""
+        kinds = [kind for b in self.bases.values() for kind in variants(b, self.asked, KERNEL_AXES)]
+        vocab_size = self.corpus.vocab_size
+        return [TrialWork(kind, vocab_size, self.micro_batch, self.teachers) for kind in kinds]
+
+    def validations(self, spec: TrialSpec, total_steps: int) -> list[int]:
+        """The steps of a trial after which it is validated and scored besides after its epochs."""
+        return steps_between(spec, self.corpus, self.milestones, total_steps)
 
     @property
     def stop_file(self) -> Path:

@@ -112,6 +112,7 @@ def plan_distillation(args: DistillArgs, status: Status) -> SweepPlan:
         bases,
         {part: _plan(args, values, spec, folder) for part, spec in bases.items()},
         axes=tuple(values),
+        asked=values,
         teachers=tuple(teacher.folder for teacher in teachers),
         init=teachers[0].folder if base.init else None,
         kind="distillation",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from statistics import fmean
 
 import torch
@@ -20,18 +20,19 @@ from analysis.terminal import say
 from analysis.wording import count, in_gb
 from sweeps.arguments import TrainingArgs
 from sweeps.engine.progress import format_seconds
+from sweeps.engine.resources import count_shares
 from sweeps.engine.tuning import local_gpus
 from sweeps.plans.common import SweepPlan
+from sweeps.plans.spaces import variants
 from sweeps.plans.tracks import show_rules
-from trainables.corpus import Blocks
-from trainables.device import pick_device, set_up_device
 from trainables.machine_limits import free_memory, usable_cpus
-from trainables.memory import OutOfMemory, memory_of
-from trainables.milestones import milestone_step
+from trainables.memory import OutOfMemory
+from trainables.milestones import steps_between
 from trainables.peaks import dense_bf16_peak
+from trainables.side_by_side import SideBySide
 from trainables.spec import TrialSpec
-from trainables.step_time import step_seconds
-from trainables.trainer import Trainer, TrialData, World, steps_per_epoch
+from trainables.step_time import StepSetting, step_seconds
+from trainables.trainer import steps_per_epoch
 
 _COSTLY = ("batch_size", "optimizer")
 """Axes on which the time and the memory of a step depend."""
@@ -47,9 +48,9 @@ class Cost:
 
     Attributes:
         step_seconds: measured, of each kind of step; None where it could not be.
-        seconds: of all its trials, as many at once as fit, if these do not slow each other and
-            there are as many of each kind of step.
-        mfu: share of the GPU's peak that a step reaches, where both are known.
+        seconds: of all its trials, as many at once as fit, if there are as many of each kind of
+            step, and those with GPUs or CPUs of their own do not slow each other.
+        mfu: share of the GPU's peak that the steps of all its trials reach, where both are known.
     """
 
     part: str
@@ -73,8 +74,9 @@ def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None
     except ValueError as error:
         at_once = None
         say(console, f"[yellow]Not on this machine:[/] {escape(str(error))}")
-    measure = _StepTimer(plan, console) if at_once else None
-    costs = [_cost(plan, part, at_once, measure) for part in plan.bases]
+    with contextlib.ExitStack() as stack:
+        timer = stack.enter_context(_StepTimer(plan, at_once, console)) if at_once else None
+        costs = [_cost(plan, part, at_once, timer) for part in plan.bases]
     say(console, "\n".join(_head(plan, at_once)))
     console.print(_table(costs))
     say(console, f"{_disk(plan, costs)}.")
@@ -90,7 +92,8 @@ def _cost(
 ) -> Cost:
     params, non_embedding, flops_per_token = _model_counts(plan, part)
     trials = plan.plans[part].remaining()
-    kinds = _kinds_of_step(plan, part)
+    # As far as it is known that they are tried.
+    kinds = variants(plan.bases[part], plan.plans[part].values, _COSTLY)
     shared = plan.shared_steps.get(part, 0)
     steps = [steps_per_epoch(s, plan.num_blocks) * s.epochs - shared for s in kinds]
     flops = [flops_per_token * spec.batch_size * spec.context for spec in kinds]
@@ -100,7 +103,7 @@ def _cost(
     if len(known) == len(kinds) and at_once is not None:
         seconds = math.ceil(trials / at_once) * _mean_product(steps, known)
         peak = _peak(plan, kinds[0])
-        mfu = None if peak is None else flops[0] / known[0] / peak
+        mfu = None if peak is None else _on_a_gpu(plan, at_once) * flops[0] / known[0] / peak
     return Cost(
         part,
         params,
@@ -113,14 +116,6 @@ def _cost(
         seconds,
         mfu,
     )
-
-
-def _kinds_of_step(plan: SweepPlan, part: str) -> list[TrialSpec]:
-    """The part's base with each combination of the values on which a step's time or memory depends,
-    as far as it is known that they are tried."""
-    base, values = plan.bases[part], plan.plans[part].values
-    given = [values.get(name) or [getattr(base, name)] for name in _COSTLY]
-    return [base.replace(**dict(zip(_COSTLY, each, strict=True))) for each in product(*given)]
 
 
 def _mean_product(left: Sequence[float], right: Sequence[float]) -> float:
@@ -161,11 +156,8 @@ def _scorings(plan: SweepPlan) -> str:
     if not plan.benchmarks:
         return "none"
     base = max(plan.bases.values(), key=lambda base: base.epochs)
-    steps = steps_per_epoch(base, plan.num_blocks)
-    reached = [
-        milestone_step(base, plan.corpus, words, steps * base.epochs) for words in plan.milestones
-    ]
-    between = len({step for step in reached if step % steps})  # at an epoch's end nothing is added
+    total_steps = steps_per_epoch(base, plan.num_blocks) * base.epochs
+    between = len(steps_between(base, plan.corpus, plan.milestones, total_steps))
     after = count(base.epochs, "epoch") + (f" and {count(between, 'milestone')}" * (between > 0))
     return f"{count(plan.num_items, 'item')}, scored after {after} of a trial"
 
@@ -209,17 +201,26 @@ def _total(plan: SweepPlan, costs: list[Cost], at_once: int | None) -> str:
     flops = sum(cost.flops for cost in costs)
     if len(known) < len(costs):
         return f"The time is not known; {flops:.3g} FLOPs of training. Nothing was run."
-    total, share = sum(known), plan.resources.gpus
-    time = f"About {format_seconds(total)} of training"
-    if at_once is not None and 0 < share < 1:
-        # Each step was measured by itself, with the whole GPU.
-        most = total * min(at_once, int(1 / share))
-        time += f" if trials do not slow each other on their GPU, {format_seconds(most)} at most"
-    left_out = "evaluation, the building of kernels" if share else "evaluation"
+    time = f"About {format_seconds(sum(known))} of training"
+    if at_once is not None and (number := _on_a_gpu(plan, at_once)) > 1:
+        time += f", measured with {number} trials on a GPU"
+    left_out = ["evaluation"]
+    if plan.resources.gpus:
+        left_out.append("the building of kernels")
+    if plan.resources.workers > 1:
+        left_out.append("the exchange of gradients between workers")
     return (
-        f"{time} ({left_out} and points beyond the grid not counted), {flops:.3g} FLOPs. "
-        "Nothing was run."
+        f"{time} ({', '.join(left_out)} and points beyond the grid not counted), {flops:.3g} "
+        "FLOPs. Nothing was run."
     )
+
+
+def _on_a_gpu(plan: SweepPlan, at_once: int) -> int:
+    """Processes of trials that share a GPU."""
+    share = plan.resources.gpus
+    if not 0 < share < 1:
+        return 1
+    return min(at_once * plan.resources.workers, count_shares(1.0, share))
 
 
 def _disk(plan: SweepPlan, costs: Sequence[Cost]) -> str:
@@ -242,13 +243,21 @@ def _disk(plan: SweepPlan, costs: Sequence[Cost]) -> str:
 
 
 class _StepTimer:
-    """Measures each kind of step once."""
+    """Measures each kind of step once: on a share of a GPU beside as many others as trials will be.
 
-    def __init__(self, plan: SweepPlan, console: Console) -> None:
+    Those of several GPUs or CPUs are taken not to slow each other.
+    """
+
+    def __init__(self, plan: SweepPlan, at_once: int, console: Console) -> None:
         self.plan, self._console = plan, console
-        self._device = pick_device(plan.resources.gpus)
         self._found: dict[TrialSpec, float | None] = {}
-        set_up_device(plan.resources.cpus, self._device)
+        self._processes = SideBySide(_on_a_gpu(plan, at_once))
+
+    def __enter__(self) -> _StepTimer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._processes.close()
 
     def __call__(self, part: str, spec: TrialSpec) -> float | None:
         """Seconds of one optimizer step of a trial, or None if it does not fit the GPU."""
@@ -256,29 +265,30 @@ class _StepTimer:
         if alike not in self._found:
             try:
                 self._found[alike] = self._measure(spec)
-            except OutOfMemory as error:
+            except RuntimeError as error:
+                if self._processes.number == 1 and not isinstance(error, OutOfMemory):
+                    raise
                 self._found[alike] = None
+                failure = "does not fit" if isinstance(error, OutOfMemory) else "is not measured"
                 what = f"{part}, batch size {spec.batch_size}"
-                text = f"[yellow]{what}, does not fit:[/] {escape(str(error))}"
+                text = f"[yellow]{what}, {failure}:[/] {escape(str(error))}"
                 say(self._console, text)
         return self._found[alike]
 
     def _measure(self, spec: TrialSpec) -> float:
         plan, resources = self.plan, self.plan.resources
-        spec = spec.replace(lr=1e-4)
-        # One worker's share of the batch; the exchange of gradients is not measured.
-        spec = spec.replace(batch_size=spec.batch_size // resources.workers)
-        data = TrialData(
-            plan.corpus,
-            Blocks(plan.corpus.train, spec.context),
-            Blocks(plan.corpus.dev, spec.context),
-            plan.corpus.tokenizer(),
-            None,
-            tuple(models.load(folder) for folder in plan.teachers) if spec.teacher else (),
+        setting = StepSetting(
+            # One worker's share of the batch; the exchange of gradients is not measured.
+            spec.replace(lr=1e-4, batch_size=spec.batch_size // resources.workers),
+            plan.corpus.directory,
+            plan.teachers,
+            plan.micro_batch,
+            resources.gpus,
+            resources.cpus,
         )
-        memory = memory_of(self._device, resources.gpus)
-        trainer = Trainer(spec, data, World(device=self._device), plan.micro_batch, memory=memory)
-        return step_seconds(trainer)
+        if self._processes.number > 1:
+            return self._processes.seconds(setting)
+        return step_seconds(setting.trainer())
 
 
 def _model_counts(plan: SweepPlan, part: str) -> tuple[int, int, float]:

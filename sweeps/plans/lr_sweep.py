@@ -35,7 +35,9 @@ def plan_sweep(args: LrSweepArgs, status: Status) -> SweepPlan:
     }
     kind = "lr sweep" if tuple(values) == ("lr",) else f"sweep of {', '.join(values)}:"
     milestones = plan_milestones(args.milestones, setup, next(iter(bases.values())))
-    return setup.plan(bases, plans, axes=tuple(values), kind=kind, milestones=milestones)
+    return setup.plan(
+        bases, plans, axes=tuple(values), asked=values, kind=kind, milestones=milestones
+    )
 
 
 def _check_search(args: LrSweepArgs) -> None:

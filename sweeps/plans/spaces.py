@@ -8,7 +8,8 @@ goes on where that stood.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any, Protocol
 
 from ray.tune.search import Searcher
@@ -17,6 +18,14 @@ from trainables.spec import TrialSpec
 
 Values = Mapping[str, Sequence[Any]]
 """By axis (`analysis.schema.axes`), the values to try."""
+
+
+def variants(base: TrialSpec, values: Values, axes: Iterable[str]) -> list[TrialSpec]:
+    """A spec with each combination of the values of these axes; of one without, with its own."""
+    given = {name: values.get(name) or [getattr(base, name)] for name in axes}
+    return [
+        base.replace(**dict(zip(given, each, strict=True))) for each in product(*given.values())
+    ]
 
 
 class Plan(Protocol):

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from analysis.benchmarks.predictions import write_answers, write_submission
 from analysis.config_file import save_config
+from sweeps.engine.kernel_builds import start_building
 from sweeps.engine.scoring.finetuning import finetune_tasks
 from sweeps.engine.scoring.tasks import TaskResult
 from sweeps.engine.scoring.workers import score_here, score_on_ray, show_progress
@@ -61,11 +62,11 @@ def _log_probs(plan: EvaluationPlan, console: Console) -> list[np.ndarray]:
     if workers == 1:
         with show_progress(console, "texts") as progress:
             return score_here(plan.scoring, plan.spans, progress)
-    with (
-        ray_cluster(plan.args.address, dashboard=False),
-        show_progress(console, "texts") as progress,
-    ):
-        return score_on_ray(plan.scoring, plan.spans, workers, progress)
+    scoring = plan.scoring
+    with ray_cluster(plan.args.address, dashboard=False):
+        start_building(scoring.works, scoring.gpus, "workers").wait(console)
+        with show_progress(console, "texts") as progress:
+            return score_on_ray(scoring, plan.spans, workers, progress)
 
 
 def _glue(plan: EvaluationPlan, console: Console) -> list[TaskResult]:

@@ -121,13 +121,7 @@ def _run(
             available = cluster.enter_context(ray_cluster(args.address, dashboard=dashboard))
             fitting = functools.partial(plan.fitting, limit=args.max_concurrent)
             slots = Slots(search, fitting, available, console)
-            kernels = start_building(
-                [*plan.bases.values()],
-                plan.corpus.vocab_size,
-                plan.micro_batch,
-                plan.teachers,
-                plan.resources.gpus,
-            )
+            kernels = start_building(plan.works, plan.resources.gpus)
             contact = MlflowContact(plan.tracking_uri, console)
             tracker = contact.result_of(lambda: _open_tracker(plan))
             _set_aside_damaged(plan, console)
@@ -195,7 +189,9 @@ def _train(
     console: Console,
 ) -> None:
     """Run the plan's trials to their ends, with progress and records."""
-    display = ProgressDisplay(tracker, contact, plan.folder, search, slots, console)
+    display = ProgressDisplay(
+        tracker, contact, plan.folder, search, slots, console, plan.validations
+    )
     bookkeeper = Bookkeeper(plan, tracker, contact, console)
     stopping = stopping_at_checkpoints(plan.stop_file, display.running, console)
     with contextlib.closing(display), stopping:

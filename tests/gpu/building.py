@@ -26,6 +26,7 @@ from tests.gpu import checks, kernel_agreement, trainer_checks
 from tests.gpu.kernel_cases import CASES, Case
 from tests.models.compilation import SHARED_MEMORY
 from trainables import kernel_cache
+from trainables.launches import TrialWork, launches_of
 
 MOST_PROCESSES = 32
 Failures = list[str]
@@ -90,7 +91,7 @@ def build_steps(arch: str, capability: int) -> Failures:
     def list_launches() -> list[Launch]:
         specs = [trainer_checks.make_spec(arch, precision=each) for each in ("fp32", "bf16")]
         return sum(
-            (kernel_cache.launches_of(spec, trainer_checks.VOCAB, None) for spec in specs),
+            (launches_of(TrialWork(spec, trainer_checks.VOCAB)) for spec in specs),
             generation_launches(arch),
         )
 

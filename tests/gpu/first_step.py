@@ -78,9 +78,10 @@ def _spec(arch: str, size: str) -> Any:
 
 def _build(archs: Sequence[str], size: str) -> dict[str, Any]:
     from trainables.kernel_cache import build_kernels
+    from trainables.launches import TrialWork
 
-    specs = [_spec(arch, size) for arch in archs]
-    return {"built": build_kernels(specs, SIZES[size][0], None)}
+    works = [TrialWork(_spec(arch, size), SIZES[size][0]) for arch in archs]
+    return {"built": build_kernels(works)}
 
 
 def _train(arch: str, size: str, device: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import models
 from sweeps.arguments.presets import PRESETS
 from tests.architectures import FACTS, slow_but
 from tests.gpu.kernel_cases import CASES
-from trainables.kernel_cache import launches_of
+from trainables.launches import TrialWork, launches_of
 from trainables.spec import TrialSpec
 
 for_each_architecture = pytest.mark.parametrize("arch", models.architectures())
@@ -39,14 +39,14 @@ def spec_of(arch: str, preset: str, precision: str = "bf16") -> TrialSpec:
 
 
 def usages(arch: str, preset: str, *capabilities: int) -> list[Usage]:
-    launches = launches_of(spec_of(arch, preset), PRESETS[preset].vocab_size, None)
+    launches = launches_of(TrialWork(spec_of(arch, preset), PRESETS[preset].vocab_size))
     return compile_for(launches, capabilities)
 
 
 @for_each_architecture
 def test_a_trial_launches_the_kernels_of_its_architecture(arch: str) -> None:
     """Steps and validation take our Triton kernels, and no other."""
-    launches = launches_of(spec_of(arch, "mini"), 512, None)
+    launches = launches_of(TrialWork(spec_of(arch, "mini"), 512))
     modules = {launch.module.removeprefix("models.kernels.gpu.") for launch in launches}
     assert modules == FACTS[arch].triton | {"cross_entropy"}
 
@@ -64,7 +64,7 @@ def test_the_assembler_is_one_that_hopper_can_trust() -> None:
 @pytest.mark.parametrize("arch", slow_but("mamba"))
 def test_few_kernels_are_compiled(arch: str) -> None:
     """At most 48 for a trial, its validation in float32 included: under a minute on few cores."""
-    assert len(launches_of(spec_of(arch, "base"), 16_000, None)) <= 48
+    assert len(launches_of(TrialWork(spec_of(arch, "base"), 16_000))) <= 48
 
 
 @pytest.mark.slow

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 from rich.console import Console
 
 from sweeps.engine.tuning import Resources
 from sweeps.plans import dry_run
+from sweeps.plans.common import SweepPlan
 from sweeps.plans.dry_run import Cost
 from tests.trainables.test_spec import SPEC
 
@@ -102,14 +106,84 @@ def test_every_batch_size_and_optimizer_is_measured(monkeypatch):
     assert dry_run._cost(made, "part", 2, lambda *_: None).seconds is None
 
 
-def test_trials_that_share_a_gpu_may_slow_each_other():
-    """The time is between that of trials which do not and of trials one after the other."""
+def test_kernels_are_those_of_every_kind_of_trial():
+    """Of each part every batch size, with and without dropout where its values or its range say so,
+    and of a range both ends; not of what changes no kernel."""
+    bases = {"lstm": SPEC.replace(arch="lstm"), "mamba": SPEC.replace(arch="mamba")}
+    asked = {"lr": (1e-3, 1e-2), "dropout": (0.0, 0.2), "batch_size": (4, 8)}
+    corpus = SimpleNamespace(vocab_size=300)
+    made = SimpleNamespace(bases=bases, asked=asked, corpus=corpus, micro_batch=None, teachers=())
+    works = SweepPlan.works.fget(made)
+    found = {(w.spec.arch, w.spec.batch_size, w.spec.dropout, w.vocab_size) for w in works}
+    expected = product(("lstm", "mamba"), (4, 8), (0.0, 0.2), (300,))
+    assert (found, len(works)) == ({*expected}, 8)
+    made.asked = {"lr": (1e-3, 1e-2)}
+    assert [work.spec for work in SweepPlan.works.fget(made)] == [*bases.values()]
+
+
+def test_what_the_time_does_not_hold_is_said():
+    """On a GPU the kernels, with several workers their exchange; and how many trials shared one."""
     text = dry_run._total(plan(0.25), [COST], at_once=4)
-    assert "About 1:00:00 of training" in text
-    assert "4:00:00 at most" in text
+    assert text.startswith(
+        "About 1:00:00 of training, measured with 4 trials on a GPU (evaluation, "
+    )
     assert "building of kernels" in text
-    assert "at most" not in dry_run._total(plan(1), [COST], at_once=4)
-    assert "at most" not in dry_run._total(plan(0), [COST], at_once=4)
+    assert "measured" not in dry_run._total(plan(1), [COST], at_once=4)
+    alone = dry_run._total(plan(0), [COST], at_once=4)
+    assert "(evaluation and points beyond the grid not counted)" in alone
+    two = SimpleNamespace(resources=Resources(1, 1, 2, "train"))
+    assert "the exchange of gradients between workers" in dry_run._total(two, [COST], at_once=1)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "at_once", "expected"),
+    [(0.25, 1, 4, 4), (0.25, 1, 8, 4), (0.3, 1, 8, 3), (0.25, 1, 2, 2), (0.5, 2, 1, 2)]
+    + [(1, 1, 4, 1), (2, 1, 2, 1), (0, 1, 4, 1)],
+)
+def test_a_step_is_measured_beside_those_that_will_share_its_gpu(
+    gpus, workers, at_once, expected, monkeypatch
+):
+    """As many processes as there will be on one GPU, each with its share; alone in this one."""
+    asked = []
+
+    class Processes:
+        def __init__(self, number):
+            self.number = number
+            self.is_closed = False
+
+        def seconds(self, setting):
+            asked.append((self.number, setting.gpus, setting.threads, setting.spec.batch_size))
+            return 0.5
+
+        def close(self):
+            self.is_closed = True
+
+    def alone(setting):
+        asked.append((1, setting.gpus, setting.threads, setting.spec.batch_size))
+        return setting
+
+    monkeypatch.setattr(dry_run, "SideBySide", Processes)
+    monkeypatch.setattr(dry_run.StepSetting, "trainer", alone)
+    monkeypatch.setattr(dry_run, "step_seconds", lambda trainer: 0.5)
+    made = SimpleNamespace(resources=Resources(3, gpus, workers, "auto"), teachers=())
+    made.corpus, made.micro_batch = SimpleNamespace(directory=Path("corpus")), "auto"
+    with dry_run._StepTimer(made, at_once, Console()) as timer:
+        assert timer("part", SPEC.replace(batch_size=4)) == 0.5
+    assert asked == [(expected, gpus, 3, 4 // workers)]
+    assert timer._processes.is_closed
+
+
+def test_the_share_of_the_peak_is_that_of_all_on_the_gpu(monkeypatch):
+    """Four trials side by side reach four times what the step of one does."""
+    grid = SimpleNamespace(values={}, remaining=lambda: 4)
+    found = {}
+    for share in (1, 0.25):
+        made = SimpleNamespace(bases={"part": SPEC}, plans={"part": grid}, shared_steps={})
+        made.num_blocks, made.resources = 64, Resources(1, share, 1, "inline")
+        monkeypatch.setattr(dry_run, "_model_counts", lambda *_: (1, 1, 1e9))
+        monkeypatch.setattr(dry_run, "_peak", lambda *_: 1e15)
+        found[share] = dry_run._cost(made, "part", 4, lambda *_: 2.0).mfu
+    assert found[0.25] == pytest.approx(4 * found[1])
 
 
 def test_the_peak_is_that_of_all_workers_in_bf16(monkeypatch):

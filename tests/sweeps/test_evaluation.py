@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import os
@@ -10,12 +12,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from rich.console import Console
 from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, PreTrainedConfig
 
 import models
@@ -24,6 +30,8 @@ from analysis.benchmarks import load_suite
 from analysis.command_line import parse
 from analysis.errors import EXIT_FAILED, without_secrets
 from sweeps.arguments import EvaluateArgs
+from sweeps.engine.scoring import workers
+from sweeps.engine.scoring.workers import Scoring
 from sweeps.engine.watch import RayDied
 from sweeps.evaluate import run_evaluation
 from sweeps.plans import evaluate as planning
@@ -34,6 +42,7 @@ from tests.empty_store import empty_store
 from tests.processes import exit_status
 from tests.tiny_text import write_tiny_text
 from trainables.corpus import prepare_corpus
+from trainables.launches import ScoringWork
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -470,6 +479,41 @@ def test_a_folder_without_a_tokenizer_is_refused(checkpoint, data, tmp_path, cap
         file.unlink()
     assert run_evaluation(arguments(folder, data, tmp_path, "--tasks", "blimp")) == 2
     assert "no tokenizer in" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_worker_keeps_to_its_share_of_the_gpu(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As whoever scores in this process; on the CPU there is none."""
+    told = []
+    monkeypatch.setattr(workers, "pick_device", lambda gpus: torch.device("cpu"))
+    monkeypatch.setattr(
+        workers, "set_up_device", lambda threads, device, *, gpus: told.append((threads, gpus))
+    )
+    Scoring(str(checkpoint), cpus=2, gpus=0.25).load()
+    assert told == [(2, 0.25)]
+
+
+def test_kernels_of_workers_are_built_before_them(
+    checkpoint, data, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the precision that is scored in; of models of others there are none."""
+    done: list[object] = []
+
+    def start(works: list[ScoringWork], gpus: float, users: str) -> Any:
+        done.extend((work.precision, gpus, users) for work in works)
+        return SimpleNamespace(wait=lambda console: done.append("waited"))
+
+    monkeypatch.setattr(evaluation, "start_building", start)
+    monkeypatch.setattr(evaluation, "ray_cluster", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(evaluation, "score_on_ray", lambda *_: done.append("scored"))
+    flags = ("--tasks", "blimp", "--eval-workers", "2", "--precision", "bf16")
+    plan = plan_evaluation(arguments(checkpoint, data, tmp_path, *flags))
+    shared = replace(plan, scoring=replace(plan.scoring, gpus=0.5))
+    evaluation._log_probs(shared, Console(file=io.StringIO()))
+    assert done == [("bf16", 0.5, "workers"), "waited", "scored"]
+    GPT2Config().save_pretrained(tmp_path / "other")
+    assert Scoring(str(tmp_path / "other")).works == []
 
 
 @pytest.mark.slow

@@ -21,15 +21,24 @@ from rich.console import Console
 
 import models
 from analysis.benchmarks import glue
-from sweeps.engine.scoring.finetuning import FinetuningDisplay, check_tasks, finetune_tasks
+from sweeps.engine.scoring import finetuning
+from sweeps.engine.scoring.finetuning import (
+    FinetuningDisplay,
+    FinetuningJob,
+    check_tasks,
+    finetune_tasks,
+    task_trial,
+)
 from sweeps.engine.scoring.tasks import TaskResult
 from sweeps.findings.evaluate import figures, means_with_glue
 from sweeps.findings.glue import glue_figures, glue_results, show_tasks, write_glue_submission
 from tests.finetune_outcome import OF_RTE
 from tests.sweeps.conftest import ROOT, environment
 from tests.tiny_text import write_tiny_text
+from trainables import finetune
 from trainables.corpus.tokenizer import train_tokenizer
 from trainables.finetune_spec import FinetuneSpec
+from trainables.launches import FinetuningWork
 
 GOOD, BAD = "the old cat sleeps", "old sleeps the cat"
 
@@ -199,6 +208,50 @@ def test_a_dying_process_is_reported(tmp_path: Path) -> None:
     error.write_text("\n")
     watcher.on_trial_error(0, [], trial)
     assert watcher.errors == {"rte": "no error was recorded"}
+
+
+def test_a_task_keeps_to_its_share_of_the_gpu(
+    model: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process is told what Ray gave the task."""
+
+    class Reached(Exception):
+        pass
+
+    def set_up(threads: int, device: torch.device, *, gpus: float) -> None:
+        raise Reached(threads, device, gpus)
+
+    monkeypatch.setattr(finetune, "set_up_device", set_up)
+    spec = FinetuneSpec("", "cola", "", "2024", glue.settings("2024", "cola"))
+    job = FinetuningJob(model, tasks, tmp_path, 2, 0.25)
+    with pytest.raises(Reached) as reached:
+        task_trial({"spec": spec.to_dict()}, job)
+    assert reached.value.args == (2, torch.device("cuda"), 0.25)
+
+
+def test_kernels_of_tasks_are_built_before_them(
+    model: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for all that are not finished, on the nodes of GPUs, and told as those of trials are."""
+    done = []
+
+    def start(works: list[FinetuningWork], gpus: float, users: str) -> Any:
+        done.append(([work.settings.batch_size for work in works], gpus, users))
+        return SimpleNamespace(wait=done.append)
+
+    class Reached(Exception):
+        pass
+
+    def tuner(*_: object, **__: object) -> None:
+        raise Reached
+
+    monkeypatch.setattr(finetuning, "start_building", start)
+    monkeypatch.setattr(finetuning.tune, "Tuner", tuner)
+    console, options = Console(file=io.StringIO()), {"storage": tmp_path, "cpus": 1}
+    with pytest.raises(Reached):
+        finetune_tasks(model, tasks, ["cola"], "2024", gpus=0.25, console=console, **options)
+    batch = glue.settings("2024", "cola").batch_size
+    assert done == [([batch], 0.25, "tasks"), console]
 
 
 def test_errors_of_tasks_are_kept_without_secrets(

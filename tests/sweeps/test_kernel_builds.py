@@ -22,24 +22,24 @@ NODE = "10.0.0.1"
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The generator of a node's task, which builds nothing; fails for a micro-batch of 0."""
+    """The generator of a node's task, which builds nothing; fails for a model called bad."""
 
-    def build_kernels(specs, vocab_size, micro_batch, progress, *, teachers):
-        progress(f"{len(specs)} models")
+    def build_kernels(works, progress):
+        progress(f"{len(works)} models")
         progress("37 kernels")
-        if micro_batch == 0:
+        if "bad" in works:
             raise RuntimeError("no nvcc")
         return "built"
 
     monkeypatch.setattr(kernel_cache, "build_kernels", build_kernels)
-    return lambda micro_batch=None: _build._function([1, 2], 100, micro_batch, ())
+    return lambda *works: _build._function(works or ("good", "good"))
 
 
 def test_kernels_are_built_with_their_progress(built: Any) -> None:
     """A node's task yields what is going on as it comes, then what was done; or raises."""
     assert list(built()) == ["2 models", "37 kernels", "built"]
     with pytest.raises(RuntimeError, match="no nvcc"):
-        list(built(micro_batch=0))
+        list(built("bad"))
 
 
 def test_ray_may_send_to_the_task(built: Any) -> None:
@@ -52,7 +52,7 @@ def test_ray_may_send_to_the_task(built: Any) -> None:
 
 def test_a_plan_for_the_cpu_builds_none() -> None:
     """Without GPUs asked for, Ray is not even asked for nodes."""
-    assert start_building([], 1, None, (), gpus=0).tasks == {}
+    assert start_building(["work"], gpus=0).tasks == {}
 
 
 # ---- what a person sees

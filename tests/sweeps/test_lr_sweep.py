@@ -276,6 +276,9 @@ def test_a_run_is_repeated_from_the_file_that_it_wrote(whole_sweep, monkeypatch,
     assert (plan.folder, plan.plans["lstm"].remaining()) == (whole_sweep.storage / "study", 0)
     more = parse(LrSweepArgs, ["--config", str(file), "--seeds", "0", "1"], None)
     assert plan_sweep(more, lambda text: None).plans["lstm"].remaining() == 2
+    wet = parse(LrSweepArgs, ["--config", str(file), "--dropouts", "0", "0.1"], None)
+    works = plan_sweep(wet, lambda text: None).works  # of the kinds of steps, whose kernels differ
+    assert [work.spec.dropout for work in works] == [0.0, 0.1]
     assert run_lr_sweep(parse(LrSweepArgs, ["--config", str(file), "--dry-run"], None)) == 0
     assert "Nothing was run." in capsys.readouterr().out
     assert len(list(file.parent.iterdir())) == 1

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from analysis.schema.milestone import MilestoneReport
 from sweeps.engine import progress
 from sweeps.engine.notices import NOTICES
 from sweeps.engine.progress import ProgressDisplay
@@ -40,16 +41,22 @@ class Sweep:
 
     def __init__(self, study: Path, is_terminal: bool = False, **values: list[float]) -> None:
         self.study, self.metrics = study, dict[str, float]()
+        self.milestones = dict[int, float]()
         axes = tuple(values)
         self.search = SweepSearch({"lstm": GridPlan(BASE, values, [0])})
         tracker: Any = SimpleNamespace(
-            name_of=lambda spec: spec.name_among(axes), axes=axes, trial_runs=self._runs
+            name_of=lambda spec: spec.name_among(axes),
+            axes=axes,
+            trial_runs=self._runs,
+            milestones=lambda run: self.milestones,
         )
         contact: Any = SimpleNamespace(try_once=lambda call: call() or True)
         self._output = io.StringIO()
         console = Console(file=self._output, width=200, force_terminal=is_terminal)
         slots = Slots(self.search, lambda available: 1, {}, console)
-        self.display = ProgressDisplay(tracker, contact, study, self.search, slots, console)
+        self.display = ProgressDisplay(
+            tracker, contact, study, self.search, slots, console, lambda spec, steps: (20, 50, 130)
+        )
         self._number = 0
 
     def start(self, failures: int = 0) -> Any:
@@ -193,3 +200,60 @@ def test_no_trial_is_silent_for_long(
     assert sweep.lines() == [
         "lstm lr=1e-3 seed=0: epoch 1.5/4, step 75/200, 6,400 tokens/s, loss 3.210, about 0:05 left"
     ]
+
+
+def reach(sweep: Sweep, trial: Any, milestones: dict[int, float]) -> None:
+    """Let the display find these milestones in MLflow."""
+    sweep.milestones = milestones
+    sweep.metrics["milestone/bits_per_byte"] = [*milestones.values()][-1]
+    sweep.display._refreshed = -1e9
+    sweep.display.on_step_end(0, [trial])
+
+
+def test_milestones_are_told_once(begin: Callable[..., Sweep]) -> None:
+    """With what was measured and where the model is; not those of an earlier command."""
+    folder = TrialFolder.of(begin(lr=[1e-3]).study, BASE.replace(lr=1e-3))
+    folder.keep_milestone(500_000, MilestoneReport(2.0, 1.6))
+    sweep = begin(lr=[1e-3])
+    trial = sweep.start()
+    sweep.lines()
+    earlier = {500_000: 1.6}
+    reach(sweep, trial, earlier)
+    assert sweep.lines() == []
+    reach(sweep, trial, {**earlier, 1_000_000: 1.45678, 2_000_000: 1.4})
+    reach(sweep, trial, {**earlier, 1_000_000: 1.45678, 2_000_000: 1.4, 3_000_000: 1.3})
+    assert sweep.lines() == [
+        f"lstm lr=1e-3 seed=0: {words:,} words seen: {figure} bits/byte, kept in "
+        f"{folder.path / 'checkpoints' / name}"
+        for words, figure, name in (
+            (1_000_000, "1.4568", "chck_1M"),
+            (2_000_000, "1.4000", "chck_2M"),
+            (3_000_000, "1.3000", "chck_3M"),
+        )
+    ]
+
+
+def test_a_table_shows_the_last_milestone(begin: Callable[..., Sweep]) -> None:
+    """In a column of its own, where a trial has one."""
+    sweep = begin(lr=[1e-3])
+    trial = sweep.start()
+    columns = [column.header for column in sweep.display._table().columns]
+    reach(sweep, trial, {1_000_000: 1.5, 2_000_000: 1.4})
+    table = sweep.display._table()
+    (added,) = [column for column in table.columns if column.header not in columns]
+    assert (added.header, [*added.cells]) == ("milestone", ["chck_2M"])
+
+
+def test_the_time_left_has_that_of_milestones(begin: Callable[..., Sweep]) -> None:
+    """Each takes what an epoch's validation takes; those that are behind no longer count."""
+    sweep = begin(lr=[1e-3])
+    trial = sweep.start()
+    # An epoch is 50 steps of 256 tokens: 8 s of training, and 2 s of validation.
+    sweep.metrics = {"epoch/seconds": 10.0, "epoch/tokens_per_second": 1600.0, "train/epoch": 1.5}
+    reach(sweep, trial, {1_000_000: 1.5})
+    (row,) = sweep.display.rows.values()
+    assert row.seconds_left == pytest.approx(2.5 * 10 + 2)
+    assert row.whole_seconds == pytest.approx(4 * 10 + 3 * 2)
+    sweep.metrics["train/epoch"] = 3.5
+    reach(sweep, trial, {1_000_000: 1.5, 2_000_000: 1.4})
+    assert row.seconds_left == pytest.approx(0.5 * 10)

@@ -10,7 +10,7 @@ import torch
 from models.kernels import paths
 from models.kernels.rms_norm import rms_norm
 from trainables import provenance
-from trainables.device import arithmetic, set_up_device
+from trainables.device import arithmetic, set_up_device, share_of_memory
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -24,6 +24,25 @@ def same_settings_afterwards():
     torch.set_float32_matmul_precision(before[0])
     cudnn.allow_tf32, cudnn.benchmark = before[1:]
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def fractions(monkeypatch):
+    """The fractions of a GPU of 80 GB that the process was kept to."""
+    found = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 80 * 10**9))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", found.append)
+    return found
+
+
+@pytest.mark.parametrize("gpus", [0.25, 1.0, 2.0])
+def test_a_process_keeps_to_its_share_of_a_gpu(gpus, fractions):
+    """Less what CUDA itself takes, so that as many as share a GPU fit it; on a CPU to none."""
+    set_up_device(1, CPU, gpus=gpus)
+    assert fractions == []
+    set_up_device(1, GPU, gpus=gpus)
+    assert fractions == [pytest.approx(min(gpus, 1) - 2**30 / 80e9, abs=1e-5)]
+    assert share_of_memory(80 * 10**9, 1e-4) == 1  # and not less than nothing
 
 
 def test_float32_is_float32_on_a_gpu():

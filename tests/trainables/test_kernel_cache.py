@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD_TWICE = """
 import json, sys
 from trainables.kernel_cache import build_kernels
+from trainables.launches import TrialWork
 from trainables.spec import TrialSpec
 
 if __name__ == "__main__":
@@ -23,7 +24,7 @@ if __name__ == "__main__":
     )
     said = []
     first, again, other = (
-        build_kernels([s], 300, None, said.append, capability=(9, 0))
+        build_kernels([TrialWork(s, 300)], said.append, capability=(9, 0))
         for s in (spec, spec.replace(lr=3e-3, seed=1), spec.replace(precision="bf16"))
     )
     json.dump({"said": said, "first": first, "again": again, "other": other}, sys.stdout)
@@ -51,3 +52,34 @@ def test_kernels_are_built_once(tmp_path: Path) -> None:
     assert result["again"] == "all kernels were built before"
     assert "kernels built" in result["other"]
     assert len(list(cache.glob("*/*.cubin"))) >= built
+
+
+BUILD_REPRESENTATIVES = """
+import models
+from models.kernels.gpu.build import build, compiling_for
+from trainables.kernel_cache import cache_folder
+from trainables.launches import ScoringWork, launches_of
+
+config = models.build_config("mamba", "mini", vocab_size=300, context=64)
+launches = launches_of(ScoringWork(config, "fp32"))
+for some in ({launch.kernel for launch in launches}, launches):
+    with compiling_for(90):
+        for launch in some:
+            build(launch)
+    print(len(some), len([*cache_folder().glob("*/*.cubin")]))
+"""
+
+
+@pytest.mark.slow
+def test_launches_find_the_kernel_that_stands_for_them(tmp_path: Path) -> None:
+    """When one of each kind was built, Triton has nothing to compile for all the others."""
+    variables = {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD_REPRESENTATIVES],
+        env={**os.environ, **variables, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    first, second = (tuple(map(int, line.split())) for line in done.stdout.splitlines())
+    assert first[0] < second[0]
+    assert 0 < first[1] == second[1]

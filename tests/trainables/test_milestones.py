@@ -28,7 +28,14 @@ from analysis.schema.typed import typed
 from tests.made_study import made_scores
 from trainables.checkpoint import TrialFolder
 from trainables.corpus import Corpus
-from trainables.milestones import BABYLM, milestone_step, revision_of, words_of, words_of_revision
+from trainables.milestones import (
+    BABYLM,
+    milestone_step,
+    revision_of,
+    steps_between,
+    words_of,
+    words_of_revision,
+)
 from trainables.trainer import Trainer, World
 from trainables.trial import run_trial
 
@@ -50,6 +57,14 @@ def test_a_milestone_is_the_first_step_that_has_seen_the_words(tiny_spec, tiny_c
     end = int(64 * words_a_step)
     assert milestone_step(tiny_spec, tiny_corpus, int(1.009 * end), 64) == 64
     assert milestone_step(tiny_spec, tiny_corpus, int(1.02 * end), 64) > 64
+
+
+def test_a_milestone_at_an_epochs_end_is_measured_with_it(tiny_spec, tiny_corpus):
+    """All others are measured besides, two after one step once, what is not reached never."""
+    words_a_step = 4 * 64 * tiny_corpus.train_words / tiny_corpus.train_tokens
+    words = [int(step * words_a_step) for step in (10, 32, 50, 64, 70)]
+    steps = steps_between(tiny_spec, tiny_corpus, [words[0] - 1, *words], 64)
+    assert steps == [10, 50]
 
 
 def test_milestones_are_measured_once_and_change_nothing(
@@ -80,6 +95,9 @@ def test_milestones_are_measured_once_and_change_nothing(
     for metric in ("val_loss", "bits_per_byte"):
         expected = [(words, getattr(report, metric)) for words, report in kept.items()]
         assert milestone_points(runtime, metric) == expected
+    (run,) = runtime.tracker.trial_runs()
+    figures = {words: report.bits_per_byte for words, report in kept.items()}
+    assert runtime.tracker.milestones(run) == figures
 
 
 def count_scorings(monkeypatch):

@@ -11,7 +11,7 @@ import contextlib
 import importlib.util
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,22 @@ class Launch:
     constants: tuple[tuple[str, Any], ...]
     num_warps: int
     num_stages: int
+
+    @property
+    def kernel(self) -> Launch:
+        """The launch that stands for all that Triton compiles to the same kernel."""
+        return replace(self, arguments=tuple(map(_as_compiled, self.arguments)))
+
+
+def _as_compiled(argument: Any) -> Any:
+    """What Triton sees of an argument: of a whole number whether it is 1, a multiple of 16, and
+    beyond 32 bits, of another number nothing."""
+    if isinstance(argument, float):
+        return 0.5
+    if type(argument) is not int or argument == 1:
+        return argument
+    least = 2**31 if argument >= 2**31 else 0
+    return least + 16 if argument % 16 == 0 else least + 15
 
 
 _record: list[Launch] | None = None

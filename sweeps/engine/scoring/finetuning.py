@@ -32,6 +32,7 @@ from analysis.benchmarks.protocols import check_protocol
 from analysis.errors import without_secret
 from analysis.terminal import say
 from sweeps.engine.failures import TrialFailure, keep_error
+from sweeps.engine.kernel_builds import start_building
 from sweeps.engine.scoring.tasks import TaskResult, check_files
 from sweeps.engine.trial_process import failures_explained, memory_given_back
 from sweeps.engine.tuning import MAX_FAILURES, DriverCallback, OwnSignals
@@ -44,6 +45,7 @@ from trainables.finetune_spec import (
     read_outcome,
 )
 from trainables.kept import bring_folder
+from trainables.launches import FinetuningWork
 
 _SELECTION = {"split": "selection split", "reported": "reported examples"}
 
@@ -157,6 +159,12 @@ class FinetuningJob:
         bring_model(self.model)
         bring_folder(self.folder)
 
+    def works(self, specs: Sequence[FinetuneSpec]) -> list[FinetuningWork]:
+        """What is done on a GPU with kernels of this project; nothing with models of others."""
+        config = models.load_config(self.model)
+        of_tasks = [FinetuningWork(config, spec.settings, spec.precision) for spec in specs]
+        return of_tasks if models.is_own(config) else []
+
 
 def task_trial(config: dict[str, Any], job: FinetuningJob) -> None:
     """Fine-tune on one task, as a Tune function."""
@@ -174,6 +182,7 @@ def task_trial(config: dict[str, Any], job: FinetuningJob) -> None:
                 job.storage,
                 device=pick_device(job.gpus),
                 threads=job.cpus,
+                gpus=job.gpus,
                 report=lambda epoch: tune.report(dataclasses.asdict(epoch)),
             )
     except (ValueError, TrialFailure) as error:
@@ -192,6 +201,7 @@ def _run(specs: Sequence[FinetuneSpec], job: FinetuningJob, console: Console) ->
             remove_leftovers(job.storage, spec)
     if not unfinished:
         return {}
+    start_building(job.works(unfinished), job.gpus, "tasks").wait(console)
     watcher = FinetuningDisplay(job.storage, console)
     with _scratch(job.storage, f"tune-{specs[0].model_hash}-") as scratch:
         tune.Tuner(

@@ -24,6 +24,7 @@ from sweeps.engine.progress import LINE_SECONDS
 from sweeps.engine.resources import count_shares
 from trainables.checkpoint import bring_model
 from trainables.device import pick_device, set_up_device
+from trainables.launches import ScoringWork
 
 CHUNKS_PER_WORKER = 8
 """Parts that each worker gets on average: enough for all to end at about the same time."""
@@ -48,6 +49,12 @@ class Scoring:
     precision: str = "fp32"
     token_budget: int | None = None
 
+    @property
+    def works(self) -> list[ScoringWork]:
+        """What is done on a GPU with kernels of this project; nothing with models of others."""
+        config = models.load_config(self.model)
+        return [ScoringWork(config, self.precision)] if models.is_own(config) else []
+
     def load(self) -> PreTrainedModel:
         """The model on its device, with this process set up for it.
 
@@ -55,7 +62,7 @@ class Scoring:
         the precision that they are reported with.
         """
         device = pick_device(self.gpus)
-        set_up_device(self.cpus, device)
+        set_up_device(self.cpus, device, gpus=self.gpus)
         bring_model(Path(self.model))
         model: Any = models.load(self.model)
         return model.float().to(device)
