@@ -42,7 +42,7 @@ class Usage:
 
 def compile_for(launches: list[Any], capabilities: tuple[int, ...]) -> list[Usage]:
     """Compile every launch once for each capability; raises CalledProcessError where one fails."""
-    unique = list(dict.fromkeys(launches))
+    unique = list(dict.fromkeys(launch.kernel for launch in launches))
     done = subprocess.run(
         [sys.executable, "-m", "tests.models.compilation"],
         input=pickle.dumps((unique, capabilities)),

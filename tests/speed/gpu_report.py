@@ -136,17 +136,13 @@ def _of_sweep(rows: Sequence[Row]) -> list[Verdict]:
 
 
 def _of_dry_run(rows: Sequence[Row], sweep: Row) -> Verdict:
-    """How far the training that there was is from the range, or the figure, that was foretold."""
+    """How far the training that there was is from what was foretold."""
     dry = next(iter(_all(rows, "dry run")), {})
     took = sweep.get("trained")
     far, remark = None, _remark(dry)
-    if took and "least" in dry:
-        least, most = dry["least"], dry["most"]
-        nearest = min(max(took, least), most)
-        far = abs(nearest / took - 1)
-        expected = f"{least:.0f}" if least == most else f"{least:.0f} to {most:.0f}"
-        place = "" if least == most else "in the range; " if far == 0 else "not in the range; "
-        remark = f"{expected} s foretold, {took:.0f} s of training; {place}"
+    if took and "foretold" in dry:
+        far = abs(dry["foretold"] / took - 1)
+        remark = f"{dry['foretold']:.0f} s foretold, {took:.0f} s of training; "
         remark += f"{sweep['seconds']:.0f} s in all"
     return Verdict("dry run: its error, of the time of training", far, DRY_RUN, True, remark)
 
