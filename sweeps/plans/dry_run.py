@@ -203,7 +203,7 @@ def _total(plan: SweepPlan, costs: list[Cost], at_once: int | None) -> str:
         return f"The time is not known; {flops:.3g} FLOPs of training. Nothing was run."
     time = f"About {format_seconds(sum(known))} of training"
     if at_once is not None and (number := _on_a_gpu(plan, at_once)) > 1:
-        time += f", measured with {number} trials on a GPU"
+        time += f", measured with {count(number, 'trial')} on a GPU"
     left_out = ["evaluation"]
     if plan.resources.gpus:
         left_out.append("the building of kernels")
