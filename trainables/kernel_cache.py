@@ -130,8 +130,9 @@ def _stamp(cache: Path, target: int, work: Work) -> Path:
 
 
 def _sources() -> str:
-    """Digest of the code that decides what is launched."""
+    """Digest of the code that decides what is launched: models, and what is done with them."""
     digest = hashlib.sha256()
-    for path in sorted(Path(models.__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
+    for folder in (Path(models.__file__).parent, Path(__file__).parent):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -13,10 +13,12 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import fmean
+from typing import IO
 
 import torch
 
@@ -39,6 +41,7 @@ class SideBySide:
         self.number = number
         self._pipes: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._said: IO[bytes] | None = None  # what they print, of which only an end is of interest
 
     def seconds(self, setting: StepSetting) -> float:
         """Seconds of a step while all take it, their mean.
@@ -63,20 +66,24 @@ class SideBySide:
         for process in self._processes:
             process.kill()
             process.wait()
-        self._pipes, self._processes = [], []
+        if self._said is not None:
+            self._said.close()
+        self._pipes, self._processes, self._said = [], [], None
 
     def _start(self) -> None:
         path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - `close` does
         for _ in range(self.number):
             ours, theirs = Pipe()
             with theirs:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", __name__, str(theirs.fileno())],
+                    # -P: nothing is imported from the folder in which the person works.
+                    [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
                     pass_fds=[theirs.fileno()],
                     env={**os.environ, "PYTHONPATH": path},
                     stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
+                    stdout=self._said,
+                    stderr=self._said,
                 )
             self._pipes.append(ours)
             self._processes.append(process)
@@ -88,11 +95,18 @@ class SideBySide:
                 pipe.send(order)
             answers = [pipe.recv() for pipe in self._pipes]
         except (EOFError, OSError) as error:
-            raise RuntimeError("a process that took steps was killed") from error
+            raise RuntimeError(f"a process that took steps ended: {self._last_line()}") from error
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
         return answers
+
+    def _last_line(self) -> str:
+        """What was printed last."""
+        assert self._said is not None
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].strip() if lines else "killed without a word"
 
 
 def serve(pipe: Connection) -> None:
@@ -100,8 +114,9 @@ def serve(pipe: Connection) -> None:
     trainer: Trainer | None = None
     goes_on = False
     while True:
-        while goes_on and trainer is not None and not pipe.poll():
-            take_round(trainer)  # neighbours are not done yet
+        with contextlib.suppress(RuntimeError):  # this one's figure is told; the next may fit
+            while goes_on and trainer is not None and not pipe.poll():
+                take_round(trainer)  # neighbours are not done yet
         order = pipe.recv()
         try:
             goes_on = order == _MEASURE

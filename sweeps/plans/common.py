@@ -144,8 +144,9 @@ class SweepPlan:
     def works(self) -> list[TrialWork]:
         """What its trials do on a GPU, those that launch other kernels apart."""
         kinds = [kind for b in self.bases.values() for kind in variants(b, self.asked, KERNEL_AXES)]
+        shares = [k.replace(batch_size=k.batch_size // self.resources.workers) for k in kinds]
         vocab_size = self.corpus.vocab_size
-        return [TrialWork(kind, vocab_size, self.micro_batch, self.teachers) for kind in kinds]
+        return [TrialWork(share, vocab_size, self.micro_batch, self.teachers) for share in shares]
 
     def validations(self, spec: TrialSpec, total_steps: int) -> list[int]:
         """The steps of a trial after which it is validated and scored besides after its epochs."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Sequence
+import heapq
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
 
 import torch
@@ -16,15 +17,16 @@ from rich.table import Table
 import models
 from analysis.addresses import shown
 from analysis.schema.axes import AXES
-from analysis.terminal import say
+from analysis.terminal import say, showing
 from analysis.wording import count, in_gb
 from sweeps.arguments import TrainingArgs
-from sweeps.engine.progress import format_seconds
+from sweeps.engine.progress import QUIET_SECONDS, format_seconds
 from sweeps.engine.resources import count_shares
 from sweeps.engine.tuning import local_gpus
 from sweeps.plans.common import SweepPlan
 from sweeps.plans.spaces import variants
 from sweeps.plans.tracks import show_rules
+from trainables.kernel_cache import build_kernels
 from trainables.machine_limits import free_memory, usable_cpus
 from trainables.memory import OutOfMemory
 from trainables.milestones import steps_between
@@ -48,8 +50,9 @@ class Cost:
 
     Attributes:
         step_seconds: measured, of each kind of step; None where it could not be.
-        seconds: of all its trials, as many at once as fit, if there are as many of each kind of
-            step, and those with GPUs or CPUs of their own do not slow each other.
+        trial_seconds: of one of its trials, if there are as many of each kind of step.
+        seconds: of all its trials, as many at once as fit, if those with GPUs or CPUs of their own
+            do not slow each other.
         mfu: share of the GPU's peak that the steps of all its trials reach, where both are known.
     """
 
@@ -61,6 +64,7 @@ class Cost:
     trials: int
     flops: float
     step_seconds: tuple[float | None, ...]
+    trial_seconds: float | None
     seconds: float | None
     mfu: float | None
 
@@ -74,10 +78,12 @@ def print_dry_run(plan: SweepPlan, args: TrainingArgs, console: Console) -> None
     except ValueError as error:
         at_once = None
         say(console, f"[yellow]Not on this machine:[/] {escape(str(error))}")
+    say(console, "\n".join(_head(plan, at_once)))
+    if at_once is not None:  # no more than there are
+        at_once = max(1, min(at_once, sum(each.remaining() for each in plan.plans.values())))
     with contextlib.ExitStack() as stack:
         timer = stack.enter_context(_StepTimer(plan, at_once, console)) if at_once else None
         costs = [_cost(plan, part, at_once, timer) for part in plan.bases]
-    say(console, "\n".join(_head(plan, at_once)))
     console.print(_table(costs))
     say(console, f"{_disk(plan, costs)}.")
     say(console, _total(plan, costs, at_once))
@@ -99,9 +105,10 @@ def _cost(
     flops = [flops_per_token * spec.batch_size * spec.context for spec in kinds]
     step_seconds = tuple(measure(part, spec) if measure else None for spec in kinds)
     known = [found for found in step_seconds if found is not None]
-    seconds = mfu = None
+    each = seconds = mfu = None
     if len(known) == len(kinds) and at_once is not None:
-        seconds = math.ceil(trials / at_once) * _mean_product(steps, known)
+        each = _mean_product(steps, known)
+        seconds = _together([each] * trials, at_once)
         peak = _peak(plan, kinds[0])
         mfu = None if peak is None else _on_a_gpu(plan, at_once) * flops[0] / known[0] / peak
     return Cost(
@@ -113,9 +120,18 @@ def _cost(
         trials,
         trials * _mean_product(steps, flops),
         step_seconds,
+        each,
         seconds,
         mfu,
     )
+
+
+def _together(seconds: Iterable[float], at_once: int) -> float:
+    """Seconds of trials of so many each, so many at once: the next begins where one ends first."""
+    ends = [0.0] * at_once
+    for each in seconds:
+        heapq.heapreplace(ends, ends[0] + each)
+    return max(ends)
 
 
 def _mean_product(left: Sequence[float], right: Sequence[float]) -> float:
@@ -197,12 +213,13 @@ def _table(costs: list[Cost]) -> Table:
 
 def _total(plan: SweepPlan, costs: list[Cost], at_once: int | None) -> str:
     """The sum, and what is not in it."""
-    known = [cost.seconds for cost in costs if cost.seconds is not None]
+    known = [[each] * cost.trials for cost in costs if (each := cost.trial_seconds) is not None]
     flops = sum(cost.flops for cost in costs)
-    if len(known) < len(costs):
+    if len(known) < len(costs) or at_once is None:
         return f"The time is not known; {flops:.3g} FLOPs of training. Nothing was run."
-    time = f"About {format_seconds(sum(known))} of training"
-    if at_once is not None and (number := _on_a_gpu(plan, at_once)) > 1:
+    # A part begins while the last trials of the one before are running.
+    time = f"About {format_seconds(_together(chain(*known), at_once))} of training"
+    if (number := _on_a_gpu(plan, at_once)) > 1:
         time += f", measured with {count(number, 'trial')} on a GPU"
     left_out = ["evaluation"]
     if plan.resources.gpus:
@@ -254,6 +271,10 @@ class _StepTimer:
         self._processes = SideBySide(_on_a_gpu(plan, at_once))
 
     def __enter__(self) -> _StepTimer:
+        """Build the kernels: a process that takes steps would build one after the other."""
+        if self.plan.resources.gpus:
+            with showing(self._console, "Kernels", pause=QUIET_SECONDS) as show:
+                build_kernels(self.plan.works, show)
         return self
 
     def __exit__(self, *_: object) -> None:

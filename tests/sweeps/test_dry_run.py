@@ -26,6 +26,7 @@ COST = Cost(
     trials=4,
     flops=1e15,
     step_seconds=(0.25,),
+    trial_seconds=3600.0,
     seconds=3600.0,
     mfu=0.41,
 )
@@ -44,7 +45,9 @@ def printed(costs):
 
 def test_the_share_of_the_peak_stands_where_it_is_known():
     """A column of its own, "?" for a step that could not be measured, and no column on a CPU."""
-    unknown = replace(COST, part="lstm", step_seconds=(None,), seconds=None, mfu=None)
+    unknown = replace(
+        COST, part="lstm", step_seconds=(None,), trial_seconds=None, seconds=None, mfu=None
+    )
     table = printed([COST, unknown])
     assert "MFU" in table
     assert "41%" in table
@@ -113,12 +116,25 @@ def test_kernels_are_those_of_every_kind_of_trial():
     asked = {"lr": (1e-3, 1e-2), "dropout": (0.0, 0.2), "batch_size": (4, 8)}
     corpus = SimpleNamespace(vocab_size=300)
     made = SimpleNamespace(bases=bases, asked=asked, corpus=corpus, micro_batch=None, teachers=())
+    made.resources = Resources(1, 1, 1, "inline")
     works = SweepPlan.works.fget(made)
     found = {(w.spec.arch, w.spec.batch_size, w.spec.dropout, w.vocab_size) for w in works}
     expected = product(("lstm", "mamba"), (4, 8), (0.0, 0.2), (300,))
     assert (found, len(works)) == ({*expected}, 8)
     made.asked = {"lr": (1e-3, 1e-2)}
     assert [work.spec for work in SweepPlan.works.fget(made)] == [*bases.values()]
+    made.resources = Resources(1, 1, 2, "train")
+    assert {w.spec.batch_size for w in SweepPlan.works.fget(made)} == {SPEC.batch_size // 2}
+
+
+def test_parts_share_the_places():
+    """A part begins where the one before leaves a place: six of two trials, four at once, take
+    three rounds; and no trial is shorter than itself."""
+    half = replace(COST, trials=2, trial_seconds=600.0)
+    assert dry_run._total(plan(1), [half] * 6, at_once=4).startswith("About 30:00 of training")
+    longest = replace(COST, trials=1, trial_seconds=7200.0)
+    assert dry_run._total(plan(1), [half, longest], at_once=4).startswith("About 2:00:00 ")
+    assert dry_run._total(plan(1), [replace(half, trials=5)], at_once=4).startswith("About 20:00 ")
 
 
 def test_what_the_time_does_not_hold_is_said():
@@ -167,10 +183,13 @@ def test_a_step_is_measured_beside_those_that_will_share_its_gpu(
     monkeypatch.setattr(dry_run, "step_seconds", lambda trainer: 0.5)
     made = SimpleNamespace(resources=Resources(3, gpus, workers, "auto"), teachers=())
     made.corpus, made.micro_batch = SimpleNamespace(directory=Path("corpus")), "auto"
+    made.works, built = ["work"], []
+    monkeypatch.setattr(dry_run, "build_kernels", lambda works, _: built.append(works))
     with dry_run._StepTimer(made, at_once, Console()) as timer:
         assert timer("part", SPEC.replace(batch_size=4)) == 0.5
     assert asked == [(expected, gpus, 3, 4 // workers)]
     assert timer._processes.is_closed
+    assert built == ([["work"]] if gpus else [])  # before, side by side
 
 
 def test_the_share_of_the_peak_is_that_of_all_on_the_gpu(monkeypatch):

@@ -37,7 +37,6 @@ def gradients(
     dlogs = dscores * tl.load(scores + matrix(chunk, C)).to(tl.float32)
     dlogs = tl.where(step > other, dlogs - inside * strength[:, None], 0.0)
     dlog = _of_pairs(dlogs, C)
-    dlog = _of_pairs(dlogs, C)
     dscores = (dscores * decay * scale).to(q.dtype.element_ty)
     dsystem *= strength[:, None]
     both = (dsystem + tl.trans(dsystem)).to(q.dtype.element_ty)

@@ -117,8 +117,6 @@ def _solved(x: Inputs) -> Solved:
         num_warps=WARPS,
         **constants,
         LEVELS=size.bit_length() - 1,
-        # Of what is rounded to bf16 afterwards; PyTorch's products have no say in it.
-        SOLVING="tf32" if x.v.dtype == torch.bfloat16 else "tf32x3",
     )
     return solved
 
@@ -173,19 +171,20 @@ def _padded(dim: int) -> int:
 
 
 @triton.jit
-def _inverted(lower, C: tl.constexpr, LEVELS: tl.constexpr, SOLVING: tl.constexpr) -> tl.tensor:
+def _inverted(lower, C: tl.constexpr, LEVELS: tl.constexpr) -> tl.tensor:
     """The inverse of 1 + lower, (C, C) and zero from the diagonal upwards.
 
     Of two blocks of known inverses P and Q and of R below the first and beside the second the
     inverse has -Q R P in R's place: so from blocks of one step to the whole, all blocks of a size
-    at once. Nothing is larger on the way than in the result.
+    at once. Nothing is larger on the way than in the result. In float32's own precision, also for
+    bf16: the inverse of many like keys that write twice over is a difference of larger numbers.
     """
     t, s = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     inverse = tl.where(t == s, 1.0, 0.0) - tl.where(pair(t, s, 1), lower, 0.0)
     for level in range(1, LEVELS):
         between = tl.where(pair(t, s, 1 << level), lower, 0.0)
-        product = tl.dot(inverse, between, input_precision=SOLVING)
-        inverse -= tl.dot(product, inverse, input_precision=SOLVING)
+        product = tl.dot(inverse, between, input_precision="tf32x3")
+        inverse -= tl.dot(product, inverse, input_precision="tf32x3")
     return inverse
 
 
@@ -193,7 +192,7 @@ def _inverted(lower, C: tl.constexpr, LEVELS: tl.constexpr, SOLVING: tl.constexp
 def _solve(
     q, k, g, beta, inverses, scores, fades, scale, time, heads,
     K: tl.constexpr, X: tl.constexpr, C: tl.constexpr, PRECISION: tl.constexpr,
-    LEVELS: tl.constexpr, SOLVING: tl.constexpr,
+    LEVELS: tl.constexpr,
 ) -> None:  # fmt: skip
     """The inverse of a chunk's system (C, C), and the scores of its steps."""
     chunk = tl.program_id(0).to(tl.int64)
@@ -215,7 +214,7 @@ def _solve(
     tl.store(scores + at, products * decay * scale)
     other = tl.arange(0, C)[None, :]
     lower = tl.where(step > other, overlaps * decay * strength[:, None], 0.0)
-    tl.store(inverses + at, _inverted(lower, C, LEVELS, SOLVING))
+    tl.store(inverses + at, _inverted(lower, C, LEVELS))
 
 
 @triton.jit(do_not_specialize=["scale", "time", "heads"])
