@@ -8,7 +8,9 @@ tile of the key dim, Y tile of the value dim. Between the kernels what belongs t
 the type of the values: states (B * H, N, K, V), matrices (B * H, N, C, C).
 
 What the triangular systems are inverted for and what reads the state are one product with a tile of
-values: nothing as wide as the keys is ever stored.
+values: nothing as wide as the keys is ever stored. In bf16 updates are rounded, as fla's are: where
+many keys of a chunk are nearly one, its updates cancel each other and their errors add up (to 3% of
+the largest output at a cosine of 0.9).
 """
 
 from __future__ import annotations
