@@ -170,12 +170,13 @@ def _scan_case(**shape: Any) -> Case:
 RECURRENCE_CASES: list[Case] = [
     *by_shape(_delta_case, [{"K": dim} for dim in (96, 256, 128, 10)], K=32),
     *(_delta_case(T=MIDDLE, K=32, gates=kind) for kind in ("open", "closed", "rare", "reset")),
-    # Keys much alike, also those that write twice over: inverses of chunks have large entries, and in
-    # bf16 the errors of updates that cancel each other add up.
+    # Keys much alike, also those that write twice over: inverses of chunks have large entries, and
+    # updates cancel each other, which bf16 has not the digits for.
     *(
         replace(
             _delta_case(T=MIDDLE, K=32, gates="open", alike=10.0, strength=strength),
             types=(torch.float32,),
+            loosened=5.0,
         )
         for strength in (1.0, 2.0)
     ),
