@@ -40,6 +40,17 @@ class Usage:
     hot: int
 
 
+FEW = 8
+"""Instructions that spill by the assembler's choice, with registers left."""
+
+
+def assert_fits(usage: Usage) -> None:
+    """Within the shared memory of its GPU, and with nothing spilled for want of registers where the
+    time goes."""
+    assert usage.shared <= SHARED_MEMORY[usage.capability], usage
+    assert usage.hot == 0 or (usage.registers < 255 and usage.hot <= FEW), usage
+
+
 def compile_for(launches: list[Any], capabilities: tuple[int, ...]) -> list[Usage]:
     """Compile every launch once for each capability; raises CalledProcessError where one fails."""
     unique = list(dict.fromkeys(launch.kernel for launch in launches))

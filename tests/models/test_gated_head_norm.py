@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.kernels.gated_head_norm import gated_head_norm, gated_head_norm_reference, head_norm
 from models.kernels.gpu.launch import Launch, recording
-from tests.models.compilation import SHARED_MEMORY, compile_for
+from tests.models.compilation import SHARED_MEMORY, assert_fits, compile_for
 
 EPS = 1e-5
 KERNEL, REFERENCE = partial(gated_head_norm, eps=EPS), partial(gated_head_norm_reference, eps=EPS)
@@ -136,10 +136,10 @@ def launches(dim: int, kind: torch.dtype) -> list[Launch]:
 
 @pytest.mark.slow
 def test_it_compiles_at_every_size() -> None:
-    """No loop spills, on three generations of GPUs: the presets' heads, in bf16 and float32."""
+    """No loop wants registers, on three generations of GPUs: the presets' heads, both types."""
     kinds = (torch.bfloat16, torch.float32)
     recorded = [x for dim in (32, 192, 512) for kind in kinds for x in launches(dim, kind)]
     assert [x.name for x in recorded[:4]] == ["_forward", "_backward"] * 2
     for usage in compile_for(recorded, (80, 90, 100)):
-        assert usage.hot == 0, usage
+        assert_fits(usage)
         assert usage.shared <= SHARED_MEMORY[86], usage
