@@ -25,6 +25,7 @@ import secrets
 import socket
 import threading
 import time
+from datetime import timedelta
 from typing import Any
 
 import ray
@@ -38,7 +39,7 @@ POLL_SECONDS = 0.01
 """Between two looks into the store: 30 us each."""
 DISMISS_SECONDS = 30.0
 PEERS_SECONDS = 24 * 3600
-"""Time limit of what workers do together, NCCL's as well as gloo's; half an hour by default.
+"""Time limit of what workers do together, once they have met; half an hour by default.
 
 The others wait at a barrier, or for the gradients of their next step, while the first one scores
 alone, and while it waits for MLflow or a bucket: an hour for each of several calls
@@ -161,7 +162,7 @@ class Crew:
         """The last report of a trial that would only fail again, else an error at once."""
         self._failure = _failure(self._error)
         if self._failure.hopeless:
-            return hopeless_report(self._failure.reason)
+            return hopeless_report(self._failure)
         raise self._failure from self._error
 
     def _run(self) -> None:
@@ -188,7 +189,7 @@ class Crew:
                     use_gpu=resources.gpus > 0,
                     resources_per_worker=per_worker,
                 ),
-                torch_config=TorchConfig(backend=resources.backend, timeout_s=PEERS_SECONDS),
+                torch_config=TorchConfig(backend=resources.backend),
                 run_config=train.RunConfig(
                     name=f"crew-{secrets.token_hex(4)}",
                     storage_path=self._scratch,
@@ -276,9 +277,24 @@ def crew_worker(config: dict[str, Any]) -> None:
         device = train.torch.get_device()
     world = World(context.get_world_rank(), context.get_world_size(), device)
     orders, runtime = KeyValueStore(config["orders"]), pickle.loads(config["runtime"])
+    meet(world)
     if world.rank == 0:
         orders.put("ready", True)
     take_orders(orders, runtime, world)
+
+
+def meet(world: Any) -> None:
+    """The first thing that workers do together; only then their limit for each other is raised.
+
+    Where they cannot reach each other, as with a firewall between two nodes, the crew would else be
+    silent for a day before it fails. NCCL connects at the first call; the wait for that has the
+    limit of the group's store, which is never raised: the first worker must not be late for it.
+    """
+    from torch.distributed.distributed_c10d import _set_pg_timeout
+
+    if world.size > 1:
+        world.least(0)
+        _set_pg_timeout(timedelta(seconds=PEERS_SECONDS))  # of NCCL as well as of gloo
 
 
 def take_orders(orders: KeyValueStore, runtime: Any, world: Any) -> None:

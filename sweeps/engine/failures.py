@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from analysis.errors import without_secret
 from analysis.whole_files import write_text
+from sweeps.engine.notices import NOTICES
 
 HOPELESS = "hopeless"
 """In a report of a trial: why it fails, and would fail again."""
@@ -30,23 +32,25 @@ class TrialFailure(RuntimeError):
     Args:
         reason: why, in one line.
         hopeless: whether the same trial would fail the same way again.
+        notices: what was logged since the trial's last report.
     """
 
-    def __init__(self, reason: str, hopeless: bool = False) -> None:
+    def __init__(self, reason: str, hopeless: bool = False, notices: Sequence[str] = ()) -> None:
         super().__init__(reason)
-        self.reason, self.hopeless = reason, hopeless
+        self.reason, self.hopeless, self.notices = reason, hopeless, notices
 
-    def __reduce__(self) -> tuple[type[TrialFailure], tuple[str, bool]]:
-        return TrialFailure, (self.reason, self.hopeless)
+    def __reduce__(self) -> tuple[type[TrialFailure], tuple[str, bool, Sequence[str]]]:
+        return TrialFailure, (self.reason, self.hopeless, self.notices)
 
 
-def hopeless_report(reason: str) -> dict[str, Any]:
+def hopeless_report(failure: TrialFailure) -> dict[str, Any]:
     """A report that announces a failure not worth another try.
 
     It is of no epoch, and the worst there can be: Tune wants the figures in every report.
     """
     worst = {"bits_per_byte": _WORST, "best_bits_per_byte": _WORST}
-    return {"epoch": 0, **worst, "macro": -1.0, "diverged": 0, "ended": 0, HOPELESS: reason}
+    said = {HOPELESS: failure.reason, NOTICES: [*failure.notices]}
+    return {"epoch": 0, **worst, "macro": -1.0, "diverged": 0, "ended": 0, **said}
 
 
 def in_a_line(error: str, was_killed: bool) -> str:

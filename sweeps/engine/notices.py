@@ -2,7 +2,7 @@
 
 Whatever of models and training logs a warning: a broken installation, a step that cannot be
 captured, a file that was mended. Ray keeps the logs of such processes to itself, so each report of
-a trial takes along what was logged since the one before.
+a trial takes along what was logged since the one before, and so does its failure.
 """
 
 from __future__ import annotations
@@ -33,9 +33,14 @@ class Notices(logging.Handler):
 
     def added_to(self, report: dict[str, Any]) -> dict[str, Any]:
         """The report with the lines that none had before; with none of them as it was."""
+        lines = self.taken()
+        return {**report, NOTICES: lines} if lines else report
+
+    def taken(self) -> list[str]:
+        """The lines that none had before."""
         with self.lock or contextlib.nullcontext():
             lines, self._lines = [*self._lines], {}
-        return {**report, NOTICES: lines} if lines else report
+        return lines
 
 
 @contextlib.contextmanager

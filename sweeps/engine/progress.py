@@ -213,12 +213,13 @@ class ProgressDisplay(DriverCallback):
     ) -> None:
         """Note that a trial's process started, perhaps again."""
         row = self._row(trial)
-        row.state = "running"
+        is_first, row.state = row.state == "waiting", "running"
         folder = TrialFolder.of(self._study, row.spec)
         with without_patience():
             folder.look()
         row.was_over = folder.outcome is not None  # it ends at once, and is nothing new
-        row.milestones |= folder.milestones.keys()  # nor are these
+        if is_first:  # in this command; what was reached just before a crash is still to be told
+            row.milestones |= folder.milestones.keys()
         if not row.was_over and not self._live:
             self._event(row, self._beginning(trial, folder))
 

@@ -32,13 +32,18 @@ def run_here(
 ) -> None:
     """Run a trial and leave the process, and its GPU, to the next one.
 
-    Reports take along what was logged for the person at the command (`NOTICES`).
+    Reports, and a failure, take along what was logged for the person at the command (`NOTICES`).
 
     Raises:
         TrialFailure: the GPU failed, or has not the memory.
     """
-    with collecting_notices() as notices, memory_given_back(), failures_explained():
-        run_trial(spec, runtime, lambda metrics: report(notices.added_to(metrics)), world)
+    with collecting_notices() as notices, memory_given_back():
+        try:
+            with failures_explained():
+                run_trial(spec, runtime, lambda metrics: report(notices.added_to(metrics)), world)
+        except TrialFailure as failure:
+            failure.notices = notices.taken()
+            raise
 
 
 @contextlib.contextmanager

@@ -156,7 +156,7 @@ def inline_trial(config: dict[str, Any], runtime: RuntimeConfig, gpus: float) ->
         run_here(spec, runtime, tune.report, world)
     except TrialFailure as failure:
         if failure.hopeless:
-            tune.report(hopeless_report(failure.reason))
+            tune.report(hopeless_report(failure))
         raise
 
 

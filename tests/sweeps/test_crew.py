@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import threading
 import time
 from types import SimpleNamespace
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from analysis.store import PATIENCE_SECONDS
+from sweeps.engine import crew as crews
 from sweeps.engine import trial_process
-from sweeps.engine.crew import Crew, KeyValueStore, _failure, take_orders
+from sweeps.engine.crew import (
+    PEERS_SECONDS,
+    Crew,
+    KeyValueStore,
+    _failure,
+    crew_worker,
+    take_orders,
+)
 from sweeps.engine.failures import HOPELESS, TrialFailure
 from sweeps.engine.notices import NOTICES
 from sweeps.engine.resources import Resources
@@ -68,6 +79,9 @@ def ran(monkeypatch):
 
     def run_trial(spec, place, report, world):
         if spec.lr == 666:
+            if world.rank == 1:
+                raise RuntimeError("Connection closed by peer")
+            logging.getLogger("models").warning("no C++ compiler")
             raise trial_process.OutOfMemory("no room; --micro-batch 4 would fit")
         if spec.lr == 667:
             raise RuntimeError("CUDA error: unspecified launch failure\nCompile with ...")
@@ -126,6 +140,7 @@ def test_a_failure_is_told_in_one_line(crew, lr, hopeless):
     if hopeless:
         report = crew.next_report()
         assert report[HOPELESS] == "out of memory: no room; --micro-batch 4 would fit"
+        assert report[NOTICES] == ["no C++ compiler"]  # it may be why
     with pytest.raises(TrialFailure) as failure:
         crew.next_report()
     assert failure.value.hopeless == hopeless
@@ -165,7 +180,35 @@ def test_workers_wait_longer_for_each_other_than_one_may_wait_for_mlflow(ran, mo
     crew = Crew(b"", Resources(1, 0, 2, "train"), "/tmp/x")
     crew._run()
     assert crew._error is None
-    assert made[0]["torch_config"].timeout_s > 3 * PATIENCE_SECONDS
+    assert made[0]["torch_config"].timeout_s <= 1800  # to meet takes no time
+    assert PEERS_SECONDS > 3 * PATIENCE_SECONDS
+
+
+@pytest.fixture
+def limit():
+    """Reads the time limit of this process's group, whose only worker it is, from gloo itself."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    backend = dist.group.WORLD._get_backend(torch.device("cpu"))
+    yield lambda: backend.options._timeout.total_seconds()
+    dist.destroy_process_group()
+
+
+def test_workers_wait_long_only_once_they_have_met(limit, monkeypatch):
+    """Where they cannot reach each other the crew fails within PyTorch's own limit."""
+    seen = []
+
+    def least(world, value):
+        seen.append(("meet", limit()))
+        return value
+
+    context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 2)
+    orders = SimpleNamespace(put=lambda key, value: seen.append((key, limit())))
+    monkeypatch.setattr("ray.train.get_context", lambda: context)
+    monkeypatch.setattr(World, "least", least)
+    monkeypatch.setattr(crews, "KeyValueStore", lambda address: orders)
+    monkeypatch.setattr(crews, "take_orders", lambda *_: None)
+    crew_worker({"orders": None, "runtime": pickle.dumps(None), "gpus": 0})
+    assert seen == [("meet", 1800), ("ready", PEERS_SECONDS)]
 
 
 def test_orders_need_the_secret(monkeypatch):

@@ -233,6 +233,19 @@ def test_milestones_are_told_once(begin: Callable[..., Sweep]) -> None:
     ]
 
 
+def test_a_milestone_before_a_crash_is_told_after_it(begin: Callable[..., Sweep]) -> None:
+    """The trial's folder has it when the trial starts again, and no one has seen it in MLflow."""
+    sweep = begin(lr=[1e-3])
+    trial = sweep.start()
+    folder = TrialFolder.of(sweep.study, BASE.replace(lr=1e-3))
+    folder.keep_milestone(500_000, MilestoneReport(2.0, 1.6))
+    trial.num_failures = 1
+    sweep.display.on_trial_start(0, [trial], trial)
+    for _ in range(2):
+        reach(sweep, trial, {500_000: 1.6})
+    assert ["500,000 words seen" in line for line in sweep.lines()] == [False, False, True]
+
+
 def test_a_table_shows_the_last_milestone(begin: Callable[..., Sweep]) -> None:
     """In a column of its own, where a trial has one."""
     sweep = begin(lr=[1e-3])
