@@ -9,6 +9,7 @@ Both print one line of JSON; seconds count from the start of the process.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -137,9 +138,15 @@ class Job:
         return facts
 
     def stop(self) -> None:
-        """End it, if it has not ended."""
+        """End it with all that it started, if it has not ended."""
+        started = []
+        if self._process.poll() is None:
+            started = psutil.Process(self._process.pid).children(recursive=True)
         self._process.kill()
         self._process.wait()
+        for process in started:  # those that compile wait for work for ever
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import copy
 import json
 import math
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +28,11 @@ from tests.gpu import (
     trainer_checks,
     trial_checks,
 )
+from tests.gpu.ends import assert_gone, python_that, until
 from tests.gpu.kernel_cases import CASES, LENGTHS, MIDDLE, Case
 from tests.models.triton_interpreter import take_triton
 from tests.tiny_text import write_tiny_text
+from trainables import finetune as finetune_module
 from trainables import trainer as trainer_module
 from trainables.checkpoint import TrialFolder
 from trainables.corpus import prepare_corpus
@@ -485,6 +488,23 @@ def test_a_right_finetuning_passes(tmp_path: Path) -> None:
     trial_checks.check_finetuning("transformer", "cpu", tmp_path)
 
 
+def test_a_wrong_finetuning_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on the CPU, whose first outcome must not be taken for the second."""
+    calls = []
+
+    def wrong_at_last(*args: Any, **options: Any) -> Any:
+        calls.append(options["device"])
+        if len(calls) == 2:
+            rate = finetune_module.learning_rate
+            monkeypatch.setattr(finetune_module, "learning_rate", lambda *step: 2 * rate(*step))
+        return finetune_module.finetune(*args, **options)
+
+    monkeypatch.setattr(trial_checks, "finetune", wrong_at_last)
+    with pytest.raises(AssertionError, match="relative error"):
+        trial_checks.check_finetuning("transformer", "cpu", tmp_path)
+    assert len(calls) == 2
+
+
 def test_another_finetuning_is_found() -> None:
     """Whose loss is 1% off, or that judges two sentences otherwise."""
 
@@ -535,6 +555,16 @@ def test_a_job_that_fails_or_hangs_says_so(tmp_path: Path) -> None:
     job = first_step.Job("train", [ARCH], tmp_path, "--device", "cpu", "--size", "mini")
     with pytest.raises(RuntimeError, match="not ended after"):
         job.result(0.1)
+
+
+def test_nothing_is_left_of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor of the processes that compile for it."""
+    lines = 'note(subprocess.Popen(["sleep", "60"]).pid, os.getpid())\ntime.sleep(60)'
+    monkeypatch.setattr(sys, "executable", python_that(lines, tmp_path))
+    job = first_step.Job("build", [ARCH], tmp_path)
+    until((tmp_path / "note").exists)
+    job.stop()
+    assert_gone(tmp_path / "note")
 
 
 class FakeJob:

@@ -125,8 +125,8 @@ def check_finetuning(arch: str, device: str, folder: Path) -> None:
     spec = FinetuneSpec(model_hash(model), data.task.name, data.hash, "2025", settings)
     with _arithmetic_kept():
         want, got = (
-            finetune(spec, model, data, folder / place, device=torch.device(place))
-            for place in ("cpu", device)
+            finetune(spec, model, data, folder / name, device=torch.device(place))
+            for name, place in (("want", "cpu"), ("got", device))  # an outcome would be read again
         )
     assert_same_finetuning(got, want)
 

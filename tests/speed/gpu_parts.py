@@ -13,11 +13,13 @@ import gc
 import json
 import math
 import os
+import queue
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,6 +42,7 @@ SHARE_OF_TWO = 0.42  # of the memory, for ours where a peer lies beside it
 SLSTM = (16, 512, 4, 256)  # sequences, steps, heads, head dim
 TOGETHER = 4  # trials at once on one GPU
 COLD_TIMEOUT = 180.0
+MPS_TIMEOUT = 40.0  # of the trials under MPS, from their start to their end
 
 Row = dict[str, Any]
 
@@ -127,19 +130,26 @@ def cold(part: Part) -> Iterator[Row]:
     """
     from tests.gpu.first_step import Job
 
-    def job(action: str, archs: Sequence[str], size: str, *options: str) -> Job:
-        return Job(action, archs, Path(part.cache) / size, "--size", size, *options)
+    jobs: list[Job] = []
 
-    sizes = part.size.split("+")
-    builds = {} if part.device == "cpu" else {s: job("build", part.archs, s) for s in sizes}
-    for size in sizes:
-        building: Row = {"seconds": 0.0, "tuned": []}
-        if size in builds:
-            building = builds[size].result(COLD_TIMEOUT)
-            yield {"what": "build", "size": size, **building}
-        trials = {arch: job("train", [arch], size, "--device", part.device) for arch in part.archs}
-        for arch, each in trials.items():
-            yield {"what": "cold", "size": size, "arch": arch, **_first_step(building, each)}
+    def job(action: str, archs: Sequence[str], size: str, *options: str) -> Job:
+        jobs.append(Job(action, archs, Path(part.cache) / size, "--size", size, *options))
+        return jobs[-1]
+
+    sizes, device = part.size.split("+"), part.device
+    try:
+        builds = {} if device == "cpu" else {s: job("build", part.archs, s) for s in sizes}
+        for size in sizes:
+            building: Row = {"seconds": 0.0, "tuned": []}
+            if size in builds:
+                building = builds[size].result(COLD_TIMEOUT)
+                yield {"what": "build", "size": size, **building}
+            trials = {arch: job("train", [arch], size, "--device", device) for arch in part.archs}
+            for arch, each in trials.items():
+                yield {"what": "cold", "size": size, "arch": arch, **_first_step(building, each)}
+    finally:
+        for each in jobs:
+            each.stop()
 
 
 def _first_step(building: Row, trial: Any) -> Row:
@@ -459,20 +469,27 @@ def _with_mps(part: Part, alone: float) -> Row:
     from tests.speed import mps
 
     try:
-        with mps.daemon() as variables, _trials(part, variables) as trials:
+        with mps.daemon() as variables, _trials(part, variables, MPS_TIMEOUT) as trials:
             at_once = _Trial.train(trials)
-    except (mps.NotStarted, RuntimeError) as error:  # of trials that find no way to the GPU
+    # Of trials that find no way to the GPU, or of a daemon that cannot be run.
+    except (mps.NotStarted, RuntimeError, OSError) as error:
         return {"problem": f"no MPS: {_first_line(error)}", "skipped": True}
     return {"ratio": at_once / alone, "at_once": at_once}
 
 
 @contextlib.contextmanager
-def _trials(part: Part, variables: dict[str, str]) -> Iterator[list[_Trial]]:
-    """Processes that are ready to train, with these environment variables."""
+def _trials(
+    part: Part, variables: dict[str, str], limit: float | None = None
+) -> Iterator[list[_Trial]]:
+    """Processes that are ready to train, with these environment variables.
+
+    After `limit` seconds nobody waits for them any longer, nor for what they train.
+    """
     trials: list[_Trial] = []
+    ends = None if limit is None else time.monotonic() + limit
     try:
         for _ in range(TOGETHER):
-            trials.append(_Trial(dataclasses.replace(part, kind="trial"), variables))
+            trials.append(_Trial(dataclasses.replace(part, kind="trial"), variables, ends))
         for each in trials:
             each.wait_for("warm")
         yield trials
@@ -482,27 +499,42 @@ def _trials(part: Part, variables: dict[str, str]) -> Iterator[list[_Trial]]:
 
 
 class _Trial:
-    """A process of the kind "trial"."""
+    """A process of the kind "trial", waited for until `ends` (of `time.monotonic`) if given."""
 
-    def __init__(self, part: Part, variables: dict[str, str]) -> None:
+    def __init__(self, part: Part, variables: dict[str, str], ends: float | None = None) -> None:
+        self._ends = ends
         command = [sys.executable, "-m", "tests.speed.gpu_parts", part.to_json()]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         environment = {**os.environ, **variables}
         self._process = subprocess.Popen(command, cwd=ROOT, text=True, env=environment, **pipes)
+        self._lines: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
         self._go()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put("")
 
     def _go(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, as `wait_for` says
+            self._process.stdin.write("go\n")
+            self._process.stdin.flush()
 
     def wait_for(self, what: str) -> None:
-        """Until it says so; RuntimeError if it ends before."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        """Until it says so; RuntimeError if it ends before, or its time does."""
+        while True:
+            left = None if self._ends is None else max(0.0, self._ends - time.monotonic())
+            try:
+                line = self._lines.get(timeout=left)
+            except queue.Empty:
+                raise RuntimeError(f"a trial was not {what} in time") from None
+            if not line:
+                raise RuntimeError(f"a trial ended before it was {what}")
             if line.startswith(MARK) and json.loads(line.removeprefix(MARK))["what"] == what:
                 return
-        raise RuntimeError(f"a trial ended before it was {what}")
 
     @staticmethod
     def train(trials: Sequence[_Trial]) -> float:
@@ -517,6 +549,9 @@ class _Trial:
     def stop(self) -> None:
         self._process.kill()
         self._process.wait()
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # what it has not read
+            self._process.stdin.close()
 
 
 def trial(part: Part) -> Iterator[Row]:

@@ -28,7 +28,7 @@ TOGETHER = 0.4
 SWEPT = "small"
 SWEEP_SECONDS = 360.0
 DRY_RUN = 0.2
-"""Most error of the dry run's time; where it is a range, of the nearest time in it."""
+"""Most error of the time that the dry run foretells."""
 
 
 @dataclass(frozen=True)

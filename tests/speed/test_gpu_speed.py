@@ -28,6 +28,8 @@ from sweeps.engine.tuning import Resources
 from sweeps.plans import dry_run
 from sweeps.plans.dry_run import Cost
 from tests.empty_store import empty_store
+from tests.gpu import first_step
+from tests.gpu.ends import assert_gone, python_that, runs, until
 from tests.speed import gpu_parts, gpu_peers, gpu_report, gpu_speed, gpu_sweep
 from tests.speed.gpu_parts import Part, Row
 
@@ -222,6 +224,62 @@ def test_a_part_in_a_process(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no part 'dance'"):
         list(unknown.results(60))
     unknown.stop()
+
+
+@pytest.mark.parametrize("ends", ["when it is told to", "by itself"])
+def test_nothing_is_left_of_a_part(
+    ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what it started either, where it ends without stopping that."""
+    lines = """
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+note(subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL).pid)
+"""
+    lines += "time.sleep(60)" if ends == "when it is told to" else ""
+    monkeypatch.setattr(sys, "executable", python_that(lines, tmp_path))
+    process = gpu_speed.Process(dataclasses.replace(NOTHING, cache=str(tmp_path)))
+    note = tmp_path / "note"
+    until(note.exists)
+    (pid,) = map(int, note.read_text().split())
+    assert runs(pid)
+    if ends == "by itself":
+        assert process._process.wait(60) == 0
+    started = time.monotonic()
+    process.stop()
+    assert time.monotonic() - started < gpu_speed.GRACE
+    assert_gone(note)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_cold_stops_its_jobs(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one that builds fails, and where nobody wants the rows any more."""
+    began, stopped = [], []
+
+    class FakeJob:
+        def __init__(self, action: str, archs: Any, cache: Path, *options: str) -> None:
+            self._name = " ".join((action, *archs, options[1]))
+            began.append(self._name)
+
+        def result(self, timeout: float) -> Row:
+            if fails:
+                raise RuntimeError("no compiler")
+            return {"seconds": 1.0, "first_step": 1.0, "step": "", "tuned": []}
+
+        def stop(self) -> None:
+            stopped.append(self._name)
+
+    monkeypatch.setattr(first_step, "Job", FakeJob)
+    part = dataclasses.replace(NOTHING, size="mini+small", device="cuda", archs=("lstm", "xlstm"))
+    rows = gpu_parts.cold(part)
+    if fails:
+        with pytest.raises(RuntimeError, match="no compiler"):
+            next(rows)
+    else:
+        assert [next(rows)["what"] for _ in range(2)] == ["build", "cold"]
+        rows.close()
+    building = ["build lstm xlstm mini", "build lstm xlstm small"]
+    assert began == building + ([] if fails else ["train lstm mini", "train xlstm mini"])
+    assert stopped == began
 
 
 class Fake:

@@ -7,14 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
+from tests.gpu.ends import assert_gone, python_that, runs, until
 from tests.speed import gpu_parts, gpu_speed, mps
 from tests.speed.gpu_parts import Part
 
@@ -56,31 +54,10 @@ def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "note"
 
 
-def assert_gone(note: Path) -> None:
-    """Neither daemon nor server is left."""
-    for pid in map(int, note.read_text().split()):
-        until(lambda pid=pid: not _runs(pid))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait, but not for ever."""
-    ends = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.05)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def test_the_daemon_runs_meanwhile(control: Path) -> None:
     with mps.daemon() as variables:
         assert variables.keys() == {"CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"}
-        assert all(map(_runs, map(int, control.read_text().split())))
+        assert all(map(runs, map(int, control.read_text().split())))
     assert_gone(control)
     assert not any(Path(folder).exists() for folder in variables.values())
 
@@ -117,8 +94,9 @@ class FakeTrial:
     seen: list[str] = []
     broken = False
 
-    def __init__(self, part: Part, variables: dict[str, str]) -> None:
+    def __init__(self, part: Part, variables: dict[str, str], ends: float | None) -> None:
         self.has_mps = "CUDA_MPS_PIPE_DIRECTORY" in variables
+        assert (ends is not None) == self.has_mps
         self.seen.append("MPS" if self.has_mps else "none")
 
     def wait_for(self, what: str) -> None:
@@ -164,6 +142,37 @@ def test_an_mps_that_cannot_be_used_is_told(control: Path, monkeypatch: pytest.M
     assert with_mps["problem"] == "no MPS: a trial ended before it was warm"
     assert FakeTrial.seen.count("stopped") == 8
     assert_gone(control)
+
+
+WARM = f"""print({gpu_parts.MARK!r} + '{{"what": "warm"}}', flush=True)"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("time.sleep(60)", "a trial was not warm in time"),
+        (f"{WARM}; time.sleep(60)", "a trial was not trained in time"),
+        (f"os.close(0); {WARM}", "a trial ended before it was trained"),  # a broken pipe
+    ],
+)
+def test_trials_that_hang_under_mps_are_told(
+    lines: str, reason: str, control: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or that end when they are asked to train; it is no failure either."""
+    trials = tmp_path / "trials"
+    trials.mkdir()
+    monkeypatch.setattr(gpu_parts, "MPS_TIMEOUT", 6.0)
+    monkeypatch.setattr(sys, "executable", python_that(lines, trials))
+    row = gpu_parts._with_mps(PART, alone=4.0)
+    assert row == {"problem": f"no MPS: {reason}", "skipped": True}
+    assert_gone(control)
+
+
+def test_a_daemon_that_cannot_be_run_is_told(
+    control: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / mps.CONTROL).write_text("#!/no/such/interpreter")
+    assert gpu_parts._with_mps(PART, alone=4.0)["skipped"]
 
 
 def test_a_part_that_is_stopped_stops_its_daemon(control: Path, tmp_path: Path) -> None:
