@@ -119,6 +119,8 @@ def _solved(x: Inputs) -> Solved:
         num_warps=WARPS,
         **constants,
         LEVELS=size.bit_length() - 1,
+        # Where keys are much alike an inverse is a difference of larger numbers, in bf16, too.
+        SPLIT=x.v.dtype == BF16,
     )
     return solved
 
@@ -173,20 +175,30 @@ def _padded(dim: int) -> int:
 
 
 @triton.jit
-def _inverted(lower, C: tl.constexpr, LEVELS: tl.constexpr) -> tl.tensor:
+def _product(a, b, SPLIT: tl.constexpr) -> tl.tensor:
+    """a b of float32, in three passes: of TF32, or of the two bf16 numbers that hold 16 bits."""
+    if SPLIT:
+        high_a, high_b = a.to(tl.bfloat16), b.to(tl.bfloat16)
+        low_a = (a - high_a.to(tl.float32)).to(tl.bfloat16)
+        low_b = (b - high_b.to(tl.float32)).to(tl.bfloat16)
+        return tl.dot(high_a, high_b, tl.dot(high_a, low_b, tl.dot(low_a, high_b)))
+    else:
+        return tl.dot(a, b, input_precision="tf32x3")
+
+
+@triton.jit
+def _inverted(lower, C: tl.constexpr, LEVELS: tl.constexpr, SPLIT: tl.constexpr) -> tl.tensor:
     """The inverse of 1 + lower, (C, C) and zero from the diagonal upwards.
 
     Of two blocks of known inverses P and Q and of R below the first and beside the second the
     inverse has -Q R P in R's place: so from blocks of one step to the whole, all blocks of a size
-    at once. Nothing is larger on the way than in the result. In float32's own precision, also for
-    bf16: the inverse of many like keys that write twice over is a difference of larger numbers.
+    at once. Nothing is larger on the way than in the result.
     """
     t, s = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     inverse = tl.where(t == s, 1.0, 0.0) - tl.where(pair(t, s, 1), lower, 0.0)
     for level in range(1, LEVELS):
         between = tl.where(pair(t, s, 1 << level), lower, 0.0)
-        product = tl.dot(inverse, between, input_precision="tf32x3")
-        inverse -= tl.dot(product, inverse, input_precision="tf32x3")
+        inverse -= _product(_product(inverse, between, SPLIT), inverse, SPLIT)
     return inverse
 
 
@@ -194,7 +206,7 @@ def _inverted(lower, C: tl.constexpr, LEVELS: tl.constexpr) -> tl.tensor:
 def _solve(
     q, k, g, beta, inverses, scores, fades, scale, time, heads,
     K: tl.constexpr, X: tl.constexpr, C: tl.constexpr, PRECISION: tl.constexpr,
-    LEVELS: tl.constexpr,
+    LEVELS: tl.constexpr, SPLIT: tl.constexpr,
 ) -> None:  # fmt: skip
     """The inverse of a chunk's system (C, C), and the scores of its steps."""
     chunk = tl.program_id(0).to(tl.int64)
@@ -216,7 +228,7 @@ def _solve(
     tl.store(scores + at, products * decay * scale)
     other = tl.arange(0, C)[None, :]
     lower = tl.where(step > other, overlaps * decay * strength[:, None], 0.0)
-    tl.store(inverses + at, _inverted(lower, C, LEVELS))
+    tl.store(inverses + at, _inverted(lower, C, LEVELS, SPLIT))
 
 
 @triton.jit(do_not_specialize=["scale", "time", "heads"])
