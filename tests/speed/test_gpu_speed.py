@@ -516,13 +516,13 @@ def test_the_tables_hold_every_row() -> None:
 
 def test_what_a_dry_run_prints_is_read() -> None:
     """A figure, also where it is broken into lines, and nothing."""
-    cost = Cost("part", 1, 1, 1.0, 1, 12, 1.0, (0.1,), 90.0, None)
+    cost = Cost("part", 1, 1, 1.0, 1, 12, 1.0, (0.1,), 30.0, 90.0, None)
     for share in (1.0, 0.25):
         plan: Any = SimpleNamespace(resources=Resources(1, share, 1, "inline"))
         text = dry_run._total(plan, [cost], at_once=4)
         assert gpu_sweep.foretold(f"{text}\n") == 90.0
         assert gpu_sweep.foretold("\n".join(text.split())) == 90.0
-        unknown = dataclasses.replace(cost, seconds=None)
+        unknown = dataclasses.replace(cost, trial_seconds=None, seconds=None)
         assert gpu_sweep.foretold(dry_run._total(plan, [unknown], at_once=4)) is None
     assert gpu_sweep.foretold("About 1:02:03 of training (evaluation") == 3723.0
 
