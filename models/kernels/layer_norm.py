@@ -25,7 +25,9 @@ def stream_layer_norm(
     expect("weight", weight, x.shape[-1])
     if not (dtype in launch.ELEMENT_TYPES and launch.takes("layer_norm", x, weight)):
         paths.note("layer_norm", "torch")
-        return F.layer_norm(x, x.shape[-1:], weight, None, eps).to(dtype), x
+        # On a CPU with AVX-512 PyTorch sums the weight's gradient in bf16 where x is.
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return F.layer_norm(wide, x.shape[-1:], weight, None, eps).to(dtype), x
     with torch.autocast(x.device.type, enabled=False):
         y, passed = _StreamLayerNorm.apply(x, weight, eps, dtype)
     return y, passed
