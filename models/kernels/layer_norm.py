@@ -27,7 +27,7 @@ def stream_layer_norm(
         paths.note("layer_norm", "torch")
         # On a CPU with AVX-512 PyTorch sums the weight's gradient in bf16 where x is.
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return F.layer_norm(wide, x.shape[-1:], weight, None, eps).to(dtype), x
+        return F.layer_norm(wide, x.shape[-1:], weight.to(wide.dtype), None, eps).to(dtype), x
     with torch.autocast(x.device.type, enabled=False):
         y, passed = _StreamLayerNorm.apply(x, weight, eps, dtype)
     return y, passed
