@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor, wait
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -112,7 +111,7 @@ def generation_launches(arch: str) -> list[Launch]:
 
 def _build(capability: int, list_launches: Callable[[], list[Launch]]) -> Failures:
     failures = []
-    for launch in dict.fromkeys(map(compiled_as, list_launches())):
+    for launch in dict.fromkeys(launch.kernel for launch in list_launches()):
         try:
             with compiling_for(capability):
                 shared = build(launch).metadata.shared
@@ -121,18 +120,6 @@ def _build(capability: int, list_launches: Callable[[], list[Launch]]) -> Failur
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             failures.append(f"{launch.module}.{launch.name}: {reason}")
     return failures
-
-
-def compiled_as(launch: Launch) -> Launch:
-    """The launch with numbers that stand for all that Triton compiles alike."""
-    return replace(launch, arguments=tuple(map(_kind, launch.arguments)))
-
-
-def _kind(argument: Any) -> Any:
-    """Triton tells apart 1, multiples of 16 and other numbers, and their width."""
-    if type(argument) is not int or argument == 1 or abs(argument) >= 2**31:
-        return argument
-    return 16 if argument % 16 == 0 else 3
 
 
 def build_all(capability: int) -> int:

@@ -257,7 +257,6 @@ def _walk(
             tl.store(states + chunk * K * V + tile, state, mask=within)
         before = state.to(value.dtype)
         held = tl.dot(key, before, input_precision=PRECISION)
-        total = held
         if out is not None:
             query = columns_of(q, start, step, heads, here, x, K)
             total = tl.dot(query, before, input_precision=PRECISION) * (opening * scale)[:, None]
