@@ -12,7 +12,7 @@ from triton_frontend import unreadable
 import models
 from models.kernels.gpu.launch import Launch
 from tests.gpu import kernel_agreement
-from tests.gpu.building import compiled_as, generation_launches
+from tests.gpu.building import generation_launches
 from tests.gpu.kernel_cases import CASES, MIDDLE
 
 WITH_OPTIONS = [
@@ -67,7 +67,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         launches += kernel_agreement.record(case, case.types[-1])
     for arch in models.architectures():
         launches += generation_launches(arch)
-    return unreadable(list(map(compiled_as, launches)), folder)
+    return unreadable([launch.kernel for launch in launches], folder)
 
 
 def test_what_triton_does_not_read_is_found(found: list[str]) -> None:
@@ -89,4 +89,4 @@ def test_all_cases_are_read() -> None:
     """Every length, width and option in both types: no loop of any drops a variable."""
     recorded = [kernel_agreement.record(case, dtype) for case in CASES for dtype in case.types]
     launches = [launch for each in recorded for launch in each]
-    assert unreadable(list(map(compiled_as, launches))) == []
+    assert unreadable([launch.kernel for launch in launches]) == []
